@@ -1,0 +1,176 @@
+"""Scenes: a structured request, a random placement that meets it, and the picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from lidit_core.errors import LiDiTError
+
+from .glyphs import aspect, sized_glyph
+from .kinds import BACKGROUNDS, KINDS
+
+RELATIONS = ("left of", "right of", "above", "below")
+SIZES = ("small", "big")
+MAX_OBJECTS = 4
+MARGIN = 0.02  # kept free on every side of a cell, so objects are 2 * MARGIN apart
+_SIDES = {1: (0.45, 0.65), 2: (0.35, 0.42), 3: (0.30, 0.36), 4: (0.30, 0.36)}
+_SMALL = {1: (0.26, 0.34), 2: (0.22, 0.27), 3: (0.20, 0.24), 4: (0.20, 0.24)}
+_BIG = {1: (0.74, 0.86), 2: (0.43, 0.46), 3: (0.40, 0.44), 4: (0.40, 0.44)}
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom; x to the right, y down
+
+
+@dataclass(frozen=True)
+class Item:
+    """One group of equal objects in a request."""
+
+    kind: str
+    colour: str | None = None
+    count: int = 1
+    size: str | None = None  # "small", "big" or None
+
+
+@dataclass(frozen=True)
+class SceneRequest:
+    """What a caption says about a picture; the relation reads "items[0] is <relation> items[1]"."""
+
+    items: tuple[Item, ...]
+    relation: str | None = None
+    background: str | None = None  # None: any
+
+    def __post_init__(self) -> None:
+        total = sum(item.count for item in self.items)
+        if not 1 <= total <= MAX_OBJECTS or any(item.count < 1 for item in self.items):
+            raise LiDiTError(
+XX objects: expected 1 to {MAX_OBJECTS}; ask for fewer"
+            )
+        for item in self.items:
+            if item.kind not in KINDS:
+                raise LiDiTError(f"no kind {item.kind!r}: expected one of {', '.join(KINDS)}")
+        if self.relation is not None and (self.relation not in RELATIONS or len(self.items) != 2):
+            raise LiDiTError(
+                f"relation {self.relation!r} of {len(self.items)} groups: expected one of "
+                f"{RELATIONS} between exactly two"
+            )
+
+    @property
+    def total(self) -> int:
+        """Number of objects."""
+        return sum(item.count for item in self.items)
+
+
+@dataclass(frozen=True)
+class Sprite:
+    """One placed object: centre and longer side as fractions of the picture side."""
+
+    kind: str
+    colour: str | None
+    x: float
+    y: float
+    side: float
+
+    @property
+    def box(self) -> Box:
+        """Bounding box in [0, 1]."""
+        ratio = aspect(self.kind)
+        half_width = self.side * min(1.0, ratio) / 2
+        half_height = self.side * min(1.0, 1 / ratio) / 2
+        return (
+            self.x - half_width,
+            self.y - half_height,
+            self.x + half_width,
+            self.y + half_height,
+        )
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A drawn scene, free of resolution."""
+
+    sprites: tuple[Sprite, ...]
+    background: str
+
+
+def place(request: SceneRequest, rng: np.random.Generator) -> Scene:
+    """A random scene that meets the request: no overlap, relations clearly met."""
+    items = [item for item in request.items for _ in range(item.count)]
+    cells = _cells(request, rng)
+    sprites = tuple(
+        _sprite(item, cell, len(items), rng) for item, cell in zip(items, cells, strict=True)
+    )
+    names = tuple(BACKGROUNDS)
+    background = request.background or names[rng.integers(len(names))]
+    return Scene(sprites, background)
+
+
+def _sprite(item: Item, cell: Box, total: int, rng: np.random.Generator) -> Sprite:
+    """An object of random size at a random place inside its cell."""
+    low, high = {None: _SIDES, "small": _SMALL, "big": _BIG}[item.size][total]
+    side = rng.uniform(low, high)
+    ratio = aspect(item.kind)
+    unit_width, unit_height = min(1.0, ratio), min(1.0, 1 / ratio)
+    room_x, room_y = cell[2] - cell[0] - 2 * MARGIN, cell[3] - cell[1] - 2 * MARGIN
+    side = min(side, room_x / unit_width, room_y / unit_height)
+    slack_x, slack_y = room_x - side * unit_width, room_y - side * unit_height
+    x = (cell[0] + cell[2]) / 2 + slack_x * rng.uniform(-0.5, 0.5)
+    y = (cell[1] + cell[3]) / 2 + slack_y * rng.uniform(-0.5, 0.5)
+    return Sprite(item.kind, item.colour, float(x), float(y), float(side))
+
+
+def _cells(request: SceneRequest, rng: np.random.Generator) -> list[Box]:
+    """One disjoint cell per object, in the order of the items."""
+    if request.relation is not None:
+        return _related_cells(request)
+    if request.total == 1:
+        return [(0.05, 0.05, 0.95, 0.95)]
+    cells = _free_cells(request.total, rng)
+    order = rng.permutation(len(cells))
+    return [cells[i] for i in order]
+
+
+def _related_cells(request: SceneRequest) -> list[Box]:
+    """Each group gets one half of the picture; a group of several is spread across its half."""
+    first_before = request.relation in ("left of", "above")
+    cells: list[Box] = []
+    for index, item in enumerate(request.items):
+        start = 0.0 if (index == 0) == first_before else 0.5
+        cuts = np.linspace(0.0, 1.0, item.count + 1) if item.count > 1 else np.array([0.2, 0.8])
+        for low, high in zip(cuts[:-1], cuts[1:], strict=True):
+            cells.append((start, float(low), start + 0.5, float(high)))
+    if request.relation in ("above", "below"):
+        cells = [(top, left, bottom, right) for left, top, right, bottom in cells]
+    return cells
+
+
+def _free_cells(total: int, rng: np.random.Generator) -> list[Box]:
+    """Cells of 2 to 4 objects without a relation, in a random one of a few arrangements."""
+    if total == 2:
+        row = [(0.0, 0.2, 0.5, 0.8), (0.5, 0.2, 1.0, 0.8)]
+        diagonal = [(0.0, 0.0, 0.5, 0.5), (0.5, 0.5, 1.0, 1.0)]
+        cells = [row, diagonal][int(rng.random() < 0.2)]
+    elif total == 3:
+        cells = [(0.0, 0.0, 0.5, 0.5), (0.5, 0.0, 1.0, 0.5), (0.2, 0.5, 0.8, 1.0)]
+    else:
+        cells = [(x, y, x + 0.5, y + 0.5) for y in (0.0, 0.5) for x in (0.0, 0.5)]
+    if rng.random() < 0.3:
+        cells = [(top, left, bottom, right) for left, top, right, bottom in cells]
+    if rng.random() < 0.5:
+        cells = [(left, 1 - bottom, right, 1 - top) for left, top, right, bottom in cells]
+    return cells
+
+
+def render(scene: Scene, size: int, supersample: int = 2) -> np.ndarray:
+    """(size, size, 3) uint8 RGB; drawn `supersample` times as large and averaged down."""
+    full = size * supersample
+    canvas = Image.new("RGB", (full, full), BACKGROUNDS[scene.background])
+    for sprite in scene.sprites:
+        picture = sized_glyph(sprite.kind, sprite.colour, max(2, round(sprite.side * full)))
+        left = round(sprite.x * full - picture.width / 2)
+        top = round(sprite.y * full - picture.height / 2)
+        canvas.paste(picture, (left, top), picture)
+    if supersample > 1:
+        canvas = canvas.reduce(supersample)
+    return np.asarray(canvas)
