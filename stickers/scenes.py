@@ -45,7 +45,7 @@ class SceneRequest:
         total = sum(item.count for item in self.items)
         if not 1 <= total <= MAX_OBJECTS or any(item.count < 1 for item in self.items):
             raise LiDiTError(
-XX objects: expected 1 to {MAX_OBJECTS}; ask for fewer"
+                f"a scene of {total} objects: expected 1 to {MAX_OBJECTS}; change the counts"
             )
         for item in self.items:
             if item.kind not in KINDS:
