@@ -1,4 +1,4 @@
-"""Scenes: a structured request, a random placement that meets it, and the picture."""
+"""Scenes: a random placement that meets a structured request, and its picture."""
 
 from __future__ import annotations
 
@@ -7,59 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from lidit_core.errors import LiDiTError
-
 from .glyphs import aspect, sized_glyph
-from .kinds import BACKGROUNDS, KINDS
+from .heldout import allowed_backgrounds
+from .kinds import BACKGROUNDS
+from .request import Item, SceneRequest
 
-RELATIONS = ("left of", "right of", "above", "below")
-SIZES = ("small", "big")
-MAX_OBJECTS = 4
 MARGIN = 0.02  # kept free on every side of a cell, so objects are 2 * MARGIN apart
 _SIDES = {1: (0.45, 0.65), 2: (0.35, 0.42), 3: (0.30, 0.36), 4: (0.30, 0.36)}
 _SMALL = {1: (0.26, 0.34), 2: (0.22, 0.27), 3: (0.20, 0.24), 4: (0.20, 0.24)}
 _BIG = {1: (0.74, 0.86), 2: (0.43, 0.46), 3: (0.40, 0.44), 4: (0.40, 0.44)}
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom; x to the right, y down
-
-
-@dataclass(frozen=True)
-class Item:
-    """One group of equal objects in a request."""
-
-    kind: str
-    colour: str | None = None
-    count: int = 1
-    size: str | None = None  # "small", "big" or None
-
-
-@dataclass(frozen=True)
-class SceneRequest:
-    """What a caption says about a picture; the relation reads "items[0] is <relation> items[1]"."""
-
-    items: tuple[Item, ...]
-    relation: str | None = None
-    background: str | None = None  # None: any
-
-    def __post_init__(self) -> None:
-        total = sum(item.count for item in self.items)
-        if not 1 <= total <= MAX_OBJECTS or any(item.count < 1 for item in self.items):
-            raise LiDiTError(
-                f"a scene of {total} objects: expected 1 to {MAX_OBJECTS}; change the counts"
-            )
-        for item in self.items:
-            if item.kind not in KINDS:
-                raise LiDiTError(f"no kind {item.kind!r}: expected one of {', '.join(KINDS)}")
-        if self.relation is not None and (self.relation not in RELATIONS or len(self.items) != 2):
-            raise LiDiTError(
-                f"relation {self.relation!r} of {len(self.items)} groups: expected one of "
-                f"{RELATIONS} between exactly two"
-            )
-
-    @property
-    def total(self) -> int:
-        """Number of objects."""
-        return sum(item.count for item in self.items)
 
 
 @dataclass(frozen=True)
@@ -95,14 +53,17 @@ class Scene:
 
 
 def place(request: SceneRequest, rng: np.random.Generator) -> Scene:
-    """A random scene that meets the request: no overlap, relations clearly met."""
+    """A random scene that meets the request: no overlap, relations clearly met.
+
+    A background that the request leaves open is none that the held-out rule forbids.
+    """
     items = [item for item in request.items for _ in range(item.count)]
     cells = _cells(request, rng)
     sprites = tuple(
         _sprite(item, cell, len(items), rng) for item, cell in zip(items, cells, strict=True)
     )
-    names = tuple(BACKGROUNDS)
-    background = request.background or names[rng.integers(len(names))]
+    choices = (request.background,) if request.background else allowed_backgrounds(request.kinds)
+    background = choices[int(rng.integers(len(choices)))]
     return Scene(sprites, background)
 
 

@@ -1,0 +1,65 @@
+"""Train the stickers' autoencoder: ``python -m stickers.train_autoencoder runs/vae``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lidit_train.autoencoder import AutoencoderRecipe, train_autoencoder
+from lidit_train.state import save_atomically
+
+from .kinds import KINDS
+from .scenes import Item, SceneRequest, place, render
+
+CROP = 64  # pixels: scenes are drawn at 64 or at 128, and the large ones cropped
+
+RECIPE = AutoencoderRecipe(
+    light=tuple(f"encoder.{i}" for i in (1, 3, 4, 5, 9))
+    + tuple(f"decoder.{i}" for i in (13, 14, 15, 18)),
+    batch=8,
+    steps=2400,
+)
+
+
+def any_request(rng: np.random.Generator) -> SceneRequest:
+    """Any objects in any colours they come in: a picture, not a sentence."""
+    items = []
+    for kind in rng.choice(list(KINDS), size=rng.integers(1, 5), replace=False):
+        colours = (None, *KINDS[kind].colours)
+        items.append(Item(str(kind), colours[rng.integers(len(colours))]))
+    return SceneRequest(tuple(items))
+
+
+def crop(rng: np.random.Generator) -> np.ndarray:
+    """(64, 64, 3) uint8: a whole small scene, or a piece of a large one."""
+    scene = place(any_request(rng), rng)
+    if rng.random() < 0.4:
+        return render(scene, CROP)
+    x, y = rng.integers(0, CROP + 1, size=2)
+    return render(scene, 2 * CROP)[y : y + CROP, x : x + CROP]
+
+
+def draw(batch: int, step: int) -> Tensor:
+    rng = np.random.default_rng([step, batch])
+    pictures = np.stack([crop(rng) for _ in range(batch)])
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="where the run keeps its state, and resumes")
+    parser.add_argument("--steps", type=int, default=RECIPE.steps)
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    recipe = AutoencoderRecipe(**{**vars(RECIPE), "steps": options.steps})
+    model = train_autoencoder(recipe, draw, options.folder)
+    save_atomically(model.state_dict(), options.folder / "ema.pt")
+
+
+if __name__ == "__main__":
+    main()
