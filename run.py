@@ -1,0 +1,199 @@
+#!/usr/bin/env python3
+"""Sets everything up in one step, then does what you ask. Needs Python 3.10 or newer, nothing else.
+
+    python3 run.py generate "a cat to the left of a dog"    draws a picture
+    python3 run.py test                                     runs the tests
+    python3 run.py lint                                     checks style with ruff
+    python3 run.py setup                                    only sets up
+    python3 run.py fetch gemma3                             any other verb goes to `lidit`
+
+The first run makes the virtual environment `.venv` beside this file, installs PyTorch (the CPU
+build where there is no NVIDIA GPU; a PyTorch that is already in `.venv` stays) and this project,
+and fetches the small demo LLM into the user cache. Later runs find all that done and start at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+WINDOWS = os.name == "nt"
+PYTHON = VENV / ("Scripts/python.exe" if WINDOWS else "bin/python")
+STAMP = VENV / "lidit-setup.json"  # what was installed, written last
+CONSTRAINTS = ROOT / "constraints.txt"
+DEMO_LLM = "smollm2"  # the one that the shipped weights and the tests need
+
+# PyTorch's own index of builds without CUDA, several GB smaller.
+TORCH_WITHOUT_CUDA = "https://download.pytorch.org/whl/cpu"
+
+
+class SetupError(Exception):
+    """One sentence: what failed and what to do."""
+
+
+def say(text: str) -> None:
+    print(f"[run.py] {text}", flush=True)
+
+
+def call(words: list[str | Path], remedy: str, **options) -> None:
+    if subprocess.call([str(word) for word in words], **options) != 0:
+        raise SetupError(remedy)
+
+
+def pip_install(words: list[str], **options) -> None:
+    call(
+        [PYTHON, "-m", "pip", "install", "--disable-pip-version-check", *words],
+        "pip could not install (see above); check the connection, then run the same command again",
+        **options,
+    )
+
+
+def make_venv() -> None:
+    if PYTHON.exists():
+        return
+    try:
+        import ensurepip  # noqa: F401  (Debian leaves it out of python3)
+    except ImportError:
+        raise SetupError(
+            "this Python cannot make virtual environments; on Debian and Ubuntu install "
+            "python3-venv (sudo apt install python3-venv), then run the same command again"
+        ) from None
+    say(f"making the virtual environment {VENV}")
+    call([sys.executable, "-m", "venv", "--clear", VENV], "python -m venv failed (see above)")
+
+
+def has_nvidia_gpu() -> bool:
+    tool = shutil.which("nvidia-smi")
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return tool is not None and subprocess.call([tool], **quiet) == 0
+
+
+def has_torch() -> bool:
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.call([str(PYTHON), "-c", "import torch"], **quiet) == 0
+
+
+def torch_would_bring_cuda() -> bool:
+    """Whether pip, as it is set up, would download NVIDIA's packages; True where it cannot say."""
+    words = [PYTHON, "-m", "pip", "install", "--dry-run", "--quiet", "--report", "-"]
+    words += ["--disable-pip-version-check", "-c", CONSTRAINTS, "torch"]
+    answer = subprocess.run([str(word) for word in words], capture_output=True, text=True)
+    try:
+        packages = json.loads(answer.stdout)["install"]
+    except (ValueError, KeyError):
+        return True
+    names = [package["metadata"]["name"].lower() for package in packages]
+    return any(name.startswith(("nvidia", "cuda", "triton")) for name in names)
+
+
+def install_torch(gpu: bool) -> None:
+    if has_torch():
+        return
+    if gpu:
+        say("installing PyTorch for the NVIDIA GPU (several GB)")
+        pip_install(["torch>=2.4"])
+        return
+    say("installing PyTorch for the CPU (about 200 MB)")
+    env = dict(os.environ)
+    if platform.system() == "Linux" and torch_would_bring_cuda():
+        given = env.get("PIP_EXTRA_INDEX_URL", "")
+        env["PIP_EXTRA_INDEX_URL"] = f"{given} {TORCH_WITHOUT_CUDA}".strip()
+    pip_install(["-c", str(CONSTRAINTS), "torch"], env=env)
+
+
+def fingerprint() -> str:
+    """Changes when what is to be installed changes, or another Python is used."""
+    digest = hashlib.sha256(sys.version.encode())
+    for name in ("pyproject.toml", "constraints.txt"):
+        digest.update((ROOT / name).read_bytes())
+    return digest.hexdigest()
+
+
+def installed_extras() -> set[str]:
+    """The extras that are installed already, by the present pyproject.toml and this Python."""
+    try:
+        stamp = json.loads(STAMP.read_text())
+    except (OSError, ValueError):
+        return set()
+    up_to_date = PYTHON.exists() and stamp["fingerprint"] == fingerprint()
+    return set(stamp["extras"]) if up_to_date else set()
+
+
+def set_up(extras: set[str]) -> None:
+    """Install the project with these extras, unless that is done."""
+    present = installed_extras()
+    if extras <= present:
+        return
+    make_venv()
+    gpu = has_nvidia_gpu()
+    install_torch(gpu)
+    wanted = sorted(extras | present)
+    say(f"installing LI-DiT and what it needs ({', '.join(wanted)})")
+    pins = [] if gpu else ["-c", str(CONSTRAINTS)]
+    pip_install([*pins, "-e", f"{ROOT}[{','.join(wanted)}]"])
+    STAMP.write_text(json.dumps({"fingerprint": fingerprint(), "extras": wanted}))
+
+
+def fetch_demo_llm() -> None:
+    """Fetch the demo LLM unless it is in the user cache; shows its size and licence first."""
+    sys.path.insert(0, str(ROOT))
+    from lidit_core import fetch
+
+    if not fetch.is_complete(fetch.find_demo(DEMO_LLM)):
+        say("fetching the demo LLM")
+        call([PYTHON, fetch.__file__, DEMO_LLM], "the demo LLM is not there yet (see above)")
+
+
+def chooses_its_own_model(words: list[str]) -> bool:
+    own = ("-h", "--help", "--model", "--llm")
+    return any(word.split("=")[0] in own for word in words)
+
+
+def lint() -> int:
+    ruff = [str(PYTHON), "-m", "ruff"]
+    checked = subprocess.call([*ruff, "check", "."], cwd=ROOT)
+    return checked or subprocess.call([*ruff, "format", "--check", "."], cwd=ROOT)
+
+
+def do(verb: str, words: list[str]) -> int:
+    """Set up what the verb needs and run it; returns its exit status."""
+    for_tests = verb in ("test", "lint")
+    set_up({"standalone", "test"} if for_tests else {"standalone"})
+    if verb == "setup":
+        return 0
+    if verb == "lint":
+        return lint()
+    if verb in ("test", "generate", "encode") and not chooses_its_own_model(words):
+        fetch_demo_llm()
+    if verb == "test":
+        return subprocess.call([str(PYTHON), "-m", "pytest", "tests", *words], cwd=ROOT)
+    return subprocess.call([str(PYTHON), "-m", "lidit_core", verb, *words])
+
+
+def main() -> int:
+    words = sys.argv[1:]
+    if not words or words[0] in ("-h", "--help"):
+        print(__doc__)
+        return 0
+    if sys.version_info < (3, 10):
+        say(f"Python {platform.python_version()} is too old; run me with Python 3.10 or newer")
+        return 2
+    try:
+        return do(words[0], words[1:])
+    except SetupError as error:
+        say(str(error))
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
