@@ -1,0 +1,125 @@
+"""States that were computed before: one bounded memory cache, and a folder when asked.
+
+Neither holds model weights. Keys name everything that can change a state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import tempfile
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PromptStates:
+    """States of one prompt, unpadded, and how its tokens came about."""
+
+    hidden: Tensor  # (L, C)
+    roles: Tensor  # (L,) int32
+    span: tuple[int, int]  # token span of the prompt
+    used: int  # tokens of the prompt that were read
+    total: int  # tokens of the prompt before it was cut
+
+    @property
+    def bytes(self) -> int:
+        return self.hidden.numel() * self.hidden.element_size() + self.roles.numel() * 4
+
+
+class StateCache:
+    """The least recently used states give way when `max_bytes` are exceeded; thread-safe."""
+
+    def __init__(self, max_bytes: int = 256 << 20):
+        self.max_bytes, self.bytes = max_bytes, 0
+        self._entries: OrderedDict[str, PromptStates] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: str) -> PromptStates | None:
+        with self._lock:
+            if key in self._entries:
+                self._entries.move_to_end(key)
+            return self._entries.get(key)
+
+    def put(self, key: str, states: PromptStates) -> None:
+        with self._lock:
+            self._drop(key)
+            self._entries[key] = states
+            self.bytes += states.bytes
+            while self.bytes > self.max_bytes:
+                self._drop(next(iter(self._entries)))
+
+    def clear(self) -> None:
+        with self._lock:
+            self._entries.clear()
+            self.bytes = 0
+
+    def _drop(self, key: str) -> None:
+        old = self._entries.pop(key, None)
+        self.bytes -= old.bytes if old else 0
+
+
+MEMORY = StateCache()  # the one memory cache of the process
+
+
+class DiskCache:
+    """One safetensors file a prompt; the oldest go when `max_bytes` are exceeded."""
+
+    def __init__(self, folder: str | Path, max_bytes: int = 2 << 30):
+        self.folder, self.max_bytes = Path(folder).expanduser(), max_bytes
+
+    def get(self, key: str) -> PromptStates | None:
+        """The states under `key`; a damaged file counts as none and is removed."""
+        path = self._path(key)
+        if not path.is_file():
+            return None
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="pt") as file:
+                numbers = [int(n) for n in file.metadata()["prompt"].split()]
+                hidden, roles = file.get_tensor("hidden"), file.get_tensor("roles")
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            log.warning("%s is damaged (%s) and is computed again", path, error)
+            path.unlink(missing_ok=True)
+            return None
+        return PromptStates(hidden, roles, (numbers[0], numbers[1]), *numbers[2:])
+
+    def put(self, key: str, states: PromptStates) -> None:
+        from safetensors.torch import save_file
+
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, beside = tempfile.mkstemp(dir=path.parent, suffix=".part")
+        os.close(handle)
+        numbers = " ".join(map(str, (*states.span, states.used, states.total)))
+        tensors = {"hidden": states.hidden.cpu().contiguous(), "roles": states.roles.cpu()}
+        try:
+            save_file(tensors, beside, metadata={"prompt": numbers})
+            os.replace(beside, path)
+        finally:
+            Path(beside).unlink(missing_ok=True)
+        self._prune()
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+    def _prune(self) -> None:
+        files = [
+            (p.stat().st_mtime, p.stat().st_size, p) for p in self.folder.glob("*/*.safetensors")
+        ]
+        total = sum(size for _, size, _ in files)
+        for _, size, path in sorted(files):
+            if total <= self.max_bytes:
+                return
+            with contextlib.suppress(OSError):
+                path.unlink()
+            total -= size

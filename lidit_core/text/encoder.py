@@ -1,0 +1,160 @@
+"""Runs an LLM over prompts; the instruction, the same for all of them, runs once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import LiDiTError
+from ..states import PADDING, LLMStates
+from .cache import PromptStates
+from .loading import LLM
+from .prompt import PromptRenderer, PromptTokens
+from .templates import InstructionTemplate, find_template
+
+BATCH_TOKENS = 4096  # padded tokens that are run at once
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The first tokens of every prompt, run once: their keys and values, and their states."""
+
+    cache: object  # transformers' DynamicCache of one row
+    hidden: Tensor  # (P, C)
+
+    def rows(self, count: int) -> object:
+        """A cache of `count` equal rows that a forward may extend."""
+        rows = copy.deepcopy(self.cache)
+        rows.batch_repeat_interleave(count)
+        return rows
+
+
+def run_decoder(
+    module: nn.Module,
+    texts: Sequence[Sequence[int]],
+    device: torch.device,
+    cache: object | None = None,
+    past: int = 0,
+    every_block: bool = False,
+) -> Tensor:
+    """Run token ids (B rows of any length) after `past` cached ones: states (B, L, C).
+
+    With `every_block` C is (blocks + 1) x width: the embeddings, then every block's output.
+    """
+    length = max(map(len, texts))
+    ids = torch.zeros(len(texts), length, dtype=torch.long)
+    mask = torch.zeros(len(texts), past + length, dtype=torch.long)
+    for row, text in enumerate(texts):
+        ids[row, : len(text)] = torch.tensor(text)
+        mask[row, : past + len(text)] = 1
+    positions = torch.arange(past, past + length).expand(len(texts), -1)
+    out = module(
+        input_ids=ids.to(device),
+        attention_mask=mask.to(device),
+        position_ids=positions.to(device),
+        past_key_values=cache,
+        use_cache=cache is not None,
+        output_hidden_states=every_block,
+        return_dict=True,
+    )
+    return torch.cat(out.hidden_states, -1) if every_block else out.last_hidden_state
+
+
+class LLMEncoder:
+    """Encodes prompts with a loaded LLM; the instruction runs once and is reused.
+
+    `device` is where the LLM computes, for hosts that offload its weights elsewhere.
+    """
+
+    def __init__(
+        self,
+        llm: LLM,
+        template: str | InstructionTemplate = "paper",
+        token_budget: int = 256,
+        device: torch.device | str | None = None,
+        reuse: bool = True,
+    ):
+        self.llm, self.template = llm, find_template(template)
+        self.renderer = PromptRenderer(llm.tokenizer, self.template, token_budget, llm.context)
+        self._device, self.reuse = device, reuse
+        self._prefix: Prefix | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self._device) if self._device else self.llm.device
+
+    def encode(self, prompts: Sequence[str]) -> LLMStates:
+        """States (B, L, C) of the prompts, padded on the right to the longest."""
+        return pad_states(self.encode_rows(prompts))
+
+    @torch.no_grad()
+    def encode_rows(self, prompts: Sequence[str]) -> list[PromptStates]:
+        """States of every prompt, unpadded."""
+        tokens = {prompt: self.renderer(prompt) for prompt in prompts}
+        rows: dict[str, PromptStates] = {}
+        for start, group in self._batches(tokens):
+            texts = [tokens[prompt].ids for prompt in group]
+            for prompt, hidden in zip(group, self._run(texts, start), strict=True):
+                rows[prompt] = self._states(tokens[prompt], hidden)
+        return [rows[prompt] for prompt in prompts]
+
+    def _batches(self, tokens: dict[str, PromptTokens]) -> Iterator[tuple[int, list[str]]]:
+        """Prompts of similar length together, with the number of tokens that they reuse."""
+        prefix = self.renderer.prefix if self.reuse else ()
+        shared = {p: len(prefix) * (t.ids[: len(prefix)] == prefix) for p, t in tokens.items()}
+        batch: list[str] = []
+        for prompt in sorted(tokens, key=lambda p: (shared[p], len(tokens[p].ids), p)):
+            size = (len(tokens[prompt].ids) - shared[prompt]) * (len(batch) + 1)
+            if batch and (shared[prompt] != shared[batch[0]] or size > BATCH_TOKENS):
+                yield shared[batch[0]], batch
+                batch = []
+            batch.append(prompt)
+        if batch:
+            yield shared[batch[0]], batch
+
+    def _run(self, texts: list[tuple[int, ...]], start: int) -> list[Tensor]:
+        """States (L, C) of every text, of which the first `start` tokens are reused."""
+        prefix = self._reusable(start) if start else None
+        cache = prefix.rows(len(texts)) if prefix else None
+        rest = [text[start:] for text in texts]
+        every = self.llm.block == "all"
+        hidden = run_decoder(self.llm.module, rest, self.device, cache, start, every)
+        rows = [row[: len(text)] for row, text in zip(hidden, rest, strict=True)]
+        return [torch.cat([prefix.hidden, row]) for row in rows] if prefix else rows
+
+    def _reusable(self, length: int) -> Prefix:
+        """The first tokens' keys, values and states, computed once per device and dtype."""
+        known = self._prefix
+        kind = (self.device, self.llm.dtype)
+        if known is None or (known.hidden.device, known.hidden.dtype) != kind:
+            from transformers import DynamicCache
+
+            cache = DynamicCache()
+            every = self.llm.block == "all"
+            ids = [self.renderer.prefix[:length]]
+            hidden = run_decoder(self.llm.module, ids, self.device, cache, 0, every)
+            self._prefix = known = Prefix(cache, hidden[0])
+        return known
+
+    def _states(self, tokens: PromptTokens, hidden: Tensor) -> PromptStates:
+        if not torch.isfinite(hidden).all():
+            raise LiDiTError(
+                f"the LLM {self.llm.name} gave states that are not finite in {self.llm.dtype}; "
+                "load it in float32 or check its files"
+            )
+        roles = torch.tensor(tokens.roles, dtype=torch.int32, device=hidden.device)
+        return PromptStates(hidden.clone(), roles, tokens.span, tokens.used, tokens.total)
+
+
+def pad_states(rows: Sequence[PromptStates]) -> LLMStates:
+    """One padded batch of prompts that were encoded alone."""
+    if not rows:
+        raise LiDiTError("no prompt was given; expected at least one, and it may be empty")
+    return LLMStates(
+        nn.utils.rnn.pad_sequence([row.hidden for row in rows], batch_first=True),
+        nn.utils.rnn.pad_sequence([row.roles for row in rows], True, float(PADDING)),
+    )

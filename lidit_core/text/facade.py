@@ -1,0 +1,175 @@
+"""`PromptEncoder`: prompts to states through the caches; the LLM is loaded when it must run."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..states import LLMStates
+from .cache import MEMORY, DiskCache, PromptStates
+from .encoder import LLMEncoder, pad_states
+from .loading import default_dtype, load_llm
+from .locate import Source, locate
+from .prompt import literal_notes
+from .templates import InstructionTemplate, find_template
+
+STATES_VERSION = 1  # raise it when the same input comes to give other states
+IDENTITY_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.gguf")
+
+
+@dataclass(frozen=True)
+class PromptInfo:
+    """How one prompt was read."""
+
+    used: int  # tokens of the prompt that are read
+    total: int  # tokens of the prompt
+    budget: int  # tokens of a prompt that can be read
+    span: tuple[int, int]  # token span of the prompt in the whole text
+    length: int  # tokens of the whole text
+    width: int  # channels of the states
+    dtype: torch.dtype
+    cached: bool  # whether the states were there before
+    notes: tuple[str, ...]  # what a user should know, one sentence each
+
+
+class PromptEncoder:
+    """One LLM, one template, and the states of every prompt that was encoded before.
+
+    Args:
+        source: see `locate`.
+        template: a template, or the name of one.
+        block: see `load_llm`.
+        token_budget: tokens of a prompt that are read at most, the template's not counted.
+        disk_cache: folder of states that outlive the process; None for none.
+    """
+
+    def __init__(
+        self,
+        source: str | Path,
+        template: str | InstructionTemplate = "paper",
+        block: int | str = -3,
+        token_budget: int = 256,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        disk_cache: str | Path | None = None,
+    ):
+        self.source, self.template = source, find_template(template)
+        self.block, self.token_budget = block, token_budget
+        self.device = torch.device(device or "cpu")
+        self.dtype = dtype or default_dtype(self.device)
+        self.disk = DiskCache(disk_cache) if disk_cache else None
+        self.memory = MEMORY
+        self._encoder: LLMEncoder | None = None
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the LLM is in memory."""
+        return self._encoder is not None
+
+    def unload(self) -> None:
+        """Let go of the LLM; states stay cached."""
+        self._encoder = None
+
+    def encode(self, prompts: Sequence[str]) -> LLMStates:
+        """States (B, L, C) of the prompts, padded on the right to the longest."""
+        return pad_states(self.encode_rows(prompts))
+
+    def encode_rows(self, prompts: Sequence[str]) -> list[PromptStates]:
+        """States of every prompt, unpadded; only those not cached are computed."""
+        identity = self.identity()
+        known = {prompt: self._recall(identity, prompt) for prompt in prompts}
+        fresh = [prompt for prompt, states in known.items() if states is None]
+        if fresh:
+            rows = self.encoder().encode_rows(fresh)
+            identity = self.identity()  # a first load may have converted the LLM
+            for prompt, states in zip(fresh, rows, strict=True):
+                known[prompt] = states
+                self._remember(identity, prompt, states)
+        return [known[prompt] for prompt in prompts]
+
+    def info(self, prompt: str) -> PromptInfo:
+        """How the prompt is read; encodes it if it was not encoded before."""
+        cached = self._recall(self.identity(), prompt) is not None
+        (states,) = self.encode_rows([prompt])
+        notes = literal_notes(prompt)
+        if states.used < states.total:
+            notes = (f"only the first {states.used} of {states.total} tokens are read", *notes)
+        return PromptInfo(
+            states.used,
+            states.total,
+            self.token_budget,
+            states.span,
+            len(states.roles),
+            states.hidden.shape[1],
+            states.hidden.dtype,
+            cached,
+            notes,
+        )
+
+    def encoder(self) -> LLMEncoder:
+        """The encoder behind the caches; loads the LLM."""
+        if self._encoder is None:
+            llm = load_llm(self.source, self.block, self.dtype, self.device)
+            self._encoder = LLMEncoder(llm, self.template, self.token_budget)
+        return self._encoder
+
+    def identity(self) -> str:
+        """All that can change the states but the prompt, the LLM's files as they are now."""
+        parts = [
+            STATES_VERSION,
+            torch.__version__,
+            _transformers_version(),
+            file_identity(locate(self.source)),
+            self.template.to_json(),
+            self.block,
+            self.token_budget,
+            str(self.dtype),
+            self.device.type,
+        ]
+        return json.dumps(parts)
+
+    def _recall(self, identity: str, prompt: str) -> PromptStates | None:
+        key = _key(identity, prompt)
+        states = self.memory.get(key)
+        if states is None and self.disk:
+            states = self.disk.get(key)
+            if states is not None:
+                self.memory.put(key, states)
+        return states
+
+    def _remember(self, identity: str, prompt: str, states: PromptStates) -> None:
+        key = _key(identity, prompt)
+        self.memory.put(key, states)
+        if self.disk:
+            self.disk.put(key, states)
+
+
+def file_identity(found: Source) -> list:
+    """Name, size and time of every file that makes an LLM."""
+    if found.folder is None:
+        return [found.repo]
+    paths = found.parts
+    if found.converted:
+        paths = [p for pattern in IDENTITY_FILES for p in sorted(found.folder.glob(pattern))]
+    stats = [(path, path.stat()) for path in paths]
+    return [(path.name, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+
+
+def _key(identity: str, prompt: str) -> str:
+    return hashlib.sha256(f"{identity}\0{prompt}".encode("utf-8", "surrogatepass")).hexdigest()
+
+
+_VERSIONS: dict[str, str] = {}
+
+
+def _transformers_version() -> str:
+    """Without importing it."""
+    if not _VERSIONS:
+        _VERSIONS["transformers"] = importlib.metadata.version("transformers")
+    return _VERSIONS["transformers"]

@@ -1,0 +1,108 @@
+"""GGUF, converted once: safetensors, config and tokenizer in the user cache."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from ..errors import LiDiTError
+
+log = logging.getLogger(__name__)
+EDGE = 1 << 20  # bytes read at either end of a file for its fingerprint
+
+
+def fingerprint(parts: Sequence[Path]) -> str:
+    """SHA-256 over sizes, first and last bytes of the files: quick, and theirs wherever they lie."""
+    digest = hashlib.sha256()
+    for part in parts:
+        size = part.stat().st_size
+        with part.open("rb") as file:
+            digest.update(str(size).encode() + file.read(EDGE))
+            file.seek(max(0, size - EDGE))
+            digest.update(file.read(EDGE))
+    return digest.hexdigest()
+
+
+def convert(parts: Sequence[Path], folder: Path) -> None:
+    """Convert one GGUF (its parts in order) into a Hugging Face model folder, in float32.
+
+    Everything is written beside and moved in at the end, config.json last, so that a folder with
+    a config.json is complete. float32 keeps the dequantised numbers exactly.
+    """
+    check_gguf(parts)
+    log.info("converting %s to safetensors, once", parts[0].name)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".converting-") as scratch:
+        work = Path(scratch)
+        with _joined(parts, work) as gguf:
+            _write(gguf, work / "out")
+        names = sorted(p.name for p in (work / "out").iterdir())
+        for name in sorted(names, key="config.json".__eq__):
+            os.replace(work / "out" / name, folder / name)
+
+
+def check_gguf(parts: Sequence[Path]) -> None:
+    """Raise a LiDiTError unless these files together are one whole GGUF."""
+    with parts[0].open("rb") as file:
+        magic = file.read(4)
+    if magic != b"GGUF":
+        raise LiDiTError(f"{parts[0]} begins with {magic!r}, not b'GGUF'; give a GGUF file")
+
+
+@contextlib.contextmanager
+def _joined(parts: Sequence[Path], work: Path) -> Iterator[Path]:
+    if len(parts) == 1:
+        yield parts[0]
+        return
+    whole = work / "joined.gguf"
+    with whole.open("wb") as out:
+        for part in parts:
+            with part.open("rb") as file:
+                shutil.copyfileobj(file, out, 1 << 22)
+    yield whole
+
+
+def _write(gguf: Path, out: Path) -> None:
+    from safetensors.torch import save_file
+    from transformers import AutoTokenizer
+
+    where = {"gguf_file": gguf.name}
+    try:
+        module = _dequantised(gguf)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **where)
+    except ImportError as error:
+        raise LiDiTError(f"reading {gguf.name} needs a package: {error}; install it") from error
+    except (ValueError, KeyError, IndexError, OSError, RuntimeError) as error:
+        raise LiDiTError(
+            f"GGUF file {gguf.name} cannot be converted ({error}); it may be cut short or of a "
+            "kind that transformers does not read, so get it again or use safetensors"
+        ) from error
+    out.mkdir()
+    tokenizer.save_pretrained(out)
+    state = {k: v.contiguous() for k, v in module.state_dict().items()}
+    save_file(state, out / "model.safetensors", metadata={"format": "pt"})
+    with contextlib.suppress(AttributeError):
+        del module.config.quantization_config
+    module.config.save_pretrained(out)
+
+
+def _dequantised(gguf: Path) -> torch.nn.Module:
+    """The whole decoder in float32, its head left out."""
+    from transformers import AutoModel
+
+    options: dict = {"gguf_file": gguf.name, "dtype": torch.float32}
+    try:  # newer transformers would keep the weights packed where it has kernels for them
+        from transformers import GgufConfig
+
+        options["quantization_config"] = GgufConfig(dequantize=True)
+    except ImportError:
+        pass
+    return AutoModel.from_pretrained(gguf.parent, **options)

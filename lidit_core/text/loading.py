@@ -1,0 +1,232 @@
+"""Loading a decoder-only LLM, cut after the block that is wanted; safetensors or GGUF only."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from ..errors import LiDiTError
+from .gguf import convert
+from .locate import HUB, Source, locate
+from .weights import Checkpoint, checkpoint_files
+
+log = logging.getLogger(__name__)
+FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f")
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class LLM:
+    """A tokenizer and a decoder without its last blocks, final norm and head.
+
+    `module` is a plain `nn.Module` that a host may wrap, cast, place and offload.
+    """
+
+    name: str
+    module: nn.Module
+    tokenizer: object
+    block: int | str  # as asked for: an index into transformers' `hidden_states`, or "all"
+    blocks: int  # blocks that are loaded
+    total_blocks: int  # blocks that the LLM has
+    width: int  # channels of a hidden state
+    context: int  # tokens that the LLM can read
+
+    @property
+    def state_width(self) -> int:
+        """Channels of the states: `width`, times blocks + 1 where all blocks are asked for."""
+        return self.width * (self.blocks + 1) if self.block == "all" else self.width
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.module.get_input_embeddings().weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.module.get_input_embeddings().weight.device
+
+
+class _EmptyOnMeta(TorchFunctionMode):
+    """Creates uninitialised tensors, hence all large parameters, on the meta device.
+
+    Unlike `torch.device("meta")` it leaves computed buffers (rotary frequencies) real.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is torch.empty:
+            kwargs = {**kwargs, "device": "meta"}
+        return func(*args, **kwargs)
+
+
+def kept_blocks(block: int | str, total: int, name: str = "the LLM") -> int:
+    """How many blocks are needed for `block`, an index into `hidden_states` or "all"."""
+    if block == "all":
+        return total
+    if isinstance(block, bool) or not isinstance(block, int):
+        raise LiDiTError(f"block is {block!r}; expected a whole number or 'all'")
+    kept = block + total + 1 if block < 0 else block
+    if not 1 <= kept <= total:
+        raise LiDiTError(
+            f"block {block} is not in {name}, which has {total} blocks; choose 1 to {total}, "
+            f"or -{total} to -1 counted from the end"
+        )
+    return kept
+
+
+def default_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the device computes fast in it, else float32."""
+    if device.type == "cuda":
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)
+    elif device.type == "cpu":
+        probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
+        fast = bool(probe and probe())
+    else:
+        fast = False
+    return torch.bfloat16 if fast else torch.float32
+
+
+def load_llm(
+    source: str | Path,
+    block: int | str = -3,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    device_map: str | dict | None = None,
+) -> LLM:
+    """Load the tokenizer and the first blocks of an LLM.
+
+    Args:
+        source: see `locate`; a GGUF file is converted on first use.
+        block: index into transformers' `hidden_states` (0 would be the embeddings, -1 the last
+            block; always without the final norm), or "all".
+        dtype: float32 or bfloat16; by default whichever suits the device.
+        device_map: spreads an LLM over devices, CPU and disk through accelerate.
+    """
+    device = torch.device(device or "cpu")
+    dtype = dtype or default_dtype(device)
+    if dtype not in DTYPES:
+        raise LiDiTError(f"dtype of an LLM is {dtype}; expected float32 or bfloat16, so choose one")
+    found = locate(source)
+    folder = model_folder(found)
+    config = text_config(folder, found.name)
+    total = config.num_hidden_layers
+    kept = kept_blocks(block, total, found.name)
+    tokenizer = load_tokenizer(folder, found.name)
+    module = build(truncated(config, kept), folder, dtype)
+    module = module.to(device) if device_map is None else dispatch(module, device_map)
+    context = getattr(config, "max_position_embeddings", None) or 1 << 20
+    return LLM(found.name, module, tokenizer, block, kept, total, config.hidden_size, context)
+
+
+def model_folder(found: Source) -> Path:
+    """The model folder of a located LLM, converted or downloaded first where need be."""
+    if found.folder is None:
+        return download(found.repo)
+    if not found.converted:
+        convert(found.parts, found.folder)
+    return found.folder
+
+
+def download(repo: str) -> Path:
+    """Fetch a model from the hub; only ever called for a source that begins with `hub:`."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repo, allow_patterns=["*.json", "*.safetensors", "*.model",
+                                                            "*.txt", "*.jinja"]))  # fmt: skip
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise LiDiTError(
+            f"{HUB}{repo} cannot be downloaded ({reason}); check the name and the connection, or "
+            "give a model folder"
+        ) from error
+
+
+def text_config(folder: Path, name: str):
+    """The configuration of the text tower, which is the whole of a text-only LLM."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (ValueError, KeyError, OSError) as error:
+        raise LiDiTError(
+            f"the configuration of {name} in {folder} cannot be read ({_first_line(error)}); "
+            "expected a decoder-only LLM that transformers knows"
+        ) from error
+    config = config.get_text_config(decoder=True)
+    if getattr(config, "is_encoder_decoder", False) or not hasattr(config, "num_hidden_layers"):
+        raise LiDiTError(f"{name} is a {config.model_type}; expected a decoder-only LLM")
+    return config
+
+
+def truncated(config, kept: int):
+    """A copy of the configuration with the first `kept` blocks; per-block lists are cut along."""
+    total = config.num_hidden_layers
+    config = copy.deepcopy(config)
+    for key, value in list(config.to_dict().items()):
+        if isinstance(value, list) and len(value) == total and hasattr(config, key):
+            setattr(config, key, value[:kept])
+    config.num_hidden_layers = kept
+    return config
+
+
+def load_tokenizer(folder: Path, name: str):
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # transformers raises about every kind here
+        raise LiDiTError(
+            f"{name} has no tokenizer that can be read in {folder} ({_first_line(error)}); put "
+            "its tokenizer.json and tokenizer_config.json there"
+        ) from error
+    if not tokenizer.is_fast:
+        raise LiDiTError(f"the tokenizer of {name} gives no offsets; expected a fast one, so add "
+                         "its tokenizer.json")  # fmt: skip
+    return tokenizer
+
+
+def build(config, folder: Path, dtype: torch.dtype) -> nn.Module:
+    """The decoder with the weights of `folder`, in eval mode, its final norm taken out."""
+    from transformers import AutoModel
+
+    with _EmptyOnMeta():
+        module = AutoModel.from_config(config, trust_remote_code=False)
+    remove_final_norm(module)
+    checkpoint = Checkpoint(checkpoint_files(folder))
+    state = checkpoint.read(module.state_dict(), dtype)
+    module.load_state_dict(state, strict=True, assign=True)
+    return module.eval().requires_grad_(False)
+
+
+def remove_final_norm(module: nn.Module) -> None:
+    """Put the identity in place of the norm after the last block."""
+    for name in FINAL_NORMS:
+        if isinstance(getattr(module, name, None), nn.Module):
+            setattr(module, name, nn.Identity())
+            return
+    raise LiDiTError(
+        f"{type(module).__name__} has no final norm under a known name ({', '.join(FINAL_NORMS)}); "
+        "expected a decoder-only LLM of the usual layout"
+    )
+
+
+def dispatch(module: nn.Module, device_map: str | dict) -> nn.Module:
+    """Spread a loaded decoder over devices through accelerate."""
+    try:
+        from accelerate import dispatch_model, infer_auto_device_map
+    except ImportError as error:
+        raise LiDiTError("device_map needs accelerate; install it or leave it out") from error
+    if isinstance(device_map, str):
+        blocks = getattr(module, "_no_split_modules", None)
+        device_map = infer_auto_device_map(module, no_split_module_classes=blocks)
+    return dispatch_model(module, device_map)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,228 @@
+"""From a prompt to token ids: rendering through the template, roles, and the reusable instruction.
+
+The template's special tokens enter as ids. Each plain run between them, the one with the prompt
+included, is tokenised as one string with special parsing off, so that special-token text in a
+prompt stays text and merges across the border are those that the LLM was trained with.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from ..errors import LiDiTError
+from ..states import INSTRUCTION, PROMPT
+from .templates import InstructionTemplate
+
+PLACEHOLDER = "\ue0f1prompt\ue0f2"  # private-use characters: in no chat template and no prompt
+# Beginnings and ends that make tokenizers merge or split in every way that we know of.
+PROBES = ("", "a", "A cat", "7", " ", "  b", "\n", "\n\nc", ".", ":", ",", "'s", "-", "(", '"', "é",
+          "\u0301", "猫", "🍎", "_", "<", "\t", "/", "\u200d", "::", ": ")  # fmt: skip
+LITERAL = (  # syntax of other encoders that this one reads as plain text
+    (re.compile(r"\([^()]+:\s*[\d.]+\s*\)"), "weights such as (word:1.3)"),
+    (re.compile(r"\bembedding:\S"), "embedding:name"),
+    (re.compile(r"\bBREAK\b"), "BREAK"),
+)
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """One rendered prompt."""
+
+    ids: tuple[int, ...]  # the whole text
+    roles: tuple[int, ...]  # INSTRUCTION or PROMPT, one per id
+    span: tuple[int, int]  # token span of the prompt, the template's tail not counted
+    used: int  # tokens of the prompt that are in `ids`
+    total: int  # tokens of the prompt before it was cut
+
+
+@dataclass(frozen=True)
+class Run:
+    """A plain run of the template between two special tokens, or one special token."""
+
+    text: str
+    special: int | None = None  # its id
+
+
+def literal_notes(prompt: str) -> tuple[str, ...]:
+    """What in the prompt other tools would interpret, and this one reads as plain text."""
+    return tuple(f"{what} is read as plain text" for rx, what in LITERAL if rx.search(prompt))
+
+
+class PromptRenderer:
+    """Renders prompts for one tokenizer and one template; holds no weights.
+
+    `token_budget` bounds the prompt's own tokens, the template's are not counted; `context` is
+    what the LLM can read in all.
+    """
+
+    def __init__(self, tokenizer, template: InstructionTemplate, token_budget: int, context: int):
+        if token_budget < 1:
+            raise LiDiTError(f"token budget is {token_budget}; expected 1 or more")
+        self.tokenizer, self.template = tokenizer, template
+        self.specials = {str(token): int(i) for i, token in tokenizer.added_tokens_decoder.items()
+                         if token.special}  # fmt: skip
+        head, tail = self._sides()
+        head, tail = self._runs(head), self._runs(tail)
+        self.before = head.pop().text if head and head[-1].special is None else ""
+        self.after = tail.pop(0).text if tail and tail[0].special is None else ""
+        self.head_ids = self._start() + self._ids(head)
+        self.tail_ids = self._ids(tail)
+        self.budget = min(token_budget, context - len(self._tokens("").ids))
+        if self.budget < 1:
+            raise LiDiTError(
+                f"template {template.name!r} fills the {context} tokens that the LLM can read; "
+                "choose a shorter one"
+            )
+        self.prefix = self._common_prefix()
+
+    def __call__(self, prompt: str) -> PromptTokens:
+        """Render one prompt; too long a prompt is cut, never the template."""
+        tokens = self._tokens(prompt)
+        total, limit = tokens.used, self.budget
+        while tokens.used > self.budget:
+            prompt = prompt[: self._cut(prompt, limit)]
+            tokens, limit = self._tokens(prompt), limit - 1
+        return replace(tokens, total=total)
+
+    def _sides(self) -> tuple[str, str]:
+        """The whole text before and after the prompt."""
+        before, after = self.template.user_turn()
+        if not (self.template.chat and self.tokenizer.chat_template):
+            system = self.template.system and self.template.system + "\n"
+            return system + before, after
+        text = render_chat(self.tokenizer, self.template.system, before + PLACEHOLDER + after)
+        if text.count(PLACEHOLDER) != 1:
+            raise LiDiTError(
+                f"the chat template of {self.tokenizer.name_or_path!r} gives the prompt "
+                f"{text.count(PLACEHOLDER)} times; use a template with chat = false"
+            )
+        head, tail = text.split(PLACEHOLDER)
+        return head, tail
+
+    def _runs(self, text: str) -> list[Run]:
+        """Split template text at the special tokens."""
+        if not self.specials:
+            return [Run(text)] if text else []
+        longest_first = sorted(self.specials, key=len, reverse=True)
+        pieces = re.split(f"({'|'.join(map(re.escape, longest_first))})", text)
+        return [Run(piece, self.specials.get(piece)) for piece in pieces if piece]
+
+    def _start(self) -> list[int]:
+        """The special tokens that the tokenizer itself puts first, unless the chat template did."""
+        if self.template.chat and self.tokenizer.chat_template:
+            return []
+        marked = self.tokenizer("a")["input_ids"]
+        plain = self.tokenizer("a", add_special_tokens=False)["input_ids"]
+        starts = (i for i in range(len(marked)) if marked[i : i + len(plain)] == plain)
+        return marked[: next(starts, 0)]
+
+    def _ids(self, runs: list[Run]) -> list[int]:
+        ids: list[int] = []
+        for run in runs:
+            ids += [run.special] if run.special is not None else self._plain(run.text)["input_ids"]
+        return ids
+
+    def _plain(self, text: str) -> dict:
+        """Tokenise one plain run; special-token text in it stays text."""
+        return self.tokenizer(
+            text,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            truncation=False,
+            verbose=False,
+        )
+
+    def _run(self, prompt: str) -> tuple[list[int], list[tuple[int, int]], int, int]:
+        """Ids and offsets of the run with the prompt, and the prompt's token span in it."""
+        encoded = self._plain(self.before + prompt + self.after)
+        ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+        start, stop = prompt_span(offsets, len(self.before), len(self.before) + len(prompt))
+        if prompt and not self.before:
+            start = 0
+        if prompt and not self.after:
+            stop = len(ids)
+        return ids, offsets, start, max(start, stop)
+
+    def _tokens(self, prompt: str) -> PromptTokens:
+        ids, _, start, stop = self._run(prompt)
+        span = (len(self.head_ids) + start, len(self.head_ids) + stop)
+        ids = [*self.head_ids, *ids, *self.tail_ids] or [self._null()]
+        roles = [INSTRUCTION] * span[0] + [PROMPT] * (len(ids) - span[0])
+        if not self.template.keep_tail:
+            roles[span[1] :] = [INSTRUCTION] * (len(ids) - span[1])
+        if PROMPT not in roles:  # an empty prompt: the template's last token stands for it
+            roles[-1] = PROMPT
+        return PromptTokens(tuple(ids), tuple(roles), span, stop - start, stop - start)
+
+    def _null(self) -> int:
+        """The one token of an empty prompt where neither template nor tokenizer puts any."""
+        tokenizer = self.tokenizer
+        for token in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
+            if token is not None:
+                return token
+        raise LiDiTError(
+            f"the tokenizer {tokenizer.name_or_path!r} has no special token for an empty prompt; "
+            "use a template with an instruction"
+        )
+
+    def _cut(self, prompt: str, limit: int) -> int:
+        """The number of characters that the first `limit` tokens of the prompt span."""
+        _, offsets, start, _ = self._run(prompt)
+        cut = offsets[start + limit][0] - len(self.before) if limit > 0 else 0
+        return min(max(cut, 0), len(prompt) - 1)
+
+    def _common_prefix(self) -> tuple[int, ...]:
+        """The longest run of first tokens that no probe changes; callers check it per prompt."""
+        texts = [self._tokens(probe).ids for probe in PROBES]
+        shortest = min(map(len, texts)) - 1  # at least one token is left to run
+        same = next((i for i in range(shortest) if len({t[i] for t in texts}) > 1), shortest)
+        return texts[0][:same]
+
+
+def prompt_span(offsets: list[tuple[int, int]], start: int, stop: int) -> tuple[int, int]:
+    """The token span whose characters overlap [start, stop); tokens across a border count.
+
+    Tokenizers that trim offsets leave blanks out of them: a token then also covers the blanks
+    between the end of the token before it and its own beginning.
+    """
+    first, last, covered = len(offsets), 0, 0
+    for index, (a, b) in enumerate(offsets):
+        begin, covered = min(a, covered), max(covered, b)
+        if covered > start and first == len(offsets):
+            first = index
+        if begin < stop and (b > a or a < stop):
+            last = index + 1
+    return first, max(first, last)
+
+
+def render_chat(tokenizer, system: str, user: str) -> str:
+    """The chat template's text for one user turn, without a system prompt that nobody asked for.
+
+    A template that has no system role gets the system text at the head of the user's turn.
+    """
+    turn = {"role": "user", "content": user}
+    apart = _rendered(tokenizer, [{"role": "system", "content": system}, turn])
+    if system and apart and system.strip() in apart:
+        return apart
+    folded = {"role": "user", "content": f"{system}\n\n{user}" if system else user}
+    alone = _rendered(tokenizer, [folded])
+    texts = [text for text in (apart if not system else None, alone) if text]
+    if not texts:
+        raise LiDiTError(
+            f"the chat template of {tokenizer.name_or_path!r} cannot render a user turn; "
+            "use a template with chat = false"
+        )
+    return min(texts, key=len)
+
+
+def _rendered(tokenizer, messages: list[dict[str, str]]) -> str | None:
+    """The chat template's text, or None where it refuses these messages."""
+    from jinja2.exceptions import TemplateError
+
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False)
+    except TemplateError:
+        return None

@@ -1,0 +1,152 @@
+"""Instruction templates: the text around a prompt that tells the LLM what to do with it.
+
+Stdlib only. arXiv 2406.11831, Sec. 3.1: an instruction before the prompt makes a decoder-only LLM
+represent what the prompt says instead of what comes next.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from ..errors import LiDiTError
+
+PAPER_INSTRUCTION = (  # arXiv 2406.11831, verbatim; the wording of its system prompt is not given
+    "Describe the image by detailing the color, shape, size, texture, quantity, text, "
+    "and spatial relationships of the objects:"
+)
+
+
+@dataclass(frozen=True)
+class InstructionTemplate:
+    """The text around a prompt: `system`, then `layout` with the instruction and the prompt."""
+
+    name: str
+    system: str = ""  # system text; empty = none, not even the tokenizer's own default
+    instruction: str = ""
+    layout: str = "{instruction} {prompt}"  # the user's turn; `{prompt}` stands in it exactly once
+    keep_tail: bool = True  # keep the tokens after the prompt (end of turn) as prompt tokens
+    chat: bool = True  # render through the tokenizer's chat template when it has one
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            kind = {"str": str, "bool": bool}[str(field.type)]
+            value = getattr(self, field.name)
+            if not isinstance(value, kind):
+                raise LiDiTError(
+                    f"template field {field.name} is {value!r}; expected {field.type}, "
+                    "so correct it in the template"
+                )
+        if self.layout.count("{prompt}") != 1 or self.layout.count("{instruction}") > 1:
+            raise LiDiTError(
+                f"template {self.name!r} has the layout {self.layout!r}; expected {{prompt}} exactly "
+                "once and {instruction} at most once"
+            )
+
+    def user_turn(self) -> tuple[str, str]:
+        """The user's turn as the text before and after the prompt."""
+        before, after = self.layout.split("{prompt}")
+        fill = self.instruction
+        return before.replace("{instruction}", fill), after.replace("{instruction}", fill)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> InstructionTemplate:
+        """Build from plain data; an unknown or missing field raises a LiDiTError."""
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise LiDiTError(
+                f"template has the unknown field {unknown[0]!r}; expected fields among "
+                f"{', '.join(known)}, so correct or remove it"
+            )
+        if "name" not in values:
+            raise LiDiTError("template has no field 'name'; give it one")
+        return cls(**values)
+
+    @classmethod
+    def from_json(cls, text: str) -> InstructionTemplate:
+        """The inverse of `to_json`."""
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise LiDiTError(f"template is not valid JSON ({error}); correct it") from error
+        if not isinstance(values, dict):
+            raise LiDiTError(f"template is {text[:40]!r}; expected a JSON object with a name")
+        return cls.from_dict(values)
+
+
+PRESETS = {
+    template.name: template
+    for template in (
+        InstructionTemplate(
+            "paper",
+            system="You are an assistant that describes images precisely.",
+            instruction=PAPER_INSTRUCTION,
+        ),
+        InstructionTemplate("none", layout="{prompt}", chat=False),
+        InstructionTemplate("short", instruction="Describe the image by its objects:"),
+        InstructionTemplate(
+            "long",
+            system=(
+                "You are an artist's assistant. You read a request for a picture and see the "
+                "picture clearly before you describe it, leaving out nothing that was asked for."
+            ),
+            instruction=(
+                "Describe the image that the following request asks for. Name every object and "
+                "how many there are of it, its color, shape, size, material and texture, any "
+                "text that is to be read, where each object is in relation to the others, the "
+                "background, the light, and the style of the whole:"
+            ),
+        ),
+    )
+}
+
+
+def read_template(path: str | Path) -> InstructionTemplate:
+    """Read a template from a .json or .toml file, or a .txt file that holds the user's turn.
+
+    A text file's stem is the template's name, and its text the layout; `{prompt}` marks where the
+    prompt goes, and without it the prompt follows the text after a space.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LiDiTError(f"template file {path} cannot be read ({error}); check it") from error
+    if path.suffix == ".txt":
+        text = text.strip()
+        layout = text if "{prompt}" in text else "{instruction} {prompt}"
+        instruction = "" if "{prompt}" in text else text
+        return InstructionTemplate(path.stem, instruction=instruction, layout=layout)
+    try:
+        values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+        return InstructionTemplate.from_dict({"name": path.stem, **values})
+    except (LiDiTError, TypeError, ValueError) as error:
+        raise LiDiTError(f"template file {path} is wrong: {error}") from error
+
+
+def read_templates(folder: str | Path) -> dict[str, InstructionTemplate]:
+    """All templates of a folder by name, sorted; files of other kinds are left alone."""
+    paths = sorted(p for p in Path(folder).glob("*") if p.suffix in (".json", ".toml", ".txt"))
+    templates = [read_template(path) for path in paths]
+    return {template.name: template for template in templates}
+
+
+def find_template(
+    source: str | InstructionTemplate, folder: str | Path | None = None
+) -> InstructionTemplate:
+    """A template by preset name, by its name in `folder`, or by the path of its file."""
+    if isinstance(source, InstructionTemplate):
+        return source
+    own = read_templates(folder) if folder else {}
+    if source in own or source in PRESETS:
+        return own.get(source) or PRESETS[source]
+    if Path(source).suffix in (".json", ".toml", ".txt"):
+        return read_template(source)
+    names = ", ".join([*PRESETS, *own])
+    raise LiDiTError(f"no template is named {source!r}; choose one of {names}, or give a file")
