@@ -190,8 +190,9 @@ def fetch(llm: DemoLLM, files: Sequence[Path] = ()) -> Path:
 
 
 def is_complete(llm: DemoLLM) -> bool:
-    """Whether the LLM's GGUF is in the user cache and is the right one, byte for byte."""
-    return llm.target.is_file() and sha256(llm.target) == llm.sha256
+    """Whether the LLM is in the user cache: its exact GGUF, or a copy converted from it."""
+    converted = (llm.target.parent / "config.json").is_file()
+    return converted or (llm.target.is_file() and sha256(llm.target) == llm.sha256)
 
 
 def sha256(path: Path) -> str:
@@ -337,7 +338,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for llm in [find_demo(name) for name in args.llm]:
         if is_complete(llm):
-            print(f"{llm.name} is there already: {llm.target}")
+            print(f"{llm.name} is there already: {llm.target.parent}")
             continue
         print(summary(llm), flush=True)
         _accept(llm, args.yes)

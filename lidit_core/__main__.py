@@ -1,0 +1,7 @@
+"""`python -m lidit_core` is the command line `lidit`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

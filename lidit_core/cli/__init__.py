@@ -1,0 +1,61 @@
+"""The command line `lidit`, also `python -m lidit_core`: one module a verb."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from .. import __version__
+from ..errors import LiDiTError
+from . import encode, fetch, generate, info
+
+VERBS = {"generate": generate, "info": info, "fetch": fetch, "encode": encode}
+
+EXAMPLES = """\
+a first picture:
+  lidit fetch smollm2                                   the language model, once (93 MB)
+  lidit generate "a cat to the left of a dog"           picture.png in this folder
+
+then:
+  lidit generate --help                                 all that a picture can be told
+  lidit info stickers                                   what is inside the shipped weights
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lidit",
+        description="LI-DiT: pictures from prompts that a language model reads.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"lidit {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name, module in VERBS.items():
+        verb = verbs.add_parser(
+            name,
+            help=module.HELP,
+            description=module.__doc__,
+            epilog=getattr(module, "EXAMPLES", None),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(verb)
+        verb.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; a user's mistake is one line on stderr and exit status 2."""
+    logging.basicConfig(format="lidit: %(levelname)s: %(message)s", level=logging.WARNING)
+    logging.addLevelName(logging.WARNING, "warning")
+    args = build_parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except LiDiTError as error:
+        print(f"lidit: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("lidit: stopped", file=sys.stderr)
+        return 130

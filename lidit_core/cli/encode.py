@@ -1,0 +1,68 @@
+"""Show how a prompt is read: tokens, the prompt's span in them, and what was cut.
+
+The language models and their templates are those of the model. With --out the hidden states are
+kept as a safetensors file, one pair of tensors a language model: NAME.hidden (tokens, width) and
+NAME.roles (tokens), where 1 is the instruction and 2 the prompt.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "show how a prompt is read, and keep its hidden states"
+
+EXAMPLES = """\
+examples:
+  lidit encode "a cat to the left of a dog"
+  lidit encode "一只猫" --model stickers-duo
+  lidit encode "a cat" --out cat.safetensors
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("prompt", help="what to encode")
+    add("--model", default="stickers", metavar="NAME", help="a name or a checkpoint (stickers)")
+    add(
+        "--llm",
+        action="append",
+        default=[],
+        metavar="[NAME=]LLM",
+        help="language model, as for generate (those of the model)",
+    )
+    add("--out", type=Path, metavar="FILE", help="keep the hidden states here")
+    add("--device", metavar="NAME", help="cpu, cuda, mps … (a GPU where there is one)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..checkpoint import read_config, write_safetensors
+    from ..pipeline import choose_llms, default_device, find_model, open_encoders
+
+    path, named = find_model(args.model)
+    config = read_config(path)
+    chosen = choose_llms(config, args.llm, named)
+    encoders = open_encoders(config, chosen, args.device or default_device())
+    tensors = {}
+    for branch, encoder in encoders.items():
+        name = config.llms[branch].name
+        states = encoder.encode([args.prompt])
+        tensors[f"{name}.hidden"], tensors[f"{name}.roles"] = states.hidden[0], states.roles[0]
+        print(_describe(name, encoder.info(args.prompt)))
+    if args.out:
+        cpu = {key: tensor.cpu() for key, tensor in tensors.items()}
+        write_safetensors(args.out, cpu, {"prompt": args.prompt})
+        print(args.out)
+    return 0
+
+
+def _describe(name: str, info) -> str:
+    first, last = info.span
+    lines = [
+        name,
+        f"  tokens   {info.used} of the prompt's {info.total} are read (at most {info.budget})",
+        f"  text     {info.length} tokens with the template; the prompt is {first} to {last - 1}",
+        f"  states   {info.length} x {info.width}, {str(info.dtype).removeprefix('torch.')}",
+        *(f"  note     {note}" for note in info.notes),
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,127 @@
+"""Draw a picture of a prompt, or one of every line of a file.
+
+A single picture goes to picture.png, or to the file or folder that --out names; several go into
+the folder --out as 00000.png, 00001.png and so on. Steps, guidance and size are those that the
+model was made for unless you say otherwise. The same command draws the same pictures again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..errors import LiDiTError
+
+HELP = "draw pictures from prompts"
+
+EXAMPLES = """\
+examples:
+  lidit generate "a cat to the left of a dog"
+  lidit generate "three apples on a yellow background" --seed 7 --out apples.png
+  lidit generate "a frog" --count 4 --out frogs           four pictures, seeds 0 to 3
+  lidit generate --prompts prompts.txt --out pictures     one a line: 00000.png, 00001.png …
+  lidit generate "a red car" --model stickers-duo         two language models together
+  lidit generate "a fox" --model my.safetensors --llm SmolLM2-135M-Instruct=models/SmolLM2
+
+seeds:
+  Picture k of a run (from 0) has the seed --seed + k. Every PNG carries its own seed, so one
+  picture of a long list can be drawn again alone: generate "its prompt" --seed ITS_SEED.
+
+models:
+  stickers        SmolLM2 alone          stickers-duo    SmolLM2 and Gemma 3 together
+  or the path of a checkpoint (.safetensors); it says itself which language models it reads.
+"""
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """``128`` or ``192x128`` -> (width, height)."""
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write 128, or 192x128 (wide, high)")
+    return int(parts[0]), int(parts[-1])
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("prompt", nargs="?", help="what to draw")
+    add("--prompts", type=Path, metavar="FILE", help="draw every line of this file instead")
+    add("--negative", default="", metavar="TEXT", help="what to steer away from (nothing)")
+    add("--model", default="stickers", metavar="NAME", help="a name or a checkpoint (stickers)")
+    add(
+        "--llm",
+        action="append",
+        default=[],
+        metavar="[NAME=]LLM",
+        help="language model: a name, a model folder, a .gguf or hub:owner/name; once for each "
+        "(those of the model)",
+    )
+    add("--seed", type=int, default=0, metavar="N", help="of the first picture (0)")
+    add("--count", type=int, default=1, metavar="N", help="pictures of every prompt (1)")
+    add("--steps", type=int, metavar="N", help="sampling steps (the model's)")
+    add("--cfg", type=float, metavar="X", help="guidance, 1 = none (the model's)")
+    add("--size", type=size_of, metavar="WxH", help="in pixels, 128 or 192x128 (the model's)")
+    add("--out", type=Path, metavar="PATH", help="file or folder (picture.png, or pictures/)")
+    add("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps … (a GPU where there is one)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..pipeline import Order, Settings, load_pipeline
+
+    prompts = _prompts(args)
+    orders = [
+        Order(prompt, args.seed + i * args.count + copy)
+        for i, prompt in enumerate(prompts)
+        for copy in range(args.count)
+    ]
+    paths = _paths(args, len(orders))
+    settings = Settings(args.negative, args.steps, args.cfg, args.size)
+    pipeline = load_pipeline(args.model, args.llm, args.device)
+    _draw(pipeline, orders, settings, paths, args.model)
+    return 0
+
+
+def _prompts(args: argparse.Namespace) -> list[str]:
+    from ..pictures import read_prompts
+
+    if (args.prompt is None) == (args.prompts is None):
+        raise LiDiTError("expected either a prompt or --prompts FILE; see lidit generate --help")
+    if args.count < 1:
+        raise LiDiTError(f"--count is {args.count}; expected 1 or more")
+    return [args.prompt] if args.prompts is None else read_prompts(args.prompts)
+
+
+def _paths(args: argparse.Namespace, count: int) -> list[Path]:
+    """Where the pictures go; a file name is only good for one picture."""
+    is_file = args.out is not None and args.out.suffix.lower() == ".png"
+    if is_file and (count > 1 or args.prompts):
+        raise LiDiTError(f"--out {args.out} names one file for {count} pictures; name a folder")
+    if is_file:
+        return [args.out]
+    if args.out is None and not args.prompts and count == 1:
+        return [Path("picture.png")]
+    folder = args.out or Path("pictures")
+    return [folder / f"{number:05}.png" for number in range(count)]
+
+
+def _draw(pipeline, orders, settings, paths: list[Path], model: str) -> None:
+    from tqdm import tqdm
+
+    from .. import __version__
+    from ..pictures import save_picture
+
+    config = pipeline.model.config
+    filled = settings.filled(config)
+    shared = {
+        "negative": filled.negative,
+        "steps": filled.steps,
+        "cfg": filled.guidance,
+        "size": list(filled.size),
+        "model": Path(model).name,
+        "llms": [config.llms[branch].name for branch in pipeline.encoders],
+        "lidit": __version__,
+    }
+    with tqdm(total=len(orders) * filled.steps, unit="step", disable=None, leave=False) as bar:
+        pictures = pipeline.pictures(orders, settings, on_step=bar.update)
+        for order, path, pixels in zip(orders, paths, pictures):
+            save_picture(path, pixels, {"prompt": order.prompt, "seed": order.seed, **shared})
+            bar.write(f"{path}  seed {order.seed}  {order.prompt}")

@@ -1,0 +1,92 @@
+"""Show what a checkpoint, a preset or a picture is: configuration, parameters, settings.
+
+A checkpoint's configuration is read from its own metadata; a preset's parameters are counted on
+PyTorch's meta device, so even LI-DiT-10B needs no memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "show a checkpoint, a preset or a picture's settings"
+
+EXAMPLES = """\
+examples:
+  lidit info                    the presets and the shipped models
+  lidit info stickers           the shipped weights
+  lidit info LI-DiT-10B         a preset: the paper's larger model
+  lidit info picture.png        how a picture was drawn
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "what", nargs="?", metavar="FILE|PRESET", help="a .safetensors, a .png, or a preset's name"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    print(_overview() if args.what is None else describe(args.what))
+    return 0
+
+
+def describe(what: str) -> str:
+    """The text for a picture, a shipped model, a preset or a checkpoint file."""
+    import json
+
+    from ..checkpoint import read_config
+    from ..paths import SHIPPED_WEIGHTS
+    from ..pictures import read_settings
+    from ..pipeline import SHIPPED_MODELS, find_model
+    from ..presets import PRESETS, find_preset
+
+    if Path(what).suffix.lower() == ".png":
+        return json.dumps(read_settings(what), indent=2, ensure_ascii=False)
+    shipped = what in SHIPPED_MODELS and (SHIPPED_WEIGHTS / SHIPPED_MODELS[what].file).is_file()
+    if what in PRESETS and not shipped:
+        return _table(f"preset {what}", find_preset(what))
+    if "." not in Path(what).name and what not in SHIPPED_MODELS:
+        find_preset(what)  # neither a file's name nor a preset: say which there are
+    path, _ = find_model(what)
+    return _table(f"{path.name} ({path.stat().st_size / 2**20:.1f} MiB)", read_config(path))
+
+
+def _overview() -> str:
+    from ..pipeline import SHIPPED_MODELS
+    from ..presets import PRESETS
+
+    return f"presets: {', '.join(PRESETS)}\nshipped models: {', '.join(SHIPPED_MODELS)}"
+
+
+def count_parameters(config) -> int:
+    """How many numbers a LI-DiT of this configuration has; nothing is allocated."""
+    from ..dit import LiDiT
+
+    return sum(p.numel() for p in LiDiT(config, device="meta").parameters())
+
+
+def _table(title: str, config) -> str:
+    latent, refiner = config.latent, config.refiner
+    rows = {
+        "parameters": f"{count_parameters(config) / 1e6:,.1f} million",
+        "blocks": f"{config.depth} of width {config.width} with {config.heads} heads",
+        "patch": f"{config.patch} latent pixels, {config.patch * latent.downsampling} pixels",
+        "latent": f"{latent.name}: {latent.channels} channels, 1/{latent.downsampling} of a side",
+        "prediction": config.prediction,
+        "native size": f"{config.native_size} pixels",
+        "made for": f"{config.steps} steps, guidance {config.guidance:g}",
+        "token refiner": f"{refiner.blocks} blocks, "
+        f"{'full' if refiner.full_attention else 'causal'} attention, "
+        f"{'gated' if refiner.gated else 'not gated'}",
+        "fusion": f"by {refiner.fusion}, {refiner.collaborative_blocks} collaborative block(s)",
+    }
+    lines = [title, *(f"  {name:<14} {value}" for name, value in rows.items())]
+    for spec in config.llms:
+        lines.append(
+            f"  {'LLM':<14} {spec.name}: {spec.width} wide, block {spec.block}, template "
+            f"{spec.template.name!r}, up to {spec.token_budget} tokens"
+        )
+        text = " ".join(f"{spec.template.system} {spec.template.instruction}".split())
+        lines.append(f"  {'':<14} {text!r}" if text else f"  {'':<14} no instruction")
+    return "\n".join(lines)

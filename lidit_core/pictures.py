@@ -1,0 +1,64 @@
+"""Pictures on disk: PNGs that carry the prompt and the settings they were drawn with."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from .errors import LiDiTError
+
+KEY = "lidit"  # of the PNG text chunk with the settings as JSON
+
+
+def save_picture(path: Path, pixels: Tensor, settings: Mapping[str, Any]) -> None:
+    """Write (H, W, 3) uint8 as a PNG, beside and then renamed; equal input gives equal bytes.
+
+    `settings` become JSON under the key "lidit"; its "prompt" is also the PNG's Description.
+    """
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    text = PngInfo()
+    text.add_itxt("Description", str(settings.get("prompt", "")))
+    text.add_text(KEY, json.dumps(dict(settings)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        Image.fromarray(pixels.numpy()).save(beside, format="PNG", pnginfo=text)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """The settings that a picture of ours carries."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            return json.loads(picture.info[KEY])
+    except (OSError, UnidentifiedImageError, KeyError, ValueError) as error:
+        raise LiDiTError(
+            f"{path} carries no settings of LI-DiT ({error}); expected a PNG that `lidit "
+            "generate` wrote"
+        ) from error
+
+
+def read_prompts(path: str | Path) -> list[str]:
+    """One prompt a line, in UTF-8; an empty line is the empty prompt, so that numbers match."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LiDiTError(
+            f"the prompts file {path} cannot be read ({error}); expected UTF-8 text with one "
+            "prompt a line"
+        ) from error
+    prompts = [line.strip() for line in text.splitlines()]
+    if not any(prompts):
+        raise LiDiTError(f"the prompts file {path} is empty; write one prompt a line")
+    return prompts

@@ -1,0 +1,277 @@
+"""From prompts to pictures without a host: LLMs, LI-DiT, reference sampler, autoencoder.
+
+Every picture has its own seed, and its noise is drawn on the CPU, so that it does not depend on
+what else is drawn in the same run.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import fetch
+from .checkpoint import load_lidit, load_vae, read_config
+from .config import LatentFormat, LiDiTConfig, LLMSpec
+from .dit import LiDiT
+from .errors import LiDiTError
+from .latents import denormalise
+from .paths import SHIPPED_WEIGHTS
+from .sampling import initial_noise, sample
+from .states import LLMStates, stack_states
+from .text import PromptEncoder, available, locate
+from .vae import TinyAutoencoder
+
+log = logging.getLogger(__name__)
+
+BATCH = 8  # pictures sampled at once
+FAR_FROM_NATIVE = 1.5  # a side longer or shorter by more than this factor is warned about
+
+
+@dataclass(frozen=True)
+class ShippedModel:
+    """A model that `--model` knows by name: its file, and which of its LLMs take part."""
+
+    file: str
+    llms: tuple[str, ...]
+
+
+SHIPPED_MODELS = {
+    "stickers": ShippedModel("stickers.safetensors", ("SmolLM2-135M-Instruct",)),
+    "stickers-duo": ShippedModel("stickers.safetensors", ("SmolLM2-135M-Instruct", "gemma-3-270m")),
+}
+
+
+@dataclass(frozen=True)
+class Order:
+    """One picture that is asked for."""
+
+    prompt: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How pictures are drawn; None takes what the checkpoint was made for."""
+
+    negative: str = ""
+    steps: int | None = None
+    guidance: float | None = None  # 1 = the negative prompt is not used
+    size: tuple[int, int] | None = None  # width, height in pixels
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.steps < 1:
+            raise LiDiTError(f"{self.steps} steps were asked for; expected 1 or more")
+
+    def filled(self, config: LiDiTConfig) -> "Settings":
+        """The same settings without a None."""
+        native = (config.native_size, config.native_size)
+        return Settings(
+            self.negative,
+            config.steps if self.steps is None else self.steps,
+            config.guidance if self.guidance is None else self.guidance,
+            self.size or native,
+        )
+
+
+class Pipeline:
+    """A loaded LI-DiT with its autoencoder and one prompt encoder for each branch that takes part.
+
+    Args:
+        encoders: by branch; at least one.
+    """
+
+    def __init__(
+        self,
+        model: LiDiT,
+        vae: TinyAutoencoder,
+        encoders: Mapping[int, PromptEncoder],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.model, self.vae, self.encoders = model, vae, encoders
+        self.device = torch.device(device)
+
+    def pictures(
+        self,
+        orders: Sequence[Order],
+        settings: Settings = Settings(),
+        on_step: Callable[[int], None] = lambda pictures: None,
+    ) -> Iterator[Tensor]:
+        """Draw the orders one after the other: (H, W, 3) uint8 each, on the CPU.
+
+        Args:
+            on_step: told, after every sampling step, how many pictures took it.
+        """
+        settings = settings.filled(self.model.config)
+        check_size(settings.size, self.model.config)
+        negative = self.encode([settings.negative])
+        for start in range(0, len(orders), BATCH):
+            yield from self._draw(orders[start : start + BATCH], negative, settings, on_step)
+
+    def encode(self, prompts: Sequence[str]) -> dict[int, LLMStates]:
+        """States by branch, one row a prompt.
+
+        Prompts are encoded one by one: in a batch a bfloat16 LLM gives slightly other numbers.
+        What was cut or is read otherwise than elsewhere is logged.
+        """
+        for note in dict.fromkeys(note for prompt in prompts for note in self._notes(prompt)):
+            log.warning("%s", note)
+        return {
+            branch: stack_states([encoder.encode([prompt]) for prompt in prompts]).to(self.device)
+            for branch, encoder in self.encoders.items()
+        }
+
+    def _notes(self, prompt: str) -> list[str]:
+        infos = [encoder.info(prompt) for encoder in self.encoders.values()]
+        return [f"of the prompt {prompt!r}: {note}" for info in infos for note in info.notes]
+
+    @torch.no_grad()
+    def _draw(self, orders, negative, settings: Settings, on_step) -> Iterator[Tensor]:
+        latent = self.model.config.latent
+        width, height = (side // latent.downsampling for side in settings.size)
+        noise = initial_noise([order.seed for order in orders], latent.channels, height, width)
+        rows = [0] * len(orders)
+        latents = sample(
+            self.model,
+            noise.to(self.device),
+            self.encode([order.prompt for order in orders]),
+            {branch: states[rows] for branch, states in negative.items()},
+            settings.steps,
+            settings.guidance,
+            on_step=lambda step: on_step(len(orders)),
+        )
+        for row in denormalise(latents, latent).split(1):
+            yield to_pixels(self.vae.decode(row))[0]
+
+
+def to_pixels(pictures: Tensor) -> Tensor:
+    """(B, 3, H, W) in [0, 1] -> (B, H, W, 3) uint8 on the CPU."""
+    return (pictures.float() * 255).round().byte().permute(0, 2, 3, 1).cpu()
+
+
+def check_size(size: tuple[int, int], config: LiDiTConfig) -> None:
+    """Refuse a size that is no multiple of a token's side; warn far from the native size."""
+    grain = config.patch * config.latent.downsampling
+    width, height = size
+    if width < grain or height < grain or width % grain or height % grain:
+        near = "x".join(str(max(grain, round(side / grain) * grain)) for side in size)
+        raise LiDiTError(
+            f"size {width}x{height} does not divide into tokens of {grain}x{grain} pixels; "
+            f"choose multiples of {grain}, for example {near}"
+        )
+    ratios = [side / config.native_size for side in size]
+    if max(ratios) > FAR_FROM_NATIVE or min(ratios) < 1 / FAR_FROM_NATIVE:
+        log.warning(
+            "size %dx%d is far from %d, which this model was trained at; objects may come out "
+            "too large, too small or too many",
+            *size,
+            config.native_size,
+        )
+
+
+def find_model(name: str) -> tuple[Path, tuple[str, ...]]:
+    """The file of a model, and the LLMs that take part; () where the caller did not say."""
+    if name not in SHIPPED_MODELS:
+        return Path(name).expanduser(), ()
+    shipped = SHIPPED_MODELS[name]
+    path = SHIPPED_WEIGHTS / shipped.file
+    if not path.is_file():
+        raise LiDiTError(
+            f"the weights of {name!r} are not in this copy ({path}); get a full copy of the "
+            "project, or give the path of another checkpoint"
+        )
+    return path, shipped.llms
+
+
+def choose_llms(config: LiDiTConfig, given: Sequence[str], named: Sequence[str]) -> dict[int, str]:
+    """Which LLM serves which branch, as sources for `lidit_core.text.locate`.
+
+    Args:
+        given: what the user passes, each ``SOURCE`` or ``NAME=SOURCE`` with the name of a branch;
+            a bare source is told by its own name. Branches without one are left out.
+        named: taken where nothing is given; where that is empty too, every branch.
+    """
+    names = [spec.name for spec in config.llms]
+    if not given:
+        return {config.branch(name): name for name in named or names}
+    chosen = {}
+    for text in given:
+        name, equals, source = text.partition("=")
+        if not equals or name not in names:
+            source, name = text, text if text in names else _branch_name(text, names)
+        chosen[config.branch(name)] = source
+    return dict(sorted(chosen.items()))
+
+
+def _branch_name(source: str, names: Sequence[str]) -> str:
+    found = locate(source).name
+    if found in names:
+        return found
+    if len(names) == 1:
+        return names[0]
+    raise LiDiTError(
+        f"the LLM {found!r} is none of {', '.join(names)}, which this LI-DiT was trained on; if it "
+        f"is one of them under another name, say so: --llm {names[0]}={source}"
+    )
+
+
+def check_present(source: str) -> None:
+    """Raise the line to paste where a demo LLM is asked for by name and is not there."""
+    if not available(source) and any(source == llm.name for llm in fetch.DEMO_LLMS):
+        raise LiDiTError(
+            f"the LLM {source} is not on this machine; fetch it with: {fetch.paste_line(source)}"
+        )
+
+
+def find_vae(latent: LatentFormat, checkpoint: Path) -> Path:
+    """The autoencoder's file: beside the checkpoint, or among the shipped weights."""
+    file = f"{latent.name}-vae.safetensors"
+    for folder in (checkpoint.parent, SHIPPED_WEIGHTS):
+        if (folder / file).is_file():
+            return folder / file
+    raise LiDiTError(
+        f"{checkpoint.name} paints in the latents of {latent.name} and there is no {file} beside "
+        "it; put its autoencoder there under that name, or draw with a host that has it"
+    )
+
+
+def default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def open_encoders(
+    config: LiDiTConfig, chosen: Mapping[int, str], device: str
+) -> dict[int, PromptEncoder]:
+    """A prompt encoder for every chosen branch, set up as the branch was trained."""
+    for source in chosen.values():
+        check_present(source)
+    return {
+        branch: _open_encoder(config.llms[branch], source, device)
+        for branch, source in chosen.items()
+    }
+
+
+def _open_encoder(spec: LLMSpec, source: str, device: str) -> PromptEncoder:
+    return PromptEncoder(source, spec.template, spec.block, spec.token_budget, device=device)
+
+
+def load_pipeline(
+    model: str = "stickers", llms: Sequence[str] = (), device: str | None = None
+) -> Pipeline:
+    """Everything that is needed to draw.
+
+    Args:
+        model: a name of `SHIPPED_MODELS` or the path of a checkpoint.
+        llms: see `choose_llms`.
+        device: as PyTorch names it; the GPU where there is one.
+    """
+    path, named = find_model(model)
+    config = read_config(path)
+    device = device or default_device()
+    encoders = open_encoders(config, choose_llms(config, llms, named), device)
+    vae = load_vae(find_vae(config.latent, path), device=device)
+    return Pipeline(load_lidit(path, device=device), vae, encoders, device)
