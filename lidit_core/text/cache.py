@@ -14,7 +14,6 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 log = logging.getLogger(__name__)
@@ -75,6 +74,7 @@ class DiskCache:
 
     def __init__(self, folder: str | Path, max_bytes: int = 2 << 30):
         self.folder, self.max_bytes = Path(folder).expanduser(), max_bytes
+        self._unseen = max_bytes  # bytes written since the folder was last looked through
 
     def get(self, key: str) -> PromptStates | None:
         """The states under `key`; a damaged file counts as none and is removed."""
@@ -107,15 +107,17 @@ class DiskCache:
             os.replace(beside, path)
         finally:
             Path(beside).unlink(missing_ok=True)
-        self._prune()
+        self._unseen += states.bytes
+        if self._unseen > self.max_bytes // 16:
+            self._prune()
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"
 
     def _prune(self) -> None:
-        files = [
-            (p.stat().st_mtime, p.stat().st_size, p) for p in self.folder.glob("*/*.safetensors")
-        ]
+        self._unseen = 0
+        stats = [(path, path.stat()) for path in self.folder.glob("*/*.safetensors")]
+        files = [(stat.st_mtime, stat.st_size, path) for path, stat in stats]
         total = sum(size for _, size, _ in files)
         for _, size, path in sorted(files):
             if total <= self.max_bytes:

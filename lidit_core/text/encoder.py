@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..errors import LiDiTError
 from ..states import PADDING, LLMStates
 from .cache import PromptStates
+from .compat import can_reuse
 from .loading import LLM
 from .prompt import PromptRenderer, PromptTokens
 from .templates import InstructionTemplate, find_template
@@ -23,6 +24,7 @@ BATCH_TOKENS = 4096  # padded tokens that are run at once
 class Prefix:
     """The first tokens of every prompt, run once: their keys and values, and their states."""
 
+    kind: tuple  # device and dtype that it was computed in
     cache: object  # transformers' DynamicCache of one row
     hidden: Tensor  # (P, C)
 
@@ -91,9 +93,12 @@ class LLMEncoder:
         """States (B, L, C) of the prompts, padded on the right to the longest."""
         return pad_states(self.encode_rows(prompts))
 
+    @torch.inference_mode(False)  # hosts run in it, and such tensors could not be trained on
     @torch.no_grad()
     def encode_rows(self, prompts: Sequence[str]) -> list[PromptStates]:
         """States of every prompt, unpadded."""
+        if isinstance(prompts, str):
+            raise LiDiTError(f"prompts are the one text {prompts[:40]!r}; expected a list of texts")
         tokens = {prompt: self.renderer(prompt) for prompt in prompts}
         rows: dict[str, PromptStates] = {}
         for start, group in self._batches(tokens):
@@ -104,8 +109,7 @@ class LLMEncoder:
 
     def _batches(self, tokens: dict[str, PromptTokens]) -> Iterator[tuple[int, list[str]]]:
         """Prompts of similar length together, with the number of tokens that they reuse."""
-        prefix = self.renderer.prefix if self.reuse else ()
-        shared = {p: len(prefix) * (t.ids[: len(prefix)] == prefix) for p, t in tokens.items()}
+        shared = {prompt: self._shared(text.ids) for prompt, text in tokens.items()}
         batch: list[str] = []
         for prompt in sorted(tokens, key=lambda p: (shared[p], len(tokens[p].ids), p)):
             size = (len(tokens[prompt].ids) - shared[prompt]) * (len(batch) + 1)
@@ -116,9 +120,15 @@ class LLMEncoder:
         if batch:
             yield shared[batch[0]], batch
 
+    def _shared(self, ids: tuple[int, ...]) -> int:
+        """How many first tokens of a text are taken from the prefix: all of it or none."""
+        prefix = self.renderer.prefix
+        fits = self.reuse and ids[: len(prefix)] == prefix
+        return len(prefix) if fits and can_reuse(self.llm.module.config, len(ids)) else 0
+
     def _run(self, texts: list[tuple[int, ...]], start: int) -> list[Tensor]:
         """States (L, C) of every text, of which the first `start` tokens are reused."""
-        prefix = self._reusable(start) if start else None
+        prefix = self._reusable() if start else None
         cache = prefix.rows(len(texts)) if prefix else None
         rest = [text[start:] for text in texts]
         every = self.llm.block == "all"
@@ -126,18 +136,17 @@ class LLMEncoder:
         rows = [row[: len(text)] for row, text in zip(hidden, rest, strict=True)]
         return [torch.cat([prefix.hidden, row]) for row in rows] if prefix else rows
 
-    def _reusable(self, length: int) -> Prefix:
+    def _reusable(self) -> Prefix:
         """The first tokens' keys, values and states, computed once per device and dtype."""
-        known = self._prefix
-        kind = (self.device, self.llm.dtype)
-        if known is None or (known.hidden.device, known.hidden.dtype) != kind:
+        known, kind = self._prefix, (self.device, self.llm.dtype)
+        if known is None or known.kind != kind:
             from transformers import DynamicCache
 
             cache = DynamicCache()
             every = self.llm.block == "all"
-            ids = [self.renderer.prefix[:length]]
+            ids = [self.renderer.prefix]
             hidden = run_decoder(self.llm.module, ids, self.device, cache, 0, every)
-            self._prefix = known = Prefix(cache, hidden[0])
+            self._prefix = known = Prefix(kind, cache, hidden[0])
         return known
 
     def _states(self, tokens: PromptTokens, hidden: Tensor) -> PromptStates:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 
 from ..states import LLMStates
 from .cache import MEMORY, DiskCache, PromptStates
+from .compat import transformers_version
 from .encoder import LLMEncoder, pad_states
 from .loading import default_dtype, load_llm
 from .locate import Source, locate
@@ -20,7 +20,7 @@ from .prompt import literal_notes
 from .templates import InstructionTemplate, find_template
 
 STATES_VERSION = 1  # raise it when the same input comes to give other states
-IDENTITY_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.gguf")
+IDENTITY_SUFFIXES = (".json", ".safetensors", ".model", ".jinja")
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class PromptEncoder:
         token_budget: int = 256,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
+        device_map: str | dict | None = None,
         disk_cache: str | Path | None = None,
     ):
         self.source, self.template = source, find_template(template)
@@ -65,7 +66,9 @@ class PromptEncoder:
         self.dtype = dtype or default_dtype(self.device)
         self.disk = DiskCache(disk_cache) if disk_cache else None
         self.memory = MEMORY
+        self.device_map = device_map
         self._encoder: LLMEncoder | None = None
+        self._files: list = []  # what the LLM was loaded from
 
     @property
     def loaded(self) -> bool:
@@ -113,10 +116,11 @@ class PromptEncoder:
         )
 
     def encoder(self) -> LLMEncoder:
-        """The encoder behind the caches; loads the LLM."""
-        if self._encoder is None:
-            llm = load_llm(self.source, self.block, self.dtype, self.device)
+        """The encoder behind the caches; loads the LLM, again if its files have changed."""
+        if self._encoder is None or self._files != file_identity(locate(self.source)):
+            llm = load_llm(self.source, self.block, self.dtype, self.device, self.device_map)
             self._encoder = LLMEncoder(llm, self.template, self.token_budget)
+            self._files = file_identity(locate(self.source))
         return self._encoder
 
     def identity(self) -> str:
@@ -124,7 +128,7 @@ class PromptEncoder:
         parts = [
             STATES_VERSION,
             torch.__version__,
-            _transformers_version(),
+            transformers_version(),
             file_identity(locate(self.source)),
             self.template.to_json(),
             self.block,
@@ -156,20 +160,10 @@ def file_identity(found: Source) -> list:
         return [found.repo]
     paths = found.parts
     if found.converted:
-        paths = [p for pattern in IDENTITY_FILES for p in sorted(found.folder.glob(pattern))]
+        paths = [p for p in sorted(found.folder.iterdir()) if p.suffix in IDENTITY_SUFFIXES]
     stats = [(path, path.stat()) for path in paths]
     return [(path.name, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
 
 
 def _key(identity: str, prompt: str) -> str:
     return hashlib.sha256(f"{identity}\0{prompt}".encode("utf-8", "surrogatepass")).hexdigest()
-
-
-_VERSIONS: dict[str, str] = {}
-
-
-def _transformers_version() -> str:
-    """Without importing it."""
-    if not _VERSIONS:
-        _VERSIONS["transformers"] = importlib.metadata.version("transformers")
-    return _VERSIONS["transformers"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import logging
 import os
@@ -14,13 +15,14 @@ from pathlib import Path
 import torch
 
 from ..errors import LiDiTError
+from .compat import dtype_argument
 
 log = logging.getLogger(__name__)
 EDGE = 1 << 20  # bytes read at either end of a file for its fingerprint
 
 
 def fingerprint(parts: Sequence[Path]) -> str:
-    """SHA-256 over sizes, first and last bytes of the files: quick, and theirs wherever they lie."""
+    """SHA-256 of sizes, first and last bytes of the files: quick, and told by content alone."""
     digest = hashlib.sha256()
     for part in parts:
         size = part.stat().st_size
@@ -76,8 +78,9 @@ def _write(gguf: Path, out: Path) -> None:
 
     where = {"gguf_file": gguf.name}
     try:
-        module = _dequantised(gguf)
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **where)
+        with _remembering():
+            module = _dequantised(gguf)
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **where)
     except ImportError as error:
         raise LiDiTError(f"reading {gguf.name} needs a package: {error}; install it") from error
     except (ValueError, KeyError, IndexError, OSError, RuntimeError) as error:
@@ -94,11 +97,30 @@ def _write(gguf: Path, out: Path) -> None:
     module.config.save_pretrained(out)
 
 
+@contextlib.contextmanager
+def _remembering() -> Iterator[None]:
+    """Parse the file once where transformers would three times, and the names once a block.
+
+    Memoises two pure functions of the gguf package; two thirds of the time go there otherwise.
+    """
+    import gguf
+
+    names = ("GGUFReader", "get_tensor_name_map")
+    originals = {name: getattr(gguf, name) for name in names}
+    try:
+        for name, original in originals.items():
+            setattr(gguf, name, functools.lru_cache(original))
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(gguf, name, original)
+
+
 def _dequantised(gguf: Path) -> torch.nn.Module:
     """The whole decoder in float32, its head left out."""
     from transformers import AutoModel
 
-    options: dict = {"gguf_file": gguf.name, "dtype": torch.float32}
+    options: dict = {"gguf_file": gguf.name, dtype_argument(): torch.float32}
     try:  # newer transformers would keep the weights packed where it has kernels for them
         from transformers import GgufConfig
 

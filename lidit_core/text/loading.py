@@ -12,6 +12,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import LiDiTError
+from .compat import dtype_argument
 from .gguf import convert
 from .locate import HUB, Source, locate
 from .weights import Checkpoint, checkpoint_files
@@ -36,6 +37,7 @@ class LLM:
     total_blocks: int  # blocks that the LLM has
     width: int  # channels of a hidden state
     context: int  # tokens that the LLM can read
+    placed: torch.device | None = None  # where inputs go if accelerate spread the module
 
     @property
     def state_width(self) -> int:
@@ -48,7 +50,8 @@ class LLM:
 
     @property
     def device(self) -> torch.device:
-        return self.module.get_input_embeddings().weight.device
+        """Where inputs go."""
+        return self.placed or self.module.get_input_embeddings().weight.device
 
 
 class _EmptyOnMeta(TorchFunctionMode):
@@ -91,6 +94,7 @@ def default_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+@torch.inference_mode(False)
 def load_llm(
     source: str | Path,
     block: int | str = -3,
@@ -118,9 +122,10 @@ def load_llm(
     kept = kept_blocks(block, total, found.name)
     tokenizer = load_tokenizer(folder, found.name)
     module = build(truncated(config, kept), folder, dtype)
-    module = module.to(device) if device_map is None else dispatch(module, device_map)
+    module, placed = dispatch(module, device_map) if device_map else (module.to(device), None)
     context = getattr(config, "max_position_embeddings", None) or 1 << 20
-    return LLM(found.name, module, tokenizer, block, kept, total, config.hidden_size, context)
+    width = config.hidden_size
+    return LLM(found.name, module, tokenizer, block, kept, total, width, context, placed)
 
 
 def model_folder(found: Source) -> Path:
@@ -152,12 +157,17 @@ def text_config(folder: Path, name: str):
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (ValueError, KeyError, OSError) as error:
         raise LiDiTError(
             f"the configuration of {name} in {folder} cannot be read ({_first_line(error)}); "
             "expected a decoder-only LLM that transformers knows"
         ) from error
+    if getattr(config, "quantization_config", None):
+        raise LiDiTError(
+            f"the weights of {name} are quantised in a way that is not read; give a GGUF file or "
+            "the weights as bfloat16"
+        )
     config = config.get_text_config(decoder=True)
     if getattr(config, "is_encoder_decoder", False) or not hasattr(config, "num_hidden_layers"):
         raise LiDiTError(f"{name} is a {config.model_type}; expected a decoder-only LLM")
@@ -179,7 +189,9 @@ def load_tokenizer(folder: Path, name: str):
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
     except Exception as error:  # transformers raises about every kind here
         raise LiDiTError(
             f"{name} has no tokenizer that can be read in {folder} ({_first_line(error)}); put "
@@ -197,27 +209,54 @@ def build(config, folder: Path, dtype: torch.dtype) -> nn.Module:
 
     with _EmptyOnMeta():
         module = AutoModel.from_config(config, trust_remote_code=False)
-    remove_final_norm(module)
+    norm = final_norm(module)
+    wanted = {k: v for k, v in module.state_dict().items() if not k.startswith(norm + ".")}
     checkpoint = Checkpoint(checkpoint_files(folder))
-    state = checkpoint.read(module.state_dict(), dtype)
-    module.load_state_dict(state, strict=True, assign=True)
+    missing = checkpoint.missing(wanted)
+    if missing:  # transformers may know how to make them from others, as it fuses experts
+        module = _converted_by_transformers(config, folder, dtype, missing)
+    setattr(module, norm, nn.Identity())
+    if not missing:
+        module.load_state_dict(checkpoint.read(wanted, dtype), strict=True, assign=True)
     return module.eval().requires_grad_(False)
 
 
-def remove_final_norm(module: nn.Module) -> None:
-    """Put the identity in place of the norm after the last block."""
+def _converted_by_transformers(
+    config, folder: Path, dtype: torch.dtype, missing: list[str]
+) -> nn.Module:
+    from transformers import AutoModel
+
+    options = {dtype_argument(): dtype, "output_loading_info": True, "local_files_only": True}
+    error = None
+    try:
+        module, report = AutoModel.from_pretrained(folder, config=config, **options)
+        missing = sorted(report["missing_keys"])
+    except (RuntimeError, ValueError, OSError) as failed:
+        error = failed
+    if error or missing:
+        raise LiDiTError(
+            f"the checkpoint in {folder} lacks {len(missing)} tensors, the first {missing[0]}; "
+            "expected a whole one, so download it again"
+        ) from error
+    return module
+
+
+def final_norm(module: nn.Module) -> str:
+    """The name of the norm after the last block."""
     for name in FINAL_NORMS:
         if isinstance(getattr(module, name, None), nn.Module):
-            setattr(module, name, nn.Identity())
-            return
+            return name
     raise LiDiTError(
         f"{type(module).__name__} has no final norm under a known name ({', '.join(FINAL_NORMS)}); "
         "expected a decoder-only LLM of the usual layout"
     )
 
 
-def dispatch(module: nn.Module, device_map: str | dict) -> nn.Module:
-    """Spread a loaded decoder over devices through accelerate."""
+def dispatch(module: nn.Module, device_map: str | dict) -> tuple[nn.Module, torch.device]:
+    """Spread a loaded decoder through accelerate; returns it and the device for its inputs.
+
+    `device_map` is "auto", or module names with their device ("cuda:0", "cpu").
+    """
     try:
         from accelerate import dispatch_model, infer_auto_device_map
     except ImportError as error:
@@ -225,7 +264,9 @@ def dispatch(module: nn.Module, device_map: str | dict) -> nn.Module:
     if isinstance(device_map, str):
         blocks = getattr(module, "_no_split_modules", None)
         device_map = infer_auto_device_map(module, no_split_module_classes=blocks)
-    return dispatch_model(module, device_map)
+    places = [torch.device(place) for place in device_map.values()]
+    main = next((place for place in places if place.type != "cpu"), torch.device("cpu"))
+    return dispatch_model(module, device_map, main_device=main), main
 
 
 def _first_line(error: Exception) -> str:

@@ -18,6 +18,7 @@ PLACEHOLDER = "\ue0f1prompt\ue0f2"  # private-use characters: in no chat templat
 # Beginnings and ends that make tokenizers merge or split in every way that we know of.
 PROBES = ("", "a", "A cat", "7", " ", "  b", "\n", "\n\nc", ".", ":", ",", "'s", "-", "(", '"', "é",
           "\u0301", "猫", "🍎", "_", "<", "\t", "/", "\u200d", "::", ": ")  # fmt: skip
+DATE = "26 Jul 2024"  # for chat templates that would put in today, and other states every day
 LITERAL = (  # syntax of other encoders that this one reads as plain text
     (re.compile(r"\([^()]+:\s*[\d.]+\s*\)"), "weights such as (word:1.3)"),
     (re.compile(r"\bembedding:\S"), "embedding:name"),
@@ -78,6 +79,7 @@ class PromptRenderer:
 
     def __call__(self, prompt: str) -> PromptTokens:
         """Render one prompt; too long a prompt is cut, never the template."""
+        prompt = prompt.encode("utf-8", "replace").decode()  # half a surrogate pair is no text
         tokens = self._tokens(prompt)
         total, limit = tokens.used, self.budget
         while tokens.used > self.budget:
@@ -223,6 +225,6 @@ def _rendered(tokenizer, messages: list[dict[str, str]]) -> str | None:
     from jinja2.exceptions import TemplateError
 
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False)
+        return tokenizer.apply_chat_template(messages, tokenize=False, date_string=DATE)
     except TemplateError:
         return None

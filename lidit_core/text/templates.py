@@ -7,7 +7,6 @@ represent what the prompt says instead of what comes next.
 from __future__ import annotations
 
 import json
-import tomllib
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -17,6 +16,7 @@ PAPER_INSTRUCTION = (  # arXiv 2406.11831, verbatim; the wording of its system p
     "Describe the image by detailing the color, shape, size, texture, quantity, text, "
     "and spatial relationships of the objects:"
 )
+SUFFIXES = (".json", ".txt")  # of template files
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class InstructionTemplate:
                 )
         if self.layout.count("{prompt}") != 1 or self.layout.count("{instruction}") > 1:
             raise LiDiTError(
-                f"template {self.name!r} has the layout {self.layout!r}; expected {{prompt}} exactly "
-                "once and {instruction} at most once"
+                f"template {self.name!r} has the layout {self.layout!r}; expected {{prompt}} "
+                "exactly once and {instruction} at most once"
             )
 
     def user_turn(self) -> tuple[str, str]:
@@ -69,15 +69,15 @@ class InstructionTemplate:
         return cls(**values)
 
     @classmethod
-    def from_json(cls, text: str) -> InstructionTemplate:
-        """The inverse of `to_json`."""
+    def from_json(cls, text: str, name: str | None = None) -> InstructionTemplate:
+        """The inverse of `to_json`; `name` is for text that does not name itself."""
         try:
             values = json.loads(text)
         except json.JSONDecodeError as error:
             raise LiDiTError(f"template is not valid JSON ({error}); correct it") from error
         if not isinstance(values, dict):
             raise LiDiTError(f"template is {text[:40]!r}; expected a JSON object with a name")
-        return cls.from_dict(values)
+        return cls.from_dict({"name": name, **values} if name else values)
 
 
 PRESETS = {
@@ -107,32 +107,37 @@ PRESETS = {
 }
 
 
-def read_template(path: str | Path) -> InstructionTemplate:
-    """Read a template from a .json or .toml file, or a .txt file that holds the user's turn.
+def template_from_text(name: str, text: str) -> InstructionTemplate:
+    """A template from the text of the user's turn.
 
-    A text file's stem is the template's name, and its text the layout; `{prompt}` marks where the
-    prompt goes, and without it the prompt follows the text after a space.
+    `{prompt}` marks where the prompt goes; without it the prompt follows the text after a space.
+    """
+    if "{prompt}" in text:
+        return InstructionTemplate(name, layout=text)
+    return InstructionTemplate(name, instruction=text)
+
+
+def read_template(path: str | Path) -> InstructionTemplate:
+    """Read a template from a .json file, or from a .txt file with the text of the user's turn.
+
+    The file's stem names the template unless the JSON does.
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise LiDiTError(f"template file {path} cannot be read ({error}); check it") from error
-    if path.suffix == ".txt":
-        text = text.strip()
-        layout = text if "{prompt}" in text else "{instruction} {prompt}"
-        instruction = "" if "{prompt}" in text else text
-        return InstructionTemplate(path.stem, instruction=instruction, layout=layout)
     try:
-        values = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-        return InstructionTemplate.from_dict({"name": path.stem, **values})
-    except (LiDiTError, TypeError, ValueError) as error:
-        raise LiDiTError(f"template file {path} is wrong: {error}") from error
+        if path.suffix == ".txt":
+            return template_from_text(path.stem, text.strip())
+        return InstructionTemplate.from_json(text, name=path.stem)
+    except LiDiTError as error:
+        raise LiDiTError(f"in {path}: {error}") from error
 
 
 def read_templates(folder: str | Path) -> dict[str, InstructionTemplate]:
     """All templates of a folder by name, sorted; files of other kinds are left alone."""
-    paths = sorted(p for p in Path(folder).glob("*") if p.suffix in (".json", ".toml", ".txt"))
+    paths = sorted(p for p in Path(folder).glob("*") if p.suffix in SUFFIXES)
     templates = [read_template(path) for path in paths]
     return {template.name: template for template in templates}
 
@@ -140,13 +145,20 @@ def read_templates(folder: str | Path) -> dict[str, InstructionTemplate]:
 def find_template(
     source: str | InstructionTemplate, folder: str | Path | None = None
 ) -> InstructionTemplate:
-    """A template by preset name, by its name in `folder`, or by the path of its file."""
+    """A template by its name in `folder`, by preset name, by its file's path, or from its text.
+
+    Only text with `{prompt}` in it is taken for the template itself.
+    """
     if isinstance(source, InstructionTemplate):
         return source
-    own = read_templates(folder) if folder else {}
-    if source in own or source in PRESETS:
-        return own.get(source) or PRESETS[source]
-    if Path(source).suffix in (".json", ".toml", ".txt"):
+    named = {**PRESETS, **(read_templates(folder) if folder else {})}
+    if source in named:
+        return named[source]
+    if "{prompt}" in source:
+        return template_from_text("custom", source)
+    if Path(source).suffix in SUFFIXES:
         return read_template(source)
-    names = ", ".join([*PRESETS, *own])
-    raise LiDiTError(f"no template is named {source!r}; choose one of {names}, or give a file")
+    raise LiDiTError(
+        f"no template is named {source!r}; choose one of {', '.join(named)}, give a .json or .txt "
+        "file, or write the text itself with {prompt} in it"
+    )

@@ -61,16 +61,14 @@ class Checkpoint:
             return ""
         return max(prefixes, key=lambda p: sum(p + name in self.files for name in wanted))
 
+    def missing(self, wanted: Mapping[str, Tensor]) -> list[str]:
+        """The wanted names that the checkpoint lacks."""
+        prefix = self.prefix(wanted)
+        return [name for name in wanted if prefix + name not in self.files]
+
     def read(self, wanted: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
         """The wanted tensors by a decoder's own names, checked against its shapes, in `dtype`."""
-        prefix = self.prefix(wanted)
-        missing = [name for name in wanted if prefix + name not in self.files]
-        if missing:
-            raise LiDiTError(
-                f"the LLM's checkpoint lacks {len(missing)} tensors, the first {missing[0]}; "
-                "expected a whole one, so download it again"
-            )
-        state = {}
+        prefix, state = self.prefix(wanted), {}
         for name, like in wanted.items():
             tensor = self.files[prefix + name].get_tensor(prefix + name)
             if tensor.shape != like.shape:
