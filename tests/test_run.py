@@ -1,0 +1,95 @@
+"""The setup script `run.py`, with a real venv and a real pip. Run: pytest tests/test_run.py"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def setup_script(tmp_path, monkeypatch):
+    """`run.py` as a module whose `.venv` is elsewhere."""
+    spec = importlib.util.spec_from_file_location("setup_script", ROOT / "run.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "VENV", tmp_path / "venv")
+    monkeypatch.setattr(
+        module, "PYTHON", tmp_path / "venv" / module.PYTHON.relative_to(ROOT / ".venv")
+    )
+    monkeypatch.setattr(module, "STAMP", tmp_path / "venv/stamp.json")
+    return module
+
+
+@pytest.fixture
+def index(tmp_path, monkeypatch) -> Path:
+    """A folder that pip takes for its only index."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.delenv("PIP_EXTRA_INDEX_URL", raising=False)
+    return folder
+
+
+def add_wheel(index: Path, name: str, version: str, *needs: str) -> None:
+    """A package whose module says which version it is."""
+    info = f"{name}-{version}.dist-info"
+    head = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    with zipfile.ZipFile(index / f"{name}-{version}-py3-none-any.whl", "w") as archive:
+        archive.writestr(f"{name}.py", f"__version__ = {version!r}\n")
+        archive.writestr(f"{info}/METADATA", head + "".join(f"Requires-Dist: {n}\n" for n in needs))
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(f"{info}/RECORD", f"{name}.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n")
+
+
+def pinned_torch() -> str:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return next(line.removeprefix("torch==") for line in lines if line.startswith("torch=="))
+
+
+def test_torch_without_a_gpu_is_the_pinned_one_and_stays(setup_script, index):
+    add_wheel(index, "torch", pinned_torch())
+    add_wheel(index, "torch", "99.0")
+    setup_script.make_venv()
+    assert not setup_script.has_torch()
+    assert not setup_script.torch_would_bring_cuda()
+    setup_script.install_torch(gpu=False)
+    assert setup_script.has_torch()
+    setup_script.install_torch(gpu=True)  # the one that is there stays
+    words = [setup_script.PYTHON, "-c", "import torch; print(torch.__version__)"]
+    assert subprocess.check_output(words, text=True).strip() == pinned_torch()
+
+
+def test_cuda_packages_are_seen_before_they_are_downloaded(setup_script, index):
+    add_wheel(index, "torch", pinned_torch(), "nvidia_cublas")
+    add_wheel(index, "nvidia_cublas", "13.0")
+    setup_script.make_venv()
+    assert setup_script.torch_would_bring_cuda()
+    assert not setup_script.has_torch()
+
+
+def test_what_is_set_up_is_remembered_until_it_changes(setup_script):
+    assert setup_script.installed_extras() == set()
+    setup_script.PYTHON.parent.mkdir(parents=True)
+    setup_script.PYTHON.touch()
+    stamp = {"fingerprint": setup_script.fingerprint(), "extras": ["standalone"]}
+    setup_script.STAMP.write_text(json.dumps(stamp))
+    assert setup_script.installed_extras() == {"standalone"}
+    setup_script.set_up({"standalone"})  # would run the empty file otherwise
+    setup_script.STAMP.write_text(json.dumps({**stamp, "fingerprint": "older"}))
+    assert setup_script.installed_extras() == set()
+
+
+def test_without_a_verb_it_teaches():
+    shown = subprocess.run([sys.executable, ROOT / "run.py"], capture_output=True, text=True)
+    assert shown.returncode == 0 and "python3 run.py generate" in shown.stdout
