@@ -1,0 +1,38 @@
+"""The one attention function of the library; a host passes its own in its place."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch.nn.functional as F
+from torch import Tensor
+
+MASKED = -1e4  # bias of a key that must not be seen: exp() of it is 0 in every dtype, never NaN
+
+
+class AttentionFunction(Protocol):
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None
+    ) -> Tensor: ...
+
+
+def scaled_dot_product(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None
+) -> Tensor:
+    """Multi-head attention by PyTorch's fused kernel.
+
+    Args:
+        q: (B, L, D); k, v: (B, K, D), with D = heads · head width.
+        mask: added to the scores, broadcastable to (B, heads, L, K); None = every key is seen.
+    Returns:
+        (B, L, D)
+    """
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+
+
+def key_bias(seen: Tensor, dtype) -> Tensor | None:
+    """A mask (B, K) of keys, True = seen, as a bias (B, 1, 1, K); None where all are seen."""
+    if bool(seen.all()):
+        return None
+    return ((~seen).to(dtype) * MASKED)[:, None, None, :]

@@ -1,0 +1,125 @@
+"""Checkpoints: one safetensors file whose metadata is the whole configuration.
+
+Loading is strict: every key and every shape is compared before a weight is touched.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Mapping
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .config import LiDiTConfig
+from .dit import LiDiT
+from .errors import LiDiTError
+from .vae import TinyAutoencoder
+
+CONFIG_KEY = "lidit"  # of the metadata that holds the configuration's JSON
+HOST_PREFIX = "model.diffusion_model."  # what a host's "save checkpoint" puts before every key
+
+
+def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a file; one sentence where it is missing or cut short."""
+    path = Path(path)
+    if not path.is_file():
+        raise LiDiTError(f"no file {path}; give the path of a .safetensors file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+    except SafetensorError as error:
+        raise LiDiTError(
+            f"{path} is no whole safetensors file ({error}); fetch or copy it again"
+        ) from error
+
+
+def write_safetensors(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write beside, then rename: the old file stays whole until the new one is."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".part")
+    save_file({k: v.contiguous() for k, v in tensors.items()}, beside, dict(metadata))
+    os.replace(beside, path)
+
+
+def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
+    """Compare key sets and shapes; the first five of each kind of fault are named."""
+    faults = {
+        "missing": [k for k in expected if k not in found],
+        "unexpected": [k for k in found if k not in expected],
+        "misshapen": [
+            f"{k} {tuple(found[k].shape)} instead of {tuple(expected[k].shape)}"
+            for k in expected
+            if k in found and found[k].shape != expected[k].shape
+        ],
+    }
+    told = [_name_faults(kind, names) for kind, names in faults.items() if names]
+    if told:
+        raise LiDiTError(
+            f"{what} does not fit its configuration: {'; '.join(told)}; "
+            "fetch the file again, or use the one made for this model"
+        )
+
+
+def _name_faults(kind: str, names: list[str], most: int = 5) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{len(names)} {kind} ({', '.join(names[:most])}{rest})"
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], what: str, dtype=None) -> nn.Module:
+    """Put checked tensors into a module built on the meta device."""
+    check_tensors(tensors, module.state_dict(), what)
+    module.load_state_dict({k: v.to(dtype) for k, v in tensors.items()}, assign=True)
+    return module.eval()
+
+
+def save_lidit(model_or_weights: LiDiT | Mapping[str, Tensor], config: LiDiTConfig, path) -> None:
+    weights = model_or_weights
+    if isinstance(weights, LiDiT):
+        weights = weights.state_dict()
+    write_safetensors(path, weights, {CONFIG_KEY: config.to_json()})
+
+
+def read_config(path: str | Path) -> LiDiTConfig:
+    """The configuration of a checkpoint, without its weights."""
+    path = Path(path)
+    if not path.is_file():
+        raise LiDiTError(f"no file {path}; give the path of a LI-DiT checkpoint")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return config_of(file.metadata() or {}, path)
+    except SafetensorError as error:
+        raise LiDiTError(
+            f"{path} is no whole safetensors file ({error}); fetch or copy it again"
+        ) from error
+
+
+def config_of(metadata: Mapping[str, str], path: str | Path) -> LiDiTConfig:
+    if CONFIG_KEY not in metadata:
+        raise LiDiTError(
+            f"{path} holds no LI-DiT configuration; expected a checkpoint that this library wrote"
+        )
+    return LiDiTConfig.from_json(metadata[CONFIG_KEY])
+
+
+def load_lidit(path: str | Path, dtype: torch.dtype = torch.float32, device="cpu") -> LiDiT:
+    """A LI-DiT with its weights, computing in ``dtype``."""
+    tensors, metadata = read_safetensors(path)
+    config = config_of(metadata, path)
+    tensors = {k.removeprefix(HOST_PREFIX): v for k, v in tensors.items()}
+    model = fill(LiDiT(config, device="meta"), tensors, f"the checkpoint {path}", dtype)
+    return model.to(device)
+
+
+def load_vae(path: str | Path, dtype: torch.dtype = torch.float32, device="cpu") -> TinyAutoencoder:
+    """The autoencoder of a file in TAESD's layout with 16 channels."""
+    tensors, _ = read_safetensors(path)
+    with torch.device("meta"):
+        model = TinyAutoencoder()
+    return fill(model, tensors, f"the autoencoder {path}", dtype).skip_zero_blocks().to(device)

@@ -1,0 +1,192 @@
+"""What a checkpoint is: frozen dataclasses, checked across fields, and the presets.
+
+A configuration is stored as JSON in the metadata of a safetensors file, so a checkpoint
+describes itself. "Paper" and "ours" are told apart as in the specification: sizes are the
+paper's (arXiv 2406.11831, Table 7), the rest is ours unless a comment says otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any
+
+from .errors import LiDiTError
+from .text.templates import InstructionTemplate, find_template
+
+FORMAT = 1  # of the JSON; raised when an old reader would misread a new file
+PREDICTIONS = ("flow", "eps", "v")
+FUSIONS = ("refiner", "concatenation")
+
+
+def _check(good: bool, sentence: str) -> None:
+    if not good:
+        raise LiDiTError(sentence)
+
+
+@dataclass(frozen=True)
+class LLMSpec:
+    """The LLM that a branch was trained on, and how its states are made."""
+
+    name: str  # as the LLM's own card names it
+    width: int  # numbers in a hidden state
+    block: int = -3  # whose output is read; -3 = third to last (paper)
+    template: InstructionTemplate = field(default_factory=lambda: find_template("paper"))
+    token_budget: int = 256  # tokens of template and prompt together; a longer prompt is cut
+
+    def __post_init__(self) -> None:
+        _check(self.width > 0, f"LLM {self.name!r} has width {self.width}; expected 1 or more")
+        _check(
+            self.token_budget > 0,
+            f"LLM {self.name!r} has a budget of {self.token_budget} tokens; expected 1 or more",
+        )
+
+
+@dataclass(frozen=True)
+class RefinerConfig:
+    """The text side inside the diffusion model, with the paper's ablations as switches."""
+
+    blocks: int = 2  # N of the linguistic token refiner (paper: 2; Table 5). 0 = only the maps
+    full_attention: bool = True  # False = causal mask (paper: Table 3)
+    gated: bool = True  # False = every gate is 1 (paper: Table 5)
+    entry_norm: bool = True  # RMSNorm on the LLM's states
+    qk_norm: bool = True  # RMSNorm on query and key
+    fusion: str = "refiner"  # or "concatenation" (paper: Table 6)
+    collaborative_blocks: int = 1  # N of the collaborative refiner (paper: 1)
+
+    def __post_init__(self) -> None:
+        for name in ("blocks", "collaborative_blocks"):
+            value = getattr(self, name)
+            _check(value >= 0, f"refiner has {name}={value}; expected 0 or more")
+        _check(
+            self.fusion in FUSIONS,
+            f"refiner has fusion={self.fusion!r}; expected one of {', '.join(FUSIONS)}",
+        )
+
+
+@dataclass(frozen=True)
+class LatentFormat:
+    """The latent space painted in; the model sees (latent - mean) / std, channel by channel."""
+
+    name: str  # of the autoencoder
+    channels: int = 16
+    downsampling: int = 8  # picture pixels per latent pixel, each side
+    mean: tuple[float, ...] = (0.0,)  # one number, or one per channel
+    std: tuple[float, ...] = (1.0,)
+    rgb_factors: tuple[tuple[float, float, float], ...] = ()  # channels x RGB, for previews
+    rgb_bias: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            n = len(getattr(self, name))
+            _check(
+                n in (1, self.channels),
+                f"latent format {self.name!r} has {n} numbers in {name}; "
+                f"expected 1 or {self.channels}, one per channel",
+            )
+
+
+@dataclass(frozen=True)
+class LiDiTConfig:
+    """A whole LI-DiT."""
+
+    depth: int  # transformer blocks
+    width: int  # D
+    heads: int  # of every attention; width / heads is a head's width
+    llms: tuple[LLMSpec, ...]  # one branch each, in the order of the state dict
+    latent: LatentFormat
+    patch: int = 2  # latent pixels per token, each side (paper)
+    refiner: RefinerConfig = RefinerConfig()
+    prediction: str = "flow"  # what the model was trained to predict; "eps" in the paper
+    shift: float = 1.0  # of flow timesteps; 1 = none, larger = more steps at high noise
+    native_size: int = 256  # side of the training pictures, pixels
+    steps: int = 25  # sampling steps it was made for
+    guidance: float = 4.0  # classifier-free guidance it was made for; 1 = none
+
+    def __post_init__(self) -> None:
+        _check(
+            self.width % self.heads == 0,
+            f"width {self.width} is no multiple of heads {self.heads}; choose heads that divide it",
+        )
+        _check(len(self.llms) > 0, "a LI-DiT with 0 LLMs was asked for; expected 1 or more")
+        names = [llm.name for llm in self.llms]
+        _check(len(set(names)) == len(names), f"LLM names {names} repeat; name each branch once")
+        _check(
+            self.prediction in PREDICTIONS,
+            f"prediction is {self.prediction!r}; expected one of {', '.join(PREDICTIONS)}",
+        )
+        grain = self.patch * self.latent.downsampling
+        _check(
+            self.native_size % grain == 0,
+            f"native_size {self.native_size} is no multiple of {grain} (patch x downsampling)",
+        )
+
+    def branch(self, llm: str) -> int:
+        """The branch trained on the LLM of this name."""
+        names = [spec.name for spec in self.llms]
+        if llm not in names:
+            raise LiDiTError(
+                f"this LI-DiT has no refiner for the LLM {llm!r}; it was trained on "
+                f"{', '.join(names)}: load one of those, or a refiner file made for {llm!r}"
+            )
+        return names.index(llm)
+
+    def to_json(self) -> str:
+        return json.dumps({"format": FORMAT, **asdict(self)}, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "LiDiTConfig":
+        try:
+            data = json.loads(text)
+            version = data.pop("format", None)
+        except (json.JSONDecodeError, AttributeError) as error:
+            raise LiDiTError(
+                f"the checkpoint's configuration is no JSON object ({error}); "
+                "expected what this library writes: fetch the file again"
+            ) from error
+        if version != FORMAT:
+            raise LiDiTError(
+                f"the checkpoint's configuration has format {version!r}; this version reads "
+                f"{FORMAT}: update the pack"
+            )
+        return read_record(cls, data, "configuration")
+
+
+def read_record(kind: Any, data: Any, where: str) -> Any:
+    """Rebuild a dataclass (and those within) from JSON data; unknown fields are refused."""
+    if kind is InstructionTemplate:
+        return InstructionTemplate.from_dict(data)
+    if is_dataclass(kind):
+        _check(isinstance(data, dict), f"{where} is {data!r}; expected an object of fields")
+        hints = typing.get_type_hints(kind)
+        known = [f.name for f in fields(kind)]
+        unknown = sorted(set(data) - set(known))
+        _check(
+            not unknown,
+            f"{where} has unknown field {', '.join(map(repr, unknown))}; "
+            f"expected only {', '.join(known)}",
+        )
+        try:
+            return kind(**{k: read_record(hints[k], v, f"{where}.{k}") for k, v in data.items()})
+        except TypeError as error:
+            raise LiDiTError(f"{where} is incomplete ({error}); fetch the file again") from error
+    return _read_value(kind, data, where)
+
+
+def _read_value(kind: Any, data: Any, where: str) -> Any:
+    origin = typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        if data is None and type(None) in typing.get_args(kind):
+            return None
+        plain = [k for k in typing.get_args(kind) if k is not type(None)]
+        return _read_value(next((k for k in plain if isinstance(data, k)), plain[0]), data, where)
+    if origin is tuple:
+        _check(isinstance(data, (list, tuple)), f"{where} is {data!r}; expected a list")
+        inner = typing.get_args(kind)[0]
+        return tuple(read_record(inner, v, f"{where}[{i}]") for i, v in enumerate(data))
+    number = kind is float and isinstance(data, int) and not isinstance(data, bool)
+    right = number or (isinstance(data, kind) and not (kind is int and isinstance(data, bool)))
+    _check(right, f"{where} is {data!r}; expected {kind.__name__}")
+    return kind(data)

@@ -1,0 +1,174 @@
+"""LI-DiT (arXiv 2406.11831, Sec. 3.3 and Figure 5): a cross-attention diffusion transformer.
+
+Shapes: B samples, N image tokens (H/p · W/p), K text tokens, D the width, p the patch size.
+"""
+
+from __future__ import annotations
+
+from typing import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attention import AttentionFunction, scaled_dot_product
+from .config import LiDiTConfig
+from .errors import LiDiTError
+from .layers import (
+    CrossAttention,
+    Modulation,
+    SelfAttention,
+    TimestepEmbedder,
+    feed_forward,
+    modulate,
+    plain_norm,
+)
+from .states import LLMStates
+from .text_context import TextContext, TextOptions, TextSide
+
+
+class PositionResBlock(nn.Module):
+    """A convolutional ResBlock *is* the position embedding (paper); there is no other.
+
+    Ours: two 3x3 convolutions at full width. The zero padding at the border is the only
+    absolute cue, so a batch never mixes picture sizes by padding.
+    """
+
+    def __init__(self, width: int, operations=nn, dtype=None, device=None) -> None:
+        super().__init__()
+        self.conv1 = operations.Conv2d(width, width, 3, padding=1, dtype=dtype, device=device)
+        self.silu = nn.SiLU()
+        self.conv2 = operations.Conv2d(width, width, 3, padding=1, dtype=dtype, device=device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(self.silu(self.conv1(x)))  # (B, D, H/p, W/p)
+
+
+class LiDiTBlock(nn.Module):
+    """Self-attention, cross-attention to the text, FFN; each with shift, scale and gate."""
+
+    def __init__(self, width: int, heads: int, operations=nn, dtype=None, device=None) -> None:
+        super().__init__()
+        layer = {"operations": operations, "dtype": dtype, "device": device}
+        self.self_norm = plain_norm(width, **layer)
+        self.self_attn = SelfAttention(width, heads, **layer)
+        self.cross_norm = plain_norm(width, **layer)
+        self.cross_attn = CrossAttention(width, heads, **layer)
+        self.mlp_norm = plain_norm(width, **layer)
+        self.mlp = feed_forward(width, nn.GELU(approximate="tanh"), **layer)
+        self.modulation = Modulation(width, 9, **layer)
+
+    def forward(self, x: Tensor, c: Tensor, text: TextContext, attention: AttentionFunction):
+        """x (B, N, D), c (B, D) -> (B, N, D)."""
+        shift1, scale1, gate1, shift2, scale2, gate2, shift3, scale3, gate3 = self.modulation(c)
+        if text.present is not None:
+            gate2 = gate2 * text.present
+        x = x + gate1 * self.self_attn(modulate(self.self_norm(x), shift1, scale1), attention)
+        query = modulate(self.cross_norm(x), shift2, scale2)
+        x = x + gate2 * self.cross_attn(query, text.tokens, attention, text.bias)
+        return x + gate3 * self.mlp(modulate(self.mlp_norm(x), shift3, scale3))
+
+
+class FinalLayer(nn.Module):
+    """DiT's: a modulated LayerNorm and a linear map to the pixels of each patch."""
+
+    def __init__(self, width: int, n_out: int, operations=nn, dtype=None, device=None) -> None:
+        super().__init__()
+        layer = {"operations": operations, "dtype": dtype, "device": device}
+        self.norm = plain_norm(width, **layer)
+        self.linear = operations.Linear(width, n_out, dtype=dtype, device=device)
+        self.modulation = Modulation(width, 2, **layer)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        shift, scale = self.modulation(c)
+        return self.linear(modulate(self.norm(x), shift, scale))  # (B, N, p·p·channels)
+
+
+class LiDiT(nn.Module):
+    """The whole model: text side, patches with their position ResBlock, blocks, final layer.
+
+    Args:
+        config: sizes and switches.
+        operations: the set of layers to build from, ``torch.nn`` or a host's.
+    """
+
+    def __init__(self, config: LiDiTConfig, operations=nn, dtype=None, device=None) -> None:
+        super().__init__()
+        layer = {"operations": operations, "dtype": dtype, "device": device}
+        self.config = config
+        width, heads, p = config.width, config.heads, config.patch
+        self.channels = config.latent.channels
+        self.text_side = TextSide(config.llms, width, heads, config.refiner, **layer)
+        self.patch_embedder = operations.Conv2d(
+            self.channels, width, p, stride=p, dtype=dtype, device=device
+        )
+        self.position = PositionResBlock(width, **layer)
+        self.t_embedder = TimestepEmbedder(width, **layer)
+        self.pooled_text = operations.Linear(width, width, dtype=dtype, device=device)
+        self.blocks = nn.ModuleList(LiDiTBlock(width, heads, **layer) for _ in range(config.depth))
+        self.final_layer = FinalLayer(width, p * p * self.channels, **layer)
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        text: Mapping[int, LLMStates],
+        options: TextOptions = TextOptions(),
+        attention: AttentionFunction = scaled_dot_product,
+    ) -> Tensor:
+        """Predict the objective's target for noisy latents.
+
+        Args:
+            x: (B, channels, H, W), normalised latents; odd sides are padded and cut again.
+            t: (B,) timestep in [0, 1000]; 1000 = noise.
+            text: by branch, the states of that branch's LLM, B rows each; absent = left out.
+        Returns:
+            (B, channels, H, W)
+        """
+        self._check(x)
+        height, width = x.shape[-2:]
+        context = self.text_side(text, t, x.dtype, attention, options)
+        c = self.t_embedder(t, x.dtype) + self.pooled_text(context.pooled)  # (B, D)
+        x = self.position(self.patch_embedder(self._pad(x)))  # (B, D, H/p, W/p)
+        rows = x.shape[-2]
+        x = x.flatten(2).transpose(1, 2)  # (B, N, D)
+        for block in self.blocks:
+            x = block(x, c, context, attention)  # (B, N, D)
+        return self._unpatchify(self.final_layer(x, c), rows)[..., :height, :width]
+
+    def _pad(self, x: Tensor) -> Tensor:
+        """Repeat the last row and column where a side is no multiple of the patch."""
+        p = self.config.patch
+        extra = -x.shape[-1] % p, -x.shape[-2] % p
+        return F.pad(x, (0, extra[0], 0, extra[1]), mode="replicate") if any(extra) else x
+
+    def _unpatchify(self, x: Tensor, rows: int) -> Tensor:
+        """(B, N, p·p·channels) -> (B, channels, rows·p, columns·p)."""
+        p = self.config.patch
+        x = x.unflatten(2, (p, p, self.channels)).unflatten(1, (rows, -1))
+        return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+
+    def _check(self, x: Tensor) -> None:
+        if x.ndim != 4 or x.shape[1] != self.channels:
+            raise LiDiTError(
+                f"latents have shape {tuple(x.shape)}; this LI-DiT paints in "
+                f"{self.config.latent.name} with {self.channels} channels: use its own VAE "
+                f"or an empty latent of (B, {self.channels}, height / 8, width / 8)"
+            )
+
+    @torch.no_grad()
+    def initialise(self) -> "LiDiT":
+        """Weights before training; gates and modulations start at zero (paper)."""
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Conv2d)):
+                nn.init.xavier_uniform_(module.weight.flatten(1))
+                nn.init.zeros_(module.bias)
+        for module in self.modules():
+            if isinstance(module, Modulation):  # zero-out adaptive gates and modulations
+                nn.init.zeros_(module.linear.weight)
+        for embedder in self.modules():
+            if isinstance(embedder, TimestepEmbedder):
+                nn.init.normal_(embedder.in_layer.weight, std=0.02)
+                nn.init.normal_(embedder.out_layer.weight, std=0.02)
+        nn.init.zeros_(self.final_layer.linear.weight)  # zero-out the output
+        return self

@@ -1,0 +1,96 @@
+"""What LI-DiT is trained to predict: ``flow``, ``eps`` or ``v``, and how noise is mixed in.
+
+Time is one number in (0, 1]: 1 is noise, 0 the picture; the model is given t · 1000.
+``eps`` is the paper's (Appendix A.1, DDPM); its schedule of betas is ours, that of Stable
+Diffusion, which hosts use by default. ``flow`` is rectified flow.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+STEPS = 1000  # of the DDPM schedule; the model's timesteps run in [0, 1000] for flow too
+_BETA_FIRST, _BETA_LAST = 0.00085, 0.012
+
+
+@lru_cache(maxsize=1)
+def _log_snr_table() -> Tensor:
+    betas = torch.linspace(_BETA_FIRST**0.5, _BETA_LAST**0.5, STEPS, dtype=torch.float64) ** 2
+    alphas = (1 - betas).cumprod(0)
+    return (alphas / (1 - alphas)).log()
+
+
+def ddpm_timestep(time: Tensor) -> Tensor:
+    """Time in (0, 1] to the DDPM schedule's index, 0 to 999, as float."""
+    return time * STEPS - 1
+
+
+def coefficients(prediction: str, time: Tensor) -> tuple[Tensor, Tensor]:
+    """(alpha, sigma) of z = alpha · x + sigma · noise at each time, shape of ``time``."""
+    if prediction == "flow":
+        return 1 - time, time
+    position = ddpm_timestep(time).double().clamp(0, STEPS - 1)
+    low = position.floor().long().clamp(max=STEPS - 2)
+    table = _log_snr_table().to(time.device)
+    log_snr = torch.lerp(table[low], table[low + 1], position - low)
+    return log_snr.sigmoid().sqrt().to(time.dtype), (-log_snr).sigmoid().sqrt().to(time.dtype)
+
+
+def model_timestep(prediction: str, time: Tensor) -> Tensor:
+    """What the model is given: t in [0, 1000], as hosts give it."""
+    return time * STEPS if prediction == "flow" else ddpm_timestep(time).clamp(min=0)
+
+
+def add_noise(prediction: str, x: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+    """x, noise (B, C, H, W), time (B,) -> z (B, C, H, W)."""
+    alpha, sigma = (v[:, None, None, None] for v in coefficients(prediction, time))
+    return alpha * x + sigma * noise
+
+
+def target(prediction: str, x: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+    """What the model should say, (B, C, H, W)."""
+    if prediction == "flow":
+        return noise - x
+    if prediction == "eps":
+        return noise
+    alpha, sigma = (v[:, None, None, None] for v in coefficients(prediction, time))
+    return alpha * noise - sigma * x
+
+
+def clean_and_noise(
+    prediction: str, z: Tensor, output: Tensor, time: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The picture and the noise that a model's output implies, (B, C, H, W) each."""
+    alpha, sigma = (v[:, None, None, None] for v in coefficients(prediction, time))
+    if prediction == "flow":
+        return z - sigma * output, z + alpha * output
+    if prediction == "eps":
+        return (z - sigma * output) / alpha, output
+    return alpha * z - sigma * output, sigma * z + alpha * output
+
+
+def sample_time(prediction: str, count: int, shift: float, generator: torch.Generator) -> Tensor:
+    """Training times (count,): logit-normal for flow (then shifted), uniform for eps and v."""
+    if prediction == "flow":
+        return shift_time(torch.randn(count, generator=generator).sigmoid(), shift)
+    return (torch.randint(STEPS, (count,), generator=generator) + 1) / STEPS
+
+
+def shift_time(time: Tensor, shift: float) -> Tensor:
+    """SD3's timestep shift: more of the steps, or of the training, at high noise."""
+    return shift * time / (1 + (shift - 1) * time)
+
+
+def sampling_times(prediction: str, steps: int, shift: float) -> Tensor:
+    """Times of a sampling run, (steps + 1,), from 1 down to 0."""
+    times = torch.linspace(1, 0, steps + 1)
+    return shift_time(times, shift) if prediction == "flow" else times
+
+
+def guided(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance: scale 1 is the conditional prediction, larger goes past it."""
+    return torch.lerp(unconditional, conditional, scale)
+

@@ -1,0 +1,249 @@
+"""The two refiners of LI-DiT (arXiv 2406.11831, Sec. 3.2), which undo an LLM's causal bias.
+
+Both depend on the timestep, so they run inside the denoiser at every step.
+Shapes: B samples, L tokens of one LLM, K of the others, C the LLM's width, D the model's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from .attention import MASKED, AttentionFunction, key_bias
+from .config import LLMSpec, RefinerConfig
+from .errors import LiDiTError
+from .layers import (
+    EPS,
+    CrossAttention,
+    Modulation,
+    SelfAttention,
+    TimestepEmbedder,
+    TwoLayerMap,
+    feed_forward,
+    modulate,
+    plain_norm,
+)
+from .states import PADDING, LLMStates
+
+
+@dataclass(frozen=True)
+class BranchOptions:
+    """How one branch is used for this call; None keeps what the configuration says."""
+
+    full_attention: bool | None = None
+    gated: bool | None = None
+    strength: float = 1.0  # scales both gates of every refiner block; 0 = no refiner
+    weight: float = 1.0  # w adds log w to the branch's keys in cross-attention; 0 removes it
+
+    def __post_init__(self) -> None:
+        if self.weight < 0:
+            raise LiDiTError(f"a branch has weight {self.weight}; expected 0 (removed) or more")
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One LLM's tokens on their way through the refiners."""
+
+    tokens: Tensor  # (B, L, D)
+    seen: Tensor  # (B, L) bool, False = padding
+    c: Tensor  # (B, D) the context vector: timestep and pooled text
+
+    def with_tokens(self, tokens: Tensor) -> "Branch":
+        return Branch(tokens, self.seen, self.c)
+
+
+def masked_mean(x: Tensor, seen: Tensor) -> Tensor:
+    """Mean over the tokens seen: (B, L, D), (B, L) -> (B, D); zero where there are none."""
+    share = seen.to(x.dtype) / seen.sum(dim=1, keepdim=True).clamp(min=1).to(x.dtype)
+    return torch.einsum("bl,bld->bd", share, x)
+
+
+def causal_bias(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(1, 1, L, L): a token does not see those after it."""
+    later = torch.ones(length, length, dtype=torch.bool, device=device).triu(1)
+    return (later.to(dtype) * MASKED)[None, None]
+
+
+class RefinerBlock(nn.Module):
+    """Self-attention and FFN, each multiplied by a gate computed from c (HunyuanVideo's block)."""
+
+    def __init__(
+        self, width: int, heads: int, qk_norm=True, operations=nn, dtype=None, device=None
+    ) -> None:
+        super().__init__()
+        layer = {"operations": operations, "dtype": dtype, "device": device}
+        self.norm1 = operations.LayerNorm(width, eps=EPS, dtype=dtype, device=device)
+        self.self_attn = SelfAttention(width, heads, qk_norm, **layer)
+        self.norm2 = operations.LayerNorm(width, eps=EPS, dtype=dtype, device=device)
+        self.mlp = feed_forward(width, nn.SiLU(), **layer)
+        self.gates = Modulation(width, 2, **layer)
+
+    def forward(
+        self,
+        x: Tensor,
+        c: Tensor,
+        attention: AttentionFunction,
+        mask: Tensor | None,
+        gated: bool,
+        strength: float,
+    ) -> Tensor:
+        attn_gate, mlp_gate = self.gates(c) if gated else (1.0, 1.0)  # (B, 1, D) each
+        x = x + self.self_attn(self.norm1(x), attention, mask) * (attn_gate * strength)
+        return x + self.mlp(self.norm2(x)) * (mlp_gate * strength)
+
+
+class LinguisticTokenRefiner(nn.Module):
+    """One LLM's states -> refined tokens at the model's width, and the context vector c.
+
+    The entry (RMSNorm and a linear map) and the maps of c are ours, see the specification.
+    """
+
+    def __init__(
+        self,
+        llm: LLMSpec,
+        width: int,
+        heads: int,
+        config: RefinerConfig,
+        operations=nn,
+        dtype=None,
+        device=None,
+    ) -> None:
+        super().__init__()
+        layer = {"operations": operations, "dtype": dtype, "device": device}
+        self.llm, self.config = llm, config
+        if config.entry_norm:
+            self.entry_norm = operations.RMSNorm(llm.width, eps=EPS, dtype=dtype, device=device)
+        else:
+            self.entry_norm = nn.Identity()
+        self.entry = operations.Linear(llm.width, width, dtype=dtype, device=device)
+        self.t_embedder = TimestepEmbedder(width, **layer)
+        self.c_embedder = TwoLayerMap(llm.width, width, **layer)
+        self.blocks = nn.ModuleList(
+            RefinerBlock(width, heads, config.qk_norm, **layer) for _ in range(config.blocks)
+        )
+
+    def forward(
+        self,
+        states: LLMStates,
+        t: Tensor,
+        dtype: torch.dtype,
+        attention: AttentionFunction,
+        options: BranchOptions = BranchOptions(),
+    ) -> Branch:
+        """Args: t (B,) in [0, 1000]; dtype to compute in. Returns tokens (B, L, D) and c."""
+        self._check(states)
+        seen = states.roles != PADDING
+        hidden = self.entry_norm(states.hidden.to(dtype))  # (B, L, C)
+        c = self.t_embedder(t, dtype) + self.c_embedder(masked_mean(hidden, seen))  # (B, D)
+        x = self.entry(hidden)  # (B, L, D)
+        mask = self._mask(seen, dtype, options)
+        gated = self.config.gated if options.gated is None else options.gated
+        for block in self.blocks:
+            x = block(x, c, attention, mask, gated, options.strength)
+        return Branch(x, seen, c)
+
+    def _mask(self, seen: Tensor, dtype: torch.dtype, options: BranchOptions) -> Tensor | None:
+        full = self.config.full_attention
+        if options.full_attention is not None:
+            full = options.full_attention
+        padding = key_bias(seen, dtype)
+        if full:
+            return padding
+        causal = causal_bias(seen.shape[1], dtype, seen.device)
+        return causal if padding is None else causal + padding
+
+    def _check(self, states: LLMStates) -> None:
+        if states.width != self.llm.width:
+            raise LiDiTError(
+                f"the LLM's states are {states.width} wide, but this refiner was trained on "
+                f"{self.llm.name} ({self.llm.width} wide): load that LLM, or a refiner for yours"
+            )
+
+
+class CollaborativeBlock(nn.Module):
+    """One branch reads the others (cross-attention, then FFN), both modulated by its own c."""
+
+    def __init__(
+        self, width: int, heads: int, qk_norm=True, operations=nn, dtype=None, device=None
+    ) -> None:
+        super().__init__()
+        layer = {"operations": operations, "dtype": dtype, "device": device}
+        self.query_norm = plain_norm(width, **layer)
+        self.others_norm = plain_norm(width, **layer)
+        self.cross_attn = CrossAttention(width, heads, qk_norm, **layer)
+        self.mlp_norm = plain_norm(width, **layer)
+        self.mlp = feed_forward(width, nn.SiLU(), **layer)
+        self.modulation = Modulation(width, 6, **layer)
+
+    def forward(
+        self,
+        branch: Branch,
+        others: Tensor,
+        others_seen: Tensor,
+        attention: AttentionFunction,
+    ) -> Tensor:
+        """Args: others (B, K, D), others_seen (B, K) bool. Returns (B, L, D).
+
+        A sample whose other branches hold no token passes unchanged, as with one LLM.
+        """
+        x = branch.tokens
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(branch.c)
+        together = others_seen.any(dim=1).to(x.dtype)[:, None, None]  # (B, 1, 1)
+        gate1, gate2 = gate1 * together, gate2 * together
+        query = modulate(self.query_norm(x), shift1, scale1)
+        mask = key_bias(others_seen, x.dtype)
+        x = x + gate1 * self.cross_attn(query, self.others_norm(others), attention, mask)
+        return x + gate2 * self.mlp(modulate(self.mlp_norm(x), shift2, scale2))
+
+
+class CollaborativeRefiner(nn.Module):
+    """N parallel branches, each reading the others as they were at the block's input."""
+
+    def __init__(
+        self,
+        branches: int,
+        width: int,
+        heads: int,
+        config: RefinerConfig,
+        operations=nn,
+        dtype=None,
+        device=None,
+    ) -> None:
+        super().__init__()
+        layer = {"operations": operations, "dtype": dtype, "device": device}
+        blocks = config.collaborative_blocks if branches > 1 else 0
+        self.blocks = blocks
+        self.branches = nn.ModuleList(
+            nn.ModuleList(
+                CollaborativeBlock(width, heads, config.qk_norm, **layer) for _ in range(blocks)
+            )
+            for _ in range(branches)
+        )
+
+    def forward(
+        self, branches: Mapping[int, Branch], attention: AttentionFunction
+    ) -> dict[int, Branch]:
+        """The same branches, fused; with one of them this is the identity."""
+        branches = dict(branches)
+        if len(branches) < 2:
+            return branches
+        for n in range(self.blocks):
+            branches = {
+                i: branch.with_tokens(
+                    self.branches[i][n](branch, *_others(branches, i), attention)
+                )
+                for i, branch in branches.items()
+            }
+        return branches
+
+
+def _others(branches: Mapping[int, Branch], i: int) -> tuple[Tensor, Tensor]:
+    """Tokens (B, K, D) and mask (B, K) of every branch but i."""
+    others = [branch for j, branch in branches.items() if j != i]
+    return (
+        torch.cat([branch.tokens for branch in others], dim=1),
+        torch.cat([branch.seen for branch in others], dim=1),
+    )

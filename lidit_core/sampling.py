@@ -1,0 +1,69 @@
+"""A small reference sampler: Euler steps with classifier-free guidance, for use without a host."""
+
+from __future__ import annotations
+
+from typing import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from .dit import LiDiT
+from .objectives import clean_and_noise, coefficients, guided, model_timestep, sampling_times
+from .states import LLMStates, stack_states
+from .text_context import TextOptions
+
+Text = Mapping[int, LLMStates]
+
+
+def initial_noise(seeds: list[int], channels: int, height: int, width: int) -> Tensor:
+    """(B, channels, height, width): each sample's own, drawn on the CPU, whatever the batch."""
+    shape = (channels, height, width)
+    return torch.stack(
+        [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    )
+
+
+@torch.no_grad()
+def sample(
+    model: LiDiT,
+    noise: Tensor,
+    positive: Text,
+    negative: Text,
+    steps: int | None = None,
+    guidance: float | None = None,
+    options: TextOptions = TextOptions(),
+    on_step: Callable[[int], None] = lambda step: None,
+) -> Tensor:
+    """Normalised latents (B, C, H, W) from noise of that shape; texts hold B rows each.
+
+    ``steps`` and ``guidance`` default to what the checkpoint was made for. Guidance 1 does not
+    run the negative text at all.
+    """
+    config = model.config
+    steps = config.steps if steps is None else steps
+    guidance = config.guidance if guidance is None else guidance
+    times = sampling_times(config.prediction, steps, config.shift).to(noise.device)
+    z = noise
+    for step, (time, following) in enumerate(zip(times[:-1], times[1:])):
+        output = _predict(model, z, time, positive, negative, guidance, options)
+        z = _euler(config.prediction, z, output, time, following)
+        on_step(step + 1)
+    return z
+
+
+def _predict(model, z, time, positive: Text, negative: Text, guidance: float, options) -> Tensor:
+    t = model_timestep(model.config.prediction, time).expand(len(z))
+    if guidance == 1:
+        return model(z, t, positive, options)
+    both = {i: stack_states([positive[i], negative[i]]) for i in positive}
+    conditional, unconditional = model(z.repeat(2, 1, 1, 1), t.repeat(2), both, options).chunk(2)
+    return guided(conditional, unconditional, guidance)
+
+
+def _euler(prediction: str, z: Tensor, output: Tensor, time: Tensor, following: Tensor) -> Tensor:
+    """Keep the implied picture and noise, and mix them anew for the next time (DDIM, flow's Euler)."""
+    clean, noise = clean_and_noise(prediction, z, output, time.expand(len(z)))
+    if following == 0:
+        return clean
+    alpha, sigma = coefficients(prediction, following)
+    return alpha * clean + sigma * noise

@@ -1,0 +1,74 @@
+"""What an LLM hands to the diffusion model: hidden states and the role of every token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .errors import LiDiTError
+
+PADDING = 0  # no token
+INSTRUCTION = 1  # read by the refiners, dropped after them (paper: truncation comes last)
+PROMPT = 2  # read by the refiners and kept for cross-attention: the prompt and the template's tail
+
+
+@dataclass(frozen=True)
+class LLMStates:
+    """States of a batch of prompts from one LLM, padded on the right.
+
+    Roles are int32 rather than bool because hosts cast every other mask to float.
+    """
+
+    hidden: Tensor  # (B, L, C) float32 or bfloat16, never float16
+    roles: Tensor  # (B, L) int32: PADDING, INSTRUCTION or PROMPT
+
+    def __post_init__(self) -> None:
+        if self.hidden.ndim != 3 or self.roles.shape != self.hidden.shape[:2]:
+            raise LiDiTError(
+                f"LLM states have shape {tuple(self.hidden.shape)} and roles "
+                f"{tuple(self.roles.shape)}; expected (B, L, C) and (B, L)"
+            )
+
+    def __len__(self) -> int:
+        return self.hidden.shape[0]
+
+    @property
+    def width(self) -> int:
+        return self.hidden.shape[2]
+
+    def __getitem__(self, rows: slice | Tensor | list[int]) -> "LLMStates":
+        """Choose rows of the batch (a slice, a list or an index tensor), keeping the padding."""
+        return LLMStates(self.hidden[rows], self.roles[rows])
+
+    def to(self, device=None, dtype: torch.dtype | None = None) -> "LLMStates":
+        return replace(
+            self, hidden=self.hidden.to(device=device, dtype=dtype), roles=self.roles.to(device)
+        )
+
+    def padded(self, length: int) -> "LLMStates":
+        extra = length - self.roles.shape[1]
+        return LLMStates(F.pad(self.hidden, (0, 0, 0, extra)), F.pad(self.roles, (0, extra)))
+
+    def trimmed(self) -> "LLMStates":
+        """Without the padding that every row has."""
+        tokens = (self.roles != PADDING).any(dim=0).nonzero()
+        length = int(tokens[-1]) + 1 if len(tokens) else 0
+        return LLMStates(self.hidden[:, :length], self.roles[:, :length])
+
+    def emptied(self) -> "LLMStates":
+        """The same shape with no token in it: what a zeroed-out conditioning means."""
+        return LLMStates(torch.zeros_like(self.hidden), torch.zeros_like(self.roles))
+
+
+def stack_states(batches: Sequence[LLMStates]) -> LLMStates:
+    """Join batches of one LLM along the batch, padding to the longest."""
+    if len({b.width for b in batches}) != 1:
+        widths = sorted({b.width for b in batches})
+        raise LiDiTError(f"cannot batch LLM states of widths {widths}; expected one LLM's states")
+    length = max(b.roles.shape[1] for b in batches)
+    padded = [b.padded(length) for b in batches]
+    return LLMStates(torch.cat([b.hidden for b in padded]), torch.cat([b.roles for b in padded]))

@@ -1,0 +1,141 @@
+"""From the states of N LLMs to what the image tokens read: refine, fuse, truncate, mix."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from .attention import AttentionFunction, key_bias
+from .config import FUSIONS, LLMSpec, RefinerConfig
+from .errors import LiDiTError
+from .refiners import (
+    Branch,
+    BranchOptions,
+    CollaborativeRefiner,
+    LinguisticTokenRefiner,
+    masked_mean,
+)
+from .states import PROMPT, LLMStates
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """How the text is used for this call; None keeps what the configuration says."""
+
+    branches: Mapping[int, BranchOptions] = field(default_factory=dict)  # missing = defaults
+    fusion: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.fusion not in (None, *FUSIONS):
+            raise LiDiTError(f"fusion is {self.fusion!r}; expected one of {', '.join(FUSIONS)}")
+
+    def of(self, branch: int) -> BranchOptions:
+        return self.branches.get(branch, BranchOptions())
+
+
+@dataclass(frozen=True)
+class TextContext:
+    """Refined, truncated, concatenated: keys and values of the model's cross-attention."""
+
+    tokens: Tensor  # (B, K, D)
+    bias: Tensor | None  # (B, 1, 1, K), or None where every token counts equally
+    present: Tensor | None  # (B, 1, 1): 0 for a sample without any token, or None
+    pooled: Tensor  # (B, D): mean over branches of each branch's mean over its tokens
+
+
+class TextSide(nn.Module):
+    """The LLM-infused diffuser's text half (paper, Figure 5): one refiner a branch, one fusion."""
+
+    def __init__(
+        self,
+        llms: tuple[LLMSpec, ...],
+        width: int,
+        heads: int,
+        config: RefinerConfig,
+        operations=nn,
+        dtype=None,
+        device=None,
+    ) -> None:
+        super().__init__()
+        layer = {"operations": operations, "dtype": dtype, "device": device}
+        self.config = config
+        self.width = width
+        self.linguistic = nn.ModuleList(
+            LinguisticTokenRefiner(llm, width, heads, config, **layer) for llm in llms
+        )
+        self.collaborative = CollaborativeRefiner(len(llms), width, heads, config, **layer)
+
+    def forward(
+        self,
+        text: Mapping[int, LLMStates],
+        t: Tensor,
+        dtype: torch.dtype,
+        attention: AttentionFunction,
+        options: TextOptions = TextOptions(),
+    ) -> TextContext:
+        """Args: text by branch, t (B,) in [0, 1000], dtype to compute in."""
+        self._check(text, t.shape[0])
+        weights = {i: options.of(i).weight for i in text}
+        text = {i: states if weights[i] else states.emptied() for i, states in text.items()}
+        branches = {
+            i: self.linguistic[i](states, t, dtype, attention, options.of(i))
+            for i, states in sorted(text.items())
+        }
+        if (options.fusion or self.config.fusion) == "refiner":
+            branches = self.collaborative(branches, attention)
+        kept = {i: _truncate(branch, text[i].roles) for i, branch in branches.items()}
+        return _mix(kept, weights)
+
+    def _check(self, text: Mapping[int, LLMStates], batch: int) -> None:
+        known = len(self.linguistic)
+        if not text or not set(text) <= set(range(known)):
+            raise LiDiTError(
+                f"text came for branches {sorted(text)}; expected one or more of 0 to {known - 1}"
+            )
+        for i, states in text.items():
+            if len(states) != batch:
+                raise LiDiTError(
+                    f"branch {i} has text for {len(states)} samples; expected {batch}, "
+                    "one for each latent"
+                )
+
+
+def _truncate(branch: Branch, roles: Tensor) -> Branch:
+    """Drop the instruction: leading tokens that no sample keeps are cut off, others masked."""
+    kept = roles == PROMPT
+    first = int(kept.any(dim=0).int().argmax()) if kept.shape[1] else 0
+    return Branch(branch.tokens[:, first:], kept[:, first:], branch.c)
+
+
+def _mix(branches: Mapping[int, Branch], weights: Mapping[int, float]) -> TextContext:
+    """Concatenate the branches along tokens (paper) and pool them."""
+    tokens = torch.cat([branch.tokens for branch in branches.values()], dim=1)
+    seen = torch.cat([branch.seen for branch in branches.values()], dim=1)
+    bias = key_bias(seen, tokens.dtype)
+    if any(weight not in (0, 1) for weight in weights.values()):
+        log_weights = _log_weights(branches, weights)
+        bias = log_weights if bias is None else bias + log_weights
+    any_token = seen.any(dim=1)
+    present = None if bool(any_token.all()) else any_token.to(tokens.dtype)[:, None, None]
+    return TextContext(tokens, bias, present, _pool(branches))
+
+
+def _log_weights(branches: Mapping[int, Branch], weights: Mapping[int, float]) -> Tensor:
+    """(1, 1, 1, K); a removed branch holds no token, so its number does not matter."""
+    logs = [
+        branch.tokens.new_full((branch.tokens.shape[1],), math.log(weights[i] or 1.0))
+        for i, branch in branches.items()
+    ]
+    return torch.cat(logs)[None, None, None]
+
+
+def _pool(branches: Mapping[int, Branch]) -> Tensor:
+    """Mean over a sample's branches that hold a token of the mean over those tokens: (B, D)."""
+    means = torch.stack([masked_mean(b.tokens, b.seen) for b in branches.values()])
+    holds = torch.stack([b.seen.any(dim=1) for b in branches.values()])[..., None]
+    holds = holds.to(means.dtype)
+    return (means * holds).sum(dim=0) / holds.sum(dim=0).clamp(min=1)

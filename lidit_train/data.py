@@ -1,0 +1,59 @@
+"""What a run learns from: latents that know their caption, and every caption's LLM states."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lidit_core.checkpoint import read_safetensors, write_safetensors
+from lidit_core.states import LLMStates
+
+
+@dataclass(frozen=True)
+class LatentSet:
+    """Pictures of one size, as an autoencoder's latents."""
+
+    latents: Tensor  # (N, C, H, W), not yet normalised, bfloat16
+    captions: Tensor  # (N,) int64, index of each picture's caption
+
+    def save(self, path: Path) -> None:
+        write_safetensors(path, {"latents": self.latents, "captions": self.captions}, {})
+
+    @classmethod
+    def load(cls, path: Path) -> "LatentSet":
+        tensors, _ = read_safetensors(path)
+        return cls(tensors["latents"], tensors["captions"])
+
+
+@dataclass(frozen=True)
+class CaptionStates:
+    """States of every caption from every LLM; the last row is the empty prompt's."""
+
+    branches: dict[int, LLMStates]  # K + 1 rows each
+    readable: Tensor  # (K, branches) bool: may this LLM read this caption without the others?
+
+    @property
+    def empty(self) -> int:
+        """The row of the empty prompt."""
+        return len(self.readable)
+
+    def rows(self, captions: Tensor, branches: tuple[int, ...]) -> dict[int, LLMStates]:
+        """Float32 states of some captions, with no more padding than they need."""
+        chosen = {i: self.branches[i][captions].trimmed() for i in branches}
+        return {i: states.to(dtype=torch.float32) for i, states in chosen.items()}
+
+    def usable(self, branches: tuple[int, ...]) -> Tensor:
+        """(K,) bool: captions that one at least of these LLMs can read."""
+        return self.readable[:, list(branches)].any(dim=1)
+
+
+def save_states(states: LLMStates, path: Path) -> None:
+    write_safetensors(path, {"hidden": states.hidden, "roles": states.roles}, {})
+
+
+def load_states(path: Path) -> LLMStates:
+    tensors, _ = read_safetensors(path)
+    return LLMStates(tensors["hidden"], tensors["roles"])

@@ -1,0 +1,202 @@
+"""Train a LI-DiT: a pure function of (recipe, step) for every batch, so that a run resumes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lidit_core.config import LiDiTConfig
+from lidit_core.dit import LiDiT
+from lidit_core.errors import LiDiTError
+from lidit_core.latents import normalise
+from lidit_core.objectives import add_noise, model_timestep, sample_time, target
+from lidit_core.states import PADDING, LLMStates
+
+from .data import CaptionStates, LatentSet
+from .recipe import Recipe
+from .state import EMA, learning_rate, load_state, save_atomically
+
+log = logging.getLogger(__name__)
+
+MOST_BAD_STEPS = 20  # losses in a row that are no number before the run gives up
+
+
+@dataclass(frozen=True)
+class Batch:
+    x: Tensor  # (B, C, H, W) normalised latents
+    noise: Tensor  # like x
+    time: Tensor  # (B,) in (0, 1)
+    text: dict[int, LLMStates]
+
+
+class Batches:
+    """The batch of every step, drawn from a generator that only the seed and the step decide."""
+
+    def __init__(
+        self, recipe: Recipe, config: LiDiTConfig, captions: CaptionStates, folder: Path
+    ) -> None:
+        self.recipe, self.config, self.captions = recipe, config, captions
+        self.sets = {s.latents: LatentSet.load(folder / s.latents) for s in recipe.stages}
+        self.pools = {
+            (stage.latents, subset.branches): self._pool(stage.latents, subset.branches)
+            for stage in recipe.stages
+            for subset in stage.subsets
+        }
+
+    def _pool(self, latents: str, branches: tuple[int, ...]) -> Tensor:
+        """Pictures whose caption these branches can read."""
+        return self.captions.usable(branches)[self.sets[latents].captions].nonzero()[:, 0]
+
+    def __getitem__(self, step: int) -> Batch:
+        g = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + step)
+        stage = self.recipe.stage_of(step)
+        weights = torch.tensor([subset.weight for subset in stage.subsets])
+        branches = stage.subsets[int(torch.multinomial(weights, 1, generator=g))].branches
+        pool = self.pools[stage.latents, branches]
+        rows = pool[torch.randint(len(pool), (stage.batch,), generator=g)]
+        data = self.sets[stage.latents]
+        x = normalise(data.latents[rows], self.config.latent)
+        time = sample_time(self.config.prediction, stage.batch, self.config.shift, g)
+        text = self._text(data.captions[rows], branches, g)
+        return Batch(x, torch.randn(x.shape, generator=g), time, text)
+
+    def _text(self, captions: Tensor, branches: tuple[int, ...], g: torch.Generator):
+        share = torch.rand(len(captions), generator=g)
+        dropped = share < self.recipe.caption_dropout
+        zeroed = share > 1 - self.recipe.text_zeroing
+        text = self.captions.rows(captions.where(~dropped, self.captions.empty), branches)
+        return {
+            i: LLMStates(states.hidden, states.roles.masked_fill(zeroed[:, None], PADDING))
+            for i, states in text.items()
+        }
+
+
+def loss_of(model: LiDiT, batch: Batch) -> Tensor:
+    """Mean squared error on the objective's target."""
+    prediction = model.config.prediction
+    z = add_noise(prediction, batch.x, batch.noise, batch.time)
+    output = model(z, model_timestep(prediction, batch.time), batch.text)
+    return F.mse_loss(output, target(prediction, batch.x, batch.noise, batch.time))
+
+
+def optimiser_of(model: LiDiT, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW; only matrices decay."""
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": recipe.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
+
+
+class Trainer:
+    """A run in a folder: ``state.pt`` to resume from, ``log.jsonl``, and grids."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        config: LiDiTConfig,
+        captions: CaptionStates,
+        data: Path,
+        run: Path,
+        draw_grid: Callable[[LiDiT, Path], None] = lambda model, path: None,
+        device: str = "cpu",
+    ) -> None:
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.run, self.device, self.draw_grid = recipe, run, device, draw_grid
+        self.batches = Batches(recipe, config, captions, data)
+        self.model = LiDiT(config).initialise().to(device)
+        self.ema = EMA(self.model, recipe.ema)
+        self.optimiser = optimiser_of(self.model, recipe)
+        self.step, self.bad = 0, 0
+        self._resume()
+
+    def train(self, until: float = float("inf")) -> None:
+        """Go on to the recipe's last step, or until ``until`` seconds have passed; then save."""
+        began, last = time.monotonic(), time.monotonic()
+        losses: list[float] = []
+        while self.step < self.recipe.steps and time.monotonic() - began < until:
+            losses.append(self._train_step())
+            if self.step % self.recipe.save_every == 0:
+                self._report(losses, time.monotonic() - last)
+                self.save()
+                losses, last = [], time.monotonic()
+            if self.step % self.recipe.grid_every == 0:
+                self.draw_grid(self.averaged(), self.run / "grids" / f"{self.step:06d}.png")
+        self.save()
+
+    def averaged(self) -> LiDiT:
+        """A copy of the model with the EMA's weights, for drawing."""
+        model = LiDiT(self.model.config).to(self.device)
+        model.load_state_dict(self.ema.weights)
+        return model.eval()
+
+    def save(self) -> None:
+        parts = {name: getattr(self, name).state_dict() for name in ("model", "ema", "optimiser")}
+        save_atomically({"step": self.step, **parts}, self.run / "state.pt")
+
+    def _resume(self) -> None:
+        state = load_state(self.run / "state.pt")
+        if state is None:
+            return
+        self.step = state["step"]
+        for name in ("model", "ema", "optimiser"):
+            getattr(self, name).load_state_dict(state[name])
+        self.ema.weights = {k: v.to(self.device) for k, v in self.ema.weights.items()}
+        log.info("resuming at step %d of %d", self.step, self.recipe.steps)
+
+    def _train_step(self) -> float:
+        r = self.recipe
+        rate = learning_rate(self.step, r.learning_rate, r.warmup, r.steps, r.decay)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        with self._autocast():
+            loss = loss_of(self.model, self._moved(self.batches[self.step]))
+        self.optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), r.clip)
+        value = float(loss)
+        if self._is_good(value):
+            self.optimiser.step()
+            self.ema.update(self.model)
+        self.step += 1
+        return value
+
+    def _autocast(self):
+        """bfloat16 mixed precision (paper) on a GPU; float32 on a CPU."""
+        kind = torch.device(self.device).type
+        return torch.autocast(kind, torch.bfloat16, enabled=kind != "cpu")
+
+    def _is_good(self, loss: float) -> bool:
+        self.bad = 0 if loss == loss else self.bad + 1
+        if self.bad >= MOST_BAD_STEPS:
+            raise LiDiTError(
+                f"the loss was no number for {self.bad} steps up to step {self.step}; "
+                "lower learning_rate in the recipe and resume from the last saved state"
+            )
+        return self.bad == 0
+
+    def _moved(self, batch: Batch) -> Batch:
+        x, noise, time_ = (v.to(self.device) for v in (batch.x, batch.noise, batch.time))
+        return Batch(x, noise, time_, {i: s.to(self.device) for i, s in batch.text.items()})
+
+    def _report(self, losses: list[float], seconds: float) -> None:
+        rate = len(losses) * self.recipe.stage_of(self.step - 1).batch / seconds
+        line = {"step": self.step, "loss": sum(losses) / len(losses), "images_per_s": rate}
+        line |= {"time": time.time()}
+        self.run.mkdir(parents=True, exist_ok=True)
+        with (self.run / "log.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        log.info(
+            "step %d of %d: loss %.4f, %.1f images/s",
+            self.step, self.recipe.steps, line["loss"], rate,
+        )  # fmt: skip

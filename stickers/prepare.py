@@ -1,0 +1,127 @@
+"""Everything that training needs computed once: LLM states of captions, latents of scenes.
+
+``python -m stickers.prepare states`` and ``… latents`` write into runs/data; what exists is kept.
+With ``--branch`` or ``--scenes`` only a part, so that training can begin before all is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lidit_core.config import LiDiTConfig, LLMSpec
+from lidit_core.presets import find_preset
+from lidit_core.states import LLMStates, stack_states
+from lidit_core.text import LLMEncoder, load_llm
+from lidit_core.vae import TinyAutoencoder
+from lidit_train.data import CaptionStates, LatentSet, load_states, save_states
+
+from .grammar import Caption, captions
+from .scenes import place, render
+from .train_autoencoder import RECIPE as AUTOENCODER
+
+log = logging.getLogger(__name__)
+
+ENGLISH, CHINESE = 6_000, 900  # captions
+READS_CHINESE = (False, True)  # by branch: SmolLM2, Gemma 3
+CHUNK = 250  # captions encoded between two lines of the log
+
+
+def training_captions() -> list[Caption]:
+    """The fixed list whose order gives every caption its index."""
+    return captions(ENGLISH, seed=1) + captions(CHINESE, seed=2, language="zh")
+
+
+def encode_captions(spec: LLMSpec, texts: list[str]) -> LLMStates:
+    """States of all texts from one LLM, bfloat16."""
+    llm = load_llm(spec.name, block=spec.block)
+    encoder = LLMEncoder(llm, spec.template, spec.token_budget)
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    parts = []
+    for start in range(0, len(order), CHUNK):
+        chunk = [texts[i] for i in order[start : start + CHUNK]]
+        parts.append(encoder.encode(chunk).to(dtype=torch.bfloat16))
+        log.info("%s: %d of %d captions", spec.name, start + len(chunk), len(texts))
+    back = torch.tensor(order).argsort()
+    return stack_states(parts)[back]
+
+
+def states_path(data: Path, branch: int) -> Path:
+    return data / f"states-{branch}.safetensors"
+
+
+def prepare_states(config: LiDiTConfig, branch: int, data: Path) -> None:
+    """One LLM's states of every training caption; the last row is the empty prompt."""
+    texts = [caption.text for caption in training_captions()] + [""]
+    save_states(encode_captions(config.llms[branch], texts), states_path(data, branch))
+
+
+def caption_states(data: Path, branches: tuple[int, ...]) -> CaptionStates:
+    """The prepared states of some branches."""
+    english = torch.tensor([caption.language == "en" for caption in training_captions()])
+    readable = torch.stack([english | reads for reads in READS_CHINESE], dim=1)
+    return CaptionStates({i: load_states(states_path(data, i)) for i in branches}, readable)
+
+
+def draw(chosen: list[Caption], size: int, first: int, count: int) -> tuple[Tensor, Tensor]:
+    """Scenes number ``first`` and on: pictures (count, 3, size, size) in [0, 1], caption indices."""
+    order = np.random.default_rng(7).permutation(len(chosen))
+    indices = [int(order[n % len(chosen)]) for n in range(first, first + count)]
+    pictures = [
+        render(place(chosen[i].request, np.random.default_rng([size, n])), size)
+        for n, i in enumerate(indices, start=first)
+    ]
+    stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+    return stacked, torch.tensor(indices)
+
+
+@torch.no_grad()
+def prepare_latents(vae: TinyAutoencoder, size: int, count: int, path: Path, batch=50) -> None:
+    vae = vae.to(memory_format=torch.channels_last)
+    chosen = training_captions()
+    latents, indices = [], []
+    for first in range(0, count, batch):
+        pictures, rows = draw(chosen, size, first, min(batch, count - first))
+        latents.append(vae.encode(pictures.contiguous(memory_format=torch.channels_last)))
+        latents[-1] = latents[-1].to(torch.bfloat16)
+        indices.append(rows)
+        if first % 2000 == 0:
+            log.info("%d px: %d of %d scenes", size, first, count)
+    LatentSet(torch.cat(latents), torch.cat(indices)).save(path)
+
+
+def trained_autoencoder(folder: Path) -> TinyAutoencoder:
+    """The autoencoder that ``stickers.train_autoencoder`` left in its folder."""
+    vae = TinyAutoencoder(AUTOENCODER.light)
+    vae.load_state_dict(torch.load(folder / "ema.pt", weights_only=True))
+    return vae.eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("states", "latents"))
+    parser.add_argument("--data", type=Path, default=Path("runs/data"))
+    parser.add_argument("--vae", type=Path, default=Path("runs/vae"))
+    parser.add_argument("--branch", type=int, nargs="*", default=[0, 1], help="LLMs to encode with")
+    parser.add_argument("--scenes", nargs="*", default=["64:24000", "128:16000"], help="size:count")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if options.what == "states":
+        for branch in options.branch:
+            if not states_path(options.data, branch).exists():
+                prepare_states(find_preset("stickers"), branch, options.data)
+        return
+    for pair in options.scenes:
+        size, count = map(int, pair.split(":"))
+        path = options.data / f"latents-{size}.safetensors"
+        if not path.exists():
+            prepare_latents(trained_autoencoder(options.vae), size, count, path)
+
+
+if __name__ == "__main__":
+    main()
