@@ -159,6 +159,7 @@ class LLMEncoder:
         return PromptStates(hidden.clone(), roles, tokens.span, tokens.used, tokens.total)
 
 
+@torch.inference_mode(False)
 def pad_states(rows: Sequence[PromptStates]) -> LLMStates:
     """One padded batch of prompts that were encoded alone."""
     if not rows:

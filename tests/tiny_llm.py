@@ -1,0 +1,145 @@
+"""Tiny random LLMs of real classes with small real tokenizers, built in a moment by the tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
+from tokenizers.trainers import BpeTrainer
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, set_seed
+
+CHATML = (  # as SmolLM2's and Qwen2.5's: a default system prompt where none is given
+    "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}"
+    "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+)
+NO_SYSTEM = (  # as Gemma 2's: refuses a system role, begins with the BOS, trims the content
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}"
+    "{{ raise_exception('System role not supported') }}{% endif %}"
+    "{{ '<start>' + m['role'] + '\n' + m['content'] | trim + '<end>\n' }}{% endfor %}"
+)
+CORPUS = [
+    "Describe the image by its objects: a red cat left of two dogs on a blue background",
+    "Describe the image by detailing the color, shape, size, texture, quantity, text, "
+    "and spatial relationships of the objects: three apples and a banana above a car",
+    "You are an assistant that describes images precisely. user system assistant",
+    "objects: a cat objects: an apple objects: two bees",
+    "两只猫和一个苹果在黄色背景上",
+]
+
+
+def chat_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE with a ChatML template and no BOS of its own (Qwen, SmolLM2)."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    names = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    trainer = BpeTrainer(
+        vocab_size=420, special_tokens=names, initial_alphabet=alphabet, show_progress=False
+    )
+    core.train_from_iterator(CORPUS, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=["<|im_start|>"],
+        chat_template=CHATML,
+    )
+
+
+def plain_tokenizer(chat_template: str | None = None) -> PreTrainedTokenizerFast:
+    """BPE without a pre-tokenizer, so that words merge, with a BOS and byte fallback (Gemma)."""
+    names = ["<pad>", "<bos>", "<start>", "<end>"]
+    fallback = [f"<0x{byte:02X}>" for byte in range(256)]
+    core = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True))
+    core.normalizer = normalizers.Replace(" ", "▁")
+    trainer = BpeTrainer(vocab_size=640, special_tokens=names + fallback, show_progress=False)
+    core.train_from_iterator([text.replace(" ", "▁") for text in CORPUS], trainer)
+    core = _without_special_bytes(core, fallback)
+    core.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    core.post_processor = TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", core.token_to_id("<bos>"))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        bos_token="<bos>",
+        pad_token="<pad>",
+        additional_special_tokens=["<start>", "<end>"],
+        chat_template=chat_template,
+    )
+
+
+def _without_special_bytes(core: Tokenizer, fallback: list[str]) -> Tokenizer:
+    """The same BPE whose byte tokens are no added tokens, so that they are not found in text."""
+    import json
+
+    data = json.loads(core.to_str())
+    kept = [token for token in data["added_tokens"] if token["content"] not in fallback]
+    return Tokenizer.from_str(json.dumps({**data, "added_tokens": kept}))
+
+
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.15,  # blocks that change the residual stream
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+WINDOW = {"sliding_window": 8}  # shorter than the texts, so that windows matter
+FAMILIES = {
+    "Llama": {},
+    "Qwen2": {},
+    "Qwen3": {"head_dim": 8},
+    "Gemma2": {"head_dim": 8, "query_pre_attn_scalar": 8, **WINDOW},
+    "Gemma3Text": {"head_dim": 8, "query_pre_attn_scalar": 8, **WINDOW},
+    "Mistral": {"head_dim": 8, **WINDOW},
+    "Phi3": {},
+}
+
+
+def tiny_config(family: str, vocabulary: int, **changes):
+    import transformers
+
+    kind = getattr(transformers, f"{family}Config")
+    return kind(**{**SIZES, **FAMILIES.get(family, {}), "vocab_size": vocabulary, **changes})
+
+
+def save_llm(
+    folder: Path, family: str = "Llama", tokenizer=None, shard: str = "1GB", **changes
+) -> Path:
+    """Write a tiny random LLM as a Hugging Face model folder, head included."""
+    set_seed(0)
+    tokenizer = tokenizer or chat_tokenizer()
+    model = AutoModelForCausalLM.from_config(tiny_config(family, len(tokenizer), **changes))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "norm" in name:
+                weight.add_(0.3 * torch.randn_like(weight))
+    model.save_pretrained(folder, max_shard_size=shard)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def reference_states(folder: Path, ids: tuple[int, ...]) -> tuple[torch.Tensor, ...]:
+    """transformers' own `hidden_states` of the whole model for one unpadded text, float32."""
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(folder).float().eval()
+    with torch.no_grad():
+        out = model(torch.tensor([ids]), output_hidden_states=True)
+    return tuple(states[0] for states in out.hidden_states)
+
+
+def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """The largest over tokens of |difference| / |theirs|."""
+    return ((ours - theirs).norm(dim=-1) / theirs.norm(dim=-1)).max().item()
