@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tiny import save_tiny_lidit, save_tiny_llm, tiny_config
+from tiny_lidit import lidit_config, save_lidit_files
+from tiny_llm import save_llm
 
 from lidit_core.cli import main
 from lidit_core.pictures import read_settings
@@ -23,11 +24,11 @@ PROMPTS = ("a cat", "a cat to the left of a dog, and three red apples below", ""
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
-    save_tiny_llm(folder / "tiny-llm")
-    save_tiny_llm(folder / "other-llm", seed=1)
-    save_tiny_llm(folder / "wide-llm", width=48)
-    save_tiny_lidit(folder, tiny_config("tiny-llm"))
-    save_tiny_lidit(folder / "duo", tiny_config("tiny-llm", "other-llm"))
+    save_llm(folder / "tiny-llm")
+    save_llm(folder / "other-llm", "Qwen2")
+    save_llm(folder / "wide-llm", hidden_size=48)
+    save_lidit_files(folder, lidit_config("tiny-llm"))
+    save_lidit_files(folder / "duo", lidit_config("tiny-llm", "other-llm"))
     return folder
 
 
@@ -169,7 +170,7 @@ def test_an_llm_of_the_wrong_width_is_named(folder, lidit):
 
 
 def test_a_missing_demo_llm_gives_the_line_to_paste(tmp_path, lidit):
-    path = save_tiny_lidit(tmp_path, tiny_config("SmolLM2-135M-Instruct"))
+    path = save_lidit_files(tmp_path, lidit_config("SmolLM2-135M-Instruct"))
     status, _, error = lidit("generate", "a cat", "--model", str(path))
     assert status == 2 and error.rstrip().endswith("fetch.py smollm2") and sys.executable in error
 

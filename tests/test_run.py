@@ -14,29 +14,26 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture
-def setup_script(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def setup_script(tmp_path_factory):
     """`run.py` as a module whose `.venv` is elsewhere."""
     spec = importlib.util.spec_from_file_location("setup_script", ROOT / "run.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "VENV", tmp_path / "venv")
-    monkeypatch.setattr(
-        module, "PYTHON", tmp_path / "venv" / module.PYTHON.relative_to(ROOT / ".venv")
-    )
-    monkeypatch.setattr(module, "STAMP", tmp_path / "venv/stamp.json")
+    venv = tmp_path_factory.mktemp("run") / "venv"
+    module.PYTHON = venv / module.PYTHON.relative_to(module.VENV)
+    module.STAMP = venv / module.STAMP.name
+    module.VENV = venv
     return module
 
 
 @pytest.fixture
 def index(tmp_path, monkeypatch) -> Path:
     """A folder that pip takes for its only index."""
-    folder = tmp_path / "index"
-    folder.mkdir()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     monkeypatch.delenv("PIP_EXTRA_INDEX_URL", raising=False)
-    return folder
+    return tmp_path
 
 
 def add_wheel(index: Path, name: str, version: str, *needs: str) -> None:
@@ -57,19 +54,6 @@ def pinned_torch() -> str:
     return next(line.removeprefix("torch==") for line in lines if line.startswith("torch=="))
 
 
-def test_torch_without_a_gpu_is_the_pinned_one_and_stays(setup_script, index):
-    add_wheel(index, "torch", pinned_torch())
-    add_wheel(index, "torch", "99.0")
-    setup_script.make_venv()
-    assert not setup_script.has_torch()
-    assert not setup_script.torch_would_bring_cuda()
-    setup_script.install_torch(gpu=False)
-    assert setup_script.has_torch()
-    setup_script.install_torch(gpu=True)  # the one that is there stays
-    words = [setup_script.PYTHON, "-c", "import torch; print(torch.__version__)"]
-    assert subprocess.check_output(words, text=True).strip() == pinned_torch()
-
-
 def test_cuda_packages_are_seen_before_they_are_downloaded(setup_script, index):
     add_wheel(index, "torch", pinned_torch(), "nvidia_cublas")
     add_wheel(index, "nvidia_cublas", "13.0")
@@ -78,14 +62,24 @@ def test_cuda_packages_are_seen_before_they_are_downloaded(setup_script, index):
     assert not setup_script.has_torch()
 
 
-def test_what_is_set_up_is_remembered_until_it_changes(setup_script):
+def test_torch_without_a_gpu_is_the_pinned_one_and_stays(setup_script, index):
+    add_wheel(index, "torch", pinned_torch())
+    add_wheel(index, "torch", "99.0")
+    setup_script.make_venv()
+    assert not setup_script.torch_would_bring_cuda()
+    setup_script.install_torch(gpu=False)
+    setup_script.install_torch(gpu=True)  # the one that is there stays
+    words = [setup_script.PYTHON, "-c", "import torch; print(torch.__version__)"]
+    assert subprocess.check_output(words, text=True).strip() == pinned_torch()
+
+
+def test_what_is_set_up_is_remembered_until_it_changes(setup_script, index):
+    setup_script.make_venv()
     assert setup_script.installed_extras() == set()
-    setup_script.PYTHON.parent.mkdir(parents=True)
-    setup_script.PYTHON.touch()
     stamp = {"fingerprint": setup_script.fingerprint(), "extras": ["standalone"]}
     setup_script.STAMP.write_text(json.dumps(stamp))
     assert setup_script.installed_extras() == {"standalone"}
-    setup_script.set_up({"standalone"})  # would run the empty file otherwise
+    setup_script.set_up({"standalone"})  # would call pip otherwise, and find no index
     setup_script.STAMP.write_text(json.dumps({**stamp, "fingerprint": "older"}))
     assert setup_script.installed_extras() == set()
 

@@ -1,4 +1,4 @@
-"""Real things at tiny sizes for tests: an LLM folder, a LI-DiT checkpoint with its autoencoder."""
+"""A tiny random LI-DiT checkpoint with its autoencoder, for the LLMs of `tiny_llm`."""
 
 from __future__ import annotations
 
@@ -12,41 +12,8 @@ from lidit_core.dit import LiDiT
 from lidit_core.text import find_template
 from lidit_core.vae import TinyAutoencoder
 
-TEXTS = ("Describe the image by its objects:", "a cat to the left of a dog", "three red apples")
 
-
-def save_tiny_llm(folder: Path, width: int = 32, seed: int = 0) -> Path:
-    """A random Llama of 4 blocks with a byte-level tokenizer, as a Hugging Face model folder."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300,
-        special_tokens=["<s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(TEXTS, trainer)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>").save_pretrained(folder)
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        initializer_range=0.3,
-    )
-    LlamaModel(config).save_pretrained(folder)
-    return folder
-
-
-def tiny_config(*llms: str, **changes) -> LiDiTConfig:
+def lidit_config(*llms: str, **changes) -> LiDiTConfig:
     """A LI-DiT of width 32 for LLMs of width 32; 32-pixel pictures in 3 steps."""
     template = find_template("short")
     specs = (LLMSpec(name, 32, template=template, token_budget=24) for name in llms)
@@ -72,7 +39,7 @@ def randomise(module: torch.nn.Module, seed: int = 0, scale: float = 0.15) -> to
     return module
 
 
-def save_tiny_lidit(folder: Path, config: LiDiTConfig) -> Path:
+def save_lidit_files(folder: Path, config: LiDiTConfig) -> Path:
     """A random checkpoint and, beside it, the autoencoder that it names."""
     vae = TinyAutoencoder()
     torch.manual_seed(1)
