@@ -1,0 +1,121 @@
+"""What the repository promises as a package. Run: pytest tests/test_package.py"""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lidit_core
+from lidit_core.cli import build_parser
+
+ROOT = Path(__file__).resolve().parents[1]
+PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MAY_IMPORT = {  # imports point one way
+    "lidit_core": {"lidit_core"},
+    "lidit_train": {"lidit_train", "lidit_core"},
+    "stickers": {"stickers", "lidit_train", "lidit_core"},
+}
+LARGEST = 40 << 20  # bytes of all tracked files
+
+IMPORT_ALL = """
+import pkgutil, sys, lidit_core
+for module in pkgutil.walk_packages(lidit_core.__path__, "lidit_core."):
+    if not module.name.endswith("__main__"):
+        __import__(module.name)
+print(*sorted({name.split(".")[0] for name in sys.modules}))
+"""
+
+
+def test_the_library_needs_no_host_and_no_transformers_to_import():
+    command = [sys.executable, "-c", IMPORT_ALL]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    loaded = set(result.stdout.split())
+    assert "torch" in loaded
+    unwanted = {name for name in loaded if name.startswith(("comfy", "folder_paths"))}
+    assert not unwanted and "transformers" not in loaded
+
+
+def imported_packages(path: Path) -> set[str]:
+    """The top-level names that a file imports, relative imports aside."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_imports_point_one_way(package):
+    files = list((ROOT / package).rglob("*.py"))
+    assert files
+    others = set(MAY_IMPORT) - MAY_IMPORT[package] | {"nodes", "benchmarks", "tests", "comfy"}
+    wrong = {f"{f.relative_to(ROOT)}: {n}" for f in files for n in imported_packages(f) & others}
+    assert not wrong
+
+
+def test_inside_the_library_imports_are_relative():
+    """ComfyUI loads it under another name. `fetch.py` names itself when it is run as a script."""
+    files = [f for f in (ROOT / "lidit_core").rglob("*.py") if f.name != "fetch.py"]
+    assert not [f.name for f in files if "lidit_core" in imported_packages(f)]
+
+
+def quoted_list(name: str) -> list[str]:
+    block = re.search(rf"^{name} = \[(.*?)\]", PYPROJECT, re.MULTILINE | re.DOTALL)
+    return re.findall(r'"([^"]+)"', block.group(1))
+
+
+def test_requirements_are_the_dependencies_and_never_torch():
+    requirements = (ROOT / "requirements.txt").read_text().split()
+    assert requirements == quoted_list("dependencies")
+    assert not [line for line in requirements if re.match(r"(torch|transformers|numpy)\b", line)]
+
+
+def test_the_version_is_the_same_everywhere():
+    (version,) = re.findall(r'^version = "(.+)"', PYPROJECT, re.MULTILINE)
+    assert version == lidit_core.__version__
+
+
+def tracked_files() -> list[Path]:
+    if not (ROOT / ".git").exists():  # an archive holds nothing else
+        return [p for p in ROOT.rglob("*") if p.is_file() and ".venv" not in p.parts]
+    names = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True).split("\0")
+    return [ROOT / name for name in names if name and (ROOT / name).is_file()]
+
+
+def test_tracked_files_stay_small():
+    sizes = {path: path.stat().st_size for path in tracked_files()}
+    assert sum(sizes.values()) < LARGEST, sorted(sizes.items(), key=lambda item: -item[1])[:5]
+
+
+def readme_commands() -> list[list[str]]:
+    """Every `lidit …` command of the README's code blocks, however it is started."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    words = [
+        shlex.split(line, comments=True) for line in lines if "lidit" in line or "run.py" in line
+    ]
+    starts = (["lidit"], ["python3", "run.py"], ["python", "-m", "lidit_core"])
+    return [w[len(s) :] for w in words for s in starts if w[: len(s)] == s]
+
+
+def test_the_commands_of_the_readme_are_real():
+    commands = [c for c in readme_commands() if c and c[0] not in ("test", "lint", "setup")]
+    assert ["generate", "a cat to the left of a dog"] in commands
+    for command in commands:
+        if "--help" not in command:
+            build_parser().parse_args(command)  # exits on an unknown option
+
+
+def test_the_readme_maps_every_package_folder():
+    for folder in (*MAY_IMPORT, "lidit_core/text", "lidit_core/cli", "tests"):
+        assert f"{Path(folder).name}/" in README, folder
