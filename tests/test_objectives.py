@@ -1,0 +1,114 @@
+"""Objectives and the reference sampler. Run: pytest tests/test_objectives.py"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_dit import texts, tiny
+
+from lidit_core.config import PREDICTIONS
+from lidit_core.objectives import (
+    add_noise,
+    clean_and_noise,
+    coefficients,
+    model_timestep,
+    sample_time,
+    sampling_times,
+    shift_time,
+    target,
+)
+from lidit_core.sampling import initial_noise, sample
+
+TIMES = torch.tensor([0.02, 0.3, 0.7, 1.0])
+
+
+def pair() -> tuple[torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(0)
+    return torch.randn(4, 2, 3, 3, generator=g), torch.randn(4, 2, 3, 3, generator=g)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_the_target_gives_back_picture_and_noise(prediction):
+    x, noise = pair()
+    z = add_noise(prediction, x, noise, TIMES)
+    clean, found = clean_and_noise(prediction, z, target(prediction, x, noise, TIMES), TIMES)
+    assert torch.allclose(clean, x, atol=1e-4)
+    assert torch.allclose(found, noise, atol=1e-4)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_noise_grows_with_time(prediction):
+    alpha, sigma = coefficients(prediction, TIMES)
+    assert (alpha.diff() < 0).all() and (sigma.diff() > 0).all()
+    assert sigma[-1] > 0.99
+
+
+def test_eps_and_v_keep_the_variance():
+    for prediction in ("eps", "v"):
+        alpha, sigma = coefficients(prediction, TIMES)
+        assert torch.allclose(alpha**2 + sigma**2, torch.ones(4))
+
+
+def test_the_betas_are_stable_diffusions():
+    alpha, sigma = coefficients("eps", torch.tensor([1.0, 1 / 1000]))
+    assert torch.allclose(sigma / alpha, torch.tensor([14.6146, 0.0292]), rtol=2e-3)
+
+
+def test_timesteps_are_those_a_host_gives():
+    assert model_timestep("flow", torch.tensor(1.0)) == 1000
+    assert model_timestep("eps", torch.tensor(1.0)) == 999
+    assert model_timestep("eps", torch.tensor(0.001)).abs() < 1e-3
+
+
+def test_training_times():
+    g = torch.Generator().manual_seed(0)
+    flow = sample_time("flow", 20_000, 1.0, g)
+    assert 0 < flow.min() and flow.max() < 1 and abs(flow.mean() - 0.5) < 0.01
+    assert abs(flow.logit().std() - 1) < 0.02  # logit-normal
+    assert sample_time("flow", 20_000, 3.0, g).mean() > 0.65
+    eps = sample_time("eps", 20_000, 1.0, g)
+    assert eps.min() > 0 and eps.max() <= 1 and abs(eps.mean() - 0.5) < 0.01
+
+
+def test_sampling_times_fall_from_one_to_zero():
+    assert sampling_times("flow", 4, 1.0).tolist() == [1, 0.75, 0.5, 0.25, 0]
+    assert torch.allclose(shift_time(torch.tensor(0.5), 3.0), torch.tensor(0.75))
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_a_perfect_model_is_sampled_to_its_picture(prediction):
+    """An oracle that knows the one picture of its world leads every noise there."""
+    world = torch.full((1, 16, 4, 4), 0.7)
+
+    class Oracle:
+        config = tiny().config.__class__(**{**vars(tiny().config), "prediction": prediction})
+
+        def __call__(self, z, t, text, options):
+            time = (t / 1000 if prediction == "flow" else (t + 1) / 1000).clamp(max=1)
+            alpha, sigma = (v[:, None, None, None] for v in coefficients(prediction, time))
+            noise = (z - alpha * world) / sigma
+            return target(prediction, world.expand_as(z), noise, time)
+
+    noise = initial_noise([1, 2], 16, 4, 4)
+    text = texts(1, 6, 6)
+    out = sample(Oracle(), noise, text, text, steps=7, guidance=1.0)
+    assert (out - world).abs().max() < 1e-3
+
+
+def test_guidance_one_never_runs_the_negative():
+    model, noise = tiny(1), initial_noise([5], 16, 4, 4)
+    text, other = texts(1), texts(1, 9)
+    without = sample(model, noise, text, {}, steps=2, guidance=1.0)
+    assert torch.equal(without, sample(model, noise, text, other, steps=2, guidance=1.0))
+    assert not torch.allclose(without, sample(model, noise, text, other, steps=2, guidance=3.0))
+    same = sample(model, noise, text, text, steps=2, guidance=3.0)
+    assert torch.allclose(without, same, atol=1e-4)
+
+
+def test_each_picture_has_its_own_noise():
+    together = initial_noise([3, 4], 16, 4, 4)
+    assert torch.equal(together[1:], initial_noise([4], 16, 4, 4))
+    model, text = tiny(), texts(2, 6, 6)
+    both = sample(model, together, text, text, steps=2)
+    alone = {i: s[1:] for i, s in text.items()}
+    assert (both[1:] - sample(model, together[1:], alone, alone, steps=2)).abs().max() < 1e-4
