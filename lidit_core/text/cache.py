@@ -104,10 +104,10 @@ class DiskCache:
         tensors = {"hidden": states.hidden.cpu().contiguous(), "roles": states.roles.cpu()}
         try:
             save_file(tensors, beside, metadata={"prompt": numbers})
+            self._unseen += os.path.getsize(beside)
             os.replace(beside, path)
         finally:
             Path(beside).unlink(missing_ok=True)
-        self._unseen += states.bytes
         if self._unseen > self.max_bytes // 16:
             self._prune()
 

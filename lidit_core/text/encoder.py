@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -28,9 +29,11 @@ class Prefix:
     cache: object  # transformers' DynamicCache of one row
     hidden: Tensor  # (P, C)
 
-    def rows(self, count: int) -> object:
-        """A cache of `count` equal rows that a forward may extend."""
-        rows = copy.deepcopy(self.cache)
+    def rows(self, count: int, length: int) -> object:
+        """A cache of `count` equal rows of the first `length` tokens that a forward may extend."""
+        rows, extra = copy.deepcopy(self.cache), len(self.hidden) - length
+        if extra:
+            rows.crop(-extra)
         rows.batch_repeat_interleave(count)
         return rows
 
@@ -121,20 +124,21 @@ class LLMEncoder:
             yield shared[batch[0]], batch
 
     def _shared(self, ids: tuple[int, ...]) -> int:
-        """How many first tokens of a text are taken from the prefix: all of it or none."""
-        prefix = self.renderer.prefix
-        fits = self.reuse and ids[: len(prefix)] == prefix
-        return len(prefix) if fits and can_reuse(self.llm.module.config, len(ids)) else 0
+        """How many first tokens of a text are taken from the prefix; one is left to run."""
+        if not self.reuse or not can_reuse(self.llm.module.config, len(ids)):
+            return 0
+        pairs = zip(ids[:-1], self.renderer.prefix)
+        return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
     def _run(self, texts: list[tuple[int, ...]], start: int) -> list[Tensor]:
         """States (L, C) of every text, of which the first `start` tokens are reused."""
         prefix = self._reusable() if start else None
-        cache = prefix.rows(len(texts)) if prefix else None
+        cache = prefix.rows(len(texts), start) if prefix else None
         rest = [text[start:] for text in texts]
         every = self.llm.block == "all"
         hidden = run_decoder(self.llm.module, rest, self.device, cache, start, every)
         rows = [row[: len(text)] for row, text in zip(hidden, rest, strict=True)]
-        return [torch.cat([prefix.hidden, row]) for row in rows] if prefix else rows
+        return [torch.cat([prefix.hidden[:start], row]) for row in rows] if prefix else rows
 
     def _reusable(self) -> Prefix:
         """The first tokens' keys, values and states, computed once per device and dtype."""

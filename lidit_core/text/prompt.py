@@ -177,7 +177,7 @@ class PromptRenderer:
         return min(max(cut, 0), len(prompt) - 1)
 
     def _common_prefix(self) -> tuple[int, ...]:
-        """The longest run of first tokens that no probe changes; callers check it per prompt."""
+        """The first tokens that no probe changes, so hardly any prompt; callers compare ids."""
         texts = [self._tokens(probe).ids for probe in PROBES]
         shortest = min(map(len, texts)) - 1  # at least one token is left to run
         same = next((i for i in range(shortest) if len({t[i] for t in texts}) > 1), shortest)
