@@ -1,0 +1,116 @@
+"""What the text side's speed comes to, as ratios to plain transformers and to fixed limits.
+
+Run: python benchmarks/encoder.py [--llm NAME] [--pairs N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from lidit_core.text import MEMORY, LLMEncoder, PromptEncoder, load_llm, locate  # noqa: E402
+
+LLM_NAME = "SmolLM2-135M-Instruct"
+OBJECTS = ("cat", "dog", "fox", "panda", "frog", "turtle", "car", "rocket", "house", "cactus")
+Row = tuple[str, float, float]  # what, measured, not more than
+
+
+def new_prompts(count: int, seed: int) -> list[str]:
+    """Prompts of about 20 tokens, each new."""
+    words = [OBJECTS[(seed * 7 + i * 3) % len(OBJECTS)] for i in range(2 * count)]
+    return [
+        f"a large red {words[2 * i]} to the left of {seed % 9 + 2} small {words[2 * i + 1]}s "
+        f"on a {('yellow', 'blue', 'green')[i % 3]} background, number {seed * 100 + i}"
+        for i in range(count)
+    ]
+
+
+def seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def plain_forward(model, encoder: LLMEncoder, prompts: list[str]) -> torch.Tensor:
+    """What one would write with transformers alone: the whole texts in one padded batch."""
+    texts = [encoder.renderer(prompt).ids for prompt in prompts]
+    length = max(map(len, texts))
+    ids = torch.tensor([[*text, *[0] * (length - len(text))] for text in texts])
+    mask = torch.tensor([[1] * len(text) + [0] * (length - len(text)) for text in texts])
+    with torch.no_grad():
+        out = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False)
+    return out.hidden_states[-3]
+
+
+def reuse_ratio(encoder: LLMEncoder, model, batch: int, pairs: int) -> float:
+    """Median over pairs, run in turn, of our time over that of the plain forward."""
+    ratios = []
+    for pair in range(pairs + 1):
+        prompts = new_prompts(batch, pair)
+        calls = (lambda: encoder.encode(prompts), lambda: plain_forward(model, encoder, prompts))
+        order = (0, 1) if pair % 2 else (1, 0)
+        taken = {which: seconds(calls[which]) for which in order}
+        ratios.append(taken[0] / taken[1])
+    return statistics.median(ratios[1:])  # the first pair warms up
+
+
+def repeated(llm_name: str, batch: int = 1, times: int = 50) -> float:
+    """Median seconds of a prompt that was encoded before."""
+    encoder = PromptEncoder(llm_name)
+    prompts = new_prompts(batch, 0)
+    encoder.encode(prompts)
+    return statistics.median(seconds(lambda: encoder.encode(prompts)) for _ in range(times))
+
+
+def from_disk(llm_name: str, times: int = 20) -> float:
+    """Median seconds of a prompt that only the disk cache knows; the LLM is not loaded."""
+    prompts = new_prompts(1, 0)
+    with tempfile.TemporaryDirectory() as folder:
+        PromptEncoder(llm_name, disk_cache=folder).encode(prompts)
+        taken = []
+        for _ in range(times):
+            MEMORY.clear()
+            encoder = PromptEncoder(llm_name, disk_cache=folder)
+            taken.append(seconds(lambda: encoder.encode(prompts)))  # noqa: B023
+            assert not encoder.loaded
+        return statistics.median(taken)
+
+
+def measure(llm_name: str = LLM_NAME, pairs: int = 9) -> list[Row]:
+    """Every figure as (what, measured, not more than)."""
+    from transformers import AutoModel
+
+    load_llm(llm_name)  # converts it if this is the first time, and warms the imports
+    load = seconds(lambda: load_llm(llm_name))
+    llm = load_llm(llm_name, dtype=torch.float32)
+    encoder = LLMEncoder(llm, "paper")
+    model = AutoModel.from_pretrained(locate(llm_name).folder, dtype=torch.float32).eval()
+    return [
+        ("LLM, second load, seconds", load, 3.0),
+        ("new prompt, instruction reused / plain", reuse_ratio(encoder, model, 1, pairs), 0.60),
+        ("eight new prompts / plain", reuse_ratio(encoder, model, 8, pairs), 0.40),
+        ("repeated prompt, milliseconds", 1e3 * repeated(llm_name), 1.0),
+        ("repeated prompt from disk, milliseconds", 1e3 * from_disk(llm_name), 1.0),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--llm", default=LLM_NAME)
+    parser.add_argument("--pairs", type=int, default=9)
+    options = parser.parse_args()
+    for what, measured, limit in measure(options.llm, options.pairs):
+        print(f"{what:45} {measured:8.3f}   limit {limit:.2f}")
+
+
+if __name__ == "__main__":
+    main()
