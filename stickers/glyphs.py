@@ -52,6 +52,13 @@ def _font() -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(find_font()), FONT_SIZE)
 
 
+def draw_emoji(emoji: str) -> Image.Image:
+    """One emoji as RGBA at the font's own size, cropped to what is visible."""
+    canvas = Image.new("RGBA", (FONT_SIZE * 2, FONT_SIZE * 2))
+    ImageDraw.Draw(canvas).text((20, 20), emoji, font=_font(), embedded_color=True)
+    return canvas.crop(canvas.getchannel("A").point(lambda a: 255 * (a > 24)).getbbox())
+
+
 @lru_cache(maxsize=None)
 def glyph(kind: str, colour: str | None = None) -> Image.Image:
     """The RGBA glyph of a kind at the font's own size, cropped to what is visible.
@@ -65,10 +72,7 @@ def glyph(kind: str, colour: str | None = None) -> Image.Image:
             f"a {colour} {record.name} is not drawn: expected {record.colours or 'no colour'}; "
             "leave the colour out or ask for one of these"
         )
-    canvas = Image.new("RGBA", (FONT_SIZE * 2, FONT_SIZE * 2))
-    draw = ImageDraw.Draw(canvas)
-    draw.text((20, 20), record.emoji, font=_font(), embedded_color=True)
-    picture = canvas.crop(canvas.getchannel("A").point(lambda a: 255 * (a > 24)).getbbox())
+    picture = draw_emoji(record.emoji)
     if colour is None or colour == record.natural:
         return picture
     return recolour(picture, colour)

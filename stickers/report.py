@@ -1,0 +1,149 @@
+"""Scores per category with intervals, and grids of hits and misses."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from lidit_core.errors import LiDiTError
+
+from .grammar import Caption
+from .scorer import Reading, Verdict, describe, judge, read
+
+CELL, LABEL = 128, 52  # picture side and height of the text under it, pixels
+_LINES, _LETTERS = 4, 25  # of a label
+
+
+@dataclass(frozen=True)
+class Row:
+    """One category: what it tests, and whether the whole prompt was met, background included."""
+
+    category: str
+    n: int
+    hits: int
+    whole: int
+
+    @property
+    def score(self) -> float:
+        """Share of hits."""
+        return self.hits / self.n
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % Wilson interval of the score."""
+        return wilson(self.hits, self.n)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a set of pictures scores, with one reading and verdict per picture."""
+
+    rows: tuple[Row, ...]  # one per category, in the order of the captions
+    captions: tuple[Caption, ...]
+    readings: tuple[Reading, ...]
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Category -> share of hits."""
+        return {row.category: row.score for row in self.rows}
+
+    def hits(self) -> list[bool]:
+        """For each picture, whether its category's test is met."""
+        pairs = zip(self.verdicts, self.captions, strict=True)
+        return [_hit(verdict, caption) for verdict, caption in pairs]
+
+    def markdown(self) -> str:
+        """The table of the README."""
+        head = (
+            "| category | prompts | score | 95 % interval | whole prompt |\n|---|---|---|---|---|"
+        )
+        lines = [
+            f"| {r.category} | {r.n} | {r.score:.3f} | {r.interval[0]:.3f} to {r.interval[1]:.3f} "
+            f"| {r.whole / r.n:.3f} |"
+            for r in self.rows
+        ]
+        return "\n".join([head, *lines]) + "\n"
+
+
+def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson score interval of a share."""
+    if n == 0:
+        return 0.0, 1.0
+    share, width = hits / n, z * z / n
+    middle = (share + width / 2) / (1 + width)
+    half = z * sqrt(share * (1 - share) / n + width / (4 * n)) / (1 + width)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def report(pictures: Sequence[np.ndarray], captions: Sequence[Caption]) -> Report:
+    """Reads and judges every picture.
+
+    Args:
+        pictures: (S, S, 3) uint8 each, in the order of the captions.
+    """
+    if len(pictures) != len(captions):
+        raise LiDiTError(
+            f"{len(pictures)} pictures for {len(captions)} captions: expected one each; "
+            "generate the missing ones or leave out captions"
+        )
+    readings = tuple(read(picture) for picture in pictures)
+    verdicts = tuple(judge(r, c.request) for r, c in zip(readings, captions, strict=True))
+    return Report(_rows(captions, verdicts), tuple(captions), readings, verdicts)
+
+
+def _rows(captions: Sequence[Caption], verdicts: Sequence[Verdict]) -> tuple[Row, ...]:
+    groups: dict[str, list[tuple[bool, bool]]] = {}
+    for caption, verdict in zip(captions, verdicts, strict=True):
+        group = groups.setdefault(caption.category, [])
+        group.append((_hit(verdict, caption), verdict.all))
+    return tuple(
+        Row(name, len(group), sum(hit for hit, _ in group), sum(whole for _, whole in group))
+        for name, group in groups.items()
+    )
+
+
+def _hit(verdict: Verdict, caption: Caption) -> bool:
+    """The category's own test; categories without one of their own test the whole request."""
+    return verdict.all if caption.category == "chinese" else verdict.category(caption.category)
+
+
+def grid(pictures: Sequence[np.ndarray], labels: Sequence[str], columns: int = 8) -> Image.Image:
+    """The pictures in rows, each with its label underneath."""
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * (CELL + 4), rows * (CELL + LABEL + 4)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(10)
+    for i, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
+        x, y = i % columns * (CELL + 4), i // columns * (CELL + LABEL + 4)
+        sheet.paste(Image.fromarray(picture).resize((CELL, CELL)), (x, y))
+        lines = [part for line in label.split("\n") for part in textwrap.wrap(line, _LETTERS)]
+        text = "\n".join(lines[:_LINES])
+        draw.multiline_text((x + 1, y + CELL + 1), text, "black", font, spacing=1)
+    return sheet
+
+
+def sample_grids(
+    result: Report, pictures: Sequence[np.ndarray], limit: int = 64
+) -> dict[str, Image.Image]:
+    """A grid "hits" and one "misses", each of up to `limit` pictures spread over the categories."""
+    grids = {}
+    for name, wanted in (("hits", True), ("misses", False)):
+        chosen = [i for i, hit in enumerate(result.hits()) if hit is wanted]
+        step = max(1, -(-len(chosen) // limit))
+        chosen = chosen[::step]
+        labels = [f"{_title(result.captions[i])}\n> {describe(result.readings[i])}" for i in chosen]
+        grids[name] = grid([pictures[i] for i in chosen], labels)
+    return {name: sheet for name, sheet in grids.items() if sheet.height}
+
+
+def _title(caption: Caption) -> str:
+    """The text, or, where the built-in font lacks its letters, the request in short."""
+    if caption.text.isascii():
+        return caption.text
+    items = (f"{i.count} {i.colour or ''} {i.kind}" for i in caption.request.items)
+    return f"[zh] {', '.join(items)} {caption.request.relation or ''} {caption.request.background}"

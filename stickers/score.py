@@ -1,0 +1,105 @@
+"""Scores generated pictures: `python -m stickers.score --pictures DIR --prompts evaluation`.
+
+The prompts come from `--write FILE`, one a line, so that the whole measurement is
+
+    python -m stickers.score --prompts evaluation --write prompts.txt
+    python -m lidit_core generate --prompts prompts.txt --out pictures
+    python -m stickers.score --prompts evaluation --pictures pictures
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from lidit_core.errors import LiDiTError
+
+from .evaluation import chinese_prompts, evaluation_prompts, synonym_prompts
+from .grammar import Caption
+from .report import report, sample_grids
+
+PROMPTS: dict[str, Callable[[], list[Caption]]] = {
+    "evaluation": evaluation_prompts,
+    "synonyms": synonym_prompts,
+    "chinese": chinese_prompts,
+}
+
+
+def load_pictures(folder: Path, count: int) -> list[np.ndarray]:
+    """00000.png, 00001.png, … as (S, S, 3) uint8.
+
+    Raises:
+        LiDiTError: one is missing, not a picture, or not square.
+    """
+    return [_load(folder / f"{i:05d}.png") for i in range(count)]
+
+
+def _load(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+    except (OSError, UnidentifiedImageError) as error:
+        raise LiDiTError(
+            f"{path} cannot be read ({error}): expected one PNG per prompt; generate all of them"
+        ) from error
+    if pixels.shape[0] != pixels.shape[1]:
+        raise LiDiTError(f"{path} is {pixels.shape[1]}x{pixels.shape[0]}: expected a square")
+    return pixels
+
+
+def score_folder(folder: Path, captions: list[Caption], out: Path) -> str:
+    """The table, also written with hits.png and misses.png into `out`."""
+    pictures = load_pictures(folder, len(captions))
+    result = report(pictures, captions)
+    out.mkdir(parents=True, exist_ok=True)
+    table = result.markdown()
+    _write(out / "report.md", table.encode())
+    for name, sheet in sample_grids(result, pictures).items():
+        beside = out / f".{name}.part.png"
+        sheet.save(beside)
+        os.replace(beside, out / f"{name}.png")
+    return table
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Writes beside the file and renames."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.part")
+    beside.write_bytes(data)
+    os.replace(beside, path)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m stickers.score",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--prompts", choices=tuple(PROMPTS), default="evaluation")
+    parser.add_argument("--pictures", type=Path, help="folder with 00000.png, 00001.png, …")
+    parser.add_argument("--out", type=Path, help="folder for the report (default: the pictures')")
+    parser.add_argument("--write", type=Path, help="write the prompts into this file, one a line")
+    options = parser.parse_args(arguments)
+    if options.pictures is None and options.write is None:
+        parser.error("give --pictures DIR to score, or --write FILE to get the prompts")
+    captions = PROMPTS[options.prompts]()
+    try:
+        if options.write is not None:
+            _write(options.write, "".join(c.text + "\n" for c in captions).encode())
+        if options.pictures is not None:
+            print(score_folder(options.pictures, captions, options.out or options.pictures), end="")
+    except (LiDiTError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""The scorer on drawn scenes. Run: pytest tests/test_stickers_scorer.py"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lidit_core.errors import LiDiTError
+from stickers import score
+from stickers.evaluation import evaluation_prompts
+from stickers.grammar import captions
+from stickers.report import grid, report, wilson
+from stickers.request import Item, SceneRequest
+from stickers.scenes import Scene, Sprite, render
+from stickers.scorer import Found, Reading, judge, read
+from stickers.segments import components
+from stickers.selftest import blurred, drawn, recognised, shuffled, unknown_objects
+
+SAMPLE = evaluation_prompts()[::30]
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[np.ndarray]:
+    return drawn(SAMPLE)
+
+
+def test_drawn_scenes_are_read_right(pictures: list[np.ndarray]) -> None:
+    """At least 0.99 in each category, whole prompts included; next to nothing when shuffled."""
+    result = report(pictures, SAMPLE)
+    assert len(result.rows) == 6
+    for row in result.rows:
+        assert row.score >= 0.99 and row.whole / row.n >= 0.99, row
+    for row in shuffled(result):
+        assert row.whole == 0 and (row.score <= 0.1 or row.category == "background"), row
+
+
+def test_training_scenes_with_sizes_and_lists() -> None:
+    """The other categories of the grammar are read right as well."""
+    chosen = [c for c in captions(400, 3) if c.category in ("size", "listing", "count")][:18]
+    result = report(drawn(chosen, seed=1), chosen)
+    assert sum(v.all for v in result.verdicts) >= 0.99 * len(chosen)
+
+
+def test_soft_pictures_are_read_right(pictures: list[np.ndarray]) -> None:
+    """Blur of 1.5 px changes no verdict."""
+    few = slice(None, None, 3)
+    result = report([blurred(1.5)(p) for p in pictures[few]], SAMPLE[few])
+    assert all(result.hits())
+
+
+def test_unknown_objects_are_refused() -> None:
+    """Other emoji, discs of a glyph's mean colour, and mush are no objects of ours."""
+    for name, things in unknown_objects().items():
+        assert recognised(things[::6]) <= 0.1, name
+
+
+def test_wrong_colour_kind_count_and_side_are_seen() -> None:
+    """One thing changed in a scene flips that verdict and no other."""
+    sprites = (Sprite("car", "blue", 0.27, 0.5, 0.4), Sprite("cat", None, 0.75, 0.5, 0.4))
+    reading = read(render(Scene(sprites, "pink"), 128))
+    cat = Item("cat")
+
+    def verdict(first: Item, relation: str = "left of", background: str = "pink"):
+        return judge(reading, SceneRequest((first, cat), relation, background))
+
+    assert verdict(Item("car", "blue")).all
+    assert not verdict(Item("car", "green")).colour and verdict(Item("car", "green")).objects
+    assert not verdict(Item("bus")).objects
+    assert not verdict(Item("car", None, 2)).objects
+    assert not verdict(Item("car"), "right of").relation and not verdict(Item("car"), "above").all
+    assert not verdict(Item("car"), background="blue").background
+
+
+def test_extra_objects_count_against() -> None:
+    """A thing that is no kind, beside the right object, is not overlooked."""
+    cat = Found("cat", None, (0.1, 0.1, 0.5, 0.5), 1.4)
+    thing = Found(None, None, (0.6, 0.6, 0.9, 0.9), 0.5)
+    request = SceneRequest((Item("cat"),))
+    assert judge(Reading("blue", (cat,)), request).objects
+    assert not judge(Reading("blue", (cat, thing)), request).objects
+
+
+def test_components_are_exact() -> None:
+    """Against flooding with a stack, on random masks."""
+    rng = np.random.default_rng(0)
+    for density in (0.2, 0.5, 0.8):
+        mask = rng.random((23, 31)) < density
+        labels = components(mask)
+        assert ((labels > 0) == mask).all()
+        for row, column in np.argwhere(mask)[::29]:
+            assert _flood(mask, row, column) == set(
+                map(tuple, np.argwhere(labels == labels[row, column]).tolist())
+            )
+
+
+def _flood(mask: np.ndarray, row: int, column: int) -> set[tuple[int, int]]:
+    seen, stack = set(), [(int(row), int(column))]
+    while stack:
+        y, x = stack.pop()
+        inside = 0 <= y < mask.shape[0] and 0 <= x < mask.shape[1]
+        if (y, x) in seen or not inside or not mask[y, x]:
+            continue
+        seen.add((y, x))
+        stack += [(y + i, x + j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+    return seen
+
+
+def test_wilson() -> None:
+    """Against the values of Wilson's formula worked by hand."""
+    assert wilson(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-3)
+    assert wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-3)
+
+
+def test_command(tmp_path, capsys, pictures: list[np.ndarray], monkeypatch) -> None:
+    """Prompts are written one a line; a folder is scored into a table and grids."""
+    monkeypatch.setitem(score.PROMPTS, "evaluation", lambda: SAMPLE[::5])
+    for i, picture in enumerate(pictures[::5]):
+        Image.fromarray(picture if i else picture[::-1].copy()).save(tmp_path / f"{i:05d}.png")
+    assert score.main(["--pictures", str(tmp_path), "--write", str(tmp_path / "p.txt")]) == 0
+    assert (tmp_path / "p.txt").read_text().splitlines() == [c.text for c in SAMPLE[::5]]
+    assert "| counting |" in capsys.readouterr().out == (tmp_path / "report.md").read_text()
+    assert Image.open(tmp_path / "hits.png").width > 500 and (tmp_path / "misses.png").is_file()
+
+
+def test_missing_pictures(tmp_path, capsys) -> None:
+    """A missing file is named; unequal numbers are refused."""
+    assert score.main(["--pictures", str(tmp_path)]) == 1
+    assert "00000.png" in capsys.readouterr().err
+    with pytest.raises(LiDiTError, match="0 pictures for 1"):
+        report([], SAMPLE[:1])
+
+
+def test_grid_shape(pictures: list[np.ndarray]) -> None:
+    """Rows and columns of equal cells."""
+    sheet = grid(pictures[:5], ["a label"] * 5, columns=4)
+    assert sheet.size == (4 * 132, 2 * 184)
