@@ -19,6 +19,7 @@ from .glyphs import draw_emoji, glyph
 from .grammar import Caption
 from .kinds import BACKGROUNDS, KINDS
 from .report import Report, Row, report
+from .request import SceneRequest
 from .scenes import place, render
 from .scorer import judge, read
 
@@ -68,20 +69,26 @@ def drawn(captions: Sequence[Caption], size: int = 128, seed: int = 0) -> list[n
 
 
 def shuffled(result: Report) -> tuple[Row, ...]:
-    """The same readings under the next caption of the same category."""
+    """The same readings under the next caption of the category that asks for something else."""
     groups: dict[str, list[int]] = {}
     for i, caption in enumerate(result.captions):
         groups.setdefault(caption.category, []).append(i)
     rows = []
     for name, members in groups.items():
-        others = members[1:] + members[:1]
         verdicts = [
-            judge(result.readings[i], result.captions[j].request)
-            for i, j in zip(members, others, strict=True)
+            judge(result.readings[i], _other_request(result.captions, members, index))
+            for index, i in enumerate(members)
         ]
         hits = sum(verdict.category(name) for verdict in verdicts)
         rows.append(Row(name, len(members), hits, sum(verdict.all for verdict in verdicts)))
     return tuple(rows)
+
+
+def _other_request(captions: Sequence[Caption], members: list[int], index: int) -> SceneRequest:
+    """The first request after `index`, going round, with other objects than the one there."""
+    own = captions[members[index]].request
+    round_trip = members[index + 1 :] + members[:index]
+    return next(captions[i].request for i in round_trip if captions[i].request.items != own.items)
 
 
 def unknown_objects() -> dict[str, list[np.ndarray]]:

