@@ -34,7 +34,7 @@ class LLMSpec:
     width: int  # numbers in a hidden state
     block: int = -3  # whose output is read; -3 = third to last (paper)
     template: InstructionTemplate = field(default_factory=lambda: find_template("paper"))
-    token_budget: int = 256  # tokens of template and prompt together; a longer prompt is cut
+    token_budget: int = 256  # tokens of a prompt that are read; a longer one is cut, and it is said
 
     def __post_init__(self) -> None:
         _check(self.width > 0, f"LLM {self.name!r} has width {self.width}; expected 1 or more")
@@ -141,7 +141,7 @@ class LiDiTConfig:
         try:
             data = json.loads(text)
             version = data.pop("format", None)
-        except (json.JSONDecodeError, AttributeError) as error:
+        except (json.JSONDecodeError, AttributeError, TypeError) as error:
             raise LiDiTError(
                 f"the checkpoint's configuration is no JSON object ({error}); "
                 "expected what this library writes: fetch the file again"

@@ -24,7 +24,7 @@ from .layers import (
     plain_norm,
 )
 from .states import LLMStates
-from .text_context import TextContext, TextOptions, TextSide
+from .text_context import AS_CONFIGURED, TextContext, TextOptions, TextSide
 
 
 class PositionResBlock(nn.Module):
@@ -113,7 +113,7 @@ class LiDiT(nn.Module):
         x: Tensor,
         t: Tensor,
         text: Mapping[int, LLMStates],
-        options: TextOptions = TextOptions(),
+        options: TextOptions = AS_CONFIGURED,
         attention: AttentionFunction = scaled_dot_product,
     ) -> Tensor:
         """Predict the objective's target for noisy latents.

@@ -14,7 +14,9 @@ def _per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
 
 def normalise(latents: Tensor, format: LatentFormat) -> Tensor:
     """The autoencoder's (…, C, H, W) to the model's, mean 0 and deviation 1 over the data."""
-    return (latents.float() - _per_channel(format.mean, latents)) / _per_channel(format.std, latents)
+    return (latents.float() - _per_channel(format.mean, latents)) / _per_channel(
+        format.std, latents
+    )
 
 
 def denormalise(latents: Tensor, format: LatentFormat) -> Tensor:

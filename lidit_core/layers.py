@@ -52,7 +52,9 @@ class TimestepEmbedder(TwoLayerMap):
 class QKNorm(nn.Module):
     """RMSNorm on each head's query and key (paper, Sec. 3.3), or nothing when switched off."""
 
-    def __init__(self, width: int, heads: int, enabled=True, operations=nn, dtype=None, device=None):
+    def __init__(
+        self, width: int, heads: int, enabled=True, operations=nn, dtype=None, device=None
+    ):
         super().__init__()
         self.heads = heads
         self.enabled = enabled
@@ -78,7 +80,9 @@ class SelfAttention(nn.Module):
         self.norm = QKNorm(width, heads, qk_norm, operations, dtype, device)
         self.proj = operations.Linear(width, width, dtype=dtype, device=device)
 
-    def forward(self, x: Tensor, attention: AttentionFunction, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, attention: AttentionFunction, mask: Tensor | None = None
+    ) -> Tensor:
         q, k, v = self.qkv(x).chunk(3, dim=-1)  # (B, L, D) each
         q, k = self.norm(q, k)
         return self.proj(attention(q, k, v, self.heads, mask=mask))
@@ -103,7 +107,9 @@ class CrossAttention(nn.Module):
         return self.proj(attention(q, k, v, self.heads, mask=mask))
 
 
-def feed_forward(width: int, act: nn.Module, operations=nn, dtype=None, device=None) -> nn.Sequential:
+def feed_forward(
+    width: int, act: nn.Module, operations=nn, dtype=None, device=None
+) -> nn.Sequential:
     """Linear to 4·D, activation, Linear back."""
     return nn.Sequential(
         operations.Linear(width, 4 * width, dtype=dtype, device=device),

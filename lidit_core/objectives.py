@@ -93,4 +93,3 @@ def sampling_times(prediction: str, steps: int, shift: float) -> Tensor:
 def guided(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
     """Classifier-free guidance: scale 1 is the conditional prediction, larger goes past it."""
     return torch.lerp(unconditional, conditional, scale)
-

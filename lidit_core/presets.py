@@ -24,12 +24,23 @@ PRESETS: dict[str, LiDiTConfig] = {
         depth=28, width=1152, heads=16, llms=_PAPER_LLMS, latent=_SD3, prediction="eps"
     ),
     "LI-DiT-10B": LiDiTConfig(
-        depth=48, width=2816, heads=44, llms=_PAPER_LLMS, latent=_SD3, prediction="eps",
+        depth=48,
+        width=2816,
+        heads=44,
+        llms=_PAPER_LLMS,
+        latent=_SD3,
+        prediction="eps",
         native_size=1024,
     ),  # fmt: skip
     "stickers": LiDiTConfig(
-        depth=7, width=192, heads=6, llms=_STICKER_LLMS, latent=LatentFormat("stickers"),
-        native_size=128, steps=20, guidance=3.0,
+        depth=7,
+        width=192,
+        heads=6,
+        llms=_STICKER_LLMS,
+        latent=LatentFormat("stickers"),
+        native_size=128,
+        steps=20,
+        guidance=3.0,
     ),  # fmt: skip
 }
 

@@ -43,6 +43,9 @@ class BranchOptions:
             raise LiDiTError(f"a branch has weight {self.weight}; expected 0 (removed) or more")
 
 
+AS_CONFIGURED = BranchOptions()
+
+
 @dataclass(frozen=True)
 class Branch:
     """One LLM's tokens on their way through the refiners."""
@@ -131,7 +134,7 @@ class LinguisticTokenRefiner(nn.Module):
         t: Tensor,
         dtype: torch.dtype,
         attention: AttentionFunction,
-        options: BranchOptions = BranchOptions(),
+        options: BranchOptions = AS_CONFIGURED,
     ) -> Branch:
         """Args: t (B,) in [0, 1000]; dtype to compute in. Returns tokens (B, L, D) and c."""
         self._check(states)
@@ -232,9 +235,7 @@ class CollaborativeRefiner(nn.Module):
             return branches
         for n in range(self.blocks):
             branches = {
-                i: branch.with_tokens(
-                    self.branches[i][n](branch, *_others(branches, i), attention)
-                )
+                i: branch.with_tokens(self.branches[i][n](branch, *_others(branches, i), attention))
                 for i, branch in branches.items()
             }
         return branches

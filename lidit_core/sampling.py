@@ -10,7 +10,7 @@ from torch import Tensor
 from .dit import LiDiT
 from .objectives import clean_and_noise, coefficients, guided, model_timestep, sampling_times
 from .states import LLMStates, stack_states
-from .text_context import TextOptions
+from .text_context import AS_CONFIGURED, TextOptions
 
 Text = Mapping[int, LLMStates]
 
@@ -31,7 +31,7 @@ def sample(
     negative: Text,
     steps: int | None = None,
     guidance: float | None = None,
-    options: TextOptions = TextOptions(),
+    options: TextOptions = AS_CONFIGURED,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> Tensor:
     """Normalised latents (B, C, H, W) from noise of that shape; texts hold B rows each.
@@ -61,7 +61,7 @@ def _predict(model, z, time, positive: Text, negative: Text, guidance: float, op
 
 
 def _euler(prediction: str, z: Tensor, output: Tensor, time: Tensor, following: Tensor) -> Tensor:
-    """Keep the implied picture and noise, and mix them anew for the next time (DDIM, flow's Euler)."""
+    """Mix the implied picture and noise anew for the next time (DDIM; for flow, Euler)."""
     clean, noise = clean_and_noise(prediction, z, output, time.expand(len(z)))
     if following == 0:
         return clean

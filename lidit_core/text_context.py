@@ -37,6 +37,9 @@ class TextOptions:
         return self.branches.get(branch, BranchOptions())
 
 
+AS_CONFIGURED = TextOptions()
+
+
 @dataclass(frozen=True)
 class TextContext:
     """Refined, truncated, concatenated: keys and values of the model's cross-attention."""
@@ -75,7 +78,7 @@ class TextSide(nn.Module):
         t: Tensor,
         dtype: torch.dtype,
         attention: AttentionFunction,
-        options: TextOptions = TextOptions(),
+        options: TextOptions = AS_CONFIGURED,
     ) -> TextContext:
         """Args: text by branch, t (B,) in [0, 1000], dtype to compute in."""
         self._check(text, t.shape[0])

@@ -33,7 +33,7 @@ class AutoencoderRecipe:
     edges: float = 1.0  # weight of the L1 of horizontal and vertical differences
     noise: float = 0.15  # deviation of the noise on latents: decoders must bear a model's errors
     prior: float = 0.05  # weight that holds each latent channel at mean 0, variance 1
-    save_every: int = 100  # steps
+    save_every: int = 50  # steps
     seed: int = 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,7 +72,9 @@ class Recipe:
     def branches(self) -> tuple[int, ...]:
         """Every branch that some stage trains."""
         return tuple(
-            sorted({b for stage in self.stages for subset in stage.subsets for b in subset.branches})
+            sorted(
+                {b for stage in self.stages for subset in stage.subsets for b in subset.branches}
+            )
         )
 
     def stage_of(self, step: int) -> Stage:
@@ -89,6 +90,8 @@ class Recipe:
 
 def read_recipe(path: str | Path) -> Recipe:
     """Read a recipe; an unknown field, or a wrong type, is one clear sentence."""
+    import tomllib  # Python 3.11; only training needs it
+
     try:
         data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError) as error:

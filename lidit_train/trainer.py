@@ -164,7 +164,7 @@ class Trainer:
         self.optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), r.clip)
-        value = float(loss)
+        value = loss.item()
         if self._is_good(value):
             self.optimiser.step()
             self.ema.update(self.model)

@@ -69,7 +69,7 @@ def caption_states(data: Path, branches: tuple[int, ...]) -> CaptionStates:
 
 
 def draw(chosen: list[Caption], size: int, first: int, count: int) -> tuple[Tensor, Tensor]:
-    """Scenes number ``first`` and on: pictures (count, 3, size, size) in [0, 1], caption indices."""
+    """Scenes from number ``first``: pictures (count, 3, size, size) in [0, 1], caption indices."""
     order = np.random.default_rng(7).permutation(len(chosen))
     indices = [int(order[n % len(chosen)]) for n in range(first, first + count)]
     pictures = [

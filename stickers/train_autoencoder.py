@@ -21,8 +21,10 @@ CROP = 64  # pixels: scenes are drawn at 64 or at 128, and the large ones croppe
 RECIPE = AutoencoderRecipe(
     light=tuple(f"encoder.{i}" for i in (1, 3, 4, 5, 9))
     + tuple(f"decoder.{i}" for i in (13, 14, 15, 18)),
-    batch=8,
-    steps=2400,
+    batch=4,  # 8 and noise 0.15 for the first 2,400 steps, from which these weights went on
+    steps=7000,
+    noise=0.05,
+    decay=0.35,
 )
 
 

@@ -38,7 +38,9 @@ def run(model: LiDiT, x, text, t=T, **kw):
     return model(x, t.expand(len(x)), text, **kw)
 
 
-@pytest.mark.parametrize("height, width", [(8, 8), (4, 10), (10, 4), (2, 2), (7, 8), (5, 9), (1, 3)])
+@pytest.mark.parametrize(
+    "height, width", [(8, 8), (4, 10), (10, 4), (2, 2), (7, 8), (5, 9), (1, 3)]
+)
 def test_any_resolution_and_aspect_ratio(height, width):
     assert run(tiny(), noisy(1, height, width), texts()).shape == (1, 16, height, width)
 
@@ -68,7 +70,9 @@ def test_prompts_of_different_lengths_give_what_they_give_alone(llms):
 
 def test_one_checkpoint_serves_any_subset_of_its_llms():
     model, x, text = tiny(3), noisy(1, 4, 4), texts(3)
-    outputs = [run(model, x, {i: text[i] for i in chosen}) for chosen in ((0,), (1,), (0, 2), (0, 1, 2))]
+    outputs = [
+        run(model, x, {i: text[i] for i in chosen}) for chosen in ((0,), (1,), (0, 2), (0, 1, 2))
+    ]
     for i, one in enumerate(outputs):
         assert all((one - other).abs().max() > 1e-4 for other in outputs[:i])
 
@@ -131,7 +135,9 @@ def test_layers_come_from_operations():
     own = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.LayerNorm, torch.nn.RMSNorm)
     assert len(operations.built) == sum(isinstance(m, own) for m in model.modules())
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
-    in_layers = sum(p.numel() for m in model.modules() if isinstance(m, own) for p in m.parameters())
+    in_layers = sum(
+        p.numel() for m in model.modules() if isinstance(m, own) for p in m.parameters()
+    )
     assert in_layers == sum(p.numel() for p in model.parameters())  # no raw parameter
 
 

@@ -1,0 +1,184 @@
+"""The trainer, on a world of two pictures. Run: pytest tests/test_trainer.py"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from test_refiners import states
+from tiny_lidit import lidit_config
+
+from lidit_core.config import LLMSpec
+from lidit_core.errors import LiDiTError
+from lidit_core.sampling import initial_noise, sample
+from lidit_core.states import PADDING, stack_states
+from lidit_train.autoencoder import AutoencoderRecipe, train_autoencoder
+from lidit_train.data import CaptionStates, LatentSet, load_states, save_states
+from lidit_train.recipe import Recipe, Stage, Subset, read_recipe
+from lidit_train.state import EMA, learning_rate
+from lidit_train.trainer import Batches, Trainer
+
+CONFIG = replace(
+    lidit_config("a", "b", guidance=1.0, steps=8), llms=(LLMSpec("a", 24), LLMSpec("b", 24))
+)
+
+
+def world(folder, size=4) -> CaptionStates:
+    """Two captions: one for a latent of +1, one of -1; only branch 1 can read the second."""
+    latents = torch.ones(2, 16, size, size) * torch.tensor([2.1, -1.9])[:, None, None, None]
+    LatentSet(latents.bfloat16(), torch.tensor([0, 1])).save(folder / "latents.safetensors")
+    rows = {i: stack_states([states(6 - n, seed=3 * i + n) for n in range(3)]) for i in range(2)}
+    return CaptionStates(rows, torch.tensor([[True, True], [False, True]]))
+
+
+def recipe(**changes) -> Recipe:
+    stage = Stage("latents.safetensors", 64, 4, (Subset((0, 1), 1.0), Subset((1,), 1.0)))
+    fields = {"preset": "stickers", "stages": (stage,), "warmup": 5, "save_every": 4, "ema": 0.9}
+    return Recipe(**{**fields, **changes})
+
+
+def trainer(folder, captions, recipe_, name="run") -> Trainer:
+    return Trainer(recipe_, CONFIG, captions, folder, folder / name)
+
+
+def test_a_batch_depends_on_the_seed_and_the_step_alone(tmp_path):
+    captions = world(tmp_path)
+    one, other = (Batches(recipe(), CONFIG, captions, tmp_path) for _ in range(2))
+    for step in (0, 9):
+        a, b = one[step], other[step]
+        assert (
+            torch.equal(a.x, b.x)
+            and torch.equal(a.noise, b.noise)
+            and a.text.keys() == b.text.keys()
+        )
+    assert not torch.equal(one[0].noise, one[1].noise)
+    assert one[0].x.abs().max() < 1.01  # normalised by the format's mean 0.1 and deviation 2
+
+
+def test_a_caption_that_no_present_llm_reads_is_not_drawn(tmp_path):
+    only_first = Stage("latents.safetensors", 64, 8, (Subset((0,)),))
+    batches = Batches(recipe(stages=(only_first,)), CONFIG, world(tmp_path), tmp_path)
+    assert all((batches[step].x > 0).all() for step in range(4))
+
+
+def test_dropped_captions_read_the_empty_prompt_and_zeroed_ones_nothing(tmp_path):
+    captions = world(tmp_path)
+    dropped = Batches(recipe(caption_dropout=1.0, text_zeroing=0.0), CONFIG, captions, tmp_path)[0]
+    assert all(
+        torch.equal(s.hidden, captions.branches[i][[2] * 4].trimmed().hidden)
+        for i, s in dropped.text.items()
+    )
+    zeroed = Batches(recipe(text_zeroing=1.0), CONFIG, captions, tmp_path)[0]
+    assert all((s.roles == PADDING).all() for s in zeroed.text.values())
+
+
+def test_a_run_that_dies_resumes_to_the_same_weights(tmp_path):
+    captions = world(tmp_path)
+    whole = trainer(tmp_path, captions, recipe(), "whole")
+    whole.train()
+    broken = trainer(tmp_path, captions, recipe(), "broken")
+    with pytest.raises(KeyboardInterrupt):
+        broken._report = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        broken.train()
+    assert broken.step == 4  # died before its first save: it begins anew
+    again = trainer(tmp_path, captions, recipe(), "broken")
+    assert again.step == 0
+    again.recipe = recipe(stages=(replace(recipe().stages[0], images=32),), decay=0.125)
+    again.train()
+    resumed = trainer(tmp_path, captions, recipe(decay=0.0625), "broken")
+    assert resumed.step == 8
+    straight = trainer(tmp_path, captions, recipe(decay=0.0625), "straight")
+    straight.train()
+    resumed.train()
+    assert resumed.step == whole.step == 16
+    for key, value in straight.ema.weights.items():
+        assert torch.allclose(value, resumed.ema.weights[key], atol=1e-6), key
+
+
+def test_it_learns_which_caption_means_which_picture(tmp_path):
+    captions = world(tmp_path)
+    stage = Stage("latents.safetensors", 8 * 250, 8, (Subset((1,)), Subset((0, 1))))
+    run = trainer(tmp_path, captions, recipe(stages=(stage,), learning_rate=3e-3, ema=0.95))
+    run.train()
+    text = {1: captions.branches[1][:2]}
+    with torch.no_grad():
+        out = sample(run.averaged(), initial_noise([1, 2], 16, 4, 4), text, text)
+    means = out.mean(dim=(1, 2, 3))
+    assert means[0] > 0.6 and means[1] < -0.6
+
+
+def test_losses_that_are_no_numbers_end_the_run_and_keep_the_weights(tmp_path):
+    captions = world(tmp_path)
+    run = trainer(tmp_path, captions, recipe())
+    before = {k: v.clone() for k, v in run.model.state_dict().items()}
+    run.batches.sets["latents.safetensors"].latents[:] = float("nan")
+    run.recipe = recipe(stages=(replace(recipe().stages[0], images=400),))
+    with pytest.raises(LiDiTError, match="no number for 20 steps"):
+        run.train()
+    assert all(torch.equal(v, before[k]) for k, v in run.model.state_dict().items())
+
+
+def test_an_unreadable_state_gets_one_sentence(tmp_path):
+    captions = world(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "state.pt").write_bytes(b"half")
+    with pytest.raises(LiDiTError, match="no training state"):
+        trainer(tmp_path, captions, recipe())
+
+
+def test_the_learning_rate_rises_stays_and_falls():
+    rates = [learning_rate(step, 1.0, 10, 100, 0.2) for step in range(100)]
+    assert rates[0] == 0.1 and rates[10:80] == [1.0] * 70
+    assert rates[-1] == 0.05 and all(a >= b for a, b in zip(rates[80:], rates[81:]))
+
+
+def test_the_average_follows_the_weights():
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(model.weight)
+    ema = EMA(model, decay=0.5)
+    torch.nn.init.ones_(model.weight)
+    for expected in (1 - 2 / 11, 1 - 2 / 11 * 3 / 12):
+        ema.update(model)
+        assert ema.weights["weight"].item() == pytest.approx(expected)
+
+
+def test_states_are_stored_as_they_are(tmp_path):
+    text = states(4, 6).to(dtype=torch.bfloat16)
+    save_states(text, tmp_path / "states.safetensors")
+    loaded = load_states(tmp_path / "states.safetensors")
+    assert torch.equal(loaded.hidden, text.hidden) and torch.equal(loaded.roles, text.roles)
+
+
+def test_recipes_are_read_strictly(tmp_path):
+    from stickers import train
+
+    shipped = read_recipe(next((train.Path(train.__file__).parent / "recipes").glob("*.toml")))
+    assert shipped.config().native_size == 128 and shipped.branches == (0, 1)
+    path = tmp_path / "recipe.toml"
+    path.write_text('preset = "stickers"\nstages = []\n')
+    with pytest.raises(LiDiTError, match="no stages"):
+        read_recipe(path)
+    path.write_text('preset = "stickers"\nlr = 1\n')
+    with pytest.raises(LiDiTError, match="unknown field 'lr'"):
+        read_recipe(path)
+    with pytest.raises(LiDiTError, match="cannot be read"):
+        read_recipe(tmp_path / "absent.toml")
+
+
+def test_an_autoencoder_learns_and_resumes(tmp_path):
+    def draw(batch, step):
+        g = torch.Generator().manual_seed(step)
+        return torch.rand(batch, 3, 1, 1, generator=g).expand(-1, -1, 16, 16)
+
+    light = tuple(f"encoder.{i}" for i in (1, 3, 4, 5, 8, 9)) + tuple(
+        f"decoder.{i}" for i in (9, 10, 13, 14, 15, 18)
+    )
+    short = AutoencoderRecipe(light=light, batch=4, steps=150, save_every=75, warmup=5)
+    model = train_autoencoder(short, draw, tmp_path)
+    pictures = draw(4, 999)
+    with torch.no_grad():
+        error = (model.decode(model.encode(pictures)) - pictures).abs().mean()
+    assert error < 0.15  # a constant grey is 0.25 off
+    again = train_autoencoder(short, lambda *_: pytest.fail("nothing is left to train"), tmp_path)
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
