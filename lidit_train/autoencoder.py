@@ -1,4 +1,4 @@
-"""Train the tiny autoencoder on pictures that a callable draws."""
+"""Train the tiny autoencoder: its decoder, behind a linear encoder, on drawn pictures."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lidit_core.vae import TinyAutoencoder
 
+from .linear_encoder import BYPASSED, set_linear_encoder
 from .state import EMA, learning_rate, load_state, save_atomically
 
 log = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 class AutoencoderRecipe:
     """How an autoencoder was, or is to be, trained."""
 
-    light: tuple[str, ...] = ()  # blocks bypassed (see lidit_core.vae)
+    light: tuple[str, ...] = ()  # blocks of the decoder bypassed (see lidit_core.vae)
     batch: int = 8  # pictures a step
     steps: int = 2000
     learning_rate: float = 1.5e-3  # AdamW, betas 0.9 and 0.99
@@ -31,8 +32,7 @@ class AutoencoderRecipe:
     decay: float = 0.4  # share of the steps over which the rate falls to zero
     ema: float = 0.995
     edges: float = 1.0  # weight of the L1 of horizontal and vertical differences
-    noise: float = 0.15  # deviation of the noise on latents: decoders must bear a model's errors
-    prior: float = 0.05  # weight that holds each latent channel at mean 0, variance 1
+    noise: float = 0.05  # deviation of the noise on latents: decoders must bear a model's errors
     save_every: int = 50  # steps
     seed: int = 0
 
@@ -45,25 +45,28 @@ def autoencoder_loss(
     model: TinyAutoencoder, pictures: Tensor, noise: Tensor, r: AutoencoderRecipe
 ) -> tuple[Tensor, Tensor]:
     """The whole loss, and the plain L1 of the reconstruction alone."""
-    latents = model.encode(pictures)
+    with torch.no_grad():
+        latents = model.encode(pictures)
     rebuilt = model.taesd_decoder(latents + r.noise * noise)
     l1 = F.l1_loss(rebuilt, pictures)
     edges = sum(F.l1_loss(a, b) for a, b in zip(_edges(rebuilt), _edges(pictures)))
-    mean, var = latents.mean((0, 2, 3)), latents.var((0, 2, 3))
-    prior = (mean.square() + (var - 1).square()).mean()
-    return l1 + F.mse_loss(rebuilt, pictures) + r.edges * edges + r.prior * prior, l1.detach()
+    return l1 + F.mse_loss(rebuilt, pictures) + r.edges * edges, l1.detach()
 
 
 def train_autoencoder(
-    recipe: AutoencoderRecipe, draw: Callable[[int, int], Tensor], folder: Path
+    recipe: AutoencoderRecipe,
+    linear: tuple[Tensor, Tensor],
+    draw: Callable[[int, int], Tensor],
+    folder: Path,
 ) -> TinyAutoencoder:
     """Train to the recipe's last step, resuming from ``folder``; returns the EMA model.
 
     Args:
+        linear: the encoder (see lidit_train.linear_encoder).
         draw: (batch, step) -> pictures (batch, 3, H, W) in [0, 1], a function of the step alone.
     """
     torch.manual_seed(recipe.seed)
-    model = TinyAutoencoder(recipe.light).initialise().to(memory_format=torch.channels_last)
+    model = untrained_autoencoder(recipe, linear).to(memory_format=torch.channels_last)
     ema = EMA(model, recipe.ema)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=0.0, betas=(0.9, 0.99), weight_decay=0.0)
@@ -92,6 +95,15 @@ def train_autoencoder(
             save_atomically(state, folder / "state.pt")
     model.load_state_dict(ema.weights)
     return model.eval()
+
+
+def untrained_autoencoder(
+    recipe: AutoencoderRecipe, linear: tuple[Tensor, Tensor]
+) -> TinyAutoencoder:
+    """The encoder is final from the start, so latents can be computed before any training."""
+    model = TinyAutoencoder((*BYPASSED, *recipe.light)).initialise()
+    set_linear_encoder(model, *linear)
+    return model
 
 
 def _resume(path: Path, model, ema: EMA, optimiser) -> int:

@@ -19,11 +19,14 @@ from lidit_core.presets import find_preset
 from lidit_core.states import LLMStates, stack_states
 from lidit_core.text import LLMEncoder, load_llm
 from lidit_core.vae import TinyAutoencoder
+from lidit_train.autoencoder import untrained_autoencoder
 from lidit_train.data import CaptionStates, LatentSet, load_states, save_states
+from lidit_train.state import load_state
 
 from .grammar import Caption, captions
 from .scenes import place, render
 from .train_autoencoder import RECIPE as AUTOENCODER
+from .train_autoencoder import linear_encoder
 
 log = logging.getLogger(__name__)
 
@@ -95,10 +98,12 @@ def prepare_latents(vae: TinyAutoencoder, size: int, count: int, path: Path, bat
     LatentSet(torch.cat(latents), torch.cat(indices)).save(path)
 
 
-def trained_autoencoder(folder: Path) -> TinyAutoencoder:
-    """The autoencoder that ``stickers.train_autoencoder`` left in its folder."""
-    vae = TinyAutoencoder(AUTOENCODER.light)
-    vae.load_state_dict(torch.load(folder / "ema.pt", weights_only=True))
+def autoencoder(folder: Path) -> TinyAutoencoder:
+    """The autoencoder as ``stickers.train_autoencoder`` has it by now; the encoder is fixed."""
+    vae = untrained_autoencoder(AUTOENCODER, linear_encoder())
+    state = load_state(folder / "state.pt")
+    if state is not None:
+        vae.load_state_dict(state["ema"]["weights"])
     return vae.eval()
 
 
@@ -108,7 +113,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("runs/data"))
     parser.add_argument("--vae", type=Path, default=Path("runs/vae"))
     parser.add_argument("--branch", type=int, nargs="*", default=[0, 1], help="LLMs to encode with")
-    parser.add_argument("--scenes", nargs="*", default=["64:24000", "128:16000"], help="size:count")
+    parser.add_argument("--scenes", nargs="*", default=["64:48000", "128:40000"], help="size:count")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if options.what == "states":
@@ -120,7 +125,7 @@ def main() -> None:
         size, count = map(int, pair.split(":"))
         path = options.data / f"latents-{size}.safetensors"
         if not path.exists():
-            prepare_latents(trained_autoencoder(options.vae), size, count, path)
+            prepare_latents(autoencoder(options.vae), size, count, path)
 
 
 if __name__ == "__main__":

@@ -25,17 +25,17 @@ from lidit_train.data import CaptionStates, LatentSet
 from lidit_train.recipe import Recipe, read_recipe
 from lidit_train.trainer import Trainer
 
-from .prepare import caption_states, trained_autoencoder
+from .prepare import autoencoder, caption_states
 
 GRID = 16  # pictures in a grid: the first captions, branch 0 in the upper half, all below
 
 
 def measured_format(data: LatentSet, base: LatentFormat) -> LatentFormat:
-    """The latent format with each channel's mean and deviation over the training pictures."""
+    """The latent format with each channel's mean, and the deviation of all, over the pictures."""
     latents = data.latents.float()
-    mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
-    rounded = (tuple(round(float(v), 4) for v in values) for values in (mean, std))
-    return replace(base, **dict(zip(("mean", "std"), rounded)))
+    mean = latents.mean((0, 2, 3))
+    std = (latents - mean[:, None, None]).square().mean().sqrt()
+    return replace(base, mean=tuple(round(float(v), 4) for v in mean), std=(round(float(std), 4),))
 
 
 class Grid:
@@ -71,7 +71,7 @@ def _on(text: dict[int, LLMStates], device) -> dict[int, LLMStates]:
 def trainer_of(recipe: Recipe, data: Path, run: Path, vae: Path, device: str) -> Trainer:
     captions = caption_states(data, recipe.branches)
     config = sticker_config(recipe, data)
-    grid = Grid(captions, trained_autoencoder(vae), config.native_size)
+    grid = Grid(captions, autoencoder(vae), config.native_size)
     return Trainer(recipe, config, captions, data, run, grid, device)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lidit_train.autoencoder import AutoencoderRecipe, train_autoencoder
+from lidit_train.linear_encoder import principal_components
 from lidit_train.state import save_atomically
 
 from .kinds import KINDS
@@ -18,14 +19,16 @@ from .scenes import Item, SceneRequest, place, render
 
 CROP = 64  # pixels: scenes are drawn at 64 or at 128, and the large ones cropped
 
-RECIPE = AutoencoderRecipe(
-    light=tuple(f"encoder.{i}" for i in (1, 3, 4, 5, 9))
-    + tuple(f"decoder.{i}" for i in (13, 14, 15, 18)),
-    batch=4,  # 8 and noise 0.15 for the first 2,400 steps, from which these weights went on
-    steps=7000,
-    noise=0.05,
-    decay=0.35,
-)
+FITTED = 400  # scenes of each size whose blocks the encoder's components are taken from
+
+RECIPE = AutoencoderRecipe(light=("decoder.14", "decoder.15", "decoder.18"), batch=4, steps=9000)
+
+
+def linear_encoder() -> tuple[Tensor, Tensor]:
+    """Principal components of the blocks of fixed scenes at both sizes."""
+    rng = np.random.default_rng(0)
+    scenes = [place(any_request(rng), rng) for _ in range(FITTED)]
+    return principal_components([_tensor([render(s, n) for s in scenes]) for n in (64, 128)])
 
 
 def any_request(rng: np.random.Generator) -> SceneRequest:
@@ -48,8 +51,11 @@ def crop(rng: np.random.Generator) -> np.ndarray:
 
 def draw(batch: int, step: int) -> Tensor:
     rng = np.random.default_rng([step, batch])
-    pictures = np.stack([crop(rng) for _ in range(batch)])
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+    return _tensor([crop(rng) for _ in range(batch)])
+
+
+def _tensor(pictures: list[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
 
 
 def main() -> None:
@@ -59,7 +65,7 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     recipe = AutoencoderRecipe(**{**vars(RECIPE), "steps": options.steps})
-    model = train_autoencoder(recipe, draw, options.folder)
+    model = train_autoencoder(recipe, linear_encoder(), draw, options.folder)
     save_atomically(model.state_dict(), options.folder / "ema.pt")
 
 
