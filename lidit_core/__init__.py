@@ -1,3 +1,47 @@
-"""LI-DiT (arXiv 2406.11831) as a standalone library; it never imports ComfyUI."""
+"""LI-DiT (arXiv 2406.11831) as a standalone library; it never imports ComfyUI.
+
+The names below are the public ones. Each is imported when it is first asked for, so that
+importing this package needs, and loads, nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
 
 __version__ = "0.1.0"  # that of pyproject.toml
+
+_HOME = {
+    "LiDiTError": "errors",
+    "LLMStates": "states",
+    "LatentFormat": "config",
+    "LiDiTConfig": "config",
+    "LLMSpec": "config",
+    "RefinerConfig": "config",
+    "PRESETS": "presets",
+    "find_preset": "presets",
+    "InstructionTemplate": "text",
+    "PromptEncoder": "text",
+    "LinguisticTokenRefiner": "refiners",
+    "CollaborativeRefiner": "refiners",
+    "BranchOptions": "refiners",
+    "TextOptions": "text_context",
+    "LiDiT": "dit",
+    "TinyAutoencoder": "vae",
+    "load_lidit": "checkpoint",
+    "load_vae": "checkpoint",
+    "read_config": "checkpoint",
+    "save_lidit": "checkpoint",
+    "sample": "sampling",
+    "load_pipeline": "pipeline",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from tiny_lidit import lidit_config
 
+import lidit_core
 from lidit_core.config import LatentFormat, LiDiTConfig, LLMSpec, RefinerConfig
 from lidit_core.errors import LiDiTError
 from lidit_core.presets import PRESETS, find_preset
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -96,3 +102,12 @@ def test_a_wrong_file_gets_one_sentence(change, words):
 def test_no_json_object_gets_one_sentence(text):
     with pytest.raises(LiDiTError, match="no JSON object"):
         LiDiTConfig.from_json(text)
+
+
+def test_public_names_are_there_and_cost_nothing_until_used():
+    code = "import sys, lidit_core; assert 'torch' not in sys.modules; print(lidit_core.LiDiT)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert "lidit_core.dit.LiDiT" in result.stdout, result.stderr
+    assert all(getattr(lidit_core, name) is not None for name in lidit_core.__all__)
+    with pytest.raises(AttributeError, match="LiDiT2"):
+        lidit_core.LiDiT2  # noqa: B018

@@ -182,3 +182,11 @@ def test_no_such_llm_leaves_the_rest_usable(llama):
 
 def test_identity_is_plain_json(llama):
     assert str(llama) not in json.dumps(json.loads(PromptEncoder(llama).identity()))
+
+
+def test_what_memory_knows_gets_to_the_disk(llama, tmp_path):
+    PromptEncoder(llama, "short").encode(["two bees"])
+    PromptEncoder(llama, "short", disk_cache=tmp_path).encode(["two bees"])
+    MEMORY.clear()
+    later = PromptEncoder(llama, "short", disk_cache=tmp_path)
+    assert later.info("two bees").cached and not later.loaded

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -52,10 +54,7 @@ def _write_tokenizer(writer, tokenizer) -> None:
     vocabulary = tokenizer.get_vocab()
     tokens = sorted(vocabulary, key=vocabulary.get)
     specials = set(tokenizer.all_special_tokens)
-    merges = tokenizer.backend_tokenizer.to_str()
-    import json
-
-    pairs = json.loads(merges)["model"]["merges"]
+    pairs = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("default")
     writer.add_token_list(tokens)
@@ -87,7 +86,6 @@ def test_converted_once(file, cache, monkeypatch):
     assert folder.is_relative_to(cache) and not list(folder.glob(".converting*"))
     encoder = LLMEncoder(llm, "short")
     text = encoder.renderer("two bees")
-    assert chat_tokenizer()("two bees")["input_ids"][1:] == list(text.ids[-3:-2]) or text.used > 0
     theirs = reference_states(folder, text.ids)[-3]
     assert relative_error(encoder.encode(["two bees"]).hidden[0], theirs) <= 1e-5
     monkeypatch.setattr(conversion, "_write", lambda *args: pytest.fail("converted again"))
@@ -129,10 +127,7 @@ def test_by_name_in_parts(file, cache, tmp_path, monkeypatch):
         part.write_bytes(piece)
     found = Source("mine", folder, parts)
     conversion.convert(found.parts, found.folder)
-    assert (
-        sorted(path.name for path in folder.iterdir())[0] == "chat_template.jinja"
-        or (folder / "tokenizer.json").is_file()
-    )
+    assert (folder / "tokenizer.json").is_file()
     assert not [path for path in folder.iterdir() if path.suffix == ".gguf" or path.is_dir()]
     assert torch.equal(
         LLMEncoder(load_llm("mine", dtype=torch.float32)).encode(["a"]).hidden,

@@ -8,6 +8,7 @@ model was made for unless you say otherwise. The same command draws the same pic
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from ..errors import LiDiTError
@@ -64,7 +65,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps … (a GPU where there is one)")
 
 
+def fix_arithmetic() -> None:
+    """Equal sums on every run: neither MKL nor cuDNN may choose another order for them."""
+    os.environ.setdefault("MKL_CBWR", "AUTO")  # read by MKL at its first use
+    import torch
+
+    torch.set_num_threads(torch.get_num_threads())  # else MKL takes fewer on a busy machine
+    torch.backends.cudnn.deterministic = True
+
+
 def run(args: argparse.Namespace) -> int:
+    fix_arithmetic()
     from ..pipeline import Order, Settings, load_pipeline
 
     prompts = _prompts(args)

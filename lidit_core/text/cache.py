@@ -76,6 +76,9 @@ class DiskCache:
         self.folder, self.max_bytes = Path(folder).expanduser(), max_bytes
         self._unseen = max_bytes  # bytes written since the folder was last looked through
 
+    def __contains__(self, key: str) -> bool:
+        return self._path(key).is_file()
+
     def get(self, key: str) -> PromptStates | None:
         """The states under `key`; a damaged file counts as none and is removed."""
         path = self._path(key)

@@ -22,6 +22,20 @@ def dtype_argument() -> str:
     return "dtype" if _release() >= (4, 56) else "torch_dtype"
 
 
+def new_cache():
+    """An empty cache that keeps every key, those outside of a sliding window too."""
+    from transformers import DynamicCache
+
+    return DynamicCache()
+
+
+def cached_layers(cache) -> list[tuple]:
+    """Keys and values of every block, each (B, heads, L, head width)."""
+    if hasattr(cache, "layers"):
+        return [(layer.keys, layer.values) for layer in cache.layers]
+    return list(zip(cache.key_cache, cache.value_cache, strict=True))
+
+
 def can_reuse(config, length: int) -> bool:
     """Whether `length` tokens may be read on top of cached ones.
 

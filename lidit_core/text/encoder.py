@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from ..errors import LiDiTError
 from ..states import PADDING, LLMStates
 from .cache import PromptStates
-from .compat import can_reuse
+from .compat import cached_layers, can_reuse, new_cache
 from .loading import LLM
 from .prompt import PromptRenderer, PromptTokens
 from .templates import InstructionTemplate, find_template
@@ -26,16 +25,16 @@ class Prefix:
     """The first tokens of every prompt, run once: their keys and values, and their states."""
 
     kind: tuple  # device and dtype that it was computed in
-    cache: object  # transformers' DynamicCache of one row
+    layers: list[tuple[Tensor, Tensor]]  # keys and values of every block, (1, heads, P, head width)
     hidden: Tensor  # (P, C)
 
     def rows(self, count: int, length: int) -> object:
         """A cache of `count` equal rows of the first `length` tokens that a forward may extend."""
-        rows, extra = copy.deepcopy(self.cache), len(self.hidden) - length
-        if extra:
-            rows.crop(-extra)
-        rows.batch_repeat_interleave(count)
-        return rows
+        cache = new_cache()
+        for index, pair in enumerate(self.layers):
+            keys, values = (tensor[:, :, :length].expand(count, -1, -1, -1) for tensor in pair)
+            cache.update(keys, values, index)
+        return cache
 
 
 def run_decoder(
@@ -144,13 +143,10 @@ class LLMEncoder:
         """The first tokens' keys, values and states, computed once per device and dtype."""
         known, kind = self._prefix, (self.device, self.llm.dtype)
         if known is None or known.kind != kind:
-            from transformers import DynamicCache
-
-            cache = DynamicCache()
-            every = self.llm.block == "all"
+            cache, every = new_cache(), self.llm.block == "all"
             ids = [self.renderer.prefix]
             hidden = run_decoder(self.llm.module, ids, self.device, cache, 0, every)
-            self._prefix = known = Prefix(kind, cache, hidden[0])
+            self._prefix = known = Prefix(kind, cached_layers(cache), hidden[0])
         return known
 
     def _states(self, tokens: PromptTokens, hidden: Tensor) -> PromptStates:

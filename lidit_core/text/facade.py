@@ -141,10 +141,14 @@ class PromptEncoder:
     def _recall(self, identity: str, prompt: str) -> PromptStates | None:
         key = _key(identity, prompt)
         states = self.memory.get(key)
-        if states is None and self.disk:
+        if self.disk is None:
+            return states
+        if states is None:
             states = self.disk.get(key)
             if states is not None:
                 self.memory.put(key, states)
+        elif key not in self.disk:
+            self.disk.put(key, states)
         return states
 
     def _remember(self, identity: str, prompt: str, states: PromptStates) -> None:

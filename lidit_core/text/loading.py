@@ -57,13 +57,16 @@ class LLM:
 class _EmptyOnMeta(TorchFunctionMode):
     """Creates uninitialised tensors, hence all large parameters, on the meta device.
 
-    Unlike `torch.device("meta")` it leaves computed buffers (rotary frequencies) real.
+    Unlike `torch.device("meta")` it leaves computed buffers (rotary frequencies) real. Random
+    values for parameters without memory are not drawn, which takes a while even there.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func is torch.empty:
             kwargs = {**kwargs, "device": "meta"}
+        if func is torch.Tensor.normal_ and args[0].is_meta:
+            return args[0]
         return func(*args, **kwargs)
 
 

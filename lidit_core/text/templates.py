@@ -85,7 +85,10 @@ PRESETS = {
     for template in (
         InstructionTemplate(
             "paper",
-            system="You are an assistant that describes images precisely.",
+            system=(  # LLaVA-1.5's: the paper's LLMs were tuned its way
+                "A chat between a curious human and an artificial intelligence assistant. The "
+                "assistant gives helpful, detailed, and polite answers to the human's questions."
+            ),
             instruction=PAPER_INSTRUCTION,
         ),
         InstructionTemplate("none", layout="{prompt}", chat=False),
