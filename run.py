@@ -49,7 +49,7 @@ def call(words: list[str | Path], remedy: str, **options) -> None:
 
 
 def pip_install(words: list[str], **options) -> None:
-    quiet = [] if sys.stdout.isatty() else ["--quiet"]
+    quiet = [] if sys.stdout.isatty() else ["--quiet", "--quiet"]
     call(
         [PYTHON, "-m", "pip", "install", "--disable-pip-version-check", *quiet, *words],
         "pip could not install (see above); check the connection, then run the same command again",

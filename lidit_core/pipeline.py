@@ -53,6 +53,10 @@ class Order:
     prompt: str
     seed: int
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 1 << 63:
+            raise LiDiTError(f"seed {self.seed} is out of range; expected 0 to 2^63 - 1")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -212,6 +216,7 @@ def _branch_name(source: str, names: Sequence[str]) -> str:
     if found in names:
         return found
     if len(names) == 1:
+        log.warning("the LLM %s stands in for %s, which the model was trained on", found, names[0])
         return names[0]
     raise LiDiTError(
         f"the LLM {found!r} is none of {', '.join(names)}, which this LI-DiT was trained on; if it "
@@ -239,8 +244,19 @@ def find_vae(latent: LatentFormat, checkpoint: Path) -> Path:
     )
 
 
-def default_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def find_device(name: str | None) -> str:
+    """The device of this name, checked; by default the GPU where there is one."""
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise LiDiTError(
+            f"device {name!r} cannot be used ({reason}); expected cpu, or cuda or mps where this "
+            "PyTorch has it"
+        ) from error
+    return name
 
 
 def open_encoders(
@@ -271,7 +287,7 @@ def load_pipeline(
     """
     path, named = find_model(model)
     config = read_config(path)
-    device = device or default_device()
+    device = find_device(device)
     encoders = open_encoders(config, choose_llms(config, llms, named), device)
     vae = load_vae(find_vae(config.latent, path), device=device)
     return Pipeline(load_lidit(path, device=device), vae, encoders, device)

@@ -151,6 +151,8 @@ def test_two_llms_work_together_or_alone(folder, draw, lidit):
         (("a cat", "--count", "0"), "--count is 0"),
         (("a cat", "--count", "2", "--out", "one.png"), "one file for 2 pictures"),
         (("a cat", "--steps", "0"), "0 steps"),
+        (("a cat", "--seed", "-1"), "seed -1 is out of range"),
+        (("a cat", "--device", "abacus"), "device 'abacus' cannot be used"),
         (("a cat", "--model", "nowhere.safetensors"), "no file nowhere.safetensors"),
         (("a cat", "--llm", "someone/a-model"), "hub:"),
     ],
@@ -167,6 +169,14 @@ def test_an_llm_of_the_wrong_width_is_named(folder, lidit):
     words = ("a cat", "--model", str(folder / "model.safetensors"))
     status, _, error = lidit("generate", *words, "--llm", str(folder / "wide-llm"))
     assert status == 2 and "48 wide" in error and "tiny-llm (32 wide)" in error
+
+
+def test_a_place_that_cannot_be_written_is_one_line(folder, draw, lidit):
+    Path("taken").write_text("a file")
+    llm = str(folder / "tiny-llm")
+    words = ("a cat", "--model", str(folder / "model.safetensors"), "--llm", llm)
+    status, _, error = lidit("generate", *words, "--out", "taken/x.png")
+    assert status == 2 and error.count("\n") == 1 and "taken" in error
 
 
 def test_a_missing_demo_llm_gives_the_line_to_paste(tmp_path, lidit):

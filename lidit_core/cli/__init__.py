@@ -48,12 +48,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; a user's mistake is one line on stderr and exit status 2."""
-    logging.basicConfig(format="lidit: %(levelname)s: %(message)s", level=logging.WARNING)
-    logging.addLevelName(logging.WARNING, "warning")
+    logging.basicConfig(format="lidit: %(message)s", level=logging.WARNING)
+    logging.getLogger("lidit_core").setLevel(logging.INFO)
     args = build_parser().parse_args(argv)
     try:
         return args.run(args)
     except LiDiTError as error:
+        print(f"lidit: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a folder that cannot be written, a full disk
         print(f"lidit: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -37,12 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ..checkpoint import read_config, write_safetensors
-    from ..pipeline import choose_llms, default_device, find_model, open_encoders
+    from ..pipeline import choose_llms, find_device, find_model, open_encoders
 
     path, named = find_model(args.model)
     config = read_config(path)
     chosen = choose_llms(config, args.llm, named)
-    encoders = open_encoders(config, chosen, args.device or default_device())
+    encoders = open_encoders(config, chosen, find_device(args.device))
     tensors = {}
     for branch, encoder in encoders.items():
         name = config.llms[branch].name
