@@ -33,7 +33,6 @@ def theirs(llm):
     return AutoModel.from_pretrained(locate(llm.name).folder, dtype=torch.float32).eval()
 
 
-@pytest.mark.llm
 @pytest.mark.parametrize("template", ["paper", "none"])
 def test_equal_to_transformers(llm, theirs, template):
     assert LLMS[llm.name] == (llm.total_blocks, llm.width)
@@ -50,7 +49,6 @@ def test_equal_to_transformers(llm, theirs, template):
             assert relative_error(states.hidden[0, : len(ids)], expected) <= 1e-5
 
 
-@pytest.mark.llm
 def test_instruction_is_reused_whole(llm):
     """All but at most one token before the prompt, in every language."""
     for template in ("paper", "short"):
@@ -61,7 +59,6 @@ def test_instruction_is_reused_whole(llm):
             assert text.span[0] - len(render.prefix) <= 1
 
 
-@pytest.mark.llm
 def test_short_template_is_short(llm):
     render = LLMEncoder(llm, "short").renderer
     assert len(render("").ids) <= 20
