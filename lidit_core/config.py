@@ -75,8 +75,10 @@ class LatentFormat:
     downsampling: int = 8  # picture pixels per latent pixel, each side
     mean: tuple[float, ...] = (0.0,)  # one number, or one per channel
     std: tuple[float, ...] = (1.0,)
-    rgb_factors: tuple[tuple[float, float, float], ...] = ()  # channels x RGB, for previews
-    rgb_bias: tuple[float, ...] = ()
+    rgb_factors: tuple[
+        tuple[float, ...], ...
+    ] = ()  # previews: the model's channels x RGB in [-1, 1]
+    rgb_bias: tuple[float, ...] = ()  # RGB; both empty = no preview
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
@@ -86,6 +88,12 @@ class LatentFormat:
                 f"latent format {self.name!r} has {n} numbers in {name}; "
                 f"expected 1 or {self.channels}, one per channel",
             )
+        shape = (len(self.rgb_factors), *{len(row) for row in self.rgb_factors}, len(self.rgb_bias))
+        _check(
+            shape in ((0, 0), (self.channels, 3, 3)),
+            f"latent format {self.name!r} has preview factors of shape {shape[:-1]} and a bias of "
+            f"{shape[-1]}; expected {self.channels} x 3 and 3, or none",
+        )
 
 
 @dataclass(frozen=True)

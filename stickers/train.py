@@ -11,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from lidit_core.checkpoint import save_lidit
 from lidit_core.config import LatentFormat, LiDiTConfig
 from lidit_core.dit import LiDiT
-from lidit_core.latents import denormalise
+from lidit_core.latents import denormalise, normalise
 from lidit_core.sampling import initial_noise, sample
 from lidit_core.states import LLMStates
 from lidit_core.vae import TinyAutoencoder
@@ -36,6 +37,17 @@ def measured_format(data: LatentSet, base: LatentFormat) -> LatentFormat:
     mean = latents.mean((0, 2, 3))
     std = (latents - mean[:, None, None]).square().mean().sqrt()
     return replace(base, mean=tuple(round(float(v), 4) for v in mean), std=(round(float(std), 4),))
+
+
+def with_preview(config: LiDiTConfig, vae: TinyAutoencoder, latents: Tensor) -> LiDiTConfig:
+    """The configuration with preview factors: least squares from latents to their mean colours."""
+    with torch.no_grad():
+        colours = 2 * F.avg_pool2d(vae.decode(latents.float()), config.latent.downsampling) - 1
+    seen = normalise(latents, config.latent)
+    x, y = (v.permute(0, 2, 3, 1).flatten(0, 2) for v in (seen, colours))
+    fit = torch.linalg.lstsq(F.pad(x, (0, 1), value=1.0), y).solution  # (channels + 1, 3)
+    rows = tuple(tuple(round(float(v), 4) for v in row) for row in fit)
+    return replace(config, latent=replace(config.latent, rgb_factors=rows[:-1], rgb_bias=rows[-1]))
 
 
 class Grid:
@@ -96,8 +108,10 @@ def main() -> None:
         read_recipe(options.recipe), options.data, options.run, options.vae, options.device
     )
     if options.export:
+        some = next(iter(trainer.batches.sets.values())).latents[:200]
+        config = with_preview(trainer.model.config, autoencoder(options.vae), some)
         weights = {k: v.to(torch.bfloat16) for k, v in trainer.ema.weights.items()}
-        return save_lidit(weights, trainer.model.config, options.export)
+        return save_lidit(weights, config, options.export)
     trainer.train(options.minutes * 60)
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lidit_core.checkpoint import write_safetensors
 from lidit_train.autoencoder import AutoencoderRecipe, train_autoencoder
 from lidit_train.linear_encoder import principal_components
-from lidit_train.state import save_atomically
 
 from .kinds import KINDS
 from .scenes import Item, SceneRequest, place, render
@@ -62,11 +62,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="where the run keeps its state, and resumes")
     parser.add_argument("--steps", type=int, default=RECIPE.steps)
+    parser.add_argument("--export", type=Path, help="write the averaged weights, bfloat16, after")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     recipe = AutoencoderRecipe(**{**vars(RECIPE), "steps": options.steps})
     model = train_autoencoder(recipe, linear_encoder(), draw, options.folder)
-    save_atomically(model.state_dict(), options.folder / "ema.pt")
+    if options.export:
+        weights = {k: v.to(torch.bfloat16) for k, v in model.state_dict().items()}
+        write_safetensors(options.export, weights, {"font": "Noto Color Emoji, SIL OFL 1.1"})
 
 
 if __name__ == "__main__":
