@@ -30,7 +30,7 @@ def theirs(llm):
     """transformers' whole model with the same converted weights."""
     from transformers import AutoModel
 
-    return AutoModel.from_pretrained(locate(llm.name).folder, dtype=torch.float32).eval()
+    return AutoModel.from_pretrained(locate(llm.name).folder).float().eval()
 
 
 @pytest.mark.parametrize("template", ["paper", "none"])

@@ -164,6 +164,10 @@ def multimodal_llava(folder):
 def multimodal_qwen(folder):
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+    if not hasattr(Qwen2_5_VLConfig, "sub_configs") or "text_config" not in (
+        Qwen2_5_VLConfig.sub_configs
+    ):
+        pytest.skip("this release of transformers has no text tower of its own for Qwen2.5-VL")
     tokenizer = plain_tokenizer()
     vision = {"depth": 2, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2,
               "out_hidden_size": 32}  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import json
 import logging
 import os
 import shutil
@@ -95,6 +96,20 @@ def _write(gguf: Path, out: Path) -> None:
     with contextlib.suppress(AttributeError):
         del module.config.quantization_config
     module.config.save_pretrained(out)
+    _for_older_readers(out / "config.json")
+
+
+def _for_older_readers(path: Path) -> None:
+    """Name the rotary bases as transformers 4 does too: it would silently take its defaults."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    rope = config.get("rope_parameters") or {}
+    full, sliding = (rope.get(kind, {}) for kind in ("full_attention", "sliding_attention"))
+    bases = {
+        "rope_theta": rope.get("rope_theta", full.get("rope_theta")),
+        "rope_local_base_freq": sliding.get("rope_theta"),
+    }
+    config = {**{key: base for key, base in bases.items() if base is not None}, **config}
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager
