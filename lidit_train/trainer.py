@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from lidit_core.config import LiDiTConfig
 from lidit_core.dit import LiDiT
@@ -21,6 +22,7 @@ from lidit_core.objectives import add_noise, model_timestep, sample_time, target
 from lidit_core.states import PADDING, LLMStates
 
 from .data import CaptionStates, LatentSet
+from .parallel import any_process, join, share, together
 from .recipe import Recipe
 from .state import EMA, learning_rate, load_state, save_atomically
 
@@ -79,9 +81,8 @@ class Batches:
         }
 
 
-def loss_of(model: LiDiT, batch: Batch) -> Tensor:
+def loss_of(model: nn.Module, prediction: str, batch: Batch) -> Tensor:
     """Mean squared error on the objective's target."""
-    prediction = model.config.prediction
     z = add_noise(prediction, batch.x, batch.noise, batch.time)
     output = model(z, model_timestep(prediction, batch.time), batch.text)
     return F.mse_loss(output, target(prediction, batch.x, batch.noise, batch.time))
@@ -118,21 +119,28 @@ class Trainer:
         self.ema = EMA(self.model, recipe.ema)
         self.optimiser = optimiser_of(self.model, recipe)
         self.step, self.bad = 0, 0
+        self.rank, self.world = join(device)
         self._resume()
+        self.parallel = together(self.model, self.world)
 
     def train(self, until: float = float("inf")) -> None:
         """Go on to the recipe's last step, or until ``until`` seconds have passed; then save."""
         began, last = time.monotonic(), time.monotonic()
         losses: list[float] = []
-        while self.step < self.recipe.steps and time.monotonic() - began < until:
+        while self.step < self.recipe.steps:
+            if any_process(time.monotonic() - began >= until, self.world):
+                break
             losses.append(self._train_step())
+            if self.rank > 0:
+                continue
             if self.step % self.recipe.save_every == 0:
                 self._report(losses, time.monotonic() - last)
                 self.save()
                 losses, last = [], time.monotonic()
             if self.step % self.recipe.grid_every == 0:
                 self.draw_grid(self.averaged(), self.run / "grids" / f"{self.step:06d}.png")
-        self.save()
+        if self.rank == 0:
+            self.save()
 
     def averaged(self) -> LiDiT:
         """A copy of the model with the EMA's weights, for drawing."""
@@ -160,34 +168,37 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         with self._autocast():
-            loss = loss_of(self.model, self._moved(self.batches[self.step]))
+            loss = loss_of(self.parallel, self.model.config.prediction, self._batch())
         self.optimiser.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), r.clip)
-        value = loss.item()
-        if self._is_good(value):
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), r.clip)
+        if self._is_good(norm.item()):
             self.optimiser.step()
             self.ema.update(self.model)
         self.step += 1
-        return value
+        return loss.item()
 
     def _autocast(self):
         """bfloat16 mixed precision (paper) on a GPU; float32 on a CPU."""
         kind = torch.device(self.device).type
         return torch.autocast(kind, torch.bfloat16, enabled=kind != "cpu")
 
-    def _is_good(self, loss: float) -> bool:
-        self.bad = 0 if loss == loss else self.bad + 1
+    def _is_good(self, norm: float) -> bool:
+        """Whether the gradient is a number; it is the same in every process."""
+        self.bad = 0 if math.isfinite(norm) else self.bad + 1
         if self.bad >= MOST_BAD_STEPS:
             raise LiDiTError(
-                f"the loss was no number for {self.bad} steps up to step {self.step}; "
+                f"the gradient was no number for {self.bad} steps up to step {self.step}; "
                 "lower learning_rate in the recipe and resume from the last saved state"
             )
         return self.bad == 0
 
-    def _moved(self, batch: Batch) -> Batch:
-        x, noise, time_ = (v.to(self.device) for v in (batch.x, batch.noise, batch.time))
-        return Batch(x, noise, time_, {i: s.to(self.device) for i, s in batch.text.items()})
+    def _batch(self) -> Batch:
+        """This process's share of the step's batch, on its device."""
+        batch = self.batches[self.step]
+        rows = share(len(batch.x), self.rank, self.world)
+        x, noise, time_ = (v[rows].to(self.device) for v in (batch.x, batch.noise, batch.time))
+        return Batch(x, noise, time_, {i: s[rows].to(self.device) for i, s in batch.text.items()})
 
     def _report(self, losses: list[float], seconds: float) -> None:
         rate = len(losses) * self.recipe.stage_of(self.step - 1).batch / seconds

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +23,7 @@ from lidit_train.autoencoder import (
 )
 from lidit_train.data import CaptionStates, LatentSet, load_states, save_states
 from lidit_train.linear_encoder import principal_components
+from lidit_train.parallel import share
 from lidit_train.recipe import Recipe, Stage, Subset, read_recipe
 from lidit_train.state import EMA, learning_rate
 from lidit_train.trainer import Batches, Trainer
@@ -122,6 +126,32 @@ def test_losses_that_are_no_numbers_end_the_run_and_keep_the_weights(tmp_path):
     with pytest.raises(LiDiTError, match="no number for 20 steps"):
         run.train()
     assert all(torch.equal(v, before[k]) for k, v in run.model.state_dict().items())
+
+
+def train_in_a_process(rank: int, folder: Path, port: int) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    os.environ["MASTER_PORT"] = str(port)
+    trainer(folder, world(folder), recipe(), "two").train()
+
+
+def test_two_processes_train_what_one_does(tmp_path):
+    captions = world(tmp_path)
+    one = trainer(tmp_path, captions, recipe(), "one")
+    one.train()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(train_in_a_process, (tmp_path, port), nprocs=2)
+    two = trainer(tmp_path, captions, recipe(), "two")
+    assert two.step == one.step == 16
+    for key, value in one.ema.weights.items():
+        assert torch.allclose(value, two.ema.weights[key], atol=1e-5), key
+
+
+def test_a_batch_that_cannot_be_shared_gets_one_sentence():
+    assert [share(6, rank, 3) for rank in range(3)] == [slice(0, 2), slice(2, 4), slice(4, 6)]
+    with pytest.raises(LiDiTError, match="batch of 4 cannot be shared by 3"):
+        share(4, 0, 3)
 
 
 def test_an_unreadable_state_gets_one_sentence(tmp_path):
