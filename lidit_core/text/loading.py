@@ -12,7 +12,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import LiDiTError
-from .compat import dtype_argument
+from .compat import dtype_argument, read_tokenizer
 from .gguf import convert
 from .locate import HUB, Source, locate
 from .weights import Checkpoint, checkpoint_files
@@ -189,20 +189,19 @@ def truncated(config, kept: int):
 
 
 def load_tokenizer(folder: Path, name: str):
-    from transformers import AutoTokenizer
-
+    """The fast tokenizer of a model folder, with its chat template."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True
-        )
+        tokenizer = read_tokenizer(folder)
     except Exception as error:  # transformers raises about every kind here
         raise LiDiTError(
             f"{name} has no tokenizer that can be read in {folder} ({_first_line(error)}); put "
             "its tokenizer.json and tokenizer_config.json there"
         ) from error
     if not tokenizer.is_fast:
-        raise LiDiTError(f"the tokenizer of {name} gives no offsets; expected a fast one, so add "
-                         "its tokenizer.json")  # fmt: skip
+        raise LiDiTError(
+            f"the tokenizer of {name} gives no offsets; expected a fast one, so add its "
+            "tokenizer.json"
+        )
     return tokenizer
 
 
