@@ -11,7 +11,7 @@ import os
 import tempfile
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -28,6 +28,9 @@ class PromptStates:
     span: tuple[int, int]  # token span of the prompt
     used: int  # tokens of the prompt that were read
     total: int  # tokens of the prompt before it was cut
+
+    def cpu(self) -> PromptStates:
+        return replace(self, hidden=self.hidden.cpu(), roles=self.roles.cpu())
 
     @property
     def bytes(self) -> int:

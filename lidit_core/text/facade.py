@@ -80,7 +80,7 @@ class PromptEncoder:
         self._encoder = None
 
     def encode(self, prompts: Sequence[str]) -> LLMStates:
-        """States (B, L, C) of the prompts, padded on the right to the longest."""
+        """States (B, L, C) of the prompts, on the CPU, padded on the right to the longest."""
         return pad_states(self.encode_rows(prompts))
 
     def encode_rows(self, prompts: Sequence[str]) -> list[PromptStates]:
@@ -89,7 +89,7 @@ class PromptEncoder:
         known = {prompt: self._recall(identity, prompt) for prompt in prompts}
         fresh = [prompt for prompt, states in known.items() if states is None]
         if fresh:
-            rows = self.encoder().encode_rows(fresh)
+            rows = [row.cpu() for row in self.encoder().encode_rows(fresh)]
             identity = self.identity()  # a first load may have converted the LLM
             for prompt, states in zip(fresh, rows, strict=True):
                 known[prompt] = states
