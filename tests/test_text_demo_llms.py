@@ -8,6 +8,7 @@ from tiny_llm import relative_error
 
 from lidit_core.text import LLMEncoder, available, load_llm, locate
 
+pytestmark = pytest.mark.llm
 PROMPTS = [
     "a red cat left of two dogs on a blue background",
     "",
