@@ -38,6 +38,7 @@ PRESETS: dict[str, LiDiTConfig] = {
         heads=6,
         llms=_STICKER_LLMS,
         latent=LatentFormat("stickers"),
+        shift=3.0,
         native_size=128,
         steps=20,
         guidance=3.0,

@@ -26,6 +26,7 @@ class Stage:
     images: int  # to train on
     batch: int  # images a step
     subsets: tuple[Subset, ...]
+    shift: float | None = None  # of training times towards noise; None = the model's own
 
     def __post_init__(self) -> None:
         if not self.subsets or self.images < 1 or self.batch < 1:

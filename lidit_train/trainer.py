@@ -66,7 +66,8 @@ class Batches:
         rows = pool[torch.randint(len(pool), (stage.batch,), generator=g)]
         data = self.sets[stage.latents]
         x = normalise(data.latents[rows], self.config.latent)
-        time = sample_time(self.config.prediction, stage.batch, self.config.shift, g)
+        shift = self.config.shift if stage.shift is None else stage.shift
+        time = sample_time(self.config.prediction, stage.batch, shift, g)
         text = self._text(data.captions[rows], branches, g)
         return Batch(x, torch.randn(x.shape, generator=g), time, text)
 
