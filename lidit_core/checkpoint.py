@@ -6,8 +6,9 @@ Loading is strict: every key and every shape is compared before a weight is touc
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Mapping
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,17 +21,23 @@ from .errors import LiDiTError
 from .vae import TinyAutoencoder
 
 CONFIG_KEY = "lidit"  # of the metadata that holds the configuration's JSON
+CONFIG_TENSOR = "lidit_config"  # the same as bytes, where a host writes metadata of its own
 HOST_PREFIX = "model.diffusion_model."  # what a host's "save checkpoint" puts before every key
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a file; one sentence where it is missing or cut short."""
-    path = Path(path)
-    if not path.is_file():
+    with _opened(path) as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator:
+    if not Path(path).is_file():
         raise LiDiTError(f"no file {path}; give the path of a .safetensors file")
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+            yield file
     except SafetensorError as error:
         raise LiDiTError(
             f"{path} is no whole safetensors file ({error}); fetch or copy it again"
@@ -88,19 +95,17 @@ def save_lidit(model_or_weights: LiDiT | Mapping[str, Tensor], config: LiDiTConf
 
 def read_config(path: str | Path) -> LiDiTConfig:
     """The configuration of a checkpoint, without its weights."""
-    path = Path(path)
-    if not path.is_file():
-        raise LiDiTError(f"no file {path}; give the path of a LI-DiT checkpoint")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return config_of(file.metadata() or {}, path)
-    except SafetensorError as error:
-        raise LiDiTError(
-            f"{path} is no whole safetensors file ({error}); fetch or copy it again"
-        ) from error
+    with _opened(path) as file:
+        named = [k for k in file.keys() if k.removeprefix(HOST_PREFIX) == CONFIG_TENSOR]
+        return config_of(file.metadata() or {}, path, file.get_tensor(named[0]) if named else None)
 
 
-def config_of(metadata: Mapping[str, str], path: str | Path) -> LiDiTConfig:
+def config_of(
+    metadata: Mapping[str, str], path: str | Path, as_tensor: Tensor | None = None
+) -> LiDiTConfig:
+    """The configuration from a file's metadata, or from the tensor that stands in for it."""
+    if CONFIG_KEY not in metadata and as_tensor is not None:
+        metadata = {CONFIG_KEY: bytes(as_tensor.tolist()).decode("utf-8", "replace")}
     if CONFIG_KEY not in metadata:
         raise LiDiTError(
             f"{path} holds no LI-DiT configuration; expected a checkpoint that this library wrote"
@@ -108,13 +113,25 @@ def config_of(metadata: Mapping[str, str], path: str | Path) -> LiDiTConfig:
     return LiDiTConfig.from_json(metadata[CONFIG_KEY])
 
 
+def config_tensor(config: LiDiTConfig) -> Tensor:
+    """The configuration as bytes, to be saved as ``CONFIG_TENSOR`` beside the weights."""
+    return torch.tensor(list(config.to_json().encode()), dtype=torch.uint8)
+
+
+def read_lidit(path: str | Path) -> tuple[LiDiTConfig, dict[str, Tensor]]:
+    """Configuration and checked weights, whatever a host put before their names."""
+    tensors, metadata = read_safetensors(path)
+    tensors = {k.removeprefix(HOST_PREFIX): v for k, v in tensors.items()}
+    config = config_of(metadata, path, tensors.pop(CONFIG_TENSOR, None))
+    expected = LiDiT(config, device="meta").state_dict()
+    check_tensors(tensors, expected, f"the checkpoint {path}")
+    return config, tensors
+
+
 def load_lidit(path: str | Path, dtype: torch.dtype = torch.float32, device="cpu") -> LiDiT:
     """A LI-DiT with its weights, computing in ``dtype``."""
-    tensors, metadata = read_safetensors(path)
-    config = config_of(metadata, path)
-    tensors = {k.removeprefix(HOST_PREFIX): v for k, v in tensors.items()}
-    model = fill(LiDiT(config, device="meta"), tensors, f"the checkpoint {path}", dtype)
-    return model.to(device)
+    config, tensors = read_lidit(path)
+    return fill(LiDiT(config, device="meta"), tensors, f"the checkpoint {path}", dtype).to(device)
 
 
 def load_vae(path: str | Path, dtype: torch.dtype = torch.float32, device="cpu") -> TinyAutoencoder:

@@ -26,18 +26,28 @@ def _check(good: bool, sentence: str) -> None:
         raise LiDiTError(sentence)
 
 
+def _check_positive(record: object, what: str, *names: str) -> None:
+    for name in names:
+        value = getattr(record, name)
+        _check(value > 0, f"{what} has {name}={value}; expected more than 0")
+
+
 @dataclass(frozen=True)
 class LLMSpec:
     """The LLM that a branch was trained on, and how its states are made."""
 
     name: str  # as the LLM's own card names it
     width: int  # numbers in a hidden state
-    block: int = -3  # whose output is read; -3 = third to last (paper)
+    block: int | str = -3  # whose output is read; -3 = third to last (paper), "all" = every one
     template: InstructionTemplate = field(default_factory=lambda: find_template("paper"))
     token_budget: int = 256  # tokens of a prompt that are read; a longer one is cut, and it is said
 
     def __post_init__(self) -> None:
         _check(self.width > 0, f"LLM {self.name!r} has width {self.width}; expected 1 or more")
+        _check(
+            isinstance(self.block, int) or self.block == "all",
+            f"LLM {self.name!r} is read at block {self.block!r}; expected a number or 'all'",
+        )
         _check(
             self.token_budget > 0,
             f"LLM {self.name!r} has a budget of {self.token_budget} tokens; expected 1 or more",
@@ -81,6 +91,11 @@ class LatentFormat:
     rgb_bias: tuple[float, ...] = ()  # RGB; both empty = no preview
 
     def __post_init__(self) -> None:
+        _check_positive(self, f"latent format {self.name!r}", "channels", "downsampling")
+        _check(
+            min(self.std, default=0) > 0,
+            f"latent format {self.name!r} has std {self.std}; expected more than 0",
+        )
         for name in ("mean", "std"):
             n = len(getattr(self, name))
             _check(
@@ -114,6 +129,8 @@ class LiDiTConfig:
     guidance: float = 4.0  # classifier-free guidance it was made for; 1 = none
 
     def __post_init__(self) -> None:
+        sizes = ("depth", "width", "heads", "patch", "shift", "native_size", "steps", "guidance")
+        _check_positive(self, "the model", *sizes)
         _check(
             self.width % self.heads == 0,
             f"width {self.width} is no multiple of heads {self.heads}; choose heads that divide it",

@@ -5,7 +5,7 @@ Shapes: B samples, N image tokens (H/p · W/p), K text tokens, D the width, p th
 
 from __future__ import annotations
 
-from typing import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +42,9 @@ class PositionResBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv2(self.silu(self.conv1(x)))  # (B, D, H/p, W/p)
+
+
+RunBlock = Callable[..., Tensor]  # (index, block, x, c, text, attention) -> x
 
 
 class LiDiTBlock(nn.Module):
@@ -84,6 +87,11 @@ class FinalLayer(nn.Module):
         return self.linear(modulate(self.norm(x), shift, scale))  # (B, N, p·p·channels)
 
 
+def run_block(index: int, block: LiDiTBlock, x: Tensor, c: Tensor, text: TextContext, attention):
+    """Run one block; a host passes its own in its place to replace or skip some."""
+    return block(x, c, text, attention)
+
+
 class LiDiT(nn.Module):
     """The whole model: text side, patches with their position ResBlock, blocks, final layer.
 
@@ -108,6 +116,11 @@ class LiDiT(nn.Module):
         self.blocks = nn.ModuleList(LiDiTBlock(width, heads, **layer) for _ in range(config.depth))
         self.final_layer = FinalLayer(width, p * p * self.channels, **layer)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in, and wants its latents in."""
+        return self.patch_embedder.weight.dtype
+
     def forward(
         self,
         x: Tensor,
@@ -115,6 +128,7 @@ class LiDiT(nn.Module):
         text: Mapping[int, LLMStates],
         options: TextOptions = AS_CONFIGURED,
         attention: AttentionFunction = scaled_dot_product,
+        run_block: RunBlock = run_block,
     ) -> Tensor:
         """Predict the objective's target for noisy latents.
 
@@ -132,8 +146,8 @@ class LiDiT(nn.Module):
         x = self.position(self.patch_embedder(self._pad(x)))  # (B, D, H/p, W/p)
         rows = x.shape[-2]
         x = x.flatten(2).transpose(1, 2)  # (B, N, D)
-        for block in self.blocks:
-            x = block(x, c, context, attention)  # (B, N, D)
+        for index, block in enumerate(self.blocks):
+            x = run_block(index, block, x, c, context, attention)  # (B, N, D)
         return self._unpatchify(self.final_layer(x, c), rows)[..., :height, :width]
 
     def _pad(self, x: Tensor) -> Tensor:
@@ -159,16 +173,16 @@ class LiDiT(nn.Module):
     @torch.no_grad()
     def initialise(self) -> "LiDiT":
         """Weights before training; gates and modulations start at zero (paper)."""
-        for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Conv2d)):
-                nn.init.xavier_uniform_(module.weight.flatten(1))
-                nn.init.zeros_(module.bias)
-        for module in self.modules():
-            if isinstance(module, Modulation):  # zero-out adaptive gates and modulations
-                nn.init.zeros_(module.linear.weight)
-        for embedder in self.modules():
-            if isinstance(embedder, TimestepEmbedder):
-                nn.init.normal_(embedder.in_layer.weight, std=0.02)
-                nn.init.normal_(embedder.out_layer.weight, std=0.02)
+        for layer in self._all(nn.Linear, nn.Conv2d):
+            nn.init.xavier_uniform_(layer.weight.flatten(1))
+            nn.init.zeros_(layer.bias)
+        for modulation in self._all(Modulation):  # zero-out adaptive gates and modulations
+            nn.init.zeros_(modulation.linear.weight)
+        for embedder in self._all(TimestepEmbedder):
+            nn.init.normal_(embedder.in_layer.weight, std=0.02)
+            nn.init.normal_(embedder.out_layer.weight, std=0.02)
         nn.init.zeros_(self.final_layer.linear.weight)  # zero-out the output
         return self
+
+    def _all(self, *kinds: type) -> list[nn.Module]:
+        return [module for module in self.modules() if isinstance(module, kinds)]

@@ -6,6 +6,7 @@ Shapes: B samples, L tokens of one LLM, K of the others, C the LLM's width, D th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Mapping
 
@@ -39,11 +40,14 @@ class BranchOptions:
     weight: float = 1.0  # w adds log w to the branch's keys in cross-attention; 0 removes it
 
     def __post_init__(self) -> None:
-        if self.weight < 0:
+        if not (self.weight >= 0 and math.isfinite(self.weight)):
             raise LiDiTError(f"a branch has weight {self.weight}; expected 0 (removed) or more")
+        if not math.isfinite(self.strength):
+            raise LiDiTError(f"a branch has strength {self.strength}; expected a number, 0 = off")
 
 
 AS_CONFIGURED = BranchOptions()
+LARGEST_IN_FLOAT16 = 1000.0  # of a state, with room for what a norm computes from it
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,8 @@ class Branch:
 
 def masked_mean(x: Tensor, seen: Tensor) -> Tensor:
     """Mean over the tokens seen: (B, L, D), (B, L) -> (B, D); zero where there are none."""
-    share = seen.to(x.dtype) / seen.sum(dim=1, keepdim=True).clamp(min=1).to(x.dtype)
-    return torch.einsum("bl,bld->bd", share, x)
+    share = seen.float() / seen.sum(dim=1, keepdim=True).clamp(min=1)
+    return torch.einsum("bl,bld->bd", share, x.float()).to(x.dtype)
 
 
 def causal_bias(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -139,7 +143,7 @@ class LinguisticTokenRefiner(nn.Module):
         """Args: t (B,) in [0, 1000]; dtype to compute in. Returns tokens (B, L, D) and c."""
         self._check(states)
         seen = states.roles != PADDING
-        hidden = self.entry_norm(states.hidden.to(dtype))  # (B, L, C)
+        hidden = self.entry_norm(self._as_dtype(states.hidden, dtype))  # (B, L, C)
         c = self.t_embedder(t, dtype) + self.c_embedder(masked_mean(hidden, seen))  # (B, D)
         x = self.entry(hidden)  # (B, L, D)
         mask = self._mask(seen, dtype, options)
@@ -147,6 +151,13 @@ class LinguisticTokenRefiner(nn.Module):
         for block in self.blocks:
             x = block(x, c, attention, mask, gated, options.strength)
         return Branch(x, seen, c)
+
+    def _as_dtype(self, hidden: Tensor, dtype: torch.dtype) -> Tensor:
+        """Tokens beyond float16's range are made smaller first; the RMSNorm ignores their scale."""
+        if dtype == torch.float16 and self.config.entry_norm:
+            largest = hidden.abs().amax(dim=-1, keepdim=True)
+            hidden = hidden / (largest / LARGEST_IN_FLOAT16).clamp(min=1)
+        return hidden.to(dtype)
 
     def _mask(self, seen: Tensor, dtype: torch.dtype, options: BranchOptions) -> Tensor | None:
         full = self.config.full_attention

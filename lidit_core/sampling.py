@@ -53,11 +53,21 @@ def sample(
 
 def _predict(model, z, time, positive: Text, negative: Text, guidance: float, options) -> Tensor:
     t = model_timestep(model.config.prediction, time).expand(len(z))
+    z = z.to(model.dtype)
     if guidance == 1:
-        return model(z, t, positive, options)
-    both = {i: stack_states([positive[i], negative[i]]) for i in positive}
-    conditional, unconditional = model(z.repeat(2, 1, 1, 1), t.repeat(2), both, options).chunk(2)
-    return guided(conditional, unconditional, guidance)
+        return model(z, t, positive, options).float()
+    both = _together(positive, negative)
+    output = model(z.repeat(2, 1, 1, 1), t.repeat(2), both, options).float()
+    return guided(*output.chunk(2), guidance)
+
+
+def _together(positive: Text, negative: Text) -> Text:
+    """Both texts as one batch; a branch that only one of them has holds no token in the other."""
+    pairs = {
+        i: (positive.get(i) or negative[i].emptied(), negative.get(i) or positive[i].emptied())
+        for i in sorted({*positive, *negative})
+    }
+    return {i: stack_states(pair) for i, pair in pairs.items()}
 
 
 def _euler(prediction: str, z: Tensor, output: Tensor, time: Tensor, following: Tensor) -> Tensor:

@@ -50,7 +50,13 @@ class LLMStates:
         )
 
     def padded(self, length: int) -> "LLMStates":
+        """With padding up to this length, which is at least the present one."""
         extra = length - self.roles.shape[1]
+        if extra < 0:
+            raise LiDiTError(
+                f"states of {self.roles.shape[1]} tokens cannot be padded to {length}; "
+                "expected a length that is not shorter"
+            )
         return LLMStates(F.pad(self.hidden, (0, 0, 0, extra)), F.pad(self.roles, (0, extra)))
 
     def trimmed(self) -> "LLMStates":

@@ -151,17 +151,32 @@ class Trainer:
 
     def save(self) -> None:
         parts = {name: getattr(self, name).state_dict() for name in ("model", "ema", "optimiser")}
-        save_atomically({"step": self.step, **parts}, self.run / "state.pt")
+        made = {"config": self.model.config.to_json(), "recipe": repr(self.recipe)}
+        save_atomically({"step": self.step, **made, **parts}, self.run / "state.pt")
 
     def _resume(self) -> None:
         state = load_state(self.run / "state.pt")
         if state is None:
             return
+        self._check(state)
         self.step = state["step"]
         for name in ("model", "ema", "optimiser"):
             getattr(self, name).load_state_dict(state[name])
         self.ema.weights = {k: v.to(self.device) for k, v in self.ema.weights.items()}
         log.info("resuming at step %d of %d", self.step, self.recipe.steps)
+
+    def _check(self, state: dict) -> None:
+        """Another model is refused; a recipe may be lengthened, and it is logged."""
+        config = self.model.config.to_json()
+        if state.get("config", config) != config:
+            raise LiDiTError(
+                f"{self.run} holds a run of another model than the recipe's {self.recipe.preset}; "
+                "name another folder, or take the recipe that the run was begun with"
+            )
+        if state.get("recipe", repr(self.recipe)) != repr(self.recipe):
+            log.warning(
+                "the recipe has changed since %s was saved; it was %s", self.run, state["recipe"]
+            )
 
     def _train_step(self) -> float:
         r = self.recipe

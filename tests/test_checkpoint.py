@@ -8,7 +8,9 @@ from tiny_lidit import lidit_config, randomise, save_lidit_files
 
 from lidit_core.checkpoint import (
     CONFIG_KEY,
+    CONFIG_TENSOR,
     HOST_PREFIX,
+    config_tensor,
     load_lidit,
     load_vae,
     read_config,
@@ -43,12 +45,17 @@ def test_stored_in_bfloat16_computed_in_float32(saved, tmp_path):
     assert small.stat().st_size < 0.6 * path.stat().st_size
 
 
-def test_what_a_host_saved_loads_again(saved, tmp_path):
-    _, path = saved
+@pytest.mark.parametrize("own_metadata", [True, False])
+def test_what_a_host_saved_loads_again(saved, tmp_path, own_metadata):
+    """A host puts a prefix before every key, and metadata of its own in the place of ours."""
+    config, path = saved
     tensors, metadata = read_safetensors(path)
     host = tmp_path / "host.safetensors"
-    write_safetensors(host, {HOST_PREFIX + k: v for k, v in tensors.items()}, metadata)
+    held = tensors if own_metadata else {**tensors, CONFIG_TENSOR: config_tensor(config)}
+    metadata = metadata if own_metadata else {"workflow": "{}"}
+    write_safetensors(host, {HOST_PREFIX + k: v for k, v in held.items()}, metadata)
     assert load_lidit(host).state_dict().keys() == tensors.keys()
+    assert read_config(host) == config
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,9 @@ def test_branches_by_name():
         ({"llms": ()}, "0 LLMs"),
         ({"llms": (LLMSpec("a", 8), LLMSpec("a", 8))}, "repeat"),
         ({"prediction": "x0"}, "'x0'"),
+        ({"heads": 0}, "heads=0; expected more than 0"),
+        ({"patch": 0}, "patch=0"),
+        ({"steps": -1}, "steps=-1"),
         ({"native_size": 40}, "native_size 40 is no multiple of 16"),
     ],
 )
@@ -66,6 +69,9 @@ def test_fields_are_checked_against_each_other(change, words):
     [
         (lambda: LLMSpec("a", 0), "width 0"),
         (lambda: LLMSpec("a", 8, token_budget=0), "0 tokens"),
+        (lambda: LLMSpec("a", 8, block="some"), "'some'"),
+        (lambda: LatentFormat("x", std=(0.0,)), "std"),
+        (lambda: LatentFormat("x", rgb_factors=((1.0,),)), "preview factors of shape"),
         (lambda: RefinerConfig(blocks=-1), "blocks=-1"),
         (lambda: RefinerConfig(fusion="sum"), "'sum'"),
         (lambda: LatentFormat("x", mean=(0.0, 1.0)), "2 numbers in mean"),

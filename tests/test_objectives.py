@@ -81,6 +81,7 @@ def test_a_perfect_model_is_sampled_to_its_picture(prediction):
     world = torch.full((1, 16, 4, 4), 0.7)
 
     class Oracle:
+        dtype = torch.float32
         config = tiny().config.__class__(**{**vars(tiny().config), "prediction": prediction})
 
         def __call__(self, z, t, text, options):
@@ -103,6 +104,23 @@ def test_guidance_one_never_runs_the_negative():
     assert not torch.allclose(without, sample(model, noise, text, other, steps=2, guidance=3.0))
     same = sample(model, noise, text, text, steps=2, guidance=3.0)
     assert torch.allclose(without, same, atol=1e-4)
+
+
+def test_a_bfloat16_model_is_sampled_in_float32():
+    model, noise, text = tiny(), initial_noise([5], 16, 4, 4), texts()
+    exact = sample(model, noise, text, text, steps=2)
+    rounded = sample(model.to(torch.bfloat16), noise, text, text, steps=2)
+    assert rounded.dtype == torch.float32
+    assert (exact - rounded).abs().max() < 0.1 * exact.abs().max()
+
+
+def test_a_branch_that_only_one_text_has_is_empty_in_the_other():
+    model, noise, text = tiny(), initial_noise([5], 16, 4, 4), texts()
+    without = sample(model, noise, text, {0: text[0]}, steps=2, guidance=2.0)
+    emptied = sample(model, noise, text, {0: text[0], 1: text[1].emptied()}, steps=2, guidance=2.0)
+    assert torch.equal(without, emptied)
+    swapped = sample(model, noise, {0: text[0]}, text, steps=2, guidance=2.0)
+    assert not torch.allclose(without, swapped)
 
 
 def test_each_picture_has_its_own_noise():

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
-from tiny_lidit import lidit_config, randomise
+from tiny_lidit import randomise
 
 from lidit_core.attention import scaled_dot_product
 from lidit_core.config import LLMSpec, RefinerConfig
 from lidit_core.errors import LiDiTError
-from lidit_core.refiners import BranchOptions, CollaborativeRefiner, LinguisticTokenRefiner
+from lidit_core.refiners import BranchOptions, LinguisticTokenRefiner
 from lidit_core.states import INSTRUCTION, PADDING, PROMPT, LLMStates, stack_states
 from lidit_core.text_context import TextOptions, TextSide
 
@@ -93,7 +91,11 @@ def test_only_full_attention_lets_the_first_token_see_the_last(how):
 def test_gates_depend_on_the_timestep_and_on_the_pooled_text():
     module = token_refiner()
     text = states(6)
-    assert not torch.allclose(refine(module, text, t=10.0), refine(module, text, t=900.0))
+    early = refine(module, text, t=10.0)
+    assert not torch.allclose(early, refine(module, text, t=900.0))
+    with torch.no_grad():
+        module.c_embedder.out_layer.weight.mul_(3)
+    assert not torch.allclose(early, refine(module, text, t=10.0))
 
 
 def test_the_context_vector_is_a_masked_mean_of_normalised_states():
@@ -142,15 +144,16 @@ def test_different_lengths_in_one_batch_give_what_they_give_alone(branches):
 def test_a_branch_reads_the_others_as_they_were_at_the_blocks_input():
     module = text_side(3)
     text = {i: states(6, seed=i) for i in range(3)}
-    swapped = {i: text[i] for i in (2, 0, 1)}
-    assert torch.equal(context(module, text).tokens, context(module, swapped).tokens)
+    plain, opened = context(module, text, fusion="concatenation"), context(module, text)
     block = module.collaborative.branches[0][0]
     with torch.no_grad():
         block.modulation.linear.weight.zero_()
         block.modulation.linear.bias.zero_()
-    fused, plain = context(module, text), context(module, text, fusion="concatenation")
-    assert torch.equal(fused.tokens[:, :4], plain.tokens[:, :4])  # branch 0's gates are shut
-    assert not torch.allclose(fused.tokens[:, 4:], plain.tokens[:, 4:])  # the others still read it
+    shut = context(module, text)
+    assert torch.equal(shut.tokens[:, :4], plain.tokens[:, :4])  # branch 0's gates are shut
+    assert not torch.equal(opened.tokens[:, :4], plain.tokens[:, :4])
+    assert not torch.equal(opened.tokens[:, 4:], plain.tokens[:, 4:])
+    assert torch.equal(shut.tokens[:, 4:], opened.tokens[:, 4:])  # what it became, they never read
 
 
 def test_an_emptied_branch_is_a_branch_left_out():
@@ -188,14 +191,34 @@ def test_switches_of_the_configuration():
     assert len(token_refiner(blocks=0).blocks) == 0
     assert isinstance(token_refiner(entry_norm=False).entry_norm, torch.nn.Identity)
     assert not list(token_refiner(qk_norm=False).blocks[0].self_attn.norm.parameters())
-    plain = lidit_config("a", "b", refiner=replace(RefinerConfig(), fusion="concatenation"))
-    assert plain.refiner.fusion == "concatenation"
+    text = {i: states(6, seed=i) for i in range(2)}
+    by_config = context(text_side(2, fusion="concatenation"), text)
+    by_option = context(text_side(2), text, fusion="concatenation")
+    assert torch.equal(by_config.tokens, by_option.tokens)
+
+
+def test_gemmas_large_states_survive_float16():
+    """A token beyond float16's 65,504 gives what float32 gives, not NaN."""
+    module = token_refiner(blocks=0)
+    text = states(5)
+    text.hidden[0, 0] *= 1e5 / text.hidden[0, 0].abs().max()
+    exact = refine(module, text)
+    module.half()
+    with torch.no_grad():
+        half = module(text, torch.tensor([500.0]), torch.float16, scaled_dot_product).tokens
+    assert (half.float() - exact).abs().max() < 0.02 * exact.abs().max()
 
 
 def test_two_collaborative_blocks():
-    config = RefinerConfig(collaborative_blocks=2)
-    module = CollaborativeRefiner(2, WIDTH, HEADS, config)
-    assert [len(blocks) for blocks in module.branches] == [2, 2]
+    """The second block's input is the first one's output: branch 0 reaches branch 2 through 1."""
+    module = text_side(3, collaborative_blocks=2)
+    assert [len(blocks) for blocks in module.collaborative.branches] == [2, 2, 2]
+    text = {i: states(6, seed=i) for i in range(3)}
+    opened = context(module, text)
+    with torch.no_grad():
+        module.collaborative.branches[0][0].modulation.linear.weight.zero_()
+        module.collaborative.branches[0][0].modulation.linear.bias.zero_()
+    assert not torch.equal(context(module, text).tokens[:, 8:], opened.tokens[:, 8:])
 
 
 @pytest.mark.parametrize(
@@ -204,6 +227,9 @@ def test_two_collaborative_blocks():
         (lambda: refine(token_refiner(), states(5, width=C + 1)), "25 wide"),
         (lambda: context(text_side(1), {3: states(5)}), "branches [3]"),
         (lambda: BranchOptions(weight=-1.0), "weight -1.0"),
+        (lambda: BranchOptions(weight=float("nan")), "weight nan"),
+        (lambda: BranchOptions(strength=float("inf")), "strength inf"),
+        (lambda: states(5).padded(3), "cannot be padded to 3"),
         (lambda: TextOptions(fusion="sum"), "'sum'"),
         (lambda: LLMStates(torch.zeros(1, 2, 3), torch.zeros(1, 3)), "(1, 2, 3)"),
         (lambda: stack_states([states(5), states(5, width=C + 1)]), "[24, 25]"),

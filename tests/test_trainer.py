@@ -162,6 +162,24 @@ def test_an_unreadable_state_gets_one_sentence(tmp_path):
         trainer(tmp_path, captions, recipe())
 
 
+def test_a_run_of_another_model_is_refused(tmp_path):
+    captions = world(tmp_path)
+    trainer(tmp_path, captions, recipe()).save()
+    other = replace(CONFIG, depth=3)
+    with pytest.raises(LiDiTError, match="run of another model"):
+        Trainer(recipe(), other, captions, tmp_path, tmp_path / "run")
+
+
+def test_a_stage_may_shift_its_times(tmp_path):
+    captions = world(tmp_path)
+    stage = replace(recipe().stages[0], batch=64)
+    plain, shifted = (
+        Batches(recipe(stages=(replace(stage, shift=s),)), CONFIG, captions, tmp_path)[0].time
+        for s in (None, 3.0)
+    )
+    assert torch.allclose(shifted, 3 * plain / (1 + 2 * plain))
+
+
 def test_the_learning_rate_rises_stays_and_falls():
     rates = [learning_rate(step, 1.0, 10, 100, 0.2) for step in range(100)]
     assert rates[0] == 0.1 and rates[10:80] == [1.0] * 70
