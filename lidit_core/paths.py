@@ -14,6 +14,11 @@ def cache_root() -> Path:
     return Path(override).expanduser() if override else Path.home() / ".cache" / "lidit"
 
 
+def states_folder() -> Path:
+    """Where encoded prompts are kept on disk, when that is asked for."""
+    return cache_root() / "states"
+
+
 def llm_folder(name: str) -> Path:
     """The folder of one LLM in the user cache: what was fetched of it, and its converted copy."""
     return cache_root() / "llm" / name

@@ -16,15 +16,14 @@ from torch import Tensor
 
 from .checkpoint import load_lidit, load_vae, read_config
 from .config import LatentFormat, LiDiTConfig, LLMSpec
-from .demo_llms import DEMO_LLMS
 from .dit import LiDiT
 from .errors import LiDiTError
-from .fetch import paste_line
 from .latents import denormalise
 from .paths import SHIPPED_WEIGHTS
 from .sampling import initial_noise, sample
 from .states import LLMStates, stack_states
-from .text import PromptEncoder, available, locate
+from .text import PromptEncoder, check_present, locate
+from .text.locate import stated_width
 from .vae import TinyAutoencoder
 
 log = logging.getLogger(__name__)
@@ -113,7 +112,8 @@ class Pipeline:
         """
         settings = settings.filled(self.model.config)
         check_size(settings.size, self.model.config)
-        negative = self.encode([settings.negative])
+        guided = settings.guidance != 1  # else the negative prompt is not even encoded
+        negative = self.encode([settings.negative]) if guided else {}
         for start in range(0, len(orders), BATCH):
             yield from self._draw(orders[start : start + BATCH], negative, settings, on_step)
 
@@ -225,14 +225,6 @@ def _branch_name(source: str, names: Sequence[str]) -> str:
     )
 
 
-def check_present(source: str) -> None:
-    """Raise the line to paste where a demo LLM is asked for by name and is not there."""
-    if not available(source) and any(source == llm.name for llm in DEMO_LLMS):
-        raise LiDiTError(
-            f"the LLM {source} is not on this machine; fetch it with: {paste_line(source)}"
-        )
-
-
 def find_vae(latent: LatentFormat, checkpoint: Path) -> Path:
     """The autoencoder's file: beside the checkpoint, or among the shipped weights."""
     file = f"{latent.name}-vae.safetensors"
@@ -261,23 +253,42 @@ def find_device(name: str | None) -> str:
 
 
 def open_encoders(
-    config: LiDiTConfig, chosen: Mapping[int, str], device: str
+    config: LiDiTConfig, chosen: Mapping[int, str], device: str, cache: Path | None = None
 ) -> dict[int, PromptEncoder]:
-    """A prompt encoder for every chosen branch, set up as the branch was trained."""
-    for source in chosen.values():
+    """A prompt encoder for every chosen branch, set up as the branch was trained.
+
+    `cache` is a folder of states that outlive the process. Nothing is loaded before a prompt.
+    """
+    for branch, source in chosen.items():
         check_present(source)
+        check_width(config.llms[branch], source)
     return {
-        branch: _open_encoder(config.llms[branch], source, device)
+        branch: _open_encoder(config.llms[branch], source, device, cache)
         for branch, source in chosen.items()
     }
 
 
-def _open_encoder(spec: LLMSpec, source: str, device: str) -> PromptEncoder:
-    return PromptEncoder(source, spec.template, spec.block, spec.token_budget, device=device)
+def check_width(spec: LLMSpec, source: str) -> None:
+    """Refuse an LLM whose config.json states another width than the branch was trained on."""
+    found = locate(source)
+    width = stated_width(found)
+    if width not in (None, spec.width):
+        raise LiDiTError(
+            f"the LLM {found.name} is {width} wide and this branch was trained on {spec.name} "
+            f"({spec.width} wide); give that LLM, or leave the branch out"
+        )
+
+
+def _open_encoder(spec: LLMSpec, source: str, device: str, cache: Path | None) -> PromptEncoder:
+    made = (spec.template, spec.block, spec.token_budget)
+    return PromptEncoder(source, *made, device=device, disk_cache=cache)
 
 
 def load_pipeline(
-    model: str = "stickers", llms: Sequence[str] = (), device: str | None = None
+    model: str = "stickers",
+    llms: Sequence[str] = (),
+    device: str | None = None,
+    cache: Path | None = None,
 ) -> Pipeline:
     """Everything that is needed to draw.
 
@@ -285,10 +296,11 @@ def load_pipeline(
         model: a name of `SHIPPED_MODELS` or the path of a checkpoint.
         llms: see `choose_llms`.
         device: as PyTorch names it; the GPU where there is one.
+        cache: folder where the states of prompts outlive the process; None for none.
     """
     path, named = find_model(model)
     config = read_config(path)
     device = find_device(device)
-    encoders = open_encoders(config, choose_llms(config, llms, named), device)
+    encoders = open_encoders(config, choose_llms(config, llms, named), device, cache)
     vae = load_vae(find_vae(config.latent, path), device=device)
     return Pipeline(load_lidit(path, device=device), vae, encoders, device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from tiny_llm import save_llm
 
 from lidit_core.errors import LiDiTError
-from lidit_core.text import InstructionTemplate, PromptEncoder
+from lidit_core.text import InstructionTemplate, LLMEncoder, PromptEncoder, load_llm
 from lidit_core.text.cache import MEMORY, DiskCache, PromptStates, StateCache
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -159,6 +160,31 @@ def test_changed_llm_is_noticed(tmp_path):
     save_llm(folder, initializer_range=0.3)
     after = encoder.encode(["two bees"])
     assert not torch.allclose(before.hidden, after.hidden, rtol=0.01)
+
+
+def test_commit_of_a_hub_model_is_in_the_key(llama, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    encoder = PromptEncoder("hub:me/tiny", "short")
+    keys = [encoder.identity()]
+    repo = tmp_path / "models--me--tiny"
+    (repo / "refs").mkdir(parents=True)
+    for commit in ("a" * 40, "b" * 40):
+        shutil.copytree(llama, repo / "snapshots" / commit)
+        (repo / "refs" / "main").write_text(commit)
+        keys.append(encoder.identity())
+    assert len(set(keys)) == 3 and "b" * 40 in keys[-1]
+
+
+def test_the_llm_may_belong_to_a_host(llama):
+    theirs, opened = LLMEncoder(load_llm(llama, dtype=torch.float32), "short"), []
+    options = {"dtype": torch.float32, "open_encoder": lambda: opened.append(1) or theirs}
+    hosted = PromptEncoder(llama, "short", **options)
+    hosted.encode(["two bees"])
+    hosted.unload()
+    assert torch.equal(hosted.encode(["two bees"]).hidden, theirs.encode(["two bees"]).hidden)
+    assert len(opened) == 1 and not hosted.loaded
+    hosted.encode(["a cat"])
+    assert len(opened) == 2
 
 
 def test_info(llama):

@@ -16,6 +16,7 @@ from tiny_llm import (
 from lidit_core.errors import LiDiTError
 from lidit_core.states import INSTRUCTION, PADDING, PROMPT
 from lidit_core.text import InstructionTemplate, LLMEncoder, load_llm
+from lidit_core.text.loading import intended_device
 
 PROMPTS = [
     "a red cat left of two dogs on a blue background",
@@ -127,6 +128,9 @@ def test_instruction_runs_once(llama):
     assert lengths == [prefix, rest]
     encoder.encode(["a cat", "a dog"])
     assert lengths[2] < 10 and len(lengths) == 3
+    encoder.forget()
+    encoder.encode(["a cat"])
+    assert lengths[3] == prefix
 
 
 def test_batch_in_order_and_repeated_prompts_once(llama):
@@ -161,3 +165,18 @@ def test_placed_by_accelerate(llama):
         llm = load_llm(llama, dtype=torch.float32, device_map=device_map)
         spread = LLMEncoder(llm, "short").encode(PROMPTS).to("cpu")
         assert torch.allclose(spread.hidden, plain.hidden, atol=1e-4)
+
+
+def test_device_map_is_auto_or_a_dict_and_keeps_off_the_disk(llama):
+    with pytest.raises(LiDiTError, match="device_map is 'balanced'; expected 'auto', or a dict"):
+        load_llm(llama, device_map="balanced")
+    places = {"embed_tokens": "cpu", "layers": "disk", "norm": "cpu", "rotary_emb": "cpu"}
+    with pytest.raises(LiDiTError, match="1 modules of the LLM would go to disk.*'layers'"):
+        load_llm(llama, device_map=places)
+
+
+def test_a_device_map_means_the_gpu_where_there_is_one(monkeypatch):
+    for present, expected in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda present=present: present)
+        assert intended_device(None, "auto").type == expected
+        assert intended_device(None).type == intended_device("cpu", "auto").type == "cpu"

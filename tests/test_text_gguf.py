@@ -123,6 +123,12 @@ def test_other_file_of_the_same_name(file, cache):
     assert not torch.allclose(before.hidden, after.hidden, rtol=0.01)
 
 
+def test_an_unchanged_file_is_not_hashed_again(file, cache, monkeypatch):
+    folder = locate(file).folder
+    monkeypatch.setattr(conversion, "fingerprint", lambda parts: pytest.fail("hashed again"))
+    assert locate(file).folder == folder
+
+
 def test_by_name_in_parts(file, cache, tmp_path, monkeypatch):
     """Parts of a packaged LLM are joined for the conversion, and nothing of that stays behind."""
     from lidit_core.text.locate import Source

@@ -14,7 +14,14 @@ from safetensors.torch import load_file, save_file
 from tiny_llm import SIZES, chat_tokenizer, plain_tokenizer, relative_error, save_llm
 
 from lidit_core.errors import LiDiTError
-from lidit_core.text import LLMEncoder, available, load_llm, locate
+from lidit_core.text import (
+    LLMEncoder,
+    available,
+    check_present,
+    installed_llms,
+    load_llm,
+    locate,
+)
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +74,18 @@ def test_no_tokenizer(copied):
 def test_only_pickled_weights(copied):
     (copied / "model.safetensors").rename(copied / "pytorch_model.bin")
     with pytest.raises(LiDiTError, match="safetensors or GGUF only"):
+        load_llm(copied)
+
+
+def test_a_pickle_is_not_read_for_what_the_safetensors_lack(copied):
+    """transformers by itself would take pytorch_model.bin beside a file of another name."""
+    file = copied / "model.safetensors"
+    state = load_file(file)
+    torch.save(state, copied / "pytorch_model.bin")
+    del state["model.layers.1.mlp.up_proj.weight"]
+    save_file(state, copied / "other.safetensors", metadata={"format": "pt"})
+    file.unlink()
+    with pytest.raises(LiDiTError, match="lacks 1 tensors"):
         load_llm(copied)
 
 
@@ -126,7 +145,9 @@ def test_hub_without_a_connection(monkeypatch, tmp_path):
 def test_found_by_name_in_the_user_cache(llama, tmp_path, monkeypatch):
     monkeypatch.setenv("LIDIT_CACHE", str(tmp_path))
     shutil.copytree(llama, tmp_path / "llm" / "mine")
+    (tmp_path / "llm" / "broken").mkdir()
     assert locate("mine").converted and available("mine")
+    assert "mine" in installed_llms() and "broken" not in installed_llms()
     assert torch.equal(encoded("mine"), encoded(llama))
 
 
@@ -140,9 +161,12 @@ def test_found_among_installed_packages(tmp_path, monkeypatch):
         (package / "__init__.py").write_text("raise RuntimeError('imported')")
         if part == 4:
             assert not available("gemma-3-270m")
+            with pytest.raises(LiDiTError, match="fetch.py gemma3"):
+                check_present("gemma-3-270m")
         (package / "data" / f"gemma-3-270m-q4_k_m.gguf.part{part - 1:02}").write_bytes(b"x")
     found = locate("gemma-3-270m")
     assert len(found.parts) == 4 and not found.converted
+    assert "gemma-3-270m" in installed_llms()
 
 
 def multimodal_llava(folder):

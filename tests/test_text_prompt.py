@@ -99,6 +99,13 @@ def test_no_system_prompt_that_nobody_asked_for():
     assert "helpful" not in decoded
 
 
+def test_todays_date_is_not_in_the_text():
+    tokenizer = chat_tokenizer()
+    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}: {{ messages[-1]['content'] }}"
+    ids = PromptRenderer(tokenizer, find_template("short"), 256, 512)("a cat").ids
+    assert tokenizer.decode(ids).startswith("26 Jul 2024: ")
+
+
 def test_system_text_goes_to_the_user_where_there_is_no_system_role():
     decoded = TOKENIZERS["no system"].decode(renderer("no system")("a cat").ids)
     assert decoded.count(PRESETS["paper"].system) == 1 and decoded.startswith("<bos><start>user")

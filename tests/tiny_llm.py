@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -131,11 +132,16 @@ def save_llm(
     return folder
 
 
+@functools.lru_cache(maxsize=1)
+def reference_model(folder: Path) -> torch.nn.Module:
+    """transformers' own whole model, float32; loaded once for all texts of a test."""
+    return AutoModelForCausalLM.from_pretrained(folder).float().eval()
+
+
 def reference_states(folder: Path, ids: tuple[int, ...]) -> tuple[torch.Tensor, ...]:
     """transformers' own `hidden_states` of the whole model for one unpadded text, float32."""
-    model = AutoModelForCausalLM.from_pretrained(folder).float().eval()
     with torch.no_grad():
-        out = model(torch.tensor([ids]), output_hidden_states=True)
+        out = reference_model(folder)(torch.tensor([ids]), output_hidden_states=True)
     return tuple(states[0] for states in out.hidden_states)
 
 

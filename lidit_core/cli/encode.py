@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from .generate import add_cache
+
 HELP = "show how a prompt is read, and keep its hidden states"
 
 EXAMPLES = """\
@@ -33,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--out", type=Path, metavar="FILE", help="keep the hidden states here")
     add("--device", metavar="NAME", help="cpu, cuda, mps … (a GPU where there is one)")
+    add_cache(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     path, named = find_model(args.model)
     config = read_config(path)
     chosen = choose_llms(config, args.llm, named)
-    encoders = open_encoders(config, chosen, find_device(args.device))
+    encoders = open_encoders(config, chosen, find_device(args.device), args.cache)
     tensors = {}
     for branch, encoder in encoders.items():
         name = config.llms[branch].name
@@ -57,11 +60,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _describe(name: str, info) -> str:
-    first, last = info.span
+    first, end = info.span
+    place = f"{first} to {end - 1}" if end > first else "empty"
     lines = [
         name,
         f"  tokens   {info.used} of the prompt's {info.total} are read (at most {info.budget})",
-        f"  text     {info.length} tokens with the template; the prompt is {first} to {last - 1}",
+        f"  text     {info.length} tokens with the template; the prompt is {place}",
         f"  states   {info.length} x {info.width}, {str(info.dtype).removeprefix('torch.')}",
         *(f"  note     {note}" for note in info.notes),
     ]

@@ -12,7 +12,9 @@ import os
 from pathlib import Path
 
 from ..errors import LiDiTError
+from ..paths import states_folder
 
+OTHER_PICTURES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".svg")
 HELP = "draw pictures from prompts"
 
 EXAMPLES = """\
@@ -63,6 +65,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--size", type=size_of, metavar="WxH", help="in pixels, 128 or 192x128 (the model's)")
     add("--out", type=Path, metavar="PATH", help="file or folder (picture.png, or pictures/)")
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps … (a GPU where there is one)")
+    add_cache(parser)
+
+
+def add_cache(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cache",
+        nargs="?",
+        type=Path,
+        const=states_folder(),
+        metavar="DIR",
+        help="keep the language models' states on disk: a prompt that was used before needs no "
+        "language model (without DIR, in the user cache; write it after the prompt)",
+    )
 
 
 def fix_arithmetic() -> None:
@@ -86,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     ]
     paths = _paths(args, len(orders))
     settings = Settings(args.negative, args.steps, args.cfg, args.size)
-    pipeline = load_pipeline(args.model, args.llm, args.device)
+    pipeline = load_pipeline(args.model, args.llm, args.device, args.cache)
     _draw(pipeline, orders, settings, paths, args.model)
     return 0
 
@@ -103,7 +118,13 @@ def _prompts(args: argparse.Namespace) -> list[str]:
 
 def _paths(args: argparse.Namespace, count: int) -> list[Path]:
     """Where the pictures go; a file name is only good for one picture."""
-    is_file = args.out is not None and args.out.suffix.lower() == ".png"
+    suffix = args.out.suffix.lower() if args.out else ""
+    if suffix in OTHER_PICTURES:
+        raise LiDiTError(
+            f"--out {args.out} asks for a {suffix} file and pictures are PNGs; name it "
+            f"{args.out.with_suffix('.png')}, or give a folder"
+        )
+    is_file = suffix == ".png"
     if is_file and (count > 1 or args.prompts):
         raise LiDiTError(f"--out {args.out} names one file for {count} pictures; name a folder")
     if is_file:

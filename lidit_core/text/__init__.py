@@ -2,9 +2,9 @@
 
 from .cache import MEMORY, StateCache
 from .encoder import LLMEncoder
-from .facade import PromptEncoder, PromptInfo
 from .loading import LLM, load_llm
-from .locate import available, locate
+from .locate import available, check_present, installed_llms, locate
+from .prompt_encoder import PromptEncoder, PromptInfo
 from .templates import PRESETS, InstructionTemplate, find_template, read_templates
 
 __all__ = [
@@ -17,7 +17,9 @@ __all__ = [
     "PromptInfo",
     "StateCache",
     "available",
+    "check_present",
     "find_template",
+    "installed_llms",
     "load_llm",
     "locate",
     "read_templates",

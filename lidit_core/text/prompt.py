@@ -19,6 +19,9 @@ PLACEHOLDER = "\ue0f1prompt\ue0f2"  # private-use characters: in no chat templat
 PROBES = ("", "a", "A cat", "7", " ", "  b", "\n", "\n\nc", ".", ":", ",", "'s", "-", "(", '"', "é",
           "\u0301", "猫", "🍎", "_", "<", "\t", "/", "\u200d", "::", ": ")  # fmt: skip
 DATE = "26 Jul 2024"  # for chat templates that would put in today, and other states every day
+# Goes before a chat template, which asks transformers for today with `strftime_now(format)`; the
+# template's own text is left as it is, for the newline belongs to the macro.
+NOT_TODAY = f"{{% macro strftime_now(format) %}}{DATE}{{% endmacro %}}\n"
 LITERAL = (  # syntax of other encoders that this one reads as plain text
     (re.compile(r"\([^()]+:\s*[\d.]+\s*\)"), "weights such as (word:1.3)"),
     (re.compile(r"\bembedding:\S"), "embedding:name"),
@@ -224,7 +227,10 @@ def _rendered(tokenizer, messages: list[dict[str, str]]) -> str | None:
     """The chat template's text, or None where it refuses these messages."""
     from jinja2.exceptions import TemplateError
 
+    template = NOT_TODAY + tokenizer.get_chat_template()
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, date_string=DATE)
+        return tokenizer.apply_chat_template(
+            messages, chat_template=template, tokenize=False, date_string=DATE
+        )
     except TemplateError:
         return None

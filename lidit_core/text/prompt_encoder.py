@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +14,12 @@ from ..states import LLMStates
 from .cache import MEMORY, DiskCache, PromptStates
 from .compat import transformers_version
 from .encoder import LLMEncoder, pad_states
-from .loading import default_dtype, load_llm
+from .loading import default_dtype, downloaded_commit, intended_device, load_llm
 from .locate import Source, locate
 from .prompt import literal_notes
 from .templates import InstructionTemplate, find_template
 
-STATES_VERSION = 1  # raise it when the same input comes to give other states
+STATES_VERSION = 2  # raise it when the same input comes to give other states
 IDENTITY_SUFFIXES = (".json", ".safetensors", ".model", ".jinja")
 
 
@@ -47,6 +47,10 @@ class PromptEncoder:
         block: see `load_llm`.
         token_budget: tokens of a prompt that are read at most, the template's not counted.
         disk_cache: folder of states that outlive the process; None for none.
+        open_encoder: gives the encoder where a host manages the LLM. It is asked whenever the LLM
+            must run, and what it gives is the host's: nothing is loaded here and `unload` leaves
+            it alone. Source, template, block, budget, dtype and device must be those of the
+            encoder that it gives: they tell its states apart in the caches.
     """
 
     def __init__(
@@ -59,24 +63,25 @@ class PromptEncoder:
         device: torch.device | str | None = None,
         device_map: str | dict | None = None,
         disk_cache: str | Path | None = None,
+        open_encoder: Callable[[], LLMEncoder] | None = None,
     ):
         self.source, self.template = source, find_template(template)
         self.block, self.token_budget = block, token_budget
-        self.device = torch.device(device or "cpu")
+        self.device = intended_device(device, device_map)
         self.dtype = dtype or default_dtype(self.device)
         self.disk = DiskCache(disk_cache) if disk_cache else None
         self.memory = MEMORY
-        self.device_map = device_map
+        self.device_map, self.open_encoder = device_map, open_encoder
         self._encoder: LLMEncoder | None = None
         self._files: list = []  # what the LLM was loaded from
 
     @property
     def loaded(self) -> bool:
-        """Whether the LLM is in memory."""
+        """Whether an LLM of our own is in memory."""
         return self._encoder is not None
 
     def unload(self) -> None:
-        """Let go of the LLM; states stay cached."""
+        """Let go of our own LLM; states stay cached."""
         self._encoder = None
 
     def encode(self, prompts: Sequence[str]) -> LLMStates:
@@ -117,6 +122,8 @@ class PromptEncoder:
 
     def encoder(self) -> LLMEncoder:
         """The encoder behind the caches; loads the LLM, again if its files have changed."""
+        if self.open_encoder:
+            return self.open_encoder()
         if self._encoder is None or self._files != file_identity(locate(self.source)):
             llm = load_llm(self.source, self.block, self.dtype, self.device, self.device_map)
             self._encoder = LLMEncoder(llm, self.template, self.token_budget)
@@ -159,9 +166,9 @@ class PromptEncoder:
 
 
 def file_identity(found: Source) -> list:
-    """Name, size and time of every file that makes an LLM."""
+    """Name, size and time of every file that makes an LLM; of one on the hub, its commit."""
     if found.folder is None:
-        return [found.repo]
+        return [found.repo, downloaded_commit(found.repo)]
     paths = found.parts
     if found.converted:
         paths = [p for p in sorted(found.folder.iterdir()) if p.suffix in IDENTITY_SUFFIXES]
