@@ -11,6 +11,21 @@ sys.path.insert(0, str(ROOT))
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach a hub, whatever it asks for
 
+import pytest  # noqa: E402
 import torch  # noqa: E402
 
 torch.set_num_threads(1)  # the models of the tests are tiny: a second thread only waits
+
+
+@pytest.hookimpl(tryfirst=True)  # before the test's fixtures draw
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what draws stickers where the emoji font is missing, and say how to get it."""
+    if item.get_closest_marker("font") is None:
+        return
+    from lidit_core.errors import LiDiTError
+    from stickers.glyphs import find_font
+
+    try:
+        find_font()
+    except LiDiTError as error:
+        pytest.skip(str(error))

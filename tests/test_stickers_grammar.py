@@ -41,6 +41,7 @@ def test_captions_are_distinct_and_deterministic(training: list[Caption]) -> Non
     assert captions(200, 1, language) != training[:200]
 
 
+@pytest.mark.font
 def test_nothing_held_out_is_trained_on(training: list[Caption]) -> None:
     """Neither the request nor the scene drawn from it, whose background may be chosen freely."""
     rng = np.random.default_rng(0)

@@ -25,6 +25,7 @@ def _pixels(size: int, scene, index: int) -> np.ndarray:
     return np.argwhere(changed)
 
 
+@pytest.mark.font
 def test_vocabulary() -> None:
     """Enough kinds, all different; the colours that a natural name claims can be drawn."""
     assert 64 <= len(KINDS) <= 72 and set(NAMED_IN_THE_ISSUE) <= set(KINDS)
@@ -42,6 +43,7 @@ def test_words_are_unambiguous() -> None:
 
 
 @pytest.mark.parametrize("kind", [k.key for k in KINDS.values() if k.colours])
+@pytest.mark.font
 def test_recoloured_glyphs_are_far_apart(kind: str) -> None:
     """Each two colours of a kind differ by at least 40/255 on average where they differ at all."""
     looks = [np.asarray(glyphs.glyph(kind, c).convert("RGB"), float) for c in KINDS[kind].colours]
@@ -52,6 +54,7 @@ def test_recoloured_glyphs_are_far_apart(kind: str) -> None:
 
 
 @pytest.mark.parametrize("relation", RELATIONS)
+@pytest.mark.font
 def test_relations_are_met_in_the_pixels(relation: str) -> None:
     """All of the first group's pixels lie on its side of all of the second group's."""
     rng = np.random.default_rng(3)
@@ -70,6 +73,7 @@ def test_relations_are_met_in_the_pixels(relation: str) -> None:
 
 
 @pytest.mark.parametrize("counts", [(1,), (2,), (3,), (4,), (1, 1), (2, 1), (2, 2), (1, 1, 1)])
+@pytest.mark.font
 def test_objects_do_not_touch_and_stay_inside(counts: tuple[int, ...]) -> None:
     """Boxes lie in the picture, at least 3 px of 128 apart along one axis."""
     rng = np.random.default_rng(sum(counts))
@@ -87,6 +91,7 @@ def test_objects_do_not_touch_and_stay_inside(counts: tuple[int, ...]) -> None:
                 assert gap >= 3 / 128
 
 
+@pytest.mark.font
 def test_sizes() -> None:
     """A lone object fills 45 to 65 % of the side; a big one is bigger, a small one smaller."""
     rng = np.random.default_rng(0)
@@ -101,6 +106,7 @@ def test_sizes() -> None:
 
 
 @pytest.mark.parametrize("size", [64, 96, 128])
+@pytest.mark.font
 def test_rendering_is_deterministic(size: int) -> None:
     """The same seed gives the same bytes; another seed gives another picture."""
     request = SceneRequest((Item("cat"), Item("car", "blue")), "above", "pink")
@@ -112,6 +118,7 @@ def test_rendering_is_deterministic(size: int) -> None:
     assert tuple(one[0, 0]) == BACKGROUNDS["pink"]
 
 
+@pytest.mark.font
 def test_colour_reaches_the_picture() -> None:
     """The mean colour of a blue car is bluer than that of a red one."""
     means = {}

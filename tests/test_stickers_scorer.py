@@ -25,6 +25,7 @@ def pictures() -> list[np.ndarray]:
     return drawn(SAMPLE)
 
 
+@pytest.mark.font
 def test_drawn_scenes_are_read_right(pictures: list[np.ndarray]) -> None:
     """At least 0.99 in each category, whole prompts included; next to nothing when shuffled."""
     result = report(pictures, SAMPLE)
@@ -36,6 +37,7 @@ def test_drawn_scenes_are_read_right(pictures: list[np.ndarray]) -> None:
     assert sum(row.whole for row in wrong) <= 0.05 * sum(row.n for row in wrong)
 
 
+@pytest.mark.font
 def test_training_scenes_with_sizes_and_lists() -> None:
     """The other categories of the grammar are read right as well."""
     chosen = [c for c in captions(400, 3) if c.category in ("size", "listing", "count")][:18]
@@ -43,6 +45,7 @@ def test_training_scenes_with_sizes_and_lists() -> None:
     assert sum(v.all for v in result.verdicts) >= 0.99 * len(chosen)
 
 
+@pytest.mark.font
 def test_soft_pictures_are_read_right(pictures: list[np.ndarray]) -> None:
     """Blur of 1.5 px changes no verdict."""
     few = slice(None, None, 3)
@@ -50,12 +53,14 @@ def test_soft_pictures_are_read_right(pictures: list[np.ndarray]) -> None:
     assert all(result.hits())
 
 
+@pytest.mark.font
 def test_unknown_objects_are_refused() -> None:
     """Other emoji, discs of a glyph's mean colour, and mush are no objects of ours."""
     for name, things in unknown_objects().items():
         assert recognised(things[::6]) <= 0.1, name
 
 
+@pytest.mark.font
 def test_wrong_colour_kind_count_and_side_are_seen() -> None:
     """One thing changed in a scene flips that verdict and no other."""
     sprites = (Sprite("car", "blue", 0.27, 0.5, 0.4), Sprite("cat", None, 0.75, 0.5, 0.4))
@@ -113,6 +118,7 @@ def test_wilson() -> None:
     assert wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-3)
 
 
+@pytest.mark.font
 def test_command(tmp_path, capsys, pictures: list[np.ndarray], monkeypatch) -> None:
     """Prompts are written one a line; a folder is scored into a table and grids."""
     monkeypatch.setitem(score.PROMPTS, "evaluation", lambda: SAMPLE[::5])
@@ -132,6 +138,7 @@ def test_missing_pictures(tmp_path, capsys) -> None:
         report([], SAMPLE[:1])
 
 
+@pytest.mark.font
 def test_grid_shape(pictures: list[np.ndarray]) -> None:
     """Rows and columns of equal cells."""
     sheet = grid(pictures[:5], ["a label"] * 5, columns=4)
