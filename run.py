@@ -30,6 +30,7 @@ PYTHON = VENV / ("Scripts/python.exe" if WINDOWS else "bin/python")
 STAMP = VENV / "lidit-setup.json"  # what was installed, written last
 CONSTRAINTS = ROOT / "constraints.txt"
 DEMO_LLM = "smollm2"  # the one that the shipped weights and the tests need
+SHIPPED = ("stickers", "stickers-duo")  # the models that read it
 
 # PyTorch's own index of builds without CUDA, several GB smaller.
 TORCH_WITHOUT_CUDA = "https://download.pytorch.org/whl/cpu"
@@ -153,9 +154,18 @@ def fetch_demo_llm() -> None:
         call([PYTHON, fetch.__file__, DEMO_LLM], "the demo LLM is not there yet (see above)")
 
 
-def chooses_its_own_model(words: list[str]) -> bool:
-    own = ("-h", "--help", "--model", "--llm")
-    return any(word.split("=")[0] in own for word in words)
+def needs_demo_llm(words: list[str]) -> bool:
+    """Whether a shipped model reads the demo LLM in this command."""
+    options = [word.split("=")[0] for word in words]
+    if {"-h", "--help", "--llm"} & set(options):
+        return False
+    values = [*words[1:], ""]  # what follows each word
+    models = [
+        word.partition("=")[2] if "=" in word else value
+        for word, option, value in zip(words, options, values)
+        if option == "--model"
+    ]
+    return all(model in SHIPPED for model in models[-1:])
 
 
 def lint() -> int:
@@ -172,7 +182,7 @@ def do(verb: str, words: list[str]) -> int:
         return 0
     if verb == "lint":
         return lint()
-    if verb in ("test", "generate", "encode") and not chooses_its_own_model(words):
+    if verb == "test" or verb in ("generate", "encode") and needs_demo_llm(words):
         fetch_demo_llm()
     if verb == "test":
         return subprocess.call([str(PYTHON), "-m", "pytest", "tests", *words], cwd=ROOT)

