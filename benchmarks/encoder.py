@@ -6,19 +6,29 @@ Run: python benchmarks/encoder.py [--llm NAME] [--pairs N]
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
+import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lidit_core.text import MEMORY, LLMEncoder, PromptEncoder, load_llm, locate  # noqa: E402
+from lidit_core.text import (  # noqa: E402
+    MEMORY,
+    LLMEncoder,
+    PromptEncoder,
+    available,
+    load_llm,
+    locate,
+)
+from lidit_core.text.compat import dtype_argument  # noqa: E402
 
 LLM_NAME = "SmolLM2-135M-Instruct"
 OBJECTS = ("cat", "dog", "fox", "panda", "frog", "turtle", "car", "rocket", "house", "cactus")
@@ -39,6 +49,30 @@ def seconds(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
+
+
+@contextlib.contextmanager
+def new_user_cache() -> Iterator[None]:
+    """An empty user cache for the while."""
+    before = os.environ.get("LIDIT_CACHE")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["LIDIT_CACHE"] = folder
+        try:
+            yield
+        finally:
+            del os.environ["LIDIT_CACHE"]
+            if before is not None:
+                os.environ["LIDIT_CACHE"] = before
+
+
+def first_load(llm_name: str) -> list[Row]:
+    """Seconds of a load that converts the GGUF; no row where only the converted copy is there."""
+    ggufs = sorted(locate(llm_name).folder.glob("*.gguf"))
+    source = ggufs[0] if ggufs else llm_name
+    with new_user_cache():
+        if not available(source) or locate(source).converted:
+            return []
+        return [("first load with conversion, seconds", seconds(lambda: load_llm(source)), 45.0)]
 
 
 def plain_forward(model, encoder: LLMEncoder, prompts: list[str]) -> torch.Tensor:
@@ -101,8 +135,10 @@ def measure(llm_name: str = LLM_NAME, pairs: int = 9) -> list[Row]:
     load = seconds(lambda: load_llm(llm_name))
     llm = load_llm(llm_name, dtype=torch.float32)
     encoder = LLMEncoder(llm, "paper")
-    model = AutoModel.from_pretrained(locate(llm_name).folder, dtype=torch.float32).eval()
+    options = {dtype_argument(): torch.float32}
+    model = AutoModel.from_pretrained(locate(llm_name).folder, **options).eval()
     return [
+        *first_load(llm_name),
         ("LLM, second load, seconds", load, 3.0),
         ("new prompt, instruction reused / plain", reuse_ratio(encoder, model, 1, pairs), 0.60),
         ("eight new prompts / plain", reuse_ratio(encoder, model, 8, pairs), 0.40),
