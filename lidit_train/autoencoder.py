@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
@@ -12,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lidit_core.vae import TinyAutoencoder
+from lidit_core.vae import CHANNELS, DOWNSAMPLING, TinyAutoencoder
 
 from .linear_encoder import BYPASSED, set_linear_encoder
 from .state import EMA, learning_rate, load_state, save_atomically
@@ -53,50 +52,6 @@ def autoencoder_loss(
     return l1 + F.mse_loss(rebuilt, pictures) + r.edges * edges, l1.detach()
 
 
-def train_autoencoder(
-    recipe: AutoencoderRecipe,
-    linear: tuple[Tensor, Tensor],
-    draw: Callable[[int, int], Tensor],
-    folder: Path,
-) -> TinyAutoencoder:
-    """Train to the recipe's last step, resuming from ``folder``; returns the EMA model.
-
-    Args:
-        linear: the encoder (see lidit_train.linear_encoder).
-        draw: (batch, step) -> pictures (batch, 3, H, W) in [0, 1], a function of the step alone.
-    """
-    torch.manual_seed(recipe.seed)
-    model = untrained_autoencoder(recipe, linear).to(memory_format=torch.channels_last)
-    ema = EMA(model, recipe.ema)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=0.0, betas=(0.9, 0.99), weight_decay=0.0)
-    first = _resume(folder / "state.pt", model, ema, optimiser)
-    began = time.monotonic()
-    for step in range(first, recipe.steps):
-        pictures = draw(recipe.batch, step).contiguous(memory_format=torch.channels_last)
-        optimiser.param_groups[0]["lr"] = learning_rate(
-            step, recipe.learning_rate, recipe.warmup, recipe.steps, recipe.decay
-        )
-        b, _, h, w = pictures.shape
-        noise = torch.randn(b, 16, h // 8, w // 8, generator=torch.Generator().manual_seed(step))
-        loss, l1 = autoencoder_loss(model, pictures, noise, recipe)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimiser.step()
-        ema.update(model)
-        if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
-            log.info(
-                "step %d of %d: L1 %.4f, %.0f s",
-                step + 1, recipe.steps, l1, time.monotonic() - began,
-            )  # fmt: skip
-            state = {"step": step + 1, "model": model.state_dict(), "ema": ema.state_dict()}
-            state |= {"optimiser": optimiser.state_dict(), "recipe": str(asdict(recipe))}
-            save_atomically(state, folder / "state.pt")
-    model.load_state_dict(ema.weights)
-    return model.eval()
-
-
 def untrained_autoencoder(
     recipe: AutoencoderRecipe, linear: tuple[Tensor, Tensor]
 ) -> TinyAutoencoder:
@@ -106,12 +61,76 @@ def untrained_autoencoder(
     return model
 
 
-def _resume(path: Path, model, ema: EMA, optimiser) -> int:
-    state = load_state(path)
-    if state is None:
-        return 0
-    model.load_state_dict(state["model"])
-    ema.load_state_dict(state["ema"])
-    optimiser.load_state_dict(state["optimiser"])
-    log.info("resuming at step %d", state["step"])
-    return state["step"]
+class AutoencoderTrainer:
+    """A run in a folder, resumed from its ``state.pt``.
+
+    Args:
+        linear: the encoder (see lidit_train.linear_encoder).
+        draw: (batch, step) -> pictures (batch, 3, H, W) in [0, 1], a function of the step alone.
+    """
+
+    def __init__(
+        self,
+        recipe: AutoencoderRecipe,
+        linear: tuple[Tensor, Tensor],
+        draw: Callable[[int, int], Tensor],
+        folder: Path,
+        device: str = "cpu",
+    ) -> None:
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.draw, self.folder, self.device = recipe, draw, folder, device
+        model = untrained_autoencoder(recipe, linear)
+        self.model = model.to(device, memory_format=torch.channels_last)
+        self.ema = EMA(self.model, recipe.ema)
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.AdamW(
+            self.trained, lr=0.0, betas=(0.9, 0.99), weight_decay=0.0
+        )
+        self.step = 0
+        self._resume()
+
+    def train(self) -> TinyAutoencoder:
+        """Go on to the recipe's last step; returns the model with the averaged weights."""
+        while self.step < self.recipe.steps:
+            l1 = self._train_step()
+            if self.step % self.recipe.save_every == 0 or self.step == self.recipe.steps:
+                log.info("step %d of %d: L1 %.4f", self.step, self.recipe.steps, l1)
+                self._save()
+        self.model.load_state_dict(self.ema.weights)
+        return self.model.eval().cpu()
+
+    def _train_step(self) -> float:
+        r = self.recipe
+        pictures = self.draw(r.batch, self.step).to(self.device, memory_format=torch.channels_last)
+        noise = self._noise(pictures).to(self.device)
+        rate = learning_rate(self.step, r.learning_rate, r.warmup, r.steps, r.decay)
+        self.optimiser.param_groups[0]["lr"] = rate
+        loss, l1 = autoencoder_loss(self.model, pictures, noise, r)
+        self.optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
+        self.optimiser.step()
+        self.ema.update(self.model)
+        self.step += 1
+        return l1.item()
+
+    def _noise(self, pictures: Tensor) -> Tensor:
+        """For the latents of these pictures, decided by the step alone."""
+        b, _, *sides = pictures.shape
+        shape = (b, CHANNELS, *(side // DOWNSAMPLING for side in sides))
+        return torch.randn(shape, generator=torch.Generator().manual_seed(self.step))
+
+    def _save(self) -> None:
+        parts = {name: getattr(self, name).state_dict() for name in ("model", "ema", "optimiser")}
+        made = {"step": self.step, "recipe": repr(self.recipe)}
+        save_atomically({**made, **parts}, self.folder / "state.pt")
+
+    def _resume(self) -> None:
+        state = load_state(self.folder / "state.pt")
+        if state is None:
+            return
+        self.step = state["step"]
+        for name in ("model", "ema", "optimiser"):
+            getattr(self, name).load_state_dict(state[name])
+        self.ema.weights = {k: v.to(self.device) for k, v in self.ema.weights.items()}
+        log.info("resuming at step %d of %d", self.step, self.recipe.steps)

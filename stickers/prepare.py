@@ -40,15 +40,15 @@ def training_captions() -> list[Caption]:
     return captions(ENGLISH, seed=1) + captions(CHINESE, seed=2, language="zh")
 
 
-def encode_captions(spec: LLMSpec, texts: list[str]) -> LLMStates:
-    """States of all texts from one LLM, bfloat16."""
-    llm = load_llm(spec.name, block=spec.block)
+def encode_captions(spec: LLMSpec, texts: list[str], device: str) -> LLMStates:
+    """States of all texts from one LLM, computed in float32 and kept in bfloat16."""
+    llm = load_llm(spec.name, block=spec.block, dtype=torch.float32, device=device)
     encoder = LLMEncoder(llm, spec.template, spec.token_budget)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     parts = []
     for start in range(0, len(order), CHUNK):
         chunk = [texts[i] for i in order[start : start + CHUNK]]
-        parts.append(encoder.encode(chunk).to(dtype=torch.bfloat16))
+        parts.append(encoder.encode(chunk).to("cpu", torch.bfloat16))
         log.info("%s: %d of %d captions", spec.name, start + len(chunk), len(texts))
     back = torch.tensor(order).argsort()
     return stack_states(parts)[back]
@@ -58,10 +58,10 @@ def states_path(data: Path, branch: int) -> Path:
     return data / f"states-{branch}.safetensors"
 
 
-def prepare_states(config: LiDiTConfig, branch: int, data: Path) -> None:
+def prepare_states(config: LiDiTConfig, branch: int, data: Path, device: str) -> None:
     """One LLM's states of every training caption; the last row is the empty prompt."""
     texts = [caption.text for caption in training_captions()] + [""]
-    save_states(encode_captions(config.llms[branch], texts), states_path(data, branch))
+    save_states(encode_captions(config.llms[branch], texts, device), states_path(data, branch))
 
 
 def caption_states(data: Path, branches: tuple[int, ...]) -> CaptionStates:
@@ -114,12 +114,13 @@ def main() -> None:
     parser.add_argument("--vae", type=Path, default=Path("runs/vae"))
     parser.add_argument("--branch", type=int, nargs="*", default=[0, 1], help="LLMs to encode with")
     parser.add_argument("--scenes", nargs="*", default=["64:48000", "128:40000"], help="size:count")
+    parser.add_argument("--device", default="cpu", help="of the LLMs")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if options.what == "states":
         for branch in options.branch:
             if not states_path(options.data, branch).exists():
-                prepare_states(find_preset("stickers"), branch, options.data)
+                prepare_states(find_preset("stickers"), branch, options.data, options.device)
         return
     for pair in options.scenes:
         size, count = map(int, pair.split(":"))

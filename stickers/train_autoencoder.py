@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lidit_core.checkpoint import write_safetensors
-from lidit_train.autoencoder import AutoencoderRecipe, train_autoencoder
+from lidit_train.autoencoder import AutoencoderRecipe, AutoencoderTrainer
 from lidit_train.linear_encoder import principal_components
 
 from .kinds import KINDS
@@ -21,7 +21,7 @@ CROP = 64  # pixels: scenes are drawn at 64 or at 128, and the large ones croppe
 
 FITTED = 400  # scenes of each size whose blocks the encoder's components are taken from
 
-RECIPE = AutoencoderRecipe(light=("decoder.14", "decoder.15", "decoder.18"), batch=4, steps=9000)
+RECIPE = AutoencoderRecipe(light=("decoder.14", "decoder.15", "decoder.18"), batch=4, steps=6000)
 
 
 def linear_encoder() -> tuple[Tensor, Tensor]:
@@ -62,11 +62,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="where the run keeps its state, and resumes")
     parser.add_argument("--steps", type=int, default=RECIPE.steps)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--export", type=Path, help="write the averaged weights, bfloat16, after")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     recipe = AutoencoderRecipe(**{**vars(RECIPE), "steps": options.steps})
-    model = train_autoencoder(recipe, linear_encoder(), draw, options.folder)
+    trainer = AutoencoderTrainer(recipe, linear_encoder(), draw, options.folder, options.device)
+    model = trainer.train()
     if options.export:
         weights = {k: v.to(torch.bfloat16) for k, v in model.state_dict().items()}
         write_safetensors(options.export, weights, {"font": "Noto Color Emoji, SIL OFL 1.1"})

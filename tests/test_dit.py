@@ -2,35 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
-from test_refiners import states
-from tiny_lidit import lidit_config, randomise
+from tiny_lidit import random_lidit as tiny
+from tiny_lidit import random_noise as noisy
+from tiny_lidit import random_texts as texts
 
 from lidit_core.attention import scaled_dot_product
-from lidit_core.config import LLMSpec
 from lidit_core.dit import LiDiT
 from lidit_core.errors import LiDiTError
 from lidit_core.presets import PRESETS
 from lidit_core.states import LLMStates
 
 T = torch.tensor([700.0])
-
-
-def tiny(llms: int = 2, **changes) -> LiDiT:
-    config = lidit_config(*(f"llm {i}" for i in range(llms)), **changes)
-    config = replace(config, llms=tuple(LLMSpec(llm.name, 24) for llm in config.llms))
-    return randomise(LiDiT(config)).eval()
-
-
-def texts(llms: int = 2, *lengths: int) -> dict[int, LLMStates]:
-    return {i: states(*(lengths or (6,)), seed=i) for i in range(llms)}
-
-
-def noisy(batch: int, height: int, width: int) -> torch.Tensor:
-    return torch.randn(batch, 16, height, width, generator=torch.Generator().manual_seed(3))
 
 
 @torch.no_grad()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_dit import texts, tiny
+from tiny_lidit import random_lidit as tiny
+from tiny_lidit import random_texts as texts
 
 from lidit_core.config import PREDICTIONS
 from lidit_core.objectives import (

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny_lidit import LLM_WIDTH as C
+from tiny_lidit import random_states as states
 from tiny_lidit import randomise
 
 from lidit_core.attention import scaled_dot_product
@@ -13,19 +15,8 @@ from lidit_core.refiners import BranchOptions, LinguisticTokenRefiner
 from lidit_core.states import INSTRUCTION, PADDING, PROMPT, LLMStates, stack_states
 from lidit_core.text_context import TextOptions, TextSide
 
-WIDTH, HEADS, C = 32, 4, 24
+WIDTH, HEADS = 32, 4
 F32 = torch.float32
-
-
-def states(*lengths: int, instruction: int = 2, width: int = C, seed: int = 0) -> LLMStates:
-    """Random states of prompts of these lengths, instruction included, padded to the longest."""
-    g = torch.Generator().manual_seed(seed)
-    rows = []
-    for length in lengths:
-        roles = torch.full((1, length), PROMPT, dtype=torch.int32)
-        roles[:, :instruction] = INSTRUCTION
-        rows.append(LLMStates(torch.randn(1, length, width, generator=g), roles))
-    return stack_states(rows)
 
 
 def token_refiner(**switches) -> LinguisticTokenRefiner:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_refiners import states
 from tiny_lidit import lidit_config
+from tiny_lidit import random_states as states
 
 from lidit_core.config import LLMSpec
 from lidit_core.errors import LiDiTError
@@ -18,7 +18,7 @@ from lidit_core.sampling import initial_noise, sample
 from lidit_core.states import PADDING, stack_states
 from lidit_train.autoencoder import (
     AutoencoderRecipe,
-    train_autoencoder,
+    AutoencoderTrainer,
     untrained_autoencoder,
 )
 from lidit_train.data import CaptionStates, LatentSet, load_states, save_states
@@ -229,12 +229,14 @@ def test_an_autoencoder_learns_and_resumes(tmp_path):
     light = tuple(f"decoder.{i}" for i in (9, 10, 13, 14, 15, 18))
     short = AutoencoderRecipe(light=light, batch=4, steps=120, save_every=60, warmup=5)
     linear = principal_components([flat_pictures(64, 1)])
-    model = train_autoencoder(short, linear, flat_pictures, tmp_path)
+    model = AutoencoderTrainer(short, linear, flat_pictures, tmp_path).train()
     pictures = flat_pictures(4, 999)
     with torch.no_grad():
         error = (model.decode(model.encode(pictures)) - pictures).abs().mean()
     assert error < 0.1  # a constant grey is 0.25 off
-    again = train_autoencoder(short, linear, lambda *_: pytest.fail("nothing to train"), tmp_path)
+    again = AutoencoderTrainer(
+        short, linear, lambda *_: pytest.fail("nothing is left to train"), tmp_path
+    ).train()
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
 
 

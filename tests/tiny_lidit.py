@@ -1,7 +1,8 @@
-"""A tiny random LI-DiT checkpoint with its autoencoder, for the LLMs of `tiny_llm`."""
+"""Tiny random LI-DiTs, states for them, and a checkpoint for the LLMs of `tiny_llm`."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,8 +10,11 @@ import torch
 from lidit_core.checkpoint import save_lidit, write_safetensors
 from lidit_core.config import LatentFormat, LiDiTConfig, LLMSpec
 from lidit_core.dit import LiDiT
+from lidit_core.states import INSTRUCTION, PROMPT, LLMStates, stack_states
 from lidit_core.text import find_template
 from lidit_core.vae import TinyAutoencoder
+
+LLM_WIDTH = 24  # of the random states
 
 
 def lidit_config(*llms: str, **changes) -> LiDiTConfig:
@@ -50,3 +54,30 @@ def save_lidit_files(folder: Path, config: LiDiTConfig) -> Path:
 
 def vae_weights(vae: TinyAutoencoder) -> dict[str, torch.Tensor]:
     return {key: value.clone() for key, value in vae.initialise().state_dict().items()}
+
+
+def random_states(
+    *lengths: int, instruction: int = 2, width: int = LLM_WIDTH, seed: int = 0
+) -> LLMStates:
+    """Random states of prompts of these lengths, instruction included, padded to the longest."""
+    g = torch.Generator().manual_seed(seed)
+    rows = []
+    for length in lengths:
+        roles = torch.full((1, length), PROMPT, dtype=torch.int32)
+        roles[:, :instruction] = INSTRUCTION
+        rows.append(LLMStates(torch.randn(1, length, width, generator=g), roles))
+    return stack_states(rows)
+
+
+def random_lidit(llms: int = 2, **changes) -> LiDiT:
+    config = lidit_config(*(f"llm {i}" for i in range(llms)), **changes)
+    config = replace(config, llms=tuple(LLMSpec(llm.name, LLM_WIDTH) for llm in config.llms))
+    return randomise(LiDiT(config)).eval()
+
+
+def random_texts(llms: int = 2, *lengths: int) -> dict[int, LLMStates]:
+    return {i: random_states(*(lengths or (6,)), seed=i) for i in range(llms)}
+
+
+def random_noise(batch: int, height: int, width: int) -> torch.Tensor:
+    return torch.randn(batch, 16, height, width, generator=torch.Generator().manual_seed(3))
