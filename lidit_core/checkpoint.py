@@ -5,7 +5,6 @@ Loading is strict: every key and every shape is compared before a weight is touc
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from .config import LiDiTConfig
 from .dit import LiDiT
 from .errors import LiDiTError
+from .files import replacing
 from .vae import TinyAutoencoder
 
 CONFIG_KEY = "lidit"  # of the metadata that holds the configuration's JSON
@@ -48,11 +48,8 @@ def write_safetensors(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> None:
     """Write beside, then rename: the old file stays whole until the new one is."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, beside, dict(metadata))
-    os.replace(beside, path)
+    with replacing(path) as beside:
+        save_file({k: v.contiguous() for k, v in tensors.items()}, beside, dict(metadata))
 
 
 def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from .errors import LiDiTError
+from .files import replacing
 
 KEY = "lidit"  # of the PNG text chunk with the settings as JSON
 
@@ -26,13 +26,8 @@ def save_picture(path: Path, pixels: Tensor, settings: Mapping[str, Any]) -> Non
     text = PngInfo()
     text.add_itxt("Description", str(settings.get("prompt", "")))
     text.add_text(KEY, json.dumps(dict(settings)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as beside:
         Image.fromarray(pixels.numpy()).save(beside, format="PNG", pnginfo=text)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:

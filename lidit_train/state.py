@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from lidit_core.errors import LiDiTError
+from lidit_core.files import replacing
 
 
 def save_atomically(state: dict, path: Path) -> None:
     """Write beside, then rename: the old file stays whole until the new one is."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    torch.save(state, beside)
-    os.replace(beside, path)
+    with replacing(path) as beside:
+        torch.save(state, beside)
 
 
 def load_state(path: Path) -> dict | None:

@@ -10,7 +10,6 @@ The prompts come from `--write FILE`, one a line, so that the whole measurement 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from lidit_core.errors import LiDiTError
+from lidit_core.files import replacing
 
 from .evaluation import chinese_prompts, evaluation_prompts, synonym_prompts
 from .grammar import Caption
@@ -61,18 +61,14 @@ def score_folder(folder: Path, captions: list[Caption], out: Path) -> str:
     table = result.markdown()
     _write(out / "report.md", table.encode())
     for name, sheet in sample_grids(result, pictures).items():
-        beside = out / f".{name}.part.png"
-        sheet.save(beside)
-        os.replace(beside, out / f"{name}.png")
+        with replacing(out / f"{name}.png") as beside:
+            sheet.save(beside, format="PNG")
     return table
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Writes beside the file and renames."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_bytes(data)
-    os.replace(beside, path)
+    with replacing(path) as beside:
+        beside.write_bytes(data)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import tempfile
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
+
+from ..files import replacing
 
 log = logging.getLogger(__name__)
 
@@ -103,17 +103,11 @@ class DiskCache:
         from safetensors.torch import save_file
 
         path = self._path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        os.close(handle)
         numbers = " ".join(map(str, (*states.span, states.used, states.total)))
         tensors = {"hidden": states.hidden.cpu().contiguous(), "roles": states.roles.cpu()}
-        try:
+        with replacing(path) as beside:
             save_file(tensors, beside, metadata={"prompt": numbers})
-            self._unseen += os.path.getsize(beside)
-            os.replace(beside, path)
-        finally:
-            Path(beside).unlink(missing_ok=True)
+            self._unseen += beside.stat().st_size
         if self._unseen > self.max_bytes // 16:
             self._prune()
 

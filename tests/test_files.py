@@ -1,0 +1,33 @@
+"""Files that replace others. Run: pytest tests/test_files.py"""
+
+from __future__ import annotations
+
+import pytest
+
+from lidit_core.files import replacing
+
+
+def test_a_file_appears_whole_in_a_folder_that_is_made(tmp_path):
+    path = tmp_path / "new" / "file.txt"
+    with replacing(path) as beside:
+        beside.write_text("whole")
+        assert not path.exists() and beside.parent == path.parent
+    assert path.read_text() == "whole"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), replacing(path) as beside:
+        beside.write_text("hal")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_two_writers_do_not_meet(tmp_path):
+    path = tmp_path / "file.txt"
+    with replacing(path) as one, replacing(path) as other:
+        one.write_text("one")
+        other.write_text("other")
+    assert path.read_text() == "one"  # the outer block ended last
