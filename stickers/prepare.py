@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lidit_core.checkpoint import load_vae
 from lidit_core.config import LiDiTConfig, LLMSpec
+from lidit_core.paths import SHIPPED_WEIGHTS
 from lidit_core.presets import find_preset
 from lidit_core.states import LLMStates, stack_states
 from lidit_core.text import LLMEncoder, load_llm
@@ -32,6 +34,7 @@ log = logging.getLogger(__name__)
 
 ENGLISH, CHINESE = 6_000, 900  # captions
 READS_CHINESE = (False, True)  # by branch: SmolLM2, Gemma 3
+SHIPPED = SHIPPED_WEIGHTS / "stickers-vae.safetensors"
 CHUNK = 250  # captions encoded between two lines of the log
 
 
@@ -99,9 +102,11 @@ def prepare_latents(vae: TinyAutoencoder, size: int, count: int, path: Path, bat
 
 
 def autoencoder(folder: Path) -> TinyAutoencoder:
-    """The autoencoder as ``stickers.train_autoencoder`` has it by now; the encoder is fixed."""
-    vae = untrained_autoencoder(AUTOENCODER, linear_encoder())
+    """The autoencoder that a run has by now, or the shipped one; their encoders are the same."""
     state = load_state(folder / "state.pt")
+    if state is None and SHIPPED.is_file():
+        return load_vae(SHIPPED)
+    vae = untrained_autoencoder(AUTOENCODER, linear_encoder())
     if state is not None:
         vae.load_state_dict(state["ema"]["weights"])
     return vae.eval()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from lidit_core.checkpoint import load_vae, write_safetensors
 from lidit_core.config import LatentFormat
 from lidit_core.latents import denormalise, normalise
+from lidit_core.paths import SHIPPED_WEIGHTS
 from lidit_core.vae import TinyAutoencoder
 
 
@@ -57,3 +59,22 @@ def test_latents_are_normalised_channel_by_channel():
     latents = torch.tensor([3.0, 0.0]).view(1, 2, 1, 1)
     assert normalise(latents, format).flatten().tolist() == [1.0, 2.0]
     assert torch.equal(denormalise(normalise(latents, format), format), latents)
+
+
+@pytest.mark.font
+@torch.no_grad()
+def test_the_shipped_autoencoder_gives_scenes_back():
+    from stickers.ceiling import reconstruct
+    from stickers.evaluation import evaluation_prompts
+    from stickers.report import report
+    from stickers.selftest import drawn
+
+    path = SHIPPED_WEIGHTS / "stickers-vae.safetensors"
+    assert path.stat().st_size < 5 << 20
+    vae = load_vae(path)
+    captions = evaluation_prompts()[::60]
+    scenes = drawn(captions)
+    pictures = [reconstruct(vae, scene) for scene in scenes]
+    assert sum(report(pictures, captions).hits()) >= len(captions) - 1
+    error = np.mean([np.abs(a.astype(int) - b).mean() for a, b in zip(scenes, pictures)])
+    assert error < 0.02 * 255
