@@ -1,0 +1,137 @@
+"""What CONDITIONING carries: each LLM's states of the prompt, and how they are to be used.
+
+An entry is ``[c0, values]``. ``c0`` is the first LLM's state sequence, so that the host's own nodes
+find what they expect; the values hold all LLMs under the keys below, as tensors, numbers and
+strings in dicts and nothing else, so that the host can save, move and train on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..lidit_core.errors import LiDiTError
+from ..lidit_core.refiners import BranchOptions
+from ..lidit_core.states import LLMStates
+
+HIDDEN, ROLES, NAMES = "lidit_hidden", "lidit_roles", "lidit_llm"
+BRANCHES, OPTIONS, FUSION = "lidit_branch", "lidit_options", "lidit_fusion"
+AS_CONFIGURED = -1  # a branch by its LLM's name; a switch as the model's configuration has it
+
+Entry = list  # [Tensor, dict]
+
+
+@dataclass(frozen=True)
+class BranchText:
+    """One LLM's reading of a prompt."""
+
+    llm: str
+    states: LLMStates  # B rows; 1 straight from the encoder
+    branch: int | None = None  # of the model; None = the one trained on the LLM of this name
+    options: BranchOptions = BranchOptions()
+
+    def with_states(self, states: LLMStates) -> "BranchText":
+        return replace(self, states=states)
+
+
+@dataclass(frozen=True)
+class PromptText:
+    """All LLMs' readings of one prompt."""
+
+    branches: tuple[BranchText, ...]
+    fusion: str | None = None  # None = as the model's configuration has it
+
+    def emptied(self) -> "PromptText":
+        """No text at all: what a zeroed-out conditioning means."""
+        empty = tuple(b.with_states(b.states.emptied()) for b in self.branches)
+        return replace(self, branches=empty)
+
+
+def values_of(text: PromptText) -> dict[str, Any]:
+    """The values of an entry."""
+    numbered = {str(i): branch for i, branch in enumerate(text.branches)}
+    return {
+        HIDDEN: {i: b.states.hidden for i, b in numbered.items()},
+        ROLES: {i: b.states.roles for i, b in numbered.items()},
+        NAMES: {i: b.llm for i, b in numbered.items()},
+        BRANCHES: {
+            i: AS_CONFIGURED if b.branch is None else b.branch for i, b in numbered.items()
+        },
+        OPTIONS: {i: _numbers(b.options) for i, b in numbered.items()},
+        FUSION: text.fusion or "",
+    }
+
+
+def entry_of(text: PromptText, like: Entry | None = None) -> Entry:
+    """An entry with this text; what else ``like`` carries (area, mask, range, hooks) is kept."""
+    kept = dict(like[1]) if like is not None else {"pooled_output": None}
+    return [text.branches[0].states.hidden, {**kept, **values_of(text)}]
+
+
+def text_of(c0: Tensor | None, values: Mapping[str, Any]) -> PromptText:
+    """The text that an entry carries.
+
+    Raises:
+        LiDiTError: it comes from another encoder, or a node changed ``c0`` in a way that the
+            other LLMs cannot follow.
+    """
+    if HIDDEN not in values:
+        raise LiDiTError(
+            "this conditioning holds no LLM states: it was encoded by another text encoder; "
+            "connect a prompt that was encoded with a CLIP from the LI-DiT LLM loader"
+        )
+    branches = tuple(_branch(values, i) for i in sorted(values[HIDDEN], key=int))
+    return _followed(PromptText(branches, values.get(FUSION) or None), c0)
+
+
+def _branch(values: Mapping[str, Any], i: str) -> BranchText:
+    branch, numbers = int(values[BRANCHES][i]), values[OPTIONS][i]
+    return BranchText(
+        values[NAMES][i],
+        LLMStates(values[HIDDEN][i], values[ROLES][i].to(torch.int32)),
+        None if branch == AS_CONFIGURED else branch,
+        BranchOptions(
+            _switch(numbers["full_attention"]),
+            _switch(numbers["gated"]),
+            float(numbers["strength"]),
+            float(numbers["weight"]),
+        ),
+    )
+
+
+def _followed(text: PromptText, c0: Tensor | None) -> PromptText:
+    """The text after what the host's own nodes did to ``c0`` alone."""
+    first = text.branches[0].states
+    if c0 is None or (c0.shape == first.hidden.shape and torch.equal(c0, first.hidden.to(c0))):
+        return text
+    if not c0.any():  # ConditioningZeroOut
+        return text.emptied()
+    if c0.shape == first.hidden.shape and len(text.branches) == 1:  # ConditioningAverage and kin
+        changed = text.branches[0].with_states(LLMStates(c0, first.roles))
+        return replace(text, branches=(changed,))
+    raise LiDiTError(
+        f"a node changed this conditioning's first tensor to {tuple(c0.shape)}, which its "
+        f"{len(text.branches)} LLMs' states of {tuple(first.hidden.shape)} cannot follow; instead "
+        "of concatenating or averaging, write both into one prompt or use ConditioningCombine"
+    )
+
+
+def _numbers(options: BranchOptions) -> dict[str, float]:
+    return {
+        "full_attention": _number(options.full_attention),
+        "gated": _number(options.gated),
+        "strength": options.strength,
+        "weight": options.weight,
+    }
+
+
+def _number(switch: bool | None) -> int:
+    return AS_CONFIGURED if switch is None else int(switch)
+
+
+def _switch(number: float) -> bool | None:
+    return None if number == AS_CONFIGURED else bool(number)
