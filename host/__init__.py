@@ -1,1 +1,1 @@
-"""LI-DiT as ComfyUI's own objects: CLIP, MODEL, CONDITIONING. Imports the host; nodes are thin over it."""
+"""LI-DiT as the host's own objects: CLIP, MODEL, CONDITIONING; the nodes are thin over it."""

@@ -58,9 +58,7 @@ def values_of(text: PromptText) -> dict[str, Any]:
         HIDDEN: {i: b.states.hidden for i, b in numbered.items()},
         ROLES: {i: b.states.roles for i, b in numbered.items()},
         NAMES: {i: b.llm for i, b in numbered.items()},
-        BRANCHES: {
-            i: AS_CONFIGURED if b.branch is None else b.branch for i, b in numbered.items()
-        },
+        BRANCHES: {i: AS_CONFIGURED if b.branch is None else b.branch for i, b in numbered.items()},
         OPTIONS: {i: _numbers(b.options) for i, b in numbered.items()},
         FUSION: text.fusion or "",
     }

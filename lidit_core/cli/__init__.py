@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import LiDiTError
-from . import encode, fetch, generate, info
+from . import encode, fetch, generate, info, refiner
 
-VERBS = {"generate": generate, "info": info, "fetch": fetch, "encode": encode}
+VERBS = {v.__name__.split(".")[-1]: v for v in (generate, info, fetch, encode, refiner)}
 
 EXAMPLES = """\
 a first picture:

@@ -1,0 +1,76 @@
+"""How the host batches our text: prompts of any length and of any of the LLMs together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from comfy.conds import CONDRegular
+
+from ..lidit_core.states import LLMStates, stack_states
+from ..lidit_core.text_context import TextOptions
+
+
+@dataclass(frozen=True)
+class ModelText:
+    """The text of a batch as the model takes it; it stays on its device and in its dtype.
+
+    A host casts every tensor to the model's dtype, which may be one that an LLM's states do not
+    fit into; it passes an object like this one on as it is.
+    """
+
+    states: Mapping[int, LLMStates]  # by branch of the model, B rows each
+    options: TextOptions
+
+    def __len__(self) -> int:
+        return len(next(iter(self.states.values())))
+
+    def to(self, device: torch.device) -> "ModelText":
+        return self.changed({i: states.to(device) for i, states in self.states.items()})
+
+    def repeated(self, batch: int) -> "ModelText":
+        """As many rows as asked for: the rows again and again, or the first of them."""
+        rows = [n % len(self) for n in range(batch)]
+        return self.changed({i: states[rows] for i, states in self.states.items()})
+
+    def changed(self, states: Mapping[int, LLMStates]) -> "ModelText":
+        return replace(self, states=states)
+
+
+def joined(texts: Sequence[ModelText]) -> ModelText:
+    """One batch of several; a branch that one of them lacks has no token there."""
+    branches = sorted({i for text in texts for i in text.states})
+    return texts[0].changed({i: _branch(texts, i) for i in branches})
+
+
+def _branch(texts: Sequence[ModelText], i: int) -> LLMStates:
+    present = next(text.states[i] for text in texts if i in text.states)
+    rows = [text.states[i] if i in text.states else _nothing(present, len(text)) for text in texts]
+    return stack_states(rows)
+
+
+def _nothing(like: LLMStates, rows: int) -> LLMStates:
+    return LLMStates(like.hidden.new_zeros(rows, 1, like.width), like.roles.new_zeros(rows, 1))
+
+
+class CONDText(CONDRegular):
+    """The host's handle on a `ModelText`."""
+
+    def process_cond(self, batch_size: int, **kwargs) -> "CONDText":
+        return self._copy_with(self.cond.repeated(batch_size))
+
+    def can_concat(self, other: "CONDText") -> bool:
+        """Prompts used in different ways run one after the other."""
+        return isinstance(other, CONDText) and self.cond.options == other.cond.options
+
+    def concat(self, others: Sequence["CONDText"]) -> ModelText:
+        return joined([self.cond, *(other.cond for other in others)])
+
+    def size(self) -> list[int]:
+        """As the host's memory estimate reads it: rows, 1, tokens."""
+        return [len(self.cond), 1, tokens(self.cond.states)]
+
+
+def tokens(states: Mapping[int, LLMStates]) -> int:
+    return sum(s.roles.shape[1] for s in states.values())

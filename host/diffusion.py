@@ -1,0 +1,87 @@
+"""LI-DiT as the host calls a diffusion model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy.ldm.modules.attention import optimized_attention
+from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
+from torch import Tensor, nn
+
+from ..lidit_core.dit import LiDiT, run_block
+from ..lidit_core.errors import LiDiTError
+from ..lidit_core.text_context import TextContext
+from .conds import ModelText
+
+TEXT = "lidit_text"  # of the host's conditions
+
+
+class HostLiDiT(LiDiT):
+    """The same model with the host's layers, attention, wrappers and block patches."""
+
+    dtype = None  # the host's: what weights are stored in, which need not be what is computed in
+
+    def __init__(self, config, dtype=None, device=None, operations=nn) -> None:
+        super().__init__(config, operations, dtype, device)
+        self.dtype = dtype
+
+    def forward(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        context: Tensor | None = None,
+        control: Any = None,
+        transformer_options: dict = {},  # noqa: B006  (the host's own signature)
+        **conditions,
+    ) -> Tensor:
+        """x (B, C, H, W) in the dtype to compute in; timestep (B,) in [0, 1000]."""
+        wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, transformer_options)
+        executor = WrapperExecutor.new_class_executor(self._paint, self, wrappers)
+        return executor.execute(x, timestep, context, control, transformer_options, **conditions)
+
+    def _paint(self, x, timestep, context=None, control=None, transformer_options={}, **conditions):  # noqa: B006
+        text = conditions.get(TEXT)
+        if not isinstance(text, ModelText):
+            raise LiDiTError(
+                "the model was given no LLM states; connect a prompt that was encoded with a CLIP "
+                "from the LI-DiT LLM loader to the sampler"
+            )
+        host = HostCall(transformer_options, len(self.blocks))
+        return super().forward(
+            x, timestep, text.states, text.options, host.attention, host.run_block
+        )
+
+
+class HostCall:
+    """What the host wants to be asked during one call of the model."""
+
+    def __init__(self, transformer_options: dict, blocks: int) -> None:
+        self.options = transformer_options
+        self.replaced = transformer_options.get("patches_replace", {}).get("dit", {})
+        self.options["total_blocks"] = blocks
+        self.options["block_type"] = "double"
+
+    def attention(
+        self, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None
+    ) -> Tensor:
+        """The library's attention function by the host's: q (B, L, D), k and v (B, K, D)."""
+        if mask is not None:
+            mask = mask.expand(q.shape[0], 1, q.shape[1], k.shape[1])
+        return optimized_attention(q, k, v, heads, mask=mask, transformer_options=self.options)
+
+    def run_block(
+        self, index: int, block: nn.Module, x: Tensor, c: Tensor, text: TextContext, attention
+    ) -> Tensor:
+        """A block, or what another node put in its place (the host's skip-layer guidance)."""
+        self.options["block_index"] = index
+        patch = self.replaced.get(("double_block", index))
+        if patch is None:
+            return run_block(index, block, x, c, text, attention)
+
+        def original(args: dict) -> dict:
+            img = run_block(index, block, args["img"], args["vec"], text, attention)
+            return {"img": img, "txt": args["txt"]}
+
+        given = {"img": x, "txt": text.tokens, "vec": c, "pe": None, "attn_mask": text.bias}
+        given["transformer_options"] = self.options
+        return patch(given, {"original_block": original})["img"]

@@ -1,0 +1,70 @@
+"""What the refiner nodes do to CONDITIONING: choose, switch, fuse. Nothing is computed here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..lidit_core.errors import LiDiTError
+from ..lidit_core.refiners import BranchOptions
+from .conditioning import BranchText, Entry, PromptText, entry_of, text_of
+
+
+def read_by(entry: Entry, branch: int | None, options: BranchOptions) -> Entry:
+    """One LLM's entry with the branch that reads it and its switches; the weight is kept."""
+    text = text_of(*entry)
+    if len(text.branches) > 1:
+        names = ", ".join(b.llm for b in text.branches)
+        raise LiDiTError(
+            f"this conditioning already fuses {names}; put the linguistic token refiner between "
+            "each LLM's prompt and the collaborative refiner"
+        )
+    (read,) = text.branches
+    options = replace(options, weight=read.options.weight)
+    read = replace(read, branch=branch, options=options)
+    return entry_of(replace(text, branches=(read,)), like=entry)
+
+
+def fused(
+    conditionings: Sequence[Sequence[Entry]], weights: Sequence[float], fusion: str | None
+) -> list[Entry]:
+    """Entries whose branches are those of all conditionings, entry by entry.
+
+    The first one's area, mask, range and hooks win. Others have one entry, or as many as it has.
+    """
+    first = conditionings[0]
+    for n, other in enumerate(conditionings[1:], start=2):
+        if len(other) not in (1, len(first)):
+            raise LiDiTError(
+                f"conditioning {n} has {len(other)} entries and the first has {len(first)}; "
+                "expected one, or as many as the first has"
+            )
+    return [
+        _fused_entry([c[i % len(c)] for c in conditionings], weights, fusion)
+        for i in range(len(first))
+    ]
+
+
+def _fused_entry(entries: Sequence[Entry], weights: Sequence[float], fusion) -> Entry:
+    branches: list[BranchText] = []
+    for entry, weight in zip(entries, weights, strict=False):
+        branches += [_weighted(branch, weight) for branch in text_of(*entry).branches]
+    return entry_of(PromptText(_same_rows(branches), fusion), like=entries[0])
+
+
+def _weighted(branch: BranchText, weight: float) -> BranchText:
+    return replace(branch, options=replace(branch.options, weight=weight * branch.options.weight))
+
+
+def _same_rows(branches: list[BranchText]) -> tuple[BranchText, ...]:
+    """Branches with one row are repeated where another has more."""
+    rows = max(len(b.states) for b in branches)
+    if any(len(b.states) not in (1, rows) for b in branches):
+        counts = ", ".join(f"{b.llm} {len(b.states)}" for b in branches)
+        raise LiDiTError(
+            f"the LLMs have read different numbers of prompts ({counts}); expected "
+            "one each, or the same number"
+        )
+    return tuple(
+        b if len(b.states) == rows else b.with_states(b.states[[0] * rows]) for b in branches
+    )

@@ -1,0 +1,194 @@
+"""A LI-DiT checkpoint as the host's MODEL."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management as management
+import comfy.model_patcher
+import comfy.supported_models_base
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ..lidit_core.checkpoint import CONFIG_TENSOR, HOST_PREFIX, config_tensor, read_lidit
+from ..lidit_core.config import LatentFormat, LiDiTConfig
+from ..lidit_core.errors import LiDiTError
+from ..lidit_core.latents import denormalise, normalise
+from ..lidit_core.refiner_file import exchange_refiner
+from .conditioning import HIDDEN, text_of
+from .conds import CONDText
+from .diffusion import TEXT, HostLiDiT
+from .text import model_text
+
+log = logging.getLogger(__name__)
+
+WEIGHT_DTYPES = {
+    "default": None,  # as the host decides from the file and the device
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "fp8_e4m3fn": torch.float8_e4m3fn,
+    "fp8_e5m2": torch.float8_e5m2,
+}
+PREDICTIONS = {
+    "flow": comfy.model_base.ModelType.FLOW,
+    "eps": comfy.model_base.ModelType.EPS,
+    "v": comfy.model_base.ModelType.V_PREDICTION,
+}
+
+
+class HostLatents(comfy.latent_formats.LatentFormat):
+    """The checkpoint's latent format, with the colours that its previews are drawn in."""
+
+    def __init__(self, format: LatentFormat) -> None:
+        self.format = format
+        self.latent_channels = format.channels
+        self.spacial_downscale_ratio = format.downsampling
+        self.latent_rgb_factors = [list(row) for row in format.rgb_factors] or None
+        self.latent_rgb_factors_bias = list(format.rgb_bias) or None
+
+    def process_in(self, latent: Tensor) -> Tensor:
+        if latent.shape[1] != self.format.channels:
+            raise LiDiTError(
+                f"the latent has {latent.shape[1]} channels; this LI-DiT paints in "
+                f"{self.format.name} with {self.format.channels}: encode the picture with the VAE "
+                "of the LI-DiT model loader"
+            )
+        return normalise(latent, self.format)
+
+    def process_out(self, latent: Tensor) -> Tensor:
+        return denormalise(latent, self.format)
+
+
+class HostConfig(comfy.supported_models_base.BASE):
+    """What the host asks of a model's kind."""
+
+    unet_extra_config: dict[str, Any] = {}
+    # float16 does not hold what some LLMs' states and a deep residual stream reach
+    supported_inference_dtypes = [torch.bfloat16, torch.float32]
+
+    def __init__(self, config: LiDiTConfig) -> None:
+        self.config = config
+        super().__init__({"config": config})
+        self.latent_format = HostLatents(config.latent)
+        self.sampling_settings = {"shift": config.shift} if config.prediction == "flow" else {}
+        # not measured on a GPU: in proportion to the width, as the host's factors of other DiTs
+        self.memory_usage_factor = config.width / 1152
+
+    def model_type(self, state_dict, prefix=""):
+        return PREDICTIONS[self.config.prediction]
+
+    def inpaint_model(self) -> bool:
+        return False
+
+    def get_model(self, state_dict, prefix="", device=None) -> "HostModel":
+        return HostModel(self, self.model_type(state_dict), device)
+
+    def process_unet_state_dict_for_saving(self, state_dict):
+        """The host's saving nodes write metadata of their own, so ours goes in as a tensor."""
+        saved = super().process_unet_state_dict_for_saving(state_dict)
+        return {**saved, HOST_PREFIX + CONFIG_TENSOR: config_tensor(self.config)}
+
+
+class HostModel(comfy.model_base.BaseModel):
+    """Turns CONDITIONING into the text that the diffusion model reads."""
+
+    def __init__(self, host_config: HostConfig, model_type, device=None) -> None:
+        super().__init__(host_config, model_type, device=device, unet_model=HostLiDiT)
+        self.memory_usage_factor_conds = (TEXT,)
+
+    def extra_conds(self, **values) -> dict:
+        out = super().extra_conds(**values)
+        out.pop("c_crossattn", None)
+        text = text_of(values.get("cross_attn"), values)
+        read = model_text(text, self.model_config.config)
+        return {**out, TEXT: CONDText(read.to(values["device"]))}
+
+    def extra_conds_shapes(self, **values) -> dict:
+        """Asked with an entry as it is, before the memory for sampling is made free."""
+        states = values.get(HIDDEN)
+        if not states:
+            return {}
+        rows = max(s.shape[0] for s in states.values())
+        return {TEXT: [rows, 1, sum(s.shape[1] for s in states.values())]}
+
+
+def load_model(
+    path: str | Path,
+    weight_dtype: str = "default",
+    refiners: tuple[str, ...] = (),
+    disable_dynamic: bool = False,
+) -> comfy.model_patcher.ModelPatcher:
+    """A checkpoint, with the refiners of some files in place of its own, as a MODEL."""
+    config, weights = read_lidit(path)
+    for file in refiners:
+        config, weights = exchange_refiner(config, weights, file)
+    patcher = build_model(config, weights, weight_dtype, disable_dynamic)
+    patcher.cached_patcher_init = (load_model, (path, weight_dtype, refiners))
+    return patcher
+
+
+def build_model(
+    config: LiDiTConfig,
+    weights: Mapping[str, Tensor],
+    weight_dtype: str = "default",
+    disable_dynamic: bool = False,
+) -> comfy.model_patcher.ModelPatcher:
+    """Checked weights as a MODEL, as the host's own loader of diffusion models does it."""
+    device = management.get_torch_device()
+    host_config = HostConfig(config)
+    dtype = WEIGHT_DTYPES[weight_dtype] or management.unet_dtype(
+        model_params=sum(math.prod(w.shape) for w in weights.values()),
+        supported_dtypes=list(host_config.supported_inference_dtypes),
+        weight_dtype=comfy.utils.weight_dtype(dict(weights)),
+    )
+    cast = management.unet_manual_cast(dtype, device, host_config.supported_inference_dtypes)
+    host_config.set_inference_dtype(dtype, cast)
+    patcher_kind = comfy.model_patcher.ModelPatcher
+    if not disable_dynamic:
+        patcher_kind = getattr(comfy.model_patcher, "CoreModelPatcher", patcher_kind)
+    model = host_config.get_model(weights)
+    patcher = patcher_kind(
+        model, load_device=device, offload_device=management.unet_offload_device()
+    )
+    dynamic = hasattr(patcher, "is_dynamic") and patcher.is_dynamic()
+    model.load_model_weights(dict(weights), **({"assign": True} if dynamic else {}))
+    return patcher
+
+
+def with_refiner(
+    model: comfy.model_patcher.ModelPatcher, file: str
+) -> comfy.model_patcher.ModelPatcher:
+    """The same checkpoint with one branch's refiner taken from a file.
+
+    The model is built anew, as a branch of another LLM has other shapes; what nodes set on the
+    given one is carried over, LoRAs on the refiner itself excepted.
+    """
+    config_of_model(model)
+    path, weight_dtype, refiners = model.cached_patcher_init[1]
+    fresh = load_model(path, weight_dtype, (*refiners, file))
+    shapes = {key: weight.shape for key, weight in fresh.model.state_dict().items()}
+    old = model.model.state_dict()
+    kept = [key for key in model.patches if shapes.get(key) == old[key].shape]
+    fresh.patches = {key: list(model.patches[key]) for key in kept}
+    fresh.patches_uuid = model.patches_uuid
+    fresh.model_options = comfy.model_patcher.create_model_options_clone(model.model_options)
+    fresh.object_patches = dict(model.object_patches)
+    return fresh
+
+
+def config_of_model(model: comfy.model_patcher.ModelPatcher) -> LiDiTConfig:
+    """The configuration of a MODEL, if it is a LI-DiT."""
+    host_config = getattr(model.model, "model_config", None)
+    if not isinstance(host_config, HostConfig):
+        raise LiDiTError(
+            f"this model is {type(model.model).__name__}, not a LI-DiT; connect one from the "
+            "LI-DiT model loader"
+        )
+    return host_config.config

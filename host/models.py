@@ -1,0 +1,82 @@
+"""Where LI-DiT checkpoints, their autoencoders and refiner files are found."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+import folder_paths
+
+from ..lidit_core.config import LiDiTConfig
+from ..lidit_core.errors import LiDiTError
+from ..lidit_core.paths import SHIPPED_WEIGHTS
+from ..lidit_core.pipeline import SHIPPED_MODELS, find_vae
+
+FOLDER = "diffusion_models"  # the host's own, extra_model_paths included
+SUFFIX = ".safetensors"
+NONE = "(put a .safetensors file into models/diffusion_models)"
+
+
+def checkpoints() -> list[str]:
+    """Shipped weights first, then the host's diffusion models; never empty."""
+    shipped = {model.file for model in SHIPPED_MODELS.values()}
+    return [*sorted(f for f in shipped if (SHIPPED_WEIGHTS / f).is_file()), *_files()] or [NONE]
+
+
+def refiners() -> list[str]:
+    return _files() or [NONE]
+
+
+def _files() -> list[str]:
+    names = folder_paths.get_filename_list(FOLDER)
+    return [name.replace("\\", "/") for name in names if name.endswith(SUFFIX)]
+
+
+def find_file(name: str) -> Path:
+    """The file of a listed name; names from another system's workflow are understood."""
+    plain = PurePosixPath(name.replace("\\", "/"))
+    if plain.is_absolute() or ".." in plain.parts or ":" in plain.parts[0]:
+        raise LiDiTError(
+            f"{name!r} leads out of the model folders; expected the name of a file in "
+            f"models/{FOLDER}: choose one from the list"
+        )
+    for folder in (SHIPPED_WEIGHTS, *folder_paths.get_folder_paths(FOLDER)):
+        if (Path(folder) / plain).is_file():
+            return Path(folder) / plain
+    raise LiDiTError(
+        f"no file {name!r} in models/{FOLDER} or among the shipped weights; put it there and "
+        "press R, or choose another from the list"
+    )
+
+
+class MissingVAE:
+    """Stands for the VAE that is not there, and says so when it is used."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def __getattr__(self, name: str):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise LiDiTError(self._reason)
+
+
+def vae_of(config: LiDiTConfig, checkpoint: Path):
+    """The checkpoint's autoencoder as the host's VAE, or what tells which one to load."""
+    import comfy.sd
+    import comfy.utils
+
+    try:
+        path = find_vae(config.latent, checkpoint)
+    except LiDiTError:
+        name = config.latent.name
+        return MissingVAE(
+            f"{checkpoint.name} paints in the latents of {name}, and no autoencoder of that name "
+            f"lies beside it; load the {name} VAE with the VAE loader and connect that instead"
+        )
+    return comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(path)))
+
+
+def fingerprint(*names: str) -> str:
+    """Changes when one of the files does, so that the host loads it again."""
+    stats = [(name, find_file(name).stat()) for name in names]
+    return repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])

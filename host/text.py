@@ -1,0 +1,63 @@
+"""From what a prompt's CONDITIONING says to the branches of one model."""
+
+from __future__ import annotations
+
+import logging
+
+from ..lidit_core.config import LiDiTConfig
+from ..lidit_core.errors import LiDiTError
+from ..lidit_core.text_context import TextOptions
+from .conditioning import BranchText, PromptText
+from .conds import ModelText
+
+log = logging.getLogger(__name__)
+
+
+def model_text(text: PromptText, config: LiDiTConfig) -> ModelText:
+    """Every LLM's states at the branch that reads them.
+
+    Raises:
+        LiDiTError: two LLMs for one branch, an LLM that no branch was trained on, or states of a
+            width that the branch does not take.
+    """
+    states, options = {}, {}
+    for read in text.branches:
+        branch = branch_of(read, config)
+        if branch in states:
+            raise LiDiTError(
+                f"two conditionings are for the model's branch {config.llms[branch].name}; give "
+                "each branch one, or combine them with ConditioningCombine"
+            )
+        states[branch], options[branch] = read.states, read.options
+    return ModelText(states, TextOptions(options, text.fusion))
+
+
+def branch_of(read: BranchText, config: LiDiTConfig) -> int:
+    """The branch for an LLM: the one asked for, or the one trained on an LLM of this name."""
+    names = [spec.name for spec in config.llms]
+    branch = read.branch
+    if branch is None:
+        branch = names.index(read.llm) if read.llm in names else _only(read, config)
+    if not 0 <= branch < len(names):
+        raise LiDiTError(
+            f"branch {branch + 1} was asked for, and this model has {len(names)} "
+            f"({', '.join(names)}); choose one of them"
+        )
+    spec = config.llms[branch]
+    if read.states.width != spec.width:
+        raise LiDiTError(
+            f"the states of {read.llm} are {read.states.width} wide, and this model's branch was "
+            f"trained on {spec.name}, {spec.width} wide; load that LLM, or a refiner for yours"
+        )
+    if read.llm != spec.name:
+        log.warning("%s is read by the branch that was trained on %s", read.llm, spec.name)
+    return branch
+
+
+def _only(read: BranchText, config: LiDiTConfig) -> int:
+    if len(config.llms) == 1:
+        return 0
+    raise LiDiTError(
+        f"this model was trained on {' and '.join(spec.name for spec in config.llms)}, not on "
+        f"{read.llm}; load one of those, or choose its branch in the linguistic token refiner node"
+    )

@@ -1,0 +1,65 @@
+"""CONDITIONING -> CONDITIONING: how the model's linguistic token refiner reads it."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..host.fusion import read_by
+from ..lidit_core.refiners import BranchOptions
+
+BRANCHES = ["by LLM name", "1", "2", "3", "4"]
+ATTENTION = {"as trained": None, "full": True, "causal": False}
+GATING = {"as trained": None, "on": True, "off": False}
+
+
+class LiDiTLinguisticTokenRefiner(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LiDiTLinguisticTokenRefiner",
+            display_name="LI-DiT Linguistic Token Refiner",
+            category="LI-DiT",
+            description="Chooses and switches the refiner that undoes the LLM's causal bias. It "
+            "runs inside the model at every step; without this node it runs as trained.",
+            inputs=[
+                io.Conditioning.Input("conditioning", tooltip="One LLM's prompt"),
+                io.Combo.Input(
+                    "refiner",
+                    options=BRANCHES,
+                    default="by LLM name",
+                    tooltip="Which refiner of the model reads it, counted as the model lists them",
+                ),
+                io.Combo.Input(
+                    "attention",
+                    options=list(ATTENTION),
+                    default="as trained",
+                    tooltip="Full: every token sees every other. Causal: only those before it "
+                    "(the paper's Table 3)",
+                ),
+                io.Combo.Input(
+                    "gating",
+                    options=list(GATING),
+                    default="as trained",
+                    tooltip="Off: every gate is 1 (the paper's Table 5)",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=4.0,
+                    step=0.05,
+                    tooltip="Scales both gates of every refiner block; 0 is no refiner",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(
+                    display_name="conditioning", tooltip="For a sampler or the other refiner"
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, conditioning, refiner, attention, gating, strength) -> io.NodeOutput:
+        branch = None if refiner == BRANCHES[0] else int(refiner) - 1
+        options = BranchOptions(ATTENTION[attention], GATING[gating], strength)
+        return io.NodeOutput([read_by(entry, branch, options) for entry in conditioning])

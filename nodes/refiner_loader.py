@@ -1,0 +1,44 @@
+"""MODEL and a refiner file -> the model with that branch's refiner exchanged."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..host import models
+from ..host.model import with_refiner
+
+
+class LiDiTRefinerLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LiDiTRefinerLoader",
+            display_name="LI-DiT Refiner Loader",
+            category="LI-DiT",
+            description="Another LLM for the same LI-DiT: exchanges one branch's refiner.",
+            inputs=[
+                io.Model.Input("model", tooltip="From the LI-DiT model loader; LoRAs come after"),
+                io.Combo.Input(
+                    "refiner_name",
+                    options=models.refiners(),
+                    tooltip="A file that `lidit refiner` wrote, in models/diffusion_models",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(
+                    display_name="model", tooltip="The same model; the new LLM reads for it"
+                )
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, refiner_name: str) -> bool:
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, model, refiner_name: str) -> str:
+        return models.fingerprint(refiner_name)
+
+    @classmethod
+    def execute(cls, model, refiner_name: str) -> io.NodeOutput:
+        return io.NodeOutput(with_refiner(model, str(models.find_file(refiner_name))))
