@@ -206,7 +206,7 @@ def _read_value(kind: Any, data: Any, where: str) -> Any:
         if data is None and type(None) in typing.get_args(kind):
             return None
         plain = [k for k in typing.get_args(kind) if k is not type(None)]
-        return _read_value(next((k for k in plain if isinstance(data, k)), plain[0]), data, where)
+        return read_record(next((k for k in plain if isinstance(data, k)), plain[0]), data, where)
     if origin is tuple:
         _check(isinstance(data, (list, tuple)), f"{where} is {data!r}; expected a list")
         inner = typing.get_args(kind)[0]

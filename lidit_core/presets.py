@@ -34,8 +34,8 @@ PRESETS: dict[str, LiDiTConfig] = {
     ),  # fmt: skip
     "stickers": LiDiTConfig(
         depth=7,
-        width=192,
-        heads=6,
+        width=160,
+        heads=5,
         llms=_STICKER_LLMS,
         latent=LatentFormat("stickers"),
         shift=3.0,

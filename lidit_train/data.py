@@ -18,14 +18,16 @@ class LatentSet:
 
     latents: Tensor  # (N, C, H, W), not yet normalised, bfloat16
     captions: Tensor  # (N,) int64, index of each picture's caption
+    content: Tensor | None = None  # (N, h, w) uint8: what each patch shows, where that is known
 
     def save(self, path: Path) -> None:
-        write_safetensors(path, {"latents": self.latents, "captions": self.captions}, {})
+        tensors = {"latents": self.latents, "captions": self.captions, "content": self.content}
+        write_safetensors(path, {k: v for k, v in tensors.items() if v is not None}, {})
 
     @classmethod
     def load(cls, path: Path) -> "LatentSet":
         tensors, _ = read_safetensors(path)
-        return cls(tensors["latents"], tensors["captions"])
+        return cls(tensors["latents"], tensors["captions"], tensors.get("content"))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from lidit_core.config import LiDiTConfig, read_record
 from lidit_core.errors import LiDiTError
 from lidit_core.presets import find_preset
 
+OPTIMISERS = ("adamw", "muon")
+
 
 @dataclass(frozen=True)
 class Subset:
@@ -41,13 +43,27 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Content:
+    """A second loss: a linear map of one block's image tokens must name what each patch shows.
+
+    As representation alignment (Yu et al. 2024, arXiv 2410.06940) with labels that drawn scenes
+    have for nothing; the map is not part of the model.
+    """
+
+    weight: float = 0.1  # of the cross-entropy beside the objective's loss
+    block: int = 3  # the transformer block whose output is read
+    classes: int = 65
+
+
+@dataclass(frozen=True)
 class Recipe:
     """How a LI-DiT was, or is to be, trained."""
 
     preset: str  # of lidit_core.presets
     stages: tuple[Stage, ...]
     seed: int = 0
-    learning_rate: float = 1e-3  # AdamW, at the plateau
+    optimiser: str = "adamw"  # or "muon", for the matrices of the blocks; AdamW for the rest
+    learning_rate: float = 1e-3  # at the plateau
     betas: tuple[float, ...] = (0.9, 0.99)
     weight_decay: float = 0.01
     warmup: int = 200  # steps
@@ -56,12 +72,17 @@ class Recipe:
     ema: float = 0.998
     caption_dropout: float = 0.1  # share of samples that read the empty prompt instead
     text_zeroing: float = 0.01  # share of samples without any text token
+    content: Content | None = None  # teach a block what each patch shows
     save_every: int = 200  # steps
     grid_every: int = 500  # steps
 
     def __post_init__(self) -> None:
         if not self.stages:
             raise LiDiTError("the recipe has no stages; expected one or more")
+        if self.optimiser not in OPTIMISERS:
+            raise LiDiTError(
+                f"the recipe's optimiser is {self.optimiser!r}; expected {' or '.join(OPTIMISERS)}"
+            )
         if len(self.betas) != 2:
             raise LiDiTError(f"the recipe has betas {self.betas}; expected two numbers")
 

@@ -6,37 +6,30 @@ import json
 import logging
 import math
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from lidit_core.config import LiDiTConfig
 from lidit_core.dit import LiDiT
 from lidit_core.errors import LiDiTError
 from lidit_core.latents import normalise
-from lidit_core.objectives import add_noise, model_timestep, sample_time, target
+from lidit_core.objectives import sample_time
 from lidit_core.states import PADDING, LLMStates
 
 from .data import CaptionStates, LatentSet
+from .learner import Batch, Learner
+from .muon import Muon
 from .parallel import any_process, join, share, together
 from .recipe import Recipe
 from .state import EMA, learning_rate, load_state, save_atomically
+from .whitening import whiten_entries
 
 log = logging.getLogger(__name__)
 
 MOST_BAD_STEPS = 20  # losses in a row that are no number before the run gives up
-
-
-@dataclass(frozen=True)
-class Batch:
-    x: Tensor  # (B, C, H, W) normalised latents
-    noise: Tensor  # like x
-    time: Tensor  # (B,) in (0, 1)
-    text: dict[int, LLMStates]
 
 
 class Batches:
@@ -69,7 +62,18 @@ class Batches:
         shift = self.config.shift if stage.shift is None else stage.shift
         time = sample_time(self.config.prediction, stage.batch, shift, g)
         text = self._text(data.captions[rows], branches, g)
-        return Batch(x, torch.randn(x.shape, generator=g), time, text)
+        noise = torch.randn(x.shape, generator=g)
+        return Batch(x, noise, time, text, self._content(data, rows))
+
+    def _content(self, data: LatentSet, rows: Tensor) -> Tensor | None:
+        if self.recipe.content is None:
+            return None
+        if data.content is None:
+            raise LiDiTError(
+                "the recipe teaches content, but its latents do not say what each patch shows; "
+                "prepare them with their content, or leave it out of the recipe"
+            )
+        return data.content[rows].long()
 
     def _text(self, captions: Tensor, branches: tuple[int, ...], g: torch.Generator):
         share = torch.rand(len(captions), generator=g)
@@ -82,22 +86,22 @@ class Batches:
         }
 
 
-def loss_of(model: nn.Module, prediction: str, batch: Batch) -> Tensor:
-    """Mean squared error on the objective's target."""
-    z = add_noise(prediction, batch.x, batch.noise, batch.time)
-    output = model(z, model_timestep(prediction, batch.time), batch.text)
-    return F.mse_loss(output, target(prediction, batch.x, batch.noise, batch.time))
-
-
-def optimiser_of(model: LiDiT, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW; only matrices decay."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
+def optimisers_of(learner: Learner, recipe: Recipe) -> dict[str, torch.optim.Optimizer]:
+    """AdamW, where only matrices decay; Muon for the matrices within blocks where asked for."""
+    inner = []
+    if recipe.optimiser == "muon":
+        inner = [p for name, p in learner.named_parameters() if p.ndim > 1 and "blocks." in name]
+    chosen = {id(p) for p in inner}
+    rest = [p for p in learner.parameters() if id(p) not in chosen]
     groups = [
-        {"params": matrices, "weight_decay": recipe.weight_decay},
-        {"params": others, "weight_decay": 0.0},
+        {"params": [p for p in rest if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
+    adamw = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
+    if not inner:
+        return {"adamw": adamw}
+    muon = Muon(inner, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    return {"adamw": adamw, "muon": muon}
 
 
 class Trainer:
@@ -116,13 +120,16 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         self.recipe, self.run, self.device, self.draw_grid = recipe, run, device, draw_grid
         self.batches = Batches(recipe, config, captions, data)
-        self.model = LiDiT(config).initialise().to(device)
+        self.model = LiDiT(config).initialise()
+        whiten_entries(self.model, captions.branches)
+        self.model.to(device)
+        self.learner = Learner(self.model, recipe.content).to(device)
         self.ema = EMA(self.model, recipe.ema)
-        self.optimiser = optimiser_of(self.model, recipe)
+        self.optimisers = optimisers_of(self.learner, recipe)
         self.step, self.bad = 0, 0
         self.rank, self.world = join(device)
         self._resume()
-        self.parallel = together(self.model, self.world)
+        self.parallel = together(self.learner, self.world)
 
     def train(self, until: float = float("inf")) -> None:
         """Go on to the recipe's last step, or until ``until`` seconds have passed; then save."""
@@ -150,9 +157,13 @@ class Trainer:
         return model.eval()
 
     def save(self) -> None:
-        parts = {name: getattr(self, name).state_dict() for name in ("model", "ema", "optimiser")}
         made = {"config": self.model.config.to_json(), "recipe": repr(self.recipe)}
+        parts = {name: part.state_dict() for name, part in self._parts().items()}
         save_atomically({"step": self.step, **made, **parts}, self.run / "state.pt")
+
+    def _parts(self) -> dict:
+        """What a saved state holds besides numbers."""
+        return {"learner": self.learner, "ema": self.ema, **self.optimisers}
 
     def _resume(self) -> None:
         state = load_state(self.run / "state.pt")
@@ -160,8 +171,8 @@ class Trainer:
             return
         self._check(state)
         self.step = state["step"]
-        for name in ("model", "ema", "optimiser"):
-            getattr(self, name).load_state_dict(state[name])
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
         self.ema.weights = {k: v.to(self.device) for k, v in self.ema.weights.items()}
         log.info("resuming at step %d of %d", self.step, self.recipe.steps)
 
@@ -181,18 +192,22 @@ class Trainer:
     def _train_step(self) -> float:
         r = self.recipe
         rate = learning_rate(self.step, r.learning_rate, r.warmup, r.steps, r.decay)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
         with self._autocast():
-            loss = loss_of(self.parallel, self.model.config.prediction, self._batch())
-        self.optimiser.zero_grad()
+            loss = self.parallel(self._batch())
+        self.learner.zero_grad()
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), r.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.learner.parameters(), r.clip)
         if self._is_good(norm.item()):
-            self.optimiser.step()
-            self.ema.update(self.model)
+            self._update(rate)
         self.step += 1
         return loss.item()
+
+    def _update(self, rate: float) -> None:
+        for optimiser in self.optimisers.values():
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            optimiser.step()
+        self.ema.update(self.model)
 
     def _autocast(self):
         """bfloat16 mixed precision (paper) on a GPU; float32 on a CPU."""
@@ -214,7 +229,9 @@ class Trainer:
         batch = self.batches[self.step]
         rows = share(len(batch.x), self.rank, self.world)
         x, noise, time_ = (v[rows].to(self.device) for v in (batch.x, batch.noise, batch.time))
-        return Batch(x, noise, time_, {i: s[rows].to(self.device) for i, s in batch.text.items()})
+        text = {i: s[rows].to(self.device) for i, s in batch.text.items()}
+        content = None if batch.content is None else batch.content[rows].to(self.device)
+        return Batch(x, noise, time_, text, content)
 
     def _report(self, losses: list[float], seconds: float) -> None:
         rate = len(losses) * self.recipe.stage_of(self.step - 1).batch / seconds

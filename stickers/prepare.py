@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from lidit_core.checkpoint import load_vae
 from lidit_core.config import LiDiTConfig, LLMSpec
@@ -26,18 +26,19 @@ from lidit_train.data import CaptionStates, LatentSet, load_states, save_states
 from lidit_train.state import load_state
 
 from .grammar import Caption, captions
-from .scenes import place, render
+from .scenes import Scene, content, place, render
 from .train_autoencoder import RECIPE as AUTOENCODER
 from .train_autoencoder import linear_encoder
 
 log = logging.getLogger(__name__)
 
-ENGLISH, CHINESE = 6_000, 900  # captions
+ENGLISH, CHINESE = 18_000, 2_000  # captions
 READS_CHINESE = (False, True)  # by branch: SmolLM2, Gemma 3
 SHIPPED = SHIPPED_WEIGHTS / "stickers-vae.safetensors"
 CHUNK = 250  # captions encoded between two lines of the log
 
 
+@lru_cache(maxsize=1)
 def training_captions() -> list[Caption]:
     """The fixed list whose order gives every caption its index."""
     return captions(ENGLISH, seed=1) + captions(CHINESE, seed=2, language="zh")
@@ -74,31 +75,36 @@ def caption_states(data: Path, branches: tuple[int, ...]) -> CaptionStates:
     return CaptionStates({i: load_states(states_path(data, i)) for i in branches}, readable)
 
 
-def draw(chosen: list[Caption], size: int, first: int, count: int) -> tuple[Tensor, Tensor]:
-    """Scenes from number ``first``: pictures (count, 3, size, size) in [0, 1], caption indices."""
+def scenes(size: int, first: int, count: int) -> list[tuple[int, Scene]]:
+    """Training scenes of a size from number ``first``: caption index, and what to draw."""
+    chosen = training_captions()
     order = np.random.default_rng(7).permutation(len(chosen))
     indices = [int(order[n % len(chosen)]) for n in range(first, first + count)]
-    pictures = [
-        render(place(chosen[i].request, np.random.default_rng([size, n])), size)
+    return [
+        (i, place(chosen[i].request, np.random.default_rng([size, n])))
         for n, i in enumerate(indices, start=first)
     ]
-    stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
-    return stacked, torch.tensor(indices)
 
 
 @torch.no_grad()
-def prepare_latents(vae: TinyAutoencoder, size: int, count: int, path: Path, batch=50) -> None:
+def prepare_latents(
+    vae: TinyAutoencoder, config: LiDiTConfig, size: int, count: int, path: Path, batch=50
+) -> None:
+    """Latents of scenes, with their captions and what each of the model's patches shows."""
     vae = vae.to(memory_format=torch.channels_last)
-    chosen = training_captions()
-    latents, indices = [], []
+    patches = size // config.latent.downsampling // config.patch
+    numbered = scenes(size, 0, count)
+    latents = []
     for first in range(0, count, batch):
-        pictures, rows = draw(chosen, size, first, min(batch, count - first))
-        latents.append(vae.encode(pictures.contiguous(memory_format=torch.channels_last)))
-        latents[-1] = latents[-1].to(torch.bfloat16)
-        indices.append(rows)
+        pictures = [render(scene, size) for _, scene in numbered[first : first + batch]]
+        x = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+        x = x.contiguous(memory_format=torch.channels_last)
+        latents.append(vae.encode(x).to(torch.bfloat16))
         if first % 2000 == 0:
             log.info("%d px: %d of %d scenes", size, first, count)
-    LatentSet(torch.cat(latents), torch.cat(indices)).save(path)
+    indices = torch.tensor([i for i, _ in numbered])
+    shown = torch.from_numpy(np.stack([content(scene, patches) for _, scene in numbered]))
+    LatentSet(torch.cat(latents), indices, shown).save(path)
 
 
 def autoencoder(folder: Path) -> TinyAutoencoder:
@@ -131,7 +137,7 @@ def main() -> None:
         size, count = map(int, pair.split(":"))
         path = options.data / f"latents-{size}.safetensors"
         if not path.exists():
-            prepare_latents(autoencoder(options.vae), size, count, path)
+            prepare_latents(autoencoder(options.vae), find_preset("stickers"), size, count, path)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from PIL import Image
 
 from .glyphs import aspect, sized_glyph
 from .heldout import allowed_backgrounds
-from .kinds import BACKGROUNDS
+from .kinds import BACKGROUNDS, KINDS
 from .request import Item, SceneRequest
 
 MARGIN = 0.02  # kept free on every side of a cell, so objects are 2 * MARGIN apart
@@ -121,6 +121,20 @@ def _free_cells(total: int, rng: np.random.Generator) -> list[Box]:
     if rng.random() < 0.5:
         cells = [(left, 1 - bottom, right, 1 - top) for left, top, right, bottom in cells]
     return cells
+
+
+def content(scene: Scene, patches: int) -> np.ndarray:
+    """(patches, patches) uint8: what lies at each patch's middle, 0 = background.
+
+    Kinds count from 1 in the order of KINDS; an object counts as its bounding box.
+    """
+    middles = (np.arange(patches) + 0.5) / patches
+    result = np.zeros((patches, patches), np.uint8)
+    for sprite in scene.sprites:
+        left, top, right, bottom = sprite.box
+        rows, columns = (top < middles) & (middles < bottom), (left < middles) & (middles < right)
+        result[np.ix_(rows, columns)] = 1 + list(KINDS).index(sprite.kind)
+    return result
 
 
 def render(scene: Scene, size: int, supersample: int = 2) -> np.ndarray:
