@@ -1,0 +1,10 @@
+"""LI-DiT as a ComfyUI node pack. The nodes, and what they need, are imported when the host asks."""
+
+from __future__ import annotations
+
+
+async def comfy_entrypoint():
+    """The extension, for `nodes.load_custom_node` of the host."""
+    from .nodes import LiDiTExtension
+
+    return LiDiTExtension()

@@ -1,0 +1,89 @@
+"""The host's canvas in a real browser: headless chromium, driven through playwright."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from playwright.sync_api import Page, Route, sync_playwright
+
+READY = "() => window.app?.extensionManager && window.LiteGraph?.registered_node_types[%r]"
+MISSING = """ui => {
+    const all = [...ui.nodes, ...(ui.definitions?.subgraphs ?? []).flatMap(graph => graph.nodes)]
+    const inside = new Set((ui.definitions?.subgraphs ?? []).map(graph => graph.id))
+    return all.map(node => node.type)
+        .filter(type => !(type in LiteGraph.registered_node_types) && !inside.has(type))
+}"""
+TO_API = "async () => (await app.graphToPrompt()).output"
+FROM_API = """async ([api, name]) => {
+    await app.loadApiJson(api, name)
+    return (app.rootGraph ?? app.graph).serialize()
+}"""
+FIT = "() => app.canvas.ds.fitToBounds?.(app.canvas.graph.boundingRect ?? undefined)"
+
+
+def find_chromium() -> str | None:
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    return next((found for name in names if (found := shutil.which(name))), None)
+
+
+def keep_local(route: Route) -> None:
+    """The frontend would call servers elsewhere."""
+    local = urlparse(route.request.url).hostname in ("127.0.0.1", None)
+    route.continue_() if local else route.abort()
+
+
+class Browser:
+    """One window on the host's canvas."""
+
+    def __init__(self, url: str, node_id: str = "LiDiTModelLoader") -> None:
+        self.url, self.node_id = url, node_id
+
+    def __enter__(self) -> "Browser":
+        self.profile = tempfile.TemporaryDirectory()
+        self.playwright = sync_playwright().start()
+        self.context = self.playwright.chromium.launch_persistent_context(
+            self.profile.name,
+            executable_path=find_chromium(),
+            args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
+            viewport={"width": 1920, "height": 1080},
+        )
+        self.context.route("**/*", keep_local)
+        self.page = self._open_page()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.context.close()
+        self.playwright.stop()
+        self.profile.cleanup()
+
+    def _open_page(self) -> Page:
+        page = self.context.new_page()
+        page.goto(self.url, wait_until="domcontentloaded", timeout=120_000)
+        page.wait_for_function(READY % self.node_id, timeout=180_000)
+        page.wait_for_timeout(1000)
+        return page
+
+    def open(self, workflow: dict[str, Any]) -> list[str]:
+        """Open a workflow on the canvas; the node types that this host does not know."""
+        self.page.evaluate("ui => app.loadGraphData(ui)", workflow)
+        return self.page.evaluate(MISSING, workflow)
+
+    def to_api(self) -> dict[str, Any]:
+        """The open workflow as the browser would send it to /prompt."""
+        return self.page.evaluate(TO_API)
+
+    def from_api(self, api: dict[str, Any], name: str) -> dict[str, Any]:
+        """The workflow that the frontend makes of an API graph."""
+        return self.page.evaluate(FROM_API, [api, name])
+
+    def queue(self) -> None:
+        """What the Run button does. Its answer is not the same in all versions."""
+        self.page.evaluate("async () => { await app.queuePrompt(0, 1) }")
+
+    def screenshot(self, path: Path) -> None:
+        self.page.wait_for_timeout(500)
+        self.page.screenshot(path=path)

@@ -1,0 +1,195 @@
+"""A real ComfyUI server with this checkout as its only custom node, and a client of it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import websocket
+from PIL import Image
+
+START_SECONDS = 240  # a loaded machine; 30 on an idle one
+RUN_SECONDS = 240
+ENDINGS = ("execution_success", "execution_error", "execution_interrupted")
+
+
+class Refused(Exception):
+    """The server's answer 400: what it says is wrong with the prompt."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class HostServer:
+    """Starts on entering, ends on leaving. All its output is in `log`."""
+
+    def __init__(self, host: Path, base: Path, pack_name: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log_file = base / "server.log"
+        self.words = [sys.executable, str(host / "main.py"), "--listen", "127.0.0.1"]
+        self.words += ["--port", str(self.port), "--base-directory", str(base)]
+        self.words += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", pack_name]
+        self.words += ["--disable-api-nodes", "--database-url", "sqlite:///:memory:"]
+        self.words += [] if torch.cuda.is_available() else ["--cpu"]
+
+    def __enter__(self) -> "HostServer":
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        with open(self.log_file, "wb") as log:
+            self.process = subprocess.Popen(
+                self.words, stdout=log, stderr=subprocess.STDOUT, env=environment
+            )
+        try:
+            self._wait_until_up()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def _wait_until_up(self) -> None:
+        end = time.monotonic() + START_SECONDS
+        while time.monotonic() < end:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"the host ended while it started:\n{self.log[-4000:]}")
+            try:
+                self.get("/system_stats")
+                return
+            except OSError:
+                time.sleep(0.5)
+        raise RuntimeError(f"no host after {START_SECONDS} s:\n{self.log[-4000:]}")
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text(errors="replace")
+
+    def get(self, path: str) -> Any:
+        return json.loads(self._fetch(path))
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        """The answer as JSON; None where it is empty.
+
+        Raises:
+            Refused: the server answered 400.
+        """
+        try:
+            answer = self._fetch(path, json.dumps(body).encode())
+        except urllib.error.HTTPError as error:
+            if error.code != 400:
+                raise
+            raise Refused(error.read().decode()) from error
+        return json.loads(answer) if answer else None
+
+    def _fetch(self, path: str, body: bytes | None = None) -> bytes:
+        kind = {"Content-Type": "application/json"}
+        request = urllib.request.Request(self.url + path, body, kind)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.read()
+
+    def picture(self, image: dict[str, str]) -> Image.Image:
+        """An output image, as it would be shown."""
+        return Image.open(io.BytesIO(self._fetch(f"/view?{urllib.parse.urlencode(image)}")))
+
+    def upload(self, name: str, picture: Image.Image, base: Path) -> None:
+        """Put a picture where LoadImage finds it."""
+        picture.save(base / "input" / name)
+
+    def draw(self, api: dict[str, Any]) -> "Run":
+        """Queue a prompt with a client of its own and wait for its end."""
+        with Client(self) as client:
+            return client.wait(client.queue(api))
+
+
+@dataclass
+class Run:
+    """What one prompt's client heard, until its end."""
+
+    prompt_id: str
+    ending: str = ""
+    events: list[tuple[float, str, dict[str, Any]]] = field(default_factory=list)
+    pictures: dict[str, list[Image.Image]] = field(default_factory=dict)  # by node id
+
+    def of_type(self, kind: str) -> list[dict[str, Any]]:
+        return [data for _, k, data in self.events if k == kind]
+
+    @property
+    def error(self) -> str:
+        """What the failed node says."""
+        (data,) = self.of_type("execution_error")
+        return data["exception_message"].strip()
+
+    @property
+    def cached(self) -> set[str]:
+        """The nodes that did not run again."""
+        return {node for data in self.of_type("execution_cached") for node in data["nodes"]}
+
+
+class Client:
+    """One user: its own websocket, so that it hears of its own prompts alone."""
+
+    def __init__(self, server: HostServer) -> None:
+        self.server, self.id = server, uuid.uuid4().hex
+        self.runs: dict[str, Run] = {}
+
+    def __enter__(self) -> "Client":
+        url = f"ws://127.0.0.1:{self.server.port}/ws?clientId={self.id}"
+        self.socket = websocket.create_connection(url, timeout=RUN_SECONDS)
+        flags = {"supports_preview_metadata": True}
+        self.socket.send(json.dumps({"type": "feature_flags", "data": flags}))
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.socket.close()
+
+    def queue(self, api: dict[str, Any]) -> str:
+        """Its prompt id."""
+        answer = self.server.post("/prompt", {"prompt": api, "client_id": self.id})
+        return answer["prompt_id"]
+
+    def listen(self, prompt_id: str) -> tuple[str, dict[str, Any]]:
+        """The next event of this prompt; those of the client's other prompts are kept."""
+        while True:
+            message = self.socket.recv()
+            if isinstance(message, bytes):  # a preview
+                continue
+            event = json.loads(message)
+            kind, data = event["type"], event["data"]
+            if "prompt_id" not in data:
+                continue
+            run = self.runs.setdefault(data["prompt_id"], Run(data["prompt_id"]))
+            run.events.append((time.monotonic(), kind, data))
+            run.ending = kind if kind in ENDINGS else run.ending
+            if run.prompt_id == prompt_id:
+                return kind, data
+
+    def wait(self, prompt_id: str) -> Run:
+        """Everything about the prompt, once it ended."""
+        while not (run := self.runs.setdefault(prompt_id, Run(prompt_id))).ending:
+            self.listen(prompt_id)
+        for data in run.of_type("executed"):
+            images = (data["output"] or {}).get("images", [])
+            run.pictures[data["node"]] = [self.server.picture(image) for image in images]
+        return run

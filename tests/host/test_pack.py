@@ -1,0 +1,98 @@
+"""The pack as the host loads it, and what saved workflows rely on. Run: see conftest.py"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import HERE, HOST, PACK_NAME, ROOT
+from load_probe import SNAPSHOT
+
+NODES = {
+    "LiDiTLLMLoader",
+    "LiDiTInstructionTemplate",
+    "LiDiTTextEncode",
+    "LiDiTLinguisticTokenRefiner",
+    "LiDiTCollaborativeRefiner",
+    "LiDiTModelLoader",
+    "LiDiTRefinerLoader",
+    "LiDiTSampler",
+}
+FASTEST_OF = 3  # loads; a busy machine's slow ones say nothing about the pack
+
+
+def probed(pack: Path, *options: str) -> dict:
+    """What `load_probe.py` tells of a fresh host."""
+    words = [sys.executable, HERE / "load_probe.py", HOST, pack, *options]
+    result = subprocess.run(words, capture_output=True, text=True, cwd=HOST, timeout=300)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory) -> dict:
+    """A load under a name that is no identifier: spaces, dashes, dots, brackets."""
+    folder = tmp_path_factory.mktemp("custom nodes") / "LI-DiT pack-1.0 (copy).x"
+    folder.symlink_to(ROOT, target_is_directory=True)
+    return probed(folder)
+
+
+@pytest.fixture(scope="module")
+def load_without_transformers(base) -> dict:
+    return probed(base / "custom_nodes" / PACK_NAME, "--without-transformers")
+
+
+def test_it_loads_without_a_warning_under_any_folder_name(load):
+    assert load["loaded"] and load["warnings"] == []
+    assert set(load["schema"]) == NODES
+
+
+def test_it_loads_fast(load, load_without_transformers, base):
+    seconds = [load["seconds"], load_without_transformers["seconds"]]
+    while min(seconds) >= 0.3 and len(seconds) < FASTEST_OF:
+        seconds.append(probed(base / "custom_nodes" / PACK_NAME)["seconds"])
+    assert min(seconds) < 0.3, seconds
+
+
+def test_it_loads_without_asking_for_transformers(load, load_without_transformers):
+    assert load["transformers"] == []
+    assert load_without_transformers["loaded"] and load_without_transformers["warnings"] == []
+    assert load_without_transformers["transformers"] == []
+    assert set(load_without_transformers["schema"]) == NODES
+
+
+def test_the_module_search_path_stays_as_it_was(load):
+    assert load["path_same"], load["path_changes"]
+
+
+def test_saved_workflows_still_fit(load):
+    """Names, types and order are frozen: a new input or output may only be appended (F27).
+
+    When a change is meant, write the snapshot anew: see load_probe.py.
+    """
+    assert load["schema"] == json.loads(SNAPSHOT.read_text())
+
+
+def test_every_input_and_output_explains_itself(load):
+    assert load["silent"] == {name: [] for name in NODES}
+    assert all(load["descriptions"].values())
+    assert set(load["categories"].values()) == {"LI-DiT"}
+
+
+def test_imports_of_the_pack_are_relative():
+    """Under the host its parts have other names; `nodes` and `server` are the host's."""
+    pattern = re.compile(r"^\s*(?:from|import) (lidit_core|lidit_train|stickers|host)\b", re.M)
+    files = [ROOT / "__init__.py", *(ROOT / "nodes").glob("*.py"), *(ROOT / "host").glob("*.py")]
+    assert len(files) > len(NODES)
+    assert not [f.name for f in files if pattern.search(f.read_text(encoding="utf-8"))]
+
+
+def test_the_server_lists_the_pack_and_no_complaint(server):
+    times = re.findall(r"([\d.]+) seconds( \(IMPORT FAILED\))?: (\S+)", server.log)
+    ours = [(failed, Path(folder).name) for _, failed, folder in times]
+    assert ours == [("", PACK_NAME)]
+    assert set(server.get("/object_info")) >= NODES
