@@ -121,6 +121,7 @@ def load_llm(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     device_map: str | dict | None = None,
+    computes_on: torch.device | str | None = None,
 ) -> LLM:
     """Load the tokenizer and the first blocks of an LLM.
 
@@ -132,9 +133,12 @@ def load_llm(
         device: where the LLM goes; by default the CPU. With a `device_map` it only chooses dtype.
         device_map: "auto", or module names with their device ("cuda:0", "cpu"): spreads the LLM
             over GPUs and the CPU through accelerate. It never goes to disk.
+        computes_on: where it will run, if a host moves it there from `device`; chooses dtype and
+            the weights' layout.
     """
     device = intended_device(device, device_map)
-    dtype = dtype or default_dtype(device)
+    computes_on = torch.device(computes_on or device)
+    dtype = dtype or default_dtype(computes_on)
     if dtype not in DTYPES:
         raise LiDiTError(f"dtype of an LLM is {dtype}; expected float32 or bfloat16, so choose one")
     found = locate(source)
@@ -145,7 +149,7 @@ def load_llm(
     tokenizer = load_tokenizer(folder, found.name)
     module = build(truncated(config, kept), folder, dtype)
     module, placed = dispatch(module, device_map) if device_map else (module.to(device), None)
-    if placed is None and torch.device(device).type == "cpu":
+    if placed is None and computes_on.type == "cpu":
         lay_out_for_cpu(module)
     context = getattr(config, "max_position_embeddings", None) or 1 << 20
     width = config.hidden_size

@@ -49,8 +49,8 @@ class PromptEncoder:
         disk_cache: folder of states that outlive the process; None for none.
         open_encoder: gives the encoder where a host manages the LLM. It is asked whenever the LLM
             must run, and what it gives is the host's: nothing is loaded here and `unload` leaves
-            it alone. Source, template, block, budget, dtype and device must be those of the
-            encoder that it gives: they tell its states apart in the caches.
+            it alone. Template, block, budget, dtype, device and `weights_identity` must be those
+            of the encoder that it gives: they tell its states apart in the caches.
     """
 
     def __init__(
@@ -130,13 +130,17 @@ class PromptEncoder:
             self._files = file_identity(locate(self.source))
         return self._encoder
 
+    def weights_identity(self) -> list:
+        """What tells the LLM's weights from others: its files as they are now."""
+        return file_identity(locate(self.source))
+
     def identity(self) -> str:
-        """All that can change the states but the prompt, the LLM's files as they are now."""
+        """All that can change the states but the prompt."""
         parts = [
             STATES_VERSION,
             torch.__version__,
             transformers_version(),
-            file_identity(locate(self.source)),
+            self.weights_identity(),
             self.template.to_json(),
             self.block,
             self.token_budget,

@@ -7,7 +7,7 @@ represent what the prompt says instead of what comes next.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from ..errors import LiDiTError
@@ -118,6 +118,22 @@ def template_from_text(name: str, text: str) -> InstructionTemplate:
     if "{prompt}" in text:
         return InstructionTemplate(name, layout=text)
     return InstructionTemplate(name, instruction=text)
+
+
+def with_texts(
+    template: InstructionTemplate, system: str = "", instruction: str = ""
+) -> InstructionTemplate:
+    """The template with these texts in place of its own, each unless it is empty.
+
+    An instruction with `{prompt}` in it is the whole of the user's turn.
+    """
+    template = replace(template, system=system or template.system)
+    if "{prompt}" in instruction:
+        return replace(template, layout=instruction, instruction="")
+    layout = template.layout
+    if instruction and "{instruction}" not in layout:
+        layout = "{instruction} " + layout
+    return replace(template, layout=layout, instruction=instruction or template.instruction)
 
 
 def read_template(path: str | Path) -> InstructionTemplate:

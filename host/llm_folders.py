@@ -1,0 +1,166 @@
+"""Which LLMs and instruction templates there are: the host's model folders, then the user cache."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import folder_paths
+
+from ..lidit_core.demo_llms import DEMO_LLMS, SMOLLM2
+from ..lidit_core.errors import LiDiTError
+from ..lidit_core.paths import llm_folder
+from ..lidit_core.text.locate import check_present, installed_llms, locate
+from ..lidit_core.text.prompt_encoder import file_identity
+from ..lidit_core.text.templates import PRESETS, SUFFIXES, InstructionTemplate, read_template
+
+LLMS, TEMPLATES = "llm", "llm_templates"  # folders of the host's `models` that are ours
+ALSO = ("LLM", "text_encoders", "clip")  # where other packs keep LLMs
+DEPTH = 4  # folders below a model folder that are looked into
+CONVERTED = re.compile(r"-[0-9a-f]{8}$")  # the cache's copy of a GGUF file, known by that file
+QUANTISED = re.compile(r"[.-](I?Q\d\w*|BF16|F16|F32|FP8\w*)$", re.IGNORECASE)
+
+
+def register() -> None:
+    """Tell the host of our folders, and make them where they can be made."""
+    for kind, suffixes in {LLMS: {".gguf", ".safetensors"}, TEMPLATES: set(SUFFIXES)}.items():
+        folder = os.path.join(folder_paths.models_dir, kind)
+        folder_paths.add_model_folder_path(kind, folder)
+        folders, known = folder_paths.folder_names_and_paths[kind]
+        folder_paths.folder_names_and_paths[kind] = (folders, set(known) | suffixes)
+        with contextlib.suppress(OSError):
+            os.makedirs(folder, exist_ok=True)
+
+
+def model_name(file: str) -> str:
+    """The LLM's own name: a GGUF file's without its quantisation."""
+    return QUANTISED.sub("", file)
+
+
+def llm_choices() -> list[str]:
+    """What a combo offers; the demo LLM always, whose absence is told when it is run."""
+    names = list(_llms())
+    return names if SMOLLM2.name in names else [*names, SMOLLM2.name]
+
+
+def llm_source(name: str) -> str:
+    """What `locate` takes for an LLM of `llm_choices`.
+
+    Raises:
+        LiDiTError: there is none of this name; for a demo LLM with the line to paste.
+    """
+    name, known = plain_name(name), _llms()
+    if name in known:
+        return known[name]
+    if any(name == llm.name for llm in DEMO_LLMS):
+        check_present(name)
+    raise LiDiTError(
+        f"the LLM {name!r} is not on this machine; put its model folder or GGUF file into "
+        f"{folder_paths.get_folder_paths(LLMS)[0]}, or choose one of {', '.join(llm_choices())}"
+    )
+
+
+def llm_fingerprint(name: str) -> list:
+    """What changes when the LLM's files do; not when its GGUF is converted."""
+    source = llm_source(name)
+    folder = llm_folder(source) if source == name else Path(source)
+    ggufs = [folder] if folder.suffix.lower() == ".gguf" else sorted(folder.glob("*.gguf"))
+    if not ggufs:
+        return file_identity(locate(source))
+    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in ggufs]
+
+
+def template_choices() -> list[str]:
+    """The presets, then the files in the host's folder for templates."""
+    return [*PRESETS, *_templates()]
+
+
+def template_file(name: str) -> Path | None:
+    """The file behind a choice; None for a preset.
+
+    Raises:
+        LiDiTError: there is neither.
+    """
+    if name in PRESETS:
+        return None
+    known = _templates()
+    if plain_name(name) not in known:
+        raise LiDiTError(
+            f"no template is named {name!r}; put a .json or .txt file into "
+            f"{folder_paths.get_folder_paths(TEMPLATES)[0]}, or choose one of "
+            f"{', '.join(template_choices())}"
+        )
+    return known[plain_name(name)]
+
+
+def template_named(name: str) -> InstructionTemplate:
+    """The template behind a choice."""
+    file = template_file(name)
+    return PRESETS[name] if file is None else read_template(file)
+
+
+def plain_name(name: str) -> str:
+    """A name as listed, whichever system saved the workflow.
+
+    Raises:
+        LiDiTError: it leads out of the model folders.
+    """
+    plain = str(name).replace("\\", "/")
+    if ".." in PurePosixPath(plain).parts or plain[:1] == "/" or PureWindowsPath(plain).drive:
+        raise LiDiTError(
+            f"the name {str(name)[:80]!r} leads out of the model folders; expected one that is "
+            "listed, so choose it again"
+        )
+    return plain
+
+
+def _llms() -> dict[str, str]:
+    """Every LLM by its name in a workflow, and what `locate` takes for it."""
+    found: dict[str, str] = {}
+    for folder in _folders():
+        for path in _llms_in(folder, DEPTH):
+            found.setdefault(path.relative_to(folder).as_posix(), str(path))
+    for name in sorted(installed_llms(), key=SMOLLM2.name.__ne__):  # a newcomer's comes first
+        if not CONVERTED.search(name):
+            found.setdefault(name, name)
+    return found
+
+
+def _folders() -> list[Path]:
+    """The model folders that may hold LLMs, ours first, each once."""
+    kinds = [kind for kind in (LLMS, *ALSO) if kind in folder_paths.folder_names_and_paths]
+    paths = [path for kind in kinds for path in folder_paths.get_folder_paths(kind)]
+    paths += [os.path.join(folder_paths.models_dir, "LLM")]
+    by_place: dict[str, Path] = {}
+    for path in paths:
+        by_place.setdefault(os.path.normcase(os.path.realpath(path)), Path(path))
+    return [path for path in by_place.values() if path.is_dir()]
+
+
+def _llms_in(folder: Path, depth: int) -> Iterator[Path]:
+    """GGUF files, and folders with a configuration and weights."""
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError:
+        return
+    for path in entries:
+        if path.suffix.lower() == ".gguf" and not path.name.startswith("mmproj"):
+            yield path
+        elif path.is_dir() and not path.name.startswith("."):
+            if (path / "config.json").is_file() and any(path.glob("*.safetensors")):
+                yield path
+            elif depth > 1:
+                yield from _llms_in(path, depth - 1)
+
+
+def _templates() -> dict[str, Path]:
+    """Template files by their names in a workflow."""
+    found: dict[str, Path] = {}
+    for folder in map(Path, folder_paths.get_folder_paths(TEMPLATES)):
+        for path in sorted(folder.rglob("*")):
+            if path.suffix in SUFFIXES and path.is_file():
+                found.setdefault(path.relative_to(folder).as_posix(), path)
+    return found

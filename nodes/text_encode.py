@@ -1,0 +1,51 @@
+"""CLIP + prompt -> CONDITIONING, and how the prompt was read."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..host.clip import TEMPLATE, describe, prompt_info
+from .instruction_template import InstructionTemplateType
+
+
+class LiDiTTextEncode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LiDiTTextEncode",
+            display_name="LI-DiT Text Encode",
+            category="LI-DiT",
+            description="As CLIP Text Encode, with a template of its own if you like, and a text "
+            "that says how the LLM read the prompt.",
+            inputs=[
+                io.Clip.Input("clip", tooltip="From the LI-DiT LLM loader"),
+                io.String.Input(
+                    "text",
+                    default="",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    tooltip="The prompt, in the LLM's languages. Weights such as (word:1.3), "
+                    "embeddings and BREAK are read as plain text",
+                ),
+                InstructionTemplateType.Input(
+                    "template", optional=True, tooltip="Instead of the LLM loader's template"
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(
+                    display_name="conditioning",
+                    tooltip="For any sampler, or for the LI-DiT refiners",
+                ),
+                io.String.Output(
+                    display_name="info",
+                    tooltip="Tokens used, where the prompt lies, its states, and what was cut",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, clip, text: str, template=None) -> io.NodeOutput:
+        info = prompt_info(clip, text, template)
+        tokens = clip.tokenize(text, **{TEMPLATE: template})
+        conditioning = clip.encode_from_tokens_scheduled(tokens)
+        return io.NodeOutput(conditioning, describe(clip, info, template))
