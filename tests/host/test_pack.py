@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -28,7 +29,8 @@ FASTEST_OF = 3  # loads; a busy machine's slow ones say nothing about the pack
 def probed(pack: Path, *options: str) -> dict:
     """What `load_probe.py` tells of a fresh host."""
     words = [sys.executable, HERE / "load_probe.py", HOST, pack, *options]
-    result = subprocess.run(words, capture_output=True, text=True, cwd=HOST, timeout=300)
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    result = subprocess.run(words, capture_output=True, text=True, timeout=300, env=environment)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout.splitlines()[-1])
 

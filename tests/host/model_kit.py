@@ -1,0 +1,76 @@
+"""A small random LI-DiT and prompts for it, as the host sees them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from tiny_lidit import lidit_config, randomise
+
+from lidit_core.checkpoint import save_lidit
+from lidit_core.config import LiDiTConfig, LLMSpec
+from lidit_core.dit import LiDiT
+
+WIDTHS = {"alpha": 24, "beta": 40}  # of the two LLMs' states
+
+
+def small_config(**changes) -> LiDiTConfig:
+    llms = tuple(LLMSpec(name, width) for name, width in WIDTHS.items())
+    return replace(lidit_config(*WIDTHS, shift=3.0), llms=llms, **changes)
+
+
+def save_small(path: Path, seed: int = 0, **changes) -> Path:
+    config = small_config(**changes)
+    save_lidit(randomise(LiDiT(config), seed, scale=0.08), config, path)
+    return path
+
+
+class Kit:
+    """Builds what the nodes exchange, out of the pack's own classes."""
+
+    def __init__(self, pack, host, checkpoint: Path) -> None:
+        self.pack, self.host, self.checkpoint = pack, host, checkpoint
+        self.cond = pack.module("host.conditioning")
+        self.model = pack.module("host.model")
+        self.states = pack.module("lidit_core.states")
+        self.core = pack.module("lidit_core.checkpoint")
+
+    def load(self, **changes):
+        return self.model.load_model(self.checkpoint, **changes)
+
+    def read(self, llm: str = "alpha", length: int = 9, seed: int = 0, rows: int = 1):
+        """One LLM's states of a prompt of this many tokens, four of them the instruction's."""
+        g = torch.Generator().manual_seed(seed)
+        roles = torch.full((rows, length), self.states.PROMPT, dtype=torch.int32)
+        roles[:, :4] = self.states.INSTRUCTION
+        hidden = torch.randn(rows, length, WIDTHS[llm], generator=g)
+        return self.states.LLMStates(hidden, roles)
+
+    def prompt(self, llm: str = "alpha", length: int = 9, seed: int = 0, rows: int = 1) -> list:
+        """CONDITIONING with one entry."""
+        read = self.cond.BranchText(llm, self.read(llm, length, seed, rows))
+        return [self.cond.entry_of(self.cond.PromptText((read,)))]
+
+    def sample(self, model, positive, negative=None, latent=None, **changes) -> torch.Tensor:
+        """What the stock KSampler gives."""
+        settings = {"seed": 5, "steps": 4, "cfg": 3.0, "sampler_name": "euler"}
+        settings |= {"scheduler": "simple", "denoise": 1.0, **changes}
+        latent = latent or empty()
+        negative = negative or self.prompt(length=6, seed=99)
+        node = self.host.nodes.KSampler()
+        with torch.inference_mode():
+            (out,) = node.sample(
+                model, positive=positive, negative=negative, latent_image=latent, **settings
+            )
+        return out["samples"]
+
+    def stock(self, node_id: str, **inputs):
+        """The first output of one of the host's own nodes."""
+        node = self.host.nodes.NODE_CLASS_MAPPINGS[node_id]
+        with torch.inference_mode():
+            return getattr(node(), node.FUNCTION)(**inputs)[0]
+
+
+def empty(batch: int = 1, height: int = 4, width: int = 4) -> dict:
+    return {"samples": torch.zeros(batch, 16, height, width)}

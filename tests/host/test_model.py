@@ -1,0 +1,276 @@
+"""LI-DiT as the host's MODEL. Run by the host's Python: pytest tests/host/test_model.py"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from model_kit import Kit, empty, save_small
+
+FEW = 1e-5  # what rounding may change
+
+
+@pytest.fixture(scope="module")
+def kit(pack, host, tmp_path_factory) -> Kit:
+    return Kit(pack, host, save_small(tmp_path_factory.mktemp("lidit") / "small.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def model(kit):
+    return kit.load()
+
+
+def close(a: torch.Tensor, b: torch.Tensor, limit: float = FEW) -> bool:
+    return a.shape == b.shape and (a - b).abs().max().item() <= limit * b.abs().max().item()
+
+
+def test_the_stock_sampler_ours_and_the_library_give_the_same_latent(kit, model, pack):
+    positive, negative = kit.prompt(length=12, seed=1), kit.prompt(length=7, seed=2)
+    stock = kit.sample(model, positive, negative)
+    how = {"seed": 5, "steps": 4, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple"}
+    how |= {"denoise": 1.0, "guidance_start": 0.0, "guidance_end": 1.0}
+    given = {"model": model, "positive": positive, "negative": negative}
+    (ours,) = pack.run("LiDiTSampler", **given, latent_image=empty(), **how)
+    assert torch.equal(ours["samples"], stock)
+    sampling, latents = pack.module("lidit_core.sampling"), pack.module("lidit_core.latents")
+    library = kit.core.load_lidit(kit.checkpoint)
+    text = [{0: kit.read(length=n, seed=s)} for n, s in ((12, 1), (7, 2))]
+    with torch.no_grad():
+        z = sampling.sample(library, sampling.initial_noise([5], 16, 4, 4), *text, 4, 3.0)
+    assert close(latents.denormalise(z, library.config.latent), stock)
+
+
+def test_guidance_can_be_limited_to_a_part_of_the_sampling(kit, model, pack):
+    sampling = pack.module("host.sampling")
+    positive = kit.prompt(seed=1)
+    whole, none = (kit.sample(model, positive, cfg=cfg) for cfg in (3.0, 1.0))
+    part = kit.sample(sampling.guided_between(model, 0.0, 0.4), positive)
+    assert not close(part, whole, 1e-3) and not close(part, none, 1e-3)
+    never = kit.sample(sampling.guided_between(model, 1.0, 1.0), positive)
+    assert close(never, none)
+    with pytest.raises(Exception, match="guidance interval is 0.7 to 0.2"):
+        sampling.guided_between(model, 0.7, 0.2)
+
+
+def test_prompts_of_different_lengths_run_as_one_batch_and_give_what_they_give_alone(kit, model):
+    positive, negative = kit.prompt(length=14, seed=1), kit.prompt(length=6, seed=2)
+    together, calls = counted(kit, model, positive, negative)
+    assert calls == [2] * 4
+    alone = model.clone()
+    alone.model_options["sampler_calc_cond_batch_function"] = one_by_one
+    apart, calls = counted(kit, alone, positive, negative)
+    assert calls == [1] * 8
+    assert close(together, apart)
+
+
+def one_by_one(args: dict) -> list:
+    from comfy.samplers import calc_cond_batch
+
+    how = (args["input"], args["sigma"], args["model_options"])
+    return [calc_cond_batch(args["model"], [cond], *how)[0] for cond in args["conds"]]
+
+
+def counted(kit, model, positive, negative, **changes) -> tuple[torch.Tensor, list[int]]:
+    """The latent, and the batch of every call of the diffusion model."""
+    from comfy.patcher_extension import WrappersMP
+
+    calls = []
+
+    def count(executor, x, *args, **kwargs):
+        calls.append(len(x))
+        return executor(x, *args, **kwargs)
+
+    watched = model.clone()
+    watched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "count", count)
+    return kit.sample(watched, positive, negative, **changes), calls
+
+
+def test_two_llms_against_one_run_as_one_batch_too(kit, model):
+    duo = fuse(kit, kit.prompt(length=9, seed=1), kit.prompt("beta", length=11, seed=3))
+    together, calls = counted(kit, model, duo, kit.prompt(length=6, seed=2))
+    assert calls == [2] * 4
+    apart = model.clone()
+    apart.model_options["sampler_calc_cond_batch_function"] = one_by_one
+    assert close(together, kit.sample(apart, duo, kit.prompt(length=6, seed=2)))
+
+
+def fuse(kit, first, *others, weights=(), fusion="as trained"):
+    given = {f"conditioning_{n}": other for n, other in enumerate(others, start=2)}
+    given |= {f"weight_{n}": 1.0 for n in range(1, 5)}
+    given |= {f"weight_{n}": weight for n, weight in enumerate(weights, start=1)}
+    (out,) = kit.pack.run("LiDiTCollaborativeRefiner", conditioning_1=first, fusion=fusion, **given)
+    return out
+
+
+def test_a_batch_of_pictures_repeats_the_prompt(kit, model):
+    four = kit.sample(model, kit.prompt(seed=1), latent=empty(4))
+    assert four.shape == (4, 16, 4, 4)
+    prompts = kit.prompt(seed=1, rows=2)
+    assert kit.sample(model, prompts, latent=empty(4)).isfinite().all()
+
+
+def test_zeroing_out_means_no_text_at_all(kit, model):
+    zeroed = kit.stock("ConditioningZeroOut", conditioning=kit.prompt(seed=1))
+    other = kit.stock("ConditioningZeroOut", conditioning=kit.prompt(length=13, seed=7))
+    first = kit.sample(model, zeroed, cfg=1.0)
+    assert close(first, kit.sample(model, other, cfg=1.0))
+    assert not close(first, kit.sample(model, kit.prompt(seed=1), cfg=1.0), 1e-3)
+
+
+def test_averaging_moves_from_one_prompt_to_the_other(kit, model):
+    one, other = kit.prompt(seed=1), kit.prompt(seed=2)
+    pictures = [kit.sample(model, average(kit, one, other, share)) for share in (1.0, 0.5, 0.0)]
+    assert close(pictures[0], kit.sample(model, one))
+    assert close(pictures[2], kit.sample(model, other))
+    assert not close(pictures[1], pictures[0], 1e-3)
+    assert not close(pictures[1], pictures[2], 1e-3)
+
+
+def average(kit, to, source, strength):
+    return kit.stock(
+        "ConditioningAverage",
+        conditioning_to=to,
+        conditioning_from=source,
+        conditioning_to_strength=strength,
+    )
+
+
+def test_what_cannot_be_followed_is_said_and_not_lost(kit, model):
+    one, other = kit.prompt(seed=1), kit.prompt(seed=2)
+    joined = kit.stock("ConditioningConcat", conditioning_to=one, conditioning_from=other)
+    with pytest.raises(Exception, match="instead of concatenating or averaging"):
+        kit.sample(model, joined)
+    duo = fuse(kit, one, kit.prompt("beta", seed=3))
+    with pytest.raises(Exception, match="2 LLMs' states"):
+        kit.sample(model, average(kit, duo, fuse(kit, other, kit.prompt("beta", seed=4)), 0.5))
+
+
+def test_area_mask_range_and_combine_each_change_the_picture(kit, model):
+    base, other = kit.prompt(seed=1), kit.prompt(length=12, seed=2)
+    latent = empty(1, 8, 8)
+    plain = kit.sample(model, base, latent=latent)
+    mask = torch.zeros(1, 64, 64)
+    mask[..., :32] = 1
+    area = {"width": 32, "height": 64, "x": 0, "y": 0, "strength": 1.0}
+    changed = [
+        kit.stock("ConditioningSetArea", conditioning=other, **area),
+        kit.stock(
+            "ConditioningSetMask",
+            conditioning=other,
+            mask=mask,
+            strength=1.0,
+            set_cond_area="default",
+        ),
+        kit.stock("ConditioningSetTimestepRange", conditioning=other, start=0.0, end=0.5),
+    ]
+    for part in changed:
+        both = kit.stock("ConditioningCombine", conditioning_1=base, conditioning_2=part)
+        picture = kit.sample(model, both, latent=latent)
+        assert picture.isfinite().all() and not close(picture, plain, 1e-3)
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "heun", "dpmpp_sde", "uni_pc", "ddim"])
+@pytest.mark.parametrize("scheduler", ["karras", "beta", "sgm_uniform"])
+def test_every_kind_of_sampler_and_scheduler_ends_near_the_same_picture(
+    kit, model, sampler, scheduler
+):
+    """A random model's flow is nearly straight, so all good samplers agree on it."""
+    picture = kit.sample(model, kit.prompt(seed=1), sampler_name=sampler, scheduler=scheduler)
+    reference = kit.sample(model, kit.prompt(seed=1), steps=30)
+    assert picture.isfinite().all()
+    likeness = torch.nn.functional.cosine_similarity(picture.flatten(), reference.flatten(), 0)
+    assert likeness > (0.5 if sampler == "dpmpp_sde" else 0.9)
+
+
+def test_picture_to_picture_and_inpainting_keep_what_they_should(kit, model):
+    picture = {"samples": torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(4))}
+    half = kit.sample(model, kit.prompt(seed=1), latent=picture, denoise=0.3)
+    whole = kit.sample(model, kit.prompt(seed=1), latent=picture)
+    near, far = ((p - picture["samples"]).norm() for p in (half, whole))
+    assert near < far
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[..., 32:] = 1
+    inside = kit.sample(model, kit.prompt(seed=1), latent={**picture, "noise_mask": mask})
+    assert close(inside[..., :4], picture["samples"][..., :4], 1e-4)
+    assert not close(inside[..., 4:], picture["samples"][..., 4:], 0.1)
+
+
+def test_odd_sides_are_painted(kit, model):
+    assert kit.sample(model, kit.prompt(), latent=empty(1, 5, 7)).shape == (1, 16, 5, 7)
+
+
+def test_one_prompt_is_enough_without_guidance(kit, model):
+    _, calls = counted(kit, model, kit.prompt(seed=1), kit.prompt(seed=2), cfg=1.0)
+    assert calls == [1] * 4
+
+
+def test_foreign_text_and_latents_get_a_sentence(kit, model):
+    foreign = [[torch.randn(1, 77, 768), {"pooled_output": torch.randn(1, 768)}]]
+    with pytest.raises(Exception, match="encoded by another text encoder"):
+        kit.sample(model, foreign)
+    four = {"samples": torch.randn(1, 4, 4, 4)}
+    with pytest.raises(Exception, match="has 4 channels; this LI-DiT paints in tiny with 16"):
+        kit.sample(model, kit.prompt(), latent=four, denoise=0.5)
+    assert (
+        kit.sample(model, kit.prompt(), latent={"samples": torch.zeros(1, 4, 4, 4)}).shape[1] == 16
+    )
+    stranger = kit.prompt()
+    stranger[0][1]["lidit_llm"] = {"0": "gamma"}
+    with pytest.raises(Exception, match="not on gamma"):
+        kit.sample(model, stranger)
+    (wide,) = kit.pack.run(
+        "LiDiTLinguisticTokenRefiner",
+        conditioning=kit.prompt(),
+        refiner="2",
+        attention="as trained",
+        gating="as trained",
+        strength=1.0,
+    )
+    with pytest.raises(Exception, match="24 wide, and this model's branch was trained on beta, 40"):
+        kit.sample(model, wide)
+
+
+def test_another_kind_of_model_is_declined_by_our_sampler(kit, pack, host):
+    import comfy.supported_models_base
+
+    patcher = kit.load().clone()
+    patcher.model.model_config, ours = comfy.supported_models_base.BASE, patcher.model.model_config
+    try:
+        with pytest.raises(Exception, match="not a LI-DiT"):
+            kit.model.config_of_model(patcher)
+    finally:
+        patcher.model.model_config = ours
+
+
+def test_only_layers_that_the_host_can_manage_hold_weights(model):
+    for name, module in model.model.diffusion_model.named_modules():
+        if next(module.parameters(recurse=False), None) is not None:
+            assert hasattr(module, "comfy_cast_weights"), name
+
+
+def test_the_memory_estimate_counts_the_text(kit, model):
+    shape = [1, 16, 16, 16]
+    _, short = kit.prompt(length=6)[0]
+    _, long = kit.prompt(length=600)[0]
+    sizes = [model.model.extra_conds_shapes(**values) for values in (short, long)]
+    small, large = (
+        model.model.memory_required(shape, {k: [v] for k, v in size.items()}) for size in sizes
+    )
+    assert large > 2 * small
+
+
+def test_previews_have_colours_where_the_checkpoint_has_them(kit, tmp_path, pack, host):
+    from dataclasses import replace
+
+    from model_kit import small_config
+
+    latent = replace(
+        small_config().latent, rgb_factors=((0.1, 0.2, 0.3),) * 16, rgb_bias=(0.0,) * 3
+    )
+    coloured = kit.model.load_model(save_small(tmp_path / "c.safetensors", latent=latent))
+    format = coloured.model.latent_format
+    assert len(format.latent_rgb_factors) == 16 and format.latent_channels == 16
+    latent_preview = __import__("latent_preview")
+    preview = latent_preview.Latent2RGBPreviewer(
+        format.latent_rgb_factors, format.latent_rgb_factors_bias
+    )
+    assert preview.decode_latent_to_preview(torch.randn(1, 16, 8, 8)).size == (8, 8)
