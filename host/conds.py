@@ -37,11 +37,21 @@ class ModelText:
     def changed(self, states: Mapping[int, LLMStates]) -> "ModelText":
         return replace(self, states=states)
 
+    def goes_with(self, other: "ModelText") -> bool:
+        """Whether both use every branch in the same way; one that is not there counts as plain."""
+        branches = self.states.keys() | other.states.keys()
+        alike = all(self.options.of(i) == other.options.of(i) for i in branches)
+        return alike and self.options.fusion == other.options.fusion
+
 
 def joined(texts: Sequence[ModelText]) -> ModelText:
     """One batch of several; a branch that one of them lacks has no token there."""
     branches = sorted({i for text in texts for i in text.states})
-    return texts[0].changed({i: _branch(texts, i) for i in branches})
+    options = {i: text.options.of(i) for text in texts for i in text.states}
+    return ModelText(
+        {i: _branch(texts, i) for i in branches},
+        TextOptions(options, texts[0].options.fusion),
+    )
 
 
 def _branch(texts: Sequence[ModelText], i: int) -> LLMStates:
@@ -62,7 +72,7 @@ class CONDText(CONDRegular):
 
     def can_concat(self, other: "CONDText") -> bool:
         """Prompts used in different ways run one after the other."""
-        return isinstance(other, CONDText) and self.cond.options == other.cond.options
+        return isinstance(other, CONDText) and self.cond.goes_with(other.cond)
 
     def concat(self, others: Sequence["CONDText"]) -> ModelText:
         return joined([self.cond, *(other.cond for other in others)])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
-from ..lidit_core.config import LiDiTConfig
+from ..lidit_core.config import LiDiTConfig, RefinerConfig
 from ..lidit_core.errors import LiDiTError
+from ..lidit_core.refiners import BranchOptions
 from ..lidit_core.text_context import TextOptions
 from .conditioning import BranchText, PromptText
 from .conds import ModelText
@@ -28,8 +30,19 @@ def model_text(text: PromptText, config: LiDiTConfig) -> ModelText:
                 f"two conditionings are for the model's branch {config.llms[branch].name}; give "
                 "each branch one, or combine them with ConditioningCombine"
             )
-        states[branch], options[branch] = read.states, read.options
-    return ModelText(states, TextOptions(options, text.fusion))
+        states[branch], options[branch] = read.states, _told(read.options, config.refiner)
+    fusion = None if text.fusion == config.refiner.fusion else text.fusion
+    return ModelText(states, TextOptions(options, fusion))
+
+
+def _told(options: BranchOptions, config: RefinerConfig) -> BranchOptions:
+    """Without what says no more than the configuration, so that equal uses run as one batch."""
+    full, gated = options.full_attention, options.gated
+    return replace(
+        options,
+        full_attention=None if full == config.full_attention else full,
+        gated=None if gated == config.gated else gated,
+    )
 
 
 def branch_of(read: BranchText, config: LiDiTConfig) -> int:

@@ -20,9 +20,9 @@ def small_config(**changes) -> LiDiTConfig:
     return replace(lidit_config(*WIDTHS, shift=3.0), llms=llms, **changes)
 
 
-def save_small(path: Path, seed: int = 0, **changes) -> Path:
+def save_small(path: Path, seed: int = 0, scale: float = 0.2, **changes) -> Path:
     config = small_config(**changes)
-    save_lidit(randomise(LiDiT(config), seed, scale=0.08), config, path)
+    save_lidit(randomise(LiDiT(config), seed, scale), config, path)
     return path
 
 

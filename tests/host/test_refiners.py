@@ -1,0 +1,166 @@
+"""The refiner nodes, and our refiner against HunyuanVideo's. Host's Python: pytest tests/host"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from model_kit import Kit, save_small
+from test_model import close, fuse
+
+
+@pytest.fixture(scope="module")
+def kit(pack, host, tmp_path_factory) -> Kit:
+    return Kit(pack, host, save_small(tmp_path_factory.mktemp("lidit") / "small.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def model(kit):
+    return kit.load()
+
+
+def refine(kit, conditioning, refiner="by LLM name", **changes):
+    how = {"attention": "as trained", "gating": "as trained", "strength": 1.0, **changes}
+    (out,) = kit.pack.run(
+        "LiDiTLinguisticTokenRefiner", conditioning=conditioning, refiner=refiner, **how
+    )
+    return out
+
+
+def test_ours_is_hunyuan_videos_token_refiner_with_the_same_weights(pack, host):
+    """Specification, section 5: entry norm and QK norm off, no padding."""
+    from comfy import ops
+    from comfy.ldm.hunyuan_video.model import TokenRefiner
+
+    config = pack.module("lidit_core.config")
+    made = config.RefinerConfig(entry_norm=False, qk_norm=False)
+    refiners = pack.module("lidit_core.refiners")
+    ours = refiners.LinguisticTokenRefiner(config.LLMSpec("alpha", 48), 64, 4, made).eval()
+    theirs = TokenRefiner(48, 64, 4, 2, operations=ops.disable_weight_init).eval()
+    torch.manual_seed(0)
+    theirs.load_state_dict({k: torch.randn(v.shape) * 0.1 for k, v in theirs.state_dict().items()})
+    ours.load_state_dict({ours_of(k): v for k, v in theirs.state_dict().items()})
+    states = pack.module("lidit_core.states")
+    hidden = torch.randn(2, 11, 48)
+    t = torch.tensor([37.0, 912.0])
+    read = states.LLMStates(hidden, torch.full((2, 11), states.PROMPT, dtype=torch.int32))
+    attention = pack.module("lidit_core.attention").scaled_dot_product
+    with torch.no_grad():
+        branch = ours(read, t, torch.float32, attention)
+        assert close(branch.tokens, theirs(hidden, t, None))
+
+
+def ours_of(key: str) -> str:
+    """A key of HunyuanVideo's refiner as ours is named."""
+    renamed = {
+        "input_embedder": "entry",
+        "individual_token_refiner.blocks": "blocks",
+        "adaLN_modulation.1": "gates.linear",
+    }
+    for theirs, ours in renamed.items():
+        key = key.replace(theirs, ours)
+    return key
+
+
+def test_the_node_changes_nothing_as_it_is_and_each_switch_does(kit, model):
+    prompt = kit.prompt(length=12, seed=1)
+    plain = kit.sample(model, prompt)
+    assert torch.equal(kit.sample(model, refine(kit, prompt)), plain)
+    assert torch.equal(kit.sample(model, refine(kit, prompt, "1")), plain)
+    same = refine(kit, prompt, attention="full", gating="on")
+    assert torch.equal(kit.sample(model, same), plain)
+    switched = ({"attention": "causal"}, {"gating": "off"}, {"strength": 0.0}, {"strength": 2.0})
+    pictures = [kit.sample(model, refine(kit, prompt, **switch)) for switch in switched]
+    for i, picture in enumerate(pictures):
+        assert not close(picture, plain, 1e-3), switched[i]
+        assert not any(close(picture, other, 1e-3) for other in pictures[:i]), switched[i]
+
+
+def test_without_strength_the_refiners_blocks_are_not_there(kit, model):
+    """Strength 0 equals a model whose refiner blocks were never trained (zero gates)."""
+    config, weights = kit.core.read_lidit(kit.checkpoint)
+    closed = {
+        k: torch.zeros_like(v) if ".blocks." in k and ".gates." in k and "linguistic" in k else v
+        for k, v in weights.items()
+    }
+    prompt, negative = kit.prompt(seed=1), kit.prompt(seed=2)
+    expected = kit.sample(kit.model.build_model(config, closed), prompt, negative)
+    off = [refine(kit, c, strength=0.0) for c in (prompt, negative)]
+    assert close(kit.sample(model, *off), expected)
+
+
+def test_weights_of_branches(kit, model):
+    one, two = kit.prompt(seed=1), kit.prompt("beta", length=11, seed=2)
+    duo = kit.sample(model, fuse(kit, one, two))
+    assert torch.equal(kit.sample(model, fuse(kit, one, two, weights=(1.0, 1.0))), duo)
+    removed = kit.sample(model, fuse(kit, one, two, weights=(1.0, 0.0)))
+    assert close(removed, kit.sample(model, one))
+    heavier = kit.sample(model, fuse(kit, one, two, weights=(1.0, 3.0)))
+    assert not close(heavier, duo, 1e-3) and not close(heavier, removed, 1e-3)
+    plain = kit.sample(model, fuse(kit, one, two, fusion="concatenation"))
+    assert not close(plain, duo, 1e-3)
+    chosen = fuse(kit, one, two, fusion="collaborative refiner")
+    assert torch.equal(kit.sample(model, chosen), duo)
+
+
+def test_switches_set_before_the_fusion_are_kept(kit, model):
+    one, two = kit.prompt(seed=1), kit.prompt("beta", seed=2)
+    causal = fuse(kit, refine(kit, one, attention="causal"), two)
+    assert not close(kit.sample(model, causal), kit.sample(model, fuse(kit, one, two)), 1e-3)
+
+
+def test_the_refiner_nodes_map_over_all_entries_and_the_firsts_area_wins(kit, pack):
+    area = {"width": 16, "height": 16, "x": 0, "y": 0, "strength": 0.5}
+    near = kit.stock("ConditioningSetArea", conditioning=kit.prompt(seed=1), **area)
+    both = kit.stock("ConditioningCombine", conditioning_1=near, conditioning_2=kit.prompt(seed=3))
+    elsewhere = kit.stock(
+        "ConditioningSetArea", conditioning=kit.prompt("beta", seed=2), **{**area, "x": 8}
+    )
+    out = fuse(kit, refine(kit, both, attention="causal"), elsewhere)
+    assert len(out) == 2
+    assert out[0][1]["area"] == near[0][1]["area"] and "area" not in out[1][1]
+    for c0, values in out:
+        text = kit.cond.text_of(c0, values)
+        assert [b.llm for b in text.branches] == ["alpha", "beta"]
+        assert text.branches[0].options.full_attention is False
+    three = [*both, *both[:1]]
+    with pytest.raises(Exception, match="conditioning 2 has 2 entries and the first has 3"):
+        fuse(kit, three, [*elsewhere, *elsewhere])
+
+
+def test_one_branch_takes_one_llm(kit, model):
+    with pytest.raises(Exception, match="two conditionings are for the model's branch alpha"):
+        kit.sample(model, fuse(kit, kit.prompt(seed=1), kit.prompt(seed=2)))
+    duo = fuse(kit, kit.prompt(), kit.prompt("beta"))
+    with pytest.raises(Exception, match="already fuses alpha, beta"):
+        refine(kit, duo)
+    with pytest.raises(Exception, match="branch 4 was asked for, and this model has 2"):
+        kit.sample(model, refine(kit, kit.prompt(), "4"))
+
+
+def test_conditioning_survives_saving_and_loading(kit, model, tmp_path):
+    duo = fuse(kit, refine(kit, kit.prompt(seed=1), strength=0.5), kit.prompt("beta", seed=2))
+    torch.save(duo, tmp_path / "conditioning.pt")
+    again = torch.load(tmp_path / "conditioning.pt", weights_only=True)
+    assert torch.equal(kit.sample(model, again), kit.sample(model, duo))
+
+
+def test_another_llms_refiner_is_exchanged_in_the_loaded_model(kit, model, pack, host, tmp_path):
+    donor = save_small(tmp_path / "donor.safetensors", seed=8)
+    files = pack.module("lidit_core.refiner_file")
+    folder = host.base / "models" / "diffusion_models"
+    files.save_refiner(donor, "beta", folder / "beta-refiner.safetensors")
+    prompt = kit.prompt("beta", seed=2)
+    before = kit.sample(model, prompt)
+    (changed,) = pack.run(
+        "LiDiTRefinerLoader", model=model, refiner_name="beta-refiner.safetensors"
+    )
+    after = kit.sample(changed, prompt)
+    assert not close(after, before, 1e-3)
+    assert torch.equal(kit.sample(model, prompt), before)
+    files.save_refiner(kit.checkpoint, "beta", folder / "own.safetensors")
+    (restored,) = pack.run("LiDiTRefinerLoader", model=changed, refiner_name="own.safetensors")
+    assert torch.equal(kit.sample(restored, prompt), before)
+    alone = kit.prompt(seed=1)
+    assert torch.equal(kit.sample(changed, alone), kit.sample(model, alone))
+    with pytest.raises(Exception, match="is no refiner file"):
+        kit.model.with_refiner(model, str(kit.checkpoint))
