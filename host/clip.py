@@ -73,10 +73,19 @@ def open_clip(settings: LLMSettings, disable_dynamic: bool = False) -> LLMClip:
         **{key: value for key, value in dynamic.items() if key in known},
     )
     holder.compute_device = clip.patcher.load_device
-    clip.patcher.cached_patcher_init = (open_patcher, (settings,))
-    clip.patcher.add_callback(CallbacksMP.ON_LOAD, _loaded)
-    clip.patcher.add_callback(CallbacksMP.ON_DETACH, _changed)
+    _prepare(clip.patcher, settings, holder.llm.dtype)
     return clip
+
+
+def _prepare(patcher, settings: LLMSettings, dtype: torch.dtype) -> None:
+    """What an LLM needs of the host's patcher."""
+    patcher.cached_patcher_init = (open_patcher, (settings,))
+    patcher.set_model_compute_dtype(dtype)
+    # All of our layers cast anyway. Told to do so again, the host takes a layer that was loaded
+    # before for an offloaded one, and leaves out its LoRA when it offloads it.
+    patcher.force_cast_weights = False
+    patcher.add_callback(CallbacksMP.ON_LOAD, _loaded)
+    patcher.add_callback(CallbacksMP.ON_DETACH, _changed)
 
 
 def open_patcher(settings: LLMSettings, disable_dynamic: bool = False):

@@ -23,7 +23,7 @@ DATE = "26 Jul 2024"  # for chat templates that would put in today, and other st
 # template's own text is left as it is, for the newline belongs to the macro.
 NOT_TODAY = f"{{% macro strftime_now(format) %}}{DATE}{{% endmacro %}}\n"
 LITERAL = (  # syntax of other encoders that this one reads as plain text
-    (re.compile(r"\([^()]+:\s*[\d.]+\s*\)"), "weights such as (word:1.3)"),
+    (re.compile(r"\([^()]+:\s*[\d.]+\s*\)"), "a weight such as (word:1.3)"),
     (re.compile(r"\bembedding:\S"), "embedding:name"),
     (re.compile(r"\bBREAK\b"), "BREAK"),
 )
