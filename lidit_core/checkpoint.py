@@ -118,11 +118,17 @@ def config_tensor(config: LiDiTConfig) -> Tensor:
 def read_lidit(path: str | Path) -> tuple[LiDiTConfig, dict[str, Tensor]]:
     """Configuration and checked weights, whatever a host put before their names."""
     tensors, metadata = read_safetensors(path)
-    tensors = {k.removeprefix(HOST_PREFIX): v for k, v in tensors.items()}
+    tensors = _without_host(tensors)
     config = config_of(metadata, path, tensors.pop(CONFIG_TENSOR, None))
     expected = LiDiT(config, device="meta").state_dict()
     check_tensors(tensors, expected, f"the checkpoint {path}")
     return config, tensors
+
+
+def _without_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The model's own tensors; a host saves marks of its own, a VAE and more beside them."""
+    prefixed = {k: v for k, v in tensors.items() if k.startswith(HOST_PREFIX)} or tensors
+    return {k.removeprefix(HOST_PREFIX): v for k, v in prefixed.items()}
 
 
 def load_lidit(path: str | Path, dtype: torch.dtype = torch.float32, device="cpu") -> LiDiT:
