@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.util
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -105,6 +106,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).mkdir()
     (folder / "custom_nodes" / PACK_NAME).symlink_to(ROOT, target_is_directory=True)
     (folder / "models" / "diffusion_models").mkdir(parents=True)
+    (folder / "user" / "default").mkdir()  # whose browser greets nobody with a tutorial
+    settings = json.dumps({"Comfy.TutorialCompleted": True})
+    (folder / "user" / "default" / "comfy.settings.json").write_text(settings)
     if not SHIPPED.exists():  # the trained weights, once they ship, are listed by the pack itself
         save_random_checkpoint(folder / "models" / "diffusion_models" / SHIPPED.name)
     return folder

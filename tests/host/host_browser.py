@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -20,9 +21,18 @@ MISSING = """ui => {
 TO_API = "async () => (await app.graphToPrompt()).output"
 FROM_API = """async ([api, name]) => {
     await app.loadApiJson(api, name)
-    return (app.rootGraph ?? app.graph).serialize()
+    return JSON.stringify((app.rootGraph ?? app.graph).serialize())  // leaves out what is undefined
 }"""
-FIT = "() => app.canvas.ds.fitToBounds?.(app.canvas.graph.boundingRect ?? undefined)"
+ALERTS = "() => [...document.querySelectorAll('.p-toast-message')].map(alert => alert.innerText)"
+FIT = """() => {
+    const nodes = app.graph._nodes, ds = app.canvas.ds
+    const low = i => Math.min(...nodes.map(n => n.pos[i])) - 60
+    const high = i => Math.max(...nodes.map(n => n.pos[i] + n.size[i])) + 40
+    ds.scale = Math.min(1800 / (high(0) - low(0)), 900 / (high(1) - low(1)), 1.2)
+    ds.offset[0] = 80 / ds.scale - low(0)
+    ds.offset[1] = 100 / ds.scale - low(1)
+    app.canvas.setDirty(true, true)
+}"""
 
 
 def find_chromium() -> str | None:
@@ -78,12 +88,19 @@ class Browser:
 
     def from_api(self, api: dict[str, Any], name: str) -> dict[str, Any]:
         """The workflow that the frontend makes of an API graph."""
-        return self.page.evaluate(FROM_API, [api, name])
+        return json.loads(self.page.evaluate(FROM_API, [api, name]))
 
     def queue(self) -> None:
         """What the Run button does. Its answer is not the same in all versions."""
         self.page.evaluate("async () => { await app.queuePrompt(0, 1) }")
 
+    def alerts(self) -> list[str]:
+        """What the frontend complains about on the screen."""
+        self.page.wait_for_timeout(300)
+        return self.page.evaluate(ALERTS)
+
     def screenshot(self, path: Path) -> None:
-        self.page.wait_for_timeout(500)
+        """The whole workflow that is open."""
+        self.page.evaluate(FIT)
+        self.page.wait_for_timeout(700)
         self.page.screenshot(path=path)

@@ -117,6 +117,16 @@ class HostServer:
         """Put a picture where LoadImage finds it."""
         picture.save(base / "input" / name)
 
+    def wait_for_new(self, known: set[str]) -> list[dict[str, Any]]:
+        """The history's entries that were not known, once there is one."""
+        end = time.monotonic() + RUN_SECONDS
+        while time.monotonic() < end:
+            history = self.get("/history")
+            if fresh := [entry for i, entry in history.items() if i not in known]:
+                return fresh
+            time.sleep(0.3)
+        raise RuntimeError(f"nothing ended within {RUN_SECONDS} s:\n{self.log[-2000:]}")
+
     def draw(self, api: dict[str, Any]) -> "Run":
         """Queue a prompt with a client of its own and wait for its end."""
         with Client(self) as client:

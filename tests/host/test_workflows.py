@@ -1,0 +1,199 @@
+"""Every workflow that ships, through the API and in a real browser. Run: see conftest.py
+
+`tests/host/api/NAME.json` is what the browser makes of `workflows/NAME.json`.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from typing import Any
+
+import pytest
+from conftest import HERE, PACK_NAME, ROOT, SHIPPED
+from PIL import Image, ImageChops, ImageStat
+
+NAMES = ["text_to_image", "two_llms", "image_to_image_and_inpainting", "ablations"]
+SAMPLERS = ("KSampler", "LiDiTSampler")
+EMPTY = "EmptySD3LatentImage"
+Api = dict[str, Any]
+
+
+def read(name: str) -> tuple[dict[str, Any], Api]:
+    """The workflow as it is opened, and as it is queued."""
+    ui = json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    return ui, json.loads((HERE / "api" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def changed(api: Api, kind: str | tuple[str, ...], **inputs: Any) -> Api:
+    """A copy with these inputs in all nodes of a kind."""
+    api = copy.deepcopy(api)
+    found = [node for node in api.values() if node["class_type"] in kind]
+    assert found
+    for node in found:
+        node["inputs"].update(inputs)
+    return api
+
+
+def node_of(api: Api, kind: str) -> str:
+    (found,) = (i for i, node in api.items() if node["class_type"] == kind)
+    return found
+
+
+def essence(api: Api) -> dict[str, tuple]:
+    return {i: (node["class_type"], node["inputs"]) for i, node in api.items()}
+
+
+def saving(api: Api) -> set[str]:
+    return {i for i, node in api.items() if node["class_type"] == "SaveImage"}
+
+
+def need_llms(api: Api) -> None:
+    """Skip where an LLM of the workflow is not on this machine."""
+    from lidit_core.text.locate import available
+
+    loaders = [n for n in api.values() if n["class_type"] == "LiDiTLLMLoader"]
+    for name in {node["inputs"]["llm"] for node in loaders}:
+        if not available(name):
+            pytest.skip(f"needs the LLM {name}: lidit fetch {name}")
+
+
+def is_picture(picture: Image.Image) -> bool:
+    """Of the size asked for, and with something on it."""
+    return picture.size == (128, 128) and max(ImageStat.Stat(picture.convert("RGB")).stddev) > 4
+
+
+def same(a: Image.Image, b: Image.Image) -> bool:
+    return ImageChops.difference(a.convert("RGB"), b.convert("RGB")).getbbox() is None
+
+
+def only_picture(run: Any) -> Image.Image:
+    assert run.ending == "execution_success", run.events[-1]
+    ((picture,),) = run.pictures.values()
+    return picture
+
+
+def forget_all(server: Any) -> None:
+    """Unload the models and drop every node's result, as the host's menu does."""
+    server.post("/free", {"unload_models": True, "free_memory": True})
+    time.sleep(1.5)  # the queue's thread does it
+
+
+@pytest.fixture(params=NAMES)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def api() -> Api:
+    """The newcomer's workflow."""
+    api = read("text_to_image")[1]
+    need_llms(api)
+    return api
+
+
+def test_the_workflows_are_these():
+    folders = {ROOT / "workflows", HERE / "api"}
+    assert all({f.stem for f in folder.glob("*.json")} == set(NAMES) for folder in folders)
+
+
+def test_no_node_lies_on_another(name):
+    ui, _ = read(name)
+    boxes = [(*node["pos"], *node["size"]) for node in ui["nodes"]]
+    for i, (x, y, w, h) in enumerate(boxes):
+        for u, v, s, t in boxes[:i]:
+            assert x + w <= u or u + s <= x or y + h <= v - 30 or v + t <= y - 30
+
+
+def test_it_opens_in_the_browser_as_it_is_queued(browser, name):
+    ui, api = read(name)
+    assert browser.open(ui) == [] and browser.alerts() == []
+    assert essence(browser.to_api()) == essence(api)
+
+
+def test_it_draws_when_run_in_the_browser(browser, server, name):
+    ui, api = read(name)
+    need_llms(api)
+    before = set(server.get("/history"))
+    browser.open(ui)
+    browser.queue()
+    (entry,) = server.wait_for_new(before)
+    assert entry["status"]["status_str"] == "success", entry["status"]["messages"][-1]
+    outputs = {i: o for i, o in entry["outputs"].items() if o.get("images")}
+    assert set(outputs) == saving(api)
+    assert all(is_picture(server.picture(i)) for o in outputs.values() for i in o["images"])
+    assert browser.alerts() == []
+
+
+def test_it_draws_through_the_api(server, name):
+    _, api = read(name)
+    need_llms(api)
+    run = server.draw(changed(api, SAMPLERS, seed=12345))
+    assert run.ending == "execution_success", run.events[-1]
+    assert set(run.pictures) == saving(api)
+    assert all(is_picture(picture) for found in run.pictures.values() for picture in found)
+
+
+def test_they_are_served_as_templates(server):
+    assert set(server.get("/workflow_templates")[PACK_NAME]) == set(NAMES)
+    for name in NAMES:
+        assert server.get(f"/api/workflow_templates/{PACK_NAME}/{name}.json") == read(name)[0]
+
+
+@pytest.mark.skipif(not SHIPPED.exists(), reason="needs the trained weights, which draw them")
+def test_each_has_a_picture_in_the_template_browser(name):
+    with Image.open(ROOT / "workflows" / f"{name}.jpg") as picture:
+        assert picture.format == "JPEG" and min(picture.size) >= 128
+
+
+def test_two_clients_at_once_each_get_their_own(server, api):
+    from host_server import Client
+
+    apis = [changed(api, SAMPLERS, seed=seed, steps=6) for seed in (1, 2)]
+    with Client(server) as first, Client(server) as second:
+        clients = (first, second)
+        ids = [client.queue(each) for client, each in zip(clients, apis)]
+        drawn = [only_picture(client.wait(i)) for client, i in zip(clients, ids)]
+        assert [set(client.runs) for client in clients] == [{i} for i in ids]
+    assert not same(*drawn)
+    for each, picture in zip(apis, drawn):  # what it draws alone
+        forget_all(server)
+        assert same(only_picture(server.draw(each)), picture)
+
+
+def test_cancel_stops_within_a_step_and_the_next_run_is_right(server, api):
+    from host_server import Client
+
+    long = changed(changed(api, EMPTY, width=512, height=512), SAMPLERS, steps=200, seed=3)
+    with Client(server) as client:
+        prompt_id = client.queue(long)
+        while True:
+            kind, data = client.listen(prompt_id)
+            if kind == "progress" and data["value"] >= 3:
+                break
+        server.post("/interrupt", {})
+        answered = time.monotonic()
+        run = client.wait(prompt_id)
+    assert run.ending == "execution_interrupted"
+    later = [data for at, kind, data in run.events if kind == "progress" and at > answered]
+    assert len(later) <= 1, f"{len(later)} steps after the host had answered"
+    short = changed(api, SAMPLERS, steps=6, seed=4)
+    after = server.draw(short)
+    assert node_of(short, "KSampler") not in after.cached
+    forget_all(server)
+    assert same(only_picture(after), only_picture(server.draw(short)))
+
+
+def test_another_negative_prompt_encodes_nothing_else(server, api):
+    """The loaders' and the positive prompt's results stay; sampling starts over."""
+    server.draw(api)
+    sampler = api[node_of(api, "KSampler")]["inputs"]
+    negative, positive = sampler["negative"][0], sampler["positive"][0]
+    other = copy.deepcopy(api)
+    other[negative]["inputs"]["text"] = "a green frog"
+    run = server.draw(other)
+    ran = {data["node"] for data in run.of_type("executing") if data["node"]}
+    assert ran >= {negative, node_of(api, "KSampler")}
+    kept = {positive, node_of(api, "LiDiTLLMLoader"), node_of(api, "LiDiTModelLoader")}
+    assert kept <= run.cached and not kept & ran
