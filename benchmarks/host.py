@@ -1,0 +1,156 @@
+"""LI-DiT in the host, timed: ``"$COMFYUI_PYTHON" -m benchmarks.host`` with COMFYUI_PATH set.
+
+Ratios of what is run alternately in one process, as absolute times swing. Takes about ten minutes
+and 10 GB on two CPU cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import statistics
+import sys
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+TOKENS = 300  # of text
+SIDE = 64  # of the latent
+STEPS = 20
+
+
+def load_host() -> Callable[[str], types.ModuleType]:
+    """Import the host on the CPU; what is returned imports a module of the pack."""
+    host = os.environ.get("COMFYUI_PATH") or str(Path.home() / "ComfyUI")
+    if not (Path(host) / "comfy").is_dir():
+        sys.exit(f"no ComfyUI in {host}; set COMFYUI_PATH to its folder")
+    sys.path.insert(0, host)
+    sys.argv = ["main.py", "--cpu"]
+    importlib.import_module("comfy.options").enable_args_parsing()
+    pack = types.ModuleType("lidit_pack")
+    pack.__path__ = [str(ROOT)]
+    sys.modules["lidit_pack"] = pack
+    return lambda name: importlib.import_module(f"lidit_pack.{name}")
+
+
+def seconds(call: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def ratio(ours: Callable, theirs: Callable, rounds: int) -> float:
+    """Median over rounds of the one's time by the other's, each round both."""
+    ours(), theirs()
+    return statistics.median(seconds(ours) / seconds(theirs) for _ in range(rounds))
+
+
+def step_against_pixart(module, lengths: tuple[int, ...], rounds: int) -> float:
+    """LI-DiT-1B's step by PixArt-Σ's: float32, 64x64 latents, 300 text tokens."""
+    import torch
+    from comfy import ops
+    from comfy.ldm.pixart.pixartms import PixArtMS
+
+    layers = {"operations": ops.disable_weight_init, "dtype": torch.float32, "device": "cpu"}
+    config = module("lidit_core.presets").find_preset("LI-DiT-1B")
+    ours = filled(module("host.diffusion").HostLiDiT(config, **layers))
+    theirs = filled(
+        PixArtMS(in_channels=4, model_max_length=TOKENS, micro_condition=False, **layers)
+    )
+    x, t = torch.randn(1, 16, SIDE, SIDE), torch.tensor([500.0])
+    text = text_of(module, {i: (n, 4096) for i, n in enumerate(lengths)})
+    context = torch.randn(1, TOKENS, 4096)
+
+    def call_ours():
+        with torch.inference_mode():
+            ours(x, t, lidit_text=text)
+
+    def call_theirs():
+        with torch.inference_mode():
+            theirs(x[:, :4], t, context)
+
+    return ratio(call_ours, call_theirs, rounds)
+
+
+def filled(model):
+    """Small random weights: the host's layers come uninitialised."""
+    import torch
+
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter.data, std=0.01)
+    return model.eval()
+
+
+def text_of(module, sizes: dict[int, tuple[int, int]], rows: int = 1):
+    """Random states by branch: tokens and width."""
+    import torch
+
+    states = module("lidit_core.states")
+    return module("host.conds").ModelText(
+        {
+            i: states.LLMStates(
+                torch.randn(rows, length, width),
+                torch.full((rows, length), states.PROMPT, dtype=torch.int32),
+            )
+            for i, (length, width) in sizes.items()
+        },
+        module("lidit_core.text_context").TextOptions(),
+    )
+
+
+def sampling_against_calls(module, rounds: int) -> float:
+    """KSampler with the stickers' sizes, 20 guided steps, by as many bare calls of the model."""
+    import torch
+
+    import nodes
+
+    config = module("lidit_core.presets").find_preset("stickers")
+    dit, model_module = module("lidit_core.dit"), module("host.model")
+    patcher = model_module.build_model(config, filled(dit.LiDiT(config)).state_dict())
+    conditioning = module("host.conditioning")
+
+    def prompt(length: int):
+        states = text_of(module, {0: (length, 576)}).states[0]
+        read = conditioning.BranchText("SmolLM2-135M-Instruct", states)
+        return [conditioning.entry_of(conditioning.PromptText((read,)))]
+
+    side = config.native_size // config.latent.downsampling
+    latent = {"samples": torch.zeros(1, 16, side, side)}
+    positive, negative = prompt(34), prompt(34)
+    bare, text = patcher.model.diffusion_model, text_of(module, {0: (34, 576)}, rows=2)
+    x, t = torch.randn(2, 16, side, side), torch.tensor([500.0, 500.0])
+
+    def sample():
+        with torch.inference_mode():
+            how = (1, STEPS, 3.0, "euler", "simple", positive, negative, latent)
+            nodes.common_ksampler(patcher, *how)
+
+    def calls():
+        with torch.inference_mode():
+            for _ in range(STEPS):
+                bare(x, t, lidit_text=text)
+
+    return ratio(sample, calls, rounds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    rounds = parser.parse_args().rounds
+    module = load_host()
+    half = (TOKENS // 2, TOKENS // 2)
+    rows = (
+        ("20 sampling steps / 20 bare calls, stickers", sampling_against_calls(module, 5), 1.05),
+        ("LI-DiT-1B / PixArt-Σ, two LLMs", step_against_pixart(module, half, rounds), 1.0),
+        ("LI-DiT-1B / PixArt-Σ, one LLM", step_against_pixart(module, (TOKENS,), rounds), 1.0),
+    )
+    for what, measured, limit in rows:
+        verdict = "holds" if measured <= limit else "MISSED"
+        print(f"{what:45} {measured:8.3f}   limit {limit:5.2f}   {verdict}")
+
+
+if __name__ == "__main__":
+    main()
