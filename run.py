@@ -2,7 +2,7 @@
 """Sets everything up in one step, then does what you ask. Needs Python 3.10 or newer, nothing else.
 
     python3 run.py generate "a cat to the left of a dog"    draws a picture
-    python3 run.py test                                     runs the tests
+    python3 run.py test                                     runs the tests, also in ComfyUI
     python3 run.py lint                                     checks style with ruff
     python3 run.py setup                                    only sets up
     python3 run.py fetch gemma3                             any other verb goes to `lidit`
@@ -31,6 +31,21 @@ STAMP = VENV / "lidit-setup.json"  # what was installed, written last
 CONSTRAINTS = ROOT / "constraints.txt"
 DEMO_LLM = "smollm2"  # the one that the shipped weights and the tests need
 SHIPPED = ("stickers", "stickers-duo")  # the models that read it
+
+# Where a ComfyUI may be for the tests of the nodes: its folder and its Python by name, or a folder.
+HOSTS = (
+    ("COMFYUI_PATH", "COMFYUI_PYTHON", "ComfyUI"),
+    ("COMFYUI_PATH_2", "COMFYUI_PYTHON_2", "ComfyUI-0.3.64"),
+)
+HOST_PYTHONS = (  # relative to the host's folder; the last is the portable build's
+    ".venv/bin/python",
+    "venv/bin/python",
+    ".venv/Scripts/python.exe",
+    "venv/Scripts/python.exe",
+    "../python_embeded/python.exe",
+)
+SKIPPED_HOSTS = "skipped, no ComfyUI is here; set COMFYUI_PATH and COMFYUI_PYTHON to run them"
+NO_TESTS_CHOSEN = 5  # pytest's exit status when, say, -k leaves none
 
 # PyTorch's own index of builds without CUDA, several GB smaller.
 TORCH_WITHOUT_CUDA = "https://download.pytorch.org/whl/cpu"
@@ -168,6 +183,70 @@ def needs_demo_llm(words: list[str]) -> bool:
     return all(model in SHIPPED for model in models[-1:])
 
 
+def find_hosts() -> list[tuple[Path, Path]]:
+    """The folder and the Python of every ComfyUI that is named or lies in the home folder."""
+    found = []
+    for path_name, python_name, usual in HOSTS:
+        named = os.environ.get(path_name)
+        folder = Path(named).expanduser() if named else Path.home() / usual
+        if (folder / "main.py").is_file():
+            found.append((folder, host_python(folder, python_name)))
+        elif named:
+            raise SetupError(
+                f"{path_name} is {named}, which holds no main.py; name ComfyUI's folder"
+            )
+    return found
+
+
+def host_python(folder: Path, python_name: str) -> Path:
+    named = os.environ.get(python_name)
+    choices = [Path(named).expanduser()] if named else [folder / each for each in HOST_PYTHONS]
+    found = next((python for python in choices if python.is_file()), None)
+    if found is None:
+        raise SetupError(
+            f"no Python is found for the ComfyUI in {folder}; set {python_name} to the one that "
+            "it is started with"
+        )
+    return found
+
+
+def host_version(folder: Path) -> str:
+    file = folder / "comfyui_version.py"
+    return file.read_text().split('"')[1] if file.is_file() else "of unknown version"
+
+
+def can_test(python: Path) -> bool:
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    modules = "import pytest, websocket, playwright"
+    return subprocess.call([str(python), "-c", modules], **quiet) == 0
+
+
+def run_host_tests(words: list[str]) -> int:
+    """Run the nodes' tests by the Python of every ComfyUI there is; says where it did."""
+    told, status = [], 0
+    for folder, python in find_hosts():
+        name = f"ComfyUI {host_version(folder)} in {folder}"
+        if not can_test(python):
+            raise SetupError(
+                f"{name} lacks what its tests need; install it with: "
+                f'"{python}" -m pip install pytest websocket-client playwright'
+            )
+        say(f"the nodes' tests in {name}")
+        env = {**os.environ, "COMFYUI_PATH": str(folder)}
+        command = [str(python), "-m", "pytest", "tests/host", *words]
+        ended = subprocess.call(command, cwd=ROOT, env=env)
+        failed = ended not in (0, NO_TESTS_CHOSEN)
+        told.append(f"{'FAILED' if failed else 'passed'} in {name}")
+        status = status or (ended if failed else 0)
+    say("the nodes' tests: " + ("; ".join(told) or SKIPPED_HOSTS))
+    return status
+
+
+def run_tests(words: list[str]) -> int:
+    ended = subprocess.call([str(PYTHON), "-m", "pytest", "tests", *words], cwd=ROOT)
+    return ended or run_host_tests(words)
+
+
 def lint() -> int:
     ruff = [str(PYTHON), "-m", "ruff"]
     checked = subprocess.call([*ruff, "check", "."], cwd=ROOT)
@@ -185,7 +264,7 @@ def do(verb: str, words: list[str]) -> int:
     if verb == "test" or verb in ("generate", "encode") and needs_demo_llm(words):
         fetch_demo_llm()
     if verb == "test":
-        return subprocess.call([str(PYTHON), "-m", "pytest", "tests", *words], cwd=ROOT)
+        return run_tests(words)
     return subprocess.call([str(PYTHON), "-m", "lidit_core", verb, *words])
 
 
