@@ -131,9 +131,10 @@ def _llms() -> dict[str, str]:
 
 def _folders() -> list[Path]:
     """The model folders that may hold LLMs, ours first, each once."""
-    kinds = [kind for kind in (LLMS, *ALSO) if kind in folder_paths.folder_names_and_paths]
-    paths = [path for kind in kinds for path in folder_paths.get_folder_paths(kind)]
-    paths += [os.path.join(folder_paths.models_dir, "LLM")]
+    paths = [*folder_paths.get_folder_paths(LLMS), os.path.join(folder_paths.models_dir, "LLM")]
+    for kind in ALSO:
+        if kind in folder_paths.folder_names_and_paths:
+            paths += folder_paths.get_folder_paths(kind)
     by_place: dict[str, Path] = {}
     for path in paths:
         by_place.setdefault(os.path.normcase(os.path.realpath(path)), Path(path))
@@ -147,8 +148,9 @@ def _llms_in(folder: Path, depth: int) -> Iterator[Path]:
     except OSError:
         return
     for path in entries:
-        if path.suffix.lower() == ".gguf" and not path.name.startswith("mmproj"):
-            yield path
+        if path.suffix.lower() == ".gguf" and path.is_file():
+            if not path.name.startswith("mmproj"):  # the eyes of a multi-modal one
+                yield path
         elif path.is_dir() and not path.name.startswith("."):
             if (path / "config.json").is_file() and any(path.glob("*.safetensors")):
                 yield path

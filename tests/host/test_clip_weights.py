@@ -1,0 +1,203 @@
+"""The LLM's weights in the host's hands: paging, patches, storage. Run: see conftest.py"""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+from clip_kit import (
+    FAMILIES,
+    PROMPT,
+    PROMPTS,
+    find_smollm2,
+    fresh_loader,
+    save_llms,
+    states,
+    states_now,
+)
+from tiny_llm import relative_error
+
+LAYER = "transformer.layers.1.mlp.down_proj"
+
+
+@pytest.fixture(scope="module")
+def llms(host):
+    return save_llms(host)
+
+
+@pytest.fixture
+def load(pack, llms):
+    return fresh_loader(pack)
+
+
+@pytest.fixture
+def smollm2():
+    return find_smollm2()
+
+
+@pytest.fixture
+def management(pack):
+    """The host's memory manager."""
+    from comfy import model_management
+
+    return model_management
+
+
+def offload(clip):
+    """Leave every layer on the offload device, to be cast as it is used."""
+    clip.patcher.detach()
+    clip.patcher.load(torch.device("cpu"), lowvram_model_memory=1)
+    assert clip.patcher.model.model_lowvram and clip.patcher.model.model_loaded_weight_memory == 0
+
+
+def lora(clip, size=0.5):
+    """A LoRA of rank 1 on one layer, in the host's own generic naming."""
+    out, inner = clip.cond_stage_model.get_submodule(LAYER).weight.shape
+    torch.manual_seed(0)
+    name = f"text_encoders.{LAYER}"
+    return {
+        f"{name}.lora_up.weight": size * torch.randn(out, 1),
+        f"{name}.lora_down.weight": torch.randn(1, inner),
+    }
+
+
+def with_lora(clip):
+    from comfy.sd import load_lora_for_models
+
+    return load_lora_for_models(None, clip, lora(clip), 0.0, 1.0)[1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "fp8_e4m3fn"])
+def test_offloaded_layers_give_equal_states(load, family, dtype):
+    clip = load(family, dtype=dtype)
+    expected = [states(clip, prompt) for prompt in PROMPTS]
+    offload(clip)
+    for prompt, before in zip(PROMPTS, expected):
+        assert torch.equal(states_now(clip, prompt), before)
+
+
+def test_the_host_can_page_all_but_norms(load):
+    for family in FAMILIES:
+        for name, module in load(family).cond_stage_model.named_modules():
+            if any(True for _ in module.parameters(recurse=False)) and "norm" not in name:
+                assert module.comfy_cast_weights, name
+
+
+def test_a_prompt_encoded_before_does_not_load_the_llm(load, management):
+    clip = load()
+    management.unload_all_models()  # the host loads at once what lies on its device already
+    states(clip)
+    assert [m.model for m in management.current_loaded_models] == [clip.patcher]
+    management.unload_all_models()
+    states(clip)
+    assert management.current_loaded_models == []
+    states(clip, "another prompt")
+    assert len(management.current_loaded_models) == 1
+
+
+def test_unloading_frees_all_that_was_computed(load, management):
+    clip = load()
+    states(clip)
+    (encoder,) = clip.cond_stage_model._encoders.values()
+    assert encoder._prefix is not None
+    management.unload_all_models()
+    assert encoder._prefix is None and management.current_loaded_models == []
+    llm = weakref.ref(clip.cond_stage_model.transformer)
+    del clip, encoder
+    gc.collect()
+    assert llm() is None
+
+
+def test_storage_in_fp8(load, management):
+    clip = load(dtype="fp8_e4m3fn")
+    layers = {name: p.dtype for name, p in clip.cond_stage_model.named_parameters()}
+    assert {d for n, d in layers.items() if "proj" in n} == {torch.float8_e4m3fn}
+    assert {d for n, d in layers.items() if "proj" not in n} == {torch.float32}
+    assert states(clip).dtype == torch.float32
+    assert not torch.equal(states(clip), states(load()))  # which it must not share in the cache
+
+
+@pytest.mark.llm
+@pytest.mark.parametrize("dtype, most, kind", [("fp8_e4m3fn", 0.15, torch.float32),
+                                               ("bfloat16", 0.06, torch.bfloat16)])  # fmt: skip
+def test_smaller_dtypes_of_a_real_llm_are_close(load, smollm2, dtype, most, kind):
+    small, whole = states(load(smollm2, dtype=dtype)), states(load(smollm2))
+    assert small.dtype == kind and 0 < relative_error(small[0].float(), whole[0]) < most
+
+
+def test_numbers_beyond_fp8_stay_finite(pack):
+    layer = torch.nn.Linear(2, 1)
+    layer.weight.data = torch.tensor([[1e6, -1e6]])
+    pack.module("host.llm_weights").store_in_fp8(layer)
+    assert layer.weight.float().tolist() == [[448.0, -448.0]]
+
+
+def test_auto_is_never_half(pack, load):
+    dtype = pack.module("host.clip").compute_dtype
+    for name in ("auto", "fp8_e4m3fn"):
+        assert dtype(name, torch.device("cpu")) in (torch.float32, torch.bfloat16)
+    assert states(load(dtype="auto")).dtype == dtype("auto", torch.device("cpu"))
+
+
+def test_clone_is_the_same_llm(load):
+    clip = load()
+    copy = clip.clone()
+    assert copy.cond_stage_model is clip.cond_stage_model and type(copy) is type(clip)
+    assert torch.equal(states(copy), states(clip))
+
+
+@pytest.mark.parametrize("offloaded", [False, True])
+def test_a_lora_changes_its_clone_alone(load, offloaded):
+    clip = load()
+    plain, changed = states(clip), with_lora(clip)
+    if offloaded:
+        offload(changed)
+    found = states_now(changed) if offloaded else states(changed)
+    changed.patcher.detach()
+    merged = load()
+    up, down = lora(clip).values()
+    merged.cond_stage_model.get_submodule(LAYER).weight.data += up @ down
+    reference = states_now(merged)
+    torch.testing.assert_close(found, reference, rtol=1e-4, atol=1e-5)
+    assert relative_error(found[0], plain[0]) > 0.01
+    assert torch.equal(states(clip), plain)
+    assert torch.equal(states(clip, "a bee"), states(load(), "a bee"))  # weights are back as well
+
+
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_lora_hooks_on_it(load, scheduled):
+    import comfy.hooks
+    from comfy_extras.nodes_hooks import SetClipHooks
+
+    clip = load()
+    plain, expected = states(clip), states(with_lora(clip))
+    hooks = comfy.hooks.create_hook_lora(lora(clip), strength_model=0.0, strength_clip=1.0)
+    (hooked,) = SetClipHooks().apply_hooks(clip, scheduled, True, hooks)
+    with torch.inference_mode():
+        entries = hooked.encode_from_tokens_scheduled(hooked.tokenize(PROMPT))
+    for hidden, values in entries:
+        torch.testing.assert_close(hidden, expected, rtol=1e-4, atol=1e-5)
+        assert torch.equal(values["lidit_hidden"]["0"], hidden) and values["hooks"]
+    hooked.patcher.detach()
+    assert torch.equal(states(clip), plain)
+
+
+def test_a_fresh_copy_for_hosts_that_ask_for_one(load):
+    clip = load()
+    make, arguments = clip.patcher.cached_patcher_init
+    patcher = make(*arguments, disable_dynamic=True)
+    assert patcher.model is not clip.cond_stage_model
+    assert not patcher.is_dynamic() if hasattr(patcher, "is_dynamic") else True
+    ours, theirs = clip.cond_stage_model.state_dict(), patcher.model.state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def test_memory_estimate_grows_with_the_budget(load):
+    small, large = (
+        load(token_budget=n).cond_stage_model.memory_estimation_function({}, device=None)
+        for n in (16, 96)
+    )
+    assert 0 < small < large < 1 << 30

@@ -1,0 +1,280 @@
+"""Which LLMs and templates the canvas offers. Run: see conftest.py"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import HOST, wait_for
+from tiny_llm import save_llm
+
+SMOLLM2 = "SmolLM2-135M-Instruct"
+INPUTS = {
+    "template": "short",
+    "layer": "-3",
+    "token_budget": 96,
+    "dtype": "float32",
+    "device": "default",
+}
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty user cache."""
+    monkeypatch.setenv("LIDIT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def models(pack, host, cache):
+    """The host's models folder without any LLM in it; what was there comes back."""
+    names = ("llm", "LLM", "text_encoders", "llm_templates")
+    aside = [folder for name in names if (folder := host.base / "models" / name).exists()]
+    for folder in aside:
+        folder.rename(folder.with_name(folder.name + " aside"))
+    for name in names:
+        (host.base / "models" / name).mkdir()
+    yield host.base / "models"
+    for name in names:
+        shutil.rmtree(host.base / "models" / name)
+    for folder in aside:
+        folder.with_name(folder.name + " aside").rename(folder)
+
+
+@pytest.fixture
+def folders(pack):
+    return pack.module("host.llm_folders")
+
+
+@pytest.fixture
+def error(pack):
+    return pack.module("lidit_core.errors").LiDiTError
+
+
+def offered(pack, node="LiDiTLLMLoader", name="llm"):
+    """What the combo lists, asked as the host asks it."""
+    return getattr(pack, node).INPUT_TYPES()["required"][name][1]["options"]
+
+
+def validated(class_type, **inputs):
+    """Errors of one node as the host finds them before a prompt runs: (type, details)."""
+    import execution
+
+    prompt = {"1": {"class_type": class_type, "inputs": inputs}}
+    _, errors, _ = wait_for(execution.validate_inputs("prompt", prompt, "1", {}))
+    return [(found["type"], found["details"]) for found in errors]
+
+
+def llm_in(folder, *also):
+    """What the listing takes for a model folder; nothing reads it."""
+    folder.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors", *also):
+        (folder / name).touch()
+
+
+def test_our_folders_are_the_hosts(pack, host):
+    import folder_paths
+
+    for kind, suffix in {"llm": ".gguf", "llm_templates": ".json"}.items():
+        assert folder_paths.get_folder_paths(kind) == [str(host.base / "models" / kind)]
+        assert suffix in folder_paths.folder_names_and_paths[kind][1]
+        assert (host.base / "models" / kind).is_dir()
+
+
+def test_every_place_is_listed(pack, models):
+    llm_in(models / "llm" / "Qwen" / "Qwen3-0.6B", "tokenizer.json")
+    llm_in(models / "LLM" / "other packs")
+    llm_in(models / "text_encoders" / "gemma")
+    (models / "text_encoders" / "t5xxl.safetensors").touch()
+    (models / "llm" / "GGUF").mkdir()
+    (models / "llm" / "GGUF" / "a.Q4_K_M.gguf").touch()
+    (models / "llm" / "GGUF" / "mmproj-a.gguf").touch()
+    (models / "llm" / "half" / "config.json").parent.mkdir()
+    (models / "llm" / "half" / "config.json").touch()  # no weights
+    llm_in(models / "llm" / ".hidden")
+    listed = ["GGUF/a.Q4_K_M.gguf", "Qwen/Qwen3-0.6B", "other packs", "gemma"]
+    assert offered(pack)[:5] == [*listed, SMOLLM2]
+
+
+def test_a_refresh_finds_what_is_new(pack, models):
+    before = offered(pack)
+    llm_in(models / "llm" / "new")
+    assert offered(pack) == ["new", *before]
+    shutil.rmtree(models / "llm" / "new")
+    assert offered(pack) == before
+
+
+def test_extra_model_paths(pack, models, tmp_path):
+    import folder_paths
+
+    file = HOST / "utils" / "extra_config.py"  # by its file: other packages are called utils too
+    module = importlib.util.spec_from_file_location("extra_config", file)
+    extra_config = importlib.util.module_from_spec(module)
+    module.loader.exec_module(extra_config)
+    config = tmp_path / "extra.yaml"
+    config.write_text(f"shared:\n  base_path: {tmp_path}\n  llm: language\n  LLM: Language2\n")
+    llm_in(tmp_path / "language" / "extra")
+    llm_in(tmp_path / "Language2" / "extra2")
+    known = {k: (list(v[0]), v[1]) for k, v in folder_paths.folder_names_and_paths.items()}
+    try:
+        extra_config.load_extra_path_config(str(config))
+        assert {"extra", "extra2"} <= set(offered(pack))
+        assert validated("LiDiTLLMLoader", llm="extra", **INPUTS) == []
+    finally:
+        folder_paths.folder_names_and_paths.clear()
+        folder_paths.folder_names_and_paths.update(known)
+
+
+def test_ours_comes_before_others_of_its_name(folders, models):
+    llm_in(models / "llm" / "same")
+    llm_in(models / "text_encoders" / "same")
+    assert folders.llm_source("same") == str(models / "llm" / "same")
+
+
+def test_one_folder_under_two_names_is_listed_once(pack, models):
+    llm_in(models / "llm" / "a")
+    shutil.rmtree(models / "LLM")
+    try:
+        (models / "LLM").symlink_to(models / "llm", target_is_directory=True)
+        assert offered(pack).count("a") == 1
+    finally:
+        (models / "LLM").unlink()
+        (models / "LLM").mkdir()
+
+
+def test_names_from_windows(pack, models):
+    save_llm(models / "llm" / "owner" / "tiny")
+    assert validated("LiDiTLLMLoader", llm="owner\\tiny", **INPUTS) == []
+    (clip,) = pack.run("LiDiTLLMLoader", llm="owner\\tiny", **INPUTS)
+    assert clip.cond_stage_model.name == "tiny"
+
+
+@pytest.mark.parametrize(
+    "name", ["../secrets", "a/../../b", "..\\b", "/etc", "C:\\models\\x", "C:x", "\\\\host\\share"]
+)
+def test_names_that_lead_out_are_refused(folders, error, models, name):
+    with pytest.raises(error, match="leads out of the model folders"):
+        folders.llm_source(name)
+    ((kind, details),) = validated("LiDiTLLMLoader", llm=name, **INPUTS)
+    assert kind == "custom_validation_failed" and "leads out of the model folders" in details
+    with pytest.raises(error, match="leads out of the model folders"):
+        folders.template_named(name)
+
+
+@pytest.mark.parametrize("name", ["LLaMA3-8B", "", ".", "hub:owner/name", "llm"])
+def test_an_llm_from_elsewhere_is_named_in_a_sentence(folders, error, models, name):
+    ((kind, details),) = validated("LiDiTLLMLoader", llm=name, **INPUTS)
+    assert kind == "custom_validation_failed"
+    assert f"the LLM {name!r} is not on this machine" in details
+    assert str(models / "llm") in details
+
+
+def test_the_demo_llm_is_offered_while_there_is_none(pack, models):
+    if "gemma-3-270m" in offered(pack):
+        pytest.skip("the demo LLMs are installed as packages here")
+    assert offered(pack) == [SMOLLM2]
+
+
+def test_its_absence_is_one_line_to_paste(folders, error, models):
+    try:
+        folders.llm_source(SMOLLM2)
+        pytest.skip("the demo LLM is installed as a package here")
+    except error as missing:
+        line = str(missing).split("fetch it with: ")[1]
+    ((_, details),) = validated("LiDiTLLMLoader", llm=SMOLLM2, **INPUTS)
+    assert line in details
+    python, script, key = shlex.split(line)
+    assert python == sys.executable and os.path.isabs(script) and key == "smollm2"
+    done = subprocess.run([python, script], capture_output=True, text=True, timeout=60, cwd="/")
+    assert done.returncode == 0 and SMOLLM2 in done.stdout  # without a name it lists them
+
+
+def test_what_was_fetched_is_listed(pack, models, cache):
+    llm_in(cache / "llm" / SMOLLM2)
+    llm_in(cache / "llm" / "a-0a1b2c3d")  # converted from a file that is listed itself
+    names = offered(pack)
+    assert SMOLLM2 in names and "a-0a1b2c3d" not in names
+    assert validated("LiDiTLLMLoader", llm=SMOLLM2, **INPUTS) == []
+
+
+def test_changed_files_load_again(pack, models):
+    folder = save_llm(models / "llm" / "tiny")
+    before = pack.LiDiTLLMLoader.fingerprint_inputs(llm="tiny", **INPUTS)
+    assert pack.LiDiTLLMLoader.fingerprint_inputs(llm="tiny", **INPUTS) == before
+    os.utime(folder / "model.safetensors", (1, 1))
+    assert pack.LiDiTLLMLoader.fingerprint_inputs(llm="tiny", **INPUTS) != before
+
+
+def test_a_gguf_does_not_load_again_for_its_conversion(folders, models, cache):
+    (cache / "llm" / "mine").mkdir(parents=True)
+    (cache / "llm" / "mine" / "mine.gguf").write_bytes(b"GGUF")
+    before = folders.llm_fingerprint("mine")
+    (cache / "llm" / "mine" / "config.json").write_text("{}")
+    assert folders.llm_fingerprint("mine") == before
+
+
+def test_a_file_that_is_no_gguf(pack, error, models):
+    (models / "llm" / "broken.gguf").write_bytes(b"nothing of the kind")
+    with pytest.raises(error, match="not b'GGUF'"):
+        pack.run("LiDiTLLMLoader", llm="broken.gguf", **INPUTS)
+
+
+@pytest.mark.parametrize(
+    "file, name",
+    [
+        ("SmolLM2-135M-Instruct.Q4_1", "SmolLM2-135M-Instruct"),
+        ("gemma-3-270m-q4_k_m", "gemma-3-270m"),
+        ("Qwen3-0.6B-BF16", "Qwen3-0.6B"),
+        ("Qwen1.5-7B", "Qwen1.5-7B"),
+        ("LLaMA3-8B", "LLaMA3-8B"),
+        ("m-IQ4_XS", "m"),
+    ],
+)
+def test_a_gguf_is_known_by_the_llms_name(folders, file, name):
+    assert folders.model_name(file) == name
+
+
+def test_templates_from_files(pack, error, models):
+    node, folder = "LiDiTInstructionTemplate", models / "llm_templates"
+    (folder / "mine.txt").write_text("Paint {prompt} in oil", encoding="utf-8")
+    (folder / "sub").mkdir()
+    (folder / "sub" / "own.json").write_text('{"instruction": "See:"}', encoding="utf-8")
+    (folder / "bad.json").write_text("{", encoding="utf-8")
+    assert offered(pack, node, "preset") == [
+        *("paper", "none", "short", "long"),
+        *("bad.json", "mine.txt", "sub/own.json"),
+    ]
+    read = [
+        pack.run(node, preset=name, system="", instruction="")[0]
+        for name in ("mine.txt", "sub\\own.json")
+    ]
+    assert read[0].user_turn() == ("Paint ", " in oil") and read[1].instruction == "See:"
+    with pytest.raises(error, match="bad.json.*not valid JSON"):
+        pack.run(node, preset="bad.json", system="", instruction="")
+    texts = {"system": "", "instruction": ""}
+    assert validated(node, preset="sub\\own.json", **texts) == []
+    ((_, details),) = validated(node, preset="gone.txt", **texts)
+    assert "no template is named 'gone.txt'" in details
+    before = pack.LiDiTInstructionTemplate.fingerprint_inputs(preset="mine.txt")
+    os.utime(folder / "mine.txt", (1, 1))
+    assert pack.LiDiTInstructionTemplate.fingerprint_inputs(preset="mine.txt") != before
+
+
+def test_own_texts_replace_a_presets(pack):
+    def made(preset, system="", instruction=""):
+        return pack.run(
+            "LiDiTInstructionTemplate", preset=preset, system=system, instruction=instruction
+        )[0]
+
+    paper = made("paper")
+    assert made("paper", system=" Be brief. ").system == "Be brief."
+    assert made("paper", system="Be brief.").instruction == paper.instruction
+    assert made("paper", instruction="See:").system == paper.system
+    assert made("none", instruction="See:").user_turn() == ("See: ", "")
+    assert made("none").user_turn() == ("", "")
+    assert made("short", instruction="A {prompt} B").user_turn() == ("A ", " B")
