@@ -150,6 +150,20 @@ def test_a_host_that_is_named_wrongly_is_no_reason_to_skip(
         setup_script.find_hosts()
 
 
+@pytest.mark.parametrize("named", [False, True])
+def test_a_host_without_pytest_is_told_and_an_error_if_it_was_named(
+    setup_script, no_hosts, monkeypatch, capsys, named
+):
+    host = add_host(no_hosts / "ComfyUI", ".venv/bin/python")
+    setup_script.make_venv()  # a Python without pytest
+    (host / ".venv/bin/python").unlink()
+    (host / ".venv/bin/python").symlink_to(setup_script.PYTHON)
+    if named:
+        monkeypatch.setenv("COMFYUI_PATH", str(host))
+    assert setup_script.run_host_tests([]) == named
+    assert f"skipped in ComfyUI 1.2.3 in {host}" in capsys.readouterr().out
+
+
 def test_without_a_verb_it_teaches():
     shown = subprocess.run([sys.executable, ROOT / "run.py"], capture_output=True, text=True)
     assert shown.returncode == 0 and "python3 run.py generate" in shown.stdout

@@ -23,6 +23,7 @@ FROM_API = """async ([api, name]) => {
     await app.loadApiJson(api, name)
     return JSON.stringify((app.rootGraph ?? app.graph).serialize())  // leaves out what is undefined
 }"""
+RUN = '[data-testid="queue-button"] button, button[data-testid="queue-button"]'
 ALERTS = "() => [...document.querySelectorAll('.p-toast-message')].map(alert => alert.innerText)"
 FIT = """() => {
     const nodes = app.graph._nodes, ds = app.canvas.ds
@@ -90,9 +91,9 @@ class Browser:
         """The workflow that the frontend makes of an API graph."""
         return json.loads(self.page.evaluate(FROM_API, [api, name]))
 
-    def queue(self) -> None:
-        """What the Run button does. Its answer is not the same in all versions."""
-        self.page.evaluate("async () => { await app.queuePrompt(0, 1) }")
+    def run(self) -> None:
+        """Click the Run button."""
+        self.page.locator(RUN).first.click()
 
     def alerts(self) -> list[str]:
         """What the frontend complains about on the screen."""

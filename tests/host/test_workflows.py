@@ -1,6 +1,7 @@
 """Every workflow that ships, through the API and in a real browser. Run: see conftest.py
 
-`tests/host/api/NAME.json` is what the browser makes of `workflows/NAME.json`.
+`tests/host/api/NAME.json` is what the browser makes of `workflows/NAME.json`: to change one, open
+it in ComfyUI, then save it with "Export" and with "Export (API)" over the two.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ def test_it_draws_when_run_in_the_browser(browser, server, name):
     need_llms(api)
     before = set(server.get("/history"))
     browser.open(ui)
-    browser.queue()
+    browser.run()
     (entry,) = server.wait_for_new(before)
     assert entry["status"]["status_str"] == "success", entry["status"]["messages"][-1]
     images = {i: entry["outputs"][i]["images"] for i in saving(api)}
