@@ -72,7 +72,6 @@ def open_clip(settings: LLMSettings, disable_dynamic: bool = False) -> LLMClip:
         model_options=options,
         **{key: value for key, value in dynamic.items() if key in known},
     )
-    holder.compute_device = clip.patcher.load_device
     _prepare(clip.patcher, settings, holder.llm.dtype)
     return clip
 
@@ -120,7 +119,7 @@ def describe(clip: LLMClip, info: PromptInfo, template: InstructionTemplate | No
         f"{info.used} of {info.budget} tokens used, at {info.span[0]} to {info.span[1]} "
         f"of {info.length}",
         f"states {info.width} wide, {str(info.dtype).removeprefix('torch.')}, "
-        + ("cached" if info.cached else f"computed on {holder.compute_device}"),
+        + ("cached" if info.cached else f"computed on {clip.patcher.load_device}"),
     ]
     return "\n".join([*lines, *(f"note: {note}" for note in info.notes)])
 
@@ -173,9 +172,19 @@ class PlainText:
 class LLMClip(comfy.sd.CLIP):
     """The host's CLIP, except that the LLM is loaded only when a prompt is not in the cache."""
 
+    @property
+    def cond_stage_model(self) -> LLMHolder:
+        """The patcher's: a node that chooses the device exchanges the patcher alone."""
+        return self.patcher.model if hasattr(self, "patcher") else self._holder
+
+    @cond_stage_model.setter
+    def cond_stage_model(self, holder: LLMHolder) -> None:
+        self._holder = holder  # the host sets it before it makes the patcher
+
     def clone(self, *args, **kwargs) -> LLMClip:
         copy = super().clone(*args, **kwargs)
-        copy.__class__, copy.cond_stage_model = type(self), copy.patcher.model
+        copy.__class__ = type(self)
+        copy.__dict__.pop("cond_stage_model", None)
         return copy
 
     def load_model(self, *args, **kwargs):
@@ -206,7 +215,7 @@ class LLMHolder(nn.Module):
         self.name = model_name(llm.name)
         self.files = file_identity(locate(settings.source))  # those that were read
         self.dtypes = {llm.dtype}
-        self.compute_device = self.device = torch.device("cpu")
+        self.device = torch.device("cpu")  # the host's: where the weights were loaded to last
         self.manual_cast_dtype = None  # the host's
         self.encoded: list[dict] = []  # values of the prompts encoded last
         self._encoders: OrderedDict[str, LLMEncoder] = OrderedDict()
@@ -260,7 +269,7 @@ class LLMHolder(nn.Module):
             self.settings.block,
             self.settings.token_budget,
             self.llm.dtype,
-            self.compute_device,
+            self.device if patcher is None else patcher.load_device,
             open_encoder=functools.partial(self._open, template, patcher),
         )
         prompts.weights = [*self.files, self.settings.dtype == "fp8_e4m3fn"]
@@ -277,9 +286,10 @@ class LLMHolder(nn.Module):
         else:
             memory = self.memory_estimation_function()
             model_management.load_models_gpu([patcher], memory_required=memory)
-        key = template.to_json()
+        device = self.device if patcher is None else patcher.load_device
+        key = f"{device} {template.to_json()}"
         encoder = self._encoders.pop(key, None) or LLMEncoder(
-            self.llm, template, self.settings.token_budget, self.compute_device
+            self.llm, template, self.settings.token_budget, device
         )
         self._encoders[key] = encoder
         while len(self._encoders) > TEMPLATES_KEPT:

@@ -5,6 +5,7 @@ Run: pytest tests/test_text_loading.py
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import shutil
 
@@ -18,6 +19,7 @@ from lidit_core.text import (
     LLMEncoder,
     available,
     check_present,
+    compat,
     installed_llms,
     load_llm,
     locate,
@@ -124,6 +126,36 @@ def test_encoder_decoder_is_refused(tmp_path):
     T5Config().save_pretrained(tmp_path)
     with pytest.raises(LiDiTError, match="decoder-only"):
         load_llm(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "version, message",
+    [
+        ("4.49.0", "transformers is 4.49.0; expected 4.50.3 or newer"),
+        (None, "which this Python lacks; install 4.50.3 or newer"),
+    ],
+)
+def test_a_release_of_transformers_that_cannot_read_llms(llama, monkeypatch, version, message):
+    def installed(name):
+        if version is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version
+
+    monkeypatch.setattr(importlib.metadata, "version", installed)
+    compat.transformers_version.cache_clear()
+    try:
+        with pytest.raises(LiDiTError, match=message):
+            load_llm(llama)
+    finally:
+        compat.transformers_version.cache_clear()
+
+
+def test_weights_are_laid_out_for_where_they_will_compute(llama):
+    here, elsewhere = (load_llm(llama, computes_on=device) for device in (None, "meta"))
+    layer = "layers.0.mlp.up_proj"
+    weights = [llm.module.get_submodule(layer).weight for llm in (here, elsewhere)]
+    assert [weight.is_contiguous() for weight in weights] == [False, True]
+    assert torch.equal(*weights) and elsewhere.device.type == "cpu"
 
 
 def test_unknown_names_and_places(tmp_path):

@@ -6,11 +6,28 @@ import functools
 import importlib.metadata
 from pathlib import Path
 
+from ..errors import LiDiTError
+
+OLDEST = "4.50.3"  # as in pyproject.toml
+
 
 @functools.cache
 def transformers_version() -> str:
     """The installed release, found without importing it."""
-    return importlib.metadata.version("transformers")
+    try:
+        return importlib.metadata.version("transformers")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise LiDiTError(
+            f"LLMs are read with transformers, which this Python lacks; install {OLDEST} or newer"
+        ) from error
+
+
+def check_transformers() -> None:
+    """Raise a LiDiTError unless there is a release that can read LLMs."""
+    if _release() < tuple(map(int, OLDEST.split(".")[:2])):
+        raise LiDiTError(
+            f"transformers is {transformers_version()}; expected {OLDEST} or newer, so upgrade it"
+        )
 
 
 def _release() -> tuple[int, int]:

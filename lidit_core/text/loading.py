@@ -12,7 +12,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import LiDiTError
-from .compat import dtype_argument, read_tokenizer
+from .compat import check_transformers, dtype_argument, read_tokenizer
 from .gguf import convert
 from .locate import HUB, Source, locate
 from .weights import Checkpoint, checkpoint_files
@@ -141,6 +141,7 @@ def load_llm(
     dtype = dtype or default_dtype(computes_on)
     if dtype not in DTYPES:
         raise LiDiTError(f"dtype of an LLM is {dtype}; expected float32 or bfloat16, so choose one")
+    check_transformers()
     found = locate(source)
     folder = model_folder(found)
     config = text_config(folder, found.name)

@@ -149,6 +149,18 @@ def test_clone_is_the_same_llm(load):
     assert torch.equal(states(copy), states(clip))
 
 
+def test_a_node_may_exchange_the_patcher(load, management):
+    """As the host's SelectCLIPDevice does, which copies the LLM for another device."""
+    clip, expected = load(), states(load())
+    make, arguments = clip.patcher.cached_patcher_init
+    clip.cond_stage_model.get_submodule(LAYER).weight.data.zero_()
+    moved = clip.clone()
+    moved.patcher = make(*arguments)
+    management.unload_all_models()
+    assert torch.equal(states_now(moved), expected)
+    assert torch.equal(states(moved, "a bee"), states(load(), "a bee"))
+
+
 @pytest.mark.parametrize("offloaded", [False, True])
 def test_a_lora_changes_its_clone_alone(load, offloaded):
     clip = load()
