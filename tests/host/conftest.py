@@ -175,3 +175,13 @@ def browser(server) -> Iterator:
         pytest.skip("needs chromium or chrome on the PATH")
     with Browser(server.url) as opened:
         yield opened
+
+
+@pytest.fixture
+def api() -> dict[str, Any]:
+    """The newcomer's workflow, as it is queued."""
+    from workflow_kit import need_llms, read
+
+    api = read("text_to_image")[1]
+    need_llms(api)
+    return api

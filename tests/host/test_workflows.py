@@ -7,91 +7,31 @@ it in ComfyUI, then save it with "Export" and with "Export (API)" over the two.
 from __future__ import annotations
 
 import copy
-import json
 import time
-from typing import Any
 
 import pytest
 from conftest import HERE, PACK_NAME, ROOT, SHIPPED
-from PIL import Image, ImageChops, ImageStat
-
-NAMES = ["text_to_image", "two_llms", "image_to_image_and_inpainting", "ablations"]
-SAMPLERS = ("KSampler", "LiDiTSampler")
-EMPTY = "EmptySD3LatentImage"
-Api = dict[str, Any]
-
-
-def read(name: str) -> tuple[dict[str, Any], Api]:
-    """The workflow as it is opened, and as it is queued."""
-    ui = json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
-    return ui, json.loads((HERE / "api" / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def changed(api: Api, kind: str | tuple[str, ...], **inputs: Any) -> Api:
-    """A copy with these inputs in all nodes of a kind."""
-    api = copy.deepcopy(api)
-    found = [node for node in api.values() if node["class_type"] in kind]
-    assert found
-    for node in found:
-        node["inputs"].update(inputs)
-    return api
-
-
-def node_of(api: Api, kind: str) -> str:
-    (found,) = (i for i, node in api.items() if node["class_type"] == kind)
-    return found
-
-
-def essence(api: Api) -> dict[str, tuple]:
-    return {i: (node["class_type"], node["inputs"]) for i, node in api.items()}
-
-
-def saving(api: Api) -> set[str]:
-    return {i for i, node in api.items() if node["class_type"] == "SaveImage"}
-
-
-def need_llms(api: Api) -> None:
-    """Skip where an LLM of the workflow is not on this machine."""
-    from lidit_core.text.locate import available
-
-    loaders = [n for n in api.values() if n["class_type"] == "LiDiTLLMLoader"]
-    for name in {node["inputs"]["llm"] for node in loaders}:
-        if not available(name):
-            pytest.skip(f"needs the LLM {name}: lidit fetch {name}")
-
-
-def is_picture(picture: Image.Image) -> bool:
-    """Of the size asked for, and with something on it."""
-    return picture.size == (128, 128) and max(ImageStat.Stat(picture.convert("RGB")).stddev) > 4
-
-
-def same(a: Image.Image, b: Image.Image) -> bool:
-    return ImageChops.difference(a.convert("RGB"), b.convert("RGB")).getbbox() is None
-
-
-def only_picture(run: Any) -> Image.Image:
-    assert run.ending == "execution_success", run.events[-1]
-    ((picture,),) = run.pictures.values()
-    return picture
-
-
-def forget_all(server: Any) -> None:
-    """Unload the models and drop every node's result, as the host's menu does."""
-    server.post("/free", {"unload_models": True, "free_memory": True})
-    time.sleep(1.5)  # the queue's thread does it
+from PIL import Image
+from workflow_kit import (
+    EMPTY,
+    NAMES,
+    SAMPLERS,
+    changed,
+    essence,
+    forget_all,
+    is_picture,
+    need_llms,
+    node_of,
+    only_picture,
+    read,
+    same,
+    saving,
+)
 
 
 @pytest.fixture(params=NAMES)
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
-
-
-@pytest.fixture
-def api() -> Api:
-    """The newcomer's workflow."""
-    api = read("text_to_image")[1]
-    need_llms(api)
-    return api
 
 
 def test_the_workflows_are_these():

@@ -1,0 +1,116 @@
+"""Mistakes on the canvas of a running host: a sentence on the right node, and the host goes on."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from conftest import ROOT
+from safetensors.torch import save_file
+from workflow_kit import Api, changed, forget_all, is_picture, node_of, only_picture
+
+LEAK = 1.05  # of the memory that is held once everything was dropped
+
+
+@pytest.fixture(scope="module")
+def files(base: Path) -> Path:
+    """A latent of four channels, and an autoencoder where LI-DiTs are looked for."""
+    latent = {"latent_tensor": torch.ones(1, 4, 16, 16), "latent_format_version_0": torch.ones(1)}
+    save_file(latent, base / "input" / "four.latent")
+    vae = ROOT / "lidit_core" / "weights" / "stickers-vae.safetensors"
+    shutil.copy(vae, base / "models" / "diffusion_models" / "autoencoder.safetensors")
+    return base
+
+
+def complaint(server: Any, api: Api) -> tuple[str, str]:
+    """The kind of the node that complains, and its words: before or while it runs."""
+    from host_server import Refused
+
+    try:
+        run = server.draw(api)
+    except Refused as refused:
+        ((node, told),) = json.loads(str(refused))["node_errors"].items()
+        return api[node]["class_type"], told["errors"][0]["details"]
+    assert run.ending == "execution_error"
+    return run.of_type("execution_error")[0]["node_type"], run.error
+
+
+def with_four_channels(api: Api) -> Api:
+    """Sampling starts from a latent of another model."""
+    load = {"class_type": "LoadLatent", "inputs": {"latent": "four.latent"}}
+    return changed({**api, "90": load}, "KSampler", latent_image=["90", 0])
+
+
+def with_branch(api: Api, refiner: str) -> Api:
+    positive = api[node_of(api, "KSampler")]["inputs"]["positive"]
+    inputs = {"conditioning": positive, "refiner": refiner, "strength": 1.0}
+    inputs |= {"attention": "as trained", "gating": "as trained"}
+    node = {"class_type": "LiDiTLinguisticTokenRefiner", "inputs": inputs}
+    return changed({**api, "90": node}, "KSampler", positive=["90", 0])
+
+
+MISTAKES = {
+    "an LLM that is not there": (
+        lambda api: changed(api, "LiDiTLLMLoader", llm="no-such-llm"),
+        ("LiDiTLLMLoader", "no-such-llm"),
+    ),
+    "a path that leads out of the LLM folders": (
+        lambda api: changed(api, "LiDiTLLMLoader", llm="../../secret"),
+        ("LiDiTLLMLoader", r"\.\."),
+    ),
+    "a block that the LLM has not": (
+        lambda api: changed(api, "LiDiTLLMLoader", layer="99"),
+        ("LiDiTLLMLoader", "99"),
+    ),
+    "a checkpoint that is not there": (
+        lambda api: changed(api, "LiDiTModelLoader", model_name="no-such.safetensors"),
+        ("LiDiTModelLoader", "no-such.safetensors"),
+    ),
+    "a path that leads out of the model folders": (
+        lambda api: changed(api, "LiDiTModelLoader", model_name="../../secret.safetensors"),
+        ("LiDiTModelLoader", r"\.\."),
+    ),
+    "a checkpoint of another kind": (
+        lambda api: changed(api, "LiDiTModelLoader", model_name="autoencoder.safetensors"),
+        ("LiDiTModelLoader", "no LI-DiT"),
+    ),
+    "a latent of another model": (with_four_channels, ("KSampler", "4 channels")),
+    "an LLM for another branch": (lambda api: with_branch(api, "2"), ("KSampler", "576 wide")),
+    "a branch that is not there": (lambda api: with_branch(api, "4"), ("KSampler", "branch 4")),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_a_sentence_on_its_node(server, files, api, mistake):
+    make, (node, words) = MISTAKES[mistake]
+    where, told = complaint(server, make(api))
+    assert where == node and re.search(words, told), (where, told)
+    assert "Traceback" not in told and "\n" not in told.strip(), told
+
+
+def test_the_host_goes_on_after_a_mistake(server, files, api):
+    complaint(server, with_four_channels(api))
+    assert is_picture(only_picture(server.draw(changed(api, "KSampler", seed=99))))
+
+
+def test_a_hundred_thousand_characters_are_cut_and_drawn(server, api):
+    long = "a cat to the left of a dog " * 3704
+    assert len(long) > 100_000
+    run = server.draw(changed(api, "CLIPTextEncode", text=long))
+    assert is_picture(only_picture(run))
+
+
+def test_memory_comes_back_when_everything_is_dropped(server, api):
+    process, held = psutil.Process(server.process.pid), []
+    for seed in range(4):
+        server.draw(changed(api, "KSampler", seed=seed, steps=4))
+        forget_all(server)
+        held.append(process.memory_info().rss)
+    print(*(f"{size >> 20} MB" for size in held))
+    assert held[-1] < LEAK * held[0], held
