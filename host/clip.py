@@ -84,7 +84,7 @@ def _prepare(patcher, settings: LLMSettings, dtype: torch.dtype) -> None:
     # before for an offloaded one, and leaves out its LoRA when it offloads it.
     patcher.force_cast_weights = False
     patcher.add_callback(CallbacksMP.ON_LOAD, _loaded)
-    patcher.add_callback(CallbacksMP.ON_DETACH, _changed)
+    patcher.add_callback(CallbacksMP.ON_DETACH, _unloaded)
 
 
 def open_patcher(settings: LLMSettings, disable_dynamic: bool = False):
@@ -220,6 +220,7 @@ class LLMHolder(nn.Module):
         self.encoded: list[dict] = []  # values of the prompts encoded last
         self._encoders: OrderedDict[str, LLMEncoder] = OrderedDict()
         self._patcher = None
+        self._patches = None  # on the weights when they ran last; None where that is not known
 
     def reset_clip_options(self) -> None:
         """Nothing is kept from one prompt to the next."""
@@ -281,11 +282,14 @@ class LLMHolder(nn.Module):
 
     def _open(self, template: InstructionTemplate, patcher) -> LLMEncoder:
         """The encoder of this template, the LLM on its device with this patcher's weights."""
-        if patcher is None:
-            self.forget()
-        else:
+        patches = None
+        if patcher is not None:
             memory = self.memory_estimation_function()
             model_management.load_models_gpu([patcher], memory_required=memory)
+            patches = patcher.patches_uuid if patcher.patches else ""
+        if patches is None or patches != self._patches:
+            self.forget()
+        self._patches = patches
         device = self.device if patcher is None else patcher.load_device
         key = f"{device} {template.to_json()}"
         encoder = self._encoders.pop(key, None) or LLMEncoder(
@@ -327,10 +331,11 @@ def mean_state(states: LLMStates) -> Tensor:
 
 
 def _loaded(patcher, device: torch.device, *_) -> None:
-    """The host has loaded weights, perhaps not all of them, perhaps with a LoRA."""
+    """The host has loaded weights, perhaps not all of them."""
     move_the_rest(patcher.model, device)
-    patcher.model.forget()
 
 
-def _changed(patcher, *_) -> None:
-    patcher.model.forget()
+def _unloaded(patcher, unpatch_all: bool = True) -> None:
+    """The host has taken the weights off their device, or only changes who looks after them."""
+    if unpatch_all:
+        patcher.model.forget()

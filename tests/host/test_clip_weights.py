@@ -98,6 +98,19 @@ def test_a_prompt_encoded_before_does_not_load_the_llm(load, management):
     assert len(management.current_loaded_models) == 1
 
 
+def test_the_instruction_runs_once(load, management):
+    """However often the host is asked to load an LLM that is there, and once a LoRA."""
+    clip = load()
+    changed, prefixes = with_lora(clip), []
+    for used, prompt in ((clip, "a"), (clip, "b"), (changed, "c"), (changed, "d"), (clip, "e")):
+        states(used, prompt)
+        (encoder,) = clip.cond_stage_model._encoders.values()
+        prefixes.append(encoder._prefix)
+    assert prefixes[0] is prefixes[1] and prefixes[2] is prefixes[3]
+    assert len({id(prefix) for prefix in prefixes}) == 3
+    assert torch.equal(prefixes[0].hidden, prefixes[4].hidden)
+
+
 def test_unloading_frees_all_that_was_computed(load, management):
     clip = load()
     states(clip)
