@@ -29,7 +29,7 @@ from ..lidit_core.text.loading import LLM, default_dtype, load_llm
 from ..lidit_core.text.locate import locate
 from ..lidit_core.text.prompt_encoder import PromptEncoder, PromptInfo, file_identity
 from ..lidit_core.text.templates import InstructionTemplate, find_template
-from .conditioning import BranchText, PromptText, values_of
+from .conditioning import BranchText, PromptText, reading_of, values_of
 from .llm_folders import model_name
 from .llm_weights import move_the_rest, pageable, store_in_fp8
 
@@ -255,9 +255,11 @@ class LLMHolder(nn.Module):
     def encode_token_weights(self, tokens: dict) -> tuple[Tensor, Tensor, dict]:
         """States (1, L, C), their mean (1, C) float32, and the values of a CONDITIONING entry."""
         text = " ".join(piece[0] for row in tokens["lidit"] for piece in row)
-        (row,) = self.prompts(tokens.get(TEMPLATE)).encode_rows([text])
+        template = tokens.get(TEMPLATE) or self.settings.template
+        (row,) = self.prompts(template).encode_rows([text])
         states = pad_states([row]).to(model_management.intermediate_device())
-        values = values_of(PromptText((BranchText(self.name, states),)))
+        reading = reading_of(self.settings.block, template)
+        values = values_of(PromptText((BranchText(self.name, states, reading=reading),)))
         self.encoded.append(values)
         return states.hidden, mean_state(states), values
 

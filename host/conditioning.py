@@ -17,9 +17,11 @@ from torch import Tensor
 from ..lidit_core.errors import LiDiTError
 from ..lidit_core.refiners import BranchOptions
 from ..lidit_core.states import LLMStates
+from ..lidit_core.text.templates import InstructionTemplate
 
 HIDDEN, ROLES, NAMES = "lidit_hidden", "lidit_roles", "lidit_llm"
 BRANCHES, OPTIONS, FUSION = "lidit_branch", "lidit_options", "lidit_fusion"
+READINGS = "lidit_reading"
 AS_CONFIGURED = -1  # a branch by its LLM's name; a switch as the model's configuration has it
 
 Entry = list  # [Tensor, dict]
@@ -33,9 +35,15 @@ class BranchText:
     states: LLMStates  # B rows; 1 straight from the encoder
     branch: int | None = None  # of the model; None = the one trained on the LLM of this name
     options: BranchOptions = BranchOptions()
+    reading: str = ""  # see `reading_of`; "" = not known
 
     def with_states(self, states: LLMStates) -> "BranchText":
         return replace(self, states=states)
+
+
+def reading_of(block: int | str, template: InstructionTemplate) -> str:
+    """How an LLM is read, as one string: refiners are trained on one way of reading it."""
+    return f"{block} {template.to_json()}"
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,7 @@ def values_of(text: PromptText) -> dict[str, Any]:
         NAMES: {i: b.llm for i, b in numbered.items()},
         BRANCHES: {i: AS_CONFIGURED if b.branch is None else b.branch for i, b in numbered.items()},
         OPTIONS: {i: _numbers(b.options) for i, b in numbered.items()},
+        READINGS: {i: b.reading for i, b in numbered.items()},
         FUSION: text.fusion or "",
     }
 
@@ -98,6 +107,7 @@ def _branch(values: Mapping[str, Any], i: str) -> BranchText:
             float(numbers["strength"]),
             float(numbers["weight"]),
         ),
+        values[READINGS][i],
     )
 
 

@@ -9,7 +9,7 @@ from ..lidit_core.config import LiDiTConfig, RefinerConfig
 from ..lidit_core.errors import LiDiTError
 from ..lidit_core.refiners import BranchOptions
 from ..lidit_core.text_context import TextOptions
-from .conditioning import BranchText, PromptText
+from .conditioning import BranchText, PromptText, reading_of
 from .conds import ModelText
 
 log = logging.getLogger(__name__)
@@ -64,6 +64,12 @@ def branch_of(read: BranchText, config: LiDiTConfig) -> int:
         )
     if read.llm != spec.name:
         log.warning("%s is read by the branch that was trained on %s", read.llm, spec.name)
+    if read.reading not in ("", reading_of(spec.block, spec.template)):
+        log.warning(
+            "the prompt was read with another template or layer than this model was trained on; "
+            "for %s choose template %r and layer %s in the LLM loader",
+            *(spec.name, spec.template.name, spec.block),
+        )
     return branch
 
 

@@ -24,6 +24,7 @@ from lidit_core.states import LLMStates
 from lidit_core.vae import TinyAutoencoder
 from lidit_train.data import CaptionStates, LatentSet
 from lidit_train.recipe import Recipe, read_recipe
+from lidit_train.state import load_state
 from lidit_train.trainer import Trainer
 
 from .prepare import autoencoder, caption_states
@@ -82,13 +83,16 @@ def _on(text: dict[int, LLMStates], device) -> dict[int, LLMStates]:
 
 def trainer_of(recipe: Recipe, data: Path, run: Path, vae: Path, device: str) -> Trainer:
     captions = caption_states(data, recipe.branches)
-    config = sticker_config(recipe, data)
+    config = sticker_config(recipe, data, run)
     grid = Grid(captions, autoencoder(vae), config.native_size)
     return Trainer(recipe, config, captions, data, run, grid, device)
 
 
-def sticker_config(recipe: Recipe, data: Path) -> LiDiTConfig:
-    config = recipe.config()
+def sticker_config(recipe: Recipe, data: Path, run: Path) -> LiDiTConfig:
+    """The preset with the latents as they are; as they were when the run began, where it has."""
+    config, state = recipe.config(), load_state(run / "state.pt")
+    if state is not None:
+        return replace(config, latent=LiDiTConfig.from_json(state["config"]).latent)
     latents = LatentSet.load(data / recipe.stages[-1].latents)
     return replace(config, latent=measured_format(latents, config.latent))
 

@@ -164,3 +164,14 @@ def test_another_llms_refiner_is_exchanged_in_the_loaded_model(kit, model, pack,
     assert torch.equal(kit.sample(changed, alone), kit.sample(model, alone))
     with pytest.raises(Exception, match="is no refiner file"):
         kit.model.with_refiner(model, str(kit.checkpoint))
+
+
+def test_a_prompt_read_in_another_way_than_the_model_was_trained_on_is_told(kit, model, caplog):
+    config = kit.model.config_of_model(model)
+    ways = {-3: False, -1: True}
+    for block, told in ways.items():
+        caplog.clear()
+        reading = kit.cond.reading_of(block, config.llms[0].template)
+        read = kit.cond.BranchText("alpha", kit.read(seed=1), reading=reading)
+        kit.sample(model, [kit.cond.entry_of(kit.cond.PromptText((read,)))])
+        assert told == ("another template or layer" in caplog.text)

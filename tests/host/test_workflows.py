@@ -17,8 +17,8 @@ from workflow_kit import (
     NAMES,
     SAMPLERS,
     changed,
+    drawn_anew,
     essence,
-    forget_all,
     is_picture,
     need_llms,
     node_of,
@@ -98,8 +98,7 @@ def test_two_clients_at_once_each_get_their_own(server, api):
         assert [set(client.runs) for client in clients] == [{i} for i in ids]
     assert not same(*drawn)
     for each, picture in zip(apis, drawn):  # what it draws alone
-        forget_all(server)
-        assert same(only_picture(server.draw(each)), picture)
+        assert same(drawn_anew(server, each), picture)
 
 
 def test_cancel_stops_within_a_step_and_the_next_run_is_right(server, api):
@@ -121,8 +120,7 @@ def test_cancel_stops_within_a_step_and_the_next_run_is_right(server, api):
     short = changed(api, SAMPLERS, steps=6, seed=4)
     after = server.draw(short)
     assert node_of(short, "KSampler") not in after.cached
-    forget_all(server)
-    assert same(only_picture(after), only_picture(server.draw(short)))
+    assert same(only_picture(after), drawn_anew(server, short))
 
 
 def test_another_negative_prompt_encodes_nothing_else(server, api):

@@ -76,4 +76,14 @@ def only_picture(run: Any) -> Image.Image:
 def forget_all(server: Any) -> None:
     """Unload the models and drop every node's result, as the host's menu does."""
     server.post("/free", {"unload_models": True, "free_memory": True})
-    time.sleep(1.5)  # the queue's thread does it
+    time.sleep(1.5)  # the queue's thread does it, when it comes to it
+
+
+def drawn_anew(server: Any, api: Api) -> Image.Image:
+    """The picture when every node runs, whatever ran before."""
+    for _ in range(10):
+        forget_all(server)
+        run = server.draw(api)
+        if not run.cached:
+            return only_picture(run)
+    raise AssertionError("the host keeps results that it was told to drop")
