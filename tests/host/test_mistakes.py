@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -110,21 +109,22 @@ def test_a_hundred_thousand_characters_are_cut_and_drawn(server, api):
 
 def held(server: Any) -> int:
     """Bytes that the host holds once everything was dropped, as soon as they stay the same."""
-    process = psutil.Process(server.process.pid)
-    forget_all(server)
-    sizes = [process.memory_info().rss]
-    while len(sizes) < 4 or (max(sizes[-4:]) > 1.002 * sizes[-1] and len(sizes) < 30):
-        time.sleep(1)
+    process, sizes = psutil.Process(server.process.pid), []
+    for _ in range(20):  # the host may hear of it only when its next collection is due
+        forget_all(server)
         sizes.append(process.memory_info().rss)
-    return sizes[-1]
+        if len(sizes) > 8 and max(sizes[-3:]) < 1.002 * min(sizes):
+            break
+    return min(sizes)
 
 
 def test_memory_comes_back_when_everything_is_dropped(server, api):
     """Compared with the second time: the first also loads code that stays."""
     sizes = []
-    for seed in range(5):
+    for seed in range(4):
         server.draw(changed(api, "KSampler", seed=seed, steps=2))
         loaded = psutil.Process(server.process.pid).memory_info().rss
         sizes.append(held(server))
         assert sizes[-1] < loaded - LLM_BYTES
-    assert sizes[-1] < LEAK * sizes[1], [size >> 20 for size in sizes]
+    print([size >> 20 for size in sizes])
+    assert sizes[-1] < LEAK * sizes[1], sizes
