@@ -66,10 +66,11 @@ class LiDiTBlock(nn.Module):
         shift1, scale1, gate1, shift2, scale2, gate2, shift3, scale3, gate3 = self.modulation(c)
         if text.present is not None:
             gate2 = gate2 * text.present
-        x = x + gate1 * self.self_attn(modulate(self.self_norm(x), shift1, scale1), attention)
+        h = self.self_attn(modulate(self.self_norm(x), shift1, scale1), attention)
+        x = torch.addcmul(x, gate1, h)
         query = modulate(self.cross_norm(x), shift2, scale2)
-        x = x + gate2 * self.cross_attn(query, text.tokens, attention, text.bias)
-        return x + gate3 * self.mlp(modulate(self.mlp_norm(x), shift3, scale3))
+        x = torch.addcmul(x, gate2, self.cross_attn(query, text.tokens, attention, text.bias))
+        return torch.addcmul(x, gate3, self.mlp(modulate(self.mlp_norm(x), shift3, scale3)))
 
 
 class FinalLayer(nn.Module):
@@ -145,7 +146,7 @@ class LiDiT(nn.Module):
         c = self.t_embedder(t, x.dtype) + self.pooled_text(context.pooled)  # (B, D)
         x = self.position(self.patch_embedder(self._pad(x)))  # (B, D, H/p, W/p)
         rows = x.shape[-2]
-        x = x.flatten(2).transpose(1, 2)  # (B, N, D)
+        x = x.flatten(2).transpose(1, 2).contiguous()  # (B, N, D); every norm would copy it
         for index, block in enumerate(self.blocks):
             x = run_block(index, block, x, c, context, attention)  # (B, N, D)
         return self._unpatchify(self.final_layer(x, c), rows)[..., :height, :width]
