@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+import os
+from pathlib import Path
 
 import folder_paths
 
@@ -10,6 +11,7 @@ from ..lidit_core.config import LiDiTConfig
 from ..lidit_core.errors import LiDiTError
 from ..lidit_core.paths import SHIPPED_WEIGHTS
 from ..lidit_core.pipeline import SHIPPED_MODELS, find_vae
+from .llm_folders import plain_name
 
 FOLDER = "diffusion_models"  # the host's own, extra_model_paths included
 SUFFIX = ".safetensors"
@@ -17,9 +19,10 @@ NONE = "(put a .safetensors file into models/diffusion_models)"
 
 
 def checkpoints() -> list[str]:
-    """Shipped weights first, then the host's diffusion models; never empty."""
+    """Shipped weights first, then the host's diffusion models, each name once; never empty."""
     shipped = {model.file for model in SHIPPED_MODELS.values()}
-    return [*sorted(f for f in shipped if (SHIPPED_WEIGHTS / f).is_file()), *_files()] or [NONE]
+    present = sorted(file for file in shipped if (SHIPPED_WEIGHTS / file).is_file())
+    return list(dict.fromkeys([*present, *_files()])) or [NONE]
 
 
 def refiners() -> list[str]:
@@ -32,20 +35,28 @@ def _files() -> list[str]:
 
 
 def find_file(name: str) -> Path:
-    """The file of a listed name; names from another system's workflow are understood."""
-    plain = PurePosixPath(name.replace("\\", "/"))
-    if plain.is_absolute() or ".." in plain.parts or ":" in plain.parts[0]:
-        raise LiDiTError(
-            f"{name!r} leads out of the model folders; expected the name of a file in "
-            f"models/{FOLDER}: choose one from the list"
-        )
+    """The file of a listed name; names from another system's workflow are understood.
+
+    Raises:
+        LiDiTError: the name leads out of the model folders, or no file has it.
+    """
+    plain = plain_name(name)
     for folder in (SHIPPED_WEIGHTS, *folder_paths.get_folder_paths(FOLDER)):
-        if (Path(folder) / plain).is_file():
-            return Path(folder) / plain
+        if os.path.isfile(path := Path(folder) / plain):  # False for a name that no system takes
+            return path
+    if name == NONE:
+        raise LiDiTError(
+            f"there is no model file yet; put a {SUFFIX} file into models/{FOLDER}, press R and "
+            "choose it from the list"
+        )
     raise LiDiTError(
         f"no file {name!r} in models/{FOLDER} or among the shipped weights; put it there and "
         "press R, or choose another from the list"
     )
+
+
+class MissingVAEError(LiDiTError, AttributeError):
+    """A host that only asks whether the VAE has something gets its default and goes on."""
 
 
 class MissingVAE:
@@ -57,7 +68,7 @@ class MissingVAE:
     def __getattr__(self, name: str):
         if name.startswith("__"):
             raise AttributeError(name)
-        raise LiDiTError(self._reason)
+        raise MissingVAEError(self._reason)
 
 
 def vae_of(config: LiDiTConfig, checkpoint: Path):

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, SHIPPED
 from safetensors.torch import save_file
 from workflow_kit import Api, changed, forget_all, is_picture, node_of, only_picture
+
+from lidit_core.checkpoint import read_lidit, save_lidit
 
 LEAK = 1.05  # of the memory that is held once everything was dropped
 LLM_BYTES = 250 << 20  # of SmolLM2 at least, in bfloat16
@@ -98,6 +101,29 @@ def test_a_mistake_is_a_sentence_on_its_node(server, files, api, mistake):
 def test_the_host_goes_on_after_a_mistake(server, files, api):
     complaint(server, with_four_channels(api))
     assert is_picture(only_picture(server.draw(changed(api, "KSampler", seed=99))))
+
+
+@pytest.fixture(scope="module")
+def without_vae(base: Path) -> str:
+    """A copy of the shipped checkpoint in a folder of its own, where no autoencoder lies."""
+    source = SHIPPED if SHIPPED.exists() else base / "models" / "diffusion_models" / SHIPPED.name
+    config, weights = read_lidit(source)
+    config = replace(config, latent=replace(config.latent, name="no-such-vae"))
+    save_lidit(weights, config, base / "models" / "diffusion_models" / "no-vae.safetensors")
+    return "no-vae.safetensors"
+
+
+def test_a_missing_vae_is_told_when_it_is_used_and_the_queue_goes_on(server, api, without_vae):
+    model = changed(api, "LiDiTModelLoader", model_name=without_vae)
+    drawn = {i: n for i, n in model.items() if n["class_type"] not in ("VAEDecode", "SaveImage")}
+    save = {"samples": [node_of(api, "KSampler"), 0], "filename_prefix": "no-vae"}
+    latent = {**drawn, "91": {"class_type": "SaveLatent", "inputs": save}}
+    assert server.draw(latent).ending == "execution_success"
+    for _ in range(2):
+        where, told = complaint(server, model)
+        assert where == "VAEDecode" and "load the no-such-vae VAE" in told, (where, told)
+    assert server.draw(changed(latent, "KSampler", seed=98)).ending == "execution_success"
+    assert is_picture(only_picture(server.draw(changed(api, "KSampler", seed=97))))
 
 
 def test_a_hundred_thousand_characters_are_cut_and_drawn(server, api):

@@ -42,6 +42,32 @@ def test_a_name_that_leads_out_is_refused(pack, folder, name):
         load(pack, name)
 
 
+@pytest.mark.parametrize("name", ["", ".", "mine", "x" * 300])
+def test_a_name_of_no_file_is_told(pack, folder, name):
+    with pytest.raises(Exception, match=r"no file '.*' in models/diffusion_models"):
+        load(pack, name)
+
+
+def test_an_empty_list_says_what_to_do_and_so_does_running_it(pack, folder):
+    models = pack.module("host.models")
+    with pytest.raises(Exception, match="no model file yet; put a .safetensors file into"):
+        load(pack, models.NONE)
+
+
+def test_a_file_of_a_shipped_name_is_listed_once(pack, folder):
+    models = pack.module("host.models")
+    (shipped, *_) = models.checkpoints()
+    assert shipped == "stickers.safetensors"
+    mine = folder / shipped
+    already = mine.exists()
+    mine.touch()
+    try:
+        assert shipped in models.refiners() and models.checkpoints().count(shipped) == 1
+    finally:
+        if not already:
+            mine.unlink()
+
+
 def test_what_is_no_lidit_gets_one_sentence(pack, folder):
     with pytest.raises(Exception, match="holds no LI-DiT configuration"):
         load(pack, "other.safetensors")
@@ -54,6 +80,7 @@ def test_what_is_no_lidit_gets_one_sentence(pack, folder):
 def test_a_checkpoint_without_a_vae_says_so_only_when_it_is_used(pack, folder, host):
     model, vae = load(pack, "mine/small.safetensors")
     assert model is not None
+    assert getattr(vae, "patcher", None) is None and not hasattr(vae, "is_dynamic")
     with pytest.raises(Exception, match="paints in the latents of tiny.*load the tiny VAE"):
         host.nodes.VAEDecode().decode(vae, {"samples": torch.zeros(1, 16, 4, 4)})
 
