@@ -1,4 +1,4 @@
-"""A training recipe: one TOML file that says everything, and is kept beside the weights."""
+"""A training recipe: one TOML file that says everything a run needs to be repeated."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Recipe:
     preset: str  # of lidit_core.presets
     stages: tuple[Stage, ...]
     seed: int = 0
-    optimiser: str = "adamw"  # or "muon", for the matrices of the blocks; AdamW for the rest
+    optimiser: str = "adamw"  # or "muon", for the blocks' matrices; AdamW for the rest
     learning_rate: float = 1e-3  # at the plateau
     betas: tuple[float, ...] = (0.9, 0.99)
     weight_decay: float = 0.01

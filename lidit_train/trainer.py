@@ -60,10 +60,10 @@ class Batches:
         data = self.sets[stage.latents]
         x = normalise(data.latents[rows], self.config.latent)
         shift = self.config.shift if stage.shift is None else stage.shift
-        time = sample_time(self.config.prediction, stage.batch, shift, g)
+        times = sample_time(self.config.prediction, stage.batch, shift, g)
         text = self._text(data.captions[rows], branches, g)
         noise = torch.randn(x.shape, generator=g)
-        return Batch(x, noise, time, text, self._content(data, rows))
+        return Batch(x, noise, times, text, self._content(data, rows))
 
     def _content(self, data: LatentSet, rows: Tensor) -> Tensor | None:
         if self.recipe.content is None:
@@ -76,9 +76,9 @@ class Batches:
         return data.content[rows].long()
 
     def _text(self, captions: Tensor, branches: tuple[int, ...], g: torch.Generator):
-        share = torch.rand(len(captions), generator=g)
-        dropped = share < self.recipe.caption_dropout
-        zeroed = share > 1 - self.recipe.text_zeroing
+        drawn = torch.rand(len(captions), generator=g)
+        dropped = drawn < self.recipe.caption_dropout
+        zeroed = drawn > 1 - self.recipe.text_zeroing
         text = self.captions.rows(captions.where(~dropped, self.captions.empty), branches)
         return {
             i: LLMStates(states.hidden, states.roles.masked_fill(zeroed[:, None], PADDING))
@@ -87,7 +87,11 @@ class Batches:
 
 
 def optimisers_of(learner: Learner, recipe: Recipe) -> dict[str, torch.optim.Optimizer]:
-    """AdamW, where only matrices decay; Muon for the matrices within blocks where asked for."""
+    """AdamW, where only matrices decay; Muon for the blocks' matrices where asked for.
+
+    The blocks are the transformer's and the linguistic refiners'; the collaborative refiner's
+    matrices stay with AdamW.
+    """
     inner = []
     if recipe.optimiser == "muon":
         inner = [p for name, p in learner.named_parameters() if p.ndim > 1 and "blocks." in name]
@@ -117,6 +121,7 @@ class Trainer:
         draw_grid: Callable[[LiDiT, Path], None] = lambda model, path: None,
         device: str = "cpu",
     ) -> None:
+        self.rank, self.world = join(device)  # before anything goes to a GPU: it says which
         torch.manual_seed(recipe.seed)
         self.recipe, self.run, self.device, self.draw_grid = recipe, run, device, draw_grid
         self.batches = Batches(recipe, config, captions, data)
@@ -127,7 +132,6 @@ class Trainer:
         self.ema = EMA(self.model, recipe.ema)
         self.optimisers = optimisers_of(self.learner, recipe)
         self.step, self.bad = 0, 0
-        self.rank, self.world = join(device)
         self._resume()
         self.parallel = together(self.learner, self.world)
 
