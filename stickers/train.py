@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from lidit_core.checkpoint import save_lidit
 from lidit_core.config import LatentFormat, LiDiTConfig
 from lidit_core.dit import LiDiT
+from lidit_core.errors import LiDiTError, exit_status
 from lidit_core.latents import denormalise, normalise
 from lidit_core.sampling import initial_noise, sample
 from lidit_core.states import LLMStates
@@ -97,6 +99,19 @@ def sticker_config(recipe: Recipe, data: Path, run: Path) -> LiDiTConfig:
     return replace(config, latent=measured_format(latents, config.latent))
 
 
+def export(trainer: Trainer, vae: TinyAutoencoder, path: Path) -> None:
+    """Write the run's averaged weights in bfloat16, with what a host needs for previews."""
+    if trainer.step == 0:
+        raise LiDiTError(
+            f"{trainer.run} holds no state of a run, so there are no trained weights to export; "
+            "name the folder of a run that has been saved with --run"
+        )
+    some = next(iter(trainer.batches.sets.values())).latents[:200]
+    config = with_preview(trainer.model.config, vae, some)
+    weights = {k: v.to(torch.bfloat16) for k, v in trainer.ema.weights.items()}
+    save_lidit(weights, config, path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipe", type=Path)
@@ -112,12 +127,9 @@ def main() -> None:
         read_recipe(options.recipe), options.data, options.run, options.vae, options.device
     )
     if options.export:
-        some = next(iter(trainer.batches.sets.values())).latents[:200]
-        config = with_preview(trainer.model.config, autoencoder(options.vae), some)
-        weights = {k: v.to(torch.bfloat16) for k, v in trainer.ema.weights.items()}
-        return save_lidit(weights, config, options.export)
+        return export(trainer, autoencoder(options.vae), options.export)
     trainer.train(options.minutes * 60)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status("train", main))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lidit_core.checkpoint import write_safetensors
+from lidit_core.errors import exit_status
 from lidit_train.autoencoder import AutoencoderRecipe, AutoencoderTrainer
 from lidit_train.linear_encoder import principal_components
 
@@ -75,4 +77,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status("train_autoencoder", main))

@@ -124,16 +124,16 @@ def test_command(tmp_path, capsys, pictures: list[np.ndarray], monkeypatch) -> N
     monkeypatch.setitem(score.PROMPTS, "evaluation", lambda: SAMPLE[::5])
     for i, picture in enumerate(pictures[::5]):
         Image.fromarray(picture if i else picture[::-1].copy()).save(tmp_path / f"{i:05d}.png")
-    assert score.main(["--pictures", str(tmp_path), "--write", str(tmp_path / "p.txt")]) == 0
+    score.main(["--pictures", str(tmp_path), "--write", str(tmp_path / "p.txt")])
     assert (tmp_path / "p.txt").read_text().splitlines() == [c.text for c in SAMPLE[::5]]
     assert "| counting |" in capsys.readouterr().out == (tmp_path / "report.md").read_text()
     assert Image.open(tmp_path / "hits.png").width > 500 and (tmp_path / "misses.png").is_file()
 
 
-def test_missing_pictures(tmp_path, capsys) -> None:
+def test_missing_pictures(tmp_path) -> None:
     """A missing file is named; unequal numbers are refused."""
-    assert score.main(["--pictures", str(tmp_path)]) == 1
-    assert "00000.png" in capsys.readouterr().err
+    with pytest.raises(LiDiTError, match="00000.png"):
+        score.main(["--pictures", str(tmp_path)])
     with pytest.raises(LiDiTError, match="0 pictures for 1"):
         report([], SAMPLE[:1])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
 from dataclasses import replace
@@ -13,15 +14,17 @@ from tiny_lidit import lidit_config
 from tiny_lidit import random_states as states
 
 from lidit_core.config import LLMSpec
+from lidit_core.dit import LiDiT
 from lidit_core.errors import LiDiTError
 from lidit_core.sampling import initial_noise, sample
 from lidit_core.states import PADDING, stack_states
+from lidit_core.vae import TinyAutoencoder
 from lidit_train.autoencoder import (
     AutoencoderRecipe,
     AutoencoderTrainer,
     untrained_autoencoder,
 )
-from lidit_train.data import CaptionStates, LatentSet, load_states, save_states
+from lidit_train.data import CaptionStates, LatentSet, in_pieces, load_states, save_states
 from lidit_train.linear_encoder import principal_components
 from lidit_train.parallel import share
 from lidit_train.recipe import Recipe, Stage, Subset, read_recipe
@@ -201,6 +204,46 @@ def test_states_are_stored_as_they_are(tmp_path):
     save_states(text, tmp_path / "states.safetensors")
     loaded = load_states(tmp_path / "states.safetensors")
     assert torch.equal(loaded.hidden, text.hidden) and torch.equal(loaded.roles, text.roles)
+
+
+def test_interrupted_work_goes_on_after_its_last_piece(tmp_path):
+    made = []
+
+    def make(first: int, last: int) -> dict[str, torch.Tensor]:
+        if len(made) == 2:
+            made.append("interrupted")
+            raise KeyboardInterrupt
+        made.append((first, last))
+        return {"x": torch.arange(first, last)}
+
+    path = tmp_path / "all.safetensors"
+    for _ in range(2):
+        try:
+            with in_pieces(path, "these", 7, 2, make) as pieces:
+                whole = torch.cat([piece["x"] for piece in pieces])
+        except KeyboardInterrupt:
+            assert list(tmp_path.iterdir())
+    assert whole.tolist() == list(range(7)) and not list(tmp_path.iterdir())
+    assert made == [(0, 2), (2, 4), "interrupted", (4, 6), (6, 7)]
+
+
+def test_a_run_that_never_began_is_not_exported(tmp_path):
+    from stickers.train import export
+
+    run = trainer(tmp_path, world(tmp_path), recipe(), "mistyped")
+    with pytest.raises(LiDiTError, match="mistyped holds no state"):
+        export(run, TinyAutoencoder(), tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_process_joins_the_others_before_it_takes_a_gpu(tmp_path, monkeypatch):
+    told = []
+    module = importlib.import_module("lidit_train.trainer")
+    monkeypatch.setattr(module, "join", lambda device: told.append("joined") or (0, 1))
+    moved = LiDiT.to
+    monkeypatch.setattr(LiDiT, "to", lambda self, *a: told.append("moved") or moved(self, *a))
+    trainer(tmp_path, world(tmp_path), recipe())
+    assert told[0] == "joined" and "moved" in told
 
 
 def test_recipes_are_read_strictly(tmp_path):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from ..errors import LiDiTError
+from ..errors import exit_status
 from . import encode, fetch, generate, info, refiner
 
 VERBS = {v.__name__.split(".")[-1]: v for v in (generate, info, fetch, encode, refiner)}
@@ -51,14 +50,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="lidit: %(message)s", level=logging.WARNING)
     logging.getLogger("lidit_core").setLevel(logging.INFO)
     args = build_parser().parse_args(argv)
-    try:
-        return args.run(args)
-    except LiDiTError as error:
-        print(f"lidit: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:  # a folder that cannot be written, a full disk
-        print(f"lidit: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("lidit: stopped", file=sys.stderr)
-        return 130
+    return exit_status("lidit", lambda: args.run(args))
