@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,13 +20,11 @@ from ..lidit_core.checkpoint import CONFIG_TENSOR, HOST_PREFIX, config_tensor, r
 from ..lidit_core.config import LatentFormat, LiDiTConfig
 from ..lidit_core.errors import LiDiTError
 from ..lidit_core.latents import denormalise, normalise
-from ..lidit_core.refiner_file import exchange_refiner
+from ..lidit_core.refiner_file import branch_places, exchange_refiner, read_refiner
 from .conditioning import HIDDEN, text_of
 from .conds import CONDText
 from .diffusion import TEXT, HostLiDiT
 from .text import model_text
-
-log = logging.getLogger(__name__)
 
 WEIGHT_DTYPES = {
     "default": None,  # as the host decides from the file and the device
@@ -41,6 +38,15 @@ PREDICTIONS = {
     "eps": comfy.model_base.ModelType.EPS,
     "v": comfy.model_base.ModelType.V_PREDICTION,
 }
+
+
+# what nodes set on a patcher, as its clone() copies it; not what belongs to its weights
+CARRIED = (
+    *("patches", "patches_uuid", "object_patches", "weight_wrapper_patches", "model_options"),
+    *("force_cast_weights", "attachments", "additional_models", "callbacks", "wrappers"),
+    *("injections", "skip_injection", "hook_patches", "forced_hooks", "hook_mode"),
+)
+Refiners = tuple[tuple[str, int], ...]  # files, each with the branch that it takes
 
 
 class HostLatents(comfy.latent_formats.LatentFormat):
@@ -99,6 +105,8 @@ class HostConfig(comfy.supported_models_base.BASE):
 class HostModel(comfy.model_base.BaseModel):
     """Turns CONDITIONING into the text that the diffusion model reads."""
 
+    source: tuple[str | Path, str, Refiners] | None = None  # what `load_model` was given
+
     def __init__(self, host_config: HostConfig, model_type, device=None) -> None:
         super().__init__(host_config, model_type, device=device, unet_model=HostLiDiT)
         self.memory_usage_factor_conds = (TEXT,)
@@ -122,15 +130,16 @@ class HostModel(comfy.model_base.BaseModel):
 def load_model(
     path: str | Path,
     weight_dtype: str = "default",
-    refiners: tuple[str, ...] = (),
+    refiners: Refiners = (),
     disable_dynamic: bool = False,
 ) -> comfy.model_patcher.ModelPatcher:
     """A checkpoint, with the refiners of some files in place of its own, as a MODEL."""
     config, weights = read_lidit(path)
-    for file in refiners:
-        config, weights = exchange_refiner(config, weights, file)
+    for file, branch in refiners:
+        config, weights = exchange_refiner(config, weights, file, branch)
     patcher = build_model(config, weights, weight_dtype, disable_dynamic)
-    patcher.cached_patcher_init = (load_model, (path, weight_dtype, refiners))
+    patcher.model.source = (path, weight_dtype, refiners)
+    patcher.cached_patcher_init = (load_model, patcher.model.source)
     return patcher
 
 
@@ -163,24 +172,40 @@ def build_model(
 
 
 def with_refiner(
-    model: comfy.model_patcher.ModelPatcher, file: str
+    model: comfy.model_patcher.ModelPatcher, file: str, branch: int | None = None
 ) -> comfy.model_patcher.ModelPatcher:
     """The same checkpoint with one branch's refiner taken from a file.
 
     The model is built anew, as a branch of another LLM has other shapes; what nodes set on the
-    given one is carried over, LoRAs on the refiner itself excepted.
+    given one is carried over, patches of the exchanged refiner's weights excepted.
+
+    Args:
+        branch: see `exchange_refiner`.
     """
-    config_of_model(model)
-    path, weight_dtype, refiners = model.cached_patcher_init[1]
-    fresh = load_model(path, weight_dtype, (*refiners, file))
-    shapes = {key: weight.shape for key, weight in fresh.model.state_dict().items()}
-    old = model.model.state_dict()
-    kept = [key for key in model.patches if shapes.get(key) == old[key].shape]
-    fresh.patches = {key: list(model.patches[key]) for key in kept}
-    fresh.patches_uuid = model.patches_uuid
-    fresh.model_options = comfy.model_patcher.create_model_options_clone(model.model_options)
-    fresh.object_patches = dict(model.object_patches)
+    config = config_of_model(model)
+    if model.model.source is None:
+        raise LiDiTError(
+            "this LI-DiT was not read from a file; connect one from the LI-DiT model loader"
+        )
+    path, weight_dtype, refiners = model.model.source
+    branch = read_refiner(file).branch_of(config, branch)
+    fresh = load_model(path, weight_dtype, (*refiners, (file, branch)))
+    copied = model.clone()
+    for name in CARRIED:
+        setattr(fresh, name, getattr(copied, name))
+    _drop_patches(fresh, tuple(f"diffusion_model.{p}" for p in branch_places(branch).values()))
     return fresh
+
+
+def _drop_patches(patcher: comfy.model_patcher.ModelPatcher, prefixes: tuple[str, ...]) -> None:
+    """Without the patches of all weights whose names begin so."""
+    for patches in (
+        patcher.patches,
+        patcher.weight_wrapper_patches,
+        *patcher.hook_patches.values(),
+    ):
+        for key in [key for key in patches if key.startswith(prefixes)]:
+            del patches[key]
 
 
 def config_of_model(model: comfy.model_patcher.ModelPatcher) -> LiDiTConfig:

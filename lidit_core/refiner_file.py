@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -22,7 +22,7 @@ KEY = "lidit_refiner"  # of the metadata
 PARTS = ("linguistic", "collaborative")
 
 
-def _places(branch: int) -> dict[str, str]:
+def branch_places(branch: int) -> dict[str, str]:
     """Where a branch's parts are in a LI-DiT's state dict."""
     return {
         "linguistic": f"text_side.linguistic.{branch}.",
@@ -33,7 +33,7 @@ def _places(branch: int) -> dict[str, str]:
 def save_refiner(checkpoint: str | Path, llm: str, path: str | Path) -> None:
     """Write the refiner of the branch trained on this LLM out of a LI-DiT checkpoint."""
     config, weights = read_lidit(checkpoint)
-    places = _places(config.branch(llm))
+    places = branch_places(config.branch(llm))
     tensors = {
         f"{part}.{key.removeprefix(place)}": tensor
         for part, place in places.items()
@@ -49,46 +49,88 @@ def _sizes(config: LiDiTConfig) -> dict:
     return {"width": config.width, "heads": config.heads, "refiner": asdict(config.refiner)}
 
 
-def exchange_refiner(
-    config: LiDiTConfig, weights: Mapping[str, Tensor], path: str | Path, branch: int | None = None
-) -> tuple[LiDiTConfig, dict[str, Tensor]]:
-    """Configuration and weights with one branch's refiner taken from a file.
+@dataclass(frozen=True)
+class RefinerFile:
+    """What a refiner file holds."""
 
-    Args:
-        branch: that is exchanged; None = the one trained on the file's LLM, or else the only one.
+    path: str | Path
+    spec: LLMSpec  # of the LLM that it reads
+    sizes: dict  # see `_sizes`
+    tensors: Mapping[str, Tensor]
+
+    def branch_of(self, config: LiDiTConfig, asked: int | None = None) -> int:
+        """The branch that it takes: the one asked for, the one of its LLM, or the only one."""
+        names = [llm.name for llm in config.llms]
+        if asked is not None:
+            return self._checked(names, asked)
+        if self.spec.name in names:
+            return names.index(self.spec.name)
+        if len(names) == 1:
+            return 0
+        raise LiDiTError(
+            f"the refiner {self.path} reads {self.spec.name}, and this model has branches for "
+            f"{' and '.join(names)}; say which branch it takes the place of: 1 to {len(names)}"
+        )
+
+    def _checked(self, names: list[str], asked: int) -> int:
+        listed = ", ".join(f"{i} {name}" for i, name in enumerate(names, start=1))
+        if not 0 <= asked < len(names):
+            raise LiDiTError(
+                f"branch {asked + 1} was asked for, and this model has {len(names)}; "
+                f"expected one of {listed}"
+            )
+        if self.spec.name in names[:asked] + names[asked + 1 :]:
+            raise LiDiTError(
+                f"branch {asked + 1} was asked for, and {self.spec.name} is read by another one "
+                f"({listed}) already; exchange that one instead"
+            )
+        return asked
+
+
+def read_refiner(path: str | Path) -> RefinerFile:
+    """A file that `lidit refiner` wrote.
+
+    Raises:
+        LiDiTError: it is another kind of file, or damaged.
     """
     tensors, metadata = read_safetensors(path)
     if KEY not in metadata:
         raise LiDiTError(
             f"{path} is no refiner file; expected one that `lidit refiner` wrote from a LI-DiT"
         )
-    data = json.loads(metadata[KEY])
+    try:
+        data = json.loads(metadata[KEY])
+    except json.JSONDecodeError as error:
+        raise LiDiTError(f"{path} describes itself in no JSON ({error}); fetch it again") from error
+    if not isinstance(data, dict) or "llm" not in data:
+        raise LiDiTError(f"{path} does not say which LLM it reads; fetch or write it again")
     spec = read_record(LLMSpec, data.pop("llm"), f"refiner {path}")
-    if data != json.loads(json.dumps(_sizes(config))):
+    return RefinerFile(path, spec, data, tensors)
+
+
+def exchange_refiner(
+    config: LiDiTConfig, weights: Mapping[str, Tensor], path: str | Path, branch: int | None = None
+) -> tuple[LiDiTConfig, dict[str, Tensor]]:
+    """Configuration and weights with one branch's refiner taken from a file.
+
+    Args:
+        branch: that is exchanged, from 0; None = the one trained on the file's LLM, or else the
+            only one.
+    """
+    refiner = read_refiner(path)
+    if refiner.sizes != json.loads(json.dumps(_sizes(config))):
         raise LiDiTError(
-            f"the refiner {path} was made for a model with {data}, and this one has "
+            f"the refiner {path} was made for a model with {refiner.sizes}, and this one has "
             f"{_sizes(config)}; use a refiner that was trained with this model"
         )
-    branch = _exchanged(config, spec, path) if branch is None else branch
-    llms = (*config.llms[:branch], spec, *config.llms[branch + 1 :])
+    branch = refiner.branch_of(config, branch)
+    llms = (*config.llms[:branch], refiner.spec, *config.llms[branch + 1 :])
     changed = replace(config, llms=llms)
-    return changed, _merged(changed, weights, tensors, branch, path)
-
-
-def _exchanged(config: LiDiTConfig, spec: LLMSpec, path: str | Path) -> int:
-    names = [llm.name for llm in config.llms]
-    if spec.name in names:
-        return names.index(spec.name)
-    if len(names) == 1:
-        return 0
-    raise LiDiTError(
-        f"the refiner {path} reads {spec.name}, and this model has branches for "
-        f"{' and '.join(names)}; say which of them it takes the place of"
-    )
+    return changed, _merged(changed, weights, refiner.tensors, branch, path)
 
 
 def _merged(config, weights, tensors, branch: int, path) -> dict[str, Tensor]:
-    places = _places(branch)
+    places = branch_places(branch)
     kept = {k: v for k, v in weights.items() if not k.startswith(tuple(places.values()))}
     taken = {
         places[part] + key.removeprefix(f"{part}."): tensor

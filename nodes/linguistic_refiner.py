@@ -12,6 +12,11 @@ ATTENTION = {"as trained": None, "full": True, "causal": False}
 GATING = {"as trained": None, "on": True, "off": False}
 
 
+def branch_chosen(choice: str) -> int | None:
+    """The number, from 0, of a branch of ``BRANCHES``; None = by LLM name."""
+    return None if choice == BRANCHES[0] else int(choice) - 1
+
+
 class LiDiTLinguisticTokenRefiner(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -60,6 +65,6 @@ class LiDiTLinguisticTokenRefiner(io.ComfyNode):
 
     @classmethod
     def execute(cls, conditioning, refiner, attention, gating, strength) -> io.NodeOutput:
-        branch = None if refiner == BRANCHES[0] else int(refiner) - 1
         options = BranchOptions(ATTENTION[attention], GATING[gating], strength)
+        branch = branch_chosen(refiner)
         return io.NodeOutput([read_by(entry, branch, options) for entry in conditioning])

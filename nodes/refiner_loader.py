@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..host import models
 from ..host.model import with_refiner
+from .linguistic_refiner import BRANCHES, branch_chosen
 
 
 class LiDiTRefinerLoader(io.ComfyNode):
@@ -17,11 +18,19 @@ class LiDiTRefinerLoader(io.ComfyNode):
             category="LI-DiT",
             description="Another LLM for the same LI-DiT: exchanges one branch's refiner.",
             inputs=[
-                io.Model.Input("model", tooltip="From the LI-DiT model loader; LoRAs come after"),
+                io.Model.Input("model", tooltip="From the LI-DiT model loader"),
                 io.Combo.Input(
                     "refiner_name",
                     options=models.refiners(),
                     tooltip="A file that `lidit refiner` wrote, in models/diffusion_models",
+                ),
+                io.Combo.Input(
+                    "branch",
+                    options=BRANCHES,
+                    default=BRANCHES[0],
+                    optional=True,
+                    tooltip="Whose place it takes, counted as the model lists its LLMs; by name "
+                    "where the model knows the file's LLM or has one branch only",
                 ),
             ],
             outputs=[
@@ -36,9 +45,10 @@ class LiDiTRefinerLoader(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, model, refiner_name: str) -> str:
+    def fingerprint_inputs(cls, model, refiner_name: str, **_) -> str:
         return models.fingerprint(refiner_name)
 
     @classmethod
-    def execute(cls, model, refiner_name: str) -> io.NodeOutput:
-        return io.NodeOutput(with_refiner(model, str(models.find_file(refiner_name))))
+    def execute(cls, model, refiner_name: str, branch: str = BRANCHES[0]) -> io.NodeOutput:
+        file = str(models.find_file(refiner_name))
+        return io.NodeOutput(with_refiner(model, file, branch_chosen(branch)))

@@ -8,12 +8,12 @@ import pytest
 import torch
 from tiny_lidit import lidit_config, random_states, randomise
 
-from lidit_core.checkpoint import load_lidit, read_lidit, save_lidit
+from lidit_core.checkpoint import load_lidit, read_lidit, save_lidit, write_safetensors
 from lidit_core.cli import main
 from lidit_core.config import LLMSpec
 from lidit_core.dit import LiDiT
 from lidit_core.errors import LiDiTError
-from lidit_core.refiner_file import exchange_refiner, save_refiner
+from lidit_core.refiner_file import KEY, exchange_refiner, save_refiner
 
 
 def config(*llms: tuple[str, int], **changes):
@@ -50,6 +50,26 @@ def test_its_own_refiner_put_back_changes_nothing(tmp_path):
     made, weights = read_lidit(tmp_path / "base.safetensors")
     same, merged = exchange_refiner(made, weights, tmp_path / "b.safetensors")
     assert same == made and all(torch.equal(weights[k], merged[k]) for k in weights)
+
+
+@pytest.mark.parametrize("branch, told", [(2, "branch 3 was asked for, and this model has 2"),
+                                          (-1, "branch 0 was asked for"),
+                                          (0, "b is read by another one")])  # fmt: skip
+def test_a_branch_that_cannot_be_taken_is_named(tmp_path, branch, told):
+    checkpoint(tmp_path / "base.safetensors", config(("a", 24), ("b", 24)), 1)
+    save_refiner(tmp_path / "base.safetensors", "b", tmp_path / "b.safetensors")
+    made, weights = read_lidit(tmp_path / "base.safetensors")
+    with pytest.raises(LiDiTError, match=told):
+        exchange_refiner(made, weights, tmp_path / "b.safetensors", branch)
+
+
+@pytest.mark.parametrize("damaged", ['{"llm"', "[]", "{}", '{"llm": 3}', '{"llm": {"name": "b"}}'])
+def test_a_damaged_description_is_one_sentence(tmp_path, damaged):
+    checkpoint(tmp_path / "base.safetensors", config(("a", 24), ("b", 24)), 1)
+    made, weights = read_lidit(tmp_path / "base.safetensors")
+    write_safetensors(tmp_path / "b.safetensors", {"a": torch.zeros(1)}, {KEY: damaged})
+    with pytest.raises(LiDiTError, match="b.safetensors"):
+        exchange_refiner(made, weights, tmp_path / "b.safetensors")
 
 
 def test_a_refiner_that_does_not_fit_is_named(tmp_path):

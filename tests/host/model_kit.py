@@ -17,7 +17,7 @@ WIDTHS = {"alpha": 24, "beta": 40}  # of the two LLMs' states
 
 def small_config(**changes) -> LiDiTConfig:
     llms = tuple(LLMSpec(name, width) for name, width in WIDTHS.items())
-    return replace(lidit_config(*WIDTHS, shift=3.0), llms=llms, **changes)
+    return replace(lidit_config(*WIDTHS, shift=3.0), **{"llms": llms, **changes})
 
 
 def save_small(path: Path, seed: int = 0, scale: float = 0.2, **changes) -> Path:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from model_kit import Kit, save_small
+from model_kit import Kit, save_small, small_config
 from test_model import close, fuse
 
 
@@ -164,6 +166,71 @@ def test_another_llms_refiner_is_exchanged_in_the_loaded_model(kit, model, pack,
     assert torch.equal(kit.sample(changed, alone), kit.sample(model, alone))
     with pytest.raises(Exception, match="is no refiner file"):
         kit.model.with_refiner(model, str(kit.checkpoint))
+
+
+def exchanged(pack, model, name, **chosen):
+    return pack.run("LiDiTRefinerLoader", model=model, refiner_name=name, **chosen)[0]
+
+
+@pytest.fixture
+def gamma(pack, host, tmp_path) -> str:
+    """The refiner of an LLM that the model does not know, of another width."""
+    config = small_config()
+    llms = (config.llms[0], replace(config.llms[1], name="gamma", width=56))
+    donor = save_small(tmp_path / "donor.safetensors", seed=8, llms=llms)
+    folder = host.base / "models" / "diffusion_models"
+    files = pack.module("lidit_core.refiner_file")
+    files.save_refiner(donor, "gamma", folder / "gamma-refiner.safetensors")
+    return "gamma-refiner.safetensors"
+
+
+def gamma_prompt(kit, length=9):
+    hidden = torch.randn(1, length, 56, generator=torch.Generator().manual_seed(6))
+    states = kit.states.LLMStates(hidden, kit.read(length=length).roles)
+    return [kit.cond.entry_of(kit.cond.PromptText((kit.cond.BranchText("gamma", states),)))]
+
+
+def test_another_llm_of_another_width_takes_the_branch_that_is_chosen(kit, model, pack, gamma):
+    with pytest.raises(Exception, match="say which branch it takes the place of: 1 to 2"):
+        exchanged(pack, model, gamma)
+    with pytest.raises(Exception, match="branch 3 was asked for, and this model has 2"):
+        exchanged(pack, model, gamma, branch="3")
+    changed = exchanged(pack, model, gamma, branch="2")
+    llms = kit.model.config_of_model(changed).llms
+    assert [(llm.name, llm.width) for llm in llms] == [("alpha", 24), ("gamma", 56)]
+    first, drawn = kit.prompt(seed=1), kit.sample(changed, gamma_prompt(kit))
+    assert torch.equal(kit.sample(changed, first), kit.sample(model, first))
+    assert not close(drawn, kit.sample(changed, first), 1e-3)
+    make, arguments = changed.cached_patcher_init
+    assert torch.equal(kit.sample(make(*arguments), gamma_prompt(kit)), drawn)
+
+
+def test_exchanging_carries_over_what_nodes_have_set(kit, model, pack, gamma):
+    from comfy.patcher_extension import CallbacksMP, WrappersMP
+
+    set_up, calls = model.clone(), []
+
+    def watch(executor, *args, **kwargs):
+        calls.append(1)
+        return executor(*args, **kwargs)
+
+    set_up.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "watch", watch)
+    set_up.add_callback(CallbacksMP.ON_CLEANUP, lambda *_: calls.append("cleaned"))
+    set_up.set_attachments("mine", "kept")
+    weights = set_up.model.state_dict()
+    parts = ("text_side.linguistic.0", "text_side.linguistic.1", "blocks.0.")
+    keys = {p: [k for k in weights if f"diffusion_model.{p}" in k and k.endswith("weight")]
+            for p in parts}  # fmt: skip
+    assert all(keys.values())
+    set_up.add_patches({k: (torch.ones_like(weights[k]),) for part in keys.values() for k in part})
+    changed = exchanged(pack, set_up.clone(), gamma, branch="2").clone()
+    kept = {*keys[parts[0]], *keys[parts[2]]}
+    assert set(changed.patches) == kept and changed.get_attachment("mine") == "kept"
+    first = kit.prompt(seed=1)
+    drawn = kit.sample(changed, first)
+    assert calls.count(1) == 4 and "cleaned" in calls
+    assert torch.equal(kit.sample(set_up, first), drawn)
+    assert not close(drawn, kit.sample(model, first), 1e-3)
 
 
 def test_a_prompt_read_in_another_way_than_the_model_was_trained_on_is_told(kit, model, caplog):
