@@ -5,51 +5,21 @@ Loading is strict: every key and every shape is compared before a weight is touc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .config import LiDiTConfig
 from .dit import LiDiT
 from .errors import LiDiTError
-from .files import replacing
+from .tensor_file import opened, read_safetensors, write_safetensors
 from .vae import TinyAutoencoder
 
 CONFIG_KEY = "lidit"  # of the metadata that holds the configuration's JSON
 CONFIG_TENSOR = "lidit_config"  # the same as bytes, where a host writes metadata of its own
 HOST_PREFIX = "model.diffusion_model."  # what a host's "save checkpoint" puts before every key
-
-
-def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a file; one sentence where it is missing or cut short."""
-    with _opened(path) as file:
-        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
-
-
-@contextmanager
-def _opened(path: str | Path) -> Iterator:
-    if not Path(path).is_file():
-        raise LiDiTError(f"no file {path}; give the path of a .safetensors file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except SafetensorError as error:
-        raise LiDiTError(
-            f"{path} is no whole safetensors file ({error}); fetch or copy it again"
-        ) from error
-
-
-def write_safetensors(
-    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
-) -> None:
-    """Write beside, then rename: the old file stays whole until the new one is."""
-    with replacing(path) as beside:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, beside, dict(metadata))
 
 
 def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
@@ -92,7 +62,7 @@ def save_lidit(model_or_weights: LiDiT | Mapping[str, Tensor], config: LiDiTConf
 
 def read_config(path: str | Path) -> LiDiTConfig:
     """The configuration of a checkpoint, without its weights."""
-    with _opened(path) as file:
+    with opened(path) as file:
         named = [k for k in file.keys() if k.removeprefix(HOST_PREFIX) == CONFIG_TENSOR]
         return config_of(file.metadata() or {}, path, file.get_tensor(named[0]) if named else None)
 

@@ -102,6 +102,15 @@ def test_a_file_of_another_kind_gets_one_sentence(saved, tmp_path):
             load(tmp_path / "absent.safetensors")
 
 
+def test_a_write_that_the_disk_refuses_is_one_sentence(tmp_path):
+    path = tmp_path / f"{'x' * 230}.safetensors"  # with what is put before and after it too long
+    with pytest.raises(LiDiTError, match="x.safetensors cannot be written .*somewhere else"):
+        write_safetensors(path, {"x": torch.zeros(2)}, {})
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(LiDiTError, match="cannot be written"):
+        write_safetensors(tmp_path / "taken" / "y.safetensors", {"x": torch.zeros(2)}, {})
+
+
 def test_a_failed_write_keeps_the_old_file(saved):
     _, path = saved
     before = path.read_bytes()

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,8 @@ def nothing_remembered():
 
 def states(tokens: int = 4, fill: float = 1.0) -> PromptStates:
     roles = torch.full((tokens,), 2, dtype=torch.int32)
-    return PromptStates(torch.full((tokens, 8), fill), roles, (1, tokens), tokens - 1, tokens + 5)
+    counts = tokens - 1, tokens + 5, 256
+    return PromptStates(torch.full((tokens, 8), fill), roles, (1, tokens), *counts)
 
 
 def test_memory_is_bounded_and_drops_the_least_recently_used():
@@ -52,12 +54,12 @@ def test_disk_gives_back_what_it_was_given(tmp_path):
     disk = DiskCache(tmp_path)
     for dtype in (torch.float32, torch.bfloat16):
         put = states(5, 1.5)
-        put = PromptStates(put.hidden.to(dtype), put.roles, put.span, put.used, put.total)
+        put = replace(put, hidden=put.hidden.to(dtype))
         disk.put("ab12", put)
         got = DiskCache(tmp_path).get("ab12")
         assert torch.equal(got.hidden, put.hidden) and torch.equal(got.roles, put.roles)
         assert got.hidden.dtype == dtype
-        assert (got.span, got.used, got.total) == (put.span, put.used, put.total)
+        assert (got.span, got.used, got.total, got.budget) == ((1, 5), 4, 10, 256)
     assert disk.get("cd34") is None
     assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".safetensors"]
 
@@ -82,6 +84,26 @@ def test_disk_is_bounded(tmp_path):
     assert len(left) < 20 and left[-1] == "0019" and sum(sizes) <= 4000 + sizes[0]
 
 
+def test_leftovers_go_and_what_others_remove_meanwhile_is_no_error(tmp_path, monkeypatch):
+    disk = DiskCache(tmp_path, max_bytes=4000)
+    disk.put("ab12", states())
+    old, young = tmp_path / "ab" / ".x.1.part", tmp_path / "ab" / ".y.2.part"
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(old, (1, 1))
+    (tmp_path / "ab" / "gone.safetensors").symlink_to(tmp_path / "removed by another process")
+    for number in range(20):
+        disk.put(f"{number:04}", states())
+    assert young.exists() and not old.exists()
+
+
+def test_states_that_cannot_be_kept_are_not_lost(llama, tmp_path, caplog):
+    (tmp_path / "taken").write_text("a file")
+    encoder = PromptEncoder(llama, "short", disk_cache=tmp_path / "taken")
+    assert len(encoder.encode(["two bees"])) == 1
+    assert "are not kept" in caplog.text and "taken" in caplog.text
+
+
 def test_repeated_prompt_does_not_load_the_llm(llama, tmp_path):
     first = PromptEncoder(llama, "short", disk_cache=tmp_path)
     fresh = first.encode(["two bees", "a cat"])
@@ -95,8 +117,7 @@ def test_repeated_prompt_does_not_load_the_llm(llama, tmp_path):
     assert not other.loaded
     other.encode(["two dogs"])
     assert other.loaded
-    other.unload()
-    assert not other.loaded and other.info("two dogs").cached
+    assert other.info("two dogs").cached
 
 
 def test_a_new_process_reads_the_disk_without_transformers(llama, tmp_path):
@@ -180,7 +201,6 @@ def test_the_llm_may_belong_to_a_host(llama):
     options = {"dtype": torch.float32, "open_encoder": lambda: opened.append(1) or theirs}
     hosted = PromptEncoder(llama, "short", **options)
     hosted.encode(["two bees"])
-    hosted.unload()
     assert torch.equal(hosted.encode(["two bees"]).hidden, theirs.encode(["two bees"]).hidden)
     assert len(opened) == 1 and not hosted.loaded
     hosted.encode(["a cat"])
@@ -196,6 +216,14 @@ def test_info(llama):
     assert len(info.notes) == 2 and str(info.total) in info.notes[0]
     assert encoder.info("a red (cat:1.3) left of two dogs").cached
     assert encoder.info("").notes == ()
+
+
+def test_info_knows_what_the_llm_can_read(tmp_path):
+    """A short context leaves less than the budget that was asked for."""
+    folder = save_llm(tmp_path / "short", max_position_embeddings=40)
+    encoder = PromptEncoder(folder, "short", token_budget=256)
+    info = encoder.info("a red cat left of two dogs and " * 9)
+    assert info.budget == info.used < info.total and info.length <= 40
 
 
 def test_no_such_llm_leaves_the_rest_usable(llama):

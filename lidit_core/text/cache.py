@@ -8,15 +8,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
 
-from ..files import replacing
+from ..errors import LiDiTError
+from ..tensor_file import write_safetensors
 
 log = logging.getLogger(__name__)
+ABANDONED = 24 * 3600  # seconds after which a file that was never finished is thrown away
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class PromptStates:
     span: tuple[int, int]  # token span of the prompt
     used: int  # tokens of the prompt that were read
     total: int  # tokens of the prompt before it was cut
+    budget: int  # tokens of a prompt that the LLM reads at most under this template
 
     def cpu(self) -> PromptStates:
         return replace(self, hidden=self.hidden.cpu(), roles=self.roles.cpu())
@@ -100,14 +104,14 @@ class DiskCache:
         return PromptStates(hidden, roles, (numbers[0], numbers[1]), *numbers[2:])
 
     def put(self, key: str, states: PromptStates) -> None:
-        from safetensors.torch import save_file
-
-        path = self._path(key)
-        numbers = " ".join(map(str, (*states.span, states.used, states.total)))
-        tensors = {"hidden": states.hidden.cpu().contiguous(), "roles": states.roles.cpu()}
-        with replacing(path) as beside:
-            save_file(tensors, beside, metadata={"prompt": numbers})
-            self._unseen += beside.stat().st_size
+        """Keep the states; where that fails it is logged, for they are not lost to the caller."""
+        numbers = " ".join(map(str, (*states.span, states.used, states.total, states.budget)))
+        tensors = {"hidden": states.hidden.cpu(), "roles": states.roles.cpu()}
+        try:
+            write_safetensors(self._path(key), tensors, {"prompt": numbers})
+        except LiDiTError as error:
+            log.warning("the states of a prompt are not kept: %s", error)
+        self._unseen += states.bytes
         if self._unseen > self.max_bytes // 16:
             self._prune()
 
@@ -115,9 +119,16 @@ class DiskCache:
         return self.folder / key[:2] / f"{key}.safetensors"
 
     def _prune(self) -> None:
+        """Remove the oldest files; other processes may add and remove some at the same time."""
         self._unseen = 0
-        stats = [(path, path.stat()) for path in self.folder.glob("*/*.safetensors")]
-        files = [(stat.st_mtime, stat.st_size, path) for path, stat in stats]
+        files = []
+        for path in self.folder.glob("*/*"):
+            with contextlib.suppress(OSError):
+                stat = path.stat()
+                if path.suffix == ".safetensors":
+                    files.append((stat.st_mtime, stat.st_size, path))
+                elif path.suffix == ".part" and time.time() - stat.st_mtime > ABANDONED:
+                    path.unlink()
         total = sum(size for _, size, _ in files)
         for _, size, path in sorted(files):
             if total <= self.max_bytes:

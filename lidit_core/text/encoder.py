@@ -161,7 +161,8 @@ class LLMEncoder:
                 "load it in float32 or check its files"
             )
         roles = torch.tensor(tokens.roles, dtype=torch.int32, device=hidden.device)
-        return PromptStates(hidden.clone(), roles, tokens.span, tokens.used, tokens.total)
+        counts = tokens.used, tokens.total, self.renderer.budget
+        return PromptStates(hidden.clone(), roles, tokens.span, *counts)
 
 
 @torch.inference_mode(False)

@@ -19,7 +19,7 @@ from .locate import Source, locate
 from .prompt import literal_notes
 from .templates import InstructionTemplate, find_template
 
-STATES_VERSION = 2  # raise it when the same input comes to give other states
+STATES_VERSION = 3  # raise it when the same input comes to give other states
 IDENTITY_SUFFIXES = (".json", ".safetensors", ".model", ".jinja")
 
 
@@ -48,9 +48,9 @@ class PromptEncoder:
         token_budget: tokens of a prompt that are read at most, the template's not counted.
         disk_cache: folder of states that outlive the process; None for none.
         open_encoder: gives the encoder where a host manages the LLM. It is asked whenever the LLM
-            must run, and what it gives is the host's: nothing is loaded here and `unload` leaves
-            it alone. Template, block, budget, dtype, device and `weights_identity` must be those
-            of the encoder that it gives: they tell its states apart in the caches.
+            must run, and what it gives is the host's: nothing is loaded here. Template,
+            block, budget, dtype, device and `weights_identity` must be those of the encoder that
+            it gives: they tell its states apart in the caches.
     """
 
     def __init__(
@@ -80,10 +80,6 @@ class PromptEncoder:
         """Whether an LLM of our own is in memory."""
         return self._encoder is not None
 
-    def unload(self) -> None:
-        """Let go of our own LLM; states stay cached."""
-        self._encoder = None
-
     def encode(self, prompts: Sequence[str]) -> LLMStates:
         """States (B, L, C) of the prompts, on the CPU, padded on the right to the longest."""
         return pad_states(self.encode_rows(prompts))
@@ -111,7 +107,7 @@ class PromptEncoder:
         return PromptInfo(
             states.used,
             states.total,
-            self.token_budget,
+            states.budget,
             states.span,
             len(states.roles),
             states.hidden.shape[1],
