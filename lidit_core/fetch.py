@@ -37,7 +37,15 @@ BLOCK = 1 << 20  # bytes read at a time
 
 def paste_line(name: str) -> str:
     """The shell line that fetches this demo LLM, right in any folder and for any Python."""
-    words = [sys.executable, str(Path(__file__).resolve()), find_demo(name).key]
+    return _quoted([sys.executable, str(Path(__file__).resolve()), find_demo(name).key])
+
+
+def install_line(*packages: str) -> str:
+    """The shell line that installs these packages, or their newest releases, for this Python."""
+    return _quoted([sys.executable, "-m", "pip", "install", "--upgrade", *packages])
+
+
+def _quoted(words: list[str]) -> str:
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 

@@ -186,6 +186,14 @@ def test_it_is_a_plain_script_too(index):
     assert unknown.stderr.count("\n") == 1 and "smollm2, gemma3" in unknown.stderr
 
 
+def test_as_a_script_a_folder_that_cannot_be_made_is_one_sentence(index, tmp_path, monkeypatch):
+    (tmp_path / "taken").write_text("a file")
+    monkeypatch.setenv("LIDIT_CACHE", str(tmp_path / "taken"))
+    ended = run_script("smollm2")
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1 and "taken" in ended.stderr
+
+
 def test_the_line_to_paste_runs(index):
     line = fetch.paste_line("SmolLM2-135M-Instruct")
     assert line.endswith(" smollm2")

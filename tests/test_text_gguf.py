@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -18,11 +21,11 @@ gguf = pytest.importorskip("gguf")
 WIDTH, FEED, BLOCKS, HEADS = 32, 64, 4, 4
 
 
-def write_gguf(path, seed: int = 0) -> None:
+def write_gguf(path, seed: int = 0, architecture: str = "llama") -> None:
     """A tiny random Llama with Q8_0 matrices and the tests' chat tokenizer."""
     random = np.random.default_rng(seed)
     tokenizer = chat_tokenizer()
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, architecture)
     writer.add_name("tiny")
     for name, value in (("context_length", 512), ("embedding_length", WIDTH),
                         ("block_count", BLOCKS), ("feed_forward_length", FEED),
@@ -83,7 +86,7 @@ def file(tmp_path):
 def test_converted_once(file, cache, monkeypatch):
     """Equal to transformers' own states of the converted weights; later loads read the copy."""
     llm = load_llm(file, dtype=torch.float32)
-    assert llm.name == "tiny" and (llm.blocks, llm.total_blocks) == (2, 4)
+    assert llm.name == "tiny" and llm.blocks == 2
     folder = locate(file).folder
     assert json.loads((folder / "config.json").read_text())["rope_theta"] == 50000
     assert folder.is_relative_to(cache) and not list(folder.glob(".converting*"))
@@ -145,6 +148,40 @@ def test_by_name_in_parts(file, cache, tmp_path, monkeypatch):
         LLMEncoder(load_llm("mine", dtype=torch.float32)).encode(["a"]).hidden,
         LLMEncoder(load_llm(file, dtype=torch.float32)).encode(["a"]).hidden,
     )
+
+
+@pytest.mark.parametrize("architecture", ["clip", "flux"])
+def test_a_gguf_that_is_no_llm_is_named(tmp_path, cache, architecture):
+    file = tmp_path / "picture.gguf"
+    write_gguf(file, architecture=architecture)
+    with pytest.raises(LiDiTError, match=f"picture.gguf cannot be converted .*{architecture}"):
+        load_llm(file)
+
+
+def test_what_a_killed_conversion_left_is_removed(file, cache):
+    folder = locate(file).folder
+    old, running = folder / ".converting-old", folder / ".converting-running"
+    for scratch in (old, running):
+        scratch.mkdir(parents=True)
+    os.utime(old, (1, 1))
+    load_llm(file)
+    assert running.exists() and not old.exists()
+
+
+def test_threads_convert_once(file, cache, monkeypatch):
+    written, write = [], conversion._write
+    monkeypatch.setattr(conversion, "_write", lambda *args: written.append(1) or write(*args))
+    with ThreadPoolExecutor() as threads:
+        llms = list(threads.map(lambda _: load_llm(file, dtype=torch.float32), range(3)))
+    assert len(written) == 1 and {llm.blocks for llm in llms} == {2}
+    assert type(gguf.GGUFReader) is type  # and the gguf package is as it was
+
+
+def test_a_missing_package_ends_with_the_line_to_paste(file, cache, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gguf", None)  # as where it is not installed
+    with pytest.raises(LiDiTError, match="-m pip install --upgrade gguf$") as told:
+        load_llm(file)
+    assert sys.executable in str(told.value)
 
 
 @pytest.mark.parametrize("keep", [2, 100, 0.5, 0.98])

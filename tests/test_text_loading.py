@@ -112,11 +112,44 @@ def test_a_tensor_of_a_later_block_may_lack(copied, llama):
     assert torch.equal(encoded(copied), encoded(llama))
 
 
-def test_quantised_folder(copied):
-    config = json.loads((copied / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "fp8"}
-    (copied / "config.json").write_text(json.dumps(config))
-    with pytest.raises(LiDiTError, match="quantised"):
+def change_config(folder, **changes) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("fp8", {}), ("bitsandbytes", {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"})],
+)
+def test_quantised_folder(copied, method, options):
+    change_config(copied, quantization_config={"quant_method": method, **options})
+    with pytest.raises(LiDiTError, match=f"copied are quantised .*{method}"):
+        load_llm(copied)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "unheard_of"])
+def test_code_that_comes_with_an_llm_is_never_run(copied, model_type):
+    ran = copied / "ran"
+    code = f"open({str(ran)!r}, 'w').close()\nclass Mine: pass\n"
+    for name in ("configuration_mine", "modeling_mine", "tokenization_mine"):
+        (copied / f"{name}.py").write_text(code)
+    mine = {"AutoConfig": "configuration_mine.Mine", "AutoModel": "modeling_mine.Mine"}
+    change_config(copied, model_type=model_type, auto_map=mine)
+    tokenizer = copied / "tokenizer_config.json"
+    auto_map = {"AutoTokenizer": [None, "tokenization_mine.Mine"]}
+    tokenizer.write_text(json.dumps({**json.loads(tokenizer.read_text()), "auto_map": auto_map}))
+    if model_type == "llama":  # transformers has a class of its own
+        assert encoded(copied).isfinite().all()
+    else:
+        with pytest.raises(LiDiTError, match="configuration of copied .*cannot be read"):
+            load_llm(copied)
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("index", ["{", "[]", '{"weight_map": 3}', "{}"])
+def test_damaged_index(copied, index):
+    (copied / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(LiDiTError, match="index.json does not say which shards"):
         load_llm(copied)
 
 
@@ -132,7 +165,8 @@ def test_encoder_decoder_is_refused(tmp_path):
     "version, message",
     [
         ("4.49.0", "transformers is 4.49.0; expected 4.50.3 or newer"),
-        (None, "which this Python lacks; install 4.50.3 or newer"),
+        ("4.50.0", "transformers is 4.50.0; .*-m pip install --upgrade transformers$"),
+        (None, "4.50.3 or newer, which this Python lacks; run: .*-m pip install"),
     ],
 )
 def test_a_release_of_transformers_that_cannot_read_llms(llama, monkeypatch, version, message):

@@ -15,7 +15,7 @@ from lidit_core.text.templates import (
     PRESETS,
     InstructionTemplate,
     find_template,
-    read_templates,
+    read_template,
 )
 
 
@@ -70,21 +70,19 @@ def test_where_the_prompt_goes():
     assert braces.user_turn() == ("{x}{{}}", "")
 
 
-def test_files_of_a_folder(tmp_path):
+def test_files(tmp_path):
     (tmp_path / "poem.txt").write_text("Read the poem:\n", encoding="utf-8")
     (tmp_path / "quoted.txt").write_text("画 «{prompt}»", encoding="utf-8")
     (tmp_path / "full.json").write_text('{"instruction": "Look:", "keep_tail": false}')
-    (tmp_path / "notes.md").write_text("no template")
-    found = read_templates(tmp_path)
-    assert sorted(found) == ["full", "poem", "quoted"]
+    names = ("poem.txt", "quoted.txt", "full.json")
+    found = {Path(name).stem: read_template(tmp_path / name) for name in names}
     assert found["poem"].user_turn() == ("Read the poem: ", "")
     assert found["quoted"].user_turn() == ("画 «", "»")
     assert found["full"] == InstructionTemplate("full", instruction="Look:", keep_tail=False)
-    assert find_template("poem", tmp_path) == found["poem"]
     assert find_template(str(tmp_path / "full.json")) == found["full"]
     (tmp_path / "wrong.json").write_text('{"instuction": "x"}')
     with pytest.raises(LiDiTError, match="wrong.json.*instuction"):
-        read_templates(tmp_path)
+        read_template(tmp_path / "wrong.json")
 
 
 def test_finding():

@@ -5,7 +5,7 @@ from .encoder import LLMEncoder
 from .loading import LLM, load_llm
 from .locate import available, check_present, installed_llms, locate
 from .prompt_encoder import PromptEncoder, PromptInfo
-from .templates import PRESETS, InstructionTemplate, find_template, read_templates
+from .templates import PRESETS, InstructionTemplate, find_template
 
 __all__ = [
     "LLM",
@@ -22,5 +22,4 @@ __all__ = [
     "installed_llms",
     "load_llm",
     "locate",
-    "read_templates",
 ]

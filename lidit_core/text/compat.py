@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import re
 from pathlib import Path
 
 from ..errors import LiDiTError
+from ..fetch import install_line
 
 OLDEST = "4.50.3"  # as in pyproject.toml
 
@@ -18,21 +20,27 @@ def transformers_version() -> str:
         return importlib.metadata.version("transformers")
     except importlib.metadata.PackageNotFoundError as error:
         raise LiDiTError(
-            f"LLMs are read with transformers, which this Python lacks; install {OLDEST} or newer"
+            f"LLMs are read with transformers {OLDEST} or newer, which this Python lacks; run: "
+            f"{install_line('transformers')}"
         ) from error
 
 
 def check_transformers() -> None:
     """Raise a LiDiTError unless there is a release that can read LLMs."""
-    if _release() < tuple(map(int, OLDEST.split(".")[:2])):
+    if _release() < _numbers(OLDEST):
         raise LiDiTError(
-            f"transformers is {transformers_version()}; expected {OLDEST} or newer, so upgrade it"
+            f"transformers is {transformers_version()}; expected {OLDEST} or newer, so run: "
+            f"{install_line('transformers')}"
         )
 
 
-def _release() -> tuple[int, int]:
-    major, minor = transformers_version().split(".")[:2]
-    return int(major), int(minor)
+def _release() -> tuple[int, ...]:
+    return _numbers(transformers_version())
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The first three numbers of a version; what follows, as rc1 or dev0, is left out."""
+    return tuple(map(int, re.findall(r"\d+", version)[:3]))
 
 
 def dtype_argument() -> str:

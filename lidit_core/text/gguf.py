@@ -10,15 +10,23 @@ import logging
 import os
 import shutil
 import tempfile
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from ..errors import LiDiTError
+from ..fetch import install_line
+from ..tensor_file import write_safetensors
 from .compat import dtype_argument
 
 log = logging.getLogger(__name__)
+GGUF_NEEDS = ("gguf", "accelerate", "sentencepiece")  # what transformers reads them with
+ONE_AT_A_TIME = threading.Lock()  # `_remembering` changes what every thread sees
+SCRATCH = ".converting-"  # how the folder begins that a conversion works in
+ABANDONED = 24 * 3600  # seconds after which such a folder is thrown away
 EDGE = 1 << 20  # bytes read at either end of a file for its fingerprint
 
 
@@ -41,15 +49,30 @@ def convert(parts: Sequence[Path], folder: Path) -> None:
     a config.json is complete. float32 keeps the dequantised numbers exactly.
     """
     check_gguf(parts)
-    log.info("converting %s to safetensors, once", parts[0].name)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".converting-") as scratch:
-        work = Path(scratch)
-        with _joined(parts, work) as gguf:
-            _write(gguf, work / "out")
-        names = sorted(p.name for p in (work / "out").iterdir())
-        for name in sorted(names, key="config.json".__eq__):
-            os.replace(work / "out" / name, folder / name)
+    with ONE_AT_A_TIME:
+        if (folder / "config.json").is_file():  # another thread did it meanwhile
+            return
+        log.info("converting %s to safetensors, once", parts[0].name)
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(folder)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=SCRATCH) as scratch:
+            _convert(parts, folder, Path(scratch))
+
+
+def _convert(parts: Sequence[Path], folder: Path, work: Path) -> None:
+    with _joined(parts, work) as gguf:
+        _write(gguf, work / "out")
+    names = sorted(p.name for p in (work / "out").iterdir())
+    for name in sorted(names, key="config.json".__eq__):
+        os.replace(work / "out" / name, folder / name)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Throw away what conversions left that were killed; one that still runs is younger."""
+    for scratch in folder.glob(f"{SCRATCH}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - scratch.stat().st_mtime > ABANDONED:
+                shutil.rmtree(scratch)
 
 
 def check_gguf(parts: Sequence[Path]) -> None:
@@ -74,7 +97,6 @@ def _joined(parts: Sequence[Path], work: Path) -> Iterator[Path]:
 
 
 def _write(gguf: Path, out: Path) -> None:
-    from safetensors.torch import save_file
     from transformers import AutoTokenizer
 
     where = {"gguf_file": gguf.name}
@@ -83,7 +105,8 @@ def _write(gguf: Path, out: Path) -> None:
             module = _dequantised(gguf)
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **where)
     except ImportError as error:
-        raise LiDiTError(f"reading {gguf.name} needs a package: {error}; install it") from error
+        line = install_line(*([error.name] if error.name else GGUF_NEEDS))
+        raise LiDiTError(f"reading {gguf.name} needs a package ({error}); run: {line}") from error
     except Exception as error:  # the readers meet a damaged file with errors of any kind
         raise LiDiTError(
             f"GGUF file {gguf.name} cannot be converted ({error}); it may be cut short or of a "
@@ -91,8 +114,7 @@ def _write(gguf: Path, out: Path) -> None:
         ) from error
     out.mkdir()
     tokenizer.save_pretrained(out)
-    state = {k: v.contiguous() for k, v in module.state_dict().items()}
-    save_file(state, out / "model.safetensors", metadata={"format": "pt"})
+    write_safetensors(out / "model.safetensors", module.state_dict(), {"format": "pt"})
     with contextlib.suppress(AttributeError):
         del module.config.quantization_config
     module.config.save_pretrained(out)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +11,12 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import LiDiTError
+from ..fetch import install_line
 from .compat import check_transformers, dtype_argument, read_tokenizer
 from .gguf import convert
 from .locate import HUB, Source, locate
 from .weights import Checkpoint, checkpoint_files
 
-log = logging.getLogger(__name__)
 FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f")
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -34,7 +33,6 @@ class LLM:
     tokenizer: object
     block: int | str  # as asked for: an index into transformers' `hidden_states`, or "all"
     blocks: int  # blocks that are loaded
-    total_blocks: int  # blocks that the LLM has
     width: int  # channels of a hidden state
     context: int  # tokens that the LLM can read
     placed: torch.device | None = None  # where inputs go if accelerate spread the module
@@ -154,7 +152,7 @@ def load_llm(
         lay_out_for_cpu(module)
     context = getattr(config, "max_position_embeddings", None) or 1 << 20
     width = config.hidden_size
-    return LLM(found.name, module, tokenizer, block, kept, total, width, context, placed)
+    return LLM(found.name, module, tokenizer, block, kept, width, context, placed)
 
 
 def lay_out_for_cpu(module: nn.Module) -> None:
@@ -214,10 +212,12 @@ def text_config(folder: Path, name: str):
             f"the configuration of {name} in {folder} cannot be read ({_first_line(error)}); "
             "expected a decoder-only LLM that transformers knows"
         ) from error
-    if getattr(config, "quantization_config", None):
+    quantised = getattr(config, "quantization_config", None)
+    if quantised:
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
         raise LiDiTError(
-            f"the weights of {name} are quantised in a way that is not read; give a GGUF file or "
-            "the weights as bfloat16"
+            f"the weights of {name} are quantised in a way that is not read ({method}); give a "
+            "GGUF file or the weights as bfloat16"
         )
     config = config.get_text_config(decoder=True)
     if getattr(config, "is_encoder_decoder", False) or not hasattr(config, "num_hidden_layers"):
@@ -308,7 +308,8 @@ def dispatch(module: nn.Module, device_map: str | dict) -> tuple[nn.Module, torc
     try:
         from accelerate import dispatch_model, infer_auto_device_map
     except ImportError as error:
-        raise LiDiTError("device_map needs accelerate; install it or leave it out") from error
+        line = install_line("accelerate")
+        raise LiDiTError(f"device_map needs accelerate; leave it out, or run: {line}") from error
     if isinstance(device_map, str):
         blocks = getattr(module, "_no_split_modules", None)
         device_map = infer_auto_device_map(module, no_split_module_classes=blocks)

@@ -154,30 +154,20 @@ def read_template(path: str | Path) -> InstructionTemplate:
         raise LiDiTError(f"in {path}: {error}") from error
 
 
-def read_templates(folder: str | Path) -> dict[str, InstructionTemplate]:
-    """All templates of a folder by name, sorted; files of other kinds are left alone."""
-    paths = sorted(p for p in Path(folder).glob("*") if p.suffix in SUFFIXES)
-    templates = [read_template(path) for path in paths]
-    return {template.name: template for template in templates}
-
-
-def find_template(
-    source: str | InstructionTemplate, folder: str | Path | None = None
-) -> InstructionTemplate:
-    """A template by its name in `folder`, by preset name, by its file's path, or from its text.
+def find_template(source: str | InstructionTemplate) -> InstructionTemplate:
+    """A template by the name of a preset, by its file's path, or from its text.
 
     Only text with `{prompt}` in it is taken for the template itself.
     """
     if isinstance(source, InstructionTemplate):
         return source
-    named = {**PRESETS, **(read_templates(folder) if folder else {})}
-    if source in named:
-        return named[source]
+    if source in PRESETS:
+        return PRESETS[source]
     if "{prompt}" in source:
         return template_from_text("custom", source)
     if Path(source).suffix in SUFFIXES:
         return read_template(source)
     raise LiDiTError(
-        f"no template is named {source!r}; choose one of {', '.join(named)}, give a .json or .txt "
-        "file, or write the text itself with {prompt} in it"
+        f"no template is named {source!r}; choose one of {', '.join(PRESETS)}, give a .json or "
+        ".txt file, or write the text itself with {prompt} in it"
     )

@@ -18,8 +18,7 @@ SINGLE = "model.safetensors"
 def checkpoint_files(folder: Path) -> list[Path]:
     """The safetensors files of a model folder; a shard that the index names must be there."""
     if (folder / INDEX).is_file():
-        names = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
-        files = [folder / name for name in sorted(names)]
+        files = [folder / name for name in _shards(folder / INDEX)]
     else:
         files = [folder / SINGLE] if (folder / SINGLE).is_file() else sorted(
             folder.glob("*.safetensors"))  # fmt: skip
@@ -35,6 +34,16 @@ def checkpoint_files(folder: Path) -> list[Path]:
             "download it again"
         )
     return files
+
+
+def _shards(index: Path) -> list[str]:
+    try:
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LiDiTError(
+            f"{index} does not say which shards there are ({error!r}); expected a weight_map, so "
+            "download it again"
+        ) from error
 
 
 class Checkpoint:
