@@ -8,8 +8,9 @@
     python3 run.py fetch gemma3                             any other verb goes to `lidit`
 
 The first run makes the virtual environment `.venv` beside this file, installs PyTorch (the CPU
-build where there is no NVIDIA GPU; a PyTorch that is already in `.venv` stays) and this project,
-and fetches the small demo LLM into the user cache. Later runs find all that done and start at once.
+build where there is no NVIDIA GPU; a PyTorch that is already in `.venv` stays as it is) and this
+project, and fetches the small demo LLM into the user cache. Later runs find all that done and
+start at once.
 """
 
 from __future__ import annotations
@@ -112,9 +113,20 @@ def torch_would_bring_cuda() -> bool:
     return any(name.startswith(("nvidia", "cuda", "triton")) for name in names)
 
 
+def pins(gpu: bool, own_torch: bool) -> list[str]:
+    """pip's words for the versions to install, ours but for a PyTorch that was there before."""
+    lines = [] if gpu else CONSTRAINTS.read_text().splitlines()
+    if own_torch:
+        ask = "from importlib.metadata import version; print('torch==' + version('torch'))"
+        theirs = subprocess.check_output([str(PYTHON), "-c", ask], text=True).strip()
+        lines = [theirs, *(line for line in lines if not line.startswith("torch=="))]
+    chosen = VENV / "lidit-constraints.txt"
+    chosen.write_text("\n".join(lines) + "\n")
+    return ["-c", str(chosen)]
+
+
 def install_torch(gpu: bool) -> None:
-    if has_torch():
-        return
+    """Install PyTorch where there is none."""
     if gpu:
         say("installing PyTorch for the NVIDIA GPU (several GB)")
         pip_install(["torch>=2.4"])
@@ -151,12 +163,12 @@ def set_up(extras: set[str]) -> None:
     if extras <= present:
         return
     make_venv()
-    gpu = has_nvidia_gpu()
-    install_torch(gpu)
+    gpu, own_torch = has_nvidia_gpu(), has_torch()
+    if not own_torch:
+        install_torch(gpu)
     wanted = sorted(extras | present)
     say(f"installing LI-DiT and what it needs ({', '.join(wanted)})")
-    pins = [] if gpu else ["-c", str(CONSTRAINTS)]
-    pip_install([*pins, "-e", f"{ROOT}[{','.join(wanted)}]"])
+    pip_install([*pins(gpu, own_torch), "-e", f"{ROOT}[{','.join(wanted)}]"])
     STAMP.write_text(json.dumps({"fingerprint": fingerprint(), "extras": wanted}))
 
 

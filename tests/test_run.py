@@ -64,15 +64,39 @@ def test_cuda_packages_are_seen_before_they_are_downloaded(setup_script, index):
     assert not setup_script.has_torch()
 
 
-def test_torch_without_a_gpu_is_the_pinned_one_and_stays(setup_script, index):
+def test_torch_without_a_gpu_is_the_pinned_one(setup_script, index):
     add_wheel(index, "torch", pinned_torch())
     add_wheel(index, "torch", "99.0")
     setup_script.make_venv()
     assert not setup_script.torch_would_bring_cuda()
     setup_script.install_torch(gpu=False)
-    setup_script.install_torch(gpu=True)  # the one that is there stays
+    assert installed_torch(setup_script) == pinned_torch()
+
+
+def installed_torch(setup_script) -> str:
     words = [setup_script.PYTHON, "-c", "import torch; print(torch.__version__)"]
-    assert subprocess.check_output(words, text=True).strip() == pinned_torch()
+    return subprocess.check_output(words, text=True).strip()
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_a_torch_that_was_there_stays(setup_script, index, monkeypatch, gpu):
+    """As where one was built for an AMD GPU; a package stands in for the project, pip is real."""
+    for version in (pinned_torch(), "98.0+rocm7", "99.0"):
+        add_wheel(index, "torch", version)
+    add_wheel(index, "needs_torch", "1.0", "torch>=2")
+    setup_script.make_venv()
+    install = setup_script.pip_install
+    install(["torch==98.0+rocm7"])
+    monkeypatch.setattr(setup_script, "has_nvidia_gpu", lambda: gpu)
+    monkeypatch.setattr(
+        setup_script,
+        "pip_install",
+        lambda words: install([*words[:-2], "--upgrade", "needs_torch"]),
+    )
+    setup_script.set_up({"standalone"})
+    assert installed_torch(setup_script) == "98.0+rocm7"
+    assert setup_script.installed_extras() == {"standalone"}
+    setup_script.STAMP.unlink()
 
 
 def test_what_is_set_up_is_remembered_until_it_changes(setup_script, index):
