@@ -33,6 +33,11 @@ _HOME = {
     "save_lidit": "checkpoint",
     "sample": "sampling",
     "load_pipeline": "pipeline",
+    "Pipeline": "pipeline",
+    "Order": "pipeline",
+    "Settings": "pipeline",
+    "save_refiner": "refiner_file",
+    "exchange_refiner": "refiner_file",
 }
 __all__ = sorted(_HOME)
 

@@ -24,7 +24,7 @@ from .layers import (
     plain_norm,
 )
 from .states import LLMStates
-from .text_context import AS_CONFIGURED, TextContext, TextOptions, TextSide
+from .text_context import TEXT_AS_CONFIGURED, TextContext, TextOptions, TextSide
 
 
 class PositionResBlock(nn.Module):
@@ -127,7 +127,7 @@ class LiDiT(nn.Module):
         x: Tensor,
         t: Tensor,
         text: Mapping[int, LLMStates],
-        options: TextOptions = AS_CONFIGURED,
+        options: TextOptions = TEXT_AS_CONFIGURED,
         attention: AttentionFunction = scaled_dot_product,
         run_block: RunBlock = run_block,
     ) -> Tensor:
@@ -164,11 +164,12 @@ class LiDiT(nn.Module):
         return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 
     def _check(self, x: Tensor) -> None:
+        side = self.config.latent.downsampling
         if x.ndim != 4 or x.shape[1] != self.channels:
             raise LiDiTError(
                 f"latents have shape {tuple(x.shape)}; this LI-DiT paints in "
                 f"{self.config.latent.name} with {self.channels} channels: use its own VAE "
-                f"or an empty latent of (B, {self.channels}, height / 8, width / 8)"
+                f"or an empty latent of (B, {self.channels}, height / {side}, width / {side})"
             )
 
     @torch.no_grad()

@@ -1,6 +1,8 @@
 """What LI-DiT is trained to predict: ``flow``, ``eps`` or ``v``, and how noise is mixed in.
 
-Time is one number in (0, 1]: 1 is noise, 0 the picture; the model is given t · 1000.
+Time is one number in [0, 1]: 1 is noise, 0 the picture. Training draws times above 0 and a sampling
+run ends at 0, where the model is not asked. The model is given t · 1000 for ``flow``, and for
+``eps`` and ``v`` the schedule's index t · 1000 - 1, at least 0.
 ``eps`` is the paper's (Appendix A.1, DDPM); its schedule of betas is ours, that of Stable
 Diffusion, which hosts use by default. ``flow`` is rectified flow.
 """
@@ -24,23 +26,27 @@ def _log_snr_table() -> Tensor:
 
 
 def ddpm_timestep(time: Tensor) -> Tensor:
-    """Time in (0, 1] to the DDPM schedule's index, 0 to 999, as float."""
+    """Time in [0, 1] to the DDPM schedule's index, as float: 0 to 999, and -1 for time 0."""
     return time * STEPS - 1
 
 
 def coefficients(prediction: str, time: Tensor) -> tuple[Tensor, Tensor]:
-    """(alpha, sigma) of z = alpha · x + sigma · noise at each time, shape of ``time``."""
+    """(alpha, sigma) of z = alpha · x + sigma · noise at each time, shape of ``time``.
+
+    For ``eps`` and ``v`` time 0 has the coefficients of the schedule's first index.
+    """
     if prediction == "flow":
         return 1 - time, time
-    position = ddpm_timestep(time).double().clamp(0, STEPS - 1)
+    on_cpu = time.cpu()  # not every device has float64
+    position = ddpm_timestep(on_cpu).double().clamp(0, STEPS - 1)
     low = position.floor().long().clamp(max=STEPS - 2)
-    table = _log_snr_table().to(time.device)
+    table = _log_snr_table()
     log_snr = torch.lerp(table[low], table[low + 1], position - low)
-    return log_snr.sigmoid().sqrt().to(time.dtype), (-log_snr).sigmoid().sqrt().to(time.dtype)
+    return log_snr.sigmoid().sqrt().to(time), (-log_snr).sigmoid().sqrt().to(time)
 
 
 def model_timestep(prediction: str, time: Tensor) -> Tensor:
-    """What the model is given: t in [0, 1000], as hosts give it."""
+    """What the model is given, as hosts give it: in [0, 1000] for flow, else in [0, 999]."""
     return time * STEPS if prediction == "flow" else ddpm_timestep(time).clamp(min=0)
 
 

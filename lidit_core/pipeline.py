@@ -22,7 +22,7 @@ from .latents import denormalise
 from .paths import SHIPPED_WEIGHTS
 from .sampling import initial_noise, sample
 from .states import LLMStates, stack_states
-from .text import PromptEncoder, check_present, locate
+from .text import PromptEncoder, available, check_present, locate
 from .text.locate import stated_width
 from .vae import TinyAutoencoder
 
@@ -205,11 +205,28 @@ def choose_llms(config: LiDiTConfig, given: Sequence[str], named: Sequence[str])
         return {config.branch(name): name for name in named or names}
     chosen = {}
     for text in given:
-        name, equals, source = text.partition("=")
-        if not equals or name not in names:
-            source, name = text, text if text in names else _branch_name(text, names)
-        chosen[config.branch(name)] = source
+        name, source = _served(text, names)
+        branch = config.branch(name)
+        if branch in chosen:
+            raise LiDiTError(
+                f"two LLMs are given for {name}, {chosen[branch]!r} and {source!r}; expected one "
+                "--llm for each LLM that this LI-DiT was trained on, so leave one out"
+            )
+        chosen[branch] = source
     return dict(sorted(chosen.items()))
+
+
+def _served(text: str, names: Sequence[str]) -> tuple[str, str]:
+    """The branch that a ``SOURCE`` or ``NAME=SOURCE`` serves, and the source."""
+    name, equals, source = text.partition("=")
+    if equals and name in names:
+        return name, source
+    if equals and not available(text):
+        raise LiDiTError(
+            f"--llm {text!r} is for {name!r}, and this LI-DiT was trained on {', '.join(names)}; "
+            "write one of these before the ="
+        )
+    return text if text in names else _branch_name(text, names), text
 
 
 def _branch_name(source: str, names: Sequence[str]) -> str:
@@ -233,12 +250,13 @@ def find_vae(latent: LatentFormat, checkpoint: Path) -> Path:
             return folder / file
     raise LiDiTError(
         f"{checkpoint.name} paints in the latents of {latent.name} and there is no {file} beside "
-        "it; put its autoencoder there under that name, or draw with a host that has it"
+        "it; put one in TAESD's layout with 16 channels there, for no other kind is read here, or "
+        "draw in a host with its own VAE"
     )
 
 
 def find_device(name: str | None) -> str:
-    """The device of this name, checked; by default the GPU where there is one."""
+    """The device of this name, checked; by default an NVIDIA or AMD GPU, else the CPU."""
     if name is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -295,7 +313,7 @@ def load_pipeline(
     Args:
         model: a name of `SHIPPED_MODELS` or the path of a checkpoint.
         llms: see `choose_llms`.
-        device: as PyTorch names it; the GPU where there is one.
+        device: as PyTorch names it; by default an NVIDIA or AMD GPU, else the CPU.
         cache: folder where the states of prompts outlive the process; None for none.
     """
     path, named = find_model(model)

@@ -46,7 +46,7 @@ class BranchOptions:
             raise LiDiTError(f"a branch has strength {self.strength}; expected a number, 0 = off")
 
 
-AS_CONFIGURED = BranchOptions()
+BRANCH_AS_CONFIGURED = BranchOptions()
 LARGEST_IN_FLOAT16 = 1000.0  # of a state, with room for what a norm computes from it
 
 
@@ -138,7 +138,7 @@ class LinguisticTokenRefiner(nn.Module):
         t: Tensor,
         dtype: torch.dtype,
         attention: AttentionFunction,
-        options: BranchOptions = AS_CONFIGURED,
+        options: BranchOptions = BRANCH_AS_CONFIGURED,
     ) -> Branch:
         """Args: t (B,) in [0, 1000]; dtype to compute in. Returns tokens (B, L, D) and c."""
         self._check(states)

@@ -10,7 +10,7 @@ from torch import Tensor
 from .dit import LiDiT
 from .objectives import clean_and_noise, coefficients, guided, model_timestep, sampling_times
 from .states import LLMStates, stack_states
-from .text_context import AS_CONFIGURED, TextOptions
+from .text_context import TEXT_AS_CONFIGURED, TextOptions
 
 Text = Mapping[int, LLMStates]
 
@@ -31,7 +31,7 @@ def sample(
     negative: Text,
     steps: int | None = None,
     guidance: float | None = None,
-    options: TextOptions = AS_CONFIGURED,
+    options: TextOptions = TEXT_AS_CONFIGURED,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> Tensor:
     """Normalised latents (B, C, H, W) from noise of that shape; texts hold B rows each.

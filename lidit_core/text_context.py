@@ -37,7 +37,7 @@ class TextOptions:
         return self.branches.get(branch, BranchOptions())
 
 
-AS_CONFIGURED = TextOptions()
+TEXT_AS_CONFIGURED = TextOptions()
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class TextSide(nn.Module):
         t: Tensor,
         dtype: torch.dtype,
         attention: AttentionFunction,
-        options: TextOptions = AS_CONFIGURED,
+        options: TextOptions = TEXT_AS_CONFIGURED,
     ) -> TextContext:
         """Args: text by branch, t (B,) in [0, 1000], dtype to compute in."""
         self._check(text, t.shape[0])

@@ -156,6 +156,11 @@ def test_two_llms_work_together_or_alone(folder, draw, lidit):
     assert abs(pixels("one.png") - pixels("both.png")).max() > 1
     status, _, error = lidit("generate", "x", "--model", duo, "--llm", str(folder / "wide-llm"))
     assert status == 2 and "none of tiny-llm, other-llm" in error
+    twice = ("--llm", str(folder / "tiny-llm"), "--llm", f"tiny-llm={folder / 'other-llm'}")
+    status, _, error = lidit("generate", "x", "--model", duo, *twice)
+    assert status == 2 and "two LLMs are given for tiny-llm" in error
+    status, _, error = lidit("generate", "x", "--model", duo, "--llm", "Tiny=some/folder")
+    assert status == 2 and "is for 'Tiny', and this LI-DiT was trained on tiny-llm, oth" in error
 
 
 @pytest.mark.parametrize(
@@ -227,6 +232,8 @@ def test_info_tells_of_a_checkpoint_a_preset_and_a_picture(folder, draw, lidit):
     assert '"prompt": "a cat"' in told
     status, _, error = lidit("info", "LI-DiT-2B")
     assert status == 2 and "LI-DiT-1B, LI-DiT-10B" in error
+    status, _, error = lidit("info", "missing.safetensors")
+    assert status == 2 and "no file missing.safetensors; give the path" in error
 
 
 def test_encode_tells_how_a_prompt_is_read_and_keeps_its_states(folder, lidit):

@@ -132,6 +132,16 @@ def test_bfloat16_is_close_to_float32():
     assert (exact - rounded).abs().max() <= 0.05 * exact.abs().max()
 
 
+def test_bfloat16_states_into_a_float32_model_cost_their_own_rounding_alone():
+    model, x, text = tiny(), noisy(1, 4, 4), texts()
+    halved = {i: states.to(dtype=torch.bfloat16) for i, states in text.items()}
+    mixed = run(model, x, halved)
+    rounded = run(model, x, {i: states.to(dtype=torch.float32) for i, states in halved.items()})
+    exact = run(model, x, text)
+    assert mixed.dtype == torch.float32 and torch.allclose(mixed, rounded, rtol=1e-5, atol=1e-5)
+    assert 0 < (mixed - exact).abs().max() <= 2**-7 * exact.abs().max()
+
+
 @pytest.mark.parametrize(
     "name, low, high, depth, width, heads",
     [("LI-DiT-1B", 1.05, 1.20, 28, 1152, 16), ("LI-DiT-10B", 10.0, 11.0, 48, 2816, 44)],

@@ -61,6 +61,12 @@ def test_timesteps_are_those_a_host_gives():
     assert model_timestep("eps", torch.tensor(0.001)).abs() < 1e-3
 
 
+def test_time_zero_is_the_first_index_of_the_schedule():
+    first = coefficients("eps", torch.tensor([0.001]))
+    assert torch.allclose(torch.cat(coefficients("eps", torch.zeros(1))), torch.cat(first))
+    assert model_timestep("v", torch.zeros(1)) == 0
+
+
 def test_training_times():
     g = torch.Generator().manual_seed(0)
     flow = sample_time("flow", 20_000, 1.0, g)

@@ -78,6 +78,12 @@ def test_requirements_are_the_dependencies_and_never_torch():
     requirements = (ROOT / "requirements.txt").read_text().split()
     assert requirements == quoted_list("dependencies")
     assert not [line for line in requirements if re.match(r"(torch|transformers|numpy)\b", line)]
+    assert not [line for line in requirements if re.search(r"<|==|~=", line)]  # no upper pins
+
+
+def test_the_public_names_are_there():
+    for name in lidit_core.__all__:
+        assert getattr(getattr(lidit_core, name), "__name__", name) == name
 
 
 def test_the_version_is_the_same_everywhere():

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="language model, as for generate (those of the model)",
     )
     add("--out", type=Path, metavar="FILE", help="keep the hidden states here")
-    add("--device", metavar="NAME", help="cpu, cuda, mps … (a GPU where there is one)")
+    add("--device", metavar="NAME", help="cpu, cuda, mps … (NVIDIA or AMD GPU, else cpu)")
     add_cache(parser)
 
 

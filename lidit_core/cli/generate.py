@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--cfg", type=float, metavar="X", help="guidance, 1 = none (the model's)")
     add("--size", type=size_of, metavar="WxH", help="in pixels, 128 or 192x128 (the model's)")
     add("--out", type=Path, metavar="PATH", help="file or folder (picture.png, or pictures/)")
-    add("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps … (a GPU where there is one)")
+    add("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps … (NVIDIA or AMD GPU, else cpu)")
     add_cache(parser)
 
 
@@ -75,8 +75,8 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
         type=Path,
         const=states_folder(),
         metavar="DIR",
-        help="keep the language models' states on disk: a prompt that was used before needs no "
-        "language model (without DIR, in the user cache; write it after the prompt)",
+        help="keep the language models' states on disk: a prompt that was used before does "
+        "not load them again (without DIR, in the user cache; write it after the prompt)",
     )
 
 

@@ -49,7 +49,8 @@ def describe(what: str) -> str:
     if "." not in Path(what).name and what not in SHIPPED_MODELS:
         find_preset(what)  # neither a file's name nor a preset: say which there are
     path, _ = find_model(what)
-    return _table(f"{path.name} ({path.stat().st_size / 2**20:.1f} MiB)", read_config(path))
+    config = read_config(path)  # says what is wrong with the path
+    return _table(f"{path.name} ({path.stat().st_size / 2**20:.1f} MiB)", config)
 
 
 def _overview() -> str:
