@@ -5,12 +5,10 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..host.clip import DEVICES, DTYPES, LLMSettings, block_named, open_clip
-from ..host.llm_folders import llm_choices, llm_fingerprint, llm_source, register
+from ..host.llm_folders import llm_choices, llm_fingerprint, llm_source
 from ..lidit_core.errors import LiDiTError
 from ..lidit_core.text.templates import PRESETS, find_template
 from .instruction_template import InstructionTemplateType
-
-register()
 
 
 class LiDiTLLMLoader(io.ComfyNode):
@@ -43,11 +41,11 @@ class LiDiTLLMLoader(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "token_budget",
-                    default=256,
+                    default=96,
                     min=1,
                     max=32768,
-                    tooltip="Tokens of the prompt that are read at most; the template's are not "
-                    "counted",
+                    tooltip="Tokens of the prompt that are read at most, the template's not "
+                    "counted; the stickers were trained with 96",
                 ),
                 io.Combo.Input(
                     "dtype",
