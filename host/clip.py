@@ -32,6 +32,7 @@ from ..lidit_core.text.templates import InstructionTemplate, find_template
 from .conditioning import BranchText, PromptText, reading_of, values_of
 from .llm_folders import model_name
 from .llm_weights import move_the_rest, pageable, store_in_fp8
+from .prompt_notes import tell
 
 DTYPES = ("auto", "float32", "bfloat16", "fp8_e4m3fn")
 DEVICES = ("default", "cpu")
@@ -108,20 +109,6 @@ def prompt_info(clip: object, text: str, template: InstructionTemplate | None = 
         if not cached:
             clip.load_model()
         return holder.prompts(template).info(text)
-
-
-def describe(clip: LLMClip, info: PromptInfo, template: InstructionTemplate | None = None) -> str:
-    """What a user wants to know of a prompt that was read, a line each."""
-    holder = clip.cond_stage_model
-    used = template or holder.settings.template
-    lines = [
-        f"{holder.name}, after block {holder.settings.block}, template {used.name}",
-        f"{info.used} of {info.budget} tokens used, at {info.span[0]} to {info.span[1]} "
-        f"of {info.length}",
-        f"states {info.width} wide, {str(info.dtype).removeprefix('torch.')}, "
-        + ("cached" if info.cached else f"computed on {clip.patcher.load_device}"),
-    ]
-    return "\n".join([*lines, *(f"note: {note}" for note in info.notes)])
 
 
 def block_named(text: str) -> int | str:
@@ -258,8 +245,10 @@ class LLMHolder(nn.Module):
         template = tokens.get(TEMPLATE) or self.settings.template
         (row,) = self.prompts(template).encode_rows([text])
         states = pad_states([row]).to(model_management.intermediate_device())
+        tell(text, row)
         reading = reading_of(self.settings.block, template)
-        values = values_of(PromptText((BranchText(self.name, states, reading=reading),)))
+        read = BranchText(self.name, states, reading=reading, used=row.used)
+        values = values_of(PromptText((read,)))
         self.encoded.append(values)
         return states.hidden, mean_state(states), values
 

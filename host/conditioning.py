@@ -7,6 +7,7 @@ strings in dicts and nothing else, so that the host can save, move and train on 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,8 +22,10 @@ from ..lidit_core.text.templates import InstructionTemplate
 
 HIDDEN, ROLES, NAMES = "lidit_hidden", "lidit_roles", "lidit_llm"
 BRANCHES, OPTIONS, FUSION = "lidit_branch", "lidit_options", "lidit_fusion"
-READINGS = "lidit_reading"
-AS_CONFIGURED = -1  # a branch by its LLM's name; a switch as the model's configuration has it
+READINGS, USED = "lidit_reading", "lidit_used"
+NOT_CHOSEN = -1  # a branch by its LLM's name; a switch as the model's configuration has it
+
+log = logging.getLogger(__name__)
 
 Entry = list  # [Tensor, dict]
 
@@ -36,6 +39,7 @@ class BranchText:
     branch: int | None = None  # of the model; None = the one trained on the LLM of this name
     options: BranchOptions = BranchOptions()
     reading: str = ""  # see `reading_of`; "" = not known
+    used: int = 0  # tokens of the prompt that were read, the template's not counted; 0 = not known
 
     def with_states(self, states: LLMStates) -> "BranchText":
         return replace(self, states=states)
@@ -66,9 +70,10 @@ def values_of(text: PromptText) -> dict[str, Any]:
         HIDDEN: {i: b.states.hidden for i, b in numbered.items()},
         ROLES: {i: b.states.roles for i, b in numbered.items()},
         NAMES: {i: b.llm for i, b in numbered.items()},
-        BRANCHES: {i: AS_CONFIGURED if b.branch is None else b.branch for i, b in numbered.items()},
+        BRANCHES: {i: NOT_CHOSEN if b.branch is None else b.branch for i, b in numbered.items()},
         OPTIONS: {i: _numbers(b.options) for i, b in numbered.items()},
         READINGS: {i: b.reading for i, b in numbered.items()},
+        USED: {i: b.used for i, b in numbered.items()},
         FUSION: text.fusion or "",
     }
 
@@ -100,7 +105,7 @@ def _branch(values: Mapping[str, Any], i: str) -> BranchText:
     return BranchText(
         values[NAMES][i],
         LLMStates(values[HIDDEN][i], values[ROLES][i].to(torch.int32)),
-        None if branch == AS_CONFIGURED else branch,
+        None if branch == NOT_CHOSEN else branch,
         BranchOptions(
             _switch(numbers["full_attention"]),
             _switch(numbers["gated"]),
@@ -108,6 +113,7 @@ def _branch(values: Mapping[str, Any], i: str) -> BranchText:
             float(numbers["weight"]),
         ),
         values[READINGS][i],
+        int(values.get(USED, {}).get(i, 0)),
     )
 
 
@@ -119,6 +125,12 @@ def _followed(text: PromptText, c0: Tensor | None) -> PromptText:
     if not c0.any():  # ConditioningZeroOut
         return text.emptied()
     if c0.shape == first.hidden.shape and len(text.branches) == 1:  # ConditioningAverage and kin
+        log.warning(
+            "a node changed the states of %s, and they are read as the %d tokens of its first "
+            "prompt: of a longer other prompt the end is left out, and of a shorter one nothing "
+            "is added there; of several LLMs fused in the other prompt only the first is mixed in",
+            *(text.branches[0].llm, first.roles.shape[1]),
+        )
         changed = text.branches[0].with_states(LLMStates(c0, first.roles))
         return replace(text, branches=(changed,))
     raise LiDiTError(
@@ -138,8 +150,8 @@ def _numbers(options: BranchOptions) -> dict[str, float]:
 
 
 def _number(switch: bool | None) -> int:
-    return AS_CONFIGURED if switch is None else int(switch)
+    return NOT_CHOSEN if switch is None else int(switch)
 
 
 def _switch(number: float) -> bool | None:
-    return None if number == AS_CONFIGURED else bool(number)
+    return None if number == NOT_CHOSEN else bool(number)

@@ -57,6 +57,7 @@ class HostCall:
 
     def __init__(self, transformer_options: dict, blocks: int) -> None:
         self.options = transformer_options
+        self.options.pop("block_index", None)  # the last step's; the refiners are in no block
         self.replaced = transformer_options.get("patches_replace", {}).get("dit", {})
         self.options["total_blocks"] = blocks
         self.options["block_type"] = "double"

@@ -31,6 +31,7 @@ def fused(
     """Entries whose branches are those of all conditionings, entry by entry.
 
     The first one's area, mask, range and hooks win. Others have one entry, or as many as it has.
+    Where no fusion is chosen, what an earlier fusion chose stays.
     """
     first = conditionings[0]
     for n, other in enumerate(conditionings[1:], start=2):
@@ -48,7 +49,9 @@ def fused(
 def _fused_entry(entries: Sequence[Entry], weights: Sequence[float], fusion) -> Entry:
     branches: list[BranchText] = []
     for entry, weight in zip(entries, weights, strict=False):
-        branches += [_weighted(branch, weight) for branch in text_of(*entry).branches]
+        text = text_of(*entry)
+        branches += [_weighted(branch, weight) for branch in text.branches]
+        fusion = fusion or text.fusion
     return entry_of(PromptText(_same_rows(branches), fusion), like=entries[0])
 
 

@@ -70,6 +70,12 @@ def branch_of(read: BranchText, config: LiDiTConfig) -> int:
             "for %s choose template %r and layer %s in the LLM loader",
             *(spec.name, spec.template.name, spec.block),
         )
+    if read.used > spec.token_budget:
+        log.warning(
+            "%d tokens of the prompt are read, and this model was trained with at most %d; for %s "
+            "set the LLM loader's token budget to %d",
+            *(read.used, spec.token_budget, spec.name, spec.token_budget),
+        )
     return branch
 
 

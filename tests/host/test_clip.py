@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 import torch
@@ -134,9 +135,28 @@ def test_info_says_how_a_prompt_was_read(pack, load):
     clip, text = load(token_budget=5), "three apples and a banana (left:1.3) of a car"
     first, second = (pack.run("LiDiTTextEncode", clip=clip, text=text)[1] for _ in range(2))
     assert "Llama, after block -3, template short" in first
-    assert "5 of 5 tokens used" in first and "only the first 5 of" in first
+    assert "5 of 5 tokens used; " in first and "only the first 5 of" in first
+    words = clip.tokenize(text), clip.encode_from_tokens_scheduled(clip.tokenize(text))[0]
+    length = words[1][0].shape[1]
+    place = re.search(r"(\d+) with the template, the prompt is (\d+) to (\d+)", first)
+    whole, begin, last = map(int, place.groups())
+    assert whole == length and last - begin == 4 and last < length
     assert "states 32 wide, float32, computed on cpu" in first and "cached" in second
     assert "note: a weight such as (word:1.3) is read as plain text" in first
+
+
+def test_a_stock_node_that_cuts_a_prompt_is_told_in_the_log(host, load, caplog):
+    clip, node = load(token_budget=5), host.nodes.CLIPTextEncode()
+    told = {}
+    for text in ("a cat", "three apples and a banana of a car", "(cat:1.3)"):
+        caplog.clear()
+        with torch.inference_mode():
+            node.encode(clip, text)
+        told[text] = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    short, long, weighted = told.values()
+    assert short == [] and len(long) == 1
+    assert re.search(r"only the first 5 of the prompt's \d\d+ tokens are read", long[0])
+    assert weighted[-1] == "in the prompt, a weight such as (word:1.3) is read as plain text"
 
 
 def test_weights_in_a_prompt_are_its_text(load):

@@ -129,8 +129,11 @@ def test_a_missing_vae_is_told_when_it_is_used_and_the_queue_goes_on(server, api
 def test_a_hundred_thousand_characters_are_cut_and_drawn(server, api):
     long = "a cat to the left of a dog " * 3704
     assert len(long) > 100_000
+    before = len(server.log)
     run = server.draw(changed(api, "CLIPTextEncode", text=long))
     assert is_picture(only_picture(run))
+    told = re.search(r"only the first 96 of the prompt's (\d+) tokens", server.log[before:])
+    assert told and int(told[1]) > 20_000
 
 
 def held(server: Any) -> int:

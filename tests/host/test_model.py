@@ -125,6 +125,24 @@ def test_averaging_moves_from_one_prompt_to_the_other(kit, model):
     assert not close(pictures[1], pictures[2], 1e-3)
 
 
+@pytest.mark.parametrize("lengths", [(6, 14), (14, 6)])
+def test_an_average_of_unequal_lengths_is_read_at_the_firsts_and_told(kit, model, caplog, lengths):
+    one, other = (kit.prompt(length=n, seed=n) for n in lengths)
+    mixed = average(kit, one, other, 0.5)
+    picture = kit.sample(model, mixed, cfg=1.0)
+    told = [r.getMessage() for r in caplog.records if "first prompt" in r.getMessage()]
+    assert told and f"read as the {lengths[0]} tokens of its first prompt" in told[0]
+    from_entry = other[0][0][:, : lengths[0]]
+    padded = torch.nn.functional.pad(from_entry, (0, 0, 0, lengths[0] - from_entry.shape[1]))
+    by_hand = kit.states.LLMStates((one[0][0] + padded) / 2, kit.read(length=lengths[0]).roles)
+    read = kit.cond.BranchText("alpha", by_hand)
+    expected = [kit.cond.entry_of(kit.cond.PromptText((read,)))]
+    assert close(picture, kit.sample(model, expected, cfg=1.0))
+    caplog.clear()
+    kit.sample(model, one, cfg=1.0)
+    assert "first prompt" not in caplog.text
+
+
 def average(kit, to, source, strength):
     return kit.stock(
         "ConditioningAverage",

@@ -9,6 +9,8 @@ import torch
 from model_kit import Kit, save_small, small_config
 from test_model import close, fuse
 
+FOUR = ("alpha", "b", "c", "d")
+
 
 @pytest.fixture(scope="module")
 def kit(pack, host, tmp_path_factory) -> Kit:
@@ -166,6 +168,52 @@ def test_another_llms_refiner_is_exchanged_in_the_loaded_model(kit, model, pack,
     assert torch.equal(kit.sample(changed, alone), kit.sample(model, alone))
     with pytest.raises(Exception, match="is no refiner file"):
         kit.model.with_refiner(model, str(kit.checkpoint))
+
+
+def test_more_of_a_prompt_than_the_model_was_trained_with_is_told(kit, model, caplog):
+    most = kit.model.config_of_model(model).llms[0].token_budget
+    for used, told in ((most, False), (most + 1, True)):
+        caplog.clear()
+        read = kit.cond.BranchText("alpha", kit.read(seed=1), used=used)
+        kit.sample(model, [kit.cond.entry_of(kit.cond.PromptText((read,)))])
+        assert told == (f"trained with at most {most}" in caplog.text)
+
+
+def test_a_fusion_of_fusions_keeps_what_the_inner_one_chose(kit, model):
+    one, two = kit.prompt(seed=1), kit.prompt("beta", length=11, seed=2)
+    plain = kit.sample(model, fuse(kit, one, two, fusion="concatenation"))
+    inner = fuse(kit, one, fusion="concatenation")
+    assert torch.equal(kit.sample(model, fuse(kit, inner, two)), plain)
+    assert torch.equal(kit.sample(model, fuse(kit, two, inner)), plain)
+    chosen = fuse(kit, inner, two, fusion="collaborative refiner")
+    assert torch.equal(kit.sample(model, chosen), kit.sample(model, fuse(kit, one, two)))
+
+
+def test_three_and_four_llms_are_fused_each_with_its_weight(kit, pack, host, tmp_path):
+    llms = tuple(replace(small_config().llms[0], name=name) for name in FOUR)
+    model = kit.model.load_model(save_small(tmp_path / "four.safetensors", llms=llms))
+    reads = [kit.cond.BranchText(name, kit.read(length=6 + n, seed=n)) for n, name in
+             enumerate(FOUR)]  # fmt: skip
+    prompts = [[kit.cond.entry_of(kit.cond.PromptText((read,)))] for read in reads]
+    pictures = [kit.sample(model, fuse(kit, *prompts[:n])) for n in (2, 3, 4)]
+    for n, left_out in ((3, (1, 1, 0)), (4, (1, 1, 1, 0))):
+        weighted = kit.sample(model, fuse(kit, *prompts[:n], weights=left_out))
+        assert not close(pictures[n - 2], pictures[n - 3], 1e-3)
+        assert close(weighted, pictures[n - 3])
+
+
+def test_a_step_begins_outside_of_every_block(kit, model):
+    """What asks for the block sees none while the refiners run, at the second step as well."""
+    watched, seen = model.clone(), []
+
+    def override(function, *args, transformer_options=None, **kwargs):
+        seen.append(transformer_options.get("block_index"))
+        return function(*args, transformer_options=transformer_options, **kwargs)
+
+    watched.model_options["transformer_options"]["optimized_attention_override"] = override
+    kit.sample(watched, kit.prompt(seed=1), steps=2)
+    step = seen[: len(seen) // 2]
+    assert None in step and 0 in step and seen == step * 2
 
 
 def exchanged(pack, model, name, **chosen):

@@ -1,0 +1,44 @@
+"""What a user is told of how a prompt was read: as a node's text, and in the log."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from ..lidit_core.text.cache import PromptStates
+from ..lidit_core.text.prompt import literal_notes
+from ..lidit_core.text.prompt_encoder import PromptInfo
+from ..lidit_core.text.templates import InstructionTemplate
+
+if TYPE_CHECKING:
+    from .clip import LLMClip
+
+log = logging.getLogger(__name__)
+
+
+def describe(clip: LLMClip, info: PromptInfo, template: InstructionTemplate | None = None) -> str:
+    """What a user wants to know of a prompt that was read, a line each."""
+    holder = clip.cond_stage_model
+    used = template or holder.settings.template
+    first, end = info.span
+    place = f"{first} to {end - 1}" if end > first else "empty"
+    lines = [
+        f"{holder.name}, after block {holder.settings.block}, template {used.name}",
+        f"{info.used} of {info.budget} tokens used; {info.length} with the template, "
+        f"the prompt is {place}",
+        f"states {info.width} wide, {str(info.dtype).removeprefix('torch.')}, "
+        + ("cached" if info.cached else f"computed on {clip.patcher.load_device}"),
+    ]
+    return "\n".join([*lines, *(f"note: {note}" for note in info.notes)])
+
+
+def tell(text: str, row: PromptStates) -> None:
+    """Log what a stock node cannot show: that a prompt was cut, or what it has that is no code."""
+    if row.used < row.total:
+        log.warning(
+            "only the first %d of the prompt's %d tokens are read; shorten it, or raise the LLM "
+            "loader's token budget where the model was trained with more",
+            *(row.used, row.total),
+        )
+    for note in literal_notes(text):
+        log.warning("in the prompt, %s", note)
