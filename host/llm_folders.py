@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import folder_paths
@@ -13,7 +13,7 @@ import folder_paths
 from ..lidit_core.demo_llms import DEMO_LLMS, SMOLLM2
 from ..lidit_core.errors import LiDiTError
 from ..lidit_core.paths import llm_folder
-from ..lidit_core.text.locate import check_present, installed_llms, locate
+from ..lidit_core.text.locate import _package_parts, check_present, installed_llms, locate
 from ..lidit_core.text.prompt_encoder import file_identity
 from ..lidit_core.text.templates import PRESETS, SUFFIXES, InstructionTemplate, read_template
 
@@ -66,11 +66,18 @@ def llm_source(name: str) -> str:
 def llm_fingerprint(name: str) -> list:
     """What changes when the LLM's files do; not when its GGUF is converted."""
     source = llm_source(name)
+    demo = next((llm for llm in DEMO_LLMS if llm.name == source), None)
+    if demo and (parts := _package_parts(demo)):
+        return _stats(parts)
     folder = llm_folder(source) if source == name else Path(source)
     ggufs = [folder] if folder.suffix.lower() == ".gguf" else sorted(folder.glob("*.gguf"))
     if not ggufs:
         return file_identity(locate(source))
-    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in ggufs]
+    return _stats(ggufs)
+
+
+def _stats(paths: Iterable[Path]) -> list:
+    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
 
 
 def template_choices() -> list[str]:
@@ -142,7 +149,7 @@ def _folders() -> list[Path]:
 
 
 def _llms_in(folder: Path, depth: int) -> Iterator[Path]:
-    """GGUF files, and folders with a configuration and weights."""
+    """GGUF files, and folders with a configuration; those without weights are told at the load."""
     try:
         entries = sorted(folder.iterdir())
     except OSError:
@@ -152,9 +159,12 @@ def _llms_in(folder: Path, depth: int) -> Iterator[Path]:
             if not path.name.startswith("mmproj"):  # the eyes of a multi-modal one
                 yield path
         elif path.is_dir() and not path.name.startswith("."):
-            if (path / "config.json").is_file() and any(path.glob("*.safetensors")):
+            weights = any(path.glob("*.safetensors"))
+            if (path / "config.json").is_file() and (weights or not any(path.glob("*.gguf"))):
                 yield path
-            elif depth > 1:
+                if weights:
+                    continue
+            if depth > 1:
                 yield from _llms_in(path, depth - 1)
 
 

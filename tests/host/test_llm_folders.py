@@ -95,10 +95,11 @@ def test_every_place_is_listed(pack, models):
     (models / "llm" / "GGUF" / "a.Q4_K_M.gguf").touch()
     (models / "llm" / "GGUF" / "mmproj-a.gguf").touch()
     (models / "llm" / "half" / "config.json").parent.mkdir()
-    (models / "llm" / "half" / "config.json").touch()  # no weights
+    (models / "llm" / "half" / "config.json").touch()  # no weights: the load says so
+    (models / "llm" / "GGUF" / "config.json").touch()  # of the file beside it
     llm_in(models / "llm" / ".hidden")
-    listed = ["GGUF/a.Q4_K_M.gguf", "Qwen/Qwen3-0.6B", "other packs", "gemma"]
-    assert offered(pack)[:5] == [*listed, SMOLLM2]
+    listed = ["GGUF/a.Q4_K_M.gguf", "Qwen/Qwen3-0.6B", "half", "other packs", "gemma"]
+    assert offered(pack)[:6] == [*listed, SMOLLM2]
 
 
 def test_a_refresh_finds_what_is_new(pack, models):
@@ -216,6 +217,23 @@ def test_a_gguf_does_not_load_again_for_its_conversion(folders, models, cache):
     before = folders.llm_fingerprint("mine")
     (cache / "llm" / "mine" / "config.json").write_text("{}")
     assert folders.llm_fingerprint("mine") == before
+
+
+def test_a_package_does_not_load_again_for_its_conversion(folders, models, cache, pack):
+    demo = pack.module("lidit_core.demo_llms").SMOLLM2
+    pieces = [wheel.piece for wheel in demo.wheels if wheel.piece]
+    if any(importlib.util.find_spec(piece.split("/")[0]) is None for piece in pieces):
+        pytest.skip("needs SmolLM2 as an installed package")
+    before = folders.llm_fingerprint(SMOLLM2)
+    llm_in(cache / "llm" / SMOLLM2)
+    assert before and folders.llm_fingerprint(SMOLLM2) == before
+
+
+def test_an_llm_without_weights_is_told_when_it_is_loaded(pack, error, models):
+    folder = save_llm(models / "llm" / "half")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(error, match="half"):
+        pack.run("LiDiTLLMLoader", llm="half", **INPUTS)
 
 
 def test_a_file_that_is_no_gguf(pack, error, models):
