@@ -136,7 +136,8 @@ def sampling_against_calls(module, rounds: int) -> float:
     return ratio(sample, calls, rounds)
 
 
-def main() -> None:
+def main() -> int:
+    """1 where a limit is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
@@ -150,7 +151,8 @@ def main() -> None:
     for what, measured, limit in rows:
         verdict = "holds" if measured <= limit else "MISSED"
         print(f"{what:45} {measured:8.3f}   limit {limit:5.2f}   {verdict}")
+    return int(any(measured > limit for _, measured, limit in rows))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

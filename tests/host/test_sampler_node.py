@@ -1,0 +1,59 @@
+"""The LiDiTSampler node. Run by the host's Python: pytest tests/host/test_sampler_node.py"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from model_kit import Kit, empty, save_small
+
+
+@pytest.fixture(scope="module")
+def kit(pack, host, tmp_path_factory) -> Kit:
+    return Kit(pack, host, save_small(tmp_path_factory.mktemp("lidit") / "small.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def model(kit):
+    return kit.load()
+
+
+def sampler_inputs(kit, model, **changes) -> dict:
+    """What the LiDiTSampler node is given."""
+    how = {"seed": 5, "steps": 10, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple"}
+    how |= {"denoise": 1.0, "guidance_start": 0.0, "guidance_end": 1.0, **changes}
+    given = {"model": model, "positive": kit.prompt(seed=1), "negative": kit.prompt(seed=2)}
+    return {**given, "latent_image": empty(), **how}
+
+
+def test_another_kind_of_model_is_declined_by_our_sampler(kit, pack):
+    import comfy.model_patcher
+    import comfy.supported_models
+
+    small = {"model_channels": 32, "num_res_blocks": [1], "channel_mult": [1], "num_heads": 1}
+    small |= {"in_channels": 4, "out_channels": 4, "image_size": 8, "use_spatial_transformer": True}
+    small |= {"transformer_depth": [0], "transformer_depth_output": [0, 0], "context_dim": 8}
+    small |= {"transformer_depth_middle": 0, "use_linear_in_transformer": False, "legacy": False}
+    config = comfy.supported_models.SD15({**small, "adm_in_channels": None})
+    config.set_inference_dtype(torch.float32, None)
+    cpu = torch.device("cpu")
+    foreign = comfy.model_patcher.ModelPatcher(config.get_model({}, "", cpu), cpu, cpu)
+    with pytest.raises(Exception, match="this model is BaseModel, not a LI-DiT"):
+        pack.run("LiDiTSampler", **sampler_inputs(kit, foreign))
+
+
+def test_steps_outside_of_the_guidance_interval_run_one_prompt(kit, model, pack):
+    from comfy.patcher_extension import WrappersMP
+
+    watched, rows = model.clone(), []
+
+    def count(executor, x, *args, **kwargs):
+        rows.append(len(x))
+        return executor(x, *args, **kwargs)
+
+    watched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "count", count)
+    given = sampler_inputs(kit, watched, guidance_start=0.2, guidance_end=0.6)
+    pack.run("LiDiTSampler", **given)
+    guided = [i for i, n in enumerate(rows) if n == 2]
+    assert len(rows) == 10 and set(rows) == {1, 2}
+    assert guided == list(range(guided[0], guided[-1] + 1)) and 3 <= len(guided) <= 5
+    assert guided[0] >= 2 and guided[-1] <= 6
