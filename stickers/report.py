@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from lidit_core.errors import LiDiTError
 
 from .grammar import Caption
-from .scorer import Reading, Verdict, describe, judge, read
+from .scorer import ACCEPT, Reading, Verdict, describe, judge, read
 
 CELL, LABEL = 128, 52  # picture side and height of the text under it, pixels
 _LINES, _LETTERS = 4, 25  # of a label
@@ -81,18 +81,21 @@ def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def report(pictures: Sequence[np.ndarray], captions: Sequence[Caption]) -> Report:
+def report(
+    pictures: Sequence[np.ndarray], captions: Sequence[Caption], accept: float = ACCEPT
+) -> Report:
     """Reads and judges every picture.
 
     Args:
         pictures: (S, S, 3) uint8 each, in the order of the captions.
+        accept: see `scorer.read`.
     """
     if len(pictures) != len(captions):
         raise LiDiTError(
             f"{len(pictures)} pictures for {len(captions)} captions: expected one each; "
             "generate the missing ones or leave out captions"
         )
-    readings = tuple(read(picture) for picture in pictures)
+    readings = tuple(read(picture, accept) for picture in pictures)
     verdicts = tuple(judge(r, c.request) for r, c in zip(readings, captions, strict=True))
     return Report(_rows(captions, verdicts), tuple(captions), readings, verdicts)
 

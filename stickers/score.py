@@ -23,6 +23,7 @@ from lidit_core.files import replacing
 from .evaluation import chinese_prompts, evaluation_prompts, synonym_prompts
 from .grammar import Caption
 from .report import report, sample_grids
+from .scorer import ACCEPT
 
 PROMPTS: dict[str, Callable[[], list[Caption]]] = {
     "evaluation": evaluation_prompts,
@@ -53,10 +54,10 @@ def _load(path: Path) -> np.ndarray:
     return pixels
 
 
-def score_folder(folder: Path, captions: list[Caption], out: Path) -> str:
+def score_folder(folder: Path, captions: list[Caption], out: Path, accept: float = ACCEPT) -> str:
     """The table, also written with hits.png and misses.png into `out`."""
     pictures = load_pictures(folder, len(captions))
-    result = report(pictures, captions)
+    result = report(pictures, captions, accept)
     out.mkdir(parents=True, exist_ok=True)
     table = result.markdown()
     _write(out / "report.md", table.encode())
@@ -81,6 +82,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--pictures", type=Path, help="folder with 00000.png, 00001.png, …")
     parser.add_argument("--out", type=Path, help="folder for the report (default: the pictures')")
     parser.add_argument("--write", type=Path, help="write the prompts into this file, one a line")
+    parser.add_argument(
+        "--nearest",
+        action="store_true",
+        help="forced choice: name every object after the glyph it resembles most, however little",
+    )
     options = parser.parse_args(arguments)
     if options.pictures is None and options.write is None:
         parser.error("give --pictures DIR to score, or --write FILE to get the prompts")
@@ -88,7 +94,9 @@ def main(arguments: list[str] | None = None) -> None:
     if options.write is not None:
         _write(options.write, "".join(c.text + "\n" for c in captions).encode())
     if options.pictures is not None:
-        print(score_folder(options.pictures, captions, options.out or options.pictures), end="")
+        out = options.out or options.pictures / ("nearest" if options.nearest else "")
+        accept = 0.0 if options.nearest else ACCEPT
+        print(score_folder(options.pictures, captions, out, accept), end="")
 
 
 if __name__ == "__main__":

@@ -83,20 +83,27 @@ class Verdict:
         return self.objects and tested.get(name, True)
 
 
-def read(picture: np.ndarray) -> Reading:
-    """Finds the background and the objects of a square (S, S, 3) uint8 picture, S in 64..256."""
+def read(picture: np.ndarray, accept: float = ACCEPT) -> Reading:
+    """Finds the background and the objects of a square (S, S, 3) uint8 picture, S in 64..256.
+
+    Args:
+        accept: evidence below which an object is unknown; 0 names each after the glyph that it
+            resembles most, however little (a forced choice).
+    """
     picture = standard(picture)
     ground = find_background(picture)
     best = (-1.0, ())
     for threshold in THRESHOLDS:
-        best = max(best, _read_at(picture, ground, threshold), key=lambda reading: reading[0])
+        best = max(
+            best, _read_at(picture, ground, threshold, accept), key=lambda reading: reading[0]
+        )
         if best[0] > _CERTAIN:
             break
     return Reading(ground.name, best[1])
 
 
 def _read_at(
-    picture: np.ndarray, ground: Background, threshold: int
+    picture: np.ndarray, ground: Background, threshold: int, accept: float
 ) -> tuple[float, tuple[Found, ...]]:
     """Mean score over the foreground, and the objects, with one segmentation threshold."""
     mask = foreground(picture, ground.colour, threshold)
@@ -104,7 +111,8 @@ def _read_at(
     chosen = [pick for part in parts for pick in _best_cut(picture, part, mask, ground)[1]]
     total = sum(part.area for part in parts)
     quality = sum(m.score * part.area for part, m in chosen) / total if total else 0.0
-    objects = tuple(_found(part, m) for part, m in chosen if part.area >= MIN_AREA * SIDE * SIDE)
+    large = [(part, m) for part, m in chosen if part.area >= MIN_AREA * SIDE * SIDE]
+    objects = tuple(_found(part, m, accept) for part, m in large)
     return quality, objects
 
 
@@ -123,9 +131,9 @@ def _best_cut(
     return (total, [pick for _, picks in finer for pick in picks]) if total > cut[0] else cut
 
 
-def _found(part: Part, best: Match) -> Found:
+def _found(part: Part, best: Match, accept: float) -> Found:
     box = tuple(edge / SIDE for edge in part.box)
-    known = best.evidence >= ACCEPT
+    known = best.evidence >= accept
     return Found(*((best.kind, best.colour) if known else (None, None)), box, best.evidence)
 
 

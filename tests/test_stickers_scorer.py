@@ -61,6 +61,15 @@ def test_unknown_objects_are_refused() -> None:
 
 
 @pytest.mark.font
+def test_a_forced_choice_names_every_object() -> None:
+    """The score beside the strict one: no object stays unknown, and known ones keep their names."""
+    for things in unknown_objects().values():
+        assert all(found.kind for found in read(things[0], accept=0.0).objects)
+    scene = render(Scene((Sprite("car", "blue", 0.5, 0.5, 0.5),), "pink"), 128)
+    assert read(scene, accept=0.0) == read(scene)
+
+
+@pytest.mark.font
 def test_wrong_colour_kind_count_and_side_are_seen() -> None:
     """One thing changed in a scene flips that verdict and no other."""
     sprites = (Sprite("car", "blue", 0.27, 0.5, 0.4), Sprite("cat", None, 0.75, 0.5, 0.4))
