@@ -13,7 +13,7 @@ import folder_paths
 from ..lidit_core.demo_llms import DEMO_LLMS, SMOLLM2
 from ..lidit_core.errors import LiDiTError
 from ..lidit_core.paths import llm_folder
-from ..lidit_core.text.locate import _package_parts, check_present, installed_llms, locate
+from ..lidit_core.text.locate import check_present, installed_llms, locate, package_parts
 from ..lidit_core.text.prompt_encoder import file_identity
 from ..lidit_core.text.templates import PRESETS, SUFFIXES, InstructionTemplate, read_template
 
@@ -67,7 +67,7 @@ def llm_fingerprint(name: str) -> list:
     """What changes when the LLM's files do; not when its GGUF is converted."""
     source = llm_source(name)
     demo = next((llm for llm in DEMO_LLMS if llm.name == source), None)
-    if demo and (parts := _package_parts(demo)):
+    if demo and (parts := package_parts(demo)):
         return _stats(parts)
     folder = llm_folder(source) if source == name else Path(source)
     ggufs = [folder] if folder.suffix.lower() == ".gguf" else sorted(folder.glob("*.gguf"))

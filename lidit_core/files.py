@@ -13,13 +13,17 @@ from pathlib import Path
 def replacing(path: str | Path) -> Iterator[Path]:
     """A path beside ``path`` to write to; it becomes ``path`` if the block ends without an error.
 
-    The folder is made; writers at the same time do not meet.
+    The folder is made; writers at the same time do not meet. Whoever may read what this process
+    writes may read the file: safetensors 0.8 would keep its files to their owner.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    beside.touch()
+    mode = beside.stat().st_mode
     try:
         yield beside
+        beside.chmod(mode)
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from lidit_core.files import replacing
+from lidit_core.tensor_file import write_safetensors
 
 
 def test_a_file_appears_whole_in_a_folder_that_is_made(tmp_path):
@@ -31,3 +33,10 @@ def test_two_writers_do_not_meet(tmp_path):
         one.write_text("one")
         other.write_text("other")
     assert path.read_text() == "one"  # the outer block ended last
+
+
+def test_others_may_read_what_is_written(tmp_path):
+    plain, tensors = tmp_path / "plain", tmp_path / "tensors"
+    plain.touch()
+    write_safetensors(tensors, {"a": torch.zeros(1)}, {})
+    assert tensors.stat().st_mode == plain.stat().st_mode

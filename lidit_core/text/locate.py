@@ -130,11 +130,11 @@ def _named(name: str) -> Source | None:
     if len(ggufs) == 1:
         return Source(name, folder, tuple(ggufs))
     demo = next((llm for llm in DEMO_LLMS if llm.name == name), None)
-    parts = _package_parts(demo) if demo else None
+    parts = package_parts(demo) if demo else None
     return Source(name, folder, parts) if parts else None
 
 
-def _package_parts(llm: DemoLLM) -> tuple[Path, ...] | None:
+def package_parts(llm: DemoLLM) -> tuple[Path, ...] | None:
     """The GGUF's parts in the installed wheels, which are not imported; None if one lacks."""
     parts = []
     for piece in (wheel.piece for wheel in llm.wheels if wheel.piece):
