@@ -7,8 +7,11 @@ it in ComfyUI, then save it with "Export" and with "Export (API)" over the two.
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 import time
 
+import numpy as np
 import pytest
 from conftest import HERE, PACK_NAME, ROOT, SHIPPED
 from PIL import Image
@@ -73,6 +76,21 @@ def test_it_draws_through_the_api(server, name):
     assert run.ending == "execution_success", run.events[-1]
     pictures = [picture for node in saving(api) for picture in run.pictures[node]]
     assert len(pictures) == len(saving(api)) and all(is_picture(p) for p in pictures)
+
+
+@pytest.mark.skipif(not SHIPPED.exists(), reason="needs the trained weights, to draw with both")
+def test_the_command_line_draws_the_same_picture(server, tmp_path):
+    """Only rounding differs: no channel of a pixel by more than 1 of 255."""
+    _, api = read("text_to_image")
+    need_llms(api)
+    asked = api[node_of(api, "KSampler")]["inputs"]
+    prompt = api[asked["positive"][0]]["inputs"]["text"]
+    words = ["generate", prompt, "--seed", str(asked["seed"]), "--steps", str(asked["steps"])]
+    words += ["--cfg", str(asked["cfg"]), "--out", str(tmp_path / "picture.png")]
+    subprocess.run([sys.executable, "-m", "lidit_core", *words], cwd=ROOT, check=True)
+    pictures = (only_picture(server.draw(api)), Image.open(tmp_path / "picture.png"))
+    ours, its = (np.asarray(picture.convert("RGB")).astype(int) for picture in pictures)
+    assert np.abs(ours - its).max() <= 1
 
 
 def test_they_are_served_as_templates(server):
