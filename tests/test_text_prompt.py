@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tiny_llm import NO_SYSTEM, chat_tokenizer, plain_tokenizer
+from tiny_llm import IN_PARTS, NO_SYSTEM, chat_tokenizer, metaspace_tokenizer, plain_tokenizer
 
 from lidit_core.errors import LiDiTError
 from lidit_core.states import INSTRUCTION, PROMPT
@@ -70,10 +70,11 @@ def test_whole_text_decodes_to_template_and_prompt(name, template):
     assert render.template.system in decoded
 
 
+@pytest.mark.parametrize("tokenizer", [TOKENIZERS["chat"], metaspace_tokenizer()])
 @pytest.mark.parametrize("prompt", ["a red cat", "", "两只猫 🍎"])
-def test_as_the_tokenizer_itself_without_special_text(prompt):
+def test_as_the_tokenizer_itself_without_special_text(tokenizer, prompt):
     """For ordinary prompts the ids are those of the chat template's own rendering."""
-    tokenizer, template = TOKENIZERS["chat"], PRESETS["paper"]
+    template = PRESETS["paper"]
     text = tokenizer.apply_chat_template(
         [
             {"role": "system", "content": template.system},
@@ -82,7 +83,15 @@ def test_as_the_tokenizer_itself_without_special_text(prompt):
         tokenize=False,
     )
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    assert list(renderer("chat")(prompt).ids) == ids
+    assert list(PromptRenderer(tokenizer, template, 256, 512)(prompt).ids) == ids
+
+
+def test_a_chat_template_of_a_multimodal_checkpoint():
+    tokenizer, paper = plain_tokenizer(IN_PARTS), PRESETS["paper"]
+    ids = PromptRenderer(tokenizer, paper, 256, 512)("a red cat").ids
+    assert ids[0] == tokenizer.bos_token_id
+    said = f"SYSTEM: {paper.system} USER: {paper.instruction} a red cat "
+    assert tokenizer.decode(ids[1:]) == said
 
 
 def test_specials_of_the_template_are_ids_and_those_of_the_prompt_are_text():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, set_seed
@@ -21,6 +21,15 @@ NO_SYSTEM = (  # as Gemma 2's: refuses a system role, begins with the BOS, trims
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}"
     "{{ raise_exception('System role not supported') }}{% endif %}"
     "{{ '<start>' + m['role'] + '\n' + m['content'] | trim + '<end>\n' }}{% endfor %}"
+)
+IN_PARTS = (  # as LLaVA 1.5's: reads a turn's text parts, and leaves the BOS to the tokenizer
+    "{% for m in messages %}{{ m['role'].upper() + ': ' }}"
+    "{% for c in m['content'] | selectattr('type', 'equalto', 'text') %}{{ c['text'] }}{% endfor %}"
+    "{{ ' ' }}{% endfor %}"
+)
+PHI = (  # as Phi 3's
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + '<|end|>\n' }}"
+    "{% endfor %}"
 )
 CORPUS = [
     "Describe the image by its objects: a red cat left of two dogs on a blue background",
@@ -76,6 +85,20 @@ def plain_tokenizer(chat_template: str | None = None) -> PreTrainedTokenizerFast
     )
 
 
+def metaspace_tokenizer() -> PreTrainedTokenizerFast:
+    """BPE that puts a blank before a text's first word alone; specials strip what follows."""
+    core = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
+    core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    core.decoder = decoders.Metaspace(prepend_scheme="first")
+    trainer = BpeTrainer(vocab_size=400, special_tokens=["<unk>"], show_progress=False)
+    core.train_from_iterator([*CORPUS, "\n"], trainer)
+    names = ("<|system|>", "<|user|>", "<|end|>")
+    core.add_special_tokens([AddedToken(name, rstrip=True, special=True) for name in names])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, unk_token="<unk>", eos_token="<|end|>", chat_template=PHI
+    )
+
+
 def _without_special_bytes(core: Tokenizer, fallback: list[str]) -> Tokenizer:
     """The same BPE whose byte tokens are no added tokens, so that they are not found in text."""
     import json
@@ -108,12 +131,25 @@ FAMILIES = {
     "Phi3": {},
 }
 
+HYBRIDS = {  # which keep more than keys and values from one token to the next
+    "Lfm2": {"layer_types": ["conv", "full_attention"] * 3, "block_auto_adjust_ff_dim": False},
+    "Qwen3Next": {
+        "layer_types": ["linear_attention", "full_attention"] * 3, "head_dim": 8,
+        "linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4, "num_experts": 4, "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16,
+    },
+    "FalconH1": {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8},
+}  # fmt: skip
+
 
 def tiny_config(family: str, vocabulary: int, **changes):
     kind = getattr(pytest.importorskip("transformers"), f"{family}Config", None)
     if kind is None:
         pytest.skip(f"this release of transformers has no {family}")
-    return kind(**{**SIZES, **FAMILIES.get(family, {}), "vocab_size": vocabulary, **changes})
+    return kind(
+        **{**SIZES, **{**FAMILIES, **HYBRIDS}.get(family, {}), "vocab_size": vocabulary, **changes}
+    )
 
 
 def save_llm(

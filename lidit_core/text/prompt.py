@@ -2,11 +2,14 @@
 
 The template's special tokens enter as ids. Each plain run between them, the one with the prompt
 included, is tokenised as one string with special parsing off, so that special-token text in a
-prompt stays text and merges across the border are those that the LLM was trained with.
+prompt stays text and merges across the border are those that the LLM was trained with. Blanks that
+a special token takes to itself and the blank that a tokenizer puts before the first word of a text
+are as when it reads the whole text at once.
 """
 
 from __future__ import annotations
 
+import copy
 import re
 from dataclasses import dataclass, replace
 
@@ -64,14 +67,17 @@ class PromptRenderer:
         if token_budget < 1:
             raise LiDiTError(f"token budget is {token_budget}; expected 1 or more")
         self.tokenizer, self.template = tokenizer, template
-        self.specials = {str(token): int(i) for i, token in tokenizer.added_tokens_decoder.items()
-                         if token.special}  # fmt: skip
+        self.later = without_dummy_prefix(tokenizer)  # for runs that do not begin the text
+        added = tokenizer.added_tokens_decoder.items()
+        self.specials = {str(token): (int(i), token) for i, token in added if token.special}
         head, tail = self._sides()
         head, tail = self._runs(head), self._runs(tail)
         self.before = head.pop().text if head and head[-1].special is None else ""
         self.after = tail.pop(0).text if tail and tail[0].special is None else ""
-        self.head_ids = self._start() + self._ids(head)
-        self.tail_ids = self._ids(tail)
+        self.reads = self.later if head else tokenizer  # the run with the prompt
+        head_ids = self._ids(head, tokenizer)
+        self.head_ids = self._start(head_ids) + head_ids
+        self.tail_ids = self._ids(tail, self.later)
         self.budget = min(token_budget, context - len(self._tokens("").ids))
         if self.budget < 1:
             raise LiDiTError(
@@ -111,38 +117,42 @@ class PromptRenderer:
             return [Run(text)] if text else []
         longest_first = sorted(self.specials, key=len, reverse=True)
         pieces = re.split(f"({'|'.join(map(re.escape, longest_first))})", text)
-        return [Run(piece, self.specials.get(piece)) for piece in pieces if piece]
+        for i, piece in enumerate(pieces):
+            _, token = self.specials.get(piece, (None, None))
+            if token and token.lstrip and i > 0:
+                pieces[i - 1] = pieces[i - 1].rstrip()
+            if token and token.rstrip and i + 1 < len(pieces):
+                pieces[i + 1] = pieces[i + 1].lstrip()
+        return [Run(piece, self.specials.get(piece, (None,))[0]) for piece in pieces if piece]
 
-    def _start(self) -> list[int]:
-        """The special tokens that the tokenizer itself puts first, unless the chat template did."""
-        if self.template.chat and self.tokenizer.chat_template:
+    def _start(self, head_ids: list[int]) -> list[int]:
+        """The special tokens that the tokenizer itself puts first, unless they are there.
+
+        The chat templates of LLMs have what belongs there. Those of multi-modal checkpoints leave
+        it to the tokenizer.
+        """
+        chat = self.template.chat and self.tokenizer.chat_template
+        if chat and not reads_parts(self.tokenizer):
             return []
         marked = self.tokenizer("a")["input_ids"]
         plain = self.tokenizer("a", add_special_tokens=False)["input_ids"]
         starts = (i for i in range(len(marked)) if marked[i : i + len(plain)] == plain)
-        return marked[: next(starts, 0)]
+        start = marked[: next(starts, 0)]
+        return [] if head_ids[: len(start)] == start else start
 
-    def _ids(self, runs: list[Run]) -> list[int]:
+    def _ids(self, runs: list[Run], first) -> list[int]:
+        """Ids of some runs; the tokenizer `first` reads the first of them."""
         ids: list[int] = []
-        for run in runs:
-            ids += [run.special] if run.special is not None else self._plain(run.text)["input_ids"]
+        for i, run in enumerate(runs):
+            reads = self.later if i else first
+            ids += (
+                [run.special] if run.special is not None else _plain(reads, run.text)["input_ids"]
+            )
         return ids
-
-    def _plain(self, text: str) -> dict:
-        """Tokenise one plain run; special-token text in it stays text."""
-        return self.tokenizer(
-            text,
-            add_special_tokens=False,
-            split_special_tokens=True,
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-            truncation=False,
-            verbose=False,
-        )
 
     def _run(self, prompt: str) -> tuple[list[int], list[tuple[int, int]], int, int]:
         """Ids and offsets of the run with the prompt, and the prompt's token span in it."""
-        encoded = self._plain(self.before + prompt + self.after)
+        encoded = _plain(self.reads, self.before + prompt + self.after)
         ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
         start, stop = prompt_span(offsets, len(self.before), len(self.before) + len(prompt))
         if prompt and not self.before:
@@ -187,6 +197,30 @@ class PromptRenderer:
         return texts[0][:same]
 
 
+def _plain(tokenizer, text: str) -> dict:
+    """Tokenise one plain run; special-token text in it stays text."""
+    return tokenizer(
+        text,
+        add_special_tokens=False,
+        split_special_tokens=True,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+        truncation=False,
+        verbose=False,
+    )
+
+
+def without_dummy_prefix(tokenizer):
+    """The tokenizer, or a copy without the blank that it puts before a text's first word."""
+    splits = tokenizer.backend_tokenizer.pre_tokenizer
+    if getattr(splits, "prepend_scheme", None) != "first":
+        return tokenizer
+    tokenizer, splits = copy.deepcopy(tokenizer), copy.deepcopy(splits)
+    splits.prepend_scheme = "never"
+    tokenizer.backend_tokenizer.pre_tokenizer = splits
+    return tokenizer
+
+
 def prompt_span(offsets: list[tuple[int, int]], start: int, stop: int) -> tuple[int, int]:
     """The token span whose characters overlap [start, stop); tokens across a border count.
 
@@ -223,14 +257,22 @@ def render_chat(tokenizer, system: str, user: str) -> str:
     return min(texts, key=len)
 
 
-def _rendered(tokenizer, messages: list[dict[str, str]]) -> str | None:
+def reads_parts(tokenizer) -> bool:
+    """Whether the chat template reads a turn's parts and not its text, as those of LLaVA do."""
+    turn = {"role": "user", "content": PLACEHOLDER}
+    return PLACEHOLDER not in (_rendered(tokenizer, [turn], in_parts=False) or PLACEHOLDER)
+
+
+def _rendered(tokenizer, messages: list[dict], in_parts: bool = True) -> str | None:
     """The chat template's text, or None where it refuses these messages."""
     from jinja2.exceptions import TemplateError
 
+    if in_parts and reads_parts(tokenizer):
+        messages = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
     template = NOT_TODAY + tokenizer.get_chat_template()
     try:
         return tokenizer.apply_chat_template(
             messages, chat_template=template, tokenize=False, date_string=DATE
         )
-    except TemplateError:
+    except (TemplateError, TypeError):
         return None
