@@ -10,6 +10,11 @@ class LiDiTError(ValueError):
     """Bad input: one sentence that names the value, what was expected, and the remedy."""
 
 
+def first_line(error: Exception) -> str:
+    """What another library's error says, short enough for a sentence of ours."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def exit_status(name: str, command: Callable[[], int | None]) -> int:
     """Run a command; a mistake is one line on stderr and status 2, Ctrl-C is status 130."""
     try:

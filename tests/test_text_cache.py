@@ -183,6 +183,11 @@ def test_changed_llm_is_noticed(tmp_path):
     assert not torch.allclose(before.hidden, after.hidden, rtol=0.01)
 
 
+def test_an_llm_of_the_same_names_sizes_and_times_elsewhere_is_another(llama, tmp_path):
+    copy = shutil.copytree(llama, tmp_path / "copy" / llama.name)  # keeps the files' times
+    assert PromptEncoder(copy).identity() != PromptEncoder(llama).identity()
+
+
 def test_commit_of_a_hub_model_is_in_the_key(llama, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     encoder = PromptEncoder("hub:me/tiny", "short")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny_llm import (
     FAMILIES,
+    HYBRIDS,
     chat_tokenizer,
     plain_tokenizer,
     reference_states,
@@ -54,6 +55,17 @@ def test_equal_to_transformers(family, tmp_path):
                 assert relative_error(states.hidden[0, : len(ids)], theirs) <= LIMIT
                 assert (states.roles[0, len(ids) :] == PADDING).all()
                 assert (states.hidden[0, len(ids) :] == 0).all()
+
+
+@pytest.mark.parametrize("family", HYBRIDS)
+def test_an_llm_that_keeps_more_than_keys_and_values_runs_whole(family, tmp_path):
+    folder = save_llm(tmp_path / family, family)
+    encoder = LLMEncoder(load_llm(folder, dtype=torch.float32), "paper")
+    states = encoder.encode(PROMPTS)
+    for row, prompt in enumerate(PROMPTS):
+        ids = encoder.renderer(prompt).ids
+        theirs = reference_states(folder, ids)[-3]
+        assert relative_error(states.hidden[row, : len(ids)], theirs) <= LIMIT
 
 
 @pytest.mark.parametrize("block", [1, 3, -2])

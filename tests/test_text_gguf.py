@@ -126,6 +126,16 @@ def test_other_file_of_the_same_name(file, cache):
     assert not torch.allclose(before.hidden, after.hidden, rtol=0.01)
 
 
+def test_files_that_differ_in_the_middle_alone_are_told_apart(tmp_path):
+    path, content = tmp_path / "some.gguf", bytearray(64 << 20)
+    path.write_bytes(content)
+    before = conversion.fingerprint([path])
+    third = len(content) // 3
+    content[third : 2 * third] = b"x" * third
+    path.write_bytes(content)
+    assert conversion.fingerprint([path]) != before
+
+
 def test_an_unchanged_file_is_not_hashed_again(file, cache, monkeypatch):
     folder = locate(file).folder
     monkeypatch.setattr(conversion, "fingerprint", lambda parts: pytest.fail("hashed again"))

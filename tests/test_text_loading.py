@@ -161,6 +161,15 @@ def test_encoder_decoder_is_refused(tmp_path):
         load_llm(tmp_path)
 
 
+def test_blocks_with_embeddings_of_their_own_are_refused(tmp_path):
+    kind = getattr(pytest.importorskip("transformers"), "Gemma3nTextConfig", None)
+    if kind is None:
+        pytest.skip("this release of transformers has no Gemma3n")
+    kind().save_pretrained(tmp_path)
+    with pytest.raises(LiDiTError, match="cannot be cut, which is not supported"):
+        load_llm(tmp_path)
+
+
 @pytest.mark.parametrize(
     "version, message",
     [
@@ -197,6 +206,9 @@ def test_unknown_names_and_places(tmp_path):
         load_llm("nobody/nothing")  # not downloaded unless asked with hub:
     with pytest.raises(LiDiTError, match="no config.json"):
         load_llm(tmp_path)
+    (tmp_path / "alone.safetensors").touch()
+    with pytest.raises(LiDiTError, match="put it into a folder of its own together with its conf"):
+        load_llm(tmp_path / "alone.safetensors")
     with pytest.raises(LiDiTError, match="does not exist"):
         load_llm(tmp_path / "some.gguf")
     assert not available("nobody/nothing") and not available(tmp_path)

@@ -11,6 +11,7 @@ from ..errors import LiDiTError
 from ..fetch import install_line
 
 OLDEST = "4.50.3"  # as in pyproject.toml
+ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # of `layer_types`
 
 
 @functools.cache
@@ -80,10 +81,16 @@ def cached_layers(cache) -> list[tuple]:
     return list(zip(cache.key_cache, cache.value_cache, strict=True))
 
 
-def can_reuse(config, length: int) -> bool:
+def can_reuse(module, length: int) -> bool:
     """Whether `length` tokens may be read on top of cached ones.
 
-    Before 4.53 sliding-window layers expect a cache that drops what left the window.
+    Only attention keeps all that follows needs as keys and values; state-space, linear-attention
+    and convolution layers do not. Before 4.53 sliding-window layers expect a cache that drops what
+    left the window.
     """
+    config = module.config
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if getattr(module, "_is_stateful", False) or not kinds <= ATTENTION:
+        return False
     window = getattr(config, "sliding_window", None)
     return _release() >= (4, 53) or not window or length < window

@@ -129,7 +129,7 @@ class LLMEncoder:
 
     def _shared(self, ids: tuple[int, ...]) -> int:
         """How many first tokens of a text are taken from the prefix; one is left to run."""
-        if not self.reuse or not can_reuse(self.llm.module.config, len(ids)):
+        if not self.reuse or not can_reuse(self.llm.module, len(ids)):
             return 0
         pairs = zip(ids[:-1], self.renderer.prefix)
         return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import LiDiTError
+from ..errors import LiDiTError, first_line
 from ..fetch import install_line
 from ..tensor_file import write_safetensors
 from .compat import dtype_argument
@@ -27,16 +27,19 @@ GGUF_NEEDS = ("gguf", "accelerate", "sentencepiece")  # what transformers reads 
 ONE_AT_A_TIME = threading.Lock()  # `_remembering` changes what every thread sees
 SCRATCH = ".converting-"  # how the folder begins that a conversion works in
 ABANDONED = 24 * 3600  # seconds after which such a folder is thrown away
-EDGE = 1 << 20  # bytes read at either end of a file for its fingerprint
+EDGE, SAMPLE, SAMPLES = 1 << 20, 1 << 16, 64  # bytes of a file that its fingerprint is made from
 
 
 def fingerprint(parts: Sequence[Path]) -> str:
-    """SHA-256 of sizes, first and last bytes of the files: quick, and told by content alone."""
+    """SHA-256 of the files' sizes, edges and samples all over them: quick, by content alone."""
     digest = hashlib.sha256()
     for part in parts:
         size = part.stat().st_size
         with part.open("rb") as file:
             digest.update(str(size).encode() + file.read(EDGE))
+            for i in range(1, SAMPLES):
+                file.seek(size * i // SAMPLES)
+                digest.update(file.read(SAMPLE))
             file.seek(max(0, size - EDGE))
             digest.update(file.read(EDGE))
     return digest.hexdigest()
@@ -106,11 +109,13 @@ def _write(gguf: Path, out: Path) -> None:
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **where)
     except ImportError as error:
         line = install_line(*([error.name] if error.name else GGUF_NEEDS))
-        raise LiDiTError(f"reading {gguf.name} needs a package ({error}); run: {line}") from error
+        raise LiDiTError(
+            f"reading {gguf.name} needs a package ({first_line(error)}); run: {line}"
+        ) from error
     except Exception as error:  # the readers meet a damaged file with errors of any kind
         raise LiDiTError(
-            f"GGUF file {gguf.name} cannot be converted ({error}); it may be cut short or of a "
-            "kind that transformers does not read, so get it again or use safetensors"
+            f"GGUF file {gguf.name} cannot be converted ({first_line(error)}); it may be cut short "
+            "or of a kind that transformers does not read, so get it again or use safetensors"
         ) from error
     out.mkdir()
     tokenizer.save_pretrained(out)

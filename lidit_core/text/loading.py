@@ -10,14 +10,14 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from ..errors import LiDiTError
+from ..errors import LiDiTError, first_line
 from ..fetch import install_line
 from .compat import check_transformers, dtype_argument, read_tokenizer
 from .gguf import convert
 from .locate import HUB, Source, locate
 from .weights import Checkpoint, checkpoint_files
 
-FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f")
+FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f", "embedding_norm")
 DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -194,10 +194,9 @@ def download(repo: str) -> Path:
         return Path(snapshot_download(repo, allow_patterns=["*.json", "*.safetensors", "*.model",
                                                             "*.txt", "*.jinja"]))  # fmt: skip
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise LiDiTError(
-            f"{HUB}{repo} cannot be downloaded ({reason}); check the name and the connection, or "
-            "give a model folder"
+            f"{HUB}{repo} cannot be downloaded ({first_line(error)}); check the name and the "
+            "connection, or give a model folder"
         ) from error
 
 
@@ -209,7 +208,7 @@ def text_config(folder: Path, name: str):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (ValueError, KeyError, OSError) as error:
         raise LiDiTError(
-            f"the configuration of {name} in {folder} cannot be read ({_first_line(error)}); "
+            f"the configuration of {name} in {folder} cannot be read ({first_line(error)}); "
             "expected a decoder-only LLM that transformers knows"
         ) from error
     quantised = getattr(config, "quantization_config", None)
@@ -222,6 +221,11 @@ def text_config(folder: Path, name: str):
     config = config.get_text_config(decoder=True)
     if getattr(config, "is_encoder_decoder", False) or not hasattr(config, "num_hidden_layers"):
         raise LiDiTError(f"{name} is a {config.model_type}; expected a decoder-only LLM")
+    if getattr(config, "hidden_size_per_layer_input", 0):
+        raise LiDiTError(
+            f"{name} is a {config.model_type}, whose blocks have embeddings of their own and "
+            "cannot be cut, which is not supported; choose an LLM of another kind"
+        )
     return config
 
 
@@ -242,7 +246,7 @@ def load_tokenizer(folder: Path, name: str):
         tokenizer = read_tokenizer(folder)
     except Exception as error:  # transformers raises about every kind here
         raise LiDiTError(
-            f"{name} has no tokenizer that can be read in {folder} ({_first_line(error)}); put "
+            f"{name} has no tokenizer that can be read in {folder} ({first_line(error)}); put "
             "its tokenizer.json and tokenizer_config.json there"
         ) from error
     if not tokenizer.is_fast:
@@ -322,7 +326,3 @@ def dispatch(module: nn.Module, device_map: str | dict) -> tuple[nn.Module, torc
     places = [torch.device(place) for place in device_map.values()]
     main = next((place for place in places if place.type != "cpu"), torch.device("cpu"))
     return dispatch_model(module, device_map, main_device=main), main
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -44,6 +44,11 @@ def locate(source: str | Path) -> Source:
         return _gguf(path)
     if path.is_dir():
         return _folder(path)
+    if path.suffix.lower() == ".safetensors":
+        raise LiDiTError(
+            f"{path} is the weights of an LLM alone; expected a model folder, so put it into a "
+            "folder of its own together with its config.json and tokenizer.json"
+        )
     found = None if path.is_absolute() or ".." in path.parts else _named(text)
     if found is None:
         raise LiDiTError(

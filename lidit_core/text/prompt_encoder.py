@@ -19,8 +19,8 @@ from .locate import Source, locate
 from .prompt import literal_notes
 from .templates import InstructionTemplate, find_template
 
-STATES_VERSION = 3  # raise it when the same input comes to give other states
-IDENTITY_SUFFIXES = (".json", ".safetensors", ".model", ".jinja")
+STATES_VERSION = 4  # raise it when the same input comes to give other states
+IDENTITY_SUFFIXES = (".json", ".safetensors", ".model", ".jinja", ".txt")
 
 
 @dataclass(frozen=True)
@@ -166,14 +166,19 @@ class PromptEncoder:
 
 
 def file_identity(found: Source) -> list:
-    """Name, size and time of every file that makes an LLM; of one on the hub, its commit."""
+    """Place, size and time of every file that makes an LLM; of one on the hub, its commit."""
     if found.folder is None:
         return [found.repo, downloaded_commit(found.repo)]
     paths = found.parts
     if found.converted:
         paths = [p for p in sorted(found.folder.iterdir()) if p.suffix in IDENTITY_SUFFIXES]
     stats = [(path, path.stat()) for path in paths]
-    return [(path.name, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+    return [(_place(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+
+
+def _place(path: Path) -> str:
+    """The file's name, and a short hash of its path: archives may give all files one time."""
+    return f"{path.name} {hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
 
 
 def _key(identity: str, prompt: str) -> str:
