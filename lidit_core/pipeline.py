@@ -271,17 +271,25 @@ def find_device(name: str | None) -> str:
 
 
 def open_encoders(
-    config: LiDiTConfig, chosen: Mapping[int, str], device: str, cache: Path | None = None
+    config: LiDiTConfig,
+    chosen: Mapping[int, str],
+    device: str,
+    cache: Path | None = None,
+    spread: bool = False,
 ) -> dict[int, PromptEncoder]:
     """A prompt encoder for every chosen branch, set up as the branch was trained.
 
-    `cache` is a folder of states that outlive the process. Nothing is loaded before a prompt.
+    Nothing is loaded before a prompt.
+
+    Args:
+        cache: folder of states that outlive the process.
+        spread: share each LLM out over all GPUs and the CPU's memory, through accelerate.
     """
     for branch, source in chosen.items():
         check_present(source)
         check_width(config.llms[branch], source)
     return {
-        branch: _open_encoder(config.llms[branch], source, device, cache)
+        branch: _open_encoder(config.llms[branch], source, device, cache, spread)
         for branch, source in chosen.items()
     }
 
@@ -290,16 +298,19 @@ def check_width(spec: LLMSpec, source: str) -> None:
     """Refuse an LLM whose config.json states another width than the branch was trained on."""
     found = locate(source)
     width = stated_width(found)
-    if width not in (None, spec.width):
+    if spec.block != "all" and width not in (None, spec.width):
         raise LiDiTError(
             f"the LLM {found.name} is {width} wide and this branch was trained on {spec.name} "
             f"({spec.width} wide); give that LLM, or leave the branch out"
         )
 
 
-def _open_encoder(spec: LLMSpec, source: str, device: str, cache: Path | None) -> PromptEncoder:
+def _open_encoder(
+    spec: LLMSpec, source: str, device: str, cache: Path | None, spread: bool
+) -> PromptEncoder:
     made = (spec.template, spec.block, spec.token_budget)
-    return PromptEncoder(source, *made, device=device, disk_cache=cache)
+    map_ = "auto" if spread else None
+    return PromptEncoder(source, *made, device=device, device_map=map_, disk_cache=cache)
 
 
 def load_pipeline(
@@ -307,6 +318,7 @@ def load_pipeline(
     llms: Sequence[str] = (),
     device: str | None = None,
     cache: Path | None = None,
+    spread: bool = False,
 ) -> Pipeline:
     """Everything that is needed to draw.
 
@@ -315,10 +327,11 @@ def load_pipeline(
         llms: see `choose_llms`.
         device: as PyTorch names it; by default an NVIDIA or AMD GPU, else the CPU.
         cache: folder where the states of prompts outlive the process; None for none.
+        spread: see `open_encoders`.
     """
     path, named = find_model(model)
     config = read_config(path)
     device = find_device(device)
-    encoders = open_encoders(config, choose_llms(config, llms, named), device, cache)
+    encoders = open_encoders(config, choose_llms(config, llms, named), device, cache, spread)
     vae = load_vae(find_vae(config.latent, path), device=device)
     return Pipeline(load_lidit(path, device=device), vae, encoders, device)

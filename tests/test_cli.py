@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -245,14 +246,26 @@ def test_encode_tells_how_a_prompt_is_read_and_keeps_its_states(folder, lidit):
     hidden, roles = states["tiny-llm.hidden"], states["tiny-llm.roles"]
     assert hidden.shape == (len(roles), 32) and roles.dtype == torch.int32
     assert roles.unique().tolist() == [1, 2]
+    status, _, error = lidit(
+        "encode", "a (red:1.3) cat", *model, "--spread", "--out", "s.safetensors"
+    )
+    assert status == 0, error
+    assert torch.equal(load_file("s.safetensors")["tiny-llm.hidden"], hidden)
     _, told, _ = lidit("encode", "", *model)
     assert "0 of the prompt's 0 are read" in told and "the prompt is empty" in told
 
 
-def test_every_verb_teaches():
+@pytest.mark.parametrize("encoding", ["utf-8", "cp437"])
+def test_every_verb_teaches(encoding):
+    """To a terminal or a file of any encoding."""
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
     for verb in ("generate", "info", "fetch", "encode"):
         command = [sys.executable, "-m", "lidit_core", verb, "--help"]
         shown = subprocess.run(
-            command, capture_output=True, text=True, cwd=Path(__file__).parents[1]
+            command,
+            capture_output=True,
+            encoding=encoding,
+            cwd=Path(__file__).parents[1],
+            env=environment,
         )
         assert shown.returncode == 0 and "examples:" in shown.stdout

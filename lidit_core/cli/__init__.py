@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
+import sys
 from collections.abc import Sequence
 
 from .. import __version__
@@ -47,6 +49,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; a user's mistake is one line on stderr and exit status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # whose encoding may lack what we write
+            stream.reconfigure(errors="replace")
     logging.basicConfig(format="lidit: %(message)s", level=logging.WARNING)
     logging.getLogger("lidit_core").setLevel(logging.INFO)
     args = build_parser().parse_args(argv)

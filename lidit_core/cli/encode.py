@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .generate import add_cache
+from .generate import add_for_llms
 
 HELP = "show how a prompt is read, and keep its hidden states"
 
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--out", type=Path, metavar="FILE", help="keep the hidden states here")
     add("--device", metavar="NAME", help="cpu, cuda, mps … (NVIDIA or AMD GPU, else cpu)")
-    add_cache(parser)
+    add_for_llms(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
     path, named = find_model(args.model)
     config = read_config(path)
     chosen = choose_llms(config, args.llm, named)
-    encoders = open_encoders(config, chosen, find_device(args.device), args.cache)
+    device = find_device(args.device)
+    encoders = open_encoders(config, chosen, device, args.cache, args.spread)
     tensors = {}
     for branch, encoder in encoders.items():
         name = config.llms[branch].name

@@ -65,10 +65,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--size", type=size_of, metavar="WxH", help="in pixels, 128 or 192x128 (the model's)")
     add("--out", type=Path, metavar="PATH", help="file or folder (picture.png, or pictures/)")
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps … (NVIDIA or AMD GPU, else cpu)")
-    add_cache(parser)
+    add_for_llms(parser)
 
 
-def add_cache(parser: argparse.ArgumentParser) -> None:
+def add_for_llms(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--spread",
+        action="store_true",
+        help="share language models that are too large for the GPU out over all GPUs and the "
+        "CPU's memory",
+    )
     parser.add_argument(
         "--cache",
         nargs="?",
@@ -101,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     ]
     paths = _paths(args, len(orders))
     settings = Settings(args.negative, args.steps, args.cfg, args.size)
-    pipeline = load_pipeline(args.model, args.llm, args.device, args.cache)
+    pipeline = load_pipeline(args.model, args.llm, args.device, args.cache, args.spread)
     _draw(pipeline, orders, settings, paths, args.model)
     return 0
 
