@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lidit_core.config import LiDiTConfig
 from lidit_core.dit import LiDiT
-from lidit_core.errors import LiDiTError
+from lidit_core.errors import LiDiTError, first_line
 from lidit_core.latents import normalise
 from lidit_core.objectives import sample_time
 from lidit_core.states import PADDING, LLMStates
@@ -176,9 +176,18 @@ class Trainer:
         self._check(state)
         self.step = state["step"]
         for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+            self._load(name, part, state)
         self.ema.weights = {k: v.to(self.device) for k, v in self.ema.weights.items()}
         log.info("resuming at step %d of %d", self.step, self.recipe.steps)
+
+    def _load(self, name: str, part, state: dict) -> None:
+        try:
+            part.load_state_dict(state[name])
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise LiDiTError(
+                f"the {name} that {self.run} holds does not fit the recipe ({first_line(error)}); "
+                "take the optimiser and the content that the run was begun with, or another folder"
+            ) from error
 
     def _check(self, state: dict) -> None:
         """Another model is refused; a recipe may be lengthened, and it is logged."""

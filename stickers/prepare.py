@@ -78,7 +78,14 @@ def caption_states(data: Path, branches: tuple[int, ...]) -> CaptionStates:
     """The prepared states of some branches."""
     english = torch.tensor([caption.language == "en" for caption in training_captions()])
     readable = torch.stack([english | reads for reads in READS_CHINESE], dim=1)
-    return CaptionStates({i: load_states(states_path(data, i)) for i in branches}, readable)
+    states = {i: load_states(states_path(data, i)) for i in branches}
+    for branch, found in states.items():
+        if len(found) != len(readable) + 1:
+            raise LiDiTError(
+                f"{states_path(data, branch)} holds {len(found)} captions' states and there are "
+                f"{len(readable)} captions and the empty one; delete it and prepare states again"
+            )
+    return CaptionStates(states, readable)
 
 
 def scenes(size: int, first: int, count: int) -> list[tuple[int, Scene]]:

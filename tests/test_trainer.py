@@ -173,6 +173,13 @@ def test_a_run_of_another_model_is_refused(tmp_path):
         Trainer(recipe(), other, captions, tmp_path, tmp_path / "run")
 
 
+def test_a_state_that_does_not_fit_the_recipe_is_refused(tmp_path):
+    captions = world(tmp_path)
+    trainer(tmp_path, captions, recipe(optimiser="adamw")).save()
+    with pytest.raises(LiDiTError, match="the adamw that .* does not fit the recipe"):
+        trainer(tmp_path, captions, recipe(optimiser="muon"))
+
+
 def test_a_stage_may_shift_its_times(tmp_path):
     captions = world(tmp_path)
     stage = replace(recipe().stages[0], batch=64)
