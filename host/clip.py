@@ -108,7 +108,7 @@ def prompt_info(clip: object, text: str, template: InstructionTemplate | None = 
     with holder.serving(clip.patcher) as cached:
         if not cached:
             clip.load_model()
-        return holder.prompts(template).info(text)
+        return holder.prompts(template, text).info(text)
 
 
 def block_named(text: str) -> int | str:
@@ -184,11 +184,14 @@ class LLMClip(comfy.sd.CLIP):
             return super().encode_from_tokens(*args, **kwargs)
 
     def encode_from_tokens_scheduled(self, *args, **kwargs) -> list:
-        encoded = self.cond_stage_model.encoded = []
-        entries = super().encode_from_tokens_scheduled(*args, **kwargs)
+        holder, encoded = self.cond_stage_model, []
+        holder.encoded = encoded
+        try:
+            entries = super().encode_from_tokens_scheduled(*args, **kwargs)
+        finally:
+            holder.encoded = None
         for entry, values in zip(entries, encoded):  # scheduled hooks drop all but two tensors
             entry[1] = {**values, **entry[1]}
-        encoded.clear()
         return entries
 
 
@@ -204,7 +207,7 @@ class LLMHolder(nn.Module):
         self.dtypes = {llm.dtype}
         self.device = torch.device("cpu")  # the host's: where the weights were loaded to last
         self.manual_cast_dtype = None  # the host's
-        self.encoded: list[dict] = []  # values of the prompts encoded last
+        self.encoded: list[dict] | None = None  # of a schedule's prompts, while it is encoded
         self._encoders: OrderedDict[str, LLMEncoder] = OrderedDict()
         self._patcher = None
         self._patches = None  # on the weights when they ran last; None where that is not known
@@ -229,10 +232,11 @@ class LLMHolder(nn.Module):
     def serving(self, patcher) -> Iterator[bool]:
         """Encode with this patcher's weights; gives whether the cache knows them.
 
-        Scheduled hooks change weights behind every identity: then nothing is cached, and whoever
-        encodes loads the LLM first.
+        Scheduled hooks, injections (LoRAs in bypass mode) and wrappers of weights change what comes
+        out behind every identity: then nothing is cached, and whoever encodes loads the LLM first.
         """
-        before, known = self._patcher, patcher.forced_hooks is None
+        behind = (patcher.forced_hooks, patcher.injections, patcher.weight_wrapper_patches)
+        before, known = self._patcher, not any(behind)
         self._patcher = patcher if known else None
         try:
             yield known
@@ -241,19 +245,23 @@ class LLMHolder(nn.Module):
 
     def encode_token_weights(self, tokens: dict) -> tuple[Tensor, Tensor, dict]:
         """States (1, L, C), their mean (1, C) float32, and the values of a CONDITIONING entry."""
-        text = " ".join(piece[0] for row in tokens["lidit"] for piece in row)
+        text = plain_text_of(tokens)
         template = tokens.get(TEMPLATE) or self.settings.template
-        (row,) = self.prompts(template).encode_rows([text])
+        (row,) = self.prompts(template, text).encode_rows([text])
         states = pad_states([row]).to(model_management.intermediate_device())
         tell(text, row)
         reading = reading_of(self.settings.block, template)
         read = BranchText(self.name, states, reading=reading, used=row.used)
         values = values_of(PromptText((read,)))
-        self.encoded.append(values)
+        if self.encoded is not None:
+            self.encoded.append(values)
         return states.hidden, mean_state(states), values
 
-    def prompts(self, template: InstructionTemplate | None = None) -> PromptEncoder:
-        """The LLM behind the cache, or without it where the weights are not known."""
+    def prompts(self, template: InstructionTemplate | None, text: str) -> PromptEncoder:
+        """The LLM behind the cache, or without it where the weights are not known.
+
+        Room is made for `text` when the LLM is loaded.
+        """
         template, patcher = template or self.settings.template, self._patcher
         prompts = CachedPrompts(
             self.settings.source,
@@ -262,7 +270,7 @@ class LLMHolder(nn.Module):
             self.settings.token_budget,
             self.llm.dtype,
             self.device if patcher is None else patcher.load_device,
-            open_encoder=functools.partial(self._open, template, patcher),
+            open_encoder=functools.partial(self._open, template, patcher, text),
         )
         prompts.weights = [*self.files, self.settings.dtype == "fp8_e4m3fn"]
         if patcher is None:
@@ -271,17 +279,18 @@ class LLMHolder(nn.Module):
             prompts.weights.append(str(patcher.patches_uuid))
         return prompts
 
-    def _open(self, template: InstructionTemplate, patcher) -> LLMEncoder:
+    def _open(self, template: InstructionTemplate, patcher, text: str) -> LLMEncoder:
         """The encoder of this template, the LLM on its device with this patcher's weights."""
         patches = None
         if patcher is not None:
-            memory = self.memory_estimation_function()
+            memory = self.memory_needed(text)
             model_management.load_models_gpu([patcher], memory_required=memory)
             patches = patcher.patches_uuid if patcher.patches else ""
         if patches is None or patches != self._patches:
             self.forget()
         self._patches = patches
         device = self.device if patcher is None else patcher.load_device
+        move_the_rest(self, device)  # a host that takes back room for another prompt moves it too
         key = f"{device} {template.to_json()}"
         encoder = self._encoders.pop(key, None) or LLMEncoder(
             self.llm, template, self.settings.token_budget, device
@@ -296,13 +305,24 @@ class LLMHolder(nn.Module):
         for encoder in self._encoders.values():
             encoder.forget()
 
-    def memory_estimation_function(self, tokens: object = None, device: object = None) -> int:
-        """Bytes that one prompt takes beside the weights, at its longest."""
+    def memory_estimation_function(self, tokens: dict, device: object = None) -> int:
+        """Bytes that a prompt takes beside the weights; without one the longest."""
+        budget = self.settings.token_budget
+        return self.memory_needed(plain_text_of(tokens) if tokens else "x" * budget)
+
+    def memory_needed(self, text: str) -> int:
+        """Bytes that this prompt takes beside the weights; no token is shorter than a byte."""
         config, llm = self.llm.module.config, self.llm
-        length = min(self.settings.token_budget + ROOM_FOR_TEMPLATE, llm.context)
+        tokens = min(self.settings.token_budget, len(text.encode("utf-8", "replace")))
+        length = min(tokens + ROOM_FOR_TEMPLATE, llm.context)
         wide = 16 * llm.width + 4 * getattr(config, "intermediate_size", 4 * llm.width)
         square = length * getattr(config, "num_attention_heads", 1)
         return length * (wide + square + llm.state_width) * 4
+
+
+def plain_text_of(tokens: dict) -> str:
+    """The prompt that `PlainText` was given."""
+    return " ".join(piece[0] for row in tokens["lidit"] for piece in row)
 
 
 class CachedPrompts(PromptEncoder):

@@ -128,7 +128,7 @@ def _llms() -> dict[str, str]:
     """Every LLM by its name in a workflow, and what `locate` takes for it."""
     found: dict[str, str] = {}
     for folder in _folders():
-        for path in _llms_in(folder, DEPTH):
+        for path in (*_llms_in(folder, DEPTH), *_weights_alone(folder)):
             found.setdefault(path.relative_to(folder).as_posix(), str(path))
     for name in sorted(installed_llms(), key=SMOLLM2.name.__ne__):  # a newcomer's comes first
         if not CONVERTED.search(name):
@@ -166,6 +166,12 @@ def _llms_in(folder: Path, depth: int) -> Iterator[Path]:
                     continue
             if depth > 1:
                 yield from _llms_in(path, depth - 1)
+
+
+def _weights_alone(folder: Path) -> list[Path]:
+    """Files in a folder for LLMs that lack a configuration, which is told at the load."""
+    is_ours = folder.name.lower() == LLMS and not (folder / "config.json").is_file()
+    return sorted(folder.glob("*.safetensors")) if is_ours else []
 
 
 def _templates() -> dict[str, Path]:

@@ -14,6 +14,7 @@ import comfy.model_patcher
 import comfy.supported_models_base
 import comfy.utils
 import torch
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..lidit_core.checkpoint import CONFIG_TENSOR, HOST_PREFIX, config_tensor, read_lidit
@@ -179,6 +180,9 @@ def with_refiner(
     The model is built anew, as a branch of another LLM has other shapes; what nodes set on the
     given one is carried over, patches of the exchanged refiner's weights excepted.
 
+    Raises:
+        LiDiTError: it does not fit, or a node has tied something to the given model's modules.
+
     Args:
         branch: see `exchange_refiner`.
     """
@@ -191,10 +195,22 @@ def with_refiner(
     branch = read_refiner(file).branch_of(config, branch)
     fresh = load_model(path, weight_dtype, (*refiners, (file, branch)))
     copied = model.clone()
+    if _is_bound(copied) or copied.load_device != fresh.load_device:
+        raise LiDiTError(
+            "this MODEL was compiled, put on another device or given a LoRA in bypass mode, which "
+            "the exchanged refiner would not have; put the refiner loader directly after the model "
+            "loader, and those nodes after it"
+        )
     for name in CARRIED:
         setattr(fresh, name, getattr(copied, name))
     _drop_patches(fresh, tuple(f"diffusion_model.{p}" for p in branch_places(branch).values()))
     return fresh
+
+
+def _is_bound(patcher: comfy.model_patcher.ModelPatcher) -> bool:
+    """Whether nodes have tied something to the modules as they are."""
+    compiled = patcher.wrappers.get(WrappersMP.APPLY_MODEL, {}).get("torch.compile")
+    return bool(compiled or patcher.injections or patcher.additional_models.get("multigpu"))
 
 
 def _drop_patches(patcher: comfy.model_patcher.ModelPatcher, prefixes: tuple[str, ...]) -> None:

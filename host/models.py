@@ -87,7 +87,13 @@ def vae_of(config: LiDiTConfig, checkpoint: Path):
     return comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(path)))
 
 
-def fingerprint(*names: str) -> str:
-    """Changes when one of the files does, so that the host loads it again."""
-    stats = [(name, find_file(name).stat()) for name in names]
+def fingerprint(name: str | None) -> str:
+    """Changes when the file or an autoencoder beside it does, so that the host loads it again.
+
+    A name that another node gives is None here; the host looks at what gives it.
+    """
+    if name is None:
+        return ""
+    path = find_file(name)
+    stats = [(p.name, p.stat()) for p in (path, *sorted(path.parent.glob("*-vae.safetensors")))]
     return repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])

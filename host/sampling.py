@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import comfy.model_patcher
 from comfy.patcher_extension import WrappersMP
 
@@ -26,6 +28,8 @@ def guided_between(
         return model
     schedule = model.get_model_object("model_sampling")
     highest, lowest = (float(schedule.percent_to_sigma(share)) for share in (start, end))
+    if start == 0:
+        highest = math.inf  # rounded, the first sigma may be larger than the schedule's end
 
     def predict(executor, x, sigma, *args, **kwargs):
         guider = executor.class_obj

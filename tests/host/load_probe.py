@@ -19,6 +19,7 @@ from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
+OF_FILES = ("llm", "template", "preset", "model_name", "refiner_name", "sampler_name", "scheduler")
 SNAPSHOT = Path(__file__).with_name("schema.json")
 
 
@@ -66,11 +67,19 @@ def started_host(folder: str) -> Any:
     return nodes
 
 
+def choices(name: str, spec: tuple) -> str:
+    """An input's type; of a combo also what it offers, but for files, which each machine has."""
+    if spec[0] != "COMBO" and not isinstance(spec[0], list):
+        return spec[0]
+    options = spec[0] if isinstance(spec[0], list) else spec[1]["options"]
+    return "COMBO" if name in OF_FILES else f"COMBO: {', '.join(map(str, options))}"
+
+
 def plain(node: type) -> dict[str, Any]:
     """The frozen part of a node: what saved workflows rely on, in order."""
     info = node.GET_NODE_INFO_V1()
     inputs = [
-        [name, "COMBO" if isinstance(spec[0], list) else spec[0], kind]
+        [name, choices(name, spec), kind]
         for kind in ("required", "optional")
         for name, spec in info["input"].get(kind, {}).items()
     ]

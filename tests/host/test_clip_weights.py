@@ -220,9 +220,40 @@ def test_a_fresh_copy_for_hosts_that_ask_for_one(load):
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
-def test_memory_estimate_grows_with_the_budget(load):
-    small, large = (
-        load(token_budget=n).cond_stage_model.memory_estimation_function({}, device=None)
-        for n in (16, 96)
+def test_memory_estimate_grows_with_the_prompt_up_to_the_budget(load):
+    clip = load(token_budget=96)
+    estimate = clip.cond_stage_model.memory_estimation_function
+    short, long, longest = (
+        estimate(clip.tokenize(text), device=None) for text in ("a cat", "a cat " * 9, "cat" * 999)
     )
-    assert 0 < small < large < 1 << 30
+    assert 0 < short < long < longest == estimate({}) < 1 << 30
+
+
+def test_a_lora_in_bypass_mode_is_not_taken_for_the_plain_llm(load):
+    """Such LoRAs are injected into the modules; the weights' own patches say nothing of them."""
+    from comfy.model_patcher import PatcherInjection
+
+    clip = load()
+    plain, hooks = states(clip), []
+    layer = clip.cond_stage_model.transformer.layers[0].mlp.down_proj
+
+    def inject(patcher):
+        hooks.append(layer.register_forward_hook(lambda module, inputs, out: out * 2))
+
+    def eject(patcher):
+        hooks.pop().remove()
+
+    bypassed = clip.clone()
+    bypassed.patcher.set_injections("bypass", [PatcherInjection(inject=inject, eject=eject)])
+    changed = states(bypassed)
+    assert not torch.allclose(changed, plain, rtol=0.01)
+    assert torch.equal(states(clip), plain)
+    other = "an owl that was not encoded before"
+    again = states(bypassed, other)
+    assert not torch.allclose(states(clip, other), again, rtol=0.01)
+
+
+def test_encoding_tokens_alone_keeps_nothing(load):
+    clip = load()
+    clip.encode_from_tokens(clip.tokenize(PROMPT), return_pooled=True)
+    assert clip.cond_stage_model.encoded is None

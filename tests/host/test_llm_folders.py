@@ -236,6 +236,13 @@ def test_an_llm_without_weights_is_told_when_it_is_loaded(pack, error, models):
         pack.run("LiDiTLLMLoader", llm="half", **INPUTS)
 
 
+def test_weights_alone_are_listed_and_told_at_the_load(pack, error, models):
+    (models / "llm" / "alone.safetensors").touch()
+    assert "alone.safetensors" in pack.module("host.llm_folders").llm_choices()
+    with pytest.raises(error, match="put it into a folder of its own together with its config"):
+        pack.run("LiDiTLLMLoader", llm="alone.safetensors", **INPUTS)
+
+
 def test_a_file_that_is_no_gguf(pack, error, models):
     (models / "llm" / "broken.gguf").write_bytes(b"nothing of the kind")
     with pytest.raises(error, match="not b'GGUF'"):

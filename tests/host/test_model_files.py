@@ -103,6 +103,16 @@ def test_the_vae_beside_a_checkpoint_is_the_hosts_own_kind(pack, folder, host):
         (folder / "mine" / "tiny-vae.safetensors").unlink()
 
 
+def test_an_autoencoder_that_comes_later_loads_the_checkpoint_again(pack, folder):
+    models = pack.module("host.models")
+    before = models.fingerprint("mine/small.safetensors")
+    beside = folder / "mine" / "later-vae.safetensors"
+    beside.touch()
+    assert models.fingerprint("mine/small.safetensors") != before
+    beside.unlink()
+    assert models.fingerprint("mine/small.safetensors") == before and models.fingerprint(None) == ""
+
+
 def test_a_changed_file_is_loaded_again(pack, folder):
     before = pack.LiDiTModelLoader.fingerprint_inputs("mine/small.safetensors", "default")
     assert before == pack.LiDiTModelLoader.fingerprint_inputs("mine/small.safetensors", "default")

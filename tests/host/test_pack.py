@@ -72,7 +72,7 @@ def test_the_module_search_path_stays_as_it_was(load):
 
 
 def test_saved_workflows_still_fit(load):
-    """Names, types and order are frozen: a new input or output may only be appended (F27).
+    """Names, types, order and choices are frozen: new ones may only be appended (F27).
 
     When a change is meant, write the snapshot anew: see load_probe.py.
     """

@@ -281,6 +281,19 @@ def test_exchanging_carries_over_what_nodes_have_set(kit, model, pack, gamma):
     assert not close(drawn, kit.sample(model, first), 1e-3)
 
 
+def test_exchanging_declines_what_is_tied_to_the_modules_as_they_are(model, pack, gamma):
+    from comfy.model_patcher import PatcherInjection
+    from comfy.patcher_extension import WrappersMP
+
+    compiled, bypassed = model.clone(), model.clone()
+    compiled.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "torch.compile", lambda e, *a: e(*a))
+    nothing = PatcherInjection(inject=lambda patcher: None, eject=lambda patcher: None)
+    bypassed.set_injections("bypass_lora", [nothing])
+    for tied in (compiled, bypassed):
+        with pytest.raises(Exception, match="put the refiner loader directly after the model load"):
+            exchanged(pack, tied, gamma, branch="2")
+
+
 def test_a_prompt_read_in_another_way_than_the_model_was_trained_on_is_told(kit, model, caplog):
     config = kit.model.config_of_model(model)
     ways = {-3: False, -1: True}
