@@ -112,8 +112,10 @@ class Recipe:
 
 def read_recipe(path: str | Path) -> Recipe:
     """Read a recipe; an unknown field, or a wrong type, is one clear sentence."""
-    import tomllib  # Python 3.11; only training needs it
-
+    try:
+        import tomllib  # only training needs it
+    except ImportError as error:
+        raise LiDiTError("this Python reads no TOML; expected Python 3.11 or newer") from error
     try:
         data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError) as error:
