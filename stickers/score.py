@@ -83,6 +83,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="folder for the report (default: the pictures')")
     parser.add_argument("--write", type=Path, help="write the prompts into this file, one a line")
     parser.add_argument(
+        "--every", type=int, default=1, metavar="N", help="only every Nth prompt (1)"
+    )
+    parser.add_argument(
         "--nearest",
         action="store_true",
         help="forced choice: name every object after the glyph it resembles most, however little",
@@ -90,7 +93,9 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.pictures is None and options.write is None:
         parser.error("give --pictures DIR to score, or --write FILE to get the prompts")
-    captions = PROMPTS[options.prompts]()
+    if options.every < 1:
+        parser.error(f"--every is {options.every}; expected 1 or more")
+    captions = PROMPTS[options.prompts]()[:: options.every]
     if options.write is not None:
         _write(options.write, "".join(c.text + "\n" for c in captions).encode())
     if options.pictures is not None:
