@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,16 +170,16 @@ def file_identity(found: Source) -> list:
     """Place, size and time of every file that makes an LLM; of one on the hub, its commit."""
     if found.folder is None:
         return [found.repo, downloaded_commit(found.repo)]
-    paths = found.parts
-    if found.converted:
-        paths = [p for p in sorted(found.folder.iterdir()) if p.suffix in IDENTITY_SUFFIXES]
-    stats = [(path, path.stat()) for path in paths]
-    return [(_place(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
-
-
-def _place(path: Path) -> str:
-    """The file's name, and a short hash of its path: archives may give all files one time."""
-    return f"{path.name} {hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    if found.converted:  # once a prompt, also of one in the cache: pathlib would take twice as long
+        places = {os.path.abspath(found.folder)}
+        with os.scandir(found.folder) as entries:
+            files = [(e.name, e.stat()) for e in entries if e.name.endswith(IDENTITY_SUFFIXES)]
+    else:
+        places = {os.path.abspath(path.parent) for path in found.parts}
+        files = [(path.name, path.stat()) for path in found.parts]
+    # where they are counts too, for archives may set the times of all files alike
+    place = hashlib.sha256("\0".join(sorted(places)).encode()).hexdigest()[:12]
+    return [place, *sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in files)]
 
 
 def _key(identity: str, prompt: str) -> str:
