@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.clip import DEVICES, DTYPES, LLMSettings, block_named, open_clip
+from ..host.clip import DEVICES, DTYPES, block_named, open_clip
 from ..host.llm_folders import llm_choices, llm_fingerprint, llm_source
+from ..host.llm_holder import LLMSettings
 from ..lidit_core.errors import LiDiTError
 from ..lidit_core.text.templates import PRESETS, find_template
 from .instruction_template import InstructionTemplateType

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.clip import TEMPLATE, prompt_info
+from ..host.clip import prompt_info
+from ..host.plain_text import TEMPLATE
 from ..host.prompt_notes import describe
 from .instruction_template import InstructionTemplateType
 
