@@ -155,6 +155,20 @@ def load_pack(host: Host, folder: Path) -> Pack:
     return Pack(str(folder).replace(".", "_x_"), ours)
 
 
+@pytest.fixture(scope="module")
+def kit(pack: Pack, host: Host, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What the tests of a MODEL need, with a small random LI-DiT."""
+    from model_kit import Kit, save_small
+
+    return Kit(pack, host, save_small(tmp_path_factory.mktemp("lidit") / "small.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def model(kit: Any) -> Any:
+    """The small LI-DiT as a MODEL."""
+    return kit.load()
+
+
 @pytest.fixture(scope="session")
 def server(base: Path) -> Iterator:
     """A running host. One for all tests: it takes half a minute to start."""

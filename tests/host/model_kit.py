@@ -14,6 +14,8 @@ from lidit_core.dit import LiDiT
 
 WIDTHS = {"alpha": 24, "beta": 40}  # of the two LLMs' states
 
+FEW = 1e-5  # what rounding may change
+
 
 def small_config(**changes) -> LiDiTConfig:
     llms = tuple(LLMSpec(name, width) for name, width in WIDTHS.items())
@@ -79,3 +81,30 @@ class Kit:
 
 def empty(batch: int = 1, height: int = 4, width: int = 4) -> dict:
     return {"samples": torch.zeros(batch, 16, height, width)}
+
+
+def close(a: torch.Tensor, b: torch.Tensor, limit: float = FEW) -> bool:
+    return a.shape == b.shape and (a - b).abs().max().item() <= limit * b.abs().max().item()
+
+
+def fuse(kit, first, *others, weights=(), fusion="as trained"):
+    given = {f"conditioning_{n}": other for n, other in enumerate(others, start=2)}
+    given |= {f"weight_{n}": 1.0 for n in range(1, 5)}
+    given |= {f"weight_{n}": weight for n, weight in enumerate(weights, start=1)}
+    (out,) = kit.pack.run("LiDiTCollaborativeRefiner", conditioning_1=first, fusion=fusion, **given)
+    return out
+
+
+def counted(kit, model, positive, negative, **changes) -> tuple[torch.Tensor, list[int]]:
+    """The latent, and the batch of every call of the diffusion model."""
+    from comfy.patcher_extension import WrappersMP
+
+    calls = []
+
+    def count(executor, x, *args, **kwargs):
+        calls.append(len(x))
+        return executor(x, *args, **kwargs)
+
+    watched = model.clone()
+    watched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "count", count)
+    return kit.sample(watched, positive, negative, **changes), calls

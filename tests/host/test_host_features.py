@@ -8,15 +8,9 @@ import inspect
 
 import pytest
 import torch
-from model_kit import Kit, empty, save_small
-from test_model import close, counted
+from model_kit import close, counted, empty, save_small
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def kit(pack, host, tmp_path_factory) -> Kit:
-    return Kit(pack, host, save_small(tmp_path_factory.mktemp("lidit") / "small.safetensors"))
 
 
 @pytest.fixture

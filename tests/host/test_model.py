@@ -4,23 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from model_kit import Kit, empty, save_small
-
-FEW = 1e-5  # what rounding may change
-
-
-@pytest.fixture(scope="module")
-def kit(pack, host, tmp_path_factory) -> Kit:
-    return Kit(pack, host, save_small(tmp_path_factory.mktemp("lidit") / "small.safetensors"))
-
-
-@pytest.fixture(scope="module")
-def model(kit):
-    return kit.load()
-
-
-def close(a: torch.Tensor, b: torch.Tensor, limit: float = FEW) -> bool:
-    return a.shape == b.shape and (a - b).abs().max().item() <= limit * b.abs().max().item()
+from model_kit import close, counted, empty, fuse, save_small
 
 
 def test_the_stock_sampler_ours_and_the_library_give_the_same_latent(kit, model, pack):
@@ -69,21 +53,6 @@ def one_by_one(args: dict) -> list:
     return [calc_cond_batch(args["model"], [cond], *how)[0] for cond in args["conds"]]
 
 
-def counted(kit, model, positive, negative, **changes) -> tuple[torch.Tensor, list[int]]:
-    """The latent, and the batch of every call of the diffusion model."""
-    from comfy.patcher_extension import WrappersMP
-
-    calls = []
-
-    def count(executor, x, *args, **kwargs):
-        calls.append(len(x))
-        return executor(x, *args, **kwargs)
-
-    watched = model.clone()
-    watched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "count", count)
-    return kit.sample(watched, positive, negative, **changes), calls
-
-
 def test_two_llms_against_one_run_as_one_batch_too(kit, model):
     duo = fuse(kit, kit.prompt(length=9, seed=1), kit.prompt("beta", length=11, seed=3))
     together, calls = counted(kit, model, duo, kit.prompt(length=6, seed=2))
@@ -91,14 +60,6 @@ def test_two_llms_against_one_run_as_one_batch_too(kit, model):
     apart = model.clone()
     apart.model_options["sampler_calc_cond_batch_function"] = one_by_one
     assert close(together, kit.sample(apart, duo, kit.prompt(length=6, seed=2)))
-
-
-def fuse(kit, first, *others, weights=(), fusion="as trained"):
-    given = {f"conditioning_{n}": other for n, other in enumerate(others, start=2)}
-    given |= {f"weight_{n}": 1.0 for n in range(1, 5)}
-    given |= {f"weight_{n}": weight for n, weight in enumerate(weights, start=1)}
-    (out,) = kit.pack.run("LiDiTCollaborativeRefiner", conditioning_1=first, fusion=fusion, **given)
-    return out
 
 
 def test_a_batch_of_pictures_repeats_the_prompt(kit, model):

@@ -6,20 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from model_kit import Kit, save_small, small_config
-from test_model import close, fuse
+from model_kit import close, fuse, save_small, small_config
 
 FOUR = ("alpha", "b", "c", "d")
-
-
-@pytest.fixture(scope="module")
-def kit(pack, host, tmp_path_factory) -> Kit:
-    return Kit(pack, host, save_small(tmp_path_factory.mktemp("lidit") / "small.safetensors"))
-
-
-@pytest.fixture(scope="module")
-def model(kit):
-    return kit.load()
 
 
 def refine(kit, conditioning, refiner="by LLM name", **changes):
