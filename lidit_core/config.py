@@ -196,7 +196,9 @@ def read_record(kind: Any, data: Any, where: str) -> Any:
         try:
             return kind(**{k: read_record(hints[k], v, f"{where}.{k}") for k, v in data.items()})
         except TypeError as error:
-            raise LiDiTError(f"{where} is incomplete ({error}); fetch the file again") from error
+            raise LiDiTError(
+                f"{where} is incomplete ({error}); fetch the file again, or write what lacks"
+            ) from error
     return _read_value(kind, data, where)
 
 
@@ -207,6 +209,13 @@ def _read_value(kind: Any, data: Any, where: str) -> Any:
             return None
         plain = [k for k in typing.get_args(kind) if k is not type(None)]
         return read_record(next((k for k in plain if isinstance(data, k)), plain[0]), data, where)
+    if kind is dict or origin is dict:
+        _check(isinstance(data, dict), f"{where} is {data!r}; expected fields")
+        inner = (typing.get_args(kind) or (str, None))[1]
+        return {
+            str(k): v if inner is None else read_record(inner, v, f"{where}.{k}")
+            for k, v in data.items()
+        }
     if origin is tuple:
         _check(isinstance(data, (list, tuple)), f"{where} is {data!r}; expected a list")
         inner = typing.get_args(kind)[0]

@@ -147,7 +147,7 @@ class PromptEncoder:
         return json.dumps(parts)
 
     def _recall(self, identity: str, prompt: str) -> PromptStates | None:
-        key = _key(identity, prompt)
+        key = states_key(identity, prompt)
         states = self.memory.get(key)
         if self.disk is None:
             return states
@@ -160,7 +160,7 @@ class PromptEncoder:
         return states
 
     def _remember(self, identity: str, prompt: str, states: PromptStates) -> None:
-        key = _key(identity, prompt)
+        key = states_key(identity, prompt)
         self.memory.put(key, states)
         if self.disk:
             self.disk.put(key, states)
@@ -182,5 +182,6 @@ def file_identity(found: Source) -> list:
     return [place, *sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in files)]
 
 
-def _key(identity: str, prompt: str) -> str:
+def states_key(identity: str, prompt: str) -> str:
+    """The name of a prompt's states in the caches."""
     return hashlib.sha256(f"{identity}\0{prompt}".encode("utf-8", "surrogatepass")).hexdigest()
