@@ -3,7 +3,7 @@
     python -m stickers.ceiling --out DIR
     python -m stickers.score --pictures DIR
 
-The first draws every evaluation prompt as it should be and sends it through the autoencoder.
+The first draws every prompt as it should be and sends it through the autoencoder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lidit_core.paths import SHIPPED_WEIGHTS
 from lidit_core.pipeline import to_pixels
 from lidit_core.vae import TinyAutoencoder
 
-from .evaluation import evaluation_prompts
+from .score import PROMPTS
 from .selftest import drawn
 
 
@@ -38,12 +38,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for 00000.png, …")
+    parser.add_argument("--prompts", choices=tuple(PROMPTS), default="evaluation")
     parser.add_argument("--vae", type=Path, default=SHIPPED_WEIGHTS / "stickers-vae.safetensors")
     parser.add_argument("--size", type=int, default=128, help="pixels")
     options = parser.parse_args()
     vae = load_vae(options.vae)
     options.out.mkdir(parents=True, exist_ok=True)
-    for i, picture in enumerate(drawn(evaluation_prompts(), options.size)):
+    for i, picture in enumerate(drawn(PROMPTS[options.prompts](), options.size)):
         Image.fromarray(reconstruct(vae, picture)).save(options.out / f"{i:05d}.png")
 
 

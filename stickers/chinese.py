@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from .kinds import KINDS
+from .kinds import KNOWN_KINDS
 from .request import Item, SceneRequest
 
 NUMBERS = {1: "一", 2: "两", 3: "三", 4: "四"}
@@ -57,7 +57,7 @@ def word(request: SceneRequest, rng: Random) -> str:
 
 def _phrase(item: Item, rng: Random) -> str:
     """Noun phrase: 一辆红色的汽车."""
-    kind = KINDS[item.kind]
+    kind = KNOWN_KINDS[item.kind]
     size = "" if item.size is None else rng.choice(SIZE_WORDS[item.size])
     colour = "" if item.colour is None else COLOUR_WORDS[item.colour] + "的"
     return f"{NUMBERS[item.count]}{kind.measure}{size}{colour}{kind.chinese}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from .kinds import KINDS, Noun
+from .kinds import KNOWN_KINDS, Noun
 from .request import Item, SceneRequest
 
 NUMBERS = {2: ("two", "two", "2"), 3: ("three", "three", "3"), 4: ("four", "four", "4")}
@@ -87,8 +87,8 @@ def _background(scene: str, background: str, rng: Random) -> str:
 
 def _phrase(item: Item, rng: Random, terse: bool, unseen: bool) -> str:
     """Noun phrase: "a small red car", "three apples", tersely "red car"."""
-    nouns = KINDS[item.kind].unseen if unseen else KINDS[item.kind].nouns
-    singular, plural = _pick(nouns, rng)
+    kind = KNOWN_KINDS[item.kind]
+    singular, plural = _pick(kind.unseen if unseen else kind.nouns, rng)
     words = [] if item.size is None else [rng.choice(SIZE_WORDS[item.size])]
     words += [] if item.colour is None else [item.colour]
     words.append(singular if item.count == 1 else plural)

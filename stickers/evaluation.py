@@ -61,7 +61,7 @@ def _requests(rng: Random) -> dict[str, list[SceneRequest]]:
     }
 
 
-def _worded(
+def worded(
     category: str, requests: list[SceneRequest], n: int, rng: Random, taken: set[str]
 ) -> Iterable[Caption]:
     """`n` captions with texts not taken yet, going round through the shuffled requests."""
@@ -85,15 +85,15 @@ def _all_prompts() -> tuple[Caption, ...]:
     rng = Random(SEED)
     requests, taken, out = _requests(rng), set(), []
     for category in CATEGORIES:
-        out += _worded(category, requests[category], PER_CATEGORY, rng, taken)
+        out += worded(category, requests[category], PER_CATEGORY, rng, taken)
     unseen = [
         _scene(Item(k.key), on=b) for k in KINDS.values() if k.unseen for b in (None, *BACKGROUNDS)
     ]
-    out += _worded("unseen synonym", unseen, EXTRA["unseen synonym"], rng, taken)
+    out += worded("unseen synonym", unseen, EXTRA["unseen synonym"], rng, taken)
     chinese_requests = [
         r for group in requests.values() for r in rng.sample(group, min(40, len(group)))
     ]
-    out += _worded("chinese", chinese_requests, EXTRA["chinese"], rng, taken)
+    out += worded("chinese", chinese_requests, EXTRA["chinese"], rng, taken)
     return tuple(out)
 
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from lidit_core.errors import LiDiTError
 
-from .kinds import COLOURS, KINDS
+from .kinds import COLOURS, KNOWN_KINDS
 
 FONT_NAME = "NotoColorEmoji.ttf"
 FONT_SIZE = 109  # the one size of this bitmap font, pixels
@@ -66,7 +66,7 @@ def glyph(kind: str, colour: str | None = None) -> Image.Image:
     Raises:
         LiDiTError: the kind cannot be drawn in that colour.
     """
-    record = KINDS[kind]
+    record = KNOWN_KINDS[kind]
     if colour is not None and colour not in record.colours:
         raise LiDiTError(
             f"a {colour} {record.name} is not drawn: expected {record.colours or 'no colour'}; "

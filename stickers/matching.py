@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from .glyphs import sized_glyph
-from .kinds import BACKGROUNDS, KINDS
+from .kinds import BACKGROUNDS, KNOWN_KINDS
 from .segments import SIDE, THRESHOLDS, Background, Part, foreground
 
 CELL = 32  # parts and glyphs are compared at this size, pixels
@@ -36,7 +36,7 @@ class Match:
 
 @dataclass(frozen=True)
 class _Templates:
-    """All glyphs before one background."""
+    """The glyphs of some kinds before one background."""
 
     names: tuple[tuple[str, str | None], ...]  # (n,) kind and colour
     kind_ids: np.ndarray  # (n,)
@@ -83,15 +83,15 @@ def _cell(picture: Image.Image, box: tuple[float, float, float, float]) -> np.nd
     return np.asarray(small, np.float32)
 
 
-@lru_cache(maxsize=len(BACKGROUNDS))
-def _templates(background: str) -> _Templates:
+@lru_cache(maxsize=2 * len(BACKGROUNDS))  # with and without a newcomer
+def _templates(background: str, kinds: tuple[str, ...]) -> _Templates:
     rgb = np.array(BACKGROUNDS[background], np.float32)
-    looks = [(kind, colour) for kind in KINDS for colour in _looks(kind)]
+    looks = [(kind, colour) for kind in kinds for colour in _looks(kind)]
     drawn = [_template(kind, colour, rgb) for kind, colour in looks]
     cells = np.stack([cell for cell, _ in drawn])
-    order = {kind: i for i, kind in enumerate(KINDS)}
+    order = {kind: i for i, kind in enumerate(kinds)}
     return _Templates(
-        names=tuple((kind, colour or KINDS[kind].natural) for kind, colour in looks),
+        names=tuple((kind, colour or KNOWN_KINDS[kind].natural) for kind, colour in looks),
         kind_ids=np.array([order[kind] for kind, _ in looks]),
         pixels=cells.reshape(len(cells), -1),
         features=_features(cells),
@@ -101,7 +101,7 @@ def _templates(background: str) -> _Templates:
 
 def _looks(kind: str) -> tuple[str | None, ...]:
     """The different drawings of a kind: the font's and the recoloured ones."""
-    record = KINDS[kind]
+    record = KNOWN_KINDS[kind]
     return (None, *(colour for colour in record.colours if colour != record.natural))
 
 
@@ -116,14 +116,20 @@ def _template(kind: str, colour: str | None, rgb: np.ndarray) -> tuple[np.ndarra
     return _cell(canvas, box) - rgb, float(np.log((box[2] - box[0]) / (box[3] - box[1])))
 
 
-def match(picture: np.ndarray, part: Part, others: np.ndarray, ground: Background) -> Match:
-    """The best match of a part among all glyphs.
+def match(
+    picture: np.ndarray,
+    part: Part,
+    others: np.ndarray,
+    ground: Background,
+    kinds: tuple[str, ...],
+) -> Match:
+    """The best match of a part among the glyphs of `kinds`.
 
     Args:
         picture: (SIDE, SIDE, 3) uint8.
         others: (SIDE, SIDE) bool, foreground that does not belong to the part; painted over.
     """
-    templates = _templates(ground.nearest)
+    templates = _templates(ground.nearest, kinds)
     clean = picture.copy()
     clean[others] = np.rint(ground.colour)
     image = Image.fromarray(clean)

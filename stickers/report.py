@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from lidit_core.errors import LiDiTError
 
 from .grammar import Caption
+from .kinds import KINDS, KNOWN_KINDS
 from .scorer import ACCEPT, Reading, Verdict, describe, judge, read
 
 CELL, LABEL = 128, 52  # picture side and height of the text under it, pixels
@@ -58,15 +59,21 @@ class Report:
         pairs = zip(self.verdicts, self.captions, strict=True)
         return [_hit(verdict, caption) for verdict, caption in pairs]
 
+    @property
+    def overall(self) -> Row:
+        """All categories together."""
+        sums = (sum(getattr(row, name) for row in self.rows) for name in ("n", "hits", "whole"))
+        return Row("all", *sums)
+
     def markdown(self) -> str:
-        """The table of the README."""
+        """The table of the README, and a last row over several categories."""
         head = (
             "| category | prompts | score | 95 % interval | whole prompt |\n|---|---|---|---|---|"
         )
         lines = [
             f"| {r.category} | {r.n} | {r.score:.3f} | {r.interval[0]:.3f} to {r.interval[1]:.3f} "
             f"| {r.whole / r.n:.3f} |"
-            for r in self.rows
+            for r in (*self.rows, *((self.overall,) if len(self.rows) > 1 else ()))
         ]
         return "\n".join([head, *lines]) + "\n"
 
@@ -95,9 +102,16 @@ def report(
             f"{len(pictures)} pictures for {len(captions)} captions: expected one each; "
             "generate the missing ones or leave out captions"
         )
-    readings = tuple(read(picture, accept) for picture in pictures)
+    kinds = candidates(captions)
+    readings = tuple(read(picture, accept, kinds) for picture in pictures)
     verdicts = tuple(judge(r, c.request) for r, c in zip(readings, captions, strict=True))
     return Report(_rows(captions, verdicts), tuple(captions), readings, verdicts)
+
+
+def candidates(captions: Sequence[Caption]) -> tuple[str, ...]:
+    """What an object may be: the data set's kinds, and a newcomer if any of the captions asks."""
+    asked = {kind for caption in captions for kind in caption.request.kinds}
+    return tuple(kind for kind in KNOWN_KINDS if kind in KINDS or kind in asked)
 
 
 def _rows(captions: Sequence[Caption], verdicts: Sequence[Verdict]) -> tuple[Row, ...]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lidit_core.errors import LiDiTError
 
-from .kinds import BACKGROUNDS, KINDS
+from .kinds import BACKGROUNDS, KNOWN_KINDS
 
 RELATIONS = ("left of", "right of", "above", "below")
 SIZES = ("small", "big")
@@ -23,8 +23,9 @@ class Item:
     size: str | None = None  # "small", "big" or None
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise LiDiTError(f"no kind {self.kind!r}: expected one of {', '.join(KINDS)}; pick one")
+        if self.kind not in KNOWN_KINDS:
+            known = ", ".join(KNOWN_KINDS)
+            raise LiDiTError(f"no kind {self.kind!r}: expected one of {known}; pick one")
         if self.size not in (None, *SIZES):
             raise LiDiTError(f"size {self.size!r}: expected one of {SIZES}; pick one or none")
 

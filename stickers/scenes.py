@@ -9,7 +9,7 @@ from PIL import Image
 
 from .glyphs import aspect, sized_glyph
 from .heldout import allowed_backgrounds
-from .kinds import BACKGROUNDS, KINDS
+from .kinds import BACKGROUNDS, KNOWN_KINDS
 from .request import Item, SceneRequest
 
 MARGIN = 0.02  # kept free on every side of a cell, so objects are 2 * MARGIN apart
@@ -126,14 +126,14 @@ def _free_cells(total: int, rng: np.random.Generator) -> list[Box]:
 def content(scene: Scene, patches: int) -> np.ndarray:
     """(patches, patches) uint8: what lies at each patch's middle, 0 = background.
 
-    Kinds count from 1 in the order of KINDS; an object counts as its bounding box.
+    Kinds count from 1 in the order of KNOWN_KINDS; an object counts as its bounding box.
     """
     middles = (np.arange(patches) + 0.5) / patches
     result = np.zeros((patches, patches), np.uint8)
     for sprite in scene.sprites:
         left, top, right, bottom = sprite.box
         rows, columns = (top < middles) & (middles < bottom), (left < middles) & (middles < right)
-        result[np.ix_(rows, columns)] = 1 + list(KINDS).index(sprite.kind)
+        result[np.ix_(rows, columns)] = 1 + list(KNOWN_KINDS).index(sprite.kind)
     return result
 
 

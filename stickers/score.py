@@ -22,6 +22,7 @@ from lidit_core.files import replacing
 
 from .evaluation import chinese_prompts, evaluation_prompts, synonym_prompts
 from .grammar import Caption
+from .newcomer import newcomer_prompts
 from .report import report, sample_grids
 from .scorer import ACCEPT
 
@@ -29,6 +30,7 @@ PROMPTS: dict[str, Callable[[], list[Caption]]] = {
     "evaluation": evaluation_prompts,
     "synonyms": synonym_prompts,
     "chinese": chinese_prompts,
+    "newcomer": newcomer_prompts,
 }
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .kinds import KINDS
 from .matching import Match, match
 from .request import Item, SceneRequest
 from .segments import (
@@ -83,32 +84,34 @@ class Verdict:
         return self.objects and tested.get(name, True)
 
 
-def read(picture: np.ndarray, accept: float = ACCEPT) -> Reading:
+def read(
+    picture: np.ndarray, accept: float = ACCEPT, kinds: tuple[str, ...] = tuple(KINDS)
+) -> Reading:
     """Finds the background and the objects of a square (S, S, 3) uint8 picture, S in 64..256.
 
     Args:
         accept: evidence below which an object is unknown; 0 names each after the glyph that it
             resembles most, however little (a forced choice).
+        kinds: those that an object may be.
     """
     picture = standard(picture)
     ground = find_background(picture)
     best = (-1.0, ())
     for threshold in THRESHOLDS:
-        best = max(
-            best, _read_at(picture, ground, threshold, accept), key=lambda reading: reading[0]
-        )
+        found = _read_at(picture, ground, threshold, accept, kinds)
+        best = max(best, found, key=lambda reading: reading[0])
         if best[0] > _CERTAIN:
             break
     return Reading(ground.name, best[1])
 
 
 def _read_at(
-    picture: np.ndarray, ground: Background, threshold: int, accept: float
+    picture: np.ndarray, ground: Background, threshold: int, accept: float, kinds: tuple[str, ...]
 ) -> tuple[float, tuple[Found, ...]]:
     """Mean score over the foreground, and the objects, with one segmentation threshold."""
     mask = foreground(picture, ground.colour, threshold)
     parts = part_tree(mask)
-    chosen = [pick for part in parts for pick in _best_cut(picture, part, mask, ground)[1]]
+    chosen = [pick for part in parts for pick in _best_cut(picture, part, mask, ground, kinds)[1]]
     total = sum(part.area for part in parts)
     quality = sum(m.score * part.area for part, m in chosen) / total if total else 0.0
     large = [(part, m) for part, m in chosen if part.area >= MIN_AREA * SIDE * SIDE]
@@ -117,16 +120,16 @@ def _read_at(
 
 
 def _best_cut(
-    picture: np.ndarray, part: Part, mask: np.ndarray, ground: Background
+    picture: np.ndarray, part: Part, mask: np.ndarray, ground: Background, kinds: tuple[str, ...]
 ) -> tuple[float, list[tuple[Part, Match]]]:
     """The division of a part into objects that resembles glyphs most: itself, or its children's."""
     if part.area < MIN_AREA * SIDE * SIDE:
         return 0.0, []
-    whole = match(picture, part, mask & ~part.mask, ground)
+    whole = match(picture, part, mask & ~part.mask, ground, kinds)
     cut = whole.score * part.area, [(part, whole)]
     if not part.children:
         return cut
-    finer = [_best_cut(picture, child, mask, ground) for child in part.children]
+    finer = [_best_cut(picture, child, mask, ground, kinds) for child in part.children]
     total = sum(value for value, _ in finer)
     return (total, [pick for _, picks in finer for pick in picks]) if total > cut[0] else cut
 
