@@ -38,6 +38,7 @@ _HOME = {
     "Settings": "pipeline",
     "save_refiner": "refiner_file",
     "exchange_refiner": "refiner_file",
+    "merge_lora": "lora_file",
 }
 __all__ = sorted(_HOME)
 

@@ -14,11 +14,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .checkpoint import load_lidit, load_vae, read_config
+from .checkpoint import load_vae, read_config
 from .config import LatentFormat, LiDiTConfig, LLMSpec
 from .dit import LiDiT
 from .errors import LiDiTError
 from .latents import denormalise
+from .lora_file import load_with_loras
 from .paths import SHIPPED_WEIGHTS
 from .sampling import initial_noise, sample
 from .states import LLMStates, stack_states
@@ -319,6 +320,7 @@ def load_pipeline(
     device: str | None = None,
     cache: Path | None = None,
     spread: bool = False,
+    loras: Sequence[tuple[str | Path, float]] = (),
 ) -> Pipeline:
     """Everything that is needed to draw.
 
@@ -328,10 +330,11 @@ def load_pipeline(
         device: as PyTorch names it; by default an NVIDIA or AMD GPU, else the CPU.
         cache: folder where the states of prompts outlive the process; None for none.
         spread: see `open_encoders`.
+        loras: files, each with the strength at which it is added to the model's weights.
     """
     path, named = find_model(model)
     config = read_config(path)
     device = find_device(device)
     encoders = open_encoders(config, choose_llms(config, llms, named), device, cache, spread)
     vae = load_vae(find_vae(config.latent, path), device=device)
-    return Pipeline(load_lidit(path, device=device), vae, encoders, device)
+    return Pipeline(load_with_loras(path, loras, device=device), vae, encoders, device)

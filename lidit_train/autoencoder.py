@@ -14,7 +14,8 @@ from torch import Tensor
 from lidit_core.vae import CHANNELS, DOWNSAMPLING, TinyAutoencoder
 
 from .linear_encoder import BYPASSED, set_linear_encoder
-from .state import EMA, learning_rate, load_state, save_atomically
+from .optimisation import EMA, rate_factor
+from .state import load_state, save_atomically
 
 log = logging.getLogger(__name__)
 
@@ -96,14 +97,14 @@ class AutoencoderTrainer:
             if self.step % self.recipe.save_every == 0 or self.step == self.recipe.steps:
                 log.info("step %d of %d: L1 %.4f", self.step, self.recipe.steps, l1)
                 self._save()
-        self.model.load_state_dict(self.ema.weights)
+        self.model.load_state_dict(self.ema.over(self.model.state_dict()))
         return self.model.eval().cpu()
 
     def _train_step(self) -> float:
         r = self.recipe
         pictures = self.draw(r.batch, self.step).to(self.device, memory_format=torch.channels_last)
         noise = self._noise(pictures).to(self.device)
-        rate = learning_rate(self.step, r.learning_rate, r.warmup, r.steps, r.decay)
+        rate = r.learning_rate * rate_factor(self.step, r.warmup, r.steps, r.decay)
         self.optimiser.param_groups[0]["lr"] = rate
         loss, l1 = autoencoder_loss(self.model, pictures, noise, r)
         self.optimiser.zero_grad()

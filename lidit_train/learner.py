@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Mapping
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lidit_core.dit import LiDiT, run_block
 from lidit_core.errors import LiDiTError
@@ -20,17 +22,35 @@ from .recipe import Content
 class Batch:
     x: Tensor  # (B, C, H, W) normalised latents
     noise: Tensor  # like x
-    time: Tensor  # (B,) in (0, 1)
+    time: Tensor  # (B,) in (0, 1]
     text: Mapping[int, LLMStates]
     content: Tensor | None = None  # (B, h, w) int64: what each patch shows
 
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def part(self, rows: slice) -> "Batch":
+        return Batch(
+            self.x[rows],
+            self.noise[rows],
+            self.time[rows],
+            {i: states[rows] for i, states in self.text.items()},
+            None if self.content is None else self.content[rows],
+        )
+
 
 class Learner(nn.Module):
-    """The loss of a batch; one module, so that several processes can share its gradients."""
+    """The loss of a batch; one module, so that several processes can share its gradients.
 
-    def __init__(self, model: LiDiT, content: Content | None = None) -> None:
+    Args:
+        checkpointing: the blocks' activations are computed again in the backward pass.
+    """
+
+    def __init__(
+        self, model: LiDiT, content: Content | None = None, checkpointing: bool = False
+    ) -> None:
         super().__init__()
-        self.model, self.content = model, content
+        self.model, self.content, self.checkpointing = model, content, checkpointing
         if content is not None and not 0 <= content.block < len(model.blocks):
             raise LiDiTError(
                 f"the recipe's content is read after block {content.block}; expected one of "
@@ -38,20 +58,27 @@ class Learner(nn.Module):
             )
         self.names = nn.Linear(model.config.width, content.classes) if content else None
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Mean squared error on the objective's target, and the content's cross-entropy."""
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The loss, and each sample's mean squared error on the objective's target, (B,)."""
         prediction, seen = self.model.config.prediction, {}
 
         def watched(index: int, block: nn.Module, x: Tensor, *rest) -> Tensor:
-            seen[index] = run_block(index, block, x, *rest)  # (B, N, D)
-            return seen[index]
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(run_block, index, block, x, *rest, use_reentrant=False)
+            else:
+                x = run_block(index, block, x, *rest)
+            if self.content is not None and index == self.content.block:
+                seen[index] = x  # (B, N, D)
+            return x
 
         z = add_noise(prediction, batch.x, batch.noise, batch.time)
         time = model_timestep(prediction, batch.time)
-        output = self.model(z, time, batch.text, run_block=watched)
-        loss = F.mse_loss(output, target(prediction, batch.x, batch.noise, batch.time))
-        if self.names is None:
-            return loss
-        logits = self.names(seen[self.content.block])  # (B, N, classes)
-        named = F.cross_entropy(logits.flatten(0, 1), batch.content.flatten())
-        return loss + self.content.weight * named
+        output = self.model(z, time, batch.text, run_block=watched).float()
+        wanted = target(prediction, batch.x, batch.noise, batch.time)
+        errors = F.mse_loss(output, wanted, reduction="none").mean((1, 2, 3))  # (B,)
+        loss = errors.mean()
+        if self.names is not None:
+            logits = self.names(seen[self.content.block])  # (B, N, classes)
+            named = F.cross_entropy(logits.flatten(0, 1), batch.content.flatten())
+            loss = loss + self.content.weight * named
+        return loss, errors.detach()

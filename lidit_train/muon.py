@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .parallel import divided_like, whole
+
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 LIKE_ADAMW = 0.2  # root mean square of a step, in learning rates
@@ -44,7 +46,8 @@ class Muon(torch.optim.Optimizer):
         velocity = self.state[p].setdefault("velocity", torch.zeros_like(p))
         velocity.lerp_(p.grad, 1 - group["momentum"])
         direction = p.grad.lerp(velocity, group["momentum"])  # Nesterov's
-        update = orthogonalised(direction.flatten(1)).view_as(p)
-        rows, columns = p.flatten(1).shape
+        update = orthogonalised(whole(direction).flatten(1)).view(p.shape)
+        rows, columns = update.flatten(1).shape
         p.mul_(1 - group["lr"] * group["weight_decay"])
+        update = divided_like(update, p)  # every process orthogonalises the whole matrix
         p.add_(update, alpha=-group["lr"] * LIKE_ADAMW * max(rows, columns) ** 0.5)

@@ -1,28 +1,92 @@
-"""Several processes that train one model, each on its share of every batch (torchrun's variables).
+"""Several processes that train one model, each on its share of every batch.
 
-``torchrun --nproc-per-node N -m …``, or one command per process with RANK, WORLD_SIZE,
-MASTER_ADDR and MASTER_PORT set. Alone, everything here does nothing.
+accelerate starts and joins them (``accelerate launch``, or torchrun), picks their device and copies
+the model to each; with ``compute.shard`` torch's ``fully_shard`` divides it over them instead.
+accelerate's own FSDP falls back to copies on CPUs, so it is not used for that.
 """
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
+from functools import partial
 
 import torch
-import torch.distributed as dist
-from torch import nn
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lidit_core.errors import LiDiTError
 
+from .recipe import Compute
 
-def join(device: str) -> tuple[int, int]:
-    """This process's rank and how many there are; joins the others where there are any."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world > 1 and not dist.is_initialized():
-        if torch.device(device).type == "cuda":
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-    return (dist.get_rank(), world) if world > 1 else (0, 1)
+
+def accelerator_for(compute: Compute, device: str | None = None) -> Accelerator:
+    """The processes, devices and precision; a CPU computes in float32.
+
+    A step leaves the refiners of absent LLMs without a gradient, in every process alike.
+    """
+    on_cpu = device == "cpu" or not torch.cuda.is_available()
+    return Accelerator(
+        cpu=device == "cpu",
+        mixed_precision="no" if on_cpu or compute.precision == "float32" else "bf16",
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+
+
+def together(learner: nn.Module, accelerator: Accelerator, compute: Compute) -> nn.Module:
+    """The module to call: with gradients averaged over all processes, and shared out if asked."""
+    if compute.shard:
+        shard(learner, accelerator, compute)
+        return learner
+    return accelerator.prepare_model(learner)
+
+
+def shard(learner: nn.Module, accelerator: Accelerator, compute: Compute) -> None:
+    """Divide weights, gradients and optimiser over all processes, a block at a time.
+
+    Raises:
+        LiDiTError: there is but one process.
+    """
+    if accelerator.num_processes < 2:
+        raise LiDiTError(
+            "the recipe's compute.shard divides the model over several processes, and this is one; "
+            "start it with `accelerate launch --num_processes N -m lidit_core train …`, or leave "
+            "it out"
+        )
+    learner.to(accelerator.device)
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    policy = MixedPrecisionPolicy()
+    if accelerator.mixed_precision == "bf16":
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    options = {"mesh": mesh, "mp_policy": policy}
+    model = learner.model
+    for block in model.blocks:
+        fully_shard(block, **options)
+    fully_shard(learner, **options)
+
+
+def is_sharded(module: nn.Module) -> bool:
+    return isinstance(module, FSDPModule)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor that may be divided."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor that may be divided; every process must ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def divided_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor, the same in every process, divided as another one is."""
+    if not isinstance(like, DTensor):
+        return tensor
+    return distribute_tensor(tensor, like.device_mesh, like.placements)
 
 
 def share(batch: int, rank: int, world: int) -> slice:
@@ -35,20 +99,5 @@ def share(batch: int, rank: int, world: int) -> slice:
     return slice(rank * size, (rank + 1) * size)
 
 
-def together(model: nn.Module, world: int) -> nn.Module:
-    """The model with gradients averaged over all processes.
-
-    A step leaves the refiners of absent LLMs without a gradient, in every process alike.
-    """
-    if world == 1:
-        return model
-    return nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
-
-
-def any_process(condition: bool, world: int) -> bool:
-    """Whether it holds in at least one process, so that all of them stop at the same step."""
-    if world == 1:
-        return condition
-    flag = torch.tensor(float(condition))
-    dist.all_reduce(flag, dist.ReduceOp.MAX)
-    return bool(flag)
+def share_of(accelerator: Accelerator) -> Callable[[int], slice]:
+    return partial(share, rank=accelerator.process_index, world=accelerator.num_processes)

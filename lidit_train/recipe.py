@@ -1,15 +1,174 @@
-"""A training recipe: one TOML file that says everything a run needs to be repeated."""
+"""A training recipe: one YAML file that says everything a run needs to be repeated.
+
+Fields that a recipe leaves out have the values written here. Every field is used: a test changes
+each one and sees the plan or the run change.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import re
+import typing
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
-from lidit_core.config import LiDiTConfig, read_record
-from lidit_core.errors import LiDiTError
-from lidit_core.presets import find_preset
+import yaml
+
+from lidit_core.config import read_record
+from lidit_core.errors import LiDiTError, first_line
 
 OPTIMISERS = ("adamw", "muon")
+TRAINS = ("all", "refiners", "lora")
+KINDS = ("folder", "table", "shards", "stickers")
+PRECISIONS = ("float32", "bf16")
+STORED = ("float32", "bf16")
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML 1.1 takes 1e-4 for text; recipes mean a number."""
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def _check(good: bool, sentence: str) -> None:
+    if not good:
+        raise LiDiTError(sentence)
+
+
+def _one_of(what: str, value: object, known: Sequence[object]) -> None:
+    _check(value in known, f"{what} is {value!r}; expected one of {', '.join(map(str, known))}")
+
+
+def _in_range(record: object, what: str, name: str, low: float, high: float = float("inf")) -> None:
+    value = getattr(record, name)
+    limit = f"{low:g} or more" if high == float("inf") else f"{low:g} to {high:g}"
+    _check(low <= value <= high, f"the recipe's {what} has {name}={value}; expected {limit}")
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which LI-DiT is trained, and what it begins with."""
+
+    preset: str = ""  # of lidit_core.presets: a new model
+    checkpoint: str = ""  # or: go on from a LI-DiT, a shipped name ("stickers") or a file
+    pixart: str = ""  # a PixArt-alpha or -Sigma file whose transformer a new model takes over
+    changes: dict = field(default_factory=dict)  # fields of its LiDiTConfig that differ
+    llms: tuple[str, ...] = ()  # the branches' LLMs by the names of the presets; () = as it has.
+    # A branch of a checkpoint whose LLM is thereby another one starts afresh.
+    vae: str = "shipped"  # or a file in TAESD's layout, or a folder of diffusers' AutoencoderKL
+    measure_latents: bool = False  # take the latents' mean and deviation from the data
+    whiten: bool = True  # fresh maps from LLM states start whitened (lidit_train.whitening)
+
+    def __post_init__(self) -> None:
+        _check(
+            bool(self.preset) != bool(self.checkpoint),
+            f"the recipe's model has preset={self.preset!r} and checkpoint={self.checkpoint!r}; "
+            "expected exactly one of them",
+        )
+        _check(
+            not (self.pixart and self.checkpoint),
+            "the recipe's model has pixart and checkpoint; PixArt's transformer goes into a new "
+            "model: name a preset in place of the checkpoint",
+        )
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A low-rank change of the model's matrices (Hu et al. 2021, arXiv 2106.09685)."""
+
+    rank: int = 16
+    alpha: float = 16.0  # the change is alpha / rank times the product of its two matrices
+    layers: tuple[str, ...] = ("blocks", "text_side")  # parts of LI-DiT whose linear layers change
+
+    def __post_init__(self) -> None:
+        _in_range(self, "lora", "rank", 1)
+        _check(bool(self.layers), "the recipe's lora has no layers; expected parts of LI-DiT")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Some captioned pictures.
+
+    kind "folder": picture files below ``path``, each with caption files of the same stem;
+    "table": a metadata.jsonl, CSV or parquet file whose rows name pictures beside it;
+    "shards": tar files in the WebDataset layout, ``path`` a folder, a file or a glob;
+    "stickers": scenes drawn on the fly, ``path`` their language, "en" or "zh".
+    """
+
+    kind: str
+    path: str
+    captions: dict[str, float] = field(default_factory=lambda: {"txt": 1.0})
+    # extensions (folder, shards) or columns (table) of the captions, and how often each is read
+    image: str = ""  # table: the column of the picture's path; "" = file_name or image
+    weight: float = 1.0  # pictures drawn from it, in relation to its number of pictures
+    branches: tuple[int, ...] = ()  # that read its language; () = all
+    count: int = 0  # stickers: scenes to draw from
+    distinct: int = 0  # stickers: different captions among them
+
+    def __post_init__(self) -> None:
+        _one_of("a source's kind", self.kind, KINDS)
+        _check(
+            self.weight > 0 and all(w > 0 for w in self.captions.values()) and self.captions,
+            f"source {self.path} has weight {self.weight} and captions {self.captions}; expected "
+            "weights above 0 and one caption or more",
+        )
+        if self.kind == "stickers":
+            _one_of("a sticker source's path, its language,", self.path, ("en", "zh"))
+            _check(
+                self.count > 0 and self.distinct > 0,
+                f"the sticker source {self.path} has count={self.count} and "
+                f"distinct={self.distinct}; expected 1 or more of each",
+            )
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """Shapes that pictures are brought to; a batch holds one shape only (paper)."""
+
+    longest: float = 2.0  # longer side / shorter side of the longest bucket
+    step: int = 64  # pixels by which the sides of two buckets differ
+    limit: float = 4.0  # pictures longer than this are left out rather than cropped so far
+
+    def __post_init__(self) -> None:
+        _in_range(self, "buckets", "longest", 1)
+        _in_range(self, "buckets", "step", 1)
+        _in_range(self, "buckets", "limit", 1)
+
+
+@dataclass(frozen=True)
+class Data:
+    sources: tuple[Source, ...]
+    buckets: Buckets = Buckets()
+    caption_dropout: float = 0.1  # share of samples that read the empty prompt instead
+    text_zeroing: float = 0.01  # share of samples without any text token
+    workers: int = 0  # processes that read ahead; 0 = none
+    smallest: int = 32  # pictures with a shorter side than this are left out, pixels
+
+    def __post_init__(self) -> None:
+        _check(bool(self.sources), "the recipe's data has no sources; expected one or more")
+        _in_range(self, "data", "caption_dropout", 0, 1)
+        _in_range(self, "data", "text_zeroing", 0, 1 - self.caption_dropout)
+        _in_range(self, "data", "workers", 0)
+        _in_range(self, "data", "smallest", 1)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """What is computed once; then neither the LLMs nor the autoencoder are loaded."""
+
+    states: bool = True  # of captions, from the LLMs
+    latents: bool = True  # of pictures, from the autoencoder
+    dtype: str = "bf16"  # in which both are kept
+    folder: str = ""  # "" = "cache" in the run's folder; runs may share one
+    given: str = ""  # a folder of states computed elsewhere: the LLMs are not looked for
+
+    def __post_init__(self) -> None:
+        _one_of("the cache's dtype", self.dtype, STORED)
 
 
 @dataclass(frozen=True)
@@ -19,23 +178,31 @@ class Subset:
     branches: tuple[int, ...]
     weight: float = 1.0  # relative to the stage's other subsets
 
+    def __post_init__(self) -> None:
+        _check(
+            bool(self.branches) and self.weight > 0,
+            f"a subset has branches {self.branches} and weight {self.weight}; expected a branch "
+            "or more, and a weight above 0",
+        )
+
 
 @dataclass(frozen=True)
 class Stage:
     """Some of the training at one picture size; the paper goes from small to large as well."""
 
-    latents: str  # file in the data folder: a LatentSet
     images: int  # to train on
-    batch: int  # images a step
-    subsets: tuple[Subset, ...]
-    shift: float | None = None  # of training times towards noise; None = the model's own
+    batch: int  # images a step, over all processes
+    resolution: int = 0  # side of the square of the same area, pixels; 0 = the model's native size
+    shift: float = 0.0  # of training times towards noise; 0 = the model's own
+    rate: float = 1.0  # factor on the learning rate
+    sources: tuple[int, ...] = ()  # places in the data's list; () = all
+    subsets: tuple[Subset, ...] = ()  # () = all branches together
 
     def __post_init__(self) -> None:
-        if not self.subsets or self.images < 1 or self.batch < 1:
-            raise LiDiTError(
-                f"stage {self.latents} has {self.images} images, batches of {self.batch} and "
-                f"{len(self.subsets)} subsets of branches; expected 1 or more of each"
-            )
+        for name in ("images", "batch"):
+            _in_range(self, "stage", name, 1)
+        for name in ("resolution", "shift", "rate"):
+            _in_range(self, "stage", name, 0)
 
     @property
     def steps(self) -> int:
@@ -56,68 +223,193 @@ class Content:
 
 
 @dataclass(frozen=True)
+class Optimiser:
+    name: str = "adamw"  # or "muon", for the blocks' matrices; AdamW for the rest
+    learning_rate: float = 1e-4  # at the plateau
+    betas: tuple[float, ...] = (0.9, 0.99)
+    weight_decay: float = 0.01  # of matrices
+    warmup: int = 100  # steps
+    decay: float = 0.25  # share of all steps over which the rate falls to zero
+    clip: float = 1.0  # of the gradient's norm; 0 = none
+    ema: float = 0.998  # decay of the weights' exponential moving average
+    bad_steps: int = 20  # in a row whose gradient is no number, before the run gives up
+
+    def __post_init__(self) -> None:
+        _one_of("the recipe's optimiser", self.name, OPTIMISERS)
+        _check(
+            len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
+            f"the recipe's optimiser has betas {list(self.betas)}; expected two numbers below 1",
+        )
+        for name in ("learning_rate", "weight_decay", "warmup", "clip"):
+            _in_range(self, "optimiser", name, 0)
+        _in_range(self, "optimiser", "decay", 0, 1)
+        _in_range(self, "optimiser", "ema", 0, 1)
+        _in_range(self, "optimiser", "bad_steps", 1)
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How a step is computed; none of it changes what is learnt beyond rounding."""
+
+    precision: str = "bf16"  # mixed precision on a GPU (paper); a CPU computes in float32
+    micro_batch: int = 0  # images a process takes at once; 0 = its whole share of the batch
+    checkpointing: bool = False  # compute the blocks' activations again in the backward pass
+    compile: bool = False  # torch.compile of the transformer's blocks
+    shard: bool = False  # weights, gradients and optimiser over all processes (fully_shard)
+
+    def __post_init__(self) -> None:
+        _one_of("the recipe's precision", self.precision, PRECISIONS)
+        _in_range(self, "compute", "micro_batch", 0)
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    every: int = 500  # steps
+    keep: int = 2  # newest ones
+
+    def __post_init__(self) -> None:
+        _in_range(self, "checkpoints", "every", 1)
+        _in_range(self, "checkpoints", "keep", 1)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The same prompts from the same noise, drawn with the averaged weights as training goes on."""
+
+    every: int = 1000  # steps; 0 = never
+    prompts: tuple[str, ...] = ()
+    branches: tuple[int, ...] = ()  # that read them; () = all
+    steps: int = 0  # of sampling; 0 = the model's
+    guidance: float = 0.0  # 0 = the model's
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Log:
+    every: int = 10  # steps
+    time_bins: int = 10  # of (0, 1], each with its own mean loss
+    trackers: tuple[str, ...] = ("tensorboard",)  # of accelerate, by name; left out if not there
+
+    def __post_init__(self) -> None:
+        _in_range(self, "log", "every", 1)
+        _in_range(self, "log", "time_bins", 1)
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What `--print-plan` reckons with; the run itself takes what it finds."""
+
+    device: str = "this CPU"  # a name of lidit_train.hardware
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        _in_range(self, "hardware", "count", 1)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """How a LI-DiT was, or is to be, trained."""
 
-    preset: str  # of lidit_core.presets
+    model: Model
+    data: Data
     stages: tuple[Stage, ...]
-    seed: int = 0
-    optimiser: str = "adamw"  # or "muon", for the blocks' matrices; AdamW for the rest
-    learning_rate: float = 1e-3  # at the plateau
-    betas: tuple[float, ...] = (0.9, 0.99)
-    weight_decay: float = 0.01
-    warmup: int = 200  # steps
-    decay: float = 0.25  # share of all steps over which the rate falls to zero
-    clip: float = 1.0  # of the gradient's norm
-    ema: float = 0.998
-    caption_dropout: float = 0.1  # share of samples that read the empty prompt instead
-    text_zeroing: float = 0.01  # share of samples without any text token
+    trains: str = "all"  # "refiners": the DiT is frozen; "lora": everything is, but for a LoRA
+    lora: Lora = Lora()
+    optimiser: Optimiser = Optimiser()
     content: Content | None = None  # teach a block what each patch shows
-    save_every: int = 200  # steps
-    grid_every: int = 500  # steps
+    compute: Compute = Compute()
+    cache: Cache = Cache()
+    checkpoints: Checkpoints = Checkpoints()
+    validation: Validation = Validation()
+    log: Log = Log()
+    hardware: Hardware = Hardware()
+    seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.stages:
-            raise LiDiTError("the recipe has no stages; expected one or more")
-        if self.optimiser not in OPTIMISERS:
-            raise LiDiTError(
-                f"the recipe's optimiser is {self.optimiser!r}; expected {' or '.join(OPTIMISERS)}"
-            )
-        if len(self.betas) != 2:
-            raise LiDiTError(f"the recipe has betas {self.betas}; expected two numbers")
+        _check(bool(self.stages), "the recipe has no stages; expected one or more")
+        _one_of("what the recipe trains", self.trains, TRAINS)
+        for stage in self.stages:
+            for i in stage.sources:
+                _check(
+                    0 <= i < len(self.data.sources),
+                    f"a stage takes source {i}; expected 0 to {len(self.data.sources) - 1}",
+                )
 
     @property
     def steps(self) -> int:
         return sum(stage.steps for stage in self.stages)
 
-    @property
-    def branches(self) -> tuple[int, ...]:
-        """Every branch that some stage trains."""
-        return tuple(
-            sorted(
-                {b for stage in self.stages for subset in stage.subsets for b in subset.branches}
-            )
-        )
-
-    def stage_of(self, step: int) -> Stage:
-        for stage in self.stages:
+    def stage_at(self, step: int) -> tuple[int, Stage]:
+        """The stage of a step, and its number."""
+        for number, stage in enumerate(self.stages):
             if step < stage.steps:
-                return stage
+                return number, stage
             step -= stage.steps
-        return self.stages[-1]
+        return len(self.stages) - 1, self.stages[-1]
 
-    def config(self) -> LiDiTConfig:
-        return find_preset(self.preset)
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), ensure_ascii=False)
 
 
-def read_recipe(path: str | Path) -> Recipe:
-    """Read a recipe; an unknown field, or a wrong type, is one clear sentence."""
+def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        changes: ``key.sub=value`` each, the value in YAML; a number is a place in a list.
+    Raises:
+        LiDiTError: an unknown field, a wrong type or value, no YAML; one sentence.
+    """
     try:
-        import tomllib  # only training needs it
-    except ImportError as error:
-        raise LiDiTError("this Python reads no TOML; expected Python 3.11 or newer") from error
+        data = yaml.load(Path(path).read_text(encoding="utf-8"), _Yaml)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise LiDiTError(
+            f"recipe {path} cannot be read ({' '.join(str(error).split())}); give a YAML file"
+        ) from error
+    _check(isinstance(data, dict), f"recipe {path} holds {type(data).__name__}; expected fields")
+    _look_beside(data, Path(path).parent)
+    for change in changes:
+        _change(data, change)
+    return read_record(Recipe, data, "recipe")
+
+
+def _look_beside(data: dict, folder: Path) -> None:
+    """Paths that are not there from where the command runs are looked for beside the recipe."""
+    sources = data["data"].get("sources") if isinstance(data.get("data"), dict) else None
+    records = [(data.get("model"), name) for name in ("checkpoint", "pixart", "vae")]
+    records += [(data.get("cache"), "given")]
+    records += [(source, "path") for source in sources or ()]
+    for record, name in records:
+        value = record.get(name) if isinstance(record, dict) else None
+        if isinstance(value, str) and value and not Path(value).exists():
+            if (folder / value).exists():
+                record[name] = str(folder / value)
+
+
+def _change(data: dict, change: str) -> None:
+    place, equals, text = change.partition("=")
+    _check(bool(equals), f"--set {change!r} has no '='; expected key.sub=value")
+    *path, last = place.split(".")
+    where: Any = data
     try:
-        data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise LiDiTError(f"recipe {path} cannot be read ({error}); give a TOML file") from error
-    return read_record(Recipe, data, f"recipe {path}")
+        value = yaml.load(text, _Yaml)
+        for key in path:
+            where = where[int(key)] if isinstance(where, list) else where.setdefault(key, {})
+        where[int(last) if isinstance(where, list) else last] = value
+    except (ValueError, IndexError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise LiDiTError(
+            f"--set {change!r} cannot be applied ({first_line(error)}); expected key.sub=value "
+            "with keys of the recipe, and places of a list as numbers"
+        ) from error
+
+
+def field_names(kind: type = Recipe, before: str = "") -> list[str]:
+    """Every field of a recipe by its dotted name, those within records included."""
+    hints = typing.get_type_hints(kind)
+    names = []
+    for f in fields(kind):
+        inner = [k for k in (hints[f.name], *typing.get_args(hints[f.name])) if is_dataclass(k)]
+        if inner:
+            names += field_names(inner[0], f"{before}{f.name}.")
+        else:
+            names.append(before + f.name)
+    return names

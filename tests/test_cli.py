@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from tiny_llm import save_llm
 
 from lidit_core import pipeline
 from lidit_core.cli import main
+from lidit_core.cli.generate import lora_of
+from lidit_core.lora_file import write_lora
 from lidit_core.pictures import read_settings
 from lidit_core.text import MEMORY, prompt_encoder
 
@@ -129,6 +132,39 @@ def test_states_are_kept_on_disk_when_asked(words, kept_in, draw, monkeypatch):
     monkeypatch.setattr(prompt_encoder, "load_llm", lambda *args: pytest.fail("loaded the LLM"))
     draw("a cat", *words, "--out", "again.png")
     assert Path("first.png").read_bytes() == Path("again.png").read_bytes()
+
+
+def test_loras_are_added_at_their_strengths(folder, draw, lidit):
+    config = lidit_config("tiny-llm")
+    pair = (torch.full((2, 32), 0.05), torch.full((128, 2), 0.5))
+    write_lora("style.safetensors", {"blocks.0.mlp.0": pair}, 2.0, config)
+    words = {"base": (), "none": ("style.safetensors:0",), "half": ("style.safetensors:0.5",) * 2,
+             "one": ("style.safetensors",)}  # fmt: skip
+    for name, loras in words.items():
+        draw("a cat", *(f"--lora={lora}" for lora in loras), "--out", f"{name}.png")
+    assert (pixels("none.png") == pixels("base.png")).all()
+    assert abs(pixels("one.png") - pixels("base.png")).max() > 1
+    assert abs(pixels("one.png") - pixels("half.png")).max() <= 1
+    assert read_settings("half.png")["loras"] == [["style.safetensors", 0.5]] * 2
+    model, llm = str(folder / "model.safetensors"), str(folder / "tiny-llm")
+    words = ("generate", "a cat", "--model", model, "--llm", llm, "--lora", model)
+    status, _, error = lidit(*words)
+    assert status == 2 and "no LoRA of a LI-DiT" in error
+
+
+@pytest.mark.parametrize("text, meant", [("a.safetensors", ("a.safetensors", 1.0)),
+                                         ("a.safetensors:-0.5", ("a.safetensors", -0.5)),
+                                         (r"C:\a.safetensors", (r"C:\a.safetensors", 1.0)),
+                                         (r"C:\a.safetensors:2", (r"C:\a.safetensors", 2.0)),
+                                         ])  # fmt: skip
+def test_a_lora_is_a_file_with_or_without_a_strength(text, meant):
+    assert lora_of(text) == meant
+
+
+@pytest.mark.parametrize("text", [":0.5", "a.safetensors:nan"])
+def test_a_lora_that_is_none_is_refused(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="write FILE, or FILE:0.8"):
+        lora_of(text)
 
 
 def test_sizes_are_width_by_height_in_whole_tokens(folder, draw, lidit, caplog):

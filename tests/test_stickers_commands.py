@@ -14,13 +14,6 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (
-            "train nowhere.toml",
-            "nowhere.toml cannot be read"
-            if sys.version_info >= (3, 11)
-            else "expected Python 3.11 or newer",
-        ),
-        ("prepare latents --scenes 128", "SIZE:COUNT, as 128:60000"),
         ("train_autoencoder {folder} --steps 1", "no training state"),
         ("ceiling --out {folder} --vae nowhere.safetensors", "no file nowhere.safetensors"),
         ("score --pictures {folder}", "00000.png cannot be read"),

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import io
 import logging
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 from .. import __version__
 from ..errors import exit_status
 from . import encode, fetch, generate, info, refiner
 
 VERBS = {v.__name__.split(".")[-1]: v for v in (generate, info, fetch, encode, refiner)}
+ABOVE = {"train": "lidit_train.command"}  # verbs of packages above this one, where they are there
 
 EXAMPLES = """\
 a first picture:
@@ -34,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"lidit {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for name, module in VERBS.items():
+    for name, module in {**VERBS, **_above()}.items():
         verb = verbs.add_parser(
             name,
             help=module.HELP,
@@ -45,6 +48,11 @@ def build_parser() -> argparse.ArgumentParser:
         module.add_arguments(verb)
         verb.set_defaults(run=module.run)
     return parser
+
+
+def _above() -> dict[str, ModuleType]:
+    there = {v: m for v, m in ABOVE.items() if importlib.util.find_spec(m.split(".")[0])}
+    return {verb: importlib.import_module(module) for verb, module in there.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

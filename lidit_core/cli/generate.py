@@ -8,6 +8,7 @@ model was made for unless you say otherwise. The same command draws the same pic
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from pathlib import Path
 
@@ -25,6 +26,7 @@ examples:
   lidit generate --prompts prompts.txt --out pictures     one a line: 00000.png, 00001.png …
   lidit generate "a red car" --model stickers-duo         two language models together
   lidit generate "a fox" --model my.safetensors --llm SmolLM2-135M-Instruct=models/SmolLM2
+  lidit generate "a fox" --lora style.safetensors:0.8     with a LoRA, at 0.8 of its strength
 
 seeds:
   Picture k of a run (from 0) has the seed --seed + k. Every PNG carries its own seed, so one
@@ -44,6 +46,18 @@ def size_of(text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[-1])
 
 
+def lora_of(text: str) -> tuple[str, float]:
+    """``FILE`` or ``FILE:STRENGTH`` -> the file and the strength, 1 where none is given."""
+    path, colon, number = text.rpartition(":")
+    try:
+        strength = float(number)
+    except ValueError:
+        return text, 1.0  # also where the colon is a drive's
+    if not (path and math.isfinite(strength)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no LoRA; write FILE, or FILE:0.8")
+    return path, strength
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("prompt", nargs="?", help="what to draw")
@@ -57,6 +71,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="[NAME=]LLM",
         help="language model: a name, a model folder, a .gguf or hub:owner/name; once for each "
         "(those of the model)",
+    )
+    add(
+        "--lora",
+        action="append",
+        type=lora_of,
+        default=[],
+        metavar="FILE[:STRENGTH]",
+        help="a LoRA trained on the model; once for each (none)",
     )
     add("--seed", type=int, default=0, metavar="N", help="of the first picture (0)")
     add("--count", type=int, default=1, metavar="N", help="pictures of every prompt (1)")
@@ -107,8 +129,8 @@ def run(args: argparse.Namespace) -> int:
     ]
     paths = _paths(args, len(orders))
     settings = Settings(args.negative, args.steps, args.cfg, args.size)
-    pipeline = load_pipeline(args.model, args.llm, args.device, args.cache, args.spread)
-    _draw(pipeline, orders, settings, paths, args.model)
+    pipeline = load_pipeline(args.model, args.llm, args.device, args.cache, args.spread, args.lora)
+    _draw(pipeline, orders, settings, paths, args)
     return 0
 
 
@@ -141,7 +163,7 @@ def _paths(args: argparse.Namespace, count: int) -> list[Path]:
     return [folder / f"{number:05}.png" for number in range(count)]
 
 
-def _draw(pipeline, orders, settings, paths: list[Path], model: str) -> None:
+def _draw(pipeline, orders, settings, paths: list[Path], args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from .. import __version__
@@ -154,7 +176,8 @@ def _draw(pipeline, orders, settings, paths: list[Path], model: str) -> None:
         "steps": filled.steps,
         "cfg": filled.guidance,
         "size": list(filled.size),
-        "model": Path(model).name,
+        "model": Path(args.model).name,
+        "loras": [[Path(path).name, strength] for path, strength in args.lora],
         "llms": [config.llms[branch].name for branch in pipeline.encoders],
         "lidit": __version__,
     }

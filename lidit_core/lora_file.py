@@ -1,0 +1,183 @@
+"""A LoRA in a file of its own: a small change of a LI-DiT's weights (arXiv 2106.09685).
+
+Names and layout are those of the host's stock LoRA nodes, which load what `write_lora` writes; a
+LoRA that they trained is read here as well. The metadata says what it was trained on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .checkpoint import fill, read_lidit, read_safetensors, write_safetensors
+from .config import LiDiTConfig
+from .dit import LiDiT
+from .errors import LiDiTError
+
+KEY = "lidit_lora"  # of the metadata
+PREFIX = "diffusion_model."  # the host's, before the name of every layer
+ENDINGS = {  # of a tensor's name -> what it is to its layer
+    ".lora_A.weight": "A",  # (rank, in)
+    ".lora_B.weight": "B",  # (out, rank)
+    ".alpha": "alpha",  # the weight changes by alpha / rank times B A
+    ".lora_down.weight": "A",  # these four as the host's training writes them
+    ".lora_up.weight": "B",
+    ".diff": "weight",  # the change itself
+    ".diff_b": "bias",
+}
+Layer = dict[str, Tensor]  # by what `ENDINGS` says
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """What a LoRA file holds."""
+
+    path: str | Path
+    layers: Mapping[str, Layer]  # by the layer's name in a LI-DiT
+    about: Mapping  # what `write_lora` says of it; empty for one that the host trained
+
+    def changes(self) -> Iterator[tuple[str, Tensor]]:
+        """The names of the weights that change, and by what, in float32."""
+        for name, layer in self.layers.items():
+            if "A" in layer:
+                yield f"{name}.weight", _product(layer)
+            for end in ("weight", "bias"):
+                if end in layer:
+                    yield f"{name}.{end}", layer[end].float()
+
+
+def _product(layer: Layer) -> Tensor:
+    """alpha / rank · B A: (out, in), also of a convolution, whose axes are flattened."""
+    a, b = (layer[part].float().flatten(1) for part in ("A", "B"))
+    alpha = float(layer.get("alpha", a.shape[0]))
+    return (alpha / a.shape[0]) * (b @ a)
+
+
+def write_lora(
+    path: str | Path,
+    layers: Mapping[str, tuple[Tensor, Tensor]],
+    alpha: float,
+    config: LiDiTConfig,
+    base: str = "",
+) -> None:
+    """Write a LoRA.
+
+    Args:
+        layers: by the layer's name, A (rank, in) and B (out, rank).
+        config: of the model that it was trained on.
+        base: that model's name, for people.
+    """
+    tensors = {}
+    for name, (a, b) in layers.items():
+        tensors[f"{PREFIX}{name}.lora_A.weight"] = a
+        tensors[f"{PREFIX}{name}.lora_B.weight"] = b
+        tensors[f"{PREFIX}{name}.alpha"] = torch.tensor(float(alpha))
+    ranks = sorted({a.shape[0] for a, _ in layers.values()})
+    about = {"base": base, "rank": ranks[-1], "alpha": alpha, **_kind(config)}
+    write_safetensors(path, tensors, {KEY: json.dumps(about, ensure_ascii=False)})
+
+
+def _kind(config: LiDiTConfig) -> dict:
+    sizes = {"depth": config.depth, "width": config.width, "heads": config.heads}
+    llms = [llm.name for llm in config.llms]
+    return {"prediction": config.prediction, **sizes, "llms": llms}
+
+
+def read_lora(path: str | Path) -> LoraFile:
+    """A file that `write_lora` or the host's training wrote.
+
+    Raises:
+        LiDiTError: it is another kind of file, or damaged.
+    """
+    tensors, metadata = read_safetensors(path)
+    layers: dict[str, Layer] = {}
+    for key, tensor in tensors.items():
+        end = next((end for end in ENDINGS if key.endswith(end)), "")
+        if not (end and key.startswith(PREFIX)):
+            raise LiDiTError(
+                f"{path} is no LoRA of a LI-DiT, for it holds {key!r}; expected names as "
+                f"{PREFIX}blocks.0.mlp.0.lora_A.weight: give the path of another file"
+            )
+        name = key.removeprefix(PREFIX).removesuffix(end)
+        layers.setdefault(name, {})[ENDINGS[end]] = tensor
+    for name, layer in layers.items():
+        _check_pair(path, name, layer)
+    return LoraFile(path, layers, _about(path, metadata.get(KEY, "{}")))
+
+
+def _check_pair(path: str | Path, name: str, layer: Layer) -> None:
+    a, b = (tuple(layer[part].shape) if part in layer else () for part in ("A", "B"))
+    if (a or b) and not (len(a) > 1 < len(b) and a[0] == b[1]):
+        raise LiDiTError(
+            f"the LoRA {path} has A {a} and B {b} for {name}; expected (rank, in) and "
+            "(out, rank): fetch the file again"
+        )
+
+
+def _about(path: str | Path, text: str) -> dict:
+    try:
+        about = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise LiDiTError(f"{path} describes itself in no JSON ({error}); fetch it again") from error
+    if not isinstance(about, dict):
+        raise LiDiTError(f"{path} describes itself as {about!r}; expected fields: fetch it again")
+    return about
+
+
+def merge_lora(
+    config: LiDiTConfig, weights: Mapping[str, Tensor], path: str | Path, strength: float = 1.0
+) -> dict[str, Tensor]:
+    """Weights with a LoRA's change added; those that change are float32, to be rounded once.
+
+    Args:
+        strength: factor on the change; 0 = none, negative = away from what was trained.
+    Raises:
+        LiDiTError: it is no LoRA, or one of another model; nothing was changed then.
+    """
+    lora = read_lora(path)
+    changes = dict(lora.changes())
+    _check_fits(lora, changes, config, weights)
+    merged = {k: weights[k].float() + strength * v.view_as(weights[k]) for k, v in changes.items()}
+    return {**weights, **merged}
+
+
+def _check_fits(lora: LoraFile, changes: Layer, config, weights: Mapping[str, Tensor]) -> None:
+    prediction = lora.about.get("prediction", config.prediction)
+    unknown = [key for key in changes if key not in weights]
+    misshapen = [k for k, v in changes.items() if k in weights and not _fits(v, weights[k])]
+    fault = None
+    if prediction != config.prediction:
+        fault = f"was trained to predict {prediction} and this LI-DiT predicts {config.prediction}"
+    elif unknown:
+        fault = f"changes {len(unknown)} weights that this LI-DiT lacks, {unknown[0]} first"
+    elif misshapen:
+        shapes = (tuple(t[misshapen[0]].shape) for t in (changes, weights))
+        fault = "changes {} as {} and this LI-DiT has it as {}".format(misshapen[0], *shapes)
+    if fault:
+        base = lora.about.get("base")
+        trained = f"it was trained on {base}" if base else "use one that was trained on this model"
+        raise LiDiTError(f"the LoRA {lora.path} {fault}; {trained}")
+
+
+def _fits(change: Tensor, weight: Tensor) -> bool:
+    """Equal shapes, but for the flattened axes of a convolution."""
+    return change.shape[:1] == weight.shape[:1] and change.numel() == weight.numel()
+
+
+def load_with_loras(
+    path: str | Path,
+    loras: Sequence[tuple[str | Path, float]],
+    dtype: torch.dtype = torch.float32,
+    device="cpu",
+) -> LiDiT:
+    """A LI-DiT with some LoRAs merged into its weights, each with its strength."""
+    config, weights = read_lidit(path)
+    for file, strength in loras:
+        weights = merge_lora(config, weights, file, strength)
+    model = LiDiT(config, device="meta")
+    return fill(model, weights, f"the checkpoint {path}", dtype).to(device)

@@ -1,0 +1,86 @@
+"""The autoencoder that a recipe names, for training alone: pictures to latents and back."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lidit_core.checkpoint import load_vae
+from lidit_core.config import LatentFormat
+from lidit_core.errors import LiDiTError
+from lidit_core.paths import SHIPPED_WEIGHTS
+from lidit_core.pipeline import find_vae
+
+
+class Autoencoder(Protocol):
+    def encode(self, pictures: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1] -> latents (B, C, h, w) before they are normalised."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """The inverse, pictures in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class AutoencoderFile:
+    """Where an autoencoder is; it is opened only if something must be encoded or drawn."""
+
+    path: Path
+
+    def identity(self) -> str:
+        """What tells it from others in the cache of latents: the bytes of its weights."""
+        files = [self.path] if self.path.is_file() else sorted(self.path.glob("*.safetensors"))
+        digest = hashlib.sha256()
+        for file in files:
+            digest.update(file.read_bytes())
+        return digest.hexdigest()
+
+    def open(self, device: torch.device | str) -> Autoencoder:
+        if self.path.is_dir():
+            return DiffusersAutoencoder(self.path, device)
+        return load_vae(self.path, device=device)
+
+
+class DiffusersAutoencoder:
+    """diffusers' AutoencoderKL, as SD3's: the mean of the posterior, without its sampling."""
+
+    def __init__(self, folder: Path, device: torch.device | str) -> None:
+        try:
+            from diffusers import AutoencoderKL
+        except ImportError as error:
+            raise LiDiTError(
+                f"the autoencoder {folder} is read by diffusers, which is not installed; "
+                "install it with: python -m pip install diffusers"
+            ) from error
+        self.model = AutoencoderKL.from_pretrained(folder).to(device).eval()
+
+    @torch.no_grad()
+    def encode(self, pictures: Tensor) -> Tensor:
+        return self.model.encode(2 * pictures - 1).latent_dist.mode()
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        latents = latents.to(self.model.device)
+        return (self.model.decode(latents).sample / 2 + 0.5).clamp(0, 1)
+
+
+def find_autoencoder(name: str, latent: LatentFormat, model: Path | None = None) -> AutoencoderFile:
+    """The autoencoder of a recipe.
+
+    Args:
+        name: "shipped", for the one that the latents' format names, or a path.
+        model: the checkpoint that is trained on, beside which its autoencoder may lie.
+    """
+    if name == "shipped":
+        return AutoencoderFile(find_vae(latent, model or SHIPPED_WEIGHTS / "a new model"))
+    path = Path(name).expanduser()
+    if not (path.is_file() or (path / "config.json").is_file()):
+        raise LiDiTError(
+            f"the recipe's autoencoder {name} is not there; expected 'shipped', a .safetensors in "
+            "TAESD's layout, or a folder of diffusers' AutoencoderKL with its config.json"
+        )
+    return AutoencoderFile(path)

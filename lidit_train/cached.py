@@ -1,0 +1,101 @@
+"""How large a recipe's caches become, as far as its sources say without being opened."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lidit_core.config import LiDiTConfig
+
+from .flops import TextTokens
+from .latents import PIECE
+from .load import StageLoad
+from .memory import STORED_BYTES
+from .recipe import Recipe
+
+ROLE_BYTES = 4  # of a token's role
+
+
+@dataclass(frozen=True)
+class Count:
+    """Of one source; None = not known before it is read."""
+
+    pictures: int | None = None
+    captions: int | None = None  # different ones
+
+
+@dataclass(frozen=True)
+class Cached:
+    """One kind of thing that is computed once and kept."""
+
+    name: str
+    count: int | None  # None = not known before the sources are read
+    each: int  # bytes
+    branch: int | None = None  # whose LLM makes it; None = the autoencoder does
+    side: int = 0  # of the pictures, pixels
+
+    @property
+    def bytes(self) -> int | None:
+        return None if self.count is None else self.count * self.each
+
+    @property
+    def files(self) -> int:
+        """A caption's states are a file of their own; latents lie together in pieces."""
+        return -(-(self.count or 0) // (PIECE if self.branch is None else 1))
+
+
+def counts_of(recipe: Recipe, known: Sequence[Count] | None = None) -> tuple[Count, ...]:
+    """One a source; those that are drawn say themselves how many there are."""
+    if known:
+        return tuple(known)
+    sources = recipe.data.sources
+    return tuple(Count(s.count or None, s.distinct or None) for s in sources)
+
+
+def caches(
+    recipe: Recipe,
+    config: LiDiTConfig,
+    loads: Sequence[StageLoad],
+    text: Mapping[int, TextTokens],
+    counts: Sequence[Count],
+) -> tuple[Cached, ...]:
+    """What the recipe wants cached."""
+    states = _states(recipe, config, text, counts) if recipe.cache.states else ()
+    latents = _latents(recipe, config, loads, counts) if recipe.cache.latents else ()
+    return *states, *latents
+
+
+def _states(recipe: Recipe, config: LiDiTConfig, text, counts: Sequence[Count]):
+    """Every caption by each LLM that reads its source, and the empty prompt."""
+    for i, tokens in text.items():
+        sources = [n for n, s in enumerate(recipe.data.sources) if i in (s.branches or (i,))]
+        captions = _sum([counts[n].captions for n in sources])
+        width = config.llms[i].width
+        each = tokens.read * (width * STORED_BYTES[recipe.cache.dtype] + ROLE_BYTES)
+        name = f"states of captions from {config.llms[i].name}"
+        yield Cached(name, None if captions is None else captions + 1, each, i)
+
+
+def _latents(recipe: Recipe, config: LiDiTConfig, loads, counts: Sequence[Count]):
+    """Every picture at each size that a stage trains it at."""
+    everywhere = range(len(recipe.data.sources))
+    used = {(load.side, n) for load in loads for n in load.stage.sources or everywhere}
+    for side in sorted({side for side, _ in used}):
+        pictures = _sum([counts[n].pictures for s, n in sorted(used) if s == side])
+        numbers = config.latent.channels * (side // config.latent.downsampling) ** 2
+        each = numbers * STORED_BYTES[recipe.cache.dtype]
+        yield Cached(f"latents of pictures at {side} px", pictures, each, side=side)
+
+
+def _sum(counts: Sequence[int | None]) -> int | None:
+    return None if None in counts else sum(counts)
+
+
+def free_disk(folder: Path) -> int:
+    """Bytes free where this folder is, or will be."""
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free

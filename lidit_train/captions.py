@@ -1,0 +1,146 @@
+"""What every LLM makes of the captions: read from a cache, computed into it, or as training goes.
+
+The cache is the folder format that `lidit generate --cache` and the nodes keep prompts in. Its keys
+hold all that can change a state, so that another LLM, template or block never meets old states.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from lidit_core.config import LLMSpec
+from lidit_core.errors import LiDiTError
+from lidit_core.files import replacing
+from lidit_core.states import LLMStates
+from lidit_core.text import PromptEncoder, locate
+from lidit_core.text.cache import DiskCache, PromptStates
+from lidit_core.text.encoder import pad_states
+from lidit_core.text.loading import model_folder
+from lidit_core.text.prompt_encoder import states_key
+
+log = logging.getLogger(__name__)
+
+CHUNK = 32  # captions that an LLM reads at once
+TORCH = {"float32": torch.float32, "bf16": torch.bfloat16}
+
+
+class CaptionReader:
+    """One branch's LLM and the states of the captions that it has read.
+
+    Args:
+        folder: of the cache; None = nothing is kept and the LLM stays loaded.
+        given: the cache was made elsewhere and is all there is: the LLM is not looked for.
+        dtype: of the states that are kept, "float32" or "bf16".
+        llm: where the LLM is, if not under its name.
+    """
+
+    def __init__(
+        self,
+        spec: LLMSpec,
+        folder: Path | None,
+        dtype: str = "bf16",
+        device: torch.device | str = "cpu",
+        given: bool = False,
+        llm: str = "",
+    ) -> None:
+        self.spec, self.dtype = spec, dtype if folder else "float32"
+        self.encoder = None if given else _encoder(spec, llm, device)
+        self.disk = DiskCache(folder, max_bytes=1 << 62) if folder else None
+        self.identity = _noted(folder, spec) if given else self._identify(folder)
+
+    def _identify(self, folder: Path | None) -> str:
+        """The LLM's identity as it will be once loaded, noted beside what is kept."""
+        if folder is None:
+            return ""
+        model_folder(locate(self.encoder.source))  # a conversion would change the identity
+        identity = self.encoder.identity()
+        if TORCH[self.dtype] != self.encoder.dtype:
+            identity += f"\0{self.dtype}"
+        note = _note(folder, self.spec)
+        if not note.is_file() or json.loads(note.read_text())["identity"] != identity:
+            with replacing(note) as beside:
+                beside.write_text(json.dumps({"llm": self.spec.name, "identity": identity}))
+        return identity
+
+    def missing(self, texts: Sequence[str]) -> list[str]:
+        """Those whose states are not kept yet, each once, the shortest first."""
+        if self.disk is None:
+            return []
+        absent = [t for t in dict.fromkeys(texts) if self._key(t) not in self.disk]
+        return sorted(absent, key=len)
+
+    def prepare(self, texts: Sequence[str]) -> None:
+        """Keep the states of these texts; what is there already is not read again."""
+        absent = self.missing(texts)
+        if absent and self.encoder is None:
+            raise LiDiTError(
+                f"the given states of {self.spec.name} lack {len(absent)} captions, the first "
+                f"{absent[0][:60]!r}; make them where the LLM is, or leave cache.given out"
+            )
+        for first in range(0, len(absent), CHUNK):
+            part = absent[first : first + CHUNK]
+            for text, states in zip(part, self._compute(part)):
+                self.disk.put(self._key(text), states)
+            log.info("%s: %d of %d captions read", self.spec.name, first + len(part), len(absent))
+        if absent and self.missing(absent):
+            raise LiDiTError(
+                f"the states of {len(self.missing(absent))} captions could not be kept in "
+                f"{self.disk.folder}; make room on its disk, or set cache.states to false"
+            )
+
+    def unload(self) -> None:
+        """Let go of the LLM: from here on everything comes from the cache."""
+        self.encoder = None
+
+    def kept(self, text: str) -> PromptStates | None:
+        """The states of one caption from the cache."""
+        return self.disk.get(self._key(text)) if self.disk else None
+
+    def read(self, texts: Sequence[str]) -> LLMStates:
+        """Float32 states (B, L, C) of the texts, padded to the longest."""
+        distinct = list(dict.fromkeys(texts))
+        known = {text: self.kept(text) for text in distinct}
+        fresh = [text for text, states in known.items() if states is None]
+        if fresh and self.encoder is None:
+            raise LiDiTError(
+                f"the cache has no states of {fresh[0][:60]!r} from {self.spec.name}; it was "
+                "changed while training, so start the same command again"
+            )
+        for first in range(0, len(fresh), CHUNK):
+            part = fresh[first : first + CHUNK]
+            known |= dict(zip(part, self._compute(part)))
+        rows = pad_states([known[text] for text in texts])
+        return rows.to(dtype=torch.float32)
+
+    def _compute(self, texts: list[str]) -> list[PromptStates]:
+        rows = self.encoder.encoder().encode_rows(texts)
+        return [replace(row.cpu(), hidden=row.hidden.cpu().to(TORCH[self.dtype])) for row in rows]
+
+    def _key(self, text: str) -> str:
+        return states_key(self.identity, text)
+
+
+def _encoder(spec: LLMSpec, llm: str, device) -> PromptEncoder:
+    return PromptEncoder(
+        llm or spec.name, spec.template, spec.block, spec.token_budget, device=device
+    )
+
+
+def _note(folder: Path, spec: LLMSpec) -> Path:
+    return folder / f"{spec.name}.json"
+
+
+def _noted(folder: Path, spec: LLMSpec) -> str:
+    try:
+        return json.loads(_note(folder, spec).read_text())["identity"]
+    except (OSError, ValueError, KeyError) as error:
+        raise LiDiTError(
+            f"{folder} holds no states of {spec.name} ({error}); expected the cache of a run that "
+            f"read its captions with that LLM, with {spec.name}.json in it"
+        ) from error

@@ -1,0 +1,57 @@
+"""What chance decides for one row of a batch: from seed, step and row alone.
+
+So a batch is the same however many processes share it and whatever is cached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lidit_core.objectives import sample_time
+
+from .recipe import Data
+from .schedule import seeded
+
+
+@dataclass(frozen=True)
+class Chance:
+    """The fate of one row."""
+
+    caption: float  # in [0, 1): which of its captions is read
+    dropped: bool  # reads the empty prompt instead
+    zeroed: bool  # reads no token at all
+    time: Tensor  # () in (0, 1]
+    noise: Tensor  # (C, h, w)
+
+    def choose(self, captions: Sequence[tuple[str, float]]) -> str:
+        """One of the captions, each as often as its weight says; the empty one where dropped."""
+        if self.dropped:
+            return ""
+        left = self.caption * sum(weight for _, weight in captions)
+        for text, weight in captions:
+            left -= weight
+            if left < 0:
+                return text
+        return captions[-1][0]
+
+
+def chance(
+    seed: int,
+    step: int,
+    row: int,
+    data: Data,
+    prediction: str,
+    shift: float,
+    shape: tuple[int, int, int],
+) -> Chance:
+    """Args: row of the whole batch; shape (C, h, w) of the latents."""
+    g = seeded(seed, step, row, 1)
+    caption, fate = torch.rand(2, generator=g, dtype=torch.float64).tolist()
+    time = sample_time(prediction, 1, shift, g)[0]
+    noise = torch.randn(shape, generator=g)
+    dropped, zeroed = fate < data.caption_dropout, fate >= 1 - data.text_zeroing
+    return Chance(caption, dropped, zeroed, time, noise)

@@ -1,0 +1,125 @@
+"""Checkpoints of a run: written into a folder beside and renamed, the newest whole one found.
+
+torch.distributed.checkpoint keeps what several processes hold each a part of, and gives it back to
+another number of processes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from accelerate import Accelerator
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint.api import CheckpointException
+
+from lidit_core.errors import LiDiTError, first_line
+
+log = logging.getLogger(__name__)
+
+PREFIX = "step-"
+NUMBERS = "numbers.json"
+DAMAGED = (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError)
+
+
+class Checkpoints:
+    """The checkpoints in a run's folder, named after the steps that they follow."""
+
+    def __init__(self, folder: Path, keep: int, accelerator: Accelerator) -> None:
+        self.folder, self.keep, self.accelerator = folder, keep, accelerator
+
+    def found(self) -> list[tuple[int, Path]]:
+        """Step and folder of every whole checkpoint, the newest first."""
+        folders = self.folder.glob(f"{PREFIX}[0-9]*") if self.folder.is_dir() else ()
+        whole = [f for f in folders if f.suffix != ".part" and (f / NUMBERS).is_file()]
+        return sorted(((int(f.name.removeprefix(PREFIX)), f) for f in whole), reverse=True)
+
+    def save(self, step: int, state: dict[str, Any], numbers: dict[str, Any]) -> None:
+        """Write tensors, numbers and every process's random state; every process must call.
+
+        Raises:
+            LiDiTError: it cannot be written; the older checkpoints are as they were.
+        """
+        path = self.folder / f"{PREFIX}{step:07d}"
+        beside = path.with_suffix(".part")
+        if self.accelerator.is_main_process:
+            self._clear(beside)
+        self.accelerator.wait_for_everyone()
+        try:
+            _quietly(dcp.save, state, checkpoint_id=beside)
+            save_file(_random_state(), beside / f"random-{self.accelerator.process_index}")
+            if self.accelerator.is_main_process:
+                (beside / NUMBERS).write_text(json.dumps(numbers))
+        except (CheckpointException, SafetensorError, OSError, RuntimeError) as error:
+            if self.accelerator.is_main_process:
+                shutil.rmtree(beside, ignore_errors=True)
+            raise LiDiTError(
+                f"the checkpoint {path} cannot be written ({_cause(error)}); the one before it is "
+                "whole: make room on its disk and start the same command again"
+            ) from error
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            shutil.rmtree(path, ignore_errors=True)
+            beside.rename(path)
+            for _, old in self.found()[self.keep :]:
+                shutil.rmtree(old, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+
+    def _clear(self, beside: Path) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for left in self.folder.glob(f"{PREFIX}*.part"):
+            shutil.rmtree(left, ignore_errors=True)
+        beside.mkdir()
+
+    def load(self, path: Path, state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Fill a state of the same structure from a checkpoint; that and the numbers with it.
+
+        Raises:
+            LiDiTError: it is damaged, or of another model or optimiser.
+        """
+        try:
+            _quietly(dcp.load, state, checkpoint_id=path)
+            random = path / f"random-{self.accelerator.process_index}"
+            if random.is_file():  # with more processes than before, new ones have none
+                _set_random_state(load_file(random))
+            return state, json.loads((path / NUMBERS).read_text())
+        except (CheckpointException, SafetensorError, OSError, *DAMAGED) as error:
+            raise LiDiTError(
+                f"the checkpoint {path} does not fit ({_cause(error)}); take the recipe that the "
+                "run was begun with, name another folder with --out, or delete this checkpoint "
+                "if it is damaged, so that the one before it is taken"
+            ) from error
+
+
+def _random_state() -> dict[str, torch.Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _set_random_state(state: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def _quietly(function, *arguments, **options) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        function(*arguments, **options)
+
+
+def _cause(error: Exception) -> str:
+    """The reason of one process among those that a CheckpointException collects."""
+    if isinstance(error, CheckpointException) and error.failures:
+        return first_line(next(iter(error.failures.values()))[0])
+    return first_line(error)

@@ -1,0 +1,87 @@
+"""Train a LI-DiT, its refiners or a LoRA from a recipe; the same command again goes on.
+
+DIR/final.safetensors is what comes out; DIR holds checkpoints, caches, grids and the log too. On
+several GPUs or machines: accelerate launch -m lidit_core train RECIPE --out DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+HELP = "train from a recipe: a model, refiners for another LLM, or a LoRA"
+EXAMPLES = """\
+examples:
+  lidit train recipes/smoke.yaml --out runs/smoke           a minute, to see that all works
+  lidit train --print-plan recipes/LI-DiT-1B.yaml           memory, hours and caches, beforehand
+  lidit train recipes/finetune.yaml --out runs/mine --set data.sources.0.path=my-pictures
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("recipe", type=Path, metavar="RECIPE", help="a YAML file; recipes/ has some")
+    add("--out", type=Path, metavar="DIR", help="the run's folder")
+    add("--print-plan", action="store_true", help="say what the run needs, and do not run it")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY.SUB=VALUE",
+        help="change a field of the recipe; a number is a place in a list; repeat",
+    )
+    add("--llm", action="append", default=[], metavar="NAME=LLM", help="where an LLM is; repeat")
+    add("--device", choices=("cpu",), help="keep the run off the GPU that there is")
+
+
+def run(args: argparse.Namespace) -> int:
+    from lidit_core.errors import LiDiTError
+
+    from .recipe import read_recipe
+
+    recipe = read_recipe(args.recipe, args.set)
+    if args.print_plan:
+        return _print_plan(recipe, args.out or Path("."))
+    if args.out is None:
+        raise LiDiTError("--out is missing; name the folder of the run, as --out runs/mine")
+    return _train(recipe, args)
+
+
+def _print_plan(recipe, folder: Path) -> int:
+    from .plan import make_plan
+    from .start import configuration, fresh_branches
+    from .trained import trained_by
+
+    config = configuration(recipe)
+    trained = trained_by(recipe, config, fresh_branches(recipe, config))
+    print(make_plan(recipe, config, trained, folder=folder).text(), end="")
+    return 0
+
+
+def _train(recipe, args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from .run import train
+
+    logging.getLogger("lidit_train").setLevel(logging.INFO)
+    with tqdm(total=recipe.steps, unit="step", disable=None) as bar:
+
+        def on_step(step: int, loss: float) -> None:
+            batch = recipe.stage_at(step - 1)[1].batch
+            rate = batch * (bar.format_dict["rate"] or 0)
+            bar.set_postfix_str(f"loss {loss:.3f}, {rate:.1f} images/s", refresh=False)
+            bar.update(step - bar.n)
+
+        final = train(recipe, args.out, args.device, _sources(args.llm), on_step)
+    print(final)
+    return 0
+
+
+def _sources(given: list[str]) -> dict[str, str]:
+    from lidit_core.errors import LiDiTError
+
+    for text in given:
+        if "=" not in text:
+            raise LiDiTError(f"--llm {text!r} names no LLM; expected NAME=SOURCE")
+    return dict(text.split("=", 1) for text in given)

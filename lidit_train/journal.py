@@ -1,0 +1,122 @@
+"""What a run tells: a line of JSON now and then, trackers, a progress bar.
+
+After a resume the lines beyond the checkpoint are cut off, so that the curve is that of one run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import filter_trackers
+from torch import Tensor
+
+from lidit_core.errors import LiDiTError
+from lidit_core.files import replacing
+
+from .recipe import Log
+
+log = logging.getLogger(__name__)
+
+
+class Losses:
+    """Sums since the last line: of the loss, of gradient norms and of each bin of times."""
+
+    def __init__(self, bins: int, device) -> None:
+        self.bins = bins
+        self.sums = torch.zeros(2, bins, dtype=torch.float64, device=device)  # errors, counts
+        self.loss, self.norm, self.steps, self.images = 0.0, 0.0, 0, 0
+
+    def add(self, errors: Tensor, time_: Tensor) -> None:
+        """Args: errors (B,) of samples and their times (B,) in (0, 1]."""
+        places = (time_ * self.bins).ceil().long().clamp(1, self.bins) - 1
+        self.sums[0].index_add_(0, places, errors.double())
+        self.sums[1].index_add_(0, places, torch.ones_like(errors, dtype=torch.float64))
+
+    def step(self, loss: float, norm: float, images: int) -> None:
+        self.loss, self.norm = self.loss + loss, self.norm + norm
+        self.steps, self.images = self.steps + 1, self.images + images
+
+    def line(self, accelerator: Accelerator) -> dict[str, Any]:
+        """Means over all processes; a bin without a sample is left out."""
+        sums = accelerator.reduce(self.sums, "sum")
+        named = {
+            f"loss {n / self.bins:.2g}-{(n + 1) / self.bins:.2g}": round(float(error / count), 6)
+            for n, (error, count) in enumerate(sums.T.tolist())
+            if count
+        }
+        return {"loss": self.loss / self.steps, "norm": self.norm / self.steps, **named}
+
+
+class Journal:
+    """Writes ``log.jsonl`` in the run's folder and tells accelerate's trackers; rank 0 alone."""
+
+    def __init__(self, folder: Path, recipe: Log, accelerator: Accelerator, steps: int) -> None:
+        self.path, self.recipe, self.accelerator, self.steps = (
+            folder / "log.jsonl", recipe, accelerator, steps,
+        )  # fmt: skip
+        self.began = time.monotonic()
+
+    def begin(self, step: int) -> None:
+        """Cut the log back to a step, and open the trackers there."""
+        if self.accelerator.is_main_process and self.path.is_file():
+            lines = self.path.read_text().splitlines(keepends=True)
+            with replacing(self.path) as beside:
+                beside.write_text("".join(line for line in lines if _is_before(line, step)))
+        self._open_trackers(step)
+        self.began = time.monotonic()
+
+    def _open_trackers(self, step: int) -> None:
+        folder = str(self.path.parent)
+        there = []
+        for name in self.recipe.trackers:
+            try:
+                found = filter_trackers([name], logging_dir=folder)
+            except ValueError as error:
+                raise LiDiTError(
+                    f"the recipe's tracker {name!r} is none of accelerate's; expected "
+                    "'tensorboard', 'wandb' or another that `accelerate` knows"
+                ) from error
+            there += found
+            if not found:
+                log.warning("the tracker %s is left out: its package is not installed", name)
+        if there:
+            self.accelerator.log_with = there
+            self.accelerator.project_configuration.logging_dir = folder
+            options = {"tensorboard": {"purge_step": step + 1}}
+            self.accelerator.init_trackers("trackers", init_kwargs=options)
+
+    def write(self, step: int, line: Mapping[str, Any], images: int) -> dict[str, Any]:
+        """Add a line; how fast it went and when is told too, but is no part of a curve."""
+        seconds, self.began = time.monotonic() - self.began, time.monotonic()
+        line = {"step": step, **line, "images/s": round(images / seconds, 2), "at": time.time()}
+        if self.accelerator.is_main_process:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        numbers = {k: v for k, v in line.items() if k not in ("step", "at")}
+        self.accelerator.log(numbers, step=step)
+        return line
+
+    def pause(self) -> None:
+        """What was done since the last line is no training: it does not count as slow."""
+        self.began = time.monotonic()
+
+    def picture(self, step: int, name: str, pixels: Tensor) -> None:
+        """Show a picture (H, W, 3) uint8 where a tracker can."""
+        for tracker in self.accelerator.trackers:
+            if hasattr(tracker, "log_images"):
+                tracker.log_images({name: pixels[None].numpy()}, step=step, dataformats="NHWC")
+
+
+def _is_before(line: str, step: int) -> bool:
+    try:
+        return json.loads(line)["step"] <= step
+    except (ValueError, KeyError, TypeError):  # the last line of a run that was killed
+        return False

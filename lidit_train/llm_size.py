@@ -1,0 +1,68 @@
+"""How large a branch's LLM is, by its config.json or by a guess that says so; nothing is loaded."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from lidit_core.config import LLMSpec
+from lidit_core.errors import LiDiTError
+from lidit_core.text.loading import kept_blocks
+from lidit_core.text.locate import locate
+
+HEAD_BLOCK = 128  # guess: an LLM has a block for every so many channels of its width
+
+
+@dataclass(frozen=True)
+class LLMSize:
+    """An LLM without the blocks after the one that is read, its final norm and its head."""
+
+    name: str
+    parameters: int  # embeddings included
+    computing: int  # without embeddings: what each token is multiplied with
+    source: str  # how it is known: "its config.json", "its name", or "its width"
+
+    def flops(self, tokens: int) -> int:
+        """Of a forward pass over so many tokens, attention's scores aside."""
+        return 2 * self.computing * tokens
+
+
+def llm_size(spec: LLMSpec, folder: str | Path | None = None) -> LLMSize:
+    """Args: folder: of the LLM; by default where its name is found on this machine."""
+    config = _config(folder or spec.name)
+    if config is not None:
+        return _by_config(spec, config)
+    named = re.search(r"(?<![\d.])(\d+(?:\.\d+)?)\s*([BbMm])(?![A-Za-z])", spec.name)
+    if named:
+        size = round(float(named[1]) * {"b": 1e9, "m": 1e6}[named[2].lower()])
+        return LLMSize(spec.name, size, size, "its name")
+    size = 12 * spec.width**2 * max(1, spec.width // HEAD_BLOCK)
+    return LLMSize(spec.name, size, size, "its width")
+
+
+def _config(source: str | Path) -> dict | None:
+    try:
+        folder = locate(source).folder
+        if folder is None:
+            return None
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = config.get("text_config", config)
+        needed = ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size")
+        return config if all(isinstance(config.get(key), int) for key in needed) else None
+    except (LiDiTError, OSError, ValueError, AttributeError):
+        return None
+
+
+def _by_config(spec: LLMSpec, config: dict) -> LLMSize:
+    """The blocks of a LLaMA-like decoder: attention with grouped keys, a gated feed-forward."""
+    width, heads = config["hidden_size"], config.get("num_attention_heads") or 1
+    head = config.get("head_dim") or width // heads
+    groups = config.get("num_key_value_heads") or heads
+    attention = 2 * width * head * (heads + groups)
+    block = attention + 3 * width * config["intermediate_size"]
+    kept = kept_blocks(spec.block, config["num_hidden_layers"], spec.name)
+    computing = kept * block
+    embeddings = width * config["vocab_size"]
+    return LLMSize(spec.name, computing + embeddings, computing, "its config.json")

@@ -1,0 +1,73 @@
+"""What a recipe puts before each process: tokens of a text and a picture, shares of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lidit_core.config import LiDiTConfig, LLMSpec
+
+from .flops import Sizes, TextTokens, image_tokens
+from .recipe import Recipe, Stage
+
+PROMPT_TOKENS = 16  # assumed: a caption's, with its batch's padding
+LETTERS = 4  # assumed: of a template's text to a token
+CHAT_BEFORE, CHAT_AFTER = 6, 3  # assumed: tokens of a chat template around the user's turn
+
+
+def text_tokens(config: LiDiTConfig, prompt: int = PROMPT_TOKENS) -> dict[int, TextTokens]:
+    """By branch, guessed from the template's text; only the LLM's tokenizer knows."""
+    return {i: _tokens(llm, min(prompt, llm.token_budget)) for i, llm in enumerate(config.llms)}
+
+
+def _tokens(llm: LLMSpec, prompt: int) -> TextTokens:
+    template = llm.template
+    before, after = template.user_turn()
+    instruction = -(-len(template.system + before) // LETTERS) + CHAT_BEFORE * template.chat
+    tail = -(-len(after) // LETTERS) + CHAT_AFTER * template.chat
+    return TextTokens(instruction + prompt + tail, prompt + tail * template.keep_tail)
+
+
+@dataclass(frozen=True)
+class StageLoad:
+    """One stage as a process sees it."""
+
+    stage: Stage
+    side: int  # of the square picture, pixels
+    subsets: tuple[tuple[float, Sizes], ...]  # shares that sum to 1, and what a picture brings
+    share: int  # images of a step that one process trains on
+    micro: int  # of those at once
+
+    @property
+    def micro_batches(self) -> int:
+        return -(-self.share // self.micro)
+
+
+def stage_loads(
+    recipe: Recipe, config: LiDiTConfig, text: Mapping[int, TextTokens]
+) -> tuple[StageLoad, ...]:
+    """Args: text: a text's tokens by branch."""
+    return tuple(_load(recipe, config, text, stage) for stage in recipe.stages)
+
+
+def _load(recipe: Recipe, config: LiDiTConfig, text, stage: Stage) -> StageLoad:
+    side = stage.resolution or config.native_size
+    tokens = image_tokens(config, side, side)
+    share = -(-stage.batch // recipe.hardware.count)
+    subsets = [(s.weight, s.branches) for s in stage.subsets] or [(1.0, tuple(text))]
+    total = sum(weight for weight, _ in subsets)
+    sizes = tuple(
+        (weight / total, Sizes(tokens, {i: text[i] for i in branches}))
+        for weight, branches in subsets
+    )
+    return StageLoad(stage, side, sizes, share, min(recipe.compute.micro_batch or share, share))
+
+
+def branches_read(loads: tuple[StageLoad, ...]) -> frozenset[int]:
+    """Branches that take part in some step."""
+    return frozenset(i for load in loads for _, sizes in load.subsets for i in sizes.text)
+
+
+def read_together(loads: tuple[StageLoad, ...]) -> bool:
+    """Whether some step reads several branches at once, which the collaborative refiner fuses."""
+    return any(len(sizes.text) > 1 for load in loads for _, sizes in load.subsets)

@@ -1,0 +1,171 @@
+"""Batches of one process: read ahead by workers, completed where the models are.
+
+A worker reads what lies on disk (pictures or latents, cached states); what is not cached is
+computed by the process that trains, which alone holds the LLMs and the autoencoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lidit_core.errors import LiDiTError
+from lidit_core.latents import normalise
+from lidit_core.states import PADDING, LLMStates
+
+from .chance import Chance, chance
+from .latents import as_pixels, read_picture
+from .learner import Batch
+from .prepare import Prepared
+from .recipe import Recipe
+from .schedule import Row, StepPlan
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A process's rows of one step, as far as they could be read from disk."""
+
+    plan: StepPlan
+    pictures: Tensor | None  # (B, 3, H, W) uint8 where latents are not cached
+    latents: Tensor | None  # (B, C, h, w)
+    texts: list[str]
+    states: Mapping[int, LLMStates] | None  # by branch, where they are cached
+    zeroed: Tensor  # (B,) bool
+    time: Tensor  # (B,)
+    noise: Tensor  # (B, C, h, w)
+    content: Tensor | None  # (B, h, w)
+    replaced: tuple[tuple[int, int], ...]  # (source, index) of what could not be decoded
+
+
+class Fetcher(torch.utils.data.Dataset):
+    """Reads the rows ``share`` of a step's plan; it is what a worker process holds."""
+
+    def __init__(self, recipe: Recipe, ready: Prepared, share: Callable[[int], slice]) -> None:
+        self.recipe, self.config, self.share = recipe, ready.config, share
+        self.sources, self.stages = ready.sources, ready.stages
+        self.readers, self.latents = ready.readers, ready.latents
+        self.cached = recipe.cache.states or bool(recipe.cache.given)
+
+    def __getitem__(self, plan: StepPlan) -> Fetched:
+        numbers = range(len(plan.rows))[self.share(len(plan.rows))]
+        size = self.stages[plan.stage].sizes[plan.bucket]
+        read = [self._read(plan, plan.rows[n], size) for n in numbers]
+        rows, shown, replaced = zip(*read)
+        fates = [self._chance(plan, n, size) for n in numbers]
+        texts = [self._text(row, fate) for row, fate in zip(rows, fates)]
+        shown, cached = torch.stack(shown), self.latents is not None
+        return Fetched(
+            plan,
+            None if cached else shown,
+            shown if cached else None,
+            texts,
+            self.states(texts, plan.branches) if self.cached else None,
+            torch.tensor([fate.zeroed for fate in fates]),
+            torch.stack([fate.time for fate in fates]),
+            torch.stack([fate.noise for fate in fates]),
+            self._content(rows, size) if self.recipe.content else None,
+            tuple(bad for several in replaced for bad in several),
+        )
+
+    def _read(self, plan: StepPlan, row: Row, size):
+        """The row, or the first after it that can be decoded; its picture; those that cannot."""
+        bad = []
+        for _ in range(len(self.stages[plan.stage].members[row.source][row.bucket])):
+            source = self.sources[row.source]
+            if self.latents is not None:
+                shown = self.latents.read(row.source, row.index, size)
+            else:
+                shown = read_picture(source, row.index, size)
+            if shown is not None:
+                return row, shown, bad
+            bad.append((row.source, row.index))
+            row = self.stages[plan.stage].following(row)
+        raise LiDiTError(
+            f"none of the {len(bad)} pictures of {size[0]}x{size[1]} pixels in source "
+            f"{self.recipe.data.sources[row.source].path} can be decoded; bring whole files"
+        )
+
+    def _chance(self, plan: StepPlan, row: int, size: tuple[int, int]) -> Chance:
+        stage, latent = self.recipe.stages[plan.stage], self.config.latent
+        shape = (latent.channels, size[1] // latent.downsampling, size[0] // latent.downsampling)
+        shift = stage.shift or self.config.shift
+        return chance(
+            self.recipe.seed, plan.step, row, self.recipe.data, self.config.prediction, shift, shape
+        )
+
+    def _text(self, row: Row, fate: Chance) -> str:
+        return fate.choose(self.sources[row.source].captions(row.index))
+
+    def states(self, texts: list[str], branches: tuple[int, ...]) -> dict[int, LLMStates]:
+        """What each branch's LLM makes of the texts: from the cache, or run by this process."""
+        return {branch: self.readers[branch].read(texts) for branch in branches}
+
+    def _content(self, rows: Sequence[Row], size: tuple[int, int]) -> Tensor:
+        grain = self.config.patch * self.config.latent.downsampling
+        maps = [
+            self.sources[row.source].content(row.index, size[1] // grain, size[0] // grain)
+            for row in rows
+        ]
+        if any(shown is None for shown in maps):
+            raise LiDiTError(
+                "the recipe teaches content, but a source does not say what each patch shows; "
+                "leave content out of the recipe, or the source"
+            )
+        return torch.stack([torch.from_numpy(shown) for shown in maps])
+
+
+class Loader:
+    """Iterates over a process's batches from the schedule's present step on."""
+
+    def __init__(self, fetcher: Fetcher, ready: Prepared, device="cpu") -> None:
+        self.fetcher, self.device = fetcher, device
+        self.schedule, self.vae = ready.schedule, ready.vae
+
+    def __iter__(self) -> Iterator[tuple[Fetched, Batch]]:
+        workers = self.fetcher.recipe.data.workers
+        ahead = DataLoader(
+            self.fetcher,
+            batch_size=None,
+            sampler=self.schedule,
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+            collate_fn=_as_it_is,
+        )
+        for fetched in ahead:
+            yield fetched, self.complete(fetched)
+
+    def complete(self, fetched: Fetched) -> Batch:
+        """What was read, with what only the models can add, on the device."""
+        latents = fetched.latents
+        if latents is None:
+            latents = self._latents(fetched.pictures)
+        x = normalise(latents.to(self.device), self.fetcher.config.latent)
+        states = fetched.states
+        if states is None:
+            states = self.fetcher.states(fetched.texts, fetched.plan.branches)
+        text = {i: _zeroed(s, fetched.zeroed).to(self.device) for i, s in states.items()}
+        content = fetched.content
+        return Batch(
+            x,
+            fetched.noise.to(self.device),
+            fetched.time.to(self.device),
+            text,
+            None if content is None else content.long().to(self.device),
+        )
+
+    @torch.no_grad()
+    def _latents(self, pictures: Tensor) -> Tensor:
+        return self.vae.encode(as_pixels(pictures)).float()
+
+
+def _as_it_is(fetched: Fetched) -> Fetched:
+    return fetched
+
+
+def _zeroed(states: LLMStates, zeroed: Tensor) -> LLMStates:
+    """Without any token where the row says so: what a zeroed-out conditioning means."""
+    return replace(states, roles=states.roles.masked_fill(zeroed[:, None], PADDING))

@@ -1,0 +1,250 @@
+"""Memory of one training process, part by part, before anything is made.
+
+Some parts are held all the time; activations come with each micro batch, and other parts in
+moments when no activations are there. The peak is what is held and the largest of the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lidit_core.config import LiDiTConfig
+from lidit_core.vae import WIDTH
+
+from .activations import Activations, saved_activations
+from .flops import Sizes, image_tokens
+from .hardware import Device
+from .llm_size import LLMSize
+from .load import StageLoad, branches_read
+from .recipe import Recipe
+from .trained import Trained, Weights, weight_sizes
+
+HELD, MICRO_BATCH, UPDATE, VALIDATION = "always", "micro batch", "update", "validation"
+FLOAT32 = 4  # bytes of a master weight, a gradient, a moment, an average
+CPU_ALLOCATOR = {"all": 0.17, "refiners": 0.33, "lora": 0.63}  # measured: freed memory that
+# glibc keeps, of the activations; live memory is within 2 % of the rest (benchmarks)
+CPU_CHECKPOINTING = 0.30  # the same where blocks are computed twice, of what they would have kept
+GPU_ALLOCATOR = 0.10  # assumed: the same of torch's caching allocator
+CUDA_CONTEXT = 1_000_000_000  # assumed: bytes of the driver's and libraries' own
+MUON_COPIES = 6  # of the largest matrix while its step is made orthogonal
+DRAWING = 12  # tensors like the image tokens that a forward pass without gradients holds
+VAE_WEIGHTS = 1_230_000  # numbers in either half of the tiny autoencoder
+VAE_TENSORS = 4  # of its full resolution at once, without gradients
+STORED_BYTES = {"float32": 4, "bf16": 2}
+
+
+@dataclass(frozen=True)
+class MemoryPart:
+    name: str
+    bytes: int
+    when: str = HELD
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Of the process that needs most; all of them need about the same."""
+
+    parts: tuple[MemoryPart, ...]
+
+    def at(self, when: str) -> int:
+        return sum(part.bytes for part in self.parts if part.when == when)
+
+    @property
+    def busiest(self) -> str:
+        """The moment of the peak."""
+        return max((MICRO_BATCH, UPDATE, VALIDATION), key=self.at)
+
+    @property
+    def peak(self) -> int:
+        return self.at(HELD) + self.at(self.busiest)
+
+
+@dataclass(frozen=True)
+class Process:
+    """All that decides the memory of a process."""
+
+    recipe: Recipe
+    config: LiDiTConfig
+    trained: Trained
+    weights: Weights
+    loads: tuple[StageLoad, ...]
+    device: Device
+    llms: Mapping[int, LLMSize]
+
+    @property
+    def shards(self) -> int:
+        """Processes that share weights, gradients, moments and averages."""
+        return self.recipe.hardware.count if self.recipe.compute.shard else 1
+
+    @property
+    def mixed(self) -> bool:
+        """Mixed precision, which a CPU does without."""
+        return self.recipe.compute.precision == "bf16" and not self.device.is_cpu
+
+    @property
+    def compute_bytes(self) -> int:
+        return 2 if self.mixed else FLOAT32
+
+
+def memory_of(process: Process) -> Memory:
+    """Every part that is not empty."""
+    parts = (
+        *_state(process),
+        *_frozen_models(process),
+        *_micro_batch(process),
+        *_moments(process),
+    )
+    return Memory(tuple(part for part in parts if part.bytes))
+
+
+def optimiser_bytes(recipe: Recipe, weights: Weights) -> int:
+    """AdamW keeps two moments of every number; Muon keeps one of a matrix."""
+    muon = weights.matrices if recipe.optimiser.name == "muon" else 0
+    return FLOAT32 * (2 * (weights.trained - muon) + muon)
+
+
+def checkpoint_bytes(recipe: Recipe, weights: Weights) -> int:
+    """Of a state on disk: the weights that learn, their average, the optimiser's."""
+    return FLOAT32 * 2 * weights.trained + optimiser_bytes(recipe, weights)
+
+
+def _state(process: Process) -> list[MemoryPart]:
+    weights, each = process.weights, process.shards
+    buckets = process.recipe.hardware.count > 1 and not process.recipe.compute.shard
+    context = 0 if process.device.is_cpu else CUDA_CONTEXT
+    several = any(load.micro_batches > 1 for load in process.loads)
+    when = HELD if several else UPDATE  # each step begins without any
+    return [
+        MemoryPart("weights, float32", FLOAT32 * (weights.total + weights.lora) // each),
+        MemoryPart("gradients, float32", FLOAT32 * weights.stepped // each, when),
+        MemoryPart("gradients' buckets, float32", FLOAT32 * weights.trained * buckets),
+        MemoryPart(
+            f"optimiser ({process.recipe.optimiser.name})",
+            optimiser_bytes(process.recipe, weights) // each,
+        ),
+        MemoryPart("average of the weights", FLOAT32 * weights.trained // each),
+        MemoryPart("the GPU's libraries, assumed", context),
+    ]
+
+
+def _frozen_models(process: Process) -> list[MemoryPart]:
+    """The LLMs and the autoencoder, where their outputs are not cached."""
+    parts = []
+    if not process.recipe.cache.states:
+        each = FLOAT32 if process.device.is_cpu else 2
+        for i in sorted(branches_read(process.loads)):
+            llm = process.llms[i]
+            parts.append(MemoryPart(f"LLM {llm.name}, by {llm.source}", each * llm.parameters))
+    if not process.recipe.cache.latents:
+        parts.append(MemoryPart("autoencoder", FLOAT32 * VAE_WEIGHTS))
+        pixels = max(load.micro * load.side**2 for load in process.loads)
+        parts.append(MemoryPart("pictures being encoded", encoding_bytes(pixels)))
+    return parts
+
+
+def encoding_bytes(pixels: int) -> int:
+    """Of the autoencoder's tensors at full resolution."""
+    return VAE_TENSORS * FLOAT32 * WIDTH * pixels
+
+
+def _micro_batch(process: Process) -> list[MemoryPart]:
+    """Of the stage and the branches that need most."""
+    return max(
+        (_of_load(process, load, sizes) for load in process.loads for _, sizes in load.subsets),
+        key=lambda parts: sum(part.bytes for part in parts),
+    )
+
+
+def _of_load(process: Process, load: StageLoad, sizes: Sizes) -> list[MemoryPart]:
+    saved = _activations(process, load, sizes, process.recipe.compute.checkpointing)
+    return [
+        MemoryPart("text states of a micro batch", _states(process, load, sizes), MICRO_BATCH),
+        MemoryPart("activations of the refiners", saved.text, MICRO_BATCH),
+        MemoryPart("activations of the blocks", saved.blocks, MICRO_BATCH),
+        MemoryPart("activations of the rest", saved.rest, MICRO_BATCH),
+        MemoryPart("freed, kept by the allocator", _kept(process, load, sizes), MICRO_BATCH),
+        MemoryPart("weights in bfloat16", _copies(process), MICRO_BATCH),
+        MemoryPart("gathered from the shards", _gathered(process), MICRO_BATCH),
+    ]
+
+
+def _activations(process: Process, load: StageLoad, sizes: Sizes, again: bool) -> Activations:
+    content = process.recipe.content
+    return saved_activations(
+        process.config,
+        sizes,
+        load.micro,
+        process.trained,
+        process.compute_bytes,
+        checkpointing=again,
+        classes=content.classes if content else 0,
+    )
+
+
+def _kept(process: Process, load: StageLoad, sizes: Sizes) -> int:
+    """Freed memory that the process has all the same: holes that nothing fits into."""
+    if not process.device.is_cpu:
+        again = process.recipe.compute.checkpointing
+        return round(GPU_ALLOCATOR * _activations(process, load, sizes, again).total)
+    share = CPU_ALLOCATOR[process.recipe.trains]
+    if process.recipe.compute.checkpointing:
+        share = max(share, CPU_CHECKPOINTING)
+    return round(share * _activations(process, load, sizes, again=False).total)
+
+
+def _states(process: Process, load: StageLoad, sizes: Sizes) -> int:
+    """As they are stored; without a cache as the LLM makes them."""
+    each = FLOAT32 if process.device.is_cpu else 2
+    if process.recipe.cache.states:
+        each = STORED_BYTES[process.recipe.cache.dtype]
+    widths = {i: process.config.llms[i].width for i in sizes.text}
+    return each * load.micro * sum(text.read * widths[i] for i, text in sizes.text.items())
+
+
+def _copies(process: Process) -> int:
+    """Autocast keeps its bfloat16 copies for the backward pass; shards are gathered as such."""
+    return 2 * process.weights.total if process.mixed and process.shards == 1 else 0
+
+
+def _gathered(process: Process) -> int:
+    """Two blocks and what is in no block, and the gradients of a block before they are shared."""
+    if process.shards == 1:
+        return 0
+    block, rest = block_and_rest(process.config)
+    gradients = FLOAT32 * block * (process.weights.trained > process.weights.lora)
+    return process.compute_bytes * (2 * block + rest) + gradients
+
+
+def block_and_rest(config: LiDiTConfig) -> tuple[int, int]:
+    """Numbers in a block of the DiT, and in all that is outside of them."""
+    size = weight_sizes(config)
+    inside = sum(n for name, n in size.items() if name.startswith("blocks."))
+    return inside // config.depth, sum(size.values()) - inside
+
+
+def _moments(process: Process) -> list[MemoryPart]:
+    return [
+        MemoryPart("Muon's largest matrix", _muon(process), UPDATE),
+        *(_drawing(process) if process.recipe.validation.every else ()),
+    ]
+
+
+def _muon(process: Process) -> int:
+    if process.recipe.optimiser.name != "muon" or not process.weights.matrices:
+        return 0
+    return MUON_COPIES * FLOAT32 * process.weights.largest
+
+
+def _drawing(process: Process) -> list[MemoryPart]:
+    """With and without guidance together; the averages stand in the weights' places."""
+    prompts = len(process.recipe.validation.prompts)
+    if not prompts:
+        return []
+    config, side = process.config, process.config.native_size
+    tokens = image_tokens(config, side, side)
+    drawing = DRAWING * 2 * prompts * tokens * config.width * process.compute_bytes
+    return [
+        MemoryPart("drawing the prompts", drawing, VALIDATION),
+        MemoryPart("decoding them", encoding_bytes(prompts * side**2), VALIDATION),
+    ]

@@ -1,0 +1,183 @@
+"""What a run reads, made ready before any model is built: sources, buckets, caches."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from lidit_core.config import LatentFormat, LiDiTConfig
+from lidit_core.errors import LiDiTError
+from lidit_core.files import replacing
+
+from .autoencoders import Autoencoder, AutoencoderFile, find_autoencoder
+from .buckets import bucket_sizes, nearest_bucket
+from .captions import TORCH, CaptionReader
+from .latents import LatentCache, as_pixels, read_picture
+from .previews import measured_format
+from .recipe import Recipe
+from .schedule import Schedule, StageBuckets
+from .sources import PictureSource
+from .sources.open import open_source
+from .start import checkpoint_path, configuration
+
+log = logging.getLogger(__name__)
+
+MEASURED = 2048  # pictures that the latents' statistics are taken from
+UNCACHED = 256  # of them, where each must be encoded for that
+CONFIG = "config.json"  # in the run's folder: the model with its measured latents
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that batches are made of."""
+
+    config: LiDiTConfig
+    sources: tuple[PictureSource, ...]
+    stages: tuple[StageBuckets, ...]
+    readers: Mapping[int, CaptionReader]  # by branch
+    vae: Opened
+    latents: LatentCache | None
+    schedule: Schedule
+
+
+@dataclass
+class Opened:
+    """The autoencoder, opened when it is first needed."""
+
+    file: AutoencoderFile
+    device: torch.device | str
+
+    @cached_property
+    def model(self) -> Autoencoder:
+        return self.file.open(self.device)
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        return self.model.encode(pictures.to(self.device))
+
+
+def prepare(
+    recipe: Recipe, out: Path, accelerator: Accelerator, llms: Mapping[str, str]
+) -> Prepared:
+    """Open the sources and fill the caches, every process its share.
+
+    Args:
+        llms: where LLMs are that are not found under their names.
+    """
+    config = configuration(recipe)
+    cache = Path(recipe.cache.folder or out / "cache").expanduser()
+    with accelerator.main_process_first():  # the others find the indices ready
+        sources = tuple(open_source(s, recipe.data, cache / "index") for s in recipe.data.sources)
+    stages = stage_buckets(recipe, config, sources)
+    schedule = Schedule(recipe, stages, tuple(range(len(config.llms))))
+    readers = _readers(recipe, config, cache, accelerator, llms)
+    _read_captions(recipe, sources, readers, accelerator)
+    vae, latents = _latents(recipe, config, cache, sources, stages, accelerator)
+    if recipe.model.measure_latents:
+        config = replace(config, latent=_measured(config, out, sources, stages, vae, latents))
+    return Prepared(config, sources, stages, readers, vae, latents, schedule)
+
+
+def stage_buckets(
+    recipe: Recipe, config: LiDiTConfig, sources: Sequence[PictureSource]
+) -> tuple[StageBuckets, ...]:
+    """The pictures of every stage, each in the bucket whose shape is nearest to its own."""
+    grain = config.patch * config.latent.downsampling
+    found = []
+    for stage in recipe.stages:
+        sizes = bucket_sizes(stage.resolution or config.native_size, grain, recipe.data.buckets)
+        places = [nearest_bucket(source.sizes, sizes) for source in sources]
+        members = tuple(
+            tuple((place == n).nonzero()[0] for n in range(len(sizes))) for place in places
+        )
+        found.append(StageBuckets(tuple(sizes), members))
+    return tuple(found)
+
+
+def used_branches(recipe: Recipe, config: LiDiTConfig) -> list[int]:
+    """The branches that some stage trains or reads, or the validation draws with."""
+    everyone = range(len(config.llms))
+    used = {b for stage in recipe.stages for subset in stage.subsets for b in subset.branches}
+    if not all(stage.subsets for stage in recipe.stages):
+        used |= set(everyone)
+    named = used | set(recipe.validation.branches)
+    if not named <= set(everyone):
+        raise LiDiTError(
+            f"the recipe names branch {max(named)}, and the model has {len(config.llms)}; expected "
+            f"0 to {len(config.llms) - 1}"
+        )
+    return sorted(named)
+
+
+def _readers(recipe, config, cache: Path, accelerator, llms) -> dict[int, CaptionReader]:
+    given = Path(recipe.cache.given) if recipe.cache.given else None
+    folder = given or (cache / "states" if recipe.cache.states else None)
+    options = (folder, recipe.cache.dtype, accelerator.device, given is not None)
+    with accelerator.main_process_first():  # a first conversion happens once
+        return {
+            i: CaptionReader(config.llms[i], *options, llms.get(config.llms[i].name, ""))
+            for i in used_branches(recipe, config)
+        }
+
+
+def _read_captions(recipe: Recipe, sources, readers, accelerator) -> None:
+    """Fill the cache of states with the captions that each branch may meet."""
+    if not (recipe.cache.states or recipe.cache.given):
+        return
+    texts = ["", *recipe.validation.prompts]
+    for source in sources:
+        texts += [text for i in range(len(source.sizes)) for text, _ in source.captions(i)]
+    texts = list(dict.fromkeys(texts))
+    for reader in readers.values():
+        reader.prepare(texts[accelerator.process_index :: accelerator.num_processes])
+        reader.unload()
+    accelerator.wait_for_everyone()
+
+
+def _latents(recipe: Recipe, config, cache: Path, sources, stages, accelerator):
+    checkpoint = checkpoint_path(recipe.model) if recipe.model.checkpoint else None
+    file = find_autoencoder(recipe.model.vae, config.latent, checkpoint)
+    vae = Opened(file, accelerator.device)
+    if not recipe.cache.latents:
+        return vae, None
+    latents = LatentCache(cache / "latents", file.identity(), TORCH[recipe.cache.dtype])
+    mine = slice(accelerator.process_index, None, accelerator.num_processes)
+    latents.prepare(sources, stages, vae.encode, mine)
+    accelerator.wait_for_everyone()
+    return vae, latents
+
+
+def _measured(config, out: Path, sources, stages, vae, latents) -> LatentFormat:
+    """The latents' statistics, measured once a run: a resumed one has those that it began with."""
+    path = out / CONFIG
+    if path.is_file():
+        return LiDiTConfig.from_json(path.read_text()).latent
+    made = measured_format(some_latents(sources, stages[-1], vae, latents), config.latent)
+    with replacing(path) as beside:
+        beside.write_text(replace(config, latent=made).to_json())
+    return made
+
+
+@torch.no_grad()
+def some_latents(
+    sources: Sequence[PictureSource], stage: StageBuckets, vae: Opened, latents: LatentCache | None
+) -> list[Tensor]:
+    """Latents (C, h, w) of pictures that are spread evenly over a stage."""
+    places = [
+        (number, int(index), size)
+        for number, buckets in enumerate(stage.members)
+        for size, members in zip(stage.sizes, buckets)
+        for index in members
+    ]
+    most = UNCACHED if latents is None else MEASURED
+    chosen = places[:: max(1, len(places) // most)][:most]
+    if latents is not None:
+        return [x for x in (latents.read(*place) for place in chosen) if x is not None]
+    pictures = [read_picture(sources[n], i, size) for n, i, size in chosen]
+    return [vae.encode(as_pixels(p[None]))[0].float().cpu() for p in pictures if p is not None]

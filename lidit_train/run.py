@@ -1,0 +1,143 @@
+"""A whole run: what it reads, its model, the loop, and at the end the file that the nodes load."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from lidit_core.checkpoint import save_lidit
+from lidit_core.files import replacing
+
+from .learner import Learner
+from .loader import Fetcher, Loader
+from .lora import add_lora, save_lora
+from .parallel import accelerator_for, share_of
+from .prepare import Prepared, prepare, some_latents
+from .previews import with_preview
+from .recipe import Recipe
+from .start import Start, begin
+from .trained import trained_by
+from .trainer import Trainer
+from .validation import Grid, save_grid
+from .whitening import SAMPLE, whiten_entries
+
+log = logging.getLogger(__name__)
+
+RECIPE, FINAL = "recipe.json", "final.safetensors"  # in the run's folder
+
+
+def train(
+    recipe: Recipe,
+    out: Path,
+    device: str | None = None,
+    llms: Mapping[str, str] | None = None,
+    on_step: Callable[[int, float], None] = lambda step, loss: None,
+) -> Path:
+    """Run a recipe in a folder, from its newest checkpoint where it has one.
+
+    Args:
+        device: "cpu" keeps a run off the GPU that there is.
+        llms: where LLMs are that are not found under their names.
+        on_step: told each step's number and loss.
+    Returns:
+        ``out/final.safetensors``: a LI-DiT, or the LoRA where that is what was trained.
+    """
+    accelerator = accelerator_for(recipe.compute, device)
+    if accelerator.is_main_process:
+        _note_recipe(recipe, out)
+    accelerator.wait_for_everyone()
+    ready = prepare(recipe, out, accelerator, llms or {})
+    trainer = build_trainer(recipe, ready, out, accelerator)
+    trainer.train(on_step)
+    weights = trainer.averaged()  # of all processes
+    if accelerator.is_main_process:
+        _save(recipe, ready, trainer, weights, out / FINAL)
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return out / FINAL
+
+
+def build_trainer(recipe: Recipe, ready: Prepared, out: Path, accelerator: Accelerator) -> Trainer:
+    """The model on its device with what is not trained frozen, and the loop around it."""
+    start = begin(recipe, ready.config)
+    for note in start.notes:
+        log.info(note)
+    if recipe.model.whiten:
+        _whiten(start, ready)
+    trained = trained_by(recipe, ready.config, start.fresh)
+    for name, parameter in start.model.named_parameters():
+        parameter.requires_grad_(trained.weight(name))
+    learner = Learner(start.model, recipe.content, recipe.compute.checkpointing)
+    if recipe.trains == "lora":
+        learner.lora = add_lora(start.model, recipe.lora)
+    learner.to(accelerator.device)
+    fetcher = Fetcher(recipe, ready, share_of(accelerator))
+    loader = Loader(fetcher, ready, accelerator.device)
+    grid = None
+    if recipe.validation.every and recipe.validation.prompts:
+        chosen = recipe.validation.branches or ready.readers
+        grid = Grid(recipe.validation, {i: ready.readers[i] for i in chosen})
+
+    def draw(step: int) -> Tensor:
+        pixels = grid.draw(start.model, ready.vae.model, accelerator.device)
+        if accelerator.is_main_process:
+            save_grid(pixels, out / "grids" / f"{step:07d}.png")
+        return pixels
+
+    return Trainer(recipe, learner, loader, accelerator, out, draw if grid else None)
+
+
+def _whiten(start: Start, ready: Prepared) -> None:
+    """Fresh branches begin from the states of some captions."""
+    texts = []
+    for source in ready.sources:
+        count = len(source.sizes)
+        texts += [source.captions(i)[0][0] for i in range(0, count, max(1, count // SAMPLE))]
+    fresh = {i: ready.readers[i].read(texts[:SAMPLE]) for i in start.fresh if i in ready.readers}
+    whiten_entries(start.model, fresh)
+
+
+def _save(
+    recipe: Recipe, ready: Prepared, trainer: Trainer, weights: dict[str, Tensor], path: Path
+) -> None:
+    """The averaged weights in bfloat16, with what a host needs for previews; or the LoRA."""
+    base = recipe.model.checkpoint or recipe.model.preset
+    halved = {k: v.to("cpu", torch.bfloat16) for k, v in weights.items()}
+    if recipe.trains == "lora":
+        state = {k.removeprefix("lora."): v for k, v in halved.items() if k.startswith("lora.")}
+        return save_lora(trainer.learner.lora, ready.config, path, base, state)
+    config = ready.config
+    if not config.latent.rgb_factors:
+        some = some_latents(ready.sources, ready.stages[-1], ready.vae, ready.latents)
+        config = with_preview(config, ready.vae.model, some)
+    model = {k.removeprefix("model."): v for k, v in halved.items() if k.startswith("model.")}
+    save_lidit(model, config, path)
+
+
+def _note_recipe(recipe: Recipe, out: Path) -> None:
+    """Keep the recipe with the run, and say what differs from the one before."""
+    path = out / RECIPE
+    if path.is_file():
+        changed = _differences(json.loads(path.read_text()), json.loads(recipe.to_json()))
+        if changed:
+            log.warning("the recipe has changed since the run began: %s", "; ".join(changed))
+    with replacing(path) as beside:
+        beside.write_text(recipe.to_json())
+
+
+def _differences(old, new, name: str = "") -> list[str]:
+    """``stages.0.images was 10, is 20`` for everything that is not the same."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted({*old, *new})
+        pairs = [(old.get(k), new.get(k), f"{name}.{k}".lstrip(".")) for k in keys]
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = [(a, b, f"{name}.{i}") for i, (a, b) in enumerate(zip(old, new))]
+    else:
+        return [] if old == new else [f"{name} was {old!r}, is {new!r}"]
+    return [told for pair in pairs for told in _differences(*pair)]

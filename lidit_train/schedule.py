@@ -1,0 +1,139 @@
+"""Which pictures a step trains on: every picture of a bucket once before any comes again.
+
+A step's choices are drawn from the seed and the step; how far each pool has been read is the
+position of the data, which a checkpoint holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from lidit_core.errors import LiDiTError
+
+from .recipe import Recipe, Stage, Subset
+
+Pool = tuple[int, int, int]  # stage, source, bucket
+
+
+@dataclass(frozen=True)
+class Row:
+    """One picture of a batch."""
+
+    source: int
+    index: int  # in the source
+    bucket: int
+    place: int  # in the pool of its source and bucket
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """What one step trains on, over all processes."""
+
+    step: int
+    stage: int
+    branches: tuple[int, ...]
+    bucket: int
+    rows: tuple[Row, ...]
+    position: dict[str, int]  # how far each pool has been read after this step
+
+
+@dataclass(frozen=True)
+class StageBuckets:
+    """The pictures of one stage by bucket."""
+
+    sizes: tuple[tuple[int, int], ...]  # (width, height) of each bucket, pixels
+    members: tuple[tuple[np.ndarray, ...], ...]  # [source][bucket]: indices into the source
+
+    def following(self, row: Row) -> Row:
+        """Who stands in for a picture that cannot be read: the next of its pool."""
+        members = self.members[row.source][row.bucket]
+        place = (row.place + 1) % len(members)
+        return Row(row.source, int(members[place]), row.bucket, place)
+
+
+def seeded(*parts: int) -> torch.Generator:
+    """A generator that only these numbers decide, however near they are to one another."""
+    words = np.random.SeedSequence([part & 0xFFFFFFFFFFFF for part in parts]).generate_state(1)
+    return torch.Generator().manual_seed(int(words[0]))
+
+
+@dataclass
+class Schedule:
+    """Iterates over the plans of the steps from ``step`` on."""
+
+    recipe: Recipe
+    stages: Sequence[StageBuckets]
+    branches: tuple[int, ...]  # all that the model has
+    step: int = 0
+    position: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for number, stage in enumerate(self.recipe.stages):
+            for subset in self._subsets(stage):
+                if not self._shares(number, subset.branches).sum():
+                    raise LiDiTError(
+                        f"stage {number + 1} has no picture whose caption branches "
+                        f"{list(subset.branches)} can read; give it a source that they can, or "
+                        "leave them out of its subsets"
+                    )
+
+    def __iter__(self):
+        while self.step < self.recipe.steps:
+            yield self.next()
+
+    def next(self) -> StepPlan:
+        """The plan of the present step; the schedule goes on to the following one."""
+        number, stage = self.recipe.stage_at(self.step)
+        g = seeded(self.recipe.seed, self.step)
+        subsets = self._subsets(stage)
+        branches = subsets[_draw([s.weight for s in subsets], g)].branches
+        shares = self._shares(number, branches)  # (sources, buckets)
+        bucket = _draw(shares.sum(0), g)
+        sources = torch.multinomial(
+            torch.from_numpy(shares[:, bucket]), stage.batch, replacement=True, generator=g
+        )
+        rows = tuple(self._take((number, int(source), bucket)) for source in sources)
+        plan = StepPlan(self.step, number, branches, bucket, rows, dict(self.position))
+        self.step += 1
+        return plan
+
+    def _subsets(self, stage: Stage) -> tuple[Subset, ...]:
+        return stage.subsets or (Subset(self.branches),)
+
+    def _shares(self, number: int, branches: tuple[int, ...]) -> np.ndarray:
+        """(sources, buckets): how often each is drawn, in relation to the others."""
+        stage = self.recipe.stages[number]
+        chosen = stage.sources or range(len(self.recipe.data.sources))
+        shares = np.zeros((len(self.recipe.data.sources), len(self.stages[number].sizes)))
+        for i in chosen:
+            source = self.recipe.data.sources[i]
+            if not source.branches or set(source.branches) & set(branches):
+                counts = [len(members) for members in self.stages[number].members[i]]
+                shares[i] = np.array(counts) * source.weight
+        return shares
+
+    def _take(self, pool: Pool) -> Row:
+        """The pool's next picture, in an order that is new each time round."""
+        number, source, bucket = pool
+        name = f"{number}.{source}.{bucket}"
+        taken = self.position.get(name, 0)
+        self.position[name] = taken + 1
+        members = self.stages[number].members[source][bucket]
+        lap, place = divmod(taken, len(members))
+        place = int(_order(self.recipe.seed, pool, lap, len(members))[place])
+        return Row(source, int(members[place]), bucket, place)
+
+
+@lru_cache(maxsize=64)
+def _order(seed: int, pool: Pool, lap: int, count: int) -> torch.Tensor:
+    return torch.randperm(count, generator=seeded(seed, *pool, lap, count))
+
+
+def _draw(weights: Sequence[float] | np.ndarray, g: torch.Generator) -> int:
+    weights = torch.as_tensor(np.asarray(weights, dtype=np.float64))
+    return int(torch.multinomial(weights, 1, generator=g))

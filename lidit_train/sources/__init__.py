@@ -1,0 +1,61 @@
+"""Where captioned pictures come from: one file a kind, all alike to the rest of the trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+
+@dataclass
+class LeftOut:
+    """What a source does not give, by reason: how many, and the first few by name."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    names: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, reason: str, name: str, most: int = 3) -> None:
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        named = self.names.setdefault(reason, [])
+        if len(named) < most:
+            named.append(name)
+
+    def sentences(self) -> list[str]:
+        """One a reason: ``3 pictures left out: cannot be decoded (a.png, b.png, c.png)``."""
+        return [
+            f"{count} picture{'s' * (count != 1)} left out: {reason} "
+            f"({', '.join(self.names[reason])}{', …' * (count > len(self.names[reason]))})"
+            for reason, count in self.counts.items()
+        ]
+
+
+class PictureSource(Protocol):
+    """Pictures that are known, with their sizes, before any is opened; they never change places.
+
+    ``sizes`` is (N, 2) int32, width and height in pixels; (0, 0) for one that can be drawn at any.
+    """
+
+    sizes: np.ndarray
+    left_out: LeftOut
+
+    def key(self, index: int) -> str:
+        """What tells this picture from every other, and from itself after a change."""
+
+    def captions(self, index: int) -> Sequence[tuple[str, float]]:
+        """Its captions and how often each is read, relative to one another; at least one."""
+
+    def picture(self, index: int, size: tuple[int, int]) -> Image.Image:
+        """The picture as RGB; one that can be drawn at any size, at this (width, height).
+
+        Raises:
+            OSError, or what Pillow raises: it cannot be decoded.
+        """
+
+    def content(self, index: int, rows: int, columns: int) -> np.ndarray | None:
+        """What each patch of the picture shows, (rows, columns) uint8, or None if not known."""
+
+
+Weights = Mapping[str, float]

@@ -1,0 +1,58 @@
+"""From a recipe's source to its pictures."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from pathlib import Path
+
+from lidit_core.errors import LiDiTError
+
+from ..recipe import Data, Source
+from . import PictureSource
+
+log = logging.getLogger(__name__)
+
+DRAWN = {"stickers": "stickers.source:StickerSource"}  # of packages above this one, by kind
+
+
+def open_source(source: Source, data: Data, index: Path) -> PictureSource:
+    """Find a source's pictures, and warn of those that are left out.
+
+    Args:
+        index: folder where the indices of shards are kept.
+    Raises:
+        LiDiTError: it is not there, or has no picture that can be used.
+    """
+    opened = _open(source, data, index)
+    sentences = opened.left_out.sentences()
+    if not len(opened.sizes):
+        raise LiDiTError(
+            f"source {source.path} has no picture that can be used: "
+            f"{'; '.join(sentences) or 'none was found'}; expected pictures with captions "
+            f"({', '.join(source.captions)})"
+        )
+    for sentence in sentences:
+        log.warning("%s: %s", source.path, sentence)
+    return opened
+
+
+def _open(source: Source, data: Data, index: Path) -> PictureSource:
+    if source.kind in DRAWN:
+        module, name = DRAWN[source.kind].split(":")
+        return getattr(importlib.import_module(module), name)(source)
+    if source.kind == "shards":
+        from .shards import ShardSource
+
+        return ShardSource(source, data, index)
+    if not Path(source.path).exists():
+        raise LiDiTError(f"source {source.path} is not there; give the path of a {source.kind}")
+    if source.kind == "table":
+        from .table import TableSource
+
+        return TableSource(source, data)
+    if not Path(source.path).is_dir():
+        raise LiDiTError(f"source {source.path} is a file; a source of kind folder is a folder")
+    from .folder import FolderSource
+
+    return FolderSource(source, data)

@@ -1,0 +1,88 @@
+"""Pictures that the rows of a table name, captions in its columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lidit_core.errors import LiDiTError
+
+from . import LeftOut
+from .files import PictureFiles, Row
+from .reading import LEAVES, climbs, printable
+from .rows import TABLES, read_columns, read_rows
+
+if TYPE_CHECKING:
+    from ..recipe import Data, Source
+
+IMAGE_COLUMNS = ("file_name", "image", "path")  # looked for in this order
+CAPTION_COLUMNS = ("text", "caption", "prompt", "title")
+
+
+class TableSource(PictureFiles):
+    """A JSON lines, CSV or parquet file beside its pictures, in the order of its rows.
+
+    ``path`` may be the folder of a ``metadata.jsonl`` (or the like). The keys of ``captions`` are
+    columns; where a recipe leaves them out and no column is called txt, the first of text,
+    caption, prompt and title is read. A row's path is below the table's folder.
+    """
+
+    def __init__(self, source: Source, data: Data):
+        table, left_out = table_file(Path(source.path)), LeftOut()
+        columns = read_columns(table)
+        image = _image_column(source, table, columns)
+        weights = _caption_columns(source, table, columns)
+        rows = _rows(table, image, list(weights), left_out)
+        super().__init__(table.parent, rows, lambda row: row.captions, weights, data, left_out)
+
+
+def table_file(path: Path) -> Path:
+    """The table itself, or that of a folder."""
+    if not path.is_dir():
+        return path
+    for suffix in TABLES:
+        if (path / f"metadata{suffix}").is_file():
+            return path / f"metadata{suffix}"
+    raise LiDiTError(
+        f"folder {path} has no metadata.jsonl, .json, .csv or .parquet; name the table itself"
+    )
+
+
+def _rows(table: Path, image: str, captions: list[str], left_out: LeftOut) -> Iterator[Row]:
+    for label, fields in read_rows(table, [image, *captions]):
+        name = None if fields is None else fields.get(image)
+        if fields is None:
+            left_out.add("is on a line that is no JSON object", label)
+        elif not isinstance(name, str) or not name:
+            left_out.add("has no path", label)
+        elif climbs(name):
+            left_out.add(LEAVES, printable(f"{label}: {name}"))
+        else:
+            texts = [fields.get(column) for column in captions]
+            texts = tuple(text if isinstance(text, str) else None for text in texts)
+            yield Row(name.replace("\\", "/"), f"{label}: {name}", texts)
+
+
+def _image_column(source: Source, table: Path, columns: Sequence[str]) -> str:
+    wanted = (source.image,) if source.image else IMAGE_COLUMNS
+    return _first(wanted, columns, f"table {table} has no column of the pictures' paths")
+
+
+def _caption_columns(source: Source, table: Path, columns: Sequence[str]) -> dict[str, float]:
+    what = f"table {table} has no column of captions"
+    if source.captions == {"txt": 1.0} and "txt" not in columns:
+        return {_first(CAPTION_COLUMNS, columns, what): 1.0}
+    for column in source.captions:
+        _first((column,), columns, what)
+    return source.captions
+
+
+def _first(wanted: Sequence[str], columns: Sequence[str], what: str) -> str:
+    for column in wanted:
+        if column in columns:
+            return column
+    raise LiDiTError(
+        f"{what} called {' or '.join(wanted)}; name one of its columns, "
+        f"{', '.join(map(printable, columns[:20])) or 'of which there are none'}"
+    )

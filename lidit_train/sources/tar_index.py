@@ -1,0 +1,165 @@
+"""Where in a tar each picture and caption begins: read once, kept beside the cache.
+
+The standard library's tarfile is the reader. WebDataset's own stream cannot go on exactly where
+it stopped, and its indexed reader ``wids`` was dropped in 1.0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tarfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from lidit_core.errors import LiDiTError
+from lidit_core.files import replacing
+
+from . import LeftOut
+from .reading import LEAVES, climbs, header_size, printable, read_caption
+from .texts import Texts
+
+PICTURES = ("png", "jpg", "jpeg", "webp", "bmp")
+VERSION = 1  # of what an index file holds; a change has all shards read again
+BLOCK = 512  # bytes of a tar's header, and of the zeros that end it
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A tar as it was found."""
+
+    path: str  # absolute
+    size: int  # bytes
+    changed: int  # time of the last change, ns
+
+    @classmethod
+    def at(cls, path: Path) -> "Shard":
+        found = path.stat()
+        return cls(str(path.resolve()), found.st_size, found.st_mtime_ns)
+
+    @property
+    def name(self) -> str:
+        return Path(self.path).name
+
+    def index_file(self, extensions: Sequence[str], folder: Path) -> Path:
+        """Where its index is kept; another for a shard that changed, or other captions."""
+        of = repr((VERSION, self.path, self.size, self.changed, *extensions))
+        return folder / f"{Path(self.path).stem}-{hashlib.sha256(of.encode()).hexdigest()[:16]}.npz"
+
+
+def row_type(captions: int) -> np.dtype:
+    """One sample: of the picture and each caption its first byte and length, 32 + 16 K bytes."""
+    return np.dtype(
+        [
+            ("shard", "<i8"),  # its place among the source's
+            ("picture", "<i8", (2,)),
+            ("size", "<i4", (2,)),  # width and height, or what stands in their place
+            ("captions", "<i8", (captions, 2)),  # a length of 0 or less says why there is none
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """Every picture of one shard, whether a recipe leaves it out or not."""
+
+    rows: np.ndarray  # (N,) row_type
+    keys: Texts  # WebDataset's: the path up to the first dot of its last part
+    left_out: LeftOut  # what is in the shard, but no picture that could be asked for
+
+    def save(self, path: Path) -> None:
+        told = np.frombuffer(json.dumps(asdict(self.left_out)).encode(), np.uint8)
+        with replacing(path) as beside, beside.open("wb") as file:
+            np.savez(file, rows=self.rows, keys=self.keys.data, ends=self.keys.ends, left_out=told)
+
+    @classmethod
+    def load(cls, path: Path) -> "ShardIndex | None":
+        """None where there is none, or a broken one."""
+        try:
+            with np.load(path, allow_pickle=False) as held:
+                left_out = LeftOut(**json.loads(held["left_out"].tobytes()))
+                return cls(held["rows"], Texts(held["keys"], held["ends"]), left_out)
+        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
+            return None
+
+
+def index_shard(shard: Shard, extensions: Sequence[str], folder: Path) -> None:
+    """Read a shard's headers, its pictures' headers and its captions; write its index."""
+    left_out, keys, kind = LeftOut(), [], row_type(len(extensions))
+    try:
+        with tarfile.open(shard.path, "r:") as tar:
+            rows = np.fromiter(_samples(tar, shard, extensions, left_out, keys), kind)
+    except tarfile.TarError:
+        rows = np.zeros(0, kind)
+        left_out.add("shard is no tar, or a compressed one", printable(shard.name))
+    except OSError as error:
+        raise LiDiTError(
+            f"shard {shard.path} cannot be read ({error}); mend or remove it"
+        ) from error
+    ShardIndex(rows, Texts.of(keys), left_out).save(shard.index_file(extensions, folder))
+
+
+def _samples(
+    tar: tarfile.TarFile,
+    shard: Shard,
+    extensions: Sequence[str],
+    left_out: LeftOut,
+    keys: list[str],
+) -> Iterator[tuple]:
+    """A row for each run of members of one key that holds a picture; its key joins ``keys``."""
+    for key, members in groupby(_members(tar, shard, left_out), lambda m: split(m.name)[0]):
+        picture, size, captions = None, None, {}
+        for member in members if key else ():
+            extension = split(member.name)[1]
+            if extension in PICTURES and picture is None:
+                picture = member.offset_data, member.size
+                size = header_size(tar.extractfile(member))
+            elif extension in extensions and extension not in captions:
+                captions[extension] = _caption(tar, member)
+        if picture is not None:
+            keys.append(key)
+            yield 0, picture, size, [captions.get(e, (0, 0)) for e in extensions]
+        elif captions:
+            left_out.add("has captions but no picture", printable(f"{shard.name}: {key}"))
+
+
+def _caption(tar: tarfile.TarFile, member: tarfile.TarInfo) -> tuple[int, int]:
+    """First byte and length, or why there is none."""
+    length = read_caption(tar.extractfile(member).read())[1]
+    return member.offset_data, member.size if length > 0 else length
+
+
+def _members(tar: tarfile.TarFile, shard: Shard, left_out: LeftOut) -> Iterator[tarfile.TarInfo]:
+    """The files that are in a tar as a whole; no name is ever used as a path."""
+    before = -1  # a header that was made to lead back would be read for ever
+    while (member := _next(tar)) is not None and member.offset > before:
+        if member.offset_data + member.size > shard.size:
+            break
+        before = member.offset
+        tar.members.clear()  # it would keep every one
+        if climbs(member.name):
+            left_out.add(LEAVES, printable(f"{shard.name}: {member.name}"))
+        elif member.isreg() and not member.issparse():
+            yield member
+    tar.fileobj.seek(tar.offset)
+    if member is not None or tar.fileobj.read(BLOCK) != bytes(BLOCK):
+        left_out.add("shard ends early", printable(shard.name))
+
+
+def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
+    try:
+        return tar.next()
+    except (tarfile.TarError, ValueError, OverflowError):
+        return None  # a broken header: what follows is not zeros
+
+
+def split(name: str) -> tuple[str, str]:
+    """WebDataset's key and extension: ``a.b/cat.long.txt`` is ``a.b/cat`` and ``long.txt``."""
+    folder, slash, last = name.rpartition("/")
+    stem, dot, extension = last.partition(".")
+    return (folder + slash + stem, extension.lower()) if stem and dot else ("", "")

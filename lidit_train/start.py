@@ -1,0 +1,132 @@
+"""From a recipe to the model that a run begins with, and which of its weights are trained."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from lidit_core.checkpoint import load_lidit, read_config
+from lidit_core.config import LiDiTConfig, LLMSpec
+from lidit_core.dit import LiDiT
+from lidit_core.errors import LiDiTError
+from lidit_core.pipeline import find_model
+from lidit_core.presets import PRESETS, find_preset
+from lidit_core.refiner_file import branch_places
+
+from .recipe import Model, Recipe
+
+KNOWN_LLMS = {spec.name: spec for config in PRESETS.values() for spec in config.llms}
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run begins with."""
+
+    model: LiDiT
+    fresh: tuple[int, ...]  # branches whose refiners start anew
+    notes: tuple[str, ...]  # for the log, a sentence each
+
+
+def configuration(recipe: Recipe) -> LiDiTConfig:
+    """The configuration of the model that the recipe trains; nothing is loaded."""
+    m = recipe.model
+    config = read_config(checkpoint_path(m)) if m.checkpoint else find_preset(m.preset)
+    if m.llms:
+        config = replace(config, llms=tuple(_spec(name, config) for name in m.llms))
+    if m.changes:
+        config = LiDiTConfig.from_json(json.dumps(_merged(json.loads(config.to_json()), m.changes)))
+    size = max(stage.resolution or config.native_size for stage in recipe.stages)
+    return config if m.checkpoint else replace(config, native_size=size)
+
+
+def checkpoint_path(model: Model) -> Path:
+    return find_model(model.checkpoint)[0]
+
+
+def _spec(name: str, config: LiDiTConfig) -> LLMSpec:
+    """An LLM by the name that the model's configuration or a preset has for it."""
+    known = KNOWN_LLMS | {spec.name: spec for spec in config.llms}
+    if name not in known:
+        raise LiDiTError(
+            f"the recipe's model has the LLM {name!r}; expected one of {', '.join(known)}, or "
+            "write its name, width, block and template into model.changes.llms"
+        )
+    return known[name]
+
+
+def _merged(data: dict, changes: dict) -> dict:
+    """Fields changed, those of records within one another too."""
+    for key, value in changes.items():
+        inside = isinstance(value, dict) and isinstance(data.get(key), dict)
+        data = {**data, key: _merged(data[key], value) if inside else value}
+    return data
+
+
+def begin(recipe: Recipe, config: LiDiTConfig) -> Start:
+    """The model with its first weights: new ones, a checkpoint's, or PixArt's where they fit."""
+    torch.manual_seed(recipe.seed)
+    model = LiDiT(config).initialise()
+    everyone = tuple(range(len(config.llms)))
+    if recipe.model.checkpoint:
+        return _from_checkpoint(model, checkpoint_path(recipe.model))
+    if recipe.model.pixart:
+        from .pixart import warm_start
+
+        taken = warm_start(model, recipe.model.pixart)
+        return Start(model, everyone, tuple(taken.sentences()))
+    return Start(model, everyone, ("all weights start anew",))
+
+
+def _from_checkpoint(model: LiDiT, path: Path) -> Start:
+    """A checkpoint's weights; a branch that now has another LLM keeps its new ones."""
+    old = load_lidit(path)
+    mine, before = model.config, old.config
+    if _trunk(mine) != _trunk(before):
+        told = {k: v for k, v in _trunk(mine).items() if v != _trunk(before)[k]}
+        raise LiDiTError(
+            f"the recipe changes {', '.join(told)} of the checkpoint {path}, whose weights then do "
+            "not fit; change only its llms, shift, steps, guidance or native_size, or begin from a "
+            "preset"
+        )
+    fresh = _changed(mine, before)
+    places = tuple(place for i in range(len(mine.llms)) for place in branch_places(i).values())
+    kept = tuple(p for i in range(len(mine.llms)) if i not in fresh for p in _places(i))
+    taken = {
+        key: value
+        for key, value in old.state_dict().items()
+        if key in model.state_dict() and (key.startswith(kept) or not key.startswith(places))
+    }
+    model.load_state_dict({**model.state_dict(), **taken})
+    names = ", ".join(mine.llms[i].name for i in fresh)
+    notes = (f"{len(taken)} tensors are taken from {path}",)
+    return Start(model, fresh, notes + ((f"fresh branches: {names}",) if fresh else ()))
+
+
+def _places(branch: int) -> tuple[str, ...]:
+    return tuple(branch_places(branch).values())
+
+
+def _trunk(config: LiDiTConfig) -> dict:
+    """What the weights' shapes depend on, the LLMs left out."""
+    names = ("depth", "width", "heads", "patch", "prediction", "refiner")
+    latent = {"channels": config.latent.channels, "downsampling": config.latent.downsampling}
+    return {**{name: getattr(config, name) for name in names}, **latent}
+
+
+def fresh_branches(recipe: Recipe, config: LiDiTConfig) -> tuple[int, ...]:
+    """The branches that will start anew, told without loading a weight."""
+    if not recipe.model.checkpoint:
+        return tuple(range(len(config.llms)))
+    return _changed(config, read_config(checkpoint_path(recipe.model)))
+
+
+def _changed(config: LiDiTConfig, before: LiDiTConfig) -> tuple[int, ...]:
+    """Branches whose LLM, or the way it is read, is not as it was."""
+    return tuple(
+        i
+        for i, spec in enumerate(config.llms)
+        if i >= len(before.llms) or asdict(spec) != asdict(before.llms[i])
+    )

@@ -1,0 +1,55 @@
+"""Scenes of stickers as a source of the trainer: drawn when they are asked for, at any size."""
+
+from __future__ import annotations
+
+from functools import cached_property, lru_cache
+
+import numpy as np
+from PIL import Image
+
+from lidit_train.recipe import Source
+from lidit_train.sources import LeftOut
+
+from .grammar import Caption, captions
+from .scenes import Scene, content, place, render
+
+VERSION = 1  # raise it when the same scene comes to look otherwise
+SEEDS = {"en": 1, "zh": 2}  # of the training captions; evaluation prompts are held out from all
+
+
+@lru_cache(maxsize=4)
+def training_captions(language: str, distinct: int) -> tuple[Caption, ...]:
+    """The fixed list that gives a scene its caption."""
+    return tuple(captions(distinct, seed=SEEDS[language], language=language))
+
+
+class StickerSource:
+    """``count`` scenes, whose captions are the first ``distinct`` of the language, in turn."""
+
+    def __init__(self, source: Source) -> None:
+        self.language, self.distinct = source.path, source.distinct
+        self.sizes = np.zeros((source.count, 2), np.int32)  # drawn at the size that is asked for
+        self.left_out = LeftOut()
+
+    def key(self, index: int) -> str:
+        return f"sticker scene {VERSION} {index} {self._caption(index).text}"
+
+    def captions(self, index: int) -> list[tuple[str, float]]:
+        return [(self._caption(index).text, 1.0)]
+
+    def picture(self, index: int, size: tuple[int, int]) -> Image.Image:
+        """The scene at its bucket's size, which is a square."""
+        return Image.fromarray(render(self._scene(index), size[0]))
+
+    def content(self, index: int, rows: int, columns: int) -> np.ndarray:
+        return content(self._scene(index), rows)
+
+    def _scene(self, index: int) -> Scene:
+        return place(self._caption(index).request, np.random.default_rng([VERSION, index]))
+
+    def _caption(self, index: int) -> Caption:
+        return self._known[index % self.distinct]
+
+    @cached_property
+    def _known(self) -> tuple[Caption, ...]:
+        return training_captions(self.language, self.distinct)

@@ -1,0 +1,99 @@
+"""A tiny run: twelve pictures, a tiny LLM, the shipped autoencoder, a LI-DiT of width 32."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+from tiny_llm import save_llm
+
+from lidit_core.checkpoint import read_lidit
+from lidit_core.config import LLMSpec
+from lidit_core.dit import LiDiT
+from lidit_core.text import find_template
+from lidit_train.lora import add_lora
+from lidit_train.recipe import Recipe, read_recipe
+from lidit_train.run import train
+from lidit_train.trained import Trained
+
+LLM = "tiny"
+
+
+def spec(name: str = LLM) -> dict:
+    return asdict(LLMSpec(name, 32, template=find_template("short"), token_budget=24))
+
+
+def pictures(folder: Path, count: int = 12, size: tuple[int, int] = (48, 48)) -> Path:
+    """Pictures of one colour with noise, and a caption each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for n in range(count):
+        rng = np.random.default_rng(n)
+        pixels = rng.integers(0, 60, (size[1], size[0], 3)) + rng.integers(0, 190, 3)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{n:02}.png")
+        (folder / f"{n:02}.txt").write_text(f"picture {n} of {'a cat' if n % 2 else 'two dogs'}")
+    return folder
+
+
+def fields(folder: Path, *llms: str, **changes) -> dict:
+    """A recipe over ``folder/pictures`` as YAML data; 8 steps of batch 4 at 32 pixels."""
+    model = {"depth": 2, "width": 32, "heads": 2, "llms": [spec(name) for name in llms or (LLM,)]}
+    made = {
+        "model": {"preset": "stickers", "changes": model},
+        "data": {"sources": [{"kind": "folder", "path": str(folder / "pictures")}]},
+        "stages": [{"images": 32, "batch": 4, "resolution": 32}],
+        "optimiser": {"learning_rate": 1e-2, "warmup": 2},
+        "cache": {"dtype": "float32"},
+        "checkpoints": {"every": 2},
+        "log": {"every": 1, "trackers": []},
+        "compute": {"precision": "float32"},
+    }
+    for name, value in changes.items():
+        inside = isinstance(value, dict) and isinstance(made.get(name), dict)
+        made[name] = {**made[name], **value} if inside else value
+    return made
+
+
+def write_recipe(folder: Path, data: dict, name: str = "recipe.yaml") -> Path:
+    path = folder / name
+    path.write_text(yaml.safe_dump(data, allow_unicode=True))
+    return path
+
+
+def recipe_of(folder: Path, *llms: str, **changes) -> Recipe:
+    return read_recipe(write_recipe(folder, fields(folder, *llms, **changes)))
+
+
+def make_world(folder: Path, *llms: str) -> dict[str, str]:
+    """Pictures and LLMs in a folder; where each LLM is, by name."""
+    pictures(folder / "pictures")
+    names = llms or (LLM,)
+    return {
+        name: str(save_llm(folder / name, "Llama", vocab_size=500 + i))
+        for i, name in enumerate(names)
+    }
+
+
+def run(folder: Path, out: str, llms: dict[str, str], **changes) -> dict[str, torch.Tensor]:
+    """Train in this process; the averaged weights that came out."""
+    recipe = recipe_of(folder, *llms, **changes)
+    return read_lidit(train(recipe, folder / out, "cpu", llms))[1]
+
+
+def curve(folder: Path) -> list[dict]:
+    """The log without what the clock says."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("images/s", "at")} for line in lines]
+
+
+def adapted(model: LiDiT, trained: Trained) -> LiDiT:
+    """The model, in place, with only what is trained asking for gradients."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(trained.weight(name))
+    if trained.lora:
+        model.lora = add_lora(model, trained.lora)
+    return model
