@@ -1,0 +1,216 @@
+"""What a recipe will need, before anything is loaded: memory, operations, time and disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lidit_core.config import LiDiTConfig
+from lidit_core.vae import CHANNELS, WIDTH
+
+from .cached import Cached, Count, caches, counts_of, free_disk
+from .flops import Sizes, TextTokens, forward_flops, muon_flops, training_flops
+from .hardware import Device, find_device
+from .llm_size import LLMSize, llm_size
+from .load import StageLoad, branches_read, read_together, stage_loads, text_tokens
+from .memory import FLOAT32, Memory, Process, checkpoint_bytes, memory_of
+from .recipe import Recipe
+from .trained import Trained, Weights, count_weights, trained_by
+
+UPDATE_BYTES = 40  # a trained number's, read and written by AdamW and the average in one step
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    load: StageLoad
+    image_flops: float  # of one picture, the mean over subsets of branches
+    flops: float  # of a step, over all processes
+    computing: float  # seconds of a step
+    traffic: float  # bytes that each process sends, and as many that it receives, in a step
+    exchanging: float  # seconds that they take; they overlap with the computing
+
+    @property
+    def seconds(self) -> float:
+        return max(self.computing, self.exchanging)
+
+    @property
+    def images_per_second(self) -> float:
+        return self.load.stage.batch / self.seconds
+
+    @property
+    def total_seconds(self) -> float:
+        return self.seconds * self.load.stage.steps
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that `Plan.text` prints."""
+
+    recipe: Recipe
+    config: LiDiTConfig
+    device: Device
+    weights: Weights
+    tokens: Mapping[int, TextTokens]  # of a text by branch
+    tokens_guessed: bool
+    llms: Mapping[int, LLMSize]
+    stages: tuple[StagePlan, ...]
+    memory: Memory
+    drawing: float  # seconds of all validations
+    caches: tuple[Cached, ...]
+    caching: float  # seconds to fill them; what is not counted yet takes none
+    checkpoint: int  # bytes of one
+    free: int  # bytes on the run's disk
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole run."""
+        return sum(stage.total_seconds for stage in self.stages) + self.drawing + self.caching
+
+    @property
+    def disk(self) -> int:
+        """Bytes of the caches, as far as counted, and of checkpoints with one being written."""
+        cached = sum(cached.bytes or 0 for cached in self.caches)
+        return cached + (self.recipe.checkpoints.keep + 1) * self.checkpoint
+
+    def text(self) -> str:
+        from .plan_text import plan_text
+
+        return plan_text(self)
+
+
+def make_plan(
+    recipe: Recipe,
+    config: LiDiTConfig,
+    trained: Trained | None = None,
+    text: Mapping[int, TextTokens] | None = None,
+    counts: Sequence[Count] | None = None,
+    folder: str | Path = ".",
+    device: Device | None = None,
+) -> Plan:
+    """Reckon with a recipe.
+
+    Args:
+        config: of the model that the recipe trains.
+        trained: which weights learn; by default `trained_by` with every branch fresh.
+        text: a text's tokens by branch; by default guessed from the templates.
+        counts: of pictures and captions, one a source; by default what the recipe says.
+        folder: of the run, for the free disk.
+        device: by default the one that the recipe names.
+    """
+    trained = trained or trained_by(recipe, config)
+    tokens = dict(text or text_tokens(config))
+    device = device or find_device(recipe.hardware.device)
+    loads = stage_loads(recipe, config, tokens)
+    read = branches_read(loads)
+    weights = count_weights(config, trained, read, read_together(loads))
+    llms = {i: llm_size(config.llms[i]) for i in sorted(read)}
+    process = Process(recipe, config, trained, weights, loads, device, llms)
+    counted = counts_of(recipe, counts)
+    cached = caches(recipe, config, loads, {i: tokens[i] for i in sorted(read)}, counted)
+    return Plan(
+        recipe=recipe,
+        config=config,
+        device=device,
+        weights=weights,
+        tokens=tokens,
+        tokens_guessed=text is None,
+        llms=llms,
+        stages=tuple(_stage(process, load) for load in loads),
+        memory=memory_of(process),
+        drawing=_drawing(process, tokens),
+        caches=cached,
+        caching=_caching(process, tokens, cached),
+        checkpoint=checkpoint_bytes(recipe, weights),
+        free=free_disk(Path(recipe.cache.folder or folder)),
+    )
+
+
+def _speed(process: Process) -> float:
+    """FLOP/s of all devices; processes on one CPU share it."""
+    device = process.device
+    count = 1 if device.is_cpu else process.recipe.hardware.count
+    return max(1.0, count * device.share * device.peak(process.recipe.compute.precision))
+
+
+def _stage(process: Process, load: StageLoad) -> StagePlan:
+    image = sum(weight * _image_flops(process, load, sizes) for weight, sizes in load.subsets)
+    alone = 0
+    if process.recipe.optimiser.name == "muon":  # every process steps for itself
+        alone = muon_flops(process.config, process.trained) * process.recipe.hardware.count
+    flops = image * load.stage.batch + alone
+    sent = _traffic(process, load)
+    computing = flops / _speed(process) + _update_seconds(process)
+    exchanging = sent / process.device.between(process.recipe.hardware.count)
+    return StagePlan(load, image, flops, computing, sent, exchanging)
+
+
+def _image_flops(process: Process, load: StageLoad, sizes: Sizes) -> int:
+    """Of training on a picture, with what is not cached."""
+    recipe, config = process.recipe, process.config
+    classes = recipe.content.classes if recipe.content else 0
+    total = training_flops(config, sizes, process.trained, recipe.compute.checkpointing, classes)
+    if not recipe.cache.states:
+        total += sum(process.llms[i].flops(text.read) for i, text in sizes.text.items())
+    if not recipe.cache.latents:
+        total += encoder_flops(load.side)
+    return total
+
+
+def encoder_flops(side: int) -> int:
+    """Of the tiny autoencoder for a square picture: 3x3 convolutions at four resolutions."""
+    pixels, conv = side * side, 2 * 9 * WIDTH
+    first = pixels * conv * (3 + 3 * WIDTH)
+    deeper = sum(pixels // 4**level * conv * 10 * WIDTH for level in (1, 2, 3))
+    return first + deeper + pixels // 64 * conv * CHANNELS
+
+
+def _update_seconds(process: Process) -> float:
+    """An optimiser's step reads and writes memory; a CPU's bandwidth is not known."""
+    if not process.device.bandwidth:
+        return 0.0
+    return UPDATE_BYTES * process.weights.stepped / process.shards / process.device.bandwidth
+
+
+def _traffic(process: Process, load: StageLoad) -> float:
+    """Bytes that a process sends in a step.
+
+    Shards: the weights are gathered for the forward and for the backward pass of every micro
+    batch, and its gradients scattered in float32. Otherwise gradients are summed once a step,
+    which sends them twice.
+    """
+    count, weights = process.recipe.hardware.count, process.weights
+    part = (count - 1) / count
+    if process.recipe.compute.shard:
+        gathered = 2 * process.compute_bytes * weights.total
+        return part * load.micro_batches * (gathered + FLOAT32 * weights.trained)
+    return part * 2 * FLOAT32 * weights.trained
+
+
+def _drawing(process: Process, tokens: Mapping[int, TextTokens]) -> float:
+    """Seconds of all validations; the first process draws alone."""
+    v, config = process.recipe.validation, process.config
+    if not v.every or not v.prompts:
+        return 0.0
+    times = process.recipe.steps // v.every
+    text = {i: tokens[i] for i in v.branches or tokens}
+    side = config.native_size // (config.patch * config.latent.downsampling)
+    once = forward_flops(config, Sizes(side * side, text))
+    guided = 2 if (v.guidance or config.guidance) != 1 else 1
+    alone = 1 if process.device.is_cpu else process.recipe.hardware.count
+    flops = times * len(v.prompts) * (v.steps or config.steps) * guided * once
+    return flops * alone / _speed(process)
+
+
+def _caching(process: Process, tokens: Mapping[int, TextTokens], cached) -> float:
+    """Seconds that the LLMs and the autoencoder take to fill the caches once, at most.
+
+    An instruction is run once for all captions, and a light autoencoder skips blocks.
+    """
+    flops = 0
+    for one in cached:
+        each = encoder_flops(one.side)
+        if one.branch is not None:
+            each = process.llms[one.branch].flops(tokens[one.branch].read)
+        flops += each * (one.count or 0)
+    return flops / _speed(process)
