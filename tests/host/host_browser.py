@@ -23,6 +23,10 @@ FROM_API = """async ([api, name]) => {
     await app.loadApiJson(api, name)
     return JSON.stringify((app.rootGraph ?? app.graph).serialize())  // leaves out what is undefined
 }"""
+SET = """([type, name, value]) => {
+    for (const node of app.graph._nodes.filter(node => node.type === type))
+        node.widgets.find(widget => widget.name === name).value = value
+}"""
 RUN = '[data-testid="queue-button"] button, button[data-testid="queue-button"]'
 ALERTS = "() => [...document.querySelectorAll('.p-toast-message')].map(alert => alert.innerText)"
 FIT = """() => {
@@ -90,6 +94,10 @@ class Browser:
     def from_api(self, api: dict[str, Any], name: str) -> dict[str, Any]:
         """The workflow that the frontend makes of an API graph."""
         return json.loads(self.page.evaluate(FROM_API, [api, name]))
+
+    def set(self, node_id: str, widget: str, value: Any) -> None:
+        """Set a widget of all nodes of a kind in the open workflow."""
+        self.page.evaluate(SET, [node_id, widget, value])
 
     def run(self) -> None:
         """Click the Run button."""

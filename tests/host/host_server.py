@@ -46,6 +46,7 @@ class HostServer:
     """Starts on entering, ends on leaving. All its output is in `log`."""
 
     def __init__(self, host: Path, base: Path, pack_name: str) -> None:
+        self.base = base
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_file = base / "server.log"

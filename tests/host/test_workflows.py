@@ -17,15 +17,20 @@ from conftest import HERE, PACK_NAME, ROOT, SHIPPED
 from PIL import Image
 from workflow_kit import (
     EMPTY,
+    FEW_STEPS,
     NAMES,
     SAMPLERS,
+    TRAINING,
     changed,
     drawn_anew,
     essence,
+    hurried,
     is_picture,
     need_llms,
+    need_nodes,
     node_of,
     only_picture,
+    prepare,
     read,
     same,
     saving,
@@ -50,17 +55,19 @@ def test_no_node_lies_on_another(name):
             assert x + w <= u or u + s <= x or y + h <= v - 30 or v + t <= y - 30
 
 
-def test_it_opens_in_the_browser_as_it_is_queued(browser, name):
+def test_it_opens_in_the_browser_as_it_is_queued(browser, server, name):
     ui, api = read(name)
+    need_nodes(server, api)
     assert browser.open(ui) == [] and browser.alerts() == []
     assert essence(browser.to_api()) == essence(api)
 
 
 def test_it_draws_when_run_in_the_browser(browser, server, name):
     ui, api = read(name)
-    need_llms(api)
+    prepare(server, api)
     before = set(server.get("/history"))
     browser.open(ui)
+    browser.set(TRAINING, "steps", FEW_STEPS)
     browser.run()
     (entry,) = server.wait_for_new(before)
     assert entry["status"]["status_str"] == "success", entry["status"]["messages"][-1]
@@ -71,8 +78,8 @@ def test_it_draws_when_run_in_the_browser(browser, server, name):
 
 def test_it_draws_through_the_api(server, name):
     _, api = read(name)
-    need_llms(api)
-    run = server.draw(changed(api, SAMPLERS, seed=12345))
+    prepare(server, api)
+    run = server.draw(changed(hurried(api), SAMPLERS, seed=12345))
     assert run.ending == "execution_success", run.events[-1]
     pictures = [picture for node in saving(api) for picture in run.pictures[node]]
     assert len(pictures) == len(saving(api)) and all(is_picture(p) for p in pictures)

@@ -13,9 +13,11 @@ from PIL import Image, ImageChops, ImageStat
 
 HERE = Path(__file__).resolve().parent
 WORKFLOWS = HERE.parents[1] / "workflows"
-NAMES = ["text_to_image", "two_llms", "image_to_image_and_inpainting", "ablations"]
+NAMES = ["text_to_image", "two_llms", "image_to_image_and_inpainting", "ablations", "train_lora"]
 SAMPLERS = ("KSampler", "LiDiTSampler")
 EMPTY = "EmptySD3LatentImage"
+DATA_SET, TRAINING = "LoadImageTextDataSetFromFolder", "TrainLoraNode"
+FEW_STEPS = 2  # of a training that is only to run through
 Api = dict[str, Any]
 
 
@@ -56,6 +58,40 @@ def need_llms(api: Api) -> None:
     for name in {node["inputs"]["llm"] for node in loaders}:
         if not available(name):
             pytest.skip(f"needs the LLM {name}: lidit fetch {name}")
+
+
+def need_nodes(server: Any, api: Api) -> None:
+    """Skip where the host has not all nodes of the workflow."""
+    lacking = {node["class_type"] for node in api.values()} - server.get("/object_info").keys()
+    if lacking:
+        pytest.skip(f"needs a newer ComfyUI, with its nodes {', '.join(sorted(lacking))}")
+
+
+def prepare(server: Any, api: Api) -> None:
+    """Skip where something that the workflow needs is not there; put its pictures in place."""
+    from lidit_core.errors import LiDiTError
+
+    need_nodes(server, api)
+    need_llms(api)
+    try:
+        give_pictures(server, api)
+    except LiDiTError as error:  # no emoji font
+        pytest.skip(str(error))
+
+
+def give_pictures(server: Any, api: Api) -> None:
+    """Put pictures to train on where the workflow looks for them."""
+    from lora_pictures import save_pictures
+
+    for node in api.values():
+        if node["class_type"] == DATA_SET:
+            save_pictures(server.base / "input" / node["inputs"]["folder"])
+
+
+def hurried(api: Api) -> Api:
+    """The same, but for the length of a training."""
+    trains = any(node["class_type"] == TRAINING for node in api.values())
+    return changed(api, TRAINING, steps=FEW_STEPS) if trains else api
 
 
 def is_picture(picture: Image.Image) -> bool:

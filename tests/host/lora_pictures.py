@@ -1,0 +1,29 @@
+"""Captioned pictures to train a LoRA on: stickers in an evening light that the model never saw."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageChops
+
+from stickers.kinds import KINDS
+from stickers.request import Item, SceneRequest
+from stickers.scenes import place, render
+
+SHOWN = ("fox", "house", "rocket", "dog", "tree", "sailboat", "robot", "rabbit")
+LIGHT = (255, 170, 90)  # what shines on a white sticker, as RGB
+SIDE = 128
+
+
+def save_pictures(folder: Path) -> None:
+    """One PNG of each thing, and beside it its caption as .txt."""
+    rng = np.random.default_rng(0)
+    light = Image.new("RGB", (SIDE, SIDE), LIGHT)
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind in SHOWN:
+        scene = place(SceneRequest((Item(kind),), background="white"), rng)
+        lit = ImageChops.multiply(Image.fromarray(render(scene, SIDE)), light)
+        lit.save(folder / f"{kind}.png")
+        caption = f"a {KINDS[kind].name} in evening light"
+        (folder / f"{kind}.txt").write_text(caption, encoding="utf-8")
