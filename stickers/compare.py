@@ -21,7 +21,7 @@ from pathlib import Path
 from lidit_core.errors import LiDiTError, exit_status
 
 from .report import Report, report
-from .score import PROMPTS, load_pictures
+from .score import add_choice, chosen, load_pictures
 from .scorer import ACCEPT
 
 
@@ -110,19 +110,9 @@ def main(arguments: list[str] | None = None) -> None:
     for name in ("before", "after"):
         what = f"folder with 00000.png, 00001.png, … drawn {name} the fine-tune"
         parser.add_argument(f"--{name}", type=Path, required=True, help=what)
-    parser.add_argument("--prompts", choices=tuple(PROMPTS), default="evaluation")
-    parser.add_argument(
-        "--every", type=int, default=1, metavar="N", help="only every Nth prompt (1)"
-    )
-    parser.add_argument(
-        "--nearest",
-        action="store_true",
-        help="forced choice: name every object after the glyph it resembles most, however little",
-    )
+    add_choice(parser)
     options = parser.parse_args(arguments)
-    if options.every < 1:
-        parser.error(f"--every is {options.every}; expected 1 or more")
-    captions = PROMPTS[options.prompts]()[:: options.every]
+    captions = chosen(options, parser)
     folders = (options.before, options.after)
     pictures = [load_pictures(folder, len(captions)) for folder in folders]
     accept = 0.0 if options.nearest else ACCEPT

@@ -74,16 +74,9 @@ def _write(path: Path, data: bytes) -> None:
         beside.write_bytes(data)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m stickers.score",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_choice(parser: argparse.ArgumentParser) -> None:
+    """Which prompts are scored, and how strictly."""
     parser.add_argument("--prompts", choices=tuple(PROMPTS), default="evaluation")
-    parser.add_argument("--pictures", type=Path, help="folder with 00000.png, 00001.png, …")
-    parser.add_argument("--out", type=Path, help="folder for the report (default: the pictures')")
-    parser.add_argument("--write", type=Path, help="write the prompts into this file, one a line")
     parser.add_argument(
         "--every", type=int, default=1, metavar="N", help="only every Nth prompt (1)"
     )
@@ -92,12 +85,29 @@ def main(arguments: list[str] | None = None) -> None:
         action="store_true",
         help="forced choice: name every object after the glyph it resembles most, however little",
     )
+
+
+def chosen(options: argparse.Namespace, parser: argparse.ArgumentParser) -> list[Caption]:
+    """The prompts that `add_choice`'s options name."""
+    if options.every < 1:
+        parser.error(f"--every is {options.every}; expected 1 or more")
+    return PROMPTS[options.prompts]()[:: options.every]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m stickers.score",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--pictures", type=Path, help="folder with 00000.png, 00001.png, …")
+    parser.add_argument("--out", type=Path, help="folder for the report (default: the pictures')")
+    parser.add_argument("--write", type=Path, help="write the prompts into this file, one a line")
+    add_choice(parser)
     options = parser.parse_args(arguments)
     if options.pictures is None and options.write is None:
         parser.error("give --pictures DIR to score, or --write FILE to get the prompts")
-    if options.every < 1:
-        parser.error(f"--every is {options.every}; expected 1 or more")
-    captions = PROMPTS[options.prompts]()[:: options.every]
+    captions = chosen(options, parser)
     if options.write is not None:
         _write(options.write, "".join(c.text + "\n" for c in captions).encode())
     if options.pictures is not None:
