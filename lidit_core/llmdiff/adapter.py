@@ -1,0 +1,177 @@
+"""The adapter in the U-Net's cross-attention (Dong et al. 2024, arXiv 2502.04412):
+
+    f = a1 e^b1 attn(τ̂q(x), τ̂k(φ(c)), τ̂v(φ(c))) + a2 e^b2 attn(τq(x), τk(c), τv(c))
+
+with the checkpoint's own projections τ̂ frozen, the added ones τ, and c the LLM's reading of the
+prompt by Langevin dynamics. In mode ``replace`` c alone conditions both terms, as in the paper; in
+mode ``add`` (ours) the first term is the checkpoint's own, untouched.
+
+Shapes: B samples, K tokens, W the tokens' width, N image tokens, D a layer's width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..attention import AttentionFunction, key_bias, scaled_dot_product
+from ..config import LLMSpec, RefinerConfig
+from ..errors import LiDiTError
+from ..layers import EPS, TimestepEmbedder
+from ..refiners import LinguisticTokenRefiner, masked_mean
+from ..states import PROMPT, LLMStates
+from .config import AdaptedLayer, AdapterConfig
+from .langevin import LangevinEncoding
+
+GATE_WIDTH = 64  # of the map from the timestep to the gates
+
+
+@dataclass(frozen=True)
+class AdapterText:
+    """What the added path reads of a batch's prompts."""
+
+    tokens: Tensor  # (B, K, W): c, or c refined
+    seen: Tensor  # (B, K) bool, False = padding
+    gates: Tensor | None = None  # (B, layers): added to b2
+
+    def bias(self, dtype: torch.dtype) -> Tensor | None:
+        return key_bias(self.seen, dtype)
+
+    def present(self, dtype: torch.dtype) -> Tensor:
+        """(B, 1, 1): 0 for a sample without any token."""
+        return self.seen.any(dim=1).to(dtype)[:, None, None]
+
+
+class AddedAttention(nn.Module):
+    """The second term for one cross-attention layer, and the gates of both."""
+
+    def __init__(
+        self, layer: AdaptedLayer, token_width: int, operations=nn, dtype=None, device=None
+    ) -> None:
+        super().__init__()
+        self.heads = layer.heads
+        width, options = layer.width, {"bias": False, "dtype": dtype, "device": device}
+        self.q = operations.Linear(width, width, **options)
+        self.k = operations.Linear(token_width, width, **options)
+        self.v = operations.Linear(token_width, width, **options)
+        for name in ("a1", "b1", "a2", "b2"):
+            self.register_parameter(name, nn.Parameter(torch.zeros((), dtype=dtype, device=device)))
+
+    def forward(
+        self, x: Tensor, text: AdapterText, index: int, attention: AttentionFunction
+    ) -> Tensor:
+        """x (B, N, D) as the layer's own query sees it -> (B, N, D) before its output map."""
+        k, v = self.k(text.tokens).to(x.dtype), self.v(text.tokens).to(x.dtype)
+        added = attention(self.q(x), k, v, self.heads, mask=text.bias(x.dtype))
+        exponent = self.b2 if text.gates is None else self.b2 + text.gates[:, index, None, None]
+        gate = (self.a2 * exponent.exp()).to(added)
+        return added * (gate * text.present(x.dtype))
+
+    def base_gate(self) -> Tensor:
+        """a1 e^b1, by which mode ``replace`` scales the checkpoint's own path."""
+        return self.a1 * self.b1.exp()
+
+
+class LLMDiffAdapter(nn.Module):
+    """All that is trained: the text encoding, φ, and a path for each cross-attention layer."""
+
+    def __init__(self, config: AdapterConfig, operations=nn, dtype=None, device=None) -> None:
+        super().__init__()
+        layer = {"operations": operations, "dtype": dtype, "device": device}
+        llm, bare = config.llm.width, {"dtype": dtype, "device": device}
+        self.config = config
+        self.langevin = LangevinEncoding(config.blocks, llm, config.form, **layer)
+        self.norm = operations.RMSNorm(llm, eps=EPS, **bare)
+        if config.refiner:
+            self.refiner = _refiner(config, layer)
+        if "replace" in config.modes:
+            self.to_context = operations.Linear(config.token_width, config.context_width, **bare)
+        if "replace" in config.modes and config.pooled_width:
+            self.to_pooled = operations.Linear(config.token_width, config.pooled_width, **bare)
+        if config.timestep_gates:
+            self.gate_time = TimestepEmbedder(GATE_WIDTH, **layer)
+            self.gates = operations.Linear(GATE_WIDTH, len(config.layers), **bare)
+        self.layers = nn.ModuleList(
+            AddedAttention(size, config.token_width, **layer) for size in config.layers
+        )
+        self.index = {size.name: number for number, size in enumerate(config.layers)}
+
+    @property
+    def changes_with_time(self) -> bool:
+        """Whether tokens or gates depend on the timestep."""
+        return bool(self.config.refiner or self.config.timestep_gates)
+
+    def read(
+        self,
+        states: LLMStates,
+        t: Tensor,
+        attention: AttentionFunction = scaled_dot_product,
+        generator: torch.Generator | None = None,
+        noisy: bool = False,
+    ) -> AdapterText:
+        """Tokens of the prompts; the instruction is dropped last.
+
+        Args:
+            states: of block "differences", (B, L, (T + 1) · C).
+            t: (B,) in [0, 1000].
+            noisy: with the Langevin noise, as in training; from ``generator`` where it is given.
+        """
+        self._check(states)
+        c = self.norm(self.langevin(states.hidden, generator, noisy))  # (B, L, C)
+        if self.config.refiner:
+            c = self.refiner(LLMStates(c, states.roles), t, c.dtype, attention).tokens
+        kept = states.roles == PROMPT
+        first = int(kept.any(dim=0).int().argmax()) if kept.shape[1] else 0
+        gates = None
+        if self.config.timestep_gates:
+            gates = self.gates(self.gate_time(t, c.dtype))
+        return AdapterText(c[:, first:], kept[:, first:], gates)
+
+    def context(self, text: AdapterText) -> Tensor:
+        """φ(c), (B, K, context width): what mode ``replace`` gives the checkpoint to read."""
+        self._check_mode("replace")
+        return self.to_context(text.tokens) * text.seen[..., None].to(text.tokens)
+
+    def pooled(self, text: AdapterText) -> Tensor:
+        """(B, pooled width): what mode ``replace`` gives SDXL for its pooled text."""
+        self._check_mode("replace")
+        return self.to_pooled(masked_mean(text.tokens, text.seen))
+
+    def _check_mode(self, mode: str) -> None:
+        if mode not in self.config.modes:
+            raise LiDiTError(
+                f"mode {mode!r} was asked for, and this adapter was trained for "
+                f"{' and '.join(self.config.modes)}; choose that"
+            )
+
+    def _check(self, states: LLMStates) -> None:
+        llm, wanted = self.config.llm, (self.config.blocks + 1) * self.config.llm.width
+        if states.width != wanted:
+            raise LiDiTError(
+                f"the LLM's differences are {states.width} wide, and this adapter was trained on "
+                f"{llm.name} with {wanted} ({self.config.blocks} blocks of {llm.width}); load that "
+                "LLM with layer 'all'"
+            )
+
+    def initialise(self) -> LLMDiffAdapter:
+        """Start as the base model: a1 = 1 and a2 = 0, so that mode ``add`` changes nothing."""
+        with torch.no_grad():
+            self.langevin.initialise()
+            for layer in self.layers:
+                layer.a1.fill_(1)
+                for gate in (layer.b1, layer.a2, layer.b2):
+                    gate.zero_()
+            if self.config.timestep_gates:
+                self.gates.weight.zero_()
+                self.gates.bias.zero_()
+        return self
+
+
+def _refiner(config: AdapterConfig, layer: dict) -> LinguisticTokenRefiner:
+    """LI-DiT's refiner, which here reads c in place of an LLM's hidden states."""
+    refiner = config.refiner
+    llm = LLMSpec(config.llm.name, config.llm.width)
+    options = RefinerConfig(blocks=refiner.blocks)
+    return LinguisticTokenRefiner(llm, refiner.width, refiner.heads, options, **layer)

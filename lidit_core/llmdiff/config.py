@@ -1,0 +1,108 @@
+"""What an adapter is: stored as JSON in the metadata of its file, which thereby describes itself.
+
+"Paper" is Dong et al. 2024 (arXiv 2502.04412); the rest is ours, see the specification.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from ..config import LLMSpec, read_record
+from ..errors import LiDiTError
+from .langevin import FORMS
+
+FORMAT = 1  # of the JSON; raised when an old reader would misread a new file
+MODES = ("replace", "add")
+
+
+def _check(good: bool, sentence: str) -> None:
+    if not good:
+        raise LiDiTError(sentence)
+
+
+@dataclass(frozen=True)
+class AdaptedLayer:
+    """One cross-attention layer of the U-Net."""
+
+    name: str  # of its transformer block in the LDM layout: input_blocks.1.1.transformer_blocks.0
+    width: int  # of the image features
+    heads: int
+
+
+@dataclass(frozen=True)
+class TokenRefiner:
+    """LI-DiT's linguistic token refiner in front of the adapter (beyond the paper)."""
+
+    blocks: int = 2
+    width: int = 768  # of the tokens that come out of it
+    heads: int = 12
+
+    def __post_init__(self) -> None:
+        for name in ("blocks", "width", "heads"):
+            value = getattr(self, name)
+            _check(value > 0, f"the adapter's refiner has {name}={value}; expected 1 or more")
+        _check(
+            self.width % self.heads == 0,
+            f"the adapter's refiner has width={self.width} and heads={self.heads}; expected a "
+            "width that its heads divide",
+        )
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """Which U-Net and which LLM an adapter joins, and how."""
+
+    family: str  # of lidit_core.llmdiff.families: "sd15", "sdxl" or "small"
+    layers: tuple[AdaptedLayer, ...]  # in order of execution
+    context_width: int  # of the U-Net's own text: 768 or 2048
+    llm: LLMSpec  # read at block "differences"
+    blocks: int  # T, of the LLM
+    pooled_width: int = 0  # of SDXL's pooled text, 1280; 0 = none
+    modes: tuple[str, ...] = MODES  # that it was trained in
+    form: str = "direct"  # of the text encoding, or "consecutive"
+    refiner: TokenRefiner | None = None
+    timestep_gates: bool = False  # b2 depends on the timestep (beyond the paper)
+
+    def __post_init__(self) -> None:
+        _check(bool(self.layers), "the adapter has no layers; expected one or more")
+        for name in ("context_width", "blocks"):
+            value = getattr(self, name)
+            _check(value > 0, f"the adapter has {name}={value}; expected 1 or more")
+        _check(
+            bool(self.modes) and set(self.modes) <= set(MODES),
+            f"the adapter has modes {list(self.modes)}; expected some of {', '.join(MODES)}",
+        )
+        _check(
+            self.form in FORMS,
+            f"the adapter has form={self.form!r}; expected one of {', '.join(FORMS)}",
+        )
+        _check(
+            self.llm.block == "differences",
+            f"the adapter's LLM is read at block {self.llm.block!r}; expected 'differences'",
+        )
+
+    @property
+    def token_width(self) -> int:
+        """Numbers in a token that the added projections read."""
+        return self.refiner.width if self.refiner else self.llm.width
+
+    def to_json(self) -> str:
+        return json.dumps({"format": FORMAT, **asdict(self)}, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> AdapterConfig:
+        try:
+            data = json.loads(text)
+            version = data.pop("format", None)
+        except (json.JSONDecodeError, AttributeError, TypeError) as error:
+            raise LiDiTError(
+                f"the adapter's configuration is no JSON object ({error}); expected what this "
+                "library writes: fetch the file again"
+            ) from error
+        if version != FORMAT:
+            raise LiDiTError(
+                f"the adapter's configuration has format {version!r}; this version reads {FORMAT}: "
+                "update the pack"
+            )
+        return read_record(cls, data, "adapter")

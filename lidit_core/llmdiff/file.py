@@ -1,0 +1,58 @@
+"""An adapter's file: one safetensors whose metadata is the whole configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..checkpoint import check_tensors, fill
+from ..errors import LiDiTError
+from ..tensor_file import opened, read_safetensors, write_safetensors
+from .adapter import LLMDiffAdapter
+from .config import AdapterConfig
+
+KEY = "llmdiff"  # of the metadata
+
+
+def write_adapter(path: str | Path, weights: Mapping[str, Tensor], config: AdapterConfig) -> None:
+    write_safetensors(path, weights, {KEY: config.to_json()})
+
+
+def read_adapter_config(path: str | Path) -> AdapterConfig:
+    """The configuration of an adapter, without its weights."""
+    with opened(path) as file:
+        return _config(file.metadata() or {}, path)
+
+
+def read_adapter(path: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
+    """Configuration and checked weights.
+
+    Raises:
+        LiDiTError: it is another kind of file, or damaged.
+    """
+    tensors, metadata = read_safetensors(path)
+    config = _config(metadata, path)
+    expected = LLMDiffAdapter(config, device="meta").state_dict()
+    check_tensors(tensors, expected, f"the adapter {path}")
+    return config, tensors
+
+
+def load_adapter(
+    path: str | Path, dtype: torch.dtype = torch.float32, device="cpu"
+) -> LLMDiffAdapter:
+    """An adapter with its weights, computing in ``dtype``."""
+    config, tensors = read_adapter(path)
+    empty = LLMDiffAdapter(config, device="meta")
+    return fill(empty, tensors, f"the adapter {path}", dtype).to(device)
+
+
+def _config(metadata: Mapping[str, str], path: str | Path) -> AdapterConfig:
+    if KEY not in metadata:
+        raise LiDiTError(
+            f"{path} is no LLMDiff adapter; expected a file that `lidit train` wrote with "
+            "trains: adapter"
+        )
+    return AdapterConfig.from_json(metadata[KEY])
