@@ -1,0 +1,1 @@
+"""LLMDiff: a decoder-only LLM conditions a U-Net (Dong et al., ACM Multimedia 2024)."""
