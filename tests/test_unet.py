@@ -155,6 +155,16 @@ def test_the_file_is_written_in_half_precision_and_read_in_single(small, tmp_pat
     assert read_unet(path, dtype=torch.float16).unet.dtype == torch.float16
 
 
+def test_training_leaves_the_file_as_it_is(checkpoint):
+    """The parameters are mapped from it."""
+    before, base = checkpoint.read_bytes(), read_unet(checkpoint)
+    with torch.no_grad():
+        for parameter in base.unet.parameters():
+            parameter.add_(1.0)
+    assert checkpoint.read_bytes() == before
+    assert base.identity() == read_unet(checkpoint).identity()
+
+
 def test_the_prediction_is_the_arguments_then_the_files(small, checkpoint, folder, tmp_path):
     assert read_unet(checkpoint).prediction == "eps"
     assert read_unet(checkpoint, "v").prediction == "v"
