@@ -42,18 +42,38 @@ def sample(
     config = model.config
     steps = config.steps if steps is None else steps
     guidance = config.guidance if guidance is None else guidance
-    times = sampling_times(config.prediction, steps, config.shift).to(noise.device)
-    z = noise
+    times = sampling_times(config.prediction, steps, config.shift)
+
+    def predict(z: Tensor, t: Tensor) -> Tensor:
+        return _predict(model, z.to(model.dtype), t, positive, negative, guidance, options)
+
+    return euler_steps(predict, noise, config.prediction, times, on_step)
+
+
+@torch.no_grad()
+def euler_steps(
+    predict: Callable[[Tensor, Tensor], Tensor],
+    noise: Tensor,
+    prediction: str,
+    times: Tensor,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> Tensor:
+    """Clean latents from noise (B, C, H, W).
+
+    Args:
+        predict: what a model says of z (B, C, H, W) at its timesteps (B,).
+        prediction: what that is, see lidit_core.objectives.
+        times: from 1 down to 0.
+    """
+    z, times = noise, times.to(noise.device)
     for step, (time, following) in enumerate(zip(times[:-1], times[1:])):
-        output = _predict(model, z, time, positive, negative, guidance, options)
-        z = _euler(config.prediction, z, output, time, following)
+        output = predict(z, model_timestep(prediction, time).expand(len(z)))
+        z = _euler(prediction, z, output, time, following)
         on_step(step + 1)
     return z
 
 
-def _predict(model, z, time, positive: Text, negative: Text, guidance: float, options) -> Tensor:
-    t = model_timestep(model.config.prediction, time).expand(len(z))
-    z = z.to(model.dtype)
+def _predict(model, z, t, positive: Text, negative: Text, guidance: float, options) -> Tensor:
     if guidance == 1:
         return model(z, t, positive, options).float()
     both = _together(positive, negative)

@@ -62,7 +62,7 @@ def caches(
     counts: Sequence[Count],
 ) -> tuple[Cached, ...]:
     """What the recipe wants cached."""
-    states = _states(recipe, config, text, counts) if recipe.cache.states else ()
+    states = _states(recipe, config, text, counts) if recipe.keeps_states else ()
     latents = _latents(recipe, config, loads, counts) if recipe.cache.latents else ()
     return *states, *latents
 

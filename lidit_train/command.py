@@ -1,4 +1,4 @@
-"""Train a LI-DiT, its refiners or a LoRA from a recipe; the same command again goes on.
+"""Train a LI-DiT, its refiners, a LoRA or an adapter from a recipe; the same command again goes on.
 
 DIR/final.safetensors is what comes out; DIR holds checkpoints, caches, grids and the log too. On
 several GPUs or machines: accelerate launch -m lidit_core train RECIPE --out DIR
@@ -10,7 +10,7 @@ import argparse
 import logging
 from pathlib import Path
 
-HELP = "train from a recipe: a model, refiners for another LLM, or a LoRA"
+HELP = "train from a recipe: a model, refiners for another LLM, a LoRA, an adapter"
 EXAMPLES = """\
 examples:
   lidit train recipes/smoke.yaml --out runs/smoke           a minute, to see that all works
@@ -53,6 +53,12 @@ def _print_plan(recipe, folder: Path) -> int:
     from .start import configuration, fresh_branches
     from .trained import trained_by
 
+    if recipe.adapter:
+        from .adapter_plan import make_adapter_plan
+        from .adapter_task import adapter_task
+
+        print(make_adapter_plan(recipe, adapter_task(recipe.adapter), folder).text(), end="")
+        return 0
     config = configuration(recipe)
     trained = trained_by(recipe, config, fresh_branches(recipe, config))
     print(make_plan(recipe, config, trained, folder=folder).text(), end="")

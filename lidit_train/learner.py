@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from lidit_core.dit import LiDiT, run_block
 from lidit_core.errors import LiDiTError
 from lidit_core.objectives import add_noise, model_timestep, target
+from lidit_core.sampling import sample
 from lidit_core.states import LLMStates
 
 from .recipe import Content
@@ -25,6 +26,7 @@ class Batch:
     time: Tensor  # (B,) in (0, 1]
     text: Mapping[int, LLMStates]
     content: Tensor | None = None  # (B, h, w) int64: what each patch shows
+    texts: Sequence[str] = ()  # as an adapter's U-Net reads them itself
 
     def __len__(self) -> int:
         return len(self.x)
@@ -36,7 +38,16 @@ class Batch:
             self.time[rows],
             {i: states[rows] for i, states in self.text.items()},
             None if self.content is None else self.content[rows],
+            self.texts[rows],
         )
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Prompts to draw, and what each branch's LLM makes of them."""
+
+    prompts: list[str]
+    text: Mapping[int, LLMStates]
 
 
 class Learner(nn.Module):
@@ -57,6 +68,21 @@ class Learner(nn.Module):
                 f"0 to {len(model.blocks) - 1}"
             )
         self.names = nn.Linear(model.config.width, content.classes) if content else None
+
+    def compiled(self) -> list[nn.Module]:
+        """The parts that torch.compile is for."""
+        return list(self.model.blocks)
+
+    def draw(
+        self,
+        noise: Tensor,
+        positive: Shown,
+        negative: Shown,
+        steps: int | None = None,
+        guidance: float | None = None,
+    ) -> Tensor:
+        """Normalised latents from noise (B, C, h, w); None = the model's own."""
+        return sample(self.model, noise, positive.text, negative.text, steps, guidance)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss, and each sample's mean squared error on the objective's target, (B,)."""

@@ -48,7 +48,7 @@ class Fetcher(torch.utils.data.Dataset):
         self.recipe, self.config, self.share = recipe, ready.config, share
         self.sources, self.stages = ready.sources, ready.stages
         self.readers, self.latents = ready.readers, ready.latents
-        self.cached = recipe.cache.states or bool(recipe.cache.given)
+        self.cached = recipe.keeps_states or bool(recipe.cache.given)
 
     def __getitem__(self, plan: StepPlan) -> Fetched:
         numbers = range(len(plan.rows))[self.share(len(plan.rows))]
@@ -155,6 +155,7 @@ class Loader:
             fetched.time.to(self.device),
             text,
             None if content is None else content.long().to(self.device),
+            ["" if zeroed else text for text, zeroed in zip(fetched.texts, fetched.zeroed)],
         )
 
     @torch.no_grad()

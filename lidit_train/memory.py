@@ -131,7 +131,7 @@ def _state(process: Process) -> list[MemoryPart]:
 def _frozen_models(process: Process) -> list[MemoryPart]:
     """The LLMs and the autoencoder, where their outputs are not cached."""
     parts = []
-    if not process.recipe.cache.states:
+    if not process.recipe.keeps_states:
         each = FLOAT32 if process.device.is_cpu else 2
         for i in sorted(branches_read(process.loads)):
             llm = process.llms[i]
@@ -196,7 +196,7 @@ def _kept(process: Process, load: StageLoad, sizes: Sizes) -> int:
 def _states(process: Process, load: StageLoad, sizes: Sizes) -> int:
     """As they are stored; without a cache as the LLM makes them."""
     each = FLOAT32 if process.device.is_cpu else 2
-    if process.recipe.cache.states:
+    if process.recipe.keeps_states:
         each = STORED_BYTES[process.recipe.cache.dtype]
     widths = {i: process.config.llms[i].width for i in sizes.text}
     return each * load.micro * sum(text.read * widths[i] for i, text in sizes.text.items())

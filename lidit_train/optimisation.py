@@ -12,19 +12,20 @@ from .muon import Muon
 from .parallel import is_sharded, local
 from .recipe import Optimiser, Recipe
 
+INNER = ("blocks.", "adapter.layers.")  # within names: whose matrices Muon takes
 STATE = {torch.optim.AdamW: ("exp_avg", "exp_avg_sq"), Muon: ("velocity",)}
 
 
 def optimisers_of(learner: nn.Module, recipe: Optimiser) -> list[torch.optim.Optimizer]:
     """AdamW, where only matrices decay; Muon for the blocks' matrices where asked for.
 
-    The blocks are the transformer's and the linguistic refiners'; the collaborative refiner's
-    matrices stay with AdamW. What is frozen is left out.
+    The blocks are the transformer's and the linguistic refiners', and an adapter's added
+    projections; the collaborative refiner's matrices stay with AdamW. What is frozen is left out.
     """
     trained = [(n, p) for n, p in learner.named_parameters() if p.requires_grad]
     inner = []
     if recipe.name == "muon":
-        inner = [p for name, p in trained if p.ndim > 1 and "blocks." in name]
+        inner = [p for name, p in trained if p.ndim > 1 and any(part in name for part in INNER)]
     chosen = {id(p) for p in inner}
     rest = [p for _, p in trained if id(p) not in chosen]
     groups = [

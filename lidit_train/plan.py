@@ -150,7 +150,7 @@ def _image_flops(process: Process, load: StageLoad, sizes: Sizes) -> int:
     recipe, config = process.recipe, process.config
     classes = recipe.content.classes if recipe.content else 0
     total = training_flops(config, sizes, process.trained, recipe.compute.checkpointing, classes)
-    if not recipe.cache.states:
+    if not recipe.keeps_states:
         total += sum(process.llms[i].flops(text.read) for i, text in sizes.text.items())
     if not recipe.cache.latents:
         total += encoder_flops(load.side)

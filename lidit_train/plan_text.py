@@ -25,7 +25,7 @@ def plan_text(plan: Plan) -> str:
     return "\n\n".join("\n".join(section(plan)) for section in sections) + "\n"
 
 
-def _row(what: str, value: str, more: str = "") -> str:
+def row(what: str, value: str, more: str = "") -> str:
     return f"  {what:44} {value:>16}  {more}".rstrip()
 
 
@@ -41,16 +41,16 @@ def _model(plan: Plan) -> Iterator[str]:
         f"Model: depth {config.depth}, width {config.width}, {config.heads} heads, "
         f"{len(config.llms)} LLMs ({', '.join(llm.name for llm in config.llms)})"
     )
-    yield _row("parameters", as_count(weights.total))
+    yield row("parameters", as_count(weights.total))
     for name, (total, trained) in weights.parts.items():
-        yield _row(f"  {name}", as_count(total), f"{as_count(trained)} trained")
+        yield row(f"  {name}", as_count(total), f"{as_count(trained)} trained")
     if weights.lora:
-        yield _row("LoRA beside them", as_count(weights.lora), f"rank {plan.recipe.lora.rank}")
-    yield _row("trained", as_count(weights.trained), f"the recipe trains {plan.recipe.trains}")
-    yield _row("frozen", as_count(weights.frozen))
+        yield row("LoRA beside them", as_count(weights.lora), f"rank {plan.recipe.lora.rank}")
+    yield row("trained", as_count(weights.trained), f"the recipe trains {plan.recipe.trains}")
+    yield row("frozen", as_count(weights.frozen))
     if weights.stepped < weights.trained:
         unread = as_count(weights.trained - weights.stepped)
-        yield _row("of those trained, read by no step", unread, "refiners of branches left out")
+        yield row("of those trained, read by no step", unread, "refiners of branches left out")
 
 
 def _steps(plan: Plan) -> Iterator[str]:
@@ -58,20 +58,20 @@ def _steps(plan: Plan) -> Iterator[str]:
     yield f"Training: {plan.recipe.steps:,} steps, {images:,} images"
     for number, stage in enumerate(plan.stages):
         yield from _stage(number, stage)
-    yield _row("processes that read ahead", f"{plan.recipe.data.workers}", "for each that trains")
+    yield row("processes that read ahead", f"{plan.recipe.data.workers}", "for each that trains")
 
 
 def _stage(number: int, plan: StagePlan) -> Iterator[str]:
     load, stage = plan.load, plan.load.stage
-    yield _row(
+    yield row(
         f"stage {number}", f"{stage.steps:,} steps", f"{stage.images:,} images at {load.side} px"
     )
-    yield _row("  batch", f"{stage.batch}", _shares(load))
+    yield row("  batch", f"{stage.batch}", _shares(load))
     tokens = load.subsets[0][1].tokens
     kept = " or ".join(str(sizes.kept) for _, sizes in load.subsets)
-    yield _row("  image tokens", f"{tokens}", f"{kept} text tokens in cross-attention")
-    yield _row("  operations of an image", as_flops(plan.image_flops))
-    yield _row("  operations of a step", as_flops(plan.flops))
+    yield row("  image tokens", f"{tokens}", f"{kept} text tokens in cross-attention")
+    yield row("  operations of an image", as_flops(plan.image_flops))
+    yield row("  operations of a step", as_flops(plan.flops))
 
 
 def _shares(load: StageLoad) -> str:
@@ -85,11 +85,11 @@ def _memory(plan: Plan) -> Iterator[str]:
     yield f"Memory of {'a process' if plan.device.is_cpu else 'a GPU'} ({_where(plan)}{sharded})"
     for when, words in MOMENTS.items():
         if memory.at(when):
-            yield _row(words, as_bytes(memory.at(when)))
+            yield row(words, as_bytes(memory.at(when)))
             for part in memory.parts:
                 if part.when == when:
-                    yield _row(f"  {part.name}", as_bytes(part.bytes))
-    yield _row("peak", as_bytes(memory.peak), _fits(plan))
+                    yield row(f"  {part.name}", as_bytes(part.bytes))
+    yield row("peak", as_bytes(memory.peak), _fits(plan))
 
 
 def _fits(plan: Plan) -> str:
@@ -108,13 +108,13 @@ def _time(plan: Plan) -> Iterator[str]:
     )
     for number, stage in enumerate(plan.stages):
         speed = f"{stage.images_per_second:,.1f} images/s"
-        yield _row(f"stage {number}", as_time(stage.total_seconds), speed)
-        yield _row("  a step", as_time(stage.seconds), f"{as_time(stage.computing)} of computing")
+        yield row(f"stage {number}", as_time(stage.total_seconds), speed)
+        yield row("  a step", as_time(stage.seconds), f"{as_time(stage.computing)} of computing")
         if stage.traffic:
-            yield _row("  sent by each process in a step", as_bytes(stage.traffic), _sent(stage))
-    yield _row("validations", as_time(plan.drawing))
-    yield _row("filling the caches once, at most", as_time(plan.caching))
-    yield _row("all", as_time(plan.seconds))
+            yield row("  sent by each process in a step", as_bytes(stage.traffic), _sent(stage))
+    yield row("validations", as_time(plan.drawing))
+    yield row("filling the caches once, at most", as_time(plan.caching))
+    yield row("all", as_time(plan.seconds))
 
 
 def _sent(stage: StagePlan) -> str:
@@ -127,16 +127,16 @@ def _disk(plan: Plan) -> Iterator[str]:
     yield f"Disk ({as_bytes(plan.free)} free)"
     for cached in plan.caches:
         if cached.bytes is None:
-            yield _row(cached.name, "not known", f"{as_bytes(cached.each)} each")
+            yield row(cached.name, "not known", f"{as_bytes(cached.each)} each")
             continue
         more = f"{cached.count:,} of {as_bytes(cached.each)}, {cached.files} files"
-        yield _row(cached.name, as_bytes(cached.bytes), more.replace(" 1 files", " 1 file"))
+        yield row(cached.name, as_bytes(cached.bytes), more.replace(" 1 files", " 1 file"))
     keep = plan.recipe.checkpoints.keep
     size = as_bytes(plan.checkpoint)
     kept = f"{keep} of {size}, and one while it is written"
-    yield _row("checkpoints", as_bytes((keep + 1) * plan.checkpoint), kept)
+    yield row("checkpoints", as_bytes((keep + 1) * plan.checkpoint), kept)
     verdict = "" if plan.disk <= plan.free else f"MORE THAN IS FREE, {as_bytes(plan.free)}"
-    yield _row("all", as_bytes(plan.disk), verdict)
+    yield row("all", as_bytes(plan.disk), verdict)
 
 
 def _assumed(plan: Plan) -> Iterator[str]:

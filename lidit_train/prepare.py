@@ -16,6 +16,7 @@ from lidit_core.config import LatentFormat, LiDiTConfig
 from lidit_core.errors import LiDiTError
 from lidit_core.files import replacing
 
+from .adapter_task import AdapterTask, adapter_task
 from .autoencoders import Autoencoder, AutoencoderFile, find_autoencoder
 from .buckets import bucket_sizes, nearest_bucket
 from .captions import TORCH, CaptionReader
@@ -26,6 +27,7 @@ from .schedule import Schedule, StageBuckets
 from .sources import PictureSource
 from .sources.open import open_source
 from .start import checkpoint_path, configuration
+from .whitening import SAMPLE
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +40,7 @@ CONFIG = "config.json"  # in the run's folder: the model with its measured laten
 class Prepared:
     """Everything that batches are made of."""
 
-    config: LiDiTConfig
+    config: LiDiTConfig | AdapterTask
     sources: tuple[PictureSource, ...]
     stages: tuple[StageBuckets, ...]
     readers: Mapping[int, CaptionReader]  # by branch
@@ -70,7 +72,9 @@ def prepare(
     Args:
         llms: where LLMs are that are not found under their names.
     """
-    config = configuration(recipe)
+    config = adapter_task(recipe.adapter) if recipe.adapter else configuration(recipe)
+    if recipe.adapter:
+        llms = {config.adapter.llm.name: recipe.adapter.llm, **llms}
     cache = Path(recipe.cache.folder or out / "cache").expanduser()
     with accelerator.main_process_first():  # the others find the indices ready
         sources = tuple(open_source(s, recipe.data, cache / "index") for s in recipe.data.sources)
@@ -117,7 +121,7 @@ def used_branches(recipe: Recipe, config: LiDiTConfig) -> list[int]:
 
 def _readers(recipe, config, cache: Path, accelerator, llms) -> dict[int, CaptionReader]:
     given = Path(recipe.cache.given) if recipe.cache.given else None
-    folder = given or (cache / "states" if recipe.cache.states else None)
+    folder = given or (cache / "states" if recipe.keeps_states else None)
     options = (folder, recipe.cache.dtype, accelerator.device, given is not None)
     with accelerator.main_process_first():  # a first conversion happens once
         return {
@@ -128,7 +132,7 @@ def _readers(recipe, config, cache: Path, accelerator, llms) -> dict[int, Captio
 
 def _read_captions(recipe: Recipe, sources, readers, accelerator) -> None:
     """Fill the cache of states with the captions that each branch may meet."""
-    if not (recipe.cache.states or recipe.cache.given):
+    if not (recipe.keeps_states or recipe.cache.given):
         return
     texts = ["", *recipe.validation.prompts]
     for source in sources:
@@ -162,6 +166,15 @@ def _measured(config, out: Path, sources, stages, vae, latents) -> LatentFormat:
     with replacing(path) as beside:
         beside.write_text(replace(config, latent=made).to_json())
     return made
+
+
+def some_captions(ready: Prepared, most: int = SAMPLE) -> list[str]:
+    """Captions that are spread evenly over the sources."""
+    texts = []
+    for source in ready.sources:
+        count = len(source.sizes)
+        texts += [source.captions(i)[0][0] for i in range(0, count, max(1, count // most))]
+    return texts[:most]
 
 
 @torch.no_grad()

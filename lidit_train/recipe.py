@@ -18,9 +18,11 @@ import yaml
 
 from lidit_core.config import read_record
 from lidit_core.errors import LiDiTError, first_line
+from lidit_core.llmdiff.config import MODES, TokenRefiner
+from lidit_core.llmdiff.langevin import FORMS
 
 OPTIMISERS = ("adamw", "muon")
-TRAINS = ("all", "refiners", "lora")
+TRAINS = ("all", "refiners", "lora", "adapter")
 KINDS = ("folder", "table", "shards", "stickers")
 PRECISIONS = ("float32", "bf16")
 STORED = ("float32", "bf16")
@@ -66,11 +68,6 @@ class Model:
 
     def __post_init__(self) -> None:
         _check(
-            bool(self.preset) != bool(self.checkpoint),
-            f"the recipe's model has preset={self.preset!r} and checkpoint={self.checkpoint!r}; "
-            "expected exactly one of them",
-        )
-        _check(
             not (self.pixart and self.checkpoint),
             "the recipe's model has pixart and checkpoint; PixArt's transformer goes into a new "
             "model: name a preset in place of the checkpoint",
@@ -88,6 +85,34 @@ class Lora:
     def __post_init__(self) -> None:
         _in_range(self, "lora", "rank", 1)
         _check(bool(self.layers), "the recipe's lora has no layers; expected parts of LI-DiT")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An LLMDiff adapter (lidit_core.llmdiff) for a U-Net that stays as it is."""
+
+    base: str = ""  # the checkpoint: a .safetensors in ComfyUI's or diffusers' layout, or a folder
+    prediction: str = ""  # of the checkpoint, "eps" or "v"; "" = as the file says
+    llm: str = ""  # a name, a model folder or a .gguf
+    template: str = "none"  # a preset, a file, or text with {prompt} in it
+    token_budget: int = 77
+    modes: tuple[str, ...] = MODES  # trained, each on its share of every batch
+    form: str = "direct"  # of the Langevin dynamics, or "consecutive"
+    refiner: TokenRefiner | None = None  # LI-DiT's, in front of the adapter
+    timestep_gates: bool = False
+    text_encoders: str = ""  # mode add: a diffusers folder with the base's tokenizers and encoders
+
+    def __post_init__(self) -> None:
+        _check(
+            bool(self.base) and bool(self.llm),
+            f"the recipe's adapter has base={self.base!r} and llm={self.llm!r}; expected both",
+        )
+        _one_of("the adapter's prediction", self.prediction, ("", "eps", "v"))
+        _one_of("the adapter's form", self.form, FORMS)
+        _in_range(self, "adapter", "token_budget", 1)
+        for mode in self.modes:
+            _one_of("a mode of the adapter", mode, MODES)
+        _check(bool(self.modes), "the recipe's adapter has no modes; expected replace, add or both")
 
 
 @dataclass(frozen=True)
@@ -161,7 +186,8 @@ class Data:
 class Cache:
     """What is computed once; then neither the LLMs nor the autoencoder are loaded."""
 
-    states: bool = True  # of captions, from the LLMs
+    states: bool | None = None  # of captions, from the LLMs; None = unless an adapter is trained,
+    # which reads every block
     latents: bool = True  # of pictures, from the autoencoder
     dtype: str = "bf16"  # in which both are kept
     folder: str = ""  # "" = "cache" in the run's folder; runs may share one
@@ -308,13 +334,15 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a LI-DiT was, or is to be, trained."""
+    """How a LI-DiT, or an adapter for a U-Net, was or is to be trained."""
 
-    model: Model
     data: Data
     stages: tuple[Stage, ...]
-    trains: str = "all"  # "refiners": the DiT is frozen; "lora": everything is, but for a LoRA
+    model: Model = Model()
+    trains: str = "all"  # "refiners": the DiT is frozen; "lora": everything is, but for a LoRA;
+    # "adapter": the U-Net is
     lora: Lora = Lora()
+    adapter: Adapter | None = None
     optimiser: Optimiser = Optimiser()
     content: Content | None = None  # teach a block what each patch shows
     compute: Compute = Compute()
@@ -328,12 +356,33 @@ class Recipe:
     def __post_init__(self) -> None:
         _check(bool(self.stages), "the recipe has no stages; expected one or more")
         _one_of("what the recipe trains", self.trains, TRAINS)
+        self._check_model()
         for stage in self.stages:
             for i in stage.sources:
                 _check(
                     0 <= i < len(self.data.sources),
                     f"a stage takes source {i}; expected 0 to {len(self.data.sources) - 1}",
                 )
+
+    def _check_model(self) -> None:
+        """One thing to train: a LI-DiT, new or of a checkpoint, or an adapter."""
+        m, adapter = self.model, self.trains == "adapter"
+        _check(
+            adapter == (self.adapter is not None),
+            f"the recipe trains {self.trains!r} and its adapter is {self.adapter}; expected "
+            "trains: adapter together with an adapter",
+        )
+        _check(
+            bool(m.preset) + bool(m.checkpoint) == (0 if adapter else 1),
+            f"the recipe's model has preset={m.preset!r} and checkpoint={m.checkpoint!r}; "
+            + ("expected neither beside an adapter" if adapter else "expected exactly one of them"),
+        )
+
+    @property
+    def keeps_states(self) -> bool:
+        """Whether the LLMs' states of captions are kept."""
+        kept = self.cache.states
+        return self.trains != "adapter" if kept is None else kept
 
     @property
     def steps(self) -> int:
@@ -376,7 +425,7 @@ def _look_beside(data: dict, folder: Path) -> None:
     """Paths that are not there from where the command runs are looked for beside the recipe."""
     sources = data["data"].get("sources") if isinstance(data.get("data"), dict) else None
     records = [(data.get("model"), name) for name in ("checkpoint", "pixart", "vae")]
-    records += [(data.get("cache"), "given")]
+    records += [(data.get("cache"), "given"), (data.get("adapter"), "base")]
     records += [(source, "path") for source in sources or ()]
     for record, name in records:
         value = record.get(name) if isinstance(record, dict) else None

@@ -13,19 +13,22 @@ from torch import Tensor
 
 from lidit_core.checkpoint import save_lidit
 from lidit_core.files import replacing
+from lidit_core.llmdiff.file import write_adapter
 
+from .adapter_learner import AdapterLearner
+from .adapter_start import ADAPTER_SAMPLE, begin_adapter
 from .learner import Learner
 from .loader import Fetcher, Loader
 from .lora import add_lora, save_lora
 from .parallel import accelerator_for, share_of
-from .prepare import Prepared, prepare, some_latents
+from .prepare import Prepared, prepare, some_captions, some_latents
 from .previews import with_preview
 from .recipe import Recipe
-from .start import Start, begin
+from .start import begin
 from .trained import trained_by
 from .trainer import Trainer
 from .validation import Grid, save_grid
-from .whitening import SAMPLE, whiten_entries
+from .whitening import whiten_entries
 
 log = logging.getLogger(__name__)
 
@@ -65,27 +68,17 @@ def train(
 
 def build_trainer(recipe: Recipe, ready: Prepared, out: Path, accelerator: Accelerator) -> Trainer:
     """The model on its device with what is not trained frozen, and the loop around it."""
-    start = begin(recipe, ready.config)
-    for note in start.notes:
-        log.info(note)
-    if recipe.model.whiten:
-        _whiten(start, ready)
-    trained = trained_by(recipe, ready.config, start.fresh)
-    for name, parameter in start.model.named_parameters():
-        parameter.requires_grad_(trained.weight(name))
-    learner = Learner(start.model, recipe.content, recipe.compute.checkpointing)
-    if recipe.trains == "lora":
-        learner.lora = add_lora(start.model, recipe.lora)
-    learner.to(accelerator.device)
+    made = _adapter_learner if recipe.trains == "adapter" else _lidit_learner
+    learner = made(recipe, ready).to(accelerator.device)
     fetcher = Fetcher(recipe, ready, share_of(accelerator))
     loader = Loader(fetcher, ready, accelerator.device)
     grid = None
     if recipe.validation.every and recipe.validation.prompts:
         chosen = recipe.validation.branches or ready.readers
-        grid = Grid(recipe.validation, {i: ready.readers[i] for i in chosen})
+        grid = Grid(recipe.validation, {i: ready.readers[i] for i in chosen}, ready.config)
 
     def draw(step: int) -> Tensor:
-        pixels = grid.draw(start.model, ready.vae.model, accelerator.device)
+        pixels = grid.draw(learner, ready.vae.model, accelerator.device)
         if accelerator.is_main_process:
             save_grid(pixels, out / "grids" / f"{step:07d}.png")
         return pixels
@@ -93,14 +86,28 @@ def build_trainer(recipe: Recipe, ready: Prepared, out: Path, accelerator: Accel
     return Trainer(recipe, learner, loader, accelerator, out, draw if grid else None)
 
 
-def _whiten(start: Start, ready: Prepared) -> None:
-    """Fresh branches begin from the states of some captions."""
-    texts = []
-    for source in ready.sources:
-        count = len(source.sizes)
-        texts += [source.captions(i)[0][0] for i in range(0, count, max(1, count // SAMPLE))]
-    fresh = {i: ready.readers[i].read(texts[:SAMPLE]) for i in start.fresh if i in ready.readers}
-    whiten_entries(start.model, fresh)
+def _lidit_learner(recipe: Recipe, ready: Prepared) -> Learner:
+    start = begin(recipe, ready.config)
+    for note in start.notes:
+        log.info(note)
+    if recipe.model.whiten:
+        texts = some_captions(ready)
+        fresh = {i: ready.readers[i].read(texts) for i in start.fresh if i in ready.readers}
+        whiten_entries(start.model, fresh)
+    trained = trained_by(recipe, ready.config, start.fresh)
+    for name, parameter in start.model.named_parameters():
+        parameter.requires_grad_(trained.weight(name))
+    learner = Learner(start.model, recipe.content, recipe.compute.checkpointing)
+    if recipe.trains == "lora":
+        learner.lora = add_lora(start.model, recipe.lora)
+    return learner
+
+
+def _adapter_learner(recipe: Recipe, ready: Prepared) -> AdapterLearner:
+    states = None
+    if recipe.model.whiten:
+        states = ready.readers[0].read(some_captions(ready, ADAPTER_SAMPLE))
+    return begin_adapter(recipe, ready.config, states)
 
 
 def _save(
@@ -109,6 +116,10 @@ def _save(
     """The averaged weights in bfloat16, with what a host needs for previews; or the LoRA."""
     base = recipe.model.checkpoint or recipe.model.preset
     halved = {k: v.to("cpu", torch.bfloat16) for k, v in weights.items()}
+    if recipe.trains == "adapter":
+        own = "adapter."
+        state = {k.removeprefix(own): v for k, v in halved.items() if k.startswith(own)}
+        return write_adapter(path, state, ready.config.adapter)
     if recipe.trains == "lora":
         state = {k.removeprefix("lora."): v for k, v in halved.items() if k.startswith("lora.")}
         return save_lora(trainer.learner.lora, ready.config, path, base, state)

@@ -54,7 +54,7 @@ class Trainer:
         self.recipe, self.learner, self.loader, self.draw = recipe, learner, loader, draw
         self.accelerator, self.schedule = accelerator, loader.schedule
         if recipe.compute.compile:
-            for block in learner.model.blocks:
+            for block in learner.compiled():
                 block.compile()
         self.parallel = together(learner, accelerator, recipe.compute)
         self.optimisers = optimisers_of(learner, recipe.optimiser)

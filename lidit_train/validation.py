@@ -4,23 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from lidit_core.dit import LiDiT
+from lidit_core.config import LiDiTConfig
 from lidit_core.files import replacing
 from lidit_core.latents import denormalise
-from lidit_core.sampling import initial_noise, sample
+from lidit_core.sampling import initial_noise
 from lidit_core.states import LLMStates
 
+from .adapter_task import AdapterTask
 from .autoencoders import Autoencoder
 from .captions import CaptionReader
+from .learner import Shown
 from .recipe import Validation
 
 BATCH = 8  # pictures sampled at once
 ROW = 8  # pictures side by side
+
+
+class Draws(Protocol):
+    """A learner, as far as a grid asks for it."""
+
+    def draw(
+        self,
+        noise: Tensor,
+        positive: Shown,
+        negative: Shown,
+        steps: int | None,
+        guidance: float | None,
+    ) -> Tensor:
+        """Normalised latents from noise (B, C, h, w); None = as many steps as the model's."""
 
 
 class Grid:
@@ -30,30 +47,35 @@ class Grid:
         readers: of the branches that read them, by branch.
     """
 
-    def __init__(self, recipe: Validation, readers: Mapping[int, CaptionReader]) -> None:
-        self.recipe = recipe
+    def __init__(
+        self,
+        recipe: Validation,
+        readers: Mapping[int, CaptionReader],
+        config: LiDiTConfig | AdapterTask,
+    ) -> None:
+        self.recipe, self.config = recipe, config
         self.texts = {i: reader.read([*recipe.prompts, ""]) for i, reader in readers.items()}
 
-    def draw(self, model: LiDiT, vae: Autoencoder, device: torch.device | str) -> Tensor:
+    def draw(self, learner: Draws, vae: Autoencoder, device: torch.device | str) -> Tensor:
         """All prompts, one after the other, as one picture (H, W, 3) uint8."""
         count = len(self.recipe.prompts)
         pictures = []
         for first in range(0, count, BATCH):
             rows = torch.arange(first, min(first + BATCH, count))
-            pictures.append(self._draw(model, vae, rows, device))
+            pictures.append(self._draw(learner, vae, rows, device))
         return _tiled(torch.cat(pictures))
 
-    def _draw(self, model: LiDiT, vae: Autoencoder, rows: Tensor, device) -> Tensor:
-        config, last = model.config, len(self.recipe.prompts)
-        side = config.native_size // config.latent.downsampling
+    def _draw(self, learner: Draws, vae: Autoencoder, rows: Tensor, device) -> Tensor:
+        latent, last = self.config.latent, len(self.recipe.prompts)
+        side = self.config.native_size // latent.downsampling
         seeds = [self.recipe.seed + int(row) for row in rows]
-        noise = initial_noise(seeds, config.latent.channels, side, side)
-        positive, negative = (
-            self._text(chosen, device) for chosen in (rows, torch.full_like(rows, last))
-        )
+        noise = initial_noise(seeds, latent.channels, side, side).to(device)
+        prompts = [self.recipe.prompts[int(row)] for row in rows]
+        positive = Shown(prompts, self._text(rows, device))
+        negative = Shown([""] * len(rows), self._text(torch.full_like(rows, last), device))
         steps, guidance = self.recipe.steps or None, self.recipe.guidance or None
-        latents = sample(model, noise.to(device), positive, negative, steps, guidance)
-        return vae.decode(denormalise(latents, config.latent)).float().cpu()
+        latents = learner.draw(noise, positive, negative, steps, guidance)
+        return vae.decode(denormalise(latents, latent)).float().cpu()
 
     def _text(self, rows: Tensor, device) -> dict[int, LLMStates]:
         return {i: states[rows].trimmed().to(device) for i, states in self.texts.items()}

@@ -52,10 +52,10 @@ class AddedAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.heads = layer.heads
-        width, options = layer.width, {"bias": False, "dtype": dtype, "device": device}
-        self.q = operations.Linear(width, width, **options)
-        self.k = operations.Linear(token_width, width, **options)
-        self.v = operations.Linear(token_width, width, **options)
+        width, bare = layer.width, {"dtype": dtype, "device": device}
+        self.q = operations.Linear(width, width, bias=False, **bare)
+        self.k = operations.Linear(token_width, width, **bare)  # biases: c is not centred
+        self.v = operations.Linear(token_width, width, **bare)
         for name in ("a1", "b1", "a2", "b2"):
             self.register_parameter(name, nn.Parameter(torch.zeros((), dtype=dtype, device=device)))
 
@@ -158,7 +158,7 @@ class LLMDiffAdapter(nn.Module):
     def initialise(self) -> LLMDiffAdapter:
         """Start as the base model: a1 = 1 and a2 = 0, so that mode ``add`` changes nothing."""
         with torch.no_grad():
-            self.langevin.initialise()
+            self.langevin.reset()
             for layer in self.layers:
                 layer.a1.fill_(1)
                 for gate in (layer.b1, layer.a2, layer.b2):

@@ -1,0 +1,112 @@
+"""The stand-in checkpoint (lidit_core.llmdiff.standin) as the host's MODEL, CLIP and VAE."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import comfy.model_base
+import comfy.model_management as management
+import comfy.model_patcher
+import comfy.sd
+import comfy.supported_models_base
+import torch
+from comfy.supported_models_base import ClipTarget
+from torch import Tensor, nn
+
+from ..lidit_core.bag_of_words import BagOfWords
+from ..lidit_core.checkpoint import HOST_PREFIX, check_tensors
+from ..lidit_core.llmdiff.families import host_config
+from ..lidit_core.llmdiff.standin import TEXT_PREFIX, StandInConfig, read_standin
+from ..lidit_core.llmdiff.unet_shape import read_shape
+from .model import PREDICTIONS, HostLatents
+from .models import vae_of
+
+
+class StandInKind(comfy.supported_models_base.BASE):
+    """What the host asks of a model's kind."""
+
+    unet_extra_config: dict = {}
+    supported_inference_dtypes = [torch.float32]
+
+    def __init__(self, config: StandInConfig, unet: dict) -> None:
+        super().__init__(unet)
+        self.prediction = config.prediction
+        self.latent_format = HostLatents(config.latent)
+
+    def model_type(self, state_dict, prefix=""):
+        return PREDICTIONS[self.prediction]
+
+
+class BagOfWordsClip(nn.Module):
+    """The weak text encoder as the host's text model."""
+
+    def __init__(self, config: StandInConfig, **_) -> None:
+        super().__init__()
+        self.encoder: BagOfWords = config.text_encoder()
+        self.dtypes = {torch.float32}
+
+    def reset_clip_options(self) -> None:
+        """It has none."""
+
+    def set_clip_options(self, options: dict) -> None:
+        """It has none."""
+
+    def load_sd(self, state: dict):
+        return self.encoder.load_state_dict(state, strict=False)
+
+    def encode_token_weights(self, tokens: dict) -> tuple[Tensor, None]:
+        ids = [[token for token, _ in row] for row in tokens["words"]]
+        device = self.encoder.words.weight.device
+        return self.encoder(torch.tensor(ids, device=device)).cpu(), None
+
+
+def words_tokenizer(config: StandInConfig) -> type:
+    """The host makes the tokenizer of a class."""
+    encoder = BagOfWords(config.width, config.buckets, device="meta")
+
+    class Words:
+        def __init__(self, embedding_directory=None, tokenizer_data=None) -> None:
+            pass
+
+        def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **_) -> dict:
+            return {"words": [[(token, 1.0) for token in encoder.tokenize(text)]]}
+
+        def state_dict(self) -> dict:
+            return {}
+
+    return Words
+
+
+def load_standin(path: Path):
+    """(MODEL, CLIP, VAE) of a stand-in's file.
+
+    Raises:
+        LiDiTError: it is another kind of file, or damaged.
+    """
+    config, tensors = read_standin(path)
+    return _model(path, config, tensors), _clip(config, tensors), vae_of(config, path)
+
+
+def _model(path: Path, config: StandInConfig, tensors: dict[str, Tensor]):
+    kind = StandInKind(config, host_config(read_shape(path)))
+    kind.set_inference_dtype(torch.float32, None)
+    device = management.get_torch_device()
+    model = comfy.model_base.BaseModel(kind, kind.model_type({}), device=None)
+    expected = {k: v for k, v in tensors.items() if k.startswith(HOST_PREFIX)}
+    found = {f"{HOST_PREFIX}{k}": v for k, v in model.diffusion_model.state_dict().items()}
+    if found:  # empty where the host makes weights later
+        check_tensors(expected, found, f"the stand-in {path}")
+    patcher = comfy.model_patcher.ModelPatcher(
+        model, load_device=device, offload_device=management.unet_offload_device()
+    )
+    model.load_model_weights(dict(expected), HOST_PREFIX)
+    return patcher
+
+
+def _clip(config: StandInConfig, tensors: dict[str, Tensor]):
+    target = ClipTarget(words_tokenizer(config), lambda **options: BagOfWordsClip(config))
+    clip = comfy.sd.CLIP(target, model_options={"dtype": torch.float32})
+    own = {k.removeprefix(TEXT_PREFIX): v.float() for k, v in tensors.items()
+           if k.startswith(TEXT_PREFIX)}  # fmt: skip
+    clip.load_sd(own)
+    return clip

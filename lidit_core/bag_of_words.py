@@ -1,0 +1,41 @@
+"""The stand-in's text encoder: weak on purpose, so that an adapter has something to repair.
+
+It knows a word by one of a few numbers, which it shares with many other words, and it does not know
+where the word stood: what people say of CLIP (Yuksekgonul et al. 2023, arXiv 2210.01936), only more
+so.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+
+import torch
+from torch import Tensor, nn
+
+LENGTH = 32  # tokens of every prompt, as CLIP's are always 77
+NOTHING = 0  # the token after the last word
+
+
+class BagOfWords(nn.Module):
+    """Prompts to tokens (B, LENGTH, width)."""
+
+    def __init__(self, width: int = 64, buckets: int = 16, operations=nn, dtype=None, device=None):
+        super().__init__()
+        self.buckets = buckets
+        self.words = operations.Embedding(buckets + 1, width, dtype=dtype, device=device)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids (B, LENGTH) -> (B, LENGTH, width)."""
+        return self.words(ids)
+
+    def tokenize(self, text: str) -> list[int]:
+        """A number of 1 to ``buckets`` for each word, and ``NOTHING`` after the last."""
+        words = re.findall(r"\w+", text.lower())[:LENGTH]
+        ids = [1 + zlib.crc32(word.encode()) % self.buckets for word in words]
+        return ids + [NOTHING] * (LENGTH - len(ids))
+
+    def read(self, texts: list[str]) -> Tensor:
+        """(B, LENGTH, width) of some prompts."""
+        ids = torch.tensor([self.tokenize(text) for text in texts])
+        return self(ids.to(self.words.weight.device))

@@ -1,0 +1,64 @@
+"""The stand-in: a small checkpoint of SD1.5's layout that misunderstands prompts, to be repaired.
+
+Its file holds the U-Net as hosts name it, its own weak text encoder, and a description of both in
+the metadata.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from ..bag_of_words import BagOfWords
+from ..config import LatentFormat, read_record
+from ..errors import LiDiTError
+from ..tensor_file import opened, read_safetensors
+
+KEY = "standin"  # of the metadata
+SHIPPED = "stickers-sd.safetensors"
+TEXT_PREFIX = "cond_stage_model."  # before the text encoder's tensors, as in SD1.5's checkpoints
+
+
+@dataclass(frozen=True)
+class StandInConfig:
+    latent: LatentFormat
+    native_size: int = 64  # pixels
+    prediction: str = "v"
+    width: int = 64  # of its text
+    buckets: int = 16  # into which its text encoder sorts all words
+    steps: int = 20
+    guidance: float = 4.0
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    def text_encoder(self, **layer) -> BagOfWords:
+        return BagOfWords(self.width, self.buckets, **layer)
+
+
+def read_standin_config(path: str | Path) -> StandInConfig | None:
+    """The description of a stand-in; None for any other checkpoint."""
+    with opened(path) as file:
+        return _config(file.metadata() or {})
+
+
+def _config(metadata: Mapping[str, str]) -> StandInConfig | None:
+    if KEY not in metadata:
+        return None
+    return read_record(StandInConfig, json.loads(metadata[KEY]), "the stand-in")
+
+
+def read_standin(path: str | Path) -> tuple[StandInConfig, dict[str, Tensor]]:
+    """Description and tensors of a stand-in."""
+    tensors, metadata = read_safetensors(path)
+    config = _config(metadata)
+    if config is None:
+        raise LiDiTError(
+            f"{path} is no stand-in; expected a checkpoint that `python -m "
+            "stickers.train_checkpoint` wrote: for any other use the host's checkpoint loader"
+        )
+    return config, tensors

@@ -1,0 +1,216 @@
+"""What a step differentiates when an adapter is trained: the U-Net is frozen, the adapter learns.
+
+Every batch is shared out among the adapter's modes, row by row, so that one file serves all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lidit_core.attention import scaled_dot_product
+from lidit_core.llmdiff.adapter import AdapterText, LLMDiffAdapter
+from lidit_core.objectives import add_noise, guided, model_timestep, sampling_times, target
+from lidit_core.sampling import euler_steps
+from lidit_core.states import LLMStates, stack_states
+
+from .base_text import BaseText
+from .learner import Batch, Shown
+
+LLM = 0  # the only branch
+STEPS, GUIDANCE = 25, 5.0  # of validations, unless the recipe says otherwise
+VAE_SCALE = 8  # pixels of a latent pixel
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What all cross-attention layers read in one forward pass."""
+
+    text: AdapterText
+    replaced: Tensor  # (B,) bool: rows in mode replace
+
+
+class AddedPath:
+    """One cross-attention layer of diffusers' U-Net with the adapter's path beside its own."""
+
+    def __init__(self, learner: AdapterLearner, index: int) -> None:
+        self.learner, self.index = learner, index
+
+    def __call__(
+        self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **_
+    ) -> Tensor:
+        reading, layer = self.learner.reading, self.learner.adapter.layers[self.index]
+        if reading is None:
+            return attn.to_out[0](_own(attn, hidden_states, encoder_hidden_states, attention_mask))
+        scale = torch.where(reading.replaced, layer.base_gate(), 1.0)[:, None, None]
+        own = _own(attn, hidden_states, encoder_hidden_states, attention_mask, scale)
+        added = layer(hidden_states, reading.text, self.index, scaled_dot_product)
+        return attn.to_out[0](own + added)
+
+
+def _own(attn, x: Tensor, context: Tensor, mask: Tensor | None, scale=1.0) -> Tensor:
+    """The layer's own path (B, N, D) before its output map, its values scaled."""
+    k, v = attn.to_k(context), attn.to_v(context) * scale
+    mask = None if mask is None else mask[:, None]
+    return scaled_dot_product(attn.to_q(x), k, v, attn.heads, mask)
+
+
+class AdapterLearner(nn.Module):
+    """The loss of a batch.
+
+    Args:
+        unet: diffusers' UNet2DConditionModel, frozen.
+        layers: its cross-attention layers by diffusers' names, as the adapter orders them.
+        own: the base's text encoders; None where mode add is not trained.
+        pooled: whether the U-Net wants SDXL's pooled text and sizes.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        adapter: LLMDiffAdapter,
+        layers: list[str],
+        prediction: str,
+        own: BaseText | None,
+        pooled: bool = False,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.adapter, self.prediction, self.pooled = adapter, prediction, pooled
+        self.unet, self.own = unet.requires_grad_(False).eval(), own
+        if own is not None:
+            own.requires_grad_(False).eval()
+        self.reading: Reading | None = None
+        self.names = layers
+        for index, attn in enumerate(self.adapted()):
+            attn.set_processor(AddedPath(self, index))
+        if checkpointing:
+            unet.enable_gradient_checkpointing()
+            unet.train()  # diffusers checkpoints only then; no layer of it behaves otherwise
+
+    def adapted(self) -> list[nn.Module]:
+        """The U-Net's cross-attention layers, as the adapter orders them."""
+        return [self.unet.get_submodule(f"{name}.attn2") for name in self.names]
+
+    def compiled(self) -> list[nn.Module]:
+        """The parts that torch.compile is for."""
+        return [*self.unet.down_blocks, self.unet.mid_block, *self.unet.up_blocks]
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The loss, and each sample's mean squared error on the objective's target, (B,)."""
+        z = add_noise(self.prediction, batch.x, batch.noise, batch.time)
+        t = model_timestep(self.prediction, batch.time)
+        output = self.predict(z, t, batch.text[LLM], batch.texts, _noise_of(batch)).float()
+        wanted = target(self.prediction, batch.x, batch.noise, batch.time)
+        errors = F.mse_loss(output, wanted, reduction="none").mean((1, 2, 3))
+        return errors.mean(), errors.detach()
+
+    def predict(
+        self,
+        z: Tensor,
+        t: Tensor,
+        states: LLMStates,
+        texts: list[str],
+        generator: torch.Generator | None = None,
+        mode: str = "",
+    ) -> Tensor:
+        """The U-Net's output with the adapter.
+
+        Args:
+            generator: of the Langevin noise; None = without noise.
+            mode: of every row; "" = the adapter's modes in turn.
+        """
+        noisy = generator is not None
+        if mode == "base":
+            return self._base(z, t, texts)
+        text = self.adapter.read(states, t, generator=generator, noisy=noisy)
+        modes = self.adapter.config.modes
+        chosen = [mode or modes[row % len(modes)] for row in range(len(z))]
+        replaced = torch.tensor([m == "replace" for m in chosen], device=z.device)
+        context, seen, pooled = self._condition(text, texts, replaced)
+        self.reading = Reading(text, replaced)
+        return self._run(z, t, context, None if bool(seen.all()) else seen, pooled)
+
+    @torch.no_grad()
+    def draw(
+        self,
+        noise: Tensor,
+        positive: Shown,
+        negative: Shown,
+        steps: int | None = None,
+        guidance: float | None = None,
+        mode: str = "",
+    ) -> Tensor:
+        """Normalised latents from noise (B, C, h, w).
+
+        Args:
+            mode: "base" = without the adapter; "" = the first that is trained.
+        """
+        mode = mode or self.adapter.config.modes[0]
+        states = stack_states([positive.text[LLM], negative.text[LLM]])
+        texts = [*positive.prompts, *negative.prompts]
+
+        def predict(z: Tensor, t: Tensor) -> Tensor:
+            both = self.predict(z.repeat(2, 1, 1, 1), t.repeat(2), states, texts, mode=mode)
+            return guided(*both.chunk(2), guidance or GUIDANCE)
+
+        times = sampling_times(self.prediction, steps or STEPS, shift=1.0)
+        return euler_steps(predict, noise, self.prediction, times)
+
+    def _base(self, z: Tensor, t: Tensor, texts: list[str]) -> Tensor:
+        """The checkpoint as it was."""
+        self.reading = None
+        context, pooled = self.own.read(texts)
+        return self._run(z, t, context, None, pooled)
+
+    def _run(self, z: Tensor, t: Tensor, context: Tensor, seen: Tensor | None, pooled) -> Tensor:
+        extra = {}
+        if self.pooled:
+            extra["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": _sizes(z)}
+        return self.unet(z, t, context, encoder_attention_mask=seen, **extra).sample
+
+    def _condition(self, text: AdapterText, texts: list[str], replaced: Tensor):
+        """Context (B, K, width), which of it is seen (B, K), and the pooled text or None."""
+        mine = pooled = None
+        if bool(replaced.any()):
+            mine = self.adapter.context(text)
+            pooled = self.adapter.pooled(text) if self.pooled else None
+        if bool(replaced.all()):
+            return mine, _some(text.seen), pooled
+        with torch.no_grad():
+            own, own_pooled = self.own.read(texts)
+        everywhere = torch.ones(own.shape[:2], dtype=torch.bool, device=own.device)
+        if mine is None:
+            return own, everywhere, own_pooled
+        length = max(own.shape[1], mine.shape[1])
+        which = replaced[:, None]
+        context = torch.where(which[..., None], _padded(mine, length), _padded(own, length))
+        seen = torch.where(which, _padded(_some(text.seen), length), _padded(everywhere, length))
+        if self.pooled:
+            pooled = torch.where(which, pooled, own_pooled)
+        return context, seen, pooled
+
+
+def _some(seen: Tensor) -> Tensor:
+    """A sample without a token sees one, of zeros, for attention needs a key."""
+    return seen | (~seen.any(dim=1, keepdim=True) & (torch.arange(seen.shape[1]) == 0).to(seen))
+
+
+def _padded(x: Tensor, length: int) -> Tensor:
+    """(B, K, …) with zeros up to a length."""
+    return torch.cat([x, x.new_zeros(len(x), length - x.shape[1], *x.shape[2:])], dim=1)
+
+
+def _sizes(z: Tensor) -> Tensor:
+    """SDXL's sizes (B, 6): the picture's own, no crop, and as it is."""
+    height, width = (VAE_SCALE * side for side in z.shape[-2:])
+    return z.new_tensor([height, width, 0, 0, height, width]).expand(len(z), 6)
+
+
+def _noise_of(batch: Batch) -> torch.Generator:
+    """Langevin noise that a resumed run draws again: seeded by the batch's own noise."""
+    seed = int(batch.noise.flatten()[:1].float().view(torch.int32))
+    return torch.Generator(batch.noise.device).manual_seed(seed & 0x7FFFFFFF)

@@ -1,0 +1,64 @@
+"""The U-Net, its own text encoders and the adapter that a run begins with."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from lidit_core.llmdiff.adapter import LLMDiffAdapter
+from lidit_core.llmdiff.families import cross_attention_layers
+from lidit_core.states import LLMStates
+
+from .adapter_learner import AdapterLearner
+from .adapter_task import AdapterTask
+from .base_text import base_text
+from .recipe import Recipe
+from .unet import read_unet
+from .whitening import whiten
+
+log = logging.getLogger(__name__)
+
+ADAPTER_SAMPLE = 256  # captions that the maps from tokens are whitened with
+
+
+def begin_adapter(
+    recipe: Recipe, task: AdapterTask, states: LLMStates | None = None
+) -> AdapterLearner:
+    """Args: states: of some captions, from which the added projections start; None = at random."""
+    torch.manual_seed(recipe.seed)
+    adapter = LLMDiffAdapter(task.adapter).initialise()
+    learner = learner_of(task, adapter, recipe.adapter.text_encoders, recipe.compute.checkpointing)
+    with torch.no_grad():
+        for layer, own in zip(adapter.layers, learner.adapted()):
+            layer.q.weight.copy_(own.to_q.weight)
+    if states is not None and not task.adapter.refiner:
+        _whiten(adapter, states)
+    return learner
+
+
+def learner_of(
+    task: AdapterTask, adapter: LLMDiffAdapter, text_encoders: str = "", checkpointing: bool = False
+) -> AdapterLearner:
+    """The base's U-Net with an adapter in it, and the base's text encoders where it needs them."""
+    base = read_unet(task.base, task.asked)
+    if base.zero_snr:
+        log.warning(
+            "%s was trained with a last step of pure noise; the adapter is trained on the plain "
+            "schedule, whose last step keeps a trace of the picture",
+            task.base.name,
+        )
+    names = [layer.diffusers for layer in cross_attention_layers(task.shape)]
+    own = base_text(task, text_encoders) if "add" in adapter.config.modes else None
+    pooled = bool(task.adapter.pooled_width)
+    return AdapterLearner(base.unet, adapter, names, base.prediction, own, pooled, checkpointing)
+
+
+@torch.no_grad()
+def _whiten(adapter: LLMDiffAdapter, states: LLMStates) -> None:
+    """Every map from c begins with outputs that vary alike (see lidit_train.whitening)."""
+    text = adapter.read(states, torch.zeros(len(states)))
+    tokens = text.tokens[text.seen]
+    maps = [m for layer in adapter.layers for m in (layer.k, layer.v)]
+    for layer in (*maps, *([adapter.to_context] if "replace" in adapter.config.modes else ())):
+        whiten(layer, tokens)

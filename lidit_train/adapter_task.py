@@ -1,0 +1,117 @@
+"""What an adapter's training needs to know before anything is loaded: the U-Net's kind, the LLM's.
+
+It stands where a LI-DiT's configuration stands for the other kinds of training: the sources, the
+buckets, the caches and the noise are made for its fields.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from lidit_core.config import LatentFormat, LLMSpec
+from lidit_core.errors import LiDiTError
+from lidit_core.llmdiff.config import AdaptedLayer, AdapterConfig
+from lidit_core.llmdiff.families import FAMILIES, UNetShape, cross_attention_layers
+from lidit_core.llmdiff.standin import read_standin_config
+from lidit_core.llmdiff.unet_shape import unet_shape
+from lidit_core.paths import SHIPPED_WEIGHTS
+from lidit_core.text.loading import model_folder
+from lidit_core.text.locate import locate
+from lidit_core.text.templates import find_template
+
+from .recipe import Adapter
+from .unet_file import find_unet
+
+LATENTS = {  # of the families' autoencoders: Stable Diffusion's scale 0.18215, SDXL's 0.13025
+    "sd15": LatentFormat("SD1.5", channels=4, std=(1 / 0.18215,)),
+    "sdxl": LatentFormat("SDXL", channels=4, std=(1 / 0.13025,)),
+}
+NATIVE = {"sd15": 512, "sdxl": 1024}  # pixels
+POOLED = {"sdxl": 1280}
+
+
+@dataclass(frozen=True)
+class AdapterTask:
+    base: Path
+    shape: UNetShape
+    adapter: AdapterConfig
+    latent: LatentFormat
+    native_size: int  # pixels
+    asked: str = ""  # prediction, "eps" or "v"; "" = as the checkpoint says
+    shift: float = 1.0  # of flow's times, which no U-Net has
+    patch: int = 1  # latent pixels that sides must be multiples of, for as often as it halves them
+
+    @property
+    def prediction(self) -> str:
+        """Eps where it is not told here: the noise of a batch is drawn alike for both."""
+        return self.asked or "eps"
+
+    @property
+    def llms(self) -> tuple[LLMSpec, ...]:
+        return (self.adapter.llm,)
+
+
+def adapter_task(recipe: Adapter) -> AdapterTask:
+    """Read what the recipe names, but no weight.
+
+    A family's name in the place of a checkpoint is enough for a plan.
+    """
+    base = find_base(recipe.base)
+    shape = FAMILIES.get(recipe.base) or _shape(base)
+    standin = read_standin_config(base) if base.is_file() else None
+    known = standin is not None or shape.family in LATENTS
+    if not known:
+        raise LiDiTError(
+            f"{base} is a U-Net of another family than SD1.5 and SDXL; expected one of these, or "
+            "the stand-in of the stickers"
+        )
+    return AdapterTask(
+        base,
+        shape,
+        _config(recipe, shape),
+        standin.latent if standin else LATENTS[shape.family],
+        standin.native_size if standin else NATIVE[shape.family],
+        recipe.prediction or (standin.prediction if standin else ""),
+        patch=2 ** (len(shape.channel_mult) - 1),
+    )
+
+
+def _shape(base: Path) -> UNetShape:
+    file = find_unet(base)
+    return unet_shape(file.shapes, file.config, file.layout, f"the U-Net of {base}")
+
+
+def find_base(name: str) -> Path:
+    """A shipped checkpoint by its name, or a path."""
+    shipped = SHIPPED_WEIGHTS / f"{name}.safetensors"
+    return shipped if shipped.is_file() else Path(name).expanduser()
+
+
+def _config(recipe: Adapter, shape: UNetShape) -> AdapterConfig:
+    spec, blocks = _llm(recipe)
+    layers = tuple(AdaptedLayer(x.name, x.width, x.heads) for x in cross_attention_layers(shape))
+    return AdapterConfig(
+        family=shape.family,
+        layers=layers,
+        context_width=shape.context_width,
+        llm=spec,
+        blocks=blocks,
+        pooled_width=POOLED.get(shape.family, 0),
+        modes=recipe.modes,
+        form=recipe.form,
+        refiner=recipe.refiner,
+        timestep_gates=recipe.timestep_gates,
+    )
+
+
+def _llm(recipe: Adapter) -> tuple[LLMSpec, int]:
+    """The LLM and the number of its blocks, by its config.json."""
+    found = locate(recipe.llm)
+    path = model_folder(found) / "config.json"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    data = data.get("text_config", data)
+    template, budget = find_template(recipe.template), recipe.token_budget
+    spec = LLMSpec(found.name, data["hidden_size"], "differences", template, budget)
+    return spec, data["num_hidden_layers"]

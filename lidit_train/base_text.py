@@ -1,0 +1,85 @@
+"""The text encoders that a U-Net was made with, for training an adapter beside them (mode add)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from lidit_core.errors import LiDiTError
+from lidit_core.llmdiff.standin import TEXT_PREFIX, read_standin
+
+from .adapter_task import AdapterTask
+
+
+class BaseText(Protocol):
+    def read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
+        """The U-Net's context (B, K, width), and its pooled text (B, width) where it wants one."""
+
+
+class StandInText(nn.Module):
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        config, tensors = read_standin(path)
+        self.encoder = config.text_encoder()
+        own = {k.removeprefix(TEXT_PREFIX): v.float() for k, v in tensors.items()
+               if k.startswith(TEXT_PREFIX)}  # fmt: skip
+        self.encoder.load_state_dict(own)
+
+    def read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
+        return self.encoder.read(list(texts)), None
+
+
+class CLIPText(nn.Module):
+    """One CLIP of SD1.5, or both of SDXL, from a diffusers folder."""
+
+    def __init__(self, folder: Path, both: bool) -> None:
+        from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+        super().__init__()
+        options = {"local_files_only": True}
+        self.tokenizers = [CLIPTokenizer.from_pretrained(folder / "tokenizer", **options)]
+        encoders = [CLIPTextModel.from_pretrained(folder / "text_encoder", **options)]
+        if both:
+            self.tokenizers.append(CLIPTokenizer.from_pretrained(folder / "tokenizer_2", **options))
+            encoders.append(
+                CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder_2", **options)
+            )
+        self.encoders = nn.ModuleList(encoders)
+
+    def read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
+        if len(self.encoders) == 1:
+            return self._run(0, texts).last_hidden_state, None
+        outputs = [self._run(i, texts) for i in range(2)]
+        context = torch.cat([out.hidden_states[-2] for out in outputs], dim=-1)
+        return context, outputs[1].text_embeds
+
+    def _run(self, number: int, texts: Sequence[str]):
+        tokenizer, encoder = self.tokenizers[number], self.encoders[number]
+        length = tokenizer.model_max_length
+        ids = tokenizer(
+            list(texts), padding="max_length", max_length=length, truncation=True,
+            return_tensors="pt",
+        ).input_ids  # fmt: skip
+        return encoder(ids.to(encoder.device), output_hidden_states=True)
+
+
+def base_text(task: AdapterTask, folder: str) -> nn.Module:
+    """The encoders of a base.
+
+    Raises:
+        LiDiTError: they are not where the recipe says.
+    """
+    if task.shape.family == "small":
+        return StandInText(task.base)
+    path = Path(folder or task.base).expanduser()
+    if not (path / "text_encoder" / "config.json").is_file():
+        raise LiDiTError(
+            f"mode 'add' trains beside the checkpoint's own text encoders, and {path} holds no "
+            "text_encoder folder; give a diffusers folder as adapter.text_encoders, or train mode "
+            "replace alone with adapter.modes=[replace]"
+        )
+    return CLIPText(path, both=task.shape.family == "sdxl")

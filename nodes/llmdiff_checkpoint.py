@@ -1,0 +1,33 @@
+"""The checkpoint that comes with the pack to show what an adapter repairs -> MODEL, CLIP, VAE."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..host.standin import load_standin
+from ..lidit_core.llmdiff.standin import SHIPPED
+from ..lidit_core.paths import SHIPPED_WEIGHTS
+
+
+class LLMDiffDemoCheckpoint(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LLMDiffDemoCheckpoint",
+            display_name="LLMDiff Demo Checkpoint",
+            category="LI-DiT/LLMDiff",
+            description="A tiny checkpoint of SD1.5's layout whose own text encoder understands "
+            "next to nothing, to see what an adapter adds. Yours go through the stock loader.",
+            inputs=[],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="Paints stickers at 64x64 pixels"),
+                io.Clip.Output(
+                    display_name="clip", tooltip="A bag of words that shares 16 numbers among all"
+                ),
+                io.Vae.Output(display_name="vae", tooltip="The stickers' autoencoder"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        return io.NodeOutput(*load_standin(SHIPPED_WEIGHTS / SHIPPED))
