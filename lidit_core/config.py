@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
 from .errors import LiDiTError
+from .text.loading import EVERY_BLOCK
 from .text.templates import InstructionTemplate, find_template
 
 FORMAT = 1  # of the JSON; raised when an old reader would misread a new file
@@ -38,15 +39,16 @@ class LLMSpec:
 
     name: str  # as the LLM's own card names it
     width: int  # numbers in a hidden state
-    block: int | str = -3  # whose output is read; -3 = third to last (paper), "all" = every one
+    block: int | str = -3  # whose output is read; -3 = third to last (paper); or see `load_llm`
     template: InstructionTemplate = field(default_factory=lambda: find_template("paper"))
     token_budget: int = 256  # tokens of a prompt that are read; a longer one is cut, and it is said
 
     def __post_init__(self) -> None:
         _check(self.width > 0, f"LLM {self.name!r} has width {self.width}; expected 1 or more")
         _check(
-            isinstance(self.block, int) or self.block == "all",
-            f"LLM {self.name!r} is read at block {self.block!r}; expected a number or 'all'",
+            isinstance(self.block, int) or self.block in EVERY_BLOCK,
+            f"LLM {self.name!r} is read at block {self.block!r}; expected a number, 'all' or "
+            "'differences'",
         )
         _check(
             self.token_budget > 0,

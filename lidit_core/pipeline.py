@@ -24,6 +24,7 @@ from .paths import SHIPPED_WEIGHTS
 from .sampling import initial_noise, sample
 from .states import LLMStates, stack_states
 from .text import PromptEncoder, available, check_present, locate
+from .text.loading import EVERY_BLOCK
 from .text.locate import stated_width
 from .vae import TinyAutoencoder
 
@@ -299,7 +300,7 @@ def check_width(spec: LLMSpec, source: str) -> None:
     """Refuse an LLM whose config.json states another width than the branch was trained on."""
     found = locate(source)
     width = stated_width(found)
-    if spec.block != "all" and width not in (None, spec.width):
+    if spec.block not in EVERY_BLOCK and width not in (None, spec.width):
         raise LiDiTError(
             f"the LLM {found.name} is {width} wide and this branch was trained on {spec.name} "
             f"({spec.width} wide); give that LLM, or leave the branch out"

@@ -163,14 +163,14 @@ def test_everything_that_matters_is_in_the_key(llama, tmp_path):
             InstructionTemplate("t", instruction="objects:", keep_tail=False),
             InstructionTemplate("t", instruction="objects:", system="You see."),
         ],
-        "block": [-2, "all"],
+        "block": [-2, "all", "differences"],
         "token_budget": [12],
         "dtype": [torch.bfloat16],
     }
     keys = {PromptEncoder(llama, **options).identity()}
     for field, values in changes.items():
         keys |= {PromptEncoder(llama, **{**options, field: value}).identity() for value in values}
-    assert len(keys) == 8
+    assert len(keys) == 9
     assert PromptEncoder(llama, **options).identity() in keys
 
 

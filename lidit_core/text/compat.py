@@ -81,6 +81,12 @@ def cached_layers(cache) -> list[tuple]:
     return list(zip(cache.key_cache, cache.value_cache, strict=True))
 
 
+def only_attention(module) -> bool:
+    """Whether no block is a state-space, linear-attention or convolution layer."""
+    kinds = set(getattr(module.config, "layer_types", None) or ())
+    return kinds <= ATTENTION and not getattr(module, "_is_stateful", False)
+
+
 def can_reuse(module, length: int) -> bool:
     """Whether `length` tokens may be read on top of cached ones.
 
@@ -88,9 +94,7 @@ def can_reuse(module, length: int) -> bool:
     and convolution layers do not. Before 4.53 sliding-window layers expect a cache that drops what
     left the window.
     """
-    config = module.config
-    kinds = set(getattr(config, "layer_types", None) or ())
-    if getattr(module, "_is_stateful", False) or not kinds <= ATTENTION:
+    window = getattr(module.config, "sliding_window", None)
+    if not only_attention(module):
         return False
-    window = getattr(config, "sliding_window", None)
     return _release() >= (4, 53) or not window or length < window

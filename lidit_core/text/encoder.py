@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from ..errors import LiDiTError
 from ..states import PADDING, LLMStates
 from .cache import PromptStates
 from .compat import cached_layers, can_reuse, new_cache
-from .loading import LLM
+from .differences import check_differences, difference_states
+from .loading import EVERY_BLOCK, LLM
 from .prompt import PromptRenderer, PromptTokens
 from .templates import InstructionTemplate, find_template
 
@@ -73,6 +75,8 @@ class LLMEncoder:
     """Encodes prompts with a loaded LLM; the instruction runs once and is reused.
 
     `device` is where the LLM computes, for hosts that offload its weights elsewhere.
+    `differences` asks for the block differences of an LLM that was loaded with block "all"; one
+    that was loaded with "differences" always gives them.
     """
 
     def __init__(
@@ -82,11 +86,15 @@ class LLMEncoder:
         token_budget: int = 256,
         device: torch.device | str | None = None,
         reuse: bool = True,
+        differences: bool = False,
     ):
         self.llm, self.template = llm, find_template(template)
         self.renderer = PromptRenderer(llm.tokenizer, self.template, token_budget, llm.context)
         self._device, self.reuse = device, reuse
+        self.differences = differences or llm.block == "differences"
         self._prefix: Prefix | None = None
+        if self.differences:
+            check_every_block(llm)
 
     @property
     def device(self) -> torch.device:
@@ -139,8 +147,7 @@ class LLMEncoder:
         prefix = self._reusable() if start else None
         cache = prefix.rows(len(texts), start) if prefix else None
         rest = [text[start:] for text in texts]
-        every = self.llm.block == "all"
-        hidden = run_decoder(self.llm.module, rest, self.device, cache, start, every)
+        hidden = self._forward(rest, cache, start)
         rows = [row[: len(text)] for row, text in zip(hidden, rest, strict=True)]
         return [torch.cat([prefix.hidden[:start], row]) for row in rows] if prefix else rows
 
@@ -148,11 +155,18 @@ class LLMEncoder:
         """The first tokens' keys, values and states, computed once per device and dtype."""
         known, kind = self._prefix, (self.device, self.llm.dtype)
         if known is None or known.kind != kind:
-            cache, every = new_cache(), self.llm.block == "all"
-            ids = [self.renderer.prefix]
-            hidden = run_decoder(self.llm.module, ids, self.device, cache, 0, every)
+            cache = new_cache()
+            hidden = self._forward([self.renderer.prefix], cache, 0)
             self._prefix = known = Prefix(kind, cached_layers(cache), hidden[0])
         return known
+
+    def _forward(self, texts: Sequence[Sequence[int]], cache: object | None, past: int) -> Tensor:
+        """States (B, L, C) of texts after `past` cached tokens."""
+        decoder = self.llm.module
+        run = functools.partial(run_decoder, decoder, texts, self.device, cache, past)
+        if self.differences:
+            return difference_states(decoder, run)
+        return run(every_block=self.llm.block == "all")
 
     def _states(self, tokens: PromptTokens, hidden: Tensor) -> PromptStates:
         if not torch.isfinite(hidden).all():
@@ -163,6 +177,16 @@ class LLMEncoder:
         roles = torch.tensor(tokens.roles, dtype=torch.int32, device=hidden.device)
         counts = tokens.used, tokens.total, self.renderer.budget
         return PromptStates(hidden.clone(), roles, tokens.span, *counts)
+
+
+def check_every_block(llm: LLM) -> None:
+    """Raise a LiDiTError unless the LLM can give block differences."""
+    if llm.block not in EVERY_BLOCK:
+        raise LiDiTError(
+            f"the LLM {llm.name} was loaded up to block {llm.block}; expected every block for "
+            "differences, so load it with block 'differences'"
+        )
+    check_differences(llm.module, llm.name)
 
 
 @torch.inference_mode(False)

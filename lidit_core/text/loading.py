@@ -19,6 +19,7 @@ from .weights import Checkpoint, checkpoint_files
 
 FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f", "embedding_norm")
 DTYPES = (torch.float32, torch.bfloat16)
+EVERY_BLOCK = ("all", "differences")  # states of all blocks side by side
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class LLM:
     name: str
     module: nn.Module
     tokenizer: object
-    block: int | str  # as asked for: an index into transformers' `hidden_states`, or "all"
+    block: int | str  # as asked for: an index into `hidden_states`, or one of `EVERY_BLOCK`
     blocks: int  # blocks that are loaded
     width: int  # channels of a hidden state
     context: int  # tokens that the LLM can read
@@ -40,7 +41,7 @@ class LLM:
     @property
     def state_width(self) -> int:
         """Channels of the states: `width`, times blocks + 1 where all blocks are asked for."""
-        return self.width * (self.blocks + 1) if self.block == "all" else self.width
+        return self.width * (self.blocks + 1) if self.block in EVERY_BLOCK else self.width
 
     @property
     def dtype(self) -> torch.dtype:
@@ -69,11 +70,11 @@ class _EmptyOnMeta(TorchFunctionMode):
 
 
 def kept_blocks(block: int | str, total: int, name: str = "the LLM") -> int:
-    """How many blocks are needed for `block`, an index into `hidden_states` or "all"."""
-    if block == "all":
+    """How many blocks are needed for `block`, an index or one of `EVERY_BLOCK`."""
+    if block in EVERY_BLOCK:
         return total
     if isinstance(block, bool) or not isinstance(block, int):
-        raise LiDiTError(f"block is {block!r}; expected a whole number or 'all'")
+        raise LiDiTError(f"block is {block!r}; expected a whole number, 'all' or 'differences'")
     kept = block + total + 1 if block < 0 else block
     if not 1 <= kept <= total:
         raise LiDiTError(
@@ -126,7 +127,8 @@ def load_llm(
     Args:
         source: see `locate`; a GGUF file is converted on first use.
         block: index into transformers' `hidden_states` (0 would be the embeddings, -1 the last
-            block; always without the final norm), or "all".
+            block; always without the final norm), "all", or "differences": what each block adds
+            because of the tokens before, see `text/differences.py`.
         dtype: float32 or bfloat16; by default whichever suits the device.
         device: where the LLM goes; by default the CPU. With a `device_map` it only chooses dtype.
         device_map: "auto", or module names with their device ("cuda:0", "cpu"): spreads the LLM
