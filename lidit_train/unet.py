@@ -1,0 +1,150 @@
+"""The U-Net of SD1.5 or SDXL that an adapter is trained on: diffusers', read from any layout."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lidit_core.checkpoint import HOST_PREFIX, check_tensors, fill, write_safetensors
+from lidit_core.errors import LiDiTError
+from lidit_core.llmdiff.families import UNetShape
+from lidit_core.llmdiff.unet_shape import UNET_KEY, unet_shape
+
+from .unet_file import UNetFile, find_unet
+from .unet_names import SIZE_WIDTH, diffusers_config, names
+
+V_PRED = "v_pred"  # an empty tensor of this name marks a checkpoint that predicts v
+PREDICTIONS = {"epsilon": "eps", "v_prediction": "v"}  # diffusers' -> ours
+BUILT = {  # fields of diffusers' configuration that no tensor tells, as we and the host build them
+    "act_fn": "silu",
+    "addition_time_embed_dim": SIZE_WIDTH,
+    "center_input_sample": False,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "mid_block_scale_factor": 1,
+    "norm_eps": 1e-5,
+    "norm_num_groups": 32,
+    "resnet_time_scale_shift": "default",
+}
+
+
+@dataclass(frozen=True)
+class BaseUNet:
+    """diffusers' U-Net with the weights of a file, and what that file is."""
+
+    unet: nn.Module  # UNet2DConditionModel, in eval mode
+    shape: UNetShape
+    prediction: str  # "eps" or "v"
+    zero_snr: bool  # trained with a last step of pure noise (arXiv 2305.08891)
+    file: UNetFile
+
+    @property
+    def family(self) -> str:
+        return self.shape.family
+
+    def identity(self) -> str:
+        """SHA-256 of the file's U-Net, the same in both layouts; not of the rest of the file."""
+        tensors, digest = self.file.tensors(), hashlib.sha256()
+        for ldm, diffusers in sorted(names(self.shape).items()):
+            tensor = tensors[ldm if self.file.layout == "ldm" else diffusers].contiguous()
+            digest.update(f"{ldm} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+
+def read_unet(
+    path: str | Path, prediction: str = "", dtype: torch.dtype = torch.float32
+) -> BaseUNet:
+    """A U-Net in LDM's layout (a whole checkpoint or the U-Net alone) or in diffusers'.
+
+    Args:
+        path: a .safetensors file, a diffusers folder, or the `unet` folder in it.
+        prediction: "eps" or "v"; "" = as the file or the scheduler beside it says, otherwise eps.
+    """
+    file = find_unet(path)
+    what = f"the U-Net of {path}"
+    _check_built(file.config or {}, what)
+    shape = unet_shape(file.shapes, file.config, file.layout, what)
+    predicted = _prediction(file, prediction)
+    to_diffusers = names(shape) if file.layout == "ldm" else {}
+    tensors = {to_diffusers.get(name, name): value for name, value in file.tensors().items()}
+    unet = fill(build_unet(shape, device="meta"), tensors, what, dtype)
+    zero_snr = "ztsnr" in file.marks or bool(file.scheduler.get("rescale_betas_zero_snr"))
+    return BaseUNet(unet, shape, predicted, zero_snr, file)
+
+
+def build_unet(shape: UNetShape, device: torch.device | str = "cpu") -> nn.Module:
+    """diffusers' UNet2DConditionModel, with random weights."""
+    try:
+        from diffusers import UNet2DConditionModel
+    except ImportError as error:
+        raise LiDiTError(
+            "a U-Net of SD1.5 or SDXL is trained on with diffusers, which is not installed; "
+            "install it with: python -m pip install diffusers"
+        ) from error
+    with torch.device(device):
+        return UNet2DConditionModel(**diffusers_config(shape))
+
+
+def write_ldm(
+    unet: nn.Module,
+    path: str | Path,
+    metadata: Mapping[str, str],
+    extra_tensors: Mapping[str, Tensor] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write diffusers' U-Net as `model.diffusion_model.…`, which ComfyUI and `read_unet` read.
+
+    Args:
+        metadata: more of it; the U-Net's configuration is added.
+        extra_tensors: by their whole names; ``{V_PRED: torch.tensor([])}`` marks a model of v.
+        dtype: of the U-Net's tensors; None = as they are.
+    """
+    state = unet.state_dict()
+    shape = unet_shape(_shapes(state), unet.config, "diffusers")
+    to_diffusers = names(shape)
+    check_tensors(state, build_unet(shape, device="meta").state_dict(), "the U-Net")
+    tensors = {
+        f"{HOST_PREFIX}{ldm}": state[diffusers].to(dtype) for ldm, diffusers in to_diffusers.items()
+    }
+    config = json.dumps(diffusers_config(shape))
+    write_safetensors(path, {**tensors, **(extra_tensors or {})}, {**metadata, UNET_KEY: config})
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _check_built(config: Mapping[str, Any], what: str) -> None:
+    for name, value in BUILT.items():
+        if config.get(name) not in (None, value):
+            raise LiDiTError(
+                f"{what} is configured with {name}={config[name]!r}; expected {value!r}, as in "
+                "SD1.5 and SDXL"
+            )
+
+
+def _prediction(file: UNetFile, asked: str) -> str:
+    if asked not in ("", *PREDICTIONS.values()):
+        raise LiDiTError(f"the prediction {asked!r} is not known; expected 'eps', 'v' or ''")
+    if edm := sorted(mark for mark in file.marks if mark.startswith("edm")):
+        raise LiDiTError(
+            f"{file.path} was trained in EDM's way ({edm[0]}), on which no adapter is trained; "
+            "give a model that predicts eps or v"
+        )
+    if asked or V_PRED in file.marks:
+        return asked or "v"
+    named = file.scheduler.get("prediction_type", "epsilon")
+    if named not in PREDICTIONS:
+        raise LiDiTError(
+            f"the scheduler beside {file.path} has prediction_type {named!r}; expected one of "
+            f"{', '.join(PREDICTIONS)}"
+        )
+    return PREDICTIONS[named]
