@@ -158,7 +158,7 @@ class LLMDiffAdapter(nn.Module):
     def initialise(self) -> LLMDiffAdapter:
         """Start as the base model: a1 = 1 and a2 = 0, so that mode ``add`` changes nothing."""
         with torch.no_grad():
-            self.langevin.initialise()
+            self.langevin.reset()
             for layer in self.layers:
                 layer.a1.fill_(1)
                 for gate in (layer.b1, layer.a2, layer.b2):
