@@ -23,6 +23,7 @@ from ..lidit_core.text.templates import InstructionTemplate
 HIDDEN, ROLES, NAMES = "lidit_hidden", "lidit_roles", "lidit_llm"
 BRANCHES, OPTIONS, FUSION = "lidit_branch", "lidit_options", "lidit_fusion"
 READINGS, USED = "lidit_reading", "lidit_used"
+LLMDIFF = "llmdiff_states"  # of what llmdiff_conditioning.py writes
 NOT_CHOSEN = -1  # a branch by its LLM's name; a switch as the model's configuration has it
 
 log = logging.getLogger(__name__)
@@ -91,6 +92,12 @@ def text_of(c0: Tensor | None, values: Mapping[str, Any]) -> PromptText:
         LiDiTError: it comes from another encoder, or a node changed ``c0`` in a way that the
             other LLMs cannot follow.
     """
+    if HIDDEN not in values and LLMDIFF in values:
+        raise LiDiTError(
+            "this conditioning is from LLMDiff Encode, which is for SD1.5 and SDXL models with an "
+            "LLMDiff adapter; connect a prompt from LI-DiT Text Encode or CLIP Text Encode to a "
+            "LI-DiT"
+        )
     if HIDDEN not in values:
         raise LiDiTError(
             "this conditioning holds no LLM states: it was encoded by another text encoder; "

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy.ldm.modules.attention import attention_pytorch, optimized_attention
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor, nn
 
 from ..lidit_core.dit import LiDiT, run_block
 from ..lidit_core.errors import LiDiTError
 from ..lidit_core.text_context import TextContext
+from .attention import attend
 from .conds import ModelText
 
 TEXT = "lidit_text"  # of the host's conditions
@@ -65,15 +65,7 @@ class HostCall:
     def attention(
         self, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None
     ) -> Tensor:
-        """The library's attention function by the host's: q (B, L, D), k and v (B, K, D).
-
-        On a CPU the host's choice is its sub-quadratic one, made for GPUs without a fused kernel;
-        PyTorch has a fused one for CPUs, which takes a third of the time and no more memory.
-        """
-        if mask is not None:
-            mask = mask.expand(q.shape[0], 1, q.shape[1], k.shape[1])
-        chosen = attention_pytorch if q.device.type == "cpu" else optimized_attention
-        return chosen(q, k, v, heads, mask=mask, transformer_options=self.options)
+        return attend(q, k, v, heads, mask, self.options)
 
     def run_block(
         self, index: int, block: nn.Module, x: Tensor, c: Tensor, text: TextContext, attention

@@ -17,7 +17,12 @@ from ..lidit_core.text.locate import check_present, installed_llms, locate, pack
 from ..lidit_core.text.prompt_encoder import file_identity
 from ..lidit_core.text.templates import PRESETS, SUFFIXES, InstructionTemplate, read_template
 
-LLMS, TEMPLATES = "llm", "llm_templates"  # folders of the host's `models` that are ours
+LLMS, TEMPLATES, ADAPTERS = "llm", "llm_templates", "llmdiff"  # our folders in `models`
+SUFFIXES_IN = {
+    LLMS: {".gguf", ".safetensors"},
+    TEMPLATES: set(SUFFIXES),
+    ADAPTERS: {".safetensors"},
+}
 ALSO = ("LLM", "text_encoders", "clip")  # where other packs keep LLMs
 DEPTH = 4  # folders below a model folder that are looked into
 CONVERTED = re.compile(r"-[0-9a-f]{8}$")  # the cache's copy of a GGUF file, known by that file
@@ -26,7 +31,7 @@ QUANTISED = re.compile(r"[.-](I?Q\d\w*|BF16|F16|F32|FP8\w*)$", re.IGNORECASE)
 
 def register() -> None:
     """Tell the host of our folders, and make them where they can be made."""
-    for kind, suffixes in {LLMS: {".gguf", ".safetensors"}, TEMPLATES: set(SUFFIXES)}.items():
+    for kind, suffixes in SUFFIXES_IN.items():
         folder = os.path.join(folder_paths.models_dir, kind)
         folder_paths.add_model_folder_path(kind, folder)
         folders, known = folder_paths.folder_names_and_paths[kind]

@@ -104,20 +104,24 @@ class LLMHolder(nn.Module):
             self.encoded.append(values)
         return states.hidden, mean_state(states), values
 
-    def prompts(self, template: InstructionTemplate | None, text: str) -> PromptEncoder:
+    def prompts(
+        self, template: InstructionTemplate | None, text: str, block: int | str | None = None
+    ) -> PromptEncoder:
         """The LLM behind the cache, or without it where the weights are not known.
 
-        Room is made for `text` when the LLM is loaded.
+        Room is made for `text` when the LLM is loaded. An LLM that was loaded with block "all" can
+        be asked for block "differences" instead.
         """
         template, patcher = template or self.settings.template, self._patcher
+        block = self.settings.block if block is None else block
         prompts = CachedPrompts(
             self.settings.source,
             template,
-            self.settings.block,
+            block,
             self.settings.token_budget,
             self.llm.dtype,
             self.device if patcher is None else patcher.load_device,
-            open_encoder=functools.partial(self._open, template, patcher, text),
+            open_encoder=functools.partial(self._open, template, patcher, text, block),
         )
         prompts.weights = [*self.files, self.settings.dtype == "fp8_e4m3fn"]
         if patcher is None:
@@ -126,7 +130,9 @@ class LLMHolder(nn.Module):
             prompts.weights.append(str(patcher.patches_uuid))
         return prompts
 
-    def _open(self, template: InstructionTemplate, patcher, text: str) -> LLMEncoder:
+    def _open(
+        self, template: InstructionTemplate, patcher, text: str, block: int | str
+    ) -> LLMEncoder:
         """The encoder of this template, the LLM on its device with this patcher's weights."""
         patches = None
         if patcher is not None:
@@ -138,9 +144,13 @@ class LLMHolder(nn.Module):
         self._patches = patches
         device = self.device if patcher is None else patcher.load_device
         move_the_rest(self, device)  # a host that takes back room for another prompt moves it too
-        key = f"{device} {template.to_json()}"
+        key = f"{device} {block} {template.to_json()}"
         encoder = self._encoders.pop(key, None) or LLMEncoder(
-            self.llm, template, self.settings.token_budget, device
+            self.llm,
+            template,
+            self.settings.token_budget,
+            device,
+            differences=block == "differences",
         )
         self._encoders[key] = encoder
         while len(self._encoders) > TEMPLATES_KEPT:

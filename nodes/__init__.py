@@ -13,6 +13,8 @@ class LiDiTExtension(ComfyExtension):
         from .instruction_template import LiDiTInstructionTemplate
         from .linguistic_refiner import LiDiTLinguisticTokenRefiner
         from .llm_loader import LiDiTLLMLoader
+        from .llmdiff_apply import LLMDiffApply
+        from .llmdiff_encode import LLMDiffEncode
         from .model_loader import LiDiTModelLoader
         from .refiner_loader import LiDiTRefinerLoader
         from .sampler import LiDiTSampler
@@ -28,4 +30,6 @@ class LiDiTExtension(ComfyExtension):
             LiDiTModelLoader,
             LiDiTRefinerLoader,
             LiDiTSampler,
+            LLMDiffEncode,
+            LLMDiffApply,
         ]

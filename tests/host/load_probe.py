@@ -19,7 +19,10 @@ from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
-OF_FILES = ("llm", "template", "preset", "model_name", "refiner_name", "sampler_name", "scheduler")
+OF_FILES = (
+    *("llm", "template", "preset", "model_name", "refiner_name", "adapter_name"),
+    *("sampler_name", "scheduler"),
+)
 SNAPSHOT = Path(__file__).with_name("schema.json")
 
 

@@ -22,6 +22,8 @@ NODES = {
     "LiDiTModelLoader",
     "LiDiTRefinerLoader",
     "LiDiTSampler",
+    "LLMDiffEncode",
+    "LLMDiffApply",
 }
 FASTEST_OF = 3  # loads; a busy machine's slow ones say nothing about the pack
 

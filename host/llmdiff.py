@@ -1,0 +1,52 @@
+"""An LLMDiff adapter on a MODEL of the host: SD1.5 and SDXL, and what others put on them."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+from comfy.patcher_extension import WrappersMP
+
+from ..lidit_core.errors import LiDiTError
+from ..lidit_core.llmdiff.config import MODES
+from .llmdiff_adapter import open_adapter
+from .llmdiff_attention import AddedPaths
+from .llmdiff_step import KEY, Conditions, Use
+from .llmdiff_unet import check_fits
+
+
+def with_adapter(
+    model, path: str | Path, mode: str = MODES[1], strength: float = 1.0, start=0.0, end=1.0
+):
+    """The MODEL with one more adapter, of which its weights know nothing.
+
+    Args:
+        start, end: the part of sampling in which it works, each 0 to 1.
+
+    Raises:
+        LiDiTError: the file is no adapter, or one for another U-Net or mode.
+    """
+    patcher, gates = open_adapter(path)
+    adapter = patcher.model
+    check_fits(adapter.config, model)
+    if mode not in adapter.config.modes:
+        raise LiDiTError(
+            f"mode {mode!r} was asked for, and this adapter was trained for "
+            f"{' and '.join(adapter.config.modes)}; choose that"
+        )
+    changed = model.clone()
+    key = next(k for n in itertools.count() if (k := f"{KEY}_{n}") not in changed.additional_models)
+    use = Use(key, adapter, mode, strength, start, end)
+    changed.set_additional_models(key, [patcher])
+    _put(changed, use, AddedPaths(use, gates))
+    return changed
+
+
+def _put(model, use: Use, paths: AddedPaths) -> None:
+    """Have the host ask the adapter where it takes part."""
+    conditions = Conditions(use)
+    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, use.key, conditions.sampling)
+    model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, use.key, conditions.step)
+    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, use.key, paths.call)
+    model.set_model_attn2_patch(paths.before)
+    model.set_model_attn2_output_patch(paths.after)

@@ -1,0 +1,47 @@
+"""An LLM's reading of a prompt for LLMDiff adapters, through the same caches as any other."""
+
+from __future__ import annotations
+
+from comfy import model_management
+
+from ..lidit_core.errors import LiDiTError
+from ..lidit_core.text.encoder import pad_states
+from .conditioning import reading_of
+from .llm_holder import LLMHolder
+from .llmdiff_conditioning import Reading
+from .prompt_notes import tell
+
+DIFFERENCES = "differences"  # the block
+
+
+def read_differences(clip: object, text: str) -> Reading:
+    """What each block of this CLIP's LLM adds because of the tokens before.
+
+    Raises:
+        LiDiTError: the CLIP is no LLM, or one that was cut.
+    """
+    holder = _whole(clip)
+    with holder.serving(clip.patcher) as cached:
+        if not cached:
+            clip.load_model()
+        (row,) = holder.prompts(None, text, DIFFERENCES).encode_rows([text])
+    tell(text, row)
+    states = pad_states([row]).to(model_management.intermediate_device())
+    template = holder.settings.template
+    return Reading(holder.name, states, reading_of(DIFFERENCES, template), row.used)
+
+
+def _whole(clip: object) -> LLMHolder:
+    """The LLM of this CLIP with all of its blocks."""
+    holder = getattr(clip, "cond_stage_model", None)
+    if not isinstance(holder, LLMHolder):
+        raise LiDiTError(
+            f"this CLIP holds {type(holder).__name__}, and LLMDiff reads an LLM; connect the "
+            "LI-DiT LLM loader with layer 'all' here, and this CLIP's prompt as conditioning"
+        )
+    if holder.settings.block not in ("all", DIFFERENCES):
+        raise LiDiTError(
+            f"this CLIP reads {holder.name} at layer {holder.settings.block}, and LLMDiff needs "
+            "every block; set the LLM loader's layer to 'all'"
+        )
+    return holder

@@ -1,0 +1,56 @@
+"""CLIP of the LLM loader + prompt -> CONDITIONING for a model with an LLMDiff adapter."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..host.llmdiff_conditioning import WIDTHS, blank, joined
+from ..host.llmdiff_encode import read_differences
+
+
+class LLMDiffEncode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LLMDiffEncode",
+            display_name="LLMDiff Encode",
+            category="LI-DiT",
+            description="What an LLM reads of a prompt, block by block, for an SD1.5 or SDXL model "
+            "with an LLMDiff adapter. Alone for mode replace, or joined with the checkpoint's own "
+            "CLIP Text Encode for mode add.",
+            inputs=[
+                io.Clip.Input("clip", tooltip="From the LI-DiT LLM loader, with layer 'all'"),
+                io.String.Input(
+                    "text",
+                    default="",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    tooltip="The prompt, in the LLM's languages. Weights such as (word:1.3), "
+                    "embeddings and BREAK are read as plain text",
+                ),
+                io.Combo.Input(
+                    "base",
+                    options=list(WIDTHS),
+                    default="SD1.5",
+                    tooltip="The checkpoint's family, for the empty text of its own that stands in "
+                    "where no conditioning is joined",
+                ),
+                io.Conditioning.Input(
+                    "conditioning",
+                    optional=True,
+                    tooltip="To join: the checkpoint's own text, or another LLM's LLMDiff Encode; "
+                    "its areas, masks and ranges stay",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(
+                    display_name="conditioning",
+                    tooltip="For any sampler, with a model from LLMDiff Apply",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, clip, text: str, base: str, conditioning=None) -> io.NodeOutput:
+        entries = [blank(base)] if conditioning is None else conditioning
+        return io.NodeOutput(joined(entries, read_differences(clip, text)))
