@@ -232,7 +232,8 @@ def run_host_tests(words: list[str]) -> int:
         name = f"ComfyUI {host_version(folder)} in {folder}"
         if can_test(python):
             say(f"the nodes' tests in {name}")
-            environment = {**os.environ, "COMFYUI_PATH": str(folder)}
+            ours = {"COMFYUI_PATH": str(folder), "LIDIT_TRAINING_PYTHON": str(PYTHON)}
+            environment = {**os.environ, **ours}
             command = [str(python), "-m", "pytest", "tests/host", *words]
             status = subprocess.call(command, cwd=ROOT, env=environment)
             failed = status not in (0, NO_TESTS_CHOSEN)

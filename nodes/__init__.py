@@ -14,6 +14,7 @@ class LiDiTExtension(ComfyExtension):
         from .linguistic_refiner import LiDiTLinguisticTokenRefiner
         from .llm_loader import LiDiTLLMLoader
         from .llmdiff_apply import LLMDiffApply
+        from .llmdiff_checkpoint import LLMDiffDemoCheckpoint
         from .llmdiff_encode import LLMDiffEncode
         from .model_loader import LiDiTModelLoader
         from .refiner_loader import LiDiTRefinerLoader
@@ -30,6 +31,7 @@ class LiDiTExtension(ComfyExtension):
             LiDiTModelLoader,
             LiDiTRefinerLoader,
             LiDiTSampler,
+            LLMDiffDemoCheckpoint,
             LLMDiffEncode,
             LLMDiffApply,
         ]

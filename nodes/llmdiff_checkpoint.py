@@ -15,7 +15,7 @@ class LLMDiffDemoCheckpoint(io.ComfyNode):
         return io.Schema(
             node_id="LLMDiffDemoCheckpoint",
             display_name="LLMDiff Demo Checkpoint",
-            category="LI-DiT/LLMDiff",
+            category="LI-DiT",
             description="A tiny checkpoint of SD1.5's layout whose own text encoder understands "
             "next to nothing, to see what an adapter adds. Yours go through the stock loader.",
             inputs=[],

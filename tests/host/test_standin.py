@@ -1,0 +1,54 @@
+"""The demo checkpoint under the host's own sampler."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+
+@pytest.fixture(scope="module")
+def path(pack):
+    shipped = pack.module("lidit_core.llmdiff.standin").SHIPPED
+    return pack.module("lidit_core.paths").SHIPPED_WEIGHTS / shipped
+
+
+@pytest.fixture(scope="module")
+def parts(pack, path):
+    return pack.module("host.standin").load_standin(path)
+
+
+@pytest.fixture
+def draw(host, parts):
+    """The picture of a text by the stock KSampler."""
+
+    def drawn(text: str, steps: int = 4) -> torch.Tensor:
+        model, clip, vae = parts
+        latent = {"samples": torch.zeros(1, 16, 8, 8)}
+        with torch.inference_mode():
+            read = [clip.encode_from_tokens_scheduled(clip.tokenize(t)) for t in (text, "")]
+            (out,) = host.nodes.common_ksampler(
+                model, 0, steps, 5.0, "euler", "normal", *read, latent
+            )
+            return vae.decode(out["samples"])
+
+    return drawn
+
+
+def test_it_draws_and_its_text_has_no_order(draw):
+    picture = draw("a cat on a blue background")
+    assert picture.shape == (1, 64, 64, 3) and picture.std() > 0.02
+    same, other = draw("a blue cat on a background"), draw("two dogs")
+    assert (picture - same).abs().max() < 1e-3 < (picture - other).abs().max()
+
+
+def test_its_unet_is_that_of_the_file(parts, path):
+    weights = load_file(path)
+    for name, value in parts[0].model.diffusion_model.state_dict().items():
+        assert torch.equal(value, weights[f"model.diffusion_model.{name}"].to(value))
+
+
+def test_another_file_gets_a_sentence(pack, path):
+    error = pack.module("lidit_core.errors").LiDiTError
+    with pytest.raises(error, match="is no stand-in"):
+        pack.module("host.standin").load_standin(path.with_name("stickers.safetensors"))
