@@ -40,6 +40,10 @@ class AddedPaths:
         self._places: dict[Place, int] | None = None
         self._told = False
 
+    def __deepcopy__(self, memo: dict) -> AddedPaths:
+        """Itself: older hosts copy a MODEL's patches with all that they hold, here the weights."""
+        return self
+
     def call(
         self,
         executor,

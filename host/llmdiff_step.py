@@ -15,7 +15,7 @@ from comfy.conds import CONDCrossAttn, CONDRegular
 from torch import Tensor
 
 from ..lidit_core.errors import LiDiTError
-from ..lidit_core.llmdiff.adapter import AdapterText, LLMDiffAdapter
+from ..lidit_core.llmdiff.adapter import LLMDiffAdapter
 from ..lidit_core.llmdiff.config import AdapterConfig
 from ..lidit_core.states import PROMPT, LLMStates
 from .attention import attend
@@ -168,17 +168,16 @@ class Conditions:
             return None
         if text is None or self.use.adapter.changes_with_time:
             t = model.model_sampling.timestep(sigma[:1]).float().expand(len(states)).to(x.device)
-            text = known[3] = self._read_at(states, kept, t, model.get_dtype_inference())
+            text = known[3] = self._read_at(states, kept, t)
         return text
 
-    def _read_at(self, states: LLMStates, kept: Tensor, t: Tensor, dtype) -> StepText:
+    def _read_at(self, states: LLMStates, kept: Tensor, t: Tensor) -> StepText:
         use = self.use
         text = use.adapter.read(states, t, attention=attend)
         rows = tuple(kept.any(dim=1).tolist())
         full = bool(kept[:, kept.shape[1] - text.seen.shape[1] :].all())
         replaces = (use.replaces,) * len(rows)
-        inside = AdapterText(text.tokens.to(dtype), text.seen, text.gates)
-        added = AddedText(inside, full, rows, replaces)
+        added = AddedText(text, full, rows, replaces)
         if not use.replaces:
             return StepText(added)
         pooled = use.adapter.pooled(text) if use.config.pooled_width else None

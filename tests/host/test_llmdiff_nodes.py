@@ -71,6 +71,8 @@ def test_the_conditioning_is_the_blocks_differences(pack, load):
 
 
 def test_both_readings_of_one_clip_are_cached_apart(pack, load):
+    from comfy import model_management
+
     clip = load(layer="all")
     with torch.inference_mode():
         states = clip.encode_from_tokens(clip.tokenize(PROMPT))
@@ -80,8 +82,11 @@ def test_both_readings_of_one_clip_are_cached_apart(pack, load):
     with torch.inference_mode():
         assert torch.equal(clip.encode_from_tokens(clip.tokenize(PROMPT)), states)
     assert torch.equal(again, first)
-    clip.patcher.model.llm = None  # neither needs it any more
-    assert torch.equal(encode(pack, clip)[0][1]["llmdiff_states"]["0"], first)
+    model_management.unload_all_models()
+    encode(pack, clip)
+    assert model_management.current_loaded_models == []  # neither needs it any more
+    encode(pack, clip, "a prompt that is new")
+    assert [entry.model for entry in model_management.current_loaded_models] == [clip.patcher]
 
 
 def test_joined_with_text_of_its_own_an_entry_keeps_all(pack, load, kit):
@@ -124,7 +129,7 @@ def test_from_prompt_to_picture(pack, load, kit, model, mode):
     assert torch.isfinite(kit.sample(changed, encode(pack, clip, ""))).all()
 
 
-def test_a_refined_reading_alone_works_where_the_adapter_is_not_active(pack, load, kit):
+def test_text_of_another_width_is_no_matter_where_the_adapter_is_not_active(pack, load, kit):
     sdxl, path = kit.unet("sdxl"), kit.adapter("still", family="sdxl")
     changed = kit.apply(sdxl, path, "replace", 0.0)
     assert torch.isfinite(kit.sample(changed, kit.prompt(), steps=1)).all()
