@@ -16,6 +16,7 @@ from tiny_adapter import (
     latents,
     new_adapter,
     new_learner,
+    noised_batch,
     trained_adapter,
 )
 from tiny_unet import TINY, predict, random_inputs, random_unet
@@ -30,7 +31,6 @@ from lidit_core.llmdiff.file import KEY, load_adapter, read_adapter_config, writ
 from lidit_core.states import LLMStates
 from lidit_core.tensor_file import read_safetensors, write_safetensors
 from lidit_train.adapter_learner import Reading
-from lidit_train.learner import Batch
 
 TEXTS = ["a cat and a dog", "two bees"]
 REFINER = TokenRefiner(blocks=1, width=16, heads=2)
@@ -224,16 +224,10 @@ def test_a_mode_that_was_not_trained_is_refused(mode):
         learner.predict(z, t, differences(2), ["a"], mode=mode)
 
 
-def noised_batch(seed: int) -> Batch:
-    (x, _), make = latents(2, side=8), torch.Generator().manual_seed(seed)
-    noise = torch.randn(x.shape, generator=make)
-    return Batch(x, noise, torch.tensor([0.3, 0.9]), {0: differences(3, 5)}, texts=TEXTS)
-
-
 @torch.no_grad()
 def test_rows_take_turns_and_batches_of_one_row_do_too():
     learner = new_learner(trained_adapter())
-    batches = [noised_batch(seed) for seed in range(8)]
+    batches = [noised_batch(seed, TEXTS) for seed in range(8)]
     turns = [learner(batch) and learner.reading.replaced.tolist() for batch in batches]
     assert all(turn in ([True, False], [False, True]) for turn in turns)
     assert len(set(map(tuple, turns))) == 2

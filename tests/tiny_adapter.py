@@ -13,6 +13,7 @@ from lidit_core.llmdiff.config import AdaptedLayer, AdapterConfig
 from lidit_core.llmdiff.families import cross_attention_layers
 from lidit_core.states import INSTRUCTION, PADDING, PROMPT, LLMStates
 from lidit_train.adapter_learner import AdapterLearner
+from lidit_train.learner import Batch
 from lidit_train.unet_names import SIZE_WIDTH
 
 WIDTH, BLOCKS = 12, 2  # of the LLM
@@ -86,3 +87,9 @@ def latents(count: int, kind: str = "sd15", side: int = 16) -> tuple[Tensor, Ten
     make = torch.Generator().manual_seed(5)
     z = torch.randn(count, TINY[kind].in_channels, side, side, generator=make)
     return z, torch.linspace(800, 30, count)
+
+
+def noised_batch(seed: int, texts: list[str]) -> Batch:
+    (x, _), make = latents(2, side=8), torch.Generator().manual_seed(seed)
+    noise = torch.randn(x.shape, generator=make)
+    return Batch(x, noise, torch.tensor([0.3, 0.9]), {0: differences(3, 5)}, texts=texts)
