@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lidit_core.attention import scaled_dot_product
+from lidit_core.errors import LiDiTError
 from lidit_core.llmdiff.adapter import AdapterText, LLMDiffAdapter
 from lidit_core.objectives import add_noise, guided, model_timestep, sampling_times, target
 from lidit_core.sampling import euler_steps
@@ -103,7 +104,9 @@ class AdapterLearner(nn.Module):
         """The loss, and each sample's mean squared error on the objective's target, (B,)."""
         z = add_noise(self.prediction, batch.x, batch.noise, batch.time)
         t = model_timestep(self.prediction, batch.time)
-        output = self.predict(z, t, batch.text[LLM], batch.texts, _noise_of(batch)).float()
+        seed = _seed_of(batch)
+        noise = torch.Generator(batch.noise.device).manual_seed(seed)
+        output = self.predict(z, t, batch.text[LLM], batch.texts, noise, first=seed).float()
         wanted = target(self.prediction, batch.x, batch.noise, batch.time)
         errors = F.mse_loss(output, wanted, reduction="none").mean((1, 2, 3))
         return errors.mean(), errors.detach()
@@ -116,20 +119,24 @@ class AdapterLearner(nn.Module):
         texts: list[str],
         generator: torch.Generator | None = None,
         mode: str = "",
+        first: int = 0,
     ) -> Tensor:
         """The U-Net's output with the adapter.
 
         Args:
             generator: of the Langevin noise; None = without noise.
-            mode: of every row; "" = the adapter's modes in turn.
+            mode: of every row, or "base" = without the adapter; "" = the adapter's in turn.
+            first: the turn of the first row.
         """
-        noisy = generator is not None
         if mode == "base":
             return self._base(z, t, texts)
+        if mode:
+            self.adapter.check_mode(mode)
+        noisy = generator is not None
         text = self.adapter.read(states, t, generator=generator, noisy=noisy)
-        modes = self.adapter.config.modes
-        chosen = [mode or modes[row % len(modes)] for row in range(len(z))]
-        replaced = torch.tensor([m == "replace" for m in chosen], device=z.device)
+        modes = (mode,) if mode else self.adapter.config.modes
+        turns = [modes[(first + row) % len(modes)] for row in range(len(z))]
+        replaced = torch.tensor([turn == "replace" for turn in turns], device=z.device)
         context, seen, pooled = self._condition(text, texts, replaced)
         self.reading = Reading(text, replaced)
         return self._run(z, t, context, None if bool(seen.all()) else seen, pooled)
@@ -162,6 +169,11 @@ class AdapterLearner(nn.Module):
 
     def _base(self, z: Tensor, t: Tensor, texts: list[str]) -> Tensor:
         """The checkpoint as it was."""
+        if self.own is None:
+            raise LiDiTError(
+                "the checkpoint alone reads its own text encoders, which were not loaded, for the "
+                "adapter was trained in mode replace alone; choose mode replace"
+            )
         self.reading = None
         context, pooled = self.own.read(texts)
         return self._run(z, t, context, None, pooled)
@@ -210,7 +222,10 @@ def _sizes(z: Tensor) -> Tensor:
     return z.new_tensor([height, width, 0, 0, height, width]).expand(len(z), 6)
 
 
-def _noise_of(batch: Batch) -> torch.Generator:
-    """Langevin noise that a resumed run draws again: seeded by the batch's own noise."""
-    seed = int(batch.noise.flatten()[:1].float().view(torch.int32))
-    return torch.Generator(batch.noise.device).manual_seed(seed & 0x7FFFFFFF)
+def _seed_of(batch: Batch) -> int:
+    """The batch's own, which a resumed run finds again: the bits of its first noise.
+
+    Of the Langevin noise, and of the first row's turn, so that a batch of one row is not always
+    in the same mode.
+    """
+    return int(batch.noise.flatten()[:1].float().view(torch.int32)) & 0x7FFFFFFF

@@ -1,7 +1,6 @@
 """What training an adapter will need, before any weight is loaded: memory, operations, time, disk.
 
-The U-Net is run once on torch's meta device, where nothing is computed: its operations and the
-tensors that its backward pass would keep are counted there.
+The U-Net is run once on torch's meta device, see lidit_train.unet_cost.
 """
 
 from __future__ import annotations
@@ -10,74 +9,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
 from lidit_core.llmdiff.adapter import LLMDiffAdapter
-from lidit_core.llmdiff.families import UNetShape
 
 from .adapter_task import AdapterTask
-from .cached import Cached, caches, counts_of, free_disk
+from .cached import Cached, caches, caption_bytes, counts_of, free_disk
 from .hardware import Device, find_device
 from .llm_size import LLMSize, llm_size
 from .load import StageLoad, stage_loads, text_tokens
 from .plan_text import row
 from .recipe import Recipe
-from .unet import build_unet
+from .unet_cost import UNetCost, unet_cost
 from .units import as_bytes, as_count, as_flops, as_time
 
+LLM = 0  # the only branch
 FLOAT32 = 4  # bytes of a weight, a gradient, a moment, an average
 BACKWARD = 1.2  # of the forward pass's operations: gradients of activations, hardly any of weights
 KEPT_BY_CHECKPOINTS = 0.2  # assumed: of the activations, with blocks computed twice
-MOST_HEADS = 40  # a tensor with as few matrices as this holds attention's scores
-
-
-@dataclass(frozen=True)
-class UNetCost:
-    """Of one picture in one forward pass."""
-
-    parameters: int
-    flops: int
-    kept: int  # bytes in float32 that the backward pass needs, attention's scores left out
-
-
-def unet_cost(shape: UNetShape, side: int, tokens: int) -> UNetCost:
-    """Args: side: of the latents; tokens: of the text."""
-    unet = build_unet(shape, "meta").requires_grad_(False)
-    inputs = _inputs(shape, side, tokens)
-    kept: dict[int, int] = {}
-    own = {p.untyped_storage()._cdata for p in unet.parameters()}
-
-    def pack(x: Tensor) -> Tensor:
-        storage = x.untyped_storage()
-        if storage._cdata not in own and not _is_scores(x):
-            kept[storage._cdata] = storage.nbytes()
-        return x
-
-    with FlopCounterMode(display=False) as counted:
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-            alive = unet(**inputs).sample  # held: storages are told apart by where they lie
-    del alive
-    return UNetCost(_numbers(unet), counted.get_total_flops(), sum(kept.values()))
-
-
-def _inputs(shape: UNetShape, side: int, tokens: int) -> dict:
-    empty = {"device": "meta", "requires_grad": True}
-    inputs = {
-        "sample": torch.empty(1, shape.in_channels, side, side, **empty),
-        "timestep": torch.empty(1, device="meta"),
-        "encoder_hidden_states": torch.empty(1, tokens, shape.context_width, **empty),
-    }
-    if shape.adm:
-        pooled, sizes = torch.empty(1, 1280, device="meta"), torch.empty(1, 6, device="meta")
-        inputs["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": sizes}
-    return inputs
-
-
-def _is_scores(x: Tensor) -> bool:
-    """Attention's scores, which fused kernels do not keep and the meta device writes out."""
-    return x.ndim >= 3 and x.shape[-3] <= MOST_HEADS and x.shape[-2] >= 64
 
 
 def _numbers(module: nn.Module) -> int:
@@ -91,7 +40,7 @@ class AdapterPlan:
     device: Device
     llm: LLMSize
     adapter: int  # numbers that learn
-    unets: tuple[UNetCost, ...]  # by stage
+    unets: tuple[UNetCost, ...]  # by stage, with the adapter's paths
     loads: tuple[StageLoad, ...]
     caches: tuple[Cached, ...]
     each: int  # bytes of one caption's differences
@@ -101,8 +50,8 @@ class AdapterPlan:
         """Of training on one picture."""
         unet, twice = self.unets[stage].flops, self.recipe.compute.checkpointing
         tokens = next(iter(self.loads[stage].subsets[0][1].text.values())).read
-        reading = 0 if self.recipe.keeps_states else 2 * self.llm.flops(tokens)
-        return unet * (1 + BACKWARD + twice) + 6 * self.adapter * tokens / 2 + reading
+        reading = 0 if self.recipe.keeps_states else self.llm.flops(tokens)
+        return unet * (1 + BACKWARD + twice) + reading
 
     def seconds(self, stage: int) -> float:
         """Of a step."""
@@ -135,19 +84,18 @@ def make_adapter_plan(
     tokens = text_tokens(task)
     loads = stage_loads(recipe, task, tokens)
     sides = [load.side // task.latent.downsampling for load in loads]
-    read = next(iter(tokens.values())).read
+    adapter = LLMDiffAdapter(task.adapter, device="meta")
     kept = caches(recipe, task, loads, tokens, counts_of(recipe))
-    width = (task.adapter.blocks + 1) * task.adapter.llm.width
     return AdapterPlan(
         recipe,
         task,
         device or find_device(recipe.hardware.device),
         llm_size(task.adapter.llm, recipe.adapter.llm),
-        _numbers(LLMDiffAdapter(task.adapter, device="meta")),
-        tuple(unet_cost(task.shape, side, recipe.adapter.token_budget) for side in sides),
+        _numbers(adapter),
+        tuple(unet_cost(task.shape, s, recipe.adapter.token_budget, adapter) for s in sides),
         loads,
         kept,
-        read * width * 2,
+        caption_bytes(task, LLM, tokens[LLM], recipe.cache.dtype),
         free_disk(Path(recipe.cache.folder or folder)),
     )
 

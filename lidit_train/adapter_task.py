@@ -18,18 +18,18 @@ from lidit_core.llmdiff.standin import read_standin_config
 from lidit_core.llmdiff.unet_shape import unet_shape
 from lidit_core.paths import SHIPPED_WEIGHTS
 from lidit_core.text.loading import model_folder
-from lidit_core.text.locate import locate
+from lidit_core.text.locate import check_present, locate
 from lidit_core.text.templates import find_template
 
 from .recipe import Adapter
 from .unet_file import find_unet
+from .unet_names import SIZE_WIDTH
 
 LATENTS = {  # of the families' autoencoders: Stable Diffusion's scale 0.18215, SDXL's 0.13025
     "sd15": LatentFormat("SD1.5", channels=4, std=(1 / 0.18215,)),
     "sdxl": LatentFormat("SDXL", channels=4, std=(1 / 0.13025,)),
 }
 NATIVE = {"sd15": 512, "sdxl": 1024}  # pixels
-POOLED = {"sdxl": 1280}
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,11 @@ class AdapterTask:
     @property
     def llms(self) -> tuple[LLMSpec, ...]:
         return (self.adapter.llm,)
+
+    @property
+    def states_width(self) -> int:
+        """Numbers in a token's states: its embedding, and each block's difference."""
+        return (self.adapter.blocks + 1) * self.adapter.llm.width
 
 
 def adapter_task(recipe: Adapter) -> AdapterTask:
@@ -78,6 +83,11 @@ def adapter_task(recipe: Adapter) -> AdapterTask:
     )
 
 
+def pooled_width(shape: UNetShape) -> int:
+    """Of the pooled text that a U-Net reads beside the sizes: SDXL's 1280, or 0."""
+    return shape.adm - 6 * SIZE_WIDTH if shape.adm else 0
+
+
 def _shape(base: Path) -> UNetShape:
     file = find_unet(base)
     return unet_shape(file.shapes, file.config, file.layout, f"the U-Net of {base}")
@@ -98,7 +108,7 @@ def _config(recipe: Adapter, shape: UNetShape) -> AdapterConfig:
         context_width=shape.context_width,
         llm=spec,
         blocks=blocks,
-        pooled_width=POOLED.get(shape.family, 0),
+        pooled_width=pooled_width(shape),
         modes=recipe.modes,
         form=recipe.form,
         refiner=recipe.refiner,
@@ -108,10 +118,17 @@ def _config(recipe: Adapter, shape: UNetShape) -> AdapterConfig:
 
 def _llm(recipe: Adapter) -> tuple[LLMSpec, int]:
     """The LLM and the number of its blocks, by its config.json."""
+    check_present(recipe.llm)
     found = locate(recipe.llm)
     path = model_folder(found) / "config.json"
-    data = json.loads(path.read_text(encoding="utf-8"))
-    data = data.get("text_config", data)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        data = data.get("text_config", data)
+        width, blocks = data["hidden_size"], data["num_hidden_layers"]
+    except (OSError, ValueError, AttributeError, KeyError) as error:
+        raise LiDiTError(
+            f"{path} does not say how wide the LLM is and how many blocks it has ({error!r}); "
+            "expected hidden_size and num_hidden_layers, as decoder-only LLMs have them"
+        ) from error
     template, budget = find_template(recipe.template), recipe.token_budget
-    spec = LLMSpec(found.name, data["hidden_size"], "differences", template, budget)
-    return spec, data["num_hidden_layers"]
+    return LLMSpec(found.name, width, "differences", template, budget), blocks

@@ -67,19 +67,27 @@ class CLIPText(nn.Module):
         return encoder(ids.to(encoder.device), output_hidden_states=True)
 
 
-def base_text(task: AdapterTask, folder: str) -> nn.Module:
-    """The encoders of a base.
+def find_base_text(task: AdapterTask, folder: str) -> Path:
+    """The stand-in's file, or the diffusers folder that has the base's text encoders.
 
     Raises:
         LiDiTError: they are not where the recipe says.
     """
-    if task.shape.family == "small":
-        return StandInText(task.base)
+    if task.shape.family == "small" and task.base.is_file() and not folder:
+        return task.base
     path = Path(folder or task.base).expanduser()
-    if not (path / "text_encoder" / "config.json").is_file():
+    parts = ("text_encoder", "text_encoder_2")[: 1 + bool(task.shape.adm)]
+    lacking = [part for part in parts if not (path / part / "config.json").is_file()]
+    if lacking:
         raise LiDiTError(
             f"mode 'add' trains beside the checkpoint's own text encoders, and {path} holds no "
-            "text_encoder folder; give a diffusers folder as adapter.text_encoders, or train mode "
+            f"{lacking[0]} folder; give a diffusers folder as adapter.text_encoders, or train mode "
             "replace alone with adapter.modes=[replace]"
         )
-    return CLIPText(path, both=task.shape.family == "sdxl")
+    return path
+
+
+def base_text(task: AdapterTask, folder: str) -> nn.Module:
+    """The text encoders of a base."""
+    path = find_base_text(task, folder)
+    return CLIPText(path, both=bool(task.shape.adm)) if path.is_dir() else StandInText(path)

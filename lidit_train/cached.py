@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lidit_core.config import LiDiTConfig
+from lidit_core.errors import LiDiTError
 
+from .adapter_task import AdapterTask
+from .captions import CaptionReader
 from .flops import TextTokens
 from .latents import PIECE
-from .load import StageLoad
+from .load import LETTERS, StageLoad, text_tokens
 from .memory import STORED_BYTES
 from .recipe import Recipe
+from .units import as_bytes
 
 ROLE_BYTES = 4  # of a token's role
 
@@ -72,10 +76,44 @@ def _states(recipe: Recipe, config: LiDiTConfig, text, counts: Sequence[Count]):
     for i, tokens in text.items():
         sources = [n for n, s in enumerate(recipe.data.sources) if i in (s.branches or (i,))]
         captions = _sum([counts[n].captions for n in sources])
-        width = config.llms[i].width
-        each = tokens.read * (width * STORED_BYTES[recipe.cache.dtype] + ROLE_BYTES)
+        each = caption_bytes(config, i, tokens, recipe.cache.dtype)
         name = f"states of captions from {config.llms[i].name}"
         yield Cached(name, None if captions is None else captions + 1, each, i)
+
+
+def caption_bytes(
+    config: LiDiTConfig | AdapterTask, branch: int, tokens: TextTokens, dtype: str
+) -> int:
+    """Of one caption's states."""
+    adapter = isinstance(config, AdapterTask)
+    width = config.states_width if adapter else config.llms[branch].width
+    return tokens.read * (width * STORED_BYTES[dtype] + ROLE_BYTES)
+
+
+def check_room(
+    config: LiDiTConfig | AdapterTask,
+    branch: int,
+    reader: CaptionReader,
+    texts: Sequence[str],
+    processes: int = 1,
+) -> None:
+    """Raise where the states of captions would be larger than what is free on their disk.
+
+    Args:
+        texts: one process's share of the captions; those that are kept already take nothing.
+    """
+    missing = reader.missing(texts)
+    lengths = (-(-len(text.encode()) // LETTERS) for text in missing)
+    known = (text_tokens(config, length)[branch] for length in lengths)
+    needed = processes * sum(caption_bytes(config, branch, t, reader.dtype) for t in known)
+    free = free_disk(reader.disk.folder)
+    if needed > free:
+        raise LiDiTError(
+            f"the states of {processes * len(missing):,} captions from {reader.spec.name} would "
+            f"take about {as_bytes(needed)}, and {as_bytes(free)} are free in "
+            f"{reader.disk.folder}; set cache.states to false, which reads captions as training "
+            "goes, or make room there"
+        )
 
 
 def _latents(recipe: Recipe, config: LiDiTConfig, loads, counts: Sequence[Count]):

@@ -21,7 +21,7 @@ class LLMSize:
 
     name: str
     parameters: int  # embeddings included
-    computing: int  # without embeddings: what each token is multiplied with
+    computing: int  # without embeddings: what each token is multiplied with, in every pass
     source: str  # how it is known: "its config.json", "its name", or "its width"
 
     def flops(self, tokens: int) -> int:
@@ -37,9 +37,14 @@ def llm_size(spec: LLMSpec, folder: str | Path | None = None) -> LLMSize:
     named = re.search(r"(?<![\d.])(\d+(?:\.\d+)?)\s*([BbMm])(?![A-Za-z])", spec.name)
     if named:
         size = round(float(named[1]) * {"b": 1e9, "m": 1e6}[named[2].lower()])
-        return LLMSize(spec.name, size, size, "its name")
+        return LLMSize(spec.name, size, _passes(spec) * size, "its name")
     size = 12 * spec.width**2 * max(1, spec.width // HEAD_BLOCK)
-    return LLMSize(spec.name, size, size, "its width")
+    return LLMSize(spec.name, size, _passes(spec) * size, "its width")
+
+
+def _passes(spec: LLMSpec) -> int:
+    """Differences are taken from a second pass, in which each token is alone."""
+    return 2 if spec.block == "differences" else 1
 
 
 def _config(source: str | Path) -> dict | None:
@@ -63,6 +68,6 @@ def _by_config(spec: LLMSpec, config: dict) -> LLMSize:
     attention = 2 * width * head * (heads + groups)
     block = attention + 3 * width * config["intermediate_size"]
     kept = kept_blocks(spec.block, config["num_hidden_layers"], spec.name)
-    computing = kept * block
     embeddings = width * config["vocab_size"]
-    return LLMSize(spec.name, computing + embeddings, computing, "its config.json")
+    computing = _passes(spec) * kept * block
+    return LLMSize(spec.name, kept * block + embeddings, computing, "its config.json")

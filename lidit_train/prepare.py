@@ -18,7 +18,9 @@ from lidit_core.files import replacing
 
 from .adapter_task import AdapterTask, adapter_task
 from .autoencoders import Autoencoder, AutoencoderFile, find_autoencoder
+from .base_text import find_base_text
 from .buckets import bucket_sizes, nearest_bucket
+from .cached import check_room
 from .captions import TORCH, CaptionReader
 from .latents import LatentCache, as_pixels, read_picture
 from .previews import measured_format
@@ -75,13 +77,15 @@ def prepare(
     config = adapter_task(recipe.adapter) if recipe.adapter else configuration(recipe)
     if recipe.adapter:
         llms = {config.adapter.llm.name: recipe.adapter.llm, **llms}
+        if "add" in recipe.adapter.modes:  # before anything is loaded
+            find_base_text(config, recipe.adapter.text_encoders)
     cache = Path(recipe.cache.folder or out / "cache").expanduser()
     with accelerator.main_process_first():  # the others find the indices ready
         sources = tuple(open_source(s, recipe.data, cache / "index") for s in recipe.data.sources)
     stages = stage_buckets(recipe, config, sources)
     schedule = Schedule(recipe, stages, tuple(range(len(config.llms))))
     readers = _readers(recipe, config, cache, accelerator, llms)
-    _read_captions(recipe, sources, readers, accelerator)
+    _read_captions(recipe, config, sources, readers, accelerator)
     vae, latents = _latents(recipe, config, cache, sources, stages, accelerator)
     if recipe.model.measure_latents:
         config = replace(config, latent=_measured(config, out, sources, stages, vae, latents))
@@ -130,16 +134,19 @@ def _readers(recipe, config, cache: Path, accelerator, llms) -> dict[int, Captio
         }
 
 
-def _read_captions(recipe: Recipe, sources, readers, accelerator) -> None:
+def _read_captions(recipe: Recipe, config, sources, readers, accelerator) -> None:
     """Fill the cache of states with the captions that each branch may meet."""
     if not (recipe.keeps_states or recipe.cache.given):
         return
     texts = ["", *recipe.validation.prompts]
     for source in sources:
         texts += [text for i in range(len(source.sizes)) for text, _ in source.captions(i)]
-    texts = list(dict.fromkeys(texts))
-    for reader in readers.values():
-        reader.prepare(texts[accelerator.process_index :: accelerator.num_processes])
+    processes = accelerator.num_processes
+    mine = list(dict.fromkeys(texts))[accelerator.process_index :: processes]
+    for i, reader in readers.items():
+        if not recipe.cache.given:
+            check_room(config, i, reader, mine, processes)
+        reader.prepare(mine)
         reader.unload()
     accelerator.wait_for_everyone()
 

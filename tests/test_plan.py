@@ -45,9 +45,9 @@ from lidit_train.trained import count_weights, everything
 SOURCES = (Source("stickers", "en", count=1000, distinct=400), Source("folder", "pictures"))
 COUNTS = (Count(1000, 400), Count(5000, 9000))
 RECIPE = Recipe(
-    Model(preset="LI-DiT-1B"),
     Data(SOURCES),
     (Stage(1_000_000, 256),),
+    Model(preset="LI-DiT-1B"),
     validation=Validation(prompts=("a cat", "a dog")),
     hardware=Hardware("H100", 8),
 )

@@ -6,16 +6,22 @@ import hashlib
 import json
 import shutil
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from tiny_adapter_training import SHAPE, write_standin
+from tiny_llm import save_llm
 from tiny_training import curve, fields, make_world, pictures, recipe_of, run, spec, write_recipe
 
 from lidit_core.errors import LiDiTError
+from lidit_core.llmdiff.families import FAMILIES
 from lidit_core.tensor_file import read_safetensors
-from lidit_train.plan import make_plan
+from lidit_train.adapter_plan import AdapterPlan, make_adapter_plan
+from lidit_train.adapter_task import adapter_task, find_base
+from lidit_train.plan import Plan, make_plan
 from lidit_train.recipe import Recipe, field_names, read_recipe
 from lidit_train.run import train
 from lidit_train.start import configuration, fresh_branches
@@ -26,7 +32,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Pictures of two folders and a table, two LLMs, a LI-DiT, and caches that all runs share."""
+    """Pictures of two folders and a table, two LLMs, a LI-DiT, two small checkpoints of Stable
+    Diffusion's layout, and caches that all runs share."""
     folder = tmp_path_factory.mktemp("world")
     llms = make_world(folder, "one", "two")
     pictures(folder / "others", 5, (80, 40))
@@ -35,6 +42,9 @@ def world(tmp_path_factory):
     rows = [{"file_name": f"{n:02}.png", "again": f"{11 - n:02}.png", "txt": "x"} for n in range(9)]
     table = "\n".join(map(json.dumps, rows))
     (folder / "pictures" / "metadata.jsonl").write_text(table)
+    if find_spec("diffusers"):
+        write_standin(folder / "base.safetensors")
+        write_standin(folder / "other.safetensors", replace(SHAPE, context_width=24))
     run(folder, "base", {"one": llms["one"]}, stages=[{"images": 4, "batch": 4, "resolution": 32}])
     return folder, llms
 
@@ -52,13 +62,17 @@ def basis(folder: Path) -> dict:
     return data
 
 
+def plan_of(recipe: Recipe) -> Plan | AdapterPlan:
+    if recipe.adapter:
+        return make_adapter_plan(recipe, adapter_task(recipe.adapter))
+    config = configuration(recipe)
+    return make_plan(recipe, config, trained_by(recipe, config, fresh_branches(recipe, config)))
+
+
 def observed(data: dict, folder: Path, llms: dict[str, str], out: str) -> dict[str, str]:
     """What a recipe brings about: its plan, its curve, its weights, its files."""
     recipe = read_recipe(write_recipe(folder, data, f"{out}.yaml"))
-    config = configuration(recipe)
-    trained = trained_by(recipe, config, fresh_branches(recipe, config))
-    plan = replace(make_plan(recipe, config, trained), free=1 << 60)  # not what is free just now
-    seen = {"plan": plan.text()}
+    seen = {"plan": replace(plan_of(recipe), free=1 << 60).text()}  # not what is free just now
     if recipe.compute.compile:  # a compiler takes minutes; what it makes is tested elsewhere
         return seen
     try:
@@ -82,6 +96,9 @@ def observed(data: dict, folder: Path, llms: dict[str, str], out: str) -> dict[s
     }
 
 
+BASE, LLM = "{folder}/base.safetensors", "{folder}/one"
+ADAPTER = {"trains": "adapter", "model": {}, "adapter": {"base": BASE, "llm": LLM}}
+REFINED = {**ADAPTER, "adapter.refiner": {"blocks": 1, "width": 16, "heads": 2}}
 STICKERS = {"kind": "stickers", "path": "en", "count": 3, "distinct": 2}
 CHANGED = {  # a field -> another value than the basis has; with others where it needs them
     "model.preset": "LI-DiT-1B",
@@ -119,6 +136,18 @@ CHANGED = {  # a field -> another value than the basis has; with others where it
     "lora.rank": (4, {"trains": "lora"}),
     "lora.alpha": (4.0, {"trains": "lora"}),
     "lora.layers": (["blocks.0"], {"trains": "lora"}),
+    "adapter.base": ("{folder}/other.safetensors", ADAPTER),
+    "adapter.prediction": ("eps", ADAPTER),
+    "adapter.llm": ("{folder}/two", ADAPTER),
+    "adapter.template": ("short", ADAPTER),
+    "adapter.token_budget": (3, ADAPTER),
+    "adapter.modes": (["add"], ADAPTER),
+    "adapter.form": ("consecutive", ADAPTER),
+    "adapter.refiner.blocks": (2, REFINED),
+    "adapter.refiner.width": (32, REFINED),
+    "adapter.refiner.heads": (4, REFINED),
+    "adapter.timestep_gates": (True, ADAPTER),
+    "adapter.text_encoders": ("{folder}/pictures", ADAPTER),
     "optimiser.name": "muon",
     "optimiser.learning_rate": 2e-2,
     "optimiser.betas": [0.5, 0.9],
@@ -156,6 +185,7 @@ CHANGED = {  # a field -> another value than the basis has; with others where it
     "hardware.count": 2,
     "seed": 1,
 }
+UNET = {name for name in CHANGED if name.startswith("adapter.")}
 FONT = {name for name, value in CHANGED.items() if "stickers" in str(value)}
 
 
@@ -180,6 +210,8 @@ def place_of(name: str) -> str:
     "name", [pytest.param(n, marks=pytest.mark.font) if n in FONT else n for n in CHANGED]
 )
 def test_a_field_changes_the_plan_or_the_run(world, name):
+    if name in UNET:
+        pytest.importorskip("diffusers")
     folder, llms = world
     value, others = CHANGED[name] if isinstance(CHANGED[name], tuple) else (CHANGED[name], {})
     if name == "stages.subsets.branches":
@@ -192,6 +224,7 @@ def test_a_field_changes_the_plan_or_the_run(world, name):
     for place, other in others.items():
         put(data, place, json.loads(json.dumps(other).replace("{folder}", str(folder))))
     before = baseline(json.dumps(data), folder, llms)
+    assert name not in UNET or "error" not in before
     if name == "model.checkpoint":  # which stands in the preset's place
         data["model"] = {}
     put(data, place_of(name), value)
@@ -275,7 +308,11 @@ def test_a_recipe_that_ships_can_be_planned(path, tmp_path):
         config = configuration(made)
         save_lidit(LiDiT(config).initialise(), config, tmp_path / "made.safetensors")
         changes = [f"model.checkpoint={tmp_path / 'made.safetensors'}"]
+    if "trains: adapter" in path.read_text():
+        pytest.importorskip("diffusers")
+        changes = [f"adapter.llm={save_llm(tmp_path / 'llm')}"]
+        base = read_recipe(path).adapter.base
+        if base not in FAMILIES and not find_base(base).is_file():  # what a command makes first
+            changes.append(f"adapter.base={write_standin(tmp_path / 'base.safetensors')}")
     recipe = read_recipe(path, changes)
-    config = configuration(recipe)
-    plan = make_plan(recipe, config, trained_by(recipe, config, fresh_branches(recipe, config)))
-    assert f"{recipe.steps:,} steps" in plan.text()
+    assert f"{recipe.steps:,} steps" in plan_of(recipe).text()

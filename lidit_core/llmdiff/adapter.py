@@ -131,15 +131,16 @@ class LLMDiffAdapter(nn.Module):
 
     def context(self, text: AdapterText) -> Tensor:
         """φ(c), (B, K, context width): what mode ``replace`` gives the checkpoint to read."""
-        self._check_mode("replace")
+        self.check_mode("replace")
         return self.to_context(text.tokens) * text.seen[..., None].to(text.tokens)
 
     def pooled(self, text: AdapterText) -> Tensor:
         """(B, pooled width): what mode ``replace`` gives SDXL for its pooled text."""
-        self._check_mode("replace")
+        self.check_mode("replace")
         return self.to_pooled(masked_mean(text.tokens, text.seen))
 
-    def _check_mode(self, mode: str) -> None:
+    def check_mode(self, mode: str) -> None:
+        """Raise unless this adapter was trained in a mode."""
         if mode not in self.config.modes:
             raise LiDiTError(
                 f"mode {mode!r} was asked for, and this adapter was trained for "
