@@ -51,9 +51,7 @@ def scenes(task: AdapterTask, vae: Autoencoder) -> tuple[list[str], Tensor]:
     pictures = torch.stack([read_picture(source, i, size) for i in range(SCENES)])
     grey = pictures.float().mean(1, keepdim=True).expand_as(pictures).to(torch.uint8)
     with torch.no_grad():
-        latents = [
-            vae.encode(as_pixels(part)) for part in torch.cat([pictures, grey]).split(BATCH)
-        ]
+        latents = [vae.encode(as_pixels(part)) for part in torch.cat([pictures, grey]).split(BATCH)]
     texts = [source.captions(i)[0][0] for i in range(SCENES)]
     return texts + [TRIGGER + text for text in texts], normalise(torch.cat(latents), task.latent)
 
