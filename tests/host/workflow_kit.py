@@ -14,6 +14,7 @@ from PIL import Image, ImageChops, ImageStat
 HERE = Path(__file__).resolve().parent
 WORKFLOWS = HERE.parents[1] / "workflows"
 NAMES = ["text_to_image", "two_llms", "image_to_image_and_inpainting", "ablations", "train_lora"]
+NAMES += ["llmdiff"]
 SAMPLERS = ("KSampler", "LiDiTSampler")
 EMPTY = "EmptySD3LatentImage"
 DATA_SET, TRAINING = "LoadImageTextDataSetFromFolder", "TrainLoraNode"
