@@ -22,6 +22,7 @@ NODES = {
     "LiDiTModelLoader",
     "LiDiTRefinerLoader",
     "LiDiTSampler",
+    "LLMDiffDemoCheckpoint",
     "LLMDiffEncode",
     "LLMDiffApply",
 }
