@@ -165,20 +165,30 @@ class LiDiTConfig:
 
     @classmethod
     def from_json(cls, text: str) -> "LiDiTConfig":
-        try:
-            data = json.loads(text)
-            version = data.pop("format", None)
-        except (json.JSONDecodeError, AttributeError, TypeError) as error:
-            raise LiDiTError(
-                f"the checkpoint's configuration is no JSON object ({error}); "
-                "expected what this library writes: fetch the file again"
-            ) from error
-        if version != FORMAT:
-            raise LiDiTError(
-                f"the checkpoint's configuration has format {version!r}; this version reads "
-                f"{FORMAT}: update the pack"
-            )
-        return read_record(cls, data, "configuration")
+        return read_json(cls, text, "configuration", "the checkpoint's configuration", FORMAT)
+
+
+def read_json(kind: Any, text: str, where: str, what: str, known: int) -> Any:
+    """A configuration from its JSON.
+
+    Args:
+        where: how a sentence on a field calls it.
+        what: how a sentence on the whole calls it.
+        known: the format that this version reads.
+    """
+    try:
+        data = json.loads(text)
+        version = data.pop("format", None)
+    except (json.JSONDecodeError, AttributeError, TypeError) as error:
+        raise LiDiTError(
+            f"{what} is no JSON object ({error}); expected what this library writes: fetch the "
+            "file again"
+        ) from error
+    if version != known:
+        raise LiDiTError(
+            f"{what} has format {version!r}; this version reads {known}: update the pack"
+        )
+    return read_record(kind, data, where)
 
 
 def read_record(kind: Any, data: Any, where: str) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from ..config import LLMSpec, read_record
+from ..config import LLMSpec, read_json
 from ..errors import LiDiTError
 from .langevin import FORMS
 
@@ -92,17 +92,4 @@ class AdapterConfig:
 
     @classmethod
     def from_json(cls, text: str) -> AdapterConfig:
-        try:
-            data = json.loads(text)
-            version = data.pop("format", None)
-        except (json.JSONDecodeError, AttributeError, TypeError) as error:
-            raise LiDiTError(
-                f"the adapter's configuration is no JSON object ({error}); expected what this "
-                "library writes: fetch the file again"
-            ) from error
-        if version != FORMAT:
-            raise LiDiTError(
-                f"the adapter's configuration has format {version!r}; this version reads {FORMAT}: "
-                "update the pack"
-            )
-        return read_record(cls, data, "adapter")
+        return read_json(cls, text, "adapter", "the adapter's configuration", FORMAT)
