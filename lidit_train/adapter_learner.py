@@ -96,6 +96,10 @@ class AdapterLearner(nn.Module):
         """The U-Net's cross-attention layers, as the adapter orders them."""
         return [self.unet.get_submodule(f"{name}.attn2") for name in self.names]
 
+    def noted(self) -> dict[str, float]:
+        """The Langevin noise's deviation over all blocks, which the loss is likely to drive to 0."""
+        return {"langevin noise": float(self.adapter.langevin.deviations.square().sum().sqrt())}
+
     def compiled(self) -> list[nn.Module]:
         """The parts that torch.compile is for."""
         return [*self.unet.down_blocks, self.unet.mid_block, *self.unet.up_blocks]

@@ -73,6 +73,10 @@ class Learner(nn.Module):
         """The parts that torch.compile is for."""
         return list(self.model.blocks)
 
+    def noted(self) -> dict[str, float]:
+        """Numbers of its own for the log; none."""
+        return {}
+
     def draw(
         self,
         noise: Tensor,

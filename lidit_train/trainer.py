@@ -149,7 +149,7 @@ class Trainer:
 
     def _write(self, losses: Losses) -> None:
         extra = {"rate": learning_rate(self.step - 1, self.recipe), "skipped": self.skipped}
-        line = {**losses.line(self.accelerator), **extra}
+        line = {**losses.line(self.accelerator), **extra, **self.learner.noted()}
         line = self.journal.write(self.step, line, losses.images)
         told = self.step, self.recipe.steps, line["loss"], line["images/s"]
         log.info("step %d of %d: loss %.4f, %.1f images/s", *told)

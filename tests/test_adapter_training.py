@@ -98,6 +98,8 @@ def test_a_run_writes_an_adapter_that_loads_and_draws_its_grid(world):
     assert [g.name for g in grids] == ["0000004.png", "0000008.png"]
     assert Image.open(grids[0]).size == (64, 32)
     assert len(curve(world / "whole")) == 8
+    lines = (world / "whole" / "log.jsonl").read_text().splitlines()
+    assert all(json.loads(line)["langevin noise"] > 0 for line in lines)
 
 
 def test_an_interrupted_run_goes_on_to_the_same_bits_though_noise_is_drawn(world):
