@@ -4,31 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from llmdiff_kit import FP8, LAYERS, DiffKit, distance, empty, watched
+from llmdiff_kit import LAYERS, adapter_config, distance, empty, watched
 
 ROUNDING = 2e-5
-
-
-@pytest.fixture(scope="module")
-def kit(pack, host, tmp_path_factory) -> DiffKit:
-    return DiffKit(pack, host, tmp_path_factory.mktemp("llmdiff"))
-
-
-@pytest.fixture(scope="module")
-def model(kit):
-    return kit.unet()
-
-
-@pytest.fixture(scope="module")
-def trained(kit):
-    return kit.adapter("trained")
-
-
 KINDS = [("sd15", "eps", 4), ("sd15", "v", 4), ("sd15", "eps", 9), ("sdxl", "eps", 4),
          ("sdxl", "v", 4)]  # fmt: skip
-
-
-STORED = [(torch.float16, None, 0.02), (FP8, torch.float32, 0.3)]
 
 
 @pytest.mark.parametrize("family,kind,channels", KINDS)
@@ -57,7 +37,6 @@ def test_every_layer_gets_its_path(kit, family):
     found = kit.pack.module("host.llmdiff_unet").found_layers
     layers = found(kit.unet(family).model.diffusion_model)
     assert len(layers) == LAYERS[family]
-    from llmdiff_kit import adapter_config
 
     theirs = [(x.layer.name, x.layer.width, x.layer.heads) for x in layers]
     assert theirs == [(x.name, x.width, x.heads) for x in adapter_config(family).layers]
@@ -193,199 +172,6 @@ def test_a_part_of_sampling_is_the_adapters(kit, model, trained):
     )
     for a, b in ((early, base), (early, whole), (late, base), (late, whole), (early, late)):
         assert distance(a, b) > 1e-4
-
-
-@pytest.mark.parametrize("mode", ["add", "replace"])
-@pytest.mark.parametrize(
-    "dtype,cast,limit", [(torch.float16, None, 0.02), (FP8, torch.float32, 0.3)]
-)
-def test_weights_in_few_bits_are_guided_alike(kit, model, trained, mode, dtype, cast, limit):
-    small = kit.unet(dtype=dtype, cast=cast)
-    assert {p.dtype for p in small.model.diffusion_model.parameters()} == {dtype}
-    prompt = kit.prompt(own=kit.own())
-    expected = kit.sample(kit.apply(model, trained, mode), prompt)
-    found = kit.sample(kit.apply(small, trained, mode), prompt)
-    assert distance(found, expected) < limit
-    base = kit.sample(small, prompt)
-    assert distance(found, base) > 1e-3
-
-
-def test_an_adapter_stored_in_float16_reads_what_float16_does_not_hold(kit, model):
-    from lidit_core.llmdiff.file import read_adapter, write_adapter
-
-    path = kit.adapter("wide")
-    config, weights = read_adapter(path)
-    half = kit.folder / "half.safetensors"
-    write_adapter(half, {k: w.half() for k, w in weights.items()}, config)
-    prompt = kit.prompt(own=kit.own())
-    prompt[0][1]["llmdiff_states"]["0"] *= 1e5
-    expected, found = (kit.sample(kit.apply(model, p), prompt) for p in (path, half))
-    assert distance(found, expected) < 5e-3
-
-
-@pytest.fixture
-def offloading(monkeypatch):
-    """The host leaves every weight that it can where it lies, as it does when memory is short."""
-    from comfy import model_management
-
-    given = []
-
-    def load(models, *args, **options):
-        for patcher in models:
-            patcher.load(torch.device("cpu"), lowvram_model_memory=1)
-            given.append(patcher)
-
-    monkeypatch.setattr(model_management, "load_models_gpu", load)
-    yield given
-    for patcher in given:
-        patcher.detach()
-
-
-def test_offloaded_weights_give_the_same(kit, trained, request):
-    prompt = kit.prompt(own=kit.own())
-    models = [kit.apply(kit.unet(), trained, "replace") for _ in range(2)]
-    expected = kit.sample(models[0], prompt)
-    given = request.getfixturevalue("offloading")
-    assert torch.equal(kit.sample(models[1], prompt), expected)
-    assert "LLMDiffAdapter" in {type(patcher.model).__name__ for patcher in given}
-    assert all(patcher.model.model_lowvram for patcher in given)
-
-
-def test_the_weights_are_the_files_where_the_host_pages_them(kit, trained, monkeypatch):
-    """With dynamic VRAM the host builds layers without weights; simulated, as it needs a GPU."""
-    memory = pytest.importorskip("comfy.memory_management", reason="this host has no such thing")
-    from lidit_core.llmdiff.file import read_adapter
-
-    monkeypatch.setattr(memory, "aimdo_enabled", True)
-    patcher, _ = kit.pack.module("host.llmdiff_adapter").open_adapter(trained)
-    found, (_, expected) = patcher.model.state_dict(), read_adapter(trained)
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[key], expected[key]) for key in expected)
-
-
-def test_the_adapter_is_loaded_and_freed_by_the_host(kit, model, trained):
-    from comfy import model_management as management
-
-    management.unload_all_models()
-    changed = kit.apply(model, trained)
-    kit.sample(changed, kit.prompt())
-    loaded = {type(entry.model.model).__name__ for entry in management.current_loaded_models}
-    assert loaded == {"BaseModel", "LLMDiffAdapter"}
-    management.unload_all_models()
-    assert management.current_loaded_models == []
-
-
-def lora(rank: int = 2) -> dict:
-    """On every output map of cross-attention of SD1.5, as trainers write it."""
-    from llmdiff_kit import adapter_config
-
-    generator, weights = torch.Generator().manual_seed(3), {}
-    for layer in adapter_config().layers:
-        key = f"diffusion_model.{layer.name}.attn2.to_out.0"
-        for part, shape in {"up": (layer.width, rank), "down": (rank, layer.width)}.items():
-            noise = torch.randn(shape, generator=generator)
-            weights[f"{key}.lora_{part}.weight"] = noise * layer.width**-0.5
-    return weights
-
-
-def with_lora(model):
-    import comfy.sd
-
-    return comfy.sd.load_lora_for_models(model, None, lora(), 1.0, 0.0)[0]
-
-
-def test_a_lora_takes_effect_on_both_paths_in_any_order(kit, model, trained):
-    prompt = kit.prompt(own=kit.own())
-    before = kit.sample(kit.apply(with_lora(model), trained), prompt)
-    after = kit.sample(with_lora(kit.apply(model, trained)), prompt)
-    assert torch.equal(before, after)
-    plain = kit.sample(model, prompt)
-    alone = [kit.sample(m, prompt) for m in (kit.apply(model, trained), with_lora(model), model)]
-    assert all(distance(before, other) > 1e-3 for other in alone)
-    assert torch.equal(alone[2], plain)
-
-
-def others_patches(model, first: bool, kit, path, mode):
-    """With what other packs do: further tokens in the text (IPAdapter and kin), a patch after."""
-    tokens = torch.randn(1, 3, 768, generator=torch.Generator().manual_seed(8))
-
-    def more(n, context, value, options):
-        grown = torch.cat([context, tokens.expand(len(context), -1, -1)], dim=1)
-        return n, grown, torch.cat([value, tokens.expand(len(value), -1, -1)], dim=1)
-
-    def louder(n, options):
-        return n * 1.1
-
-    changed = model if first else kit.apply(model, path, mode)
-    changed = changed.clone()
-    changed.set_model_attn2_patch(more)
-    changed.set_model_attn2_output_patch(louder)
-    return kit.apply(changed, path, mode) if first else changed
-
-
-@pytest.mark.parametrize("mode", ["add", "replace"])
-def test_patches_of_other_packs_on_the_same_blocks_take_effect(kit, model, trained, mode):
-    prompt = kit.prompt(own=kit.own())
-    ours = kit.sample(kit.apply(model, trained, mode), prompt)
-    silent = kit.adapter("silent", trained=False)
-    theirs = kit.sample(others_patches(model, True, kit, silent, "add"), prompt)
-    for first in (True, False):
-        both = kit.sample(others_patches(model, first, kit, trained, mode), prompt)
-        assert distance(both, ours) > 1e-3 and distance(both, theirs) > 1e-3
-
-
-def test_tokens_of_other_packs_are_not_scaled(kit, model):
-    """With a1 = 0 the checkpoint's own text falls silent, and theirs is heard as it is."""
-    paths = kit.pack.module("host.llmdiff_attention")
-    value = torch.ones(2, 5, 4)
-    call = paths.Call(None, {}, torch.tensor([True, False])[:, None, None], 3)
-    scaled = paths._scaled(value, call, 0.0)
-    assert scaled[0].sum(-1).tolist() == [0, 0, 0, 4, 4] and scaled[1].eq(1).all()
-
-
-def test_a_replaced_attention_of_another_pack_goes_on(kit, model, trained):
-    prompt, calls = kit.prompt(own=kit.own()), []
-
-    def replace(q, k, v, options):
-        calls.append(options["block"])
-        return v.mean(dim=1, keepdim=True).expand_as(q)
-
-    changed = kit.apply(model, trained)
-    changed.set_model_attn2_replace(replace, "middle", 0)
-    found = kit.sample(changed, prompt)
-    assert set(calls) == {("middle", 0)}
-    assert distance(found, kit.sample(kit.apply(model, trained), prompt)) > 1e-4
-
-
-def test_two_adapters_work_at_once(kit, model, trained):
-    prompt = kit.prompt(own=kit.own())
-    half = kit.apply(kit.apply(model, trained, strength=0.25), trained, strength=0.75)
-    assert distance(kit.sample(half, prompt), kit.sample(kit.apply(model, trained), prompt)) < 1e-4
-    from lidit_core.config import LLMSpec
-    from lidit_core.text.templates import find_template
-
-    llm = LLMSpec("other", 8, "differences", find_template("short"))
-    other = kit.adapter("other", seed=1, llm=llm, blocks=2)
-    joined = kit.prompt(7, 4, prompt, llm="other", width=8, blocks=2)
-    for modes in (("add", "add"), ("replace", "add"), ("replace", "replace")):
-        both = kit.apply(kit.apply(model, trained, modes[0]), other, modes[1])
-        found = kit.sample(both, joined)
-        for path, mode in zip((trained, other), modes):
-            assert distance(found, kit.sample(kit.apply(model, path, mode), joined)) > 1e-4
-        assert distance(kit.sample(both, prompt), found) > 1e-4
-
-
-def test_in_replace_a_controlnet_and_sdxl_read_what_the_llm_read(kit):
-    path = kit.adapter("pooled", family="sdxl")
-    model, calls = watched(kit.apply(kit.unet("sdxl"), path, "replace"))
-    kit.sample(model, kit.prompt(11, 1), kit.own("sdxl"), cfg=4.0)
-    guided = [call for call in calls if call["context"].shape[1] == 7]
-    assert guided and {call["context"].shape[2] for call in calls} == {96}
-    pooled, sizes = guided[0]["y"].split([1280, 1536], dim=1)
-    assert pooled.abs().min() > 0
-    own = next(call for call in calls if call["context"].shape[1] == 77)["y"]
-    assert torch.equal(own[:, :1280], kit.own("sdxl")[0][1]["pooled_output"])
-    assert torch.equal(own[:, 1280:], sizes)
 
 
 def test_what_changes_with_time_is_read_each_step_and_the_rest_once(kit, model, monkeypatch):
