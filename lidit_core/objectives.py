@@ -79,10 +79,14 @@ def clean_and_noise(
 
 
 def sample_time(prediction: str, count: int, shift: float, generator: torch.Generator) -> Tensor:
-    """Training times (count,): logit-normal for flow (then shifted), uniform for eps and v."""
+    """Training times (count,): logit-normal for flow, uniform over the steps for eps and v.
+
+    Then shifted; those of eps and v to the next step of the schedule.
+    """
     if prediction == "flow":
         return shift_time(torch.randn(count, generator=generator).sigmoid(), shift)
-    return (torch.randint(STEPS, (count,), generator=generator) + 1) / STEPS
+    time = (torch.randint(STEPS, (count,), generator=generator) + 1) / STEPS
+    return time if shift == 1 else (shift_time(time, shift) * STEPS).ceil().clamp(1, STEPS) / STEPS
 
 
 def shift_time(time: Tensor, shift: float) -> Tensor:

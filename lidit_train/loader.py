@@ -92,7 +92,8 @@ class Fetcher(torch.utils.data.Dataset):
     def _chance(self, plan: StepPlan, row: int, size: tuple[int, int]) -> Chance:
         stage, latent = self.recipe.stages[plan.stage], self.config.latent
         shape = (latent.channels, size[1] // latent.downsampling, size[0] // latent.downsampling)
-        shift = stage.shift or self.config.shift
+        own = self.config.shift if self.config.prediction == "flow" else 1.0
+        shift = stage.shift or own
         return chance(
             self.recipe.seed, plan.step, row, self.recipe.data, self.config.prediction, shift, shape
         )

@@ -77,6 +77,15 @@ def test_training_times():
     assert eps.min() > 0 and eps.max() <= 1 and abs(eps.mean() - 0.5) < 0.01
 
 
+def test_shifted_times_of_eps_and_v_are_steps_of_the_schedule():
+    shifted = sample_time("v", 20_000, 2.0, torch.Generator().manual_seed(0))
+    plain = sample_time("v", 20_000, 1.0, torch.Generator().manual_seed(0))
+    assert (shifted - shift_time(plain, 2.0)).min() > -1e-6
+    assert (shifted - shift_time(plain, 2.0)).max() < 1e-3
+    assert torch.allclose(shifted * 1000, (shifted * 1000).round(), atol=1e-3)
+    assert shifted.min() > 0 and shifted.max() <= 1
+
+
 def test_sampling_times_fall_from_one_to_zero():
     assert sampling_times("flow", 4, 1.0).tolist() == [1, 0.75, 0.5, 0.25, 0]
     assert torch.allclose(shift_time(torch.tensor(0.5), 3.0), torch.tensor(0.75))
