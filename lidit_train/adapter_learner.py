@@ -97,7 +97,7 @@ class AdapterLearner(nn.Module):
         return [self.unet.get_submodule(f"{name}.attn2") for name in self.names]
 
     def noted(self) -> dict[str, float]:
-        """The Langevin noise's deviation over all blocks, which the loss is likely to drive to 0."""
+        """The Langevin noise's deviation over all blocks, which the loss tends to drive to 0."""
         return {"langevin noise": float(self.adapter.langevin.deviations.square().sum().sqrt())}
 
     def compiled(self) -> list[nn.Module]:
