@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import pytest
 import torch
-from llmdiff_kit import LAYERS, adapter_config, distance, empty, watched
+from llmdiff_kit import LAYERS, DiffKit, adapter_config, distance, empty, watched
 
 ROUNDING = 2e-5
 KINDS = [("sd15", "eps", 4), ("sd15", "v", 4), ("sd15", "eps", 9), ("sdxl", "eps", 4),
          ("sdxl", "v", 4)]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def kit(pack, host, tmp_path_factory) -> DiffKit:
+    return DiffKit(pack, host, tmp_path_factory.mktemp("llmdiff"))
+
+
+@pytest.fixture(scope="module")
+def model(kit):
+    return kit.unet()
+
+
+@pytest.fixture(scope="module")
+def trained(kit):
+    return kit.adapter("trained")
 
 
 @pytest.mark.parametrize("family,kind,channels", KINDS)

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import pytest
 import torch
-from llmdiff_kit import SHAPES, adapter_config, distance, fill, watched
+from llmdiff_kit import SHAPES, DiffKit, adapter_config, distance, fill, watched
 
 from lidit_core.llmdiff.families import host_config
 from lidit_core.llmdiff.file import load_adapter
 from lidit_core.states import LLMStates
+
+
+@pytest.fixture(scope="module")
+def kit(pack, host, tmp_path_factory) -> DiffKit:
+    return DiffKit(pack, host, tmp_path_factory.mktemp("llmdiff"))
+
+
+@pytest.fixture(scope="module")
+def model(kit):
+    return kit.unet()
+
+
+@pytest.fixture(scope="module")
+def trained(kit):
+    return kit.adapter("trained")
 
 
 def lora(rank: int = 2) -> dict:

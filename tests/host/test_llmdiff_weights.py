@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import pytest
 import torch
-from llmdiff_kit import FP8, distance
+from llmdiff_kit import FP8, DiffKit, distance
 
 STORED = [(torch.float16, None, 0.02), (FP8, torch.float32, 0.3)]  # as, computed in, limit
+
+
+@pytest.fixture(scope="module")
+def kit(pack, host, tmp_path_factory) -> DiffKit:
+    return DiffKit(pack, host, tmp_path_factory.mktemp("llmdiff"))
+
+
+@pytest.fixture(scope="module")
+def model(kit):
+    return kit.unet()
+
+
+@pytest.fixture(scope="module")
+def trained(kit):
+    return kit.adapter("trained")
 
 
 @pytest.mark.parametrize("mode", ["add", "replace"])
