@@ -179,6 +179,25 @@ def server(base: Path) -> Iterator:
         yield running
 
 
+@pytest.fixture(scope="module")
+def diff_kit(pack: Pack, host: Host, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from llmdiff_kit import DiffKit
+
+    return DiffKit(pack, host, tmp_path_factory.mktemp("llmdiff"))
+
+
+@pytest.fixture(scope="module")
+def unet(diff_kit: Any) -> Any:
+    """A small one of SD1.5's structure."""
+    return diff_kit.unet()
+
+
+@pytest.fixture(scope="module")
+def trained(diff_kit: Any) -> Path:
+    """An adapter for it, with weights everywhere."""
+    return diff_kit.adapter("trained")
+
+
 @pytest.fixture(scope="session")
 def browser(server) -> Iterator:
     """A real browser whose page is the running host's canvas."""
