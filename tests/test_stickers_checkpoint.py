@@ -65,7 +65,10 @@ def test_its_file_is_one_that_an_adapter_is_trained_on(made, tmp_path):
     z, t = torch.randn(1, 16, 8, 8), torch.tensor([500.0])
     text = model.text.read(["a red cat"])
     made_again = unet(z, t, text).sample
-    torch.testing.assert_close(made_again, model(z, t, ["a red cat"]), rtol=0, atol=0.05)
+    its_own, better = (model(z, t, ["a red cat"], torch.tensor([told])) for told in (False, True))
+    torch.testing.assert_close(made_again, its_own, rtol=0, atol=0.05)
+    assert (better - its_own).abs().mean() > 3 * (made_again - its_own).abs().mean()
+    assert not any("better" in key for key in tensors)
 
 
 def test_a_task_reads_what_the_file_says_of_itself(made, tmp_path):
