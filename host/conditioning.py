@@ -2,12 +2,14 @@
 
 An entry is ``[c0, values]``. ``c0`` is the first LLM's state sequence, so that the host's own nodes
 find what they expect; the values hold all LLMs under the keys below, as tensors, numbers and
-strings in dicts and nothing else, so that the host can save, move and train on them.
+strings in dicts and nothing else, so that the host can save, move and train on them. Only
+`ForLiDiT` beside them is an object, and a file leaves it out.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,6 +25,8 @@ from ..lidit_core.text.templates import InstructionTemplate
 HIDDEN, ROLES, NAMES = "lidit_hidden", "lidit_roles", "lidit_llm"
 BRANCHES, OPTIONS, FUSION = "lidit_branch", "lidit_options", "lidit_fusion"
 READINGS, USED = "lidit_reading", "lidit_used"
+TEXT = "lidit_text"  # of what a LI-DiT puts among the host's conditions
+MODEL_CONDS = "model_conds"  # the host's key: conditions that a model adds its own to
 LLMDIFF = "llmdiff_states"  # of what llmdiff_conditioning.py writes
 NOT_CHOSEN = -1  # a branch by its LLM's name; a switch as the model's configuration has it
 
@@ -64,6 +68,33 @@ class PromptText:
         return replace(self, branches=empty)
 
 
+class ForLiDiT(dict):
+    """Conditions that a LI-DiT replaces by its own (`HostModel.extra_conds`) and no other model.
+
+    So a model of another kind is told what is wrong, where it would fail at the shape of a tensor.
+    """
+
+    def __init__(self, llms: str) -> None:
+        super().__init__({TEXT: AnotherModel(llms)})
+
+    def __reduce__(self):
+        return OrderedDict, ()
+
+
+@dataclass(frozen=True)
+class AnotherModel:
+    """Where the host expects a condition's handle; it asks for the batch when a model draws."""
+
+    llms: str
+
+    def process_cond(self, **_) -> None:
+        raise LiDiTError(
+            f"this conditioning is for a LI-DiT (states of {self.llms}), and the model is another; "
+            "connect a LI-DiT model, or encode the prompt with the model's own CLIP, which LLMDiff "
+            "Encode and LLMDiff Apply let an LLM help"
+        )
+
+
 def values_of(text: PromptText) -> dict[str, Any]:
     """The values of an entry."""
     numbered = {str(i): branch for i, branch in enumerate(text.branches)}
@@ -76,6 +107,7 @@ def values_of(text: PromptText) -> dict[str, Any]:
         READINGS: {i: b.reading for i, b in numbered.items()},
         USED: {i: b.used for i, b in numbered.items()},
         FUSION: text.fusion or "",
+        MODEL_CONDS: ForLiDiT(", ".join(b.llm for b in text.branches)),
     }
 
 

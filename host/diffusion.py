@@ -11,9 +11,8 @@ from ..lidit_core.dit import LiDiT, run_block
 from ..lidit_core.errors import LiDiTError
 from ..lidit_core.text_context import TextContext
 from .attention import attend
+from .conditioning import TEXT
 from .conds import ModelText
-
-TEXT = "lidit_text"  # of the host's conditions
 
 
 class HostLiDiT(LiDiT):

@@ -22,9 +22,9 @@ from ..lidit_core.config import LatentFormat, LiDiTConfig
 from ..lidit_core.errors import LiDiTError
 from ..lidit_core.latents import denormalise, normalise
 from ..lidit_core.refiner_file import branch_places, exchange_refiner, read_refiner
-from .conditioning import HIDDEN, text_of
+from .conditioning import HIDDEN, TEXT, text_of
 from .conds import CONDText
-from .diffusion import TEXT, HostLiDiT
+from .diffusion import HostLiDiT
 from .text import model_text
 
 WEIGHT_DTYPES = {

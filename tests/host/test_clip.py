@@ -95,6 +95,7 @@ def test_conditioning_is_saved_without_pickles(pack, load):
     file.seek(0)
     ((hidden, values),) = torch.load(file, weights_only=True)
     assert torch.equal(hidden, entries[0][0]) and values["lidit_llm"] == {"0": "Llama"}
+    assert entries[0][1]["model_conds"] and not values["model_conds"]  # which is code
 
 
 def test_conditioning_may_be_trained_on(load):

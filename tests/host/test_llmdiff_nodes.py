@@ -220,6 +220,12 @@ def test_conditionings_in_each_others_models(pack, kit, lidit, model):
     with pytest.raises(ValueError, match="from LLMDiff Encode, which is for SD1.5") as told:
         lidit.sample(lidit.load(), kit.prompt())
     sentence(told)
+    with pytest.raises(ValueError, match="for a LI-DiT.*and the model is another; connect") as told:
+        kit.sample(model, lidit.prompt())
+    sentence(told)
+    with pytest.raises(ValueError, match="for a LI-DiT.*and the model is another; connect") as told:
+        kit.sample(model, kit.prompt(), negative=lidit.prompt(), cfg=3.0)
+    sentence(told)
 
 
 def test_a_mode_that_the_adapter_was_not_trained_in(pack, kit, model):
