@@ -26,7 +26,7 @@ NODES = {
     "LLMDiffEncode",
     "LLMDiffApply",
 }
-FASTEST_OF = 3  # loads; a busy machine's slow ones say nothing about the pack
+FASTEST_OF = 8  # loads; a busy machine's slow ones say nothing about the pack
 
 
 def probed(pack: Path, *options: str) -> dict:
