@@ -26,7 +26,9 @@ class _Clamp(nn.Module):
         return torch.tanh(x / 3) * 3
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
+    """The ReLU of its input plus three convolutions with ReLUs between."""
+
     def __init__(self) -> None:
         super().__init__()
         conv = [_conv(WIDTH, WIDTH) for _ in range(3)]
@@ -39,12 +41,17 @@ class _Block(nn.Module):
         for parameter in self.parameters():
             nn.init.zeros_(parameter).requires_grad_(False)
 
+    def take_part(self) -> None:
+        """Compute, and be trained, with the weights that there are; zeros give the ReLU still."""
+        self.bypassed = False
+        self.requires_grad_(True)
+
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(x if self.bypassed else self.conv(x) + x)
 
 
 def _stage(blocks: int, *before: nn.Module) -> list[nn.Module]:
-    return [*before, *(_Block() for _ in range(blocks))]
+    return [*before, *(Block() for _ in range(blocks))]
 
 
 def _down() -> nn.Conv2d:
@@ -92,7 +99,7 @@ class TinyAutoencoder(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         for block in self.modules():
-            if isinstance(block, _Block) and not block.bypassed:
+            if isinstance(block, Block) and not block.bypassed:
                 block.conv[-1].weight.mul_(0.2)
         self.taesd_decoder[-1].weight.mul_(0.1)
         self.taesd_decoder[-1].bias.fill_(0.5)
@@ -107,6 +114,6 @@ class TinyAutoencoder(nn.Module):
     def skip_zero_blocks(self) -> "TinyAutoencoder":
         """Bypass the blocks that a loaded state dict left at zero."""
         for block in self.modules():
-            if isinstance(block, _Block) and not block.conv[-1].weight.any():
+            if isinstance(block, Block) and not block.conv[-1].weight.any():
                 block.bypass()
         return self

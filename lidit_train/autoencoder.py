@@ -1,137 +1,219 @@
-"""Train the tiny autoencoder: its decoder, behind a linear encoder, on drawn pictures."""
+"""Train the tiny autoencoder's decoder, behind an encoder that stays as it is."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lidit_core.vae import CHANNELS, DOWNSAMPLING, TinyAutoencoder
+from lidit_core.checkpoint import load_vae
+from lidit_core.errors import LiDiTError
+from lidit_core.vae import Block, TinyAutoencoder
 
+from .dead_units import revive
 from .linear_encoder import BYPASSED, set_linear_encoder
+from .muon import Muon
 from .optimisation import EMA, rate_factor
 from .state import load_state, save_atomically
 
 log = logging.getLogger(__name__)
+
+STATE = "state.pt"  # in the run's folder
+SAMPLE = 64  # crops that show which units respond
 
 
 @dataclass(frozen=True)
 class AutoencoderRecipe:
     """How an autoencoder was, or is to be, trained."""
 
-    light: tuple[str, ...] = ()  # blocks of the decoder bypassed (see lidit_core.vae)
-    batch: int = 8  # pictures a step
+    start: str = ""  # a file in TAESD's layout: its encoder is kept, its decoder goes on; "" = a
+    # new decoder behind a linear encoder
+    sides: tuple[int, ...] = (128,)  # of the whole pictures that crops are cut from, pixels
+    crop: int = 48  # side of a crop, pixels; a multiple of 8
+    batch: int = 8  # crops a step
+    wide_every: int = 0  # steps; each such step sees a quarter of the crops, of twice the side, so
+    # that the decoder learns with more around what it draws; 0 = none
     steps: int = 2000
-    learning_rate: float = 1.5e-3  # AdamW, betas 0.9 and 0.99
+    learning_rate: float = 1.25e-3  # of Muon for kernels and AdamW for biases
     warmup: int = 50  # steps
-    decay: float = 0.4  # share of the steps over which the rate falls to zero
+    decay: float = 0.5  # share of the steps over which the rate falls to zero
     ema: float = 0.995
     edges: float = 1.0  # weight of the L1 of horizontal and vertical differences
-    noise: float = 0.05  # deviation of the noise on latents: decoders must bear a model's errors
-    save_every: int = 50  # steps
+    noise: float = 0.03  # deviation of the noise on latents: decoders must bear a model's errors
+    restored: str = ""  # a file of latents as a model gives them (lidit_stickers' `restore`)
+    restored_share: float = 0.5  # of the steps that learn from that file
+    save_every: int = 100  # steps
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("crop", "batch", "steps", "save_every"):
+            if getattr(self, name) < 1:
+                raise LiDiTError(f"the autoencoder's {name} is {getattr(self, name)}; expected 1+")
+        if self.crop % 8 or any(side < 2 * self.crop for side in self.sides) or not self.sides:
+            raise LiDiTError(
+                f"the autoencoder's crop is {self.crop} and its sides are {list(self.sides)}; "
+                "expected a multiple of 8, and sides of twice the crop or more"
+            )
+
+    def shape(self, step: int) -> tuple[int, int]:
+        """The number of crops of a step, and their side in pixels."""
+        wide = self.wide_every and step % self.wide_every == self.wide_every - 1
+        return (max(1, self.batch // 4), 2 * self.crop) if wide else (self.batch, self.crop)
+
+
+@dataclass(frozen=True)
+class Crops:
+    """What a step learns from.
+
+    pictures: (B, 3, H, W) in [0, 1].
+    latents: (B, 16, H/8, W/8) to decode in place of the encoder's, or None.
+    """
+
+    pictures: Tensor
+    latents: Tensor | None = None
 
 
 def _edges(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.diff(dim=2), x.diff(dim=3)
 
 
-def autoencoder_loss(
-    model: TinyAutoencoder, pictures: Tensor, noise: Tensor, r: AutoencoderRecipe
-) -> tuple[Tensor, Tensor]:
-    """The whole loss, and the plain L1 of the reconstruction alone."""
-    with torch.no_grad():
-        latents = model.encode(pictures)
-    rebuilt = model.taesd_decoder(latents + r.noise * noise)
+def decoder_loss(rebuilt: Tensor, pictures: Tensor, edges: float) -> tuple[Tensor, Tensor]:
+    """L1, L2 and the L1 of differences together, and the plain L1 alone; (B, 3, H, W) both."""
     l1 = F.l1_loss(rebuilt, pictures)
-    edges = sum(F.l1_loss(a, b) for a, b in zip(_edges(rebuilt), _edges(pictures)))
-    return l1 + F.mse_loss(rebuilt, pictures) + r.edges * edges, l1.detach()
+    pairs = zip(_edges(rebuilt), _edges(pictures), strict=True)
+    differences = sum(F.l1_loss(ours, true) for ours, true in pairs)
+    return l1 + F.mse_loss(rebuilt, pictures) + edges * differences, l1.detach()
 
 
-def untrained_autoencoder(
-    recipe: AutoencoderRecipe, linear: tuple[Tensor, Tensor]
-) -> TinyAutoencoder:
+def untrained_autoencoder(linear: tuple[Tensor, Tensor]) -> TinyAutoencoder:
     """The encoder is final from the start, so latents can be computed before any training."""
-    model = TinyAutoencoder((*BYPASSED, *recipe.light)).initialise()
+    model = TinyAutoencoder(BYPASSED).initialise()
     set_linear_encoder(model, *linear)
     return model
+
+
+def going_on_from(path: str | Path, pictures: Tensor) -> TinyAutoencoder:
+    """A file's autoencoder with its encoder frozen and every unit of its decoder able to learn.
+
+    Args:
+        pictures: (B, 3, H, W) in [0, 1]; what never responds to them starts afresh.
+    """
+    model = load_vae(path)
+    for block in model.taesd_decoder.modules():
+        if isinstance(block, Block):
+            block.take_part()
+    with torch.no_grad():
+        revived = revive(model.taesd_decoder, model.encode(pictures))
+    log.info("%d units of the decoder did not respond and start afresh", revived)
+    model.taesd_encoder.requires_grad_(False)
+    return model
+
+
+def _optimisers(model: TinyAutoencoder) -> list[torch.optim.Optimizer]:
+    """Muon for kernels, AdamW for biases; every rate is set before each step."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    kernels = Muon([p for p in trained if p.ndim > 1], lr=0.0)
+    biases = [p for p in trained if p.ndim <= 1]
+    return [kernels, torch.optim.AdamW(biases, lr=0.0, betas=(0.9, 0.99), weight_decay=0.0)]
 
 
 class AutoencoderTrainer:
     """A run in a folder, resumed from its ``state.pt``.
 
     Args:
-        linear: the encoder (see lidit_train.linear_encoder).
-        draw: (batch, step) -> pictures (batch, 3, H, W) in [0, 1], a function of the step alone.
+        linear: makes the encoder (see lidit_train.linear_encoder) where the recipe has no start.
+        draw: (crops, side, step) -> what the step learns from, decided by these numbers alone.
     """
 
     def __init__(
         self,
         recipe: AutoencoderRecipe,
-        linear: tuple[Tensor, Tensor],
-        draw: Callable[[int, int], Tensor],
+        linear: Callable[[], tuple[Tensor, Tensor]],
+        draw: Callable[[int, int, int], Crops],
         folder: Path,
         device: str = "cpu",
     ) -> None:
+        state = load_state(folder / STATE)
         torch.manual_seed(recipe.seed)
         self.recipe, self.draw, self.folder, self.device = recipe, draw, folder, device
-        model = untrained_autoencoder(recipe, linear)
-        self.model = model.to(device, memory_format=torch.channels_last)
+        self.model = self._begin(linear).to(device, memory_format=torch.channels_last)
         self.ema = EMA(self.model, recipe.ema)
-        self.trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.AdamW(
-            self.trained, lr=0.0, betas=(0.9, 0.99), weight_decay=0.0
-        )
+        self.optimisers = _optimisers(self.model)
         self.step = 0
-        self._resume()
+        if state is not None:
+            self._take_up(state)
+
+    def _begin(self, linear: Callable[[], tuple[Tensor, Tensor]]) -> TinyAutoencoder:
+        if not self.recipe.start:
+            return untrained_autoencoder(linear())
+        some = self.draw(SAMPLE, self.recipe.crop, 0)
+        return going_on_from(self.recipe.start, some.pictures)
 
     def train(self) -> TinyAutoencoder:
         """Go on to the recipe's last step; returns the model with the averaged weights."""
+        every = self.recipe.save_every
+        sums = torch.zeros(())
         while self.step < self.recipe.steps:
-            l1 = self._train_step()
-            if self.step % self.recipe.save_every == 0 or self.step == self.recipe.steps:
-                log.info("step %d of %d: L1 %.4f", self.step, self.recipe.steps, l1)
+            sums += self._train_step()
+            if self.step % every == 0 or self.step == self.recipe.steps:
+                log.info("step %d of %d: L1 %.4f", self.step, self.recipe.steps, sums / every)
+                sums.zero_()
                 self._save()
+        return self.averaged()
+
+    def averaged(self) -> TinyAutoencoder:
+        """The model with its averaged weights in place, on the CPU."""
         self.model.load_state_dict(self.ema.over(self.model.state_dict()))
         return self.model.eval().cpu()
 
-    def _train_step(self) -> float:
-        r = self.recipe
-        pictures = self.draw(r.batch, self.step).to(self.device, memory_format=torch.channels_last)
-        noise = self._noise(pictures).to(self.device)
-        rate = r.learning_rate * rate_factor(self.step, r.warmup, r.steps, r.decay)
-        self.optimiser.param_groups[0]["lr"] = rate
-        loss, l1 = autoencoder_loss(self.model, pictures, noise, r)
-        self.optimiser.zero_grad()
+    def _train_step(self) -> Tensor:
+        """One step; its mean absolute error."""
+        crops = self.draw(*self.recipe.shape(self.step), self.step)
+        pictures = crops.pictures.to(self.device, memory_format=torch.channels_last)
+        rebuilt = self.model.taesd_decoder(self._latents(crops, pictures))
+        loss, l1 = decoder_loss(rebuilt, pictures, self.recipe.edges)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
-        self.optimiser.step()
+        self._update()
         self.ema.update(self.model)
         self.step += 1
-        return l1.item()
+        return l1.cpu()
 
-    def _noise(self, pictures: Tensor) -> Tensor:
-        """For the latents of these pictures, decided by the step alone."""
-        b, _, *sides = pictures.shape
-        shape = (b, CHANNELS, *(side // DOWNSAMPLING for side in sides))
-        return torch.randn(shape, generator=torch.Generator().manual_seed(self.step))
+    @torch.no_grad()
+    def _latents(self, crops: Crops, pictures: Tensor) -> Tensor:
+        """Those of a model as they are, or the encoder's with noise that the step decides."""
+        if crops.latents is not None:
+            return crops.latents.to(self.device)
+        latents = self.model.encode(pictures)
+        g = torch.Generator().manual_seed(self.step)
+        noise = torch.randn(latents.shape, generator=g).to(self.device)
+        return latents + self.recipe.noise * noise
+
+    def _update(self) -> None:
+        r = self.recipe
+        rate = r.learning_rate * rate_factor(self.step, r.warmup, r.steps, r.decay)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            optimiser.step()
+            optimiser.zero_grad()
 
     def _save(self) -> None:
-        parts = {name: getattr(self, name).state_dict() for name in ("model", "ema", "optimiser")}
+        optimisers = [optimiser.state_dict() for optimiser in self.optimisers]
+        model, ema = self.model.state_dict(), self.ema.state_dict()
         made = {"step": self.step, "recipe": repr(self.recipe)}
-        save_atomically({**made, **parts}, self.folder / "state.pt")
+        state = {**made, "model": model, "ema": ema, "optimisers": optimisers}
+        save_atomically(state, self.folder / STATE)
 
-    def _resume(self) -> None:
-        state = load_state(self.folder / "state.pt")
-        if state is None:
-            return
+    def _take_up(self, state: dict) -> None:
         self.step = state["step"]
-        for name in ("model", "ema", "optimiser"):
-            getattr(self, name).load_state_dict(state[name])
+        self.model.load_state_dict(state["model"])
+        self.ema.load_state_dict(state["ema"])
         self.ema.weights = {k: v.to(self.device) for k, v in self.ema.weights.items()}
+        for optimiser, kept in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(kept)
         log.info("resuming at step %d of %d", self.step, self.recipe.steps)

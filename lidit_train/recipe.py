@@ -400,10 +400,11 @@ class Recipe:
         return json.dumps(asdict(self), ensure_ascii=False)
 
 
-def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
+def read_recipe(path: str | Path, changes: Sequence[str] = (), kind: type = Recipe) -> Any:
     """Read a recipe.
 
     Args:
+        kind: the record that its fields are those of.
         changes: ``key.sub=value`` each, the value in YAML; a number is a place in a list.
     Raises:
         LiDiTError: an unknown field, a wrong type or value, no YAML; one sentence.
@@ -418,7 +419,7 @@ def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
     _look_beside(data, Path(path).parent)
     for change in changes:
         _change(data, change)
-    return read_record(Recipe, data, "recipe")
+    return read_record(kind, data, "recipe")
 
 
 def _look_beside(data: dict, folder: Path) -> None:

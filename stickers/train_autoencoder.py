@@ -1,29 +1,34 @@
-"""Train the stickers' autoencoder: ``python -m stickers.train_autoencoder runs/vae``."""
+"""Train the stickers' autoencoder.
+
+    python -m stickers.train_autoencoder recipes/autoencoder/stickers.yaml --out runs/vae
+
+The same command again goes on; DIR/final.safetensors holds the averaged weights at the end.
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lidit_core.checkpoint import write_safetensors
+from lidit_core.checkpoint import read_safetensors, write_safetensors
 from lidit_core.errors import exit_status
-from lidit_train.autoencoder import AutoencoderRecipe, AutoencoderTrainer
+from lidit_core.vae import DOWNSAMPLING
+from lidit_train.autoencoder import AutoencoderRecipe, AutoencoderTrainer, Crops
 from lidit_train.linear_encoder import principal_components
+from lidit_train.recipe import read_recipe
 
 from .kinds import KINDS
-from .scenes import Item, SceneRequest, place, render
-
-CROP = 64  # pixels: scenes are drawn at 64 or at 128, and the large ones cropped
+from .scenes import Item, Scene, SceneRequest, place, render
 
 FITTED = 400  # scenes of each size whose blocks the encoder's components are taken from
-
-RECIPE = AutoencoderRecipe(light=("decoder.14", "decoder.15", "decoder.18"), batch=4, steps=6000)
+A_SCENE = 2  # crops taken from each scene that is drawn
 
 
 def linear_encoder() -> tuple[Tensor, Tensor]:
@@ -42,38 +47,72 @@ def any_request(rng: np.random.Generator) -> SceneRequest:
     return SceneRequest(tuple(items))
 
 
-def crop(rng: np.random.Generator) -> np.ndarray:
-    """(64, 64, 3) uint8: a whole small scene, or a piece of a large one."""
-    scene = place(any_request(rng), rng)
-    if rng.random() < 0.4:
-        return render(scene, CROP)
-    x, y = rng.integers(0, CROP + 1, size=2)
-    return render(scene, 2 * CROP)[y : y + CROP, x : x + CROP]
+def corner(scene: Scene, size: int, side: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Left and top, in pixels, of a crop about the middle of one of the scene's objects."""
+    sprite = scene.sprites[rng.integers(len(scene.sprites))]
+    reach = sprite.side * size / 2
+    middle = (np.array([sprite.x, sprite.y]) * size + rng.uniform(-reach, reach, 2)).round()
+    left, top = np.clip(middle.astype(int) - side // 2, 0, size - side)
+    return int(left), int(top)
 
 
-def draw(batch: int, step: int) -> Tensor:
-    rng = np.random.default_rng([step, batch])
-    return _tensor([crop(rng) for _ in range(batch)])
+class SceneCrops:
+    """Draws what the decoder learns from: crops of new scenes, or of latents of a model."""
+
+    def __init__(self, recipe: AutoencoderRecipe) -> None:
+        self.recipe, self.restored = recipe, None
+        if recipe.restored:
+            self.restored, _ = read_safetensors(recipe.restored)
+
+    def __call__(self, count: int, side: int, step: int) -> Crops:
+        rng = np.random.default_rng([self.recipe.seed, step, count])
+        if self.restored is not None and rng.random() < self.recipe.restored_share:
+            return self._restored(count, side, rng)
+        crops: list[np.ndarray] = []
+        while len(crops) < count:
+            crops += self._of_a_scene(side, rng)
+        return Crops(_tensor(crops[:count]))
+
+    def _of_a_scene(self, side: int, rng: np.random.Generator) -> list[np.ndarray]:
+        scene, size = place(any_request(rng), rng), int(rng.choice(self.recipe.sides))
+        picture = render(scene, size)
+        corners = [corner(scene, size, side, rng) for _ in range(A_SCENE)]
+        return [picture[y : y + side, x : x + side] for x, y in corners]
+
+    def _restored(self, count: int, side: int, rng: np.random.Generator) -> Crops:
+        """Latents cut on their own grid, and the same piece of the drawing they should be."""
+        latents, drawings = self.restored["latents"], self.restored["drawings"]
+        pieces, pictures = [], []
+        for i in rng.integers(len(latents), size=count):
+            room = latents.shape[2] - side // DOWNSAMPLING
+            x, y = rng.integers(0, room + 1, size=2)
+            step = side // DOWNSAMPLING
+            pieces.append(latents[i, :, y : y + step, x : x + step].float())
+            left, top = x * DOWNSAMPLING, y * DOWNSAMPLING
+            pictures.append(drawings[i, top : top + side, left : left + side].numpy())
+        return Crops(_tensor(pictures), torch.stack(pieces))
 
 
-def _tensor(pictures: list[np.ndarray]) -> Tensor:
+def _tensor(pictures: Sequence[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="where the run keeps its state, and resumes")
-    parser.add_argument("--steps", type=int, default=RECIPE.steps)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("recipe", type=Path, help="a YAML file of lidit_train.autoencoder's fields")
+    parser.add_argument("--out", type=Path, required=True, help="the run's folder")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="repeat")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--export", type=Path, help="write the averaged weights, bfloat16, after")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    recipe = AutoencoderRecipe(**{**vars(RECIPE), "steps": options.steps})
-    trainer = AutoencoderTrainer(recipe, linear_encoder(), draw, options.folder, options.device)
-    model = trainer.train()
-    if options.export:
-        weights = {k: v.to(torch.bfloat16) for k, v in model.state_dict().items()}
-        write_safetensors(options.export, weights, {"font": "Noto Color Emoji, SIL OFL 1.1"})
+    recipe = read_recipe(options.recipe, options.set, AutoencoderRecipe)
+    crops = SceneCrops(recipe)
+    trainer = AutoencoderTrainer(recipe, linear_encoder, crops, options.out, options.device)
+    weights = {k: v.to(torch.bfloat16) for k, v in trainer.train().state_dict().items()}
+    notes = {"font": "Noto Color Emoji, SIL OFL 1.1", "recipe": repr(recipe)}
+    write_safetensors(options.out / "final.safetensors", weights, notes)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,12 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("train_autoencoder {folder} --steps 1", "no training state"),
+        (
+            "train_autoencoder recipes/autoencoder/stickers.yaml --out {folder} "
+            "--set start=lidit_core/weights/stickers-vae.safetensors",
+            "no training state",
+        ),
+        ("sharpness --vae nowhere.safetensors", "no file nowhere.safetensors"),
         ("ceiling --out {folder} --vae nowhere.safetensors", "no file nowhere.safetensors"),
         ("score --pictures {folder}", "00000.png cannot be read"),
     ],
