@@ -23,6 +23,7 @@ from lidit_core.llmdiff.langevin import FORMS
 
 OPTIMISERS = ("adamw", "muon")
 TRAINS = ("all", "refiners", "lora", "adapter")
+LANGUAGES = ("en", "zh", "mixed")  # of sticker scenes
 KINDS = ("folder", "table", "shards", "stickers")
 PRECISIONS = ("float32", "bf16")
 STORED = ("float32", "bf16")
@@ -122,7 +123,7 @@ class Source:
     kind "folder": picture files below ``path``, each with caption files of the same stem;
     "table": a metadata.jsonl, CSV or parquet file whose rows name pictures beside it;
     "shards": tar files in the WebDataset layout, ``path`` a folder, a file or a glob;
-    "stickers": scenes drawn on the fly, ``path`` their language, "en" or "zh".
+    "stickers": scenes drawn on the fly, ``path`` their language, one of LANGUAGES.
     """
 
     kind: str
@@ -143,7 +144,7 @@ class Source:
             "weights above 0 and one caption or more",
         )
         if self.kind == "stickers":
-            _one_of("a sticker source's path, its language,", self.path, ("en", "zh"))
+            _one_of("a sticker source's path, its language,", self.path, LANGUAGES)
             _check(
                 self.count > 0 and self.distinct > 0,
                 f"the sticker source {self.path} has count={self.count} and "

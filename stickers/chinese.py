@@ -35,7 +35,7 @@ RELATION_WORDS = {
     "above": ("{a}在{b}的上面", "{a}在{b}上方", "上面是{a},下面是{b}", "{b}的上面有{a}"),
     "below": ("{a}在{b}的下面", "{a}在{b}下方", "下面是{a},上面是{b}", "{b}的下面有{a}"),
 }
-_WIDE = str.maketrans(",:", "\uff0c\uff1a")  # Chinese punctuation
+WIDE = str.maketrans(",:", "\uff0c\uff1a")  # Chinese punctuation
 
 
 def word(request: SceneRequest, rng: Random) -> str:
@@ -50,9 +50,9 @@ def word(request: SceneRequest, rng: Random) -> str:
     if request.background is not None:
         words = BACKGROUND_WORDS if request.relation is None else BACKGROUND_WORDS[1:]
         bg = COLOUR_WORDS[request.background]
-        return rng.choice(words).format(scene=scene, bg=bg).translate(_WIDE)
+        return rng.choice(words).format(scene=scene, bg=bg).translate(WIDE)
     openings = OPENINGS if request.relation is None else OPENINGS[:3]
-    return (rng.choice(openings) + scene).translate(_WIDE)
+    return (rng.choice(openings) + scene).translate(WIDE)
 
 
 def _phrase(item: Item, rng: Random) -> str:

@@ -42,7 +42,7 @@ def _some_background(rng: Random) -> str | None:
     return rng.choice((None, *BACKGROUNDS))
 
 
-def _requests(rng: Random) -> dict[str, list[SceneRequest]]:
+def held_out_requests(rng: Random) -> dict[str, list[SceneRequest]]:
     """All held-out requests of each category, before the wording."""
     names = tuple(BACKGROUNDS)
     counts = [(k, n) for k in KINDS for n in (2, 3, 4) if count_held_out(k, n)]
@@ -83,7 +83,7 @@ def worded(
 @lru_cache(maxsize=1)
 def _all_prompts() -> tuple[Caption, ...]:
     rng = Random(SEED)
-    requests, taken, out = _requests(rng), set(), []
+    requests, taken, out = held_out_requests(rng), set(), []
     for category in CATEGORIES:
         out += worded(category, requests[category], PER_CATEGORY, rng, taken)
     unseen = [

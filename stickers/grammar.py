@@ -1,4 +1,4 @@
-"""Training captions: a written, finite grammar that covers kinds, colours, counts and relations."""
+"""Training captions: a written grammar that covers kinds, colours, counts, places and relations."""
 
 from __future__ import annotations
 
@@ -12,14 +12,20 @@ from lidit_core.errors import LiDiTError
 from . import chinese, english
 from .heldout import is_held_out
 from .kinds import BACKGROUNDS, KINDS
-from .request import RELATIONS, SIZES, Item, SceneRequest
+from .request import PLACES, RELATIONS, SIZES, Item, SceneRequest
+from .wordings import chinese as wide_chinese
+from .wordings import wide
 
 T = TypeVar("T")
 BACKGROUND_SHARE = 0.6  # of captions that name the background
 COLOUR_SHARE = 0.25  # of recolourable objects in pairs and singles that get a colour
-WORDINGS: dict[str, Callable[[SceneRequest, Random], str]] = {
-    "en": english.word,
-    "zh": chinese.word,
+PLAIN_SHARE = 0.3  # of captions in the few wordings of the fixed evaluation prompts
+TRIES = 1000  # requests of a category, before it is said to be exhausted
+Wording = Callable[[SceneRequest, Random], str]
+WORDINGS: dict[str, tuple[Wording | None, Wording]] = {  # language -> plain and wide
+    "en": (english.word, wide.word),
+    "zh": (chinese.word, wide_chinese.word),
+    "mixed": (None, wide_chinese.mixed),
 }
 
 
@@ -28,7 +34,7 @@ class Caption:
     """A text and what it asks for."""
 
     text: str
-    language: str  # "en" or "zh"
+    language: str  # one of WORDINGS
     request: SceneRequest
     category: str  # which part of the grammar, or of the evaluation, it belongs to
 
@@ -55,6 +61,7 @@ class _Requests:
         self.colours = _Deck([(k.key, c) for k in KINDS.values() for c in k.colours], rng)
         self.relations = _Deck(RELATIONS, rng)
         self.backgrounds = _Deck(tuple(BACKGROUNDS), rng)
+        self.places = _Deck(PLACES, rng)
 
     def background(self) -> str | None:
         return self.backgrounds.draw() if self.rng.random() < BACKGROUND_SHARE else None
@@ -111,40 +118,79 @@ class _Requests:
         items = tuple(self.plain() for _ in range(3))
         return SceneRequest(items, None, self.background())
 
+    def four(self) -> SceneRequest:
+        """Four different objects."""
+        items = tuple(self.plain() for _ in range(4))
+        return SceneRequest(items, None, self.background())
+
+    def colours_together(self) -> SceneRequest:
+        """Two to four coloured objects of different kinds."""
+        number = self.rng.choices((2, 3, 4), (0.5, 0.3, 0.2))[0]
+        items = tuple(Item(*self.colours.draw()) for _ in range(number))
+        related = number == 2 and self.rng.random() < 0.6
+        relation = self.relations.draw() if related else None
+        return SceneRequest(items, relation, self.background())
+
+    def place(self) -> SceneRequest:
+        """One object at a place of the picture."""
+        size = self.rng.choice((None, None, "small"))
+        return SceneRequest((self.plain(size),), None, self.background(), self.places.draw())
+
 
 CATEGORIES = {  # name -> share of the captions
-    "single": 0.22,
-    "relation": 0.25,
-    "pair": 0.13,
-    "count": 0.18,
-    "colour": 0.14,
-    "size": 0.05,
-    "listing": 0.03,
+    "single": 0.15,
+    "relation": 0.20,
+    "pair": 0.09,
+    "count": 0.16,
+    "colour": 0.10,
+    "colours_together": 0.15,
+    "size": 0.04,
+    "listing": 0.02,
+    "four": 0.05,
+    "place": 0.04,
 }
 
 
 def captions(n: int, seed: int = 0, language: str = "en") -> list[Caption]:
     """`n` different training captions, none of them held out; the same for the same arguments.
 
+    A longer list begins with the shorter one.
+
     Args:
-        language: "en" or "zh".
+        language: "en", "zh", or "mixed" for both in a sentence.
 
     Raises:
         LiDiTError: an unknown language, or more captions than the grammar easily gives.
     """
     if language not in WORDINGS:
         raise LiDiTError(f"language {language!r}: expected one of {tuple(WORDINGS)}; pick one")
-    rng = Random(f"{seed}/{language}")
-    requests, found = _Requests(rng), {}
-    for _ in range(20 * n + 1000):
-        if len(found) == n:
-            return list(found.values())
+    rng, found = Random(f"{seed}/{language}"), {}
+    requests, given = _Requests(rng), 0
+    while len(found) < n and given < 20 * n + 1000:
         category = rng.choices(tuple(CATEGORIES), tuple(CATEGORIES.values()))[0]
-        request = getattr(requests, category)()
+        request = _allowed(getattr(requests, category))
+        text = _word(request, language, rng)
+        found.setdefault(text, Caption(text, language, request, category))
+        given += 1
+    if len(found) < n:
+        raise LiDiTError(f"{n} captions: expected at most about {len(found)}; ask for fewer")
+    return list(found.values())
+
+
+def _allowed(draw: Callable[[], SceneRequest]) -> SceneRequest:
+    """The first request that may be trained on, so that every category keeps its share."""
+    for _ in range(TRIES):
+        request = draw()
         if _is_plain(request) and not is_held_out(request):
-            text = WORDINGS[language](request, rng)
-            found.setdefault(text, Caption(text, language, request, category))
-    raise LiDiTError(f"{n} captions: expected at most about {len(found)}; ask for fewer")
+            return request
+    raise LiDiTError(f"{TRIES} requests were all held out; change the held-out rule")
+
+
+def _word(request: SceneRequest, language: str, rng: Random) -> str:
+    plain, wider = WORDINGS[language]
+    if plain and request.place is None and rng.random() < PLAIN_SHARE:
+        return plain(request, rng)
+    return wider(request, rng)
 
 
 def _is_plain(request: SceneRequest) -> bool:

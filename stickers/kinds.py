@@ -45,7 +45,7 @@ class Kind:
         return self.nouns[0][0]
 
 
-def _nouns(words: str) -> tuple[Noun, ...]:
+def nouns_of(words: str) -> tuple[Noun, ...]:
     """'car/cars auto' -> (('car', 'cars'), ('auto', 'autos')); '_' stands for a space."""
     pairs = (word.replace("_", " ").partition("/") for word in words.split())
     return tuple((one, many or one + "s") for one, _, many in pairs)
@@ -61,7 +61,7 @@ def _kind(
     colours: tuple[str, ...] = (),
 ) -> Kind:
     name, measure = chinese.split()
-    return Kind(key, emoji, _nouns(nouns), _nouns(unseen), name, measure, natural, colours)
+    return Kind(key, emoji, nouns_of(nouns), nouns_of(unseen), name, measure, natural, colours)
 
 
 _TABLE = (

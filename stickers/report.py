@@ -17,6 +17,7 @@ from .kinds import KINDS, KNOWN_KINDS
 from .scorer import ACCEPT, Reading, Verdict, describe, judge, read
 
 CELL, LABEL = 128, 52  # picture side and height of the text under it, pixels
+WHOLE = ("chinese", "mixed")  # categories that test the whole request
 _LINES, _LETTERS = 4, 25  # of a label
 
 
@@ -127,7 +128,7 @@ def _rows(captions: Sequence[Caption], verdicts: Sequence[Verdict]) -> tuple[Row
 
 def _hit(verdict: Verdict, caption: Caption) -> bool:
     """The category's own test; categories without one of their own test the whole request."""
-    return verdict.all if caption.category == "chinese" else verdict.category(caption.category)
+    return verdict.all if caption.category in WHOLE else verdict.category(caption.category)
 
 
 def grid(pictures: Sequence[np.ndarray], labels: Sequence[str], columns: int = 8) -> Image.Image:
@@ -163,4 +164,5 @@ def _title(caption: Caption) -> str:
     if caption.text.isascii():
         return caption.text
     items = (f"{i.count} {i.colour or ''} {i.kind}" for i in caption.request.items)
-    return f"[zh] {', '.join(items)} {caption.request.relation or ''} {caption.request.background}"
+    asked = f"{', '.join(items)} {caption.request.relation or ''} {caption.request.background}"
+    return f"[{caption.language}] {asked}"

@@ -10,6 +10,7 @@ from .kinds import BACKGROUNDS, KNOWN_KINDS
 
 RELATIONS = ("left of", "right of", "above", "below")
 SIZES = ("small", "big")
+PLACES = ("middle", "left", "right", "top", "bottom")  # of a lone object
 MAX_OBJECTS = 4
 
 
@@ -37,6 +38,7 @@ class SceneRequest:
     items: tuple[Item, ...]
     relation: str | None = None
     background: str | None = None  # None: any
+    place: str | None = None  # of the one object there is; None: anywhere
 
     def __post_init__(self) -> None:
         total = sum(item.count for item in self.items)
@@ -52,6 +54,12 @@ class SceneRequest:
             raise LiDiTError(
                 f"relation {self.relation!r} of {len(self.items)} groups: expected one of "
                 f"{RELATIONS} between exactly two; change either"
+            )
+
+        if self.place is not None and (self.place not in PLACES or total != 1):
+            raise LiDiTError(
+                f"place {self.place!r} of {total} objects: expected one of {PLACES} of one object; "
+                "change either"
             )
 
     @property

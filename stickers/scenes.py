@@ -16,6 +16,14 @@ MARGIN = 0.02  # kept free on every side of a cell, so objects are 2 * MARGIN ap
 _SIDES = {1: (0.45, 0.65), 2: (0.35, 0.42), 3: (0.30, 0.36), 4: (0.30, 0.36)}
 _SMALL = {1: (0.26, 0.34), 2: (0.22, 0.27), 3: (0.20, 0.24), 4: (0.20, 0.24)}
 _BIG = {1: (0.74, 0.86), 2: (0.43, 0.46), 3: (0.40, 0.44), 4: (0.40, 0.44)}
+_LONE = {  # cell of a lone object by the place that is asked for
+    None: (0.05, 0.05, 0.95, 0.95),
+    "middle": (0.15, 0.15, 0.85, 0.85),
+    "left": (0.0, 0.05, 0.62, 0.95),
+    "right": (0.38, 0.05, 1.0, 0.95),
+    "top": (0.05, 0.0, 0.95, 0.62),
+    "bottom": (0.05, 0.38, 0.95, 1.0),
+}
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom; x to the right, y down
 
@@ -86,7 +94,7 @@ def _cells(request: SceneRequest, rng: np.random.Generator) -> list[Box]:
     if request.relation is not None:
         return _related_cells(request)
     if request.total == 1:
-        return [(0.05, 0.05, 0.95, 0.95)]
+        return [_LONE[request.place]]
     cells = _free_cells(request.total, rng)
     order = rng.permutation(len(cells))
     return [cells[i] for i in order]

@@ -23,6 +23,7 @@ from lidit_core.files import replacing
 from .evaluation import chinese_prompts, evaluation_prompts, synonym_prompts
 from .grammar import Caption
 from .newcomer import newcomer_prompts
+from .paraphrases import long_prompts, long_prompts_in_short, mixed_prompts, paraphrases
 from .report import report, sample_grids
 from .scorer import ACCEPT
 
@@ -31,6 +32,10 @@ PROMPTS: dict[str, Callable[[], list[Caption]]] = {
     "synonyms": synonym_prompts,
     "chinese": chinese_prompts,
     "newcomer": newcomer_prompts,
+    "paraphrases": paraphrases,
+    "long": long_prompts,
+    "long-in-short": long_prompts_in_short,
+    "mixed": mixed_prompts,
 }
 
 

@@ -6,7 +6,7 @@ Run `python -m stickers.scorer --self-test` to measure the scorer itself on draw
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from .segments import (
 
 ACCEPT = 0.88  # a part with less evidence for any glyph is an unknown object
 RELATION_GAP = 0.12  # distance of centres along the axis that a relation needs, picture sides
+OFF_MIDDLE = 0.15  # distance from the picture's middle, picture sides, that is still the middle
 _CERTAIN = 0.93  # mean score above which no other segmentation is tried
 BIG, SMALL = 0.60, 0.42  # a lone big (small) object is longer (shorter) than this, picture sides
 
@@ -70,11 +71,12 @@ class Verdict:
     colour: bool
     relation: bool
     size: bool
+    place: bool
 
     @property
     def all(self) -> bool:
         """Whether the whole request is met."""
-        return self.objects and self.background and self.colour and self.relation and self.size
+        return all(getattr(self, field.name) for field in fields(self))
 
     def category(self, name: str) -> bool:
         """The verdict of an evaluation category: what it tests, and that the objects are there."""
@@ -151,6 +153,7 @@ def judge(reading: Reading, request: SceneRequest) -> Verdict:
         colour=present and all(map(_coloured, request.items, groups)),
         relation=request.relation is None or (present and _related(request.relation, *groups)),
         size=present and _sized(request.items, groups),
+        place=request.place is None or (present and _placed(request.place, groups[0])),
     )
 
 
@@ -164,6 +167,18 @@ def _related(relation: str, first: list[Found], second: list[Found]) -> bool:
     low, high = (first, second) if relation in ("left of", "above") else (second, first)
     edge = max(found.centre[axis] for found in low)
     return min(found.centre[axis] for found in high) - edge >= RELATION_GAP
+
+
+def _placed(place: str, group: list[Found]) -> bool:
+    """Whether every object's centre lies where it was asked for."""
+    return all(_is_at(place, *found.centre) for found in group)
+
+
+def _is_at(place: str, x: float, y: float) -> bool:
+    if place == "middle":
+        return max(abs(x - 0.5), abs(y - 0.5)) < OFF_MIDDLE
+    along = x if place in ("left", "right") else y
+    return (along if place in ("left", "top") else 1 - along) < 0.5 - OFF_MIDDLE / 2
 
 
 def _sized(items: tuple[Item, ...], groups: list[list[Found]]) -> bool:

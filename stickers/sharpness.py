@@ -45,8 +45,8 @@ class Sharpness:
 
     def __str__(self) -> str:
         return (
-            f"{self.inside:.2f} dB inside objects, {self.overall:.2f} dB over all; "
-            f"{self.edges:.3f} of the edges stronger than {STRONG}/255, {self.in_place:.3f} in place"
+            f"{self.inside:.2f} dB inside objects, {self.overall:.2f} dB over all; edges stronger "
+            f"than {STRONG}/255: {self.edges:.3f}, in their place {self.in_place:.3f}"
         )
 
 

@@ -1,0 +1,198 @@
+"""The words that no training caption is made of: what `evaluation` asks for in other wordings."""
+
+from __future__ import annotations
+
+from .words import Words
+
+KEPT = Words(
+    numbers={
+        1: ("a", "a", "a", "a lone", "precisely one", "a solitary", "1"),
+        2: ("a duo of", "precisely two", "a set of two", "a twosome of"),
+        3: ("a triplet of", "precisely three", "a set of three", "a threesome of"),
+        4: ("a quartet of", "precisely four", "a set of four", "a foursome of"),
+    },
+    after=(
+        "{noun} painted {colour}",
+        "{noun} whose colour is {colour}",
+        "{noun}, coloured {colour},",
+    ),
+    relations={
+        "left of": (
+            "{a} leftmost and {b} rightmost",
+            "{a} with {b} off to the right",
+            "{a} on the left-hand side, {b} on the right-hand side",
+            "{b} placed just right of {a}",
+            "from left to right {a} and {b}",
+        ),
+        "right of": (
+            "{a} rightmost and {b} leftmost",
+            "{a} with {b} off to the left",
+            "{a} on the right-hand side, {b} on the left-hand side",
+            "{b} placed just left of {a}",
+            "from left to right {b} and {a}",
+        ),
+        "above": (
+            "{a} directly over {b}",
+            "{b} directly under {a}",
+            "{a} at the upper edge, {b} at the lower edge",
+            "{a} hovering higher than {b}",
+            "from top to bottom {a} and {b}",
+        ),
+        "below": (
+            "{a} directly under {b}",
+            "{b} directly over {a}",
+            "{a} at the lower edge, {b} at the upper edge",
+            "{b} hovering higher than {a}",
+            "from top to bottom {b} and {a}",
+        ),
+    },
+    statements={
+        "left of": (
+            "Left of the {y} stands the {x}.",
+            "The {x} and the {y} share the page, the {x} on the left-hand side.",
+        ),
+        "right of": (
+            "Right of the {y} stands the {x}.",
+            "The {x} and the {y} share the page, the {x} on the right-hand side.",
+        ),
+        "above": (
+            "Over the {y} hangs the {x}.",
+            "The {x} and the {y} share the page, the {x} higher than the {y}.",
+        ),
+        "below": (
+            "Under the {y} rests the {x}.",
+            "The {x} and the {y} share the page, the {x} lower than the {y}.",
+        ),
+    },
+    places={
+        "middle": ("at the very centre", "amid it all"),
+        "left": ("towards the left edge", "on the left-hand side"),
+        "right": ("towards the right edge", "on the right-hand side"),
+        "top": ("towards the upper edge", "way up"),
+        "bottom": ("towards the lower edge", "way down"),
+    },
+    pairs=(
+        "{a} as well as {b}",
+        "{a} accompanied by {b}",
+        "{a} side by side with {b}",
+        "{a} & {b}",
+        "{a} in the company of {b}",
+    ),
+    lists=((" + ", " + "), (" / ", " / "), (", ", " as well as ")),
+    backgrounds=(
+        "{scene} set against {bg}",
+        "{scene}, nothing but {bg} at the back",
+        "{scene}, the backdrop being {bg}",
+        "{scene} upon a {bg} canvas",
+        "upon {bg}, {scene}",
+        "{bg} all around {scene}",
+    ),
+    grounds=(
+        "Behind them one sees only {bg}.",
+        "For the canvas choose {bg}.",
+        "What lies behind should look {bg}.",
+    ),
+    openings=(
+        "a render of ",
+        "an artwork depicting ",
+        "a card showing ",
+        "a sketch of ",
+        "my prompt: ",
+        "a close look at ",
+    ),
+    sentences=(
+        "Here we have {scene}.",
+        "What you notice first is {scene}.",
+        "My drawing contains {scene}.",
+        "Imagine {scene}.",
+        "It depicts {scene}.",
+    ),
+    commands=(
+        "Sketch {scene}.",
+        "Let us have {scene}.",
+        "Depict {scene}.",
+        "Compose {scene}.",
+        "I need {scene}.",
+    ),
+    questions=(
+        "Is it possible to get {scene}?",
+        "Why not depict {scene}?",
+        "Might we get {scene}?",
+    ),
+    introductions=(
+        "Here comes {a}.",
+        "Notice {a}.",
+        "One finds {a}.",
+        "Include {a}.",
+        "It features {a}.",
+    ),
+    adjectives=tuple("delightful splendid neat amiable merry handsome".split()),
+    tags=(
+        "crisp vector graphic",
+        "highly rated",
+        "stock illustration",
+        "intricate",
+        "stunning",
+        "charming",
+        "ultra hd",
+        "cel shaded",
+        "whimsical",
+        "poster art",
+        "concept art",
+        "smooth gradients",
+        "tasteful",
+        "polished",
+        "featured on behance",
+        "storybook look",
+    ),
+    stories=(
+        "Once, during a {mood} {time}, {who} {did}.",
+        "{who} told me that {thing} would suit the {place}.",
+        "Somebody asked for it because {who} {did}.",
+        "While {who} {did}, the {place} grew rather {mood}.",
+        "If it turns out {mood}, {who} will be delighted.",
+        "I am thinking of {thing}, and of how {mood} a {time} can be.",
+        "The {place} needs something {mood}, as {who} keeps repeating.",
+        "Perhaps it is about {thing}; perhaps {who} merely {did}.",
+        "After so {mood} a {time}, {who} {did} once more.",
+        "Let the result seem {mood}, though never {mood2}.",
+    ),
+    slots={
+        "mood": tuple(
+            "hushed drowsy drizzly tranquil hectic peculiar mild brief lively solemn breezy "
+            "hopeful melancholy homely puzzling".split()
+        ),
+        "time": tuple("dawn dusk midnight season decade picnic voyage fortnight".split()),
+        "place": tuple("attic harbour theatre workshop nursery courtyard lobby cabin".split()),
+        "who": (
+            "a retired sailor",
+            "the librarian",
+            "my cousin",
+            "the tailor",
+            "an absent-minded professor",
+            "the postman",
+            "their aunt",
+            "a shy gardener",
+        ),
+        "did": (
+            "hummed a tune",
+            "counted the clouds",
+            "mended a coat",
+            "read the newspaper aloud",
+            "lost a bet",
+            "yawned all along",
+            "planned a long voyage",
+            "argued about politics",
+        ),
+        "thing": (
+            "nostalgia",
+            "patience",
+            "the old harbour",
+            "politics",
+            "thunder",
+            "gossip",
+            "courage",
+            "handwriting",
+        ),
+    },
+)
