@@ -33,16 +33,19 @@ def sample(
     guidance: float | None = None,
     options: TextOptions = TEXT_AS_CONFIGURED,
     on_step: Callable[[int], None] = lambda step: None,
+    begin: float = 1.0,
 ) -> Tensor:
     """Normalised latents (B, C, H, W) from noise of that shape; texts hold B rows each.
 
     ``steps`` and ``guidance`` default to what the checkpoint was made for. Guidance 1 does not
-    run the negative text at all.
+    run the negative text at all. Below 1, ``begin`` is the time of what is given in place of
+    noise, latents with that much noise added; the run's steps after that time are left to take.
     """
     config = model.config
     steps = config.steps if steps is None else steps
     guidance = config.guidance if guidance is None else guidance
     times = sampling_times(config.prediction, steps, config.shift)
+    times = torch.cat([torch.tensor([begin]), times[times < begin]])
 
     def predict(z: Tensor, t: Tensor) -> Tensor:
         return _predict(model, z.to(model.dtype), t, positive, negative, guidance, options)

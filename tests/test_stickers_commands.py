@@ -7,7 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from lidit_core.checkpoint import load_vae, read_safetensors
+from lidit_core.paths import SHIPPED_WEIGHTS
+from lidit_core.text import available
+
+SHIPPED_VAE = SHIPPED_WEIGHTS / "stickers-vae.safetensors"
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -33,3 +39,27 @@ def test_a_mistake_is_one_sentence(words, expected, tmp_path):
     assert ended.returncode == 2
     assert ended.stderr.startswith(f"{name}: ") and ended.stderr.count("\n") == 1
     assert expected in ended.stderr
+
+
+@pytest.mark.font
+@pytest.mark.llm
+def test_a_decoder_learns_from_what_a_model_gives_back(tmp_path):
+    """The latents that `restore` writes are those of the drawings beside them, nearly."""
+    if not available("SmolLM2-135M-Instruct"):
+        pytest.skip("SmolLM2-135M-Instruct is not on this machine; get it with `lidit fetch`")
+    file = tmp_path / "restored.safetensors"
+    _run(f"restore stickers --captions 1 --time 0.02 --out {file}")
+    tensors, _ = read_safetensors(file)
+    vae = load_vae(SHIPPED_VAE)
+    drawings = tensors["drawings"].permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        error = (vae.encode(drawings) - tensors["latents"].float()).std()
+    assert 0 < error < 0.15  # latents have a deviation of 0.5
+    options = f"--set restored={file} --set restored_share=1 --set steps=1 --set wide_every=0"
+    recipe = f"recipes/autoencoder/stickers.yaml --set start={SHIPPED_VAE}"
+    _run(f"train_autoencoder {recipe} {options} --out {tmp_path}")
+    load_vae(tmp_path / "final.safetensors")
+
+
+def _run(words: str) -> None:
+    subprocess.run([sys.executable, "-m", *f"stickers.{words}".split()], cwd=ROOT, check=True)
