@@ -1,5 +1,8 @@
 """Checkpoints of a run: written into a folder beside and renamed, the newest whole one found.
 
+The last one from before the learning rate's decay stays beside the newest, so that a run can be
+lengthened without a second decay.
+
 torch.distributed.checkpoint keeps what several processes hold each a part of, and gives it back to
 another number of processes.
 """
@@ -69,9 +72,19 @@ class Checkpoints:
         if self.accelerator.is_main_process:
             shutil.rmtree(path, ignore_errors=True)
             beside.rename(path)
-            for _, old in self.found()[self.keep :]:
-                shutil.rmtree(old, ignore_errors=True)
+            self._tidy(step)
         self.accelerator.wait_for_everyone()
+
+    def _tidy(self, step: int) -> None:
+        """Delete the old ones, and those beyond ``step``, which a lengthened run went back from."""
+        found = self.found()
+        mine = [path for number, path in found if number <= step]
+        before = [path for path in mine if decayed_to(path) == 1]
+        stay = set(before[:1] if decayed_to(mine[0]) < 1 else ())
+        stay |= set([path for path in mine if path not in stay][: self.keep])
+        for _, path in found:
+            if path not in stay:
+                shutil.rmtree(path, ignore_errors=True)
 
     def _clear(self, beside: Path) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -97,6 +110,14 @@ class Checkpoints:
                 "run was begun with, name another folder with --out, or delete this checkpoint "
                 "if it is damaged, so that the one before it is taken"
             ) from error
+
+
+def decayed_to(path: Path) -> float:
+    """The decay factor of a checkpoint's last step, in [0, 1]; 1 where it does not say."""
+    try:
+        return json.loads((path / NUMBERS).read_text()).get("decay_factor", 1.0)
+    except (OSError, ValueError):  # loading it tells what is wrong
+        return 1.0
 
 
 def _random_state() -> dict[str, torch.Tensor]:

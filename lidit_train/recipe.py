@@ -291,7 +291,7 @@ class Compute:
 @dataclass(frozen=True)
 class Checkpoints:
     every: int = 500  # steps
-    keep: int = 2  # newest ones
+    keep: int = 2  # newest ones; the last before the rate's decay stays beside them
 
     def __post_init__(self) -> None:
         _in_range(self, "checkpoints", "every", 1)
