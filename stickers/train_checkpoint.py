@@ -31,7 +31,7 @@ from lidit_core.config import LatentFormat
 from lidit_core.errors import exit_status
 from lidit_core.latents import normalise
 from lidit_core.llmdiff.standin import KEY, TEXT_PREFIX, StandInConfig
-from lidit_core.objectives import add_noise, model_timestep, sample_time, target
+from lidit_core.objectives import Focus, add_noise, model_timestep, sample_time, target
 from lidit_core.paths import SHIPPED_WEIGHTS
 from lidit_train.latents import BATCH, as_pixels, read_picture
 from lidit_train.optimisation import EMA, optimisers_of, rate_factor
@@ -67,6 +67,7 @@ class StandInRecipe:
     dropout: float = 0.1  # share of samples that read the empty prompt
     told: float = 0.7  # share of samples whose words are nearly all told apart
     shift: float = 2.0  # of training times towards noise, where a picture's content is decided
+    focus: Focus | None = None  # a range from which some of the times are drawn instead
     optimiser: Optimiser = field(
         default=Optimiser(
             name="muon", learning_rate=2.5e-3, weight_decay=0.0, warmup=50, decay=0.35, ema=0.99
@@ -170,7 +171,7 @@ class StandInTrainer:
         rows = torch.randint(len(self.x), (size,), generator=rng)
         x = self.x[rows]
         noise = torch.randn(x.shape, generator=rng)
-        time = sample_time(PREDICTION, size, self.recipe.shift, rng)
+        time = sample_time(PREDICTION, size, self.recipe.shift, rng, self.recipe.focus)
         dropped = torch.rand(size, generator=rng) < self.recipe.dropout
         texts = ["" if d else self.source.captions(int(i))[0][0] for i, d in zip(rows, dropped)]
         told = torch.rand(size, generator=rng) < self.recipe.told
