@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import curve, make_world, recipe_of, run
+from tiny_training import curve, fields, make_world, recipe_of, run, write_recipe
 
 from lidit_train.run import train
 
+ROOT = Path(__file__).resolve().parent.parent
 DECAY = {"learning_rate": 1e-2, "warmup": 2, "decay": 0.5}
-LOG = {"every": 3, "trackers": []}  # a line also sums steps on both sides of the decay's start
+LOG = {"every": 7, "trackers": []}  # a line also sums steps on both sides of the decay's start
 SHORT, LONG = 16, 28  # steps: their rates fall from step 9 and from step 15 on
 
 
@@ -79,6 +84,24 @@ def test_a_lengthened_run_is_the_run_that_was_long_from_the_beginning(world, cap
     assert same(longer, long)
     assert curve(folder / "longer") == curve(folder / f"run-{LONG}")
     assert kept(folder, "longer") == [15, 24, 28]
+
+
+def test_two_processes_lengthen_the_run_of_one(world):
+    folder, llms = world
+    copy_of(folder, "two")
+    stages = [{"images": 4 * LONG, "batch": 4, "resolution": 32}]
+    data = fields(folder, stages=stages, optimiser=DECAY, log=LOG, checkpoints={"every": 4})
+    words = [str(write_recipe(folder, data, "two.yaml")), "--out", str(folder / "two")]
+    words += [part for name, place in llms.items() for part in ("--llm", f"{name}={place}")]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    launcher += ["-m", "lidit_core", "train", *words, "--device", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    subprocess.run(launcher, env=environment, check=True, timeout=400)
+    ours, theirs = curve(folder / "two"), curve(folder / f"run-{LONG}")
+    assert [line["step"] for line in ours] == [line["step"] for line in theirs]
+    for a, b in zip(ours, theirs):
+        assert a.keys() == b.keys()
+        assert all(a[name] == pytest.approx(b[name], rel=1e-4) for name in a)
 
 
 @pytest.mark.parametrize("steps", [22, 40])  # whose own decay begins soon after, or much later
