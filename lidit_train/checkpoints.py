@@ -120,6 +120,27 @@ def decayed_to(path: Path) -> float:
         return 1.0
 
 
+def tell_longer(step: int, fallen: float, rises: float, before: int | None) -> None:
+    """Say how a lengthened run goes on whose newest checkpoint lies in the shorter one's decay.
+
+    Args:
+        fallen, rises: that checkpoint's decay factor, and the longer run's at the same step.
+        before: the step before the decay to which it goes back; None = nothing is left of that.
+    """
+    if before is not None:
+        told = (
+            "step %d lies in the decay of a shorter run; this one goes on from step %d, before it, "
+            "and leaves what came after"
+        )
+        return log.info(told, step, before)
+    told = (
+        "step %d lies in the decay of a shorter run, and no checkpoint from before it is there: "
+        "the rate, fallen to %.0f %%, goes back to %.0f %% and falls once more; for a run that "
+        "decays once begin in another folder"
+    )
+    log.warning(told, step, 100 * fallen, 100 * rises)
+
+
 def _random_state() -> dict[str, torch.Tensor]:
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():

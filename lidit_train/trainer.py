@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from lidit_core.errors import LiDiTError
 
-from .checkpoints import Checkpoints, decayed_to
+from .checkpoints import Checkpoints, decayed_to, tell_longer
 from .journal import Journal, Losses
 from .learner import Batch, Learner
 from .loader import Fetched, Loader
@@ -207,25 +207,10 @@ class Trainer:
             (step, path) for step, path in found if decayed_to(path) >= self._decay_factor(step)
         ]
         if good != found:
-            self._tell_longer(found[0], good[0][0] if good else None)
+            step, path = found[0]
+            rises = self._decay_factor(step)
+            tell_longer(step, decayed_to(path), rises, good[0][0] if good else None)
         return good or found
-
-    def _tell_longer(self, newest: tuple[int, Path], before: int | None) -> None:
-        step, path = newest
-        if before is not None:
-            return log.info(
-                "step %d lies in the decay of a shorter run; this one goes on from step %d, before "
-                "it, and leaves what came after",
-                step,
-                before,
-            )
-        falls = step, 100 * decayed_to(path), 100 * self._decay_factor(step)
-        log.warning(
-            "step %d lies in the decay of a shorter run, and no checkpoint from before it is "
-            "there: the rate, fallen to %.0f %%, goes back to %.0f %% and falls once more; for a "
-            "run that decays once name another folder with --out",
-            *falls,
-        )
 
     def _state(self) -> dict[str, Any]:
         """Everything that is a tensor, by names that fit any number of processes."""

@@ -140,7 +140,7 @@ def test_where_no_checkpoint_is_from_before_the_decay_it_says_that_the_rate_rise
     with caplog.at_level(logging.INFO, "lidit_train"):
         go(folder, "missing", llms, LONG)
     told = "fallen to 12 %, goes back to 93 % and falls once more"
-    assert told in caplog.text and "name another folder with --out" in caplog.text
+    assert told in caplog.text and "begin in another folder" in caplog.text
     assert "going on at step 16 of 28" in caplog.text
     assert [line["step"] for line in curve(folder / "missing")][-1] == LONG
 
