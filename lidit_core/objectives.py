@@ -9,13 +9,34 @@ Diffusion, which hosts use by default. ``flow`` is rectified flow.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from .errors import LiDiTError
+
 STEPS = 1000  # of the DDPM schedule; the model's timesteps run in [0, 1000] for flow too
 _BETA_FIRST, _BETA_LAST = 0.00085, 0.012
+
+
+@dataclass(frozen=True)
+class Focus:
+    """A range of times from which a share of the training draws its own, uniformly."""
+
+    low: float  # times lie above it
+    high: float  # and up to it
+    share: float = 0.5  # of the samples
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low < self.high <= 1:
+            raise LiDiTError(
+                f"the focus of training times has low={self.low} and high={self.high}; "
+                "expected times with 0 <= low < high <= 1, where 1 is noise"
+            )
+        if not 0 <= self.share <= 1:
+            raise LiDiTError(f"the focus of training times has share={self.share}; expected 0 to 1")
 
 
 @lru_cache(maxsize=1)
@@ -78,15 +99,37 @@ def clean_and_noise(
     return alpha * z - sigma * output, sigma * z + alpha * output
 
 
-def sample_time(prediction: str, count: int, shift: float, generator: torch.Generator) -> Tensor:
+def sample_time(
+    prediction: str,
+    count: int,
+    shift: float,
+    generator: torch.Generator,
+    focus: Focus | None = None,
+) -> Tensor:
     """Training times (count,): logit-normal for flow, uniform over the steps for eps and v.
 
-    Then shifted; those of eps and v to the next step of the schedule.
+    Then shifted; those of eps and v to the next step of the schedule. A focus replaces a share of
+    them, and leaves the others as they would be without it.
     """
     if prediction == "flow":
-        return shift_time(torch.randn(count, generator=generator).sigmoid(), shift)
-    time = (torch.randint(STEPS, (count,), generator=generator) + 1) / STEPS
-    return time if shift == 1 else (shift_time(time, shift) * STEPS).ceil().clamp(1, STEPS) / STEPS
+        time = shift_time(torch.randn(count, generator=generator).sigmoid(), shift)
+    else:
+        time = (torch.randint(STEPS, (count,), generator=generator) + 1) / STEPS
+        time = time if shift == 1 else _next_step(shift_time(time, shift))
+    return time if focus is None else _focused(prediction, time, focus, generator)
+
+
+def _focused(prediction: str, time: Tensor, focus: Focus, generator: torch.Generator) -> Tensor:
+    """Times (count,) of which a share is drawn anew in (low, high]."""
+    chosen, place = torch.rand(2, len(time), generator=generator, dtype=torch.float64)
+    drawn = focus.low + (focus.high - focus.low) * (1 - place)
+    drawn = drawn if prediction == "flow" else _next_step(drawn)
+    return torch.where(chosen < focus.share, drawn.to(time), time)
+
+
+def _next_step(time: Tensor) -> Tensor:
+    """Times of the DDPM schedule, at or after the given ones."""
+    return (time * STEPS).ceil().clamp(1, STEPS) / STEPS
 
 
 def shift_time(time: Tensor, shift: float) -> Tensor:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lidit_core.objectives import sample_time
+from lidit_core.objectives import Focus, sample_time
 
 from .recipe import Data
 from .schedule import seeded
@@ -47,11 +47,12 @@ def chance(
     prediction: str,
     shift: float,
     shape: tuple[int, int, int],
+    focus: Focus | None = None,
 ) -> Chance:
     """Args: row of the whole batch; shape (C, h, w) of the latents."""
     g = seeded(seed, step, row, 1)
     caption, fate = torch.rand(2, generator=g, dtype=torch.float64).tolist()
-    time = sample_time(prediction, 1, shift, g)[0]
+    time = sample_time(prediction, 1, shift, g, focus)[0]
     noise = torch.randn(shape, generator=g)
     dropped, zeroed = fate < data.caption_dropout, fate >= 1 - data.text_zeroing
     return Chance(caption, dropped, zeroed, time, noise)

@@ -1,5 +1,8 @@
 """Checkpoints of a run: written into a folder beside and renamed, the newest whole one found.
 
+The last one from before the learning rate's decay stays beside the newest, so that a run can be
+lengthened without a second decay.
+
 torch.distributed.checkpoint keeps what several processes hold each a part of, and gives it back to
 another number of processes.
 """
@@ -69,9 +72,19 @@ class Checkpoints:
         if self.accelerator.is_main_process:
             shutil.rmtree(path, ignore_errors=True)
             beside.rename(path)
-            for _, old in self.found()[self.keep :]:
-                shutil.rmtree(old, ignore_errors=True)
+            self._tidy(step)
         self.accelerator.wait_for_everyone()
+
+    def _tidy(self, step: int) -> None:
+        """Delete the old ones, and those beyond ``step``, which a lengthened run went back from."""
+        found = self.found()
+        mine = [path for number, path in found if number <= step]
+        before = [path for path in mine if decayed_to(path) == 1]
+        stay = set(before[:1] if decayed_to(mine[0]) < 1 else ())
+        stay |= set([path for path in mine if path not in stay][: self.keep])
+        for _, path in found:
+            if path not in stay:
+                shutil.rmtree(path, ignore_errors=True)
 
     def _clear(self, beside: Path) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -97,6 +110,35 @@ class Checkpoints:
                 "run was begun with, name another folder with --out, or delete this checkpoint "
                 "if it is damaged, so that the one before it is taken"
             ) from error
+
+
+def decayed_to(path: Path) -> float:
+    """The decay factor of a checkpoint's last step, in [0, 1]; 1 where it does not say."""
+    try:
+        return json.loads((path / NUMBERS).read_text()).get("decay_factor", 1.0)
+    except (OSError, ValueError):  # loading it tells what is wrong
+        return 1.0
+
+
+def tell_longer(step: int, fallen: float, rises: float, before: int | None) -> None:
+    """Say how a lengthened run goes on whose newest checkpoint lies in the shorter one's decay.
+
+    Args:
+        fallen, rises: that checkpoint's decay factor, and the longer run's at the same step.
+        before: the step before the decay to which it goes back; None = nothing is left of that.
+    """
+    if before is not None:
+        told = (
+            "step %d lies in the decay of a shorter run; this one goes on from step %d, before it, "
+            "and leaves what came after"
+        )
+        return log.info(told, step, before)
+    told = (
+        "step %d lies in the decay of a shorter run, and no checkpoint from before it is there: "
+        "the rate, fallen to %.0f %%, goes back to %.0f %% and falls once more; for a run that "
+        "decays once begin in another folder"
+    )
+    log.warning(told, step, 100 * fallen, 100 * rises)
 
 
 def _random_state() -> dict[str, torch.Tensor]:

@@ -1,7 +1,7 @@
 """Train a LI-DiT, its refiners, a LoRA or an adapter from a recipe; the same command again goes on.
 
 DIR/final.safetensors is what comes out; DIR holds checkpoints, caches, grids and the log too. On
-several GPUs or machines: accelerate launch -m lidit_core train RECIPE --out DIR
+four GPUs: python -m torch.distributed.run --nproc_per_node 4 -m lidit_core train RECIPE --out DIR
 """
 
 from __future__ import annotations
@@ -68,10 +68,11 @@ def _print_plan(recipe, folder: Path) -> int:
 def _train(recipe, args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from .parallel import is_first
     from .run import train
 
     logging.getLogger("lidit_train").setLevel(logging.INFO)
-    with tqdm(total=recipe.steps, unit="step", disable=None) as bar:
+    with tqdm(total=recipe.steps, unit="step", disable=None if is_first() else True) as bar:
 
         def on_step(step: int, loss: float) -> None:
             batch = recipe.stage_at(step - 1)[1].batch
@@ -80,7 +81,8 @@ def _train(recipe, args: argparse.Namespace) -> int:
             bar.update(step - bar.n)
 
         final = train(recipe, args.out, args.device, _sources(args.llm), on_step)
-    print(final)
+    if is_first():
+        print(final)
     return 0
 
 

@@ -43,6 +43,21 @@ class Losses:
         self.loss, self.norm = self.loss + loss, self.norm + norm
         self.steps, self.images = self.steps + 1, self.images + images
 
+    def state(self, accelerator: Accelerator) -> dict[str, Any]:
+        """The sums over all processes, as JSON; every process must ask."""
+        sums = accelerator.reduce(self.sums, "sum").tolist()
+        own = {"loss": self.loss, "norm": self.norm, "steps": self.steps, "images": self.images}
+        return {"sums": sums, **own}
+
+    def load_state(self, state: Mapping[str, Any], accelerator: Accelerator) -> None:
+        """Go on from such sums; those of another number of bins are left out."""
+        if len(state["sums"][0]) != self.bins:
+            return
+        if accelerator.is_main_process:  # they are summed over all processes again
+            self.sums += torch.tensor(state["sums"], dtype=torch.float64).to(self.sums)
+        self.loss, self.norm = state["loss"], state["norm"]
+        self.steps, self.images = state["steps"], state["images"]
+
     def line(self, accelerator: Accelerator) -> dict[str, Any]:
         """Means over all processes; a bin without a sample is left out."""
         sums = accelerator.reduce(self.sums, "sum")

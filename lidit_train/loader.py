@@ -93,10 +93,9 @@ class Fetcher(torch.utils.data.Dataset):
         stage, latent = self.recipe.stages[plan.stage], self.config.latent
         shape = (latent.channels, size[1] // latent.downsampling, size[0] // latent.downsampling)
         own = self.config.shift if self.config.prediction == "flow" else 1.0
-        shift = stage.shift or own
-        return chance(
-            self.recipe.seed, plan.step, row, self.recipe.data, self.config.prediction, shift, shape
-        )
+        shift, data = stage.shift or own, self.recipe.data
+        drawn = self.config.prediction, shift, shape, stage.focus
+        return chance(self.recipe.seed, plan.step, row, data, *drawn)
 
     def _text(self, row: Row, fate: Chance) -> str:
         return fate.choose(self.sources[row.source].captions(row.index))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -61,9 +62,17 @@ def rate_factor(step: int, warmup: int, total: int, decay: float) -> float:
 
     A plateau lets a run be lengthened without having spent its schedule (WSD).
     """
-    rise = (step + 1) / max(warmup, 1)
-    fall = (total - step) / max(decay * total, 1)
-    return max(min(1.0, rise, fall), 0.0)
+    return min((step + 1) / max(warmup, 1), decay_factor(step, total, decay))
+
+
+def decay_factor(step: int, total: int, decay: float) -> float:
+    """What the decay leaves of the rate at a step: 1 until it begins, then falling to 0."""
+    return max(min(1.0, (total - step) / max(decay * total, 1)), 0.0)
+
+
+def decay_start(total: int, decay: float) -> int:
+    """The first step whose rate the decay lowers; ``total`` where it lowers none."""
+    return bisect_left(range(total), True, key=lambda step: decay_factor(step, total, decay) < 1)
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:

@@ -1,12 +1,15 @@
 """Several processes that train one model, each on its share of every batch.
 
-accelerate starts and joins them (``accelerate launch``, or torchrun), picks their device and copies
-the model to each; with ``compute.shard`` torch's ``fully_shard`` divides it over them instead.
-accelerate's own FSDP falls back to copies on CPUs, so it is not used for that.
+PyTorch's launcher starts them; accelerate joins them, picks their device and copies the model to
+each. With ``compute.shard`` torch's ``fully_shard`` divides it over them instead: accelerate's own
+FSDP falls back to copies on CPUs. ``accelerate launch`` starts one process on CPUs, whatever number
+is asked for, so it is not what we tell people to type.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable
 from functools import partial
 
@@ -22,18 +25,59 @@ from lidit_core.errors import LiDiTError
 
 from .recipe import Compute
 
+log = logging.getLogger(__name__)
+
+SEVERAL = "python -m torch.distributed.run --nproc_per_node N -m lidit_core train …"
+STARTED = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")  # by launchers
+ASKED = {"ACCELERATE_USE_CPU", "MASTER_PORT"}  # by accelerate's launcher, for several processes
+
 
 def accelerator_for(compute: Compute, device: str | None = None) -> Accelerator:
     """The processes, devices and precision; a CPU computes in float32.
 
     A step leaves the refiners of absent LLMs without a gradient, in every process alike.
+
+    Raises:
+        LiDiTError: several processes were started, and this one would train alone.
     """
     on_cpu = device == "cpu" or not torch.cuda.is_available()
-    return Accelerator(
-        cpu=device == "cpu",
+    devices = getattr(torch, "accelerator", torch.cuda)  # torch before 2.6 has no name for all
+    accelerator = Accelerator(
+        cpu=device == "cpu" or not devices.is_available(),  # or else CPUs are not joined
         mixed_precision="no" if on_cpu or compute.precision == "float32" else "bf16",
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
+    _check_joined(accelerator.num_processes)
+    return accelerator
+
+
+def _check_joined(joined: int) -> None:
+    numbers = (os.environ.get(name, "") for name in STARTED)
+    started = max((int(number) for number in numbers if number.isdigit()), default=1)
+    if joined < started:
+        raise LiDiTError(
+            f"{started} processes were started, and this one is joined to {joined - 1} others; "
+            f"start them with `{SEVERAL}`, and with --device cpu where they are to share CPUs"
+        )
+
+
+def tell_processes(accelerator: Accelerator) -> None:
+    """The first process says how many there are; from then on it alone tells how things go."""
+    if not accelerator.is_main_process:
+        return logging.getLogger(__package__).setLevel(logging.WARNING)
+    count, device = accelerator.num_processes, accelerator.device.type
+    log.info("training on %d process%s (%s)", count, "" if count == 1 else "es", device)
+    if count == 1 and set(os.environ) >= ASKED:
+        log.warning(
+            "`accelerate launch` was asked for several processes and started one; several are "
+            "started by `%s`",
+            SEVERAL,
+        )
+
+
+def is_first() -> bool:
+    """Whether this process speaks for all, as far as the launcher's environment says."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def together(learner: nn.Module, accelerator: Accelerator, compute: Compute) -> nn.Module:
@@ -53,8 +97,7 @@ def shard(learner: nn.Module, accelerator: Accelerator, compute: Compute) -> Non
     if accelerator.num_processes < 2:
         raise LiDiTError(
             "the recipe's compute.shard divides the model over several processes, and this is one; "
-            "start it with `accelerate launch --num_processes N -m lidit_core train …`, or leave "
-            "it out"
+            f"start it with `{SEVERAL}`, or leave it out"
         )
     learner.to(accelerator.device)
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))

@@ -15,6 +15,7 @@ from .hardware import Device, find_device
 from .llm_size import LLMSize, llm_size
 from .load import StageLoad, branches_read, read_together, stage_loads, text_tokens
 from .memory import FLOAT32, Memory, Process, checkpoint_bytes, memory_of
+from .optimisation import decay_start
 from .recipe import Recipe
 from .trained import Trained, Weights, count_weights, trained_by
 
@@ -71,7 +72,14 @@ class Plan:
     def disk(self) -> int:
         """Bytes of the caches, as far as counted, and of checkpoints with one being written."""
         cached = sum(cached.bytes or 0 for cached in self.caches)
-        return cached + (self.recipe.checkpoints.keep + 1) * self.checkpoint
+        return cached + (self.kept + 1) * self.checkpoint
+
+    @property
+    def kept(self) -> int:
+        """Checkpoints: the newest, and the one from before the decay where there is one."""
+        recipe = self.recipe
+        decays = decay_start(recipe.steps, recipe.optimiser.decay) < recipe.steps
+        return recipe.checkpoints.keep + decays
 
     def text(self) -> str:
         from .plan_text import plan_text

@@ -131,10 +131,9 @@ def _disk(plan: Plan) -> Iterator[str]:
             continue
         more = f"{cached.count:,} of {as_bytes(cached.each)}, {cached.files} files"
         yield row(cached.name, as_bytes(cached.bytes), more.replace(" 1 files", " 1 file"))
-    keep = plan.recipe.checkpoints.keep
     size = as_bytes(plan.checkpoint)
-    kept = f"{keep} of {size}, and one while it is written"
-    yield row("checkpoints", as_bytes((keep + 1) * plan.checkpoint), kept)
+    kept = f"{plan.kept} of {size}, and one while it is written"
+    yield row("checkpoints", as_bytes((plan.kept + 1) * plan.checkpoint), kept)
     verdict = "" if plan.disk <= plan.free else f"MORE THAN IS FREE, {as_bytes(plan.free)}"
     yield row("all", as_bytes(plan.disk), verdict)
 

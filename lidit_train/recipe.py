@@ -20,6 +20,7 @@ from lidit_core.config import read_record
 from lidit_core.errors import LiDiTError, first_line
 from lidit_core.llmdiff.config import MODES, TokenRefiner
 from lidit_core.llmdiff.langevin import FORMS
+from lidit_core.objectives import Focus
 
 OPTIMISERS = ("adamw", "muon")
 TRAINS = ("all", "refiners", "lora", "adapter")
@@ -221,6 +222,7 @@ class Stage:
     batch: int  # images a step, over all processes
     resolution: int = 0  # side of the square of the same area, pixels; 0 = the model's native size
     shift: float = 0.0  # of training times towards noise; 0 = the model's own
+    focus: Focus | None = None  # a range from which some of the times are drawn instead
     rate: float = 1.0  # factor on the learning rate
     sources: tuple[int, ...] = ()  # places in the data's list; () = all
     subsets: tuple[Subset, ...] = ()  # () = all branches together
@@ -292,7 +294,7 @@ class Compute:
 @dataclass(frozen=True)
 class Checkpoints:
     every: int = 500  # steps
-    keep: int = 2  # newest ones
+    keep: int = 2  # newest ones; the last before the rate's decay stays beside them
 
     def __post_init__(self) -> None:
         _in_range(self, "checkpoints", "every", 1)

@@ -20,7 +20,7 @@ from .adapter_start import ADAPTER_SAMPLE, begin_adapter
 from .learner import Learner
 from .loader import Fetcher, Loader
 from .lora import add_lora, save_lora
-from .parallel import accelerator_for, share_of
+from .parallel import accelerator_for, share_of, tell_processes
 from .prepare import Prepared, prepare, some_captions, some_latents
 from .previews import with_preview
 from .recipe import Recipe
@@ -52,6 +52,7 @@ def train(
         ``out/final.safetensors``: a LI-DiT, or the LoRA where that is what was trained.
     """
     accelerator = accelerator_for(recipe.compute, device)
+    tell_processes(accelerator)
     if accelerator.is_main_process:
         _note_recipe(recipe, out)
     accelerator.wait_for_everyone()

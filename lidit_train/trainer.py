@@ -18,11 +18,11 @@ from torch.distributed.checkpoint.state_dict import (
 
 from lidit_core.errors import LiDiTError
 
-from .checkpoints import Checkpoints
+from .checkpoints import Checkpoints, decayed_to, tell_longer
 from .journal import Journal, Losses
 from .learner import Batch, Learner
 from .loader import Fetched, Loader
-from .optimisation import EMA, learning_rate, optimisers_of
+from .optimisation import EMA, decay_factor, decay_start, learning_rate, optimisers_of
 from .parallel import is_sharded, together, whole
 from .recipe import Recipe
 
@@ -62,23 +62,27 @@ class Trainer:
         self.checkpoints = Checkpoints(folder / "checkpoints", recipe.checkpoints.keep, accelerator)
         self.journal = Journal(folder, recipe.log, accelerator, recipe.steps)
         self.step, self.bad, self.skipped = 0, 0, 0
+        self.losses = self.no_losses()  # since the log's last line
+        self.decay_start = decay_start(recipe.steps, recipe.optimiser.decay)
 
     def train(self, on_step: Callable[[int, float], None] = lambda step, loss: None) -> None:
-        """Go on from the newest checkpoint to the recipe's last step, which is saved too."""
+        """Go on from the newest checkpoint to the recipe's last step, which is saved too.
+
+        So is the last step before the decay, from which a run that is lengthened goes on.
+        """
         self.resume()
         self.journal.begin(self.step)
-        losses = self.no_losses()
         for fetched, batch in self.loader:
             self._tell_replaced(fetched)
-            loss, norm = self.train_step(batch, losses)
-            losses.step(loss, norm, len(fetched.plan.rows))
+            loss, norm = self.train_step(batch, self.losses)
+            self.losses.step(loss, norm, len(fetched.plan.rows))
             on_step(self.step, loss)
             saves = self.step % self.recipe.checkpoints.every == 0 or self.step == self.recipe.steps
             if saves or self.step % self.recipe.log.every == 0:
-                self._write(losses)
-                losses = self.no_losses()
+                self._write(self.losses)
+                self.losses = self.no_losses()
             self._draw()
-            if saves:
+            if saves or self.step == self.decay_start:
                 self.save(fetched.plan.position)
                 self.journal.pause()
 
@@ -169,11 +173,22 @@ class Trainer:
     def save(self, position: dict[str, int]) -> None:
         """Write a checkpoint; ``position`` is how far the data has been read."""
         numbers = {"step": self.step, "skipped": self.skipped, "ema_steps": self.ema.steps}
-        self.checkpoints.save(self.step, self._state(), {**numbers, "position": position})
+        schedule = {"stage": self._stage(), "decay_factor": self._decay_factor(self.step)}
+        losses = self.losses.state(self.accelerator)
+        numbers |= {**schedule, "losses": losses, "position": position}
+        self.checkpoints.save(self.step, self._state(), numbers)
+
+    def _stage(self) -> int:
+        """The stage of the step before the present one."""
+        return self.recipe.stage_at(self.step - 1)[0]
+
+    def _decay_factor(self, step: int) -> float:
+        """What the recipe's decay leaves of the rate at the last of so many steps."""
+        return decay_factor(step - 1, self.recipe.steps, self.recipe.optimiser.decay)
 
     def resume(self) -> None:
         """Take up the newest checkpoint that can be read; an older one where it cannot."""
-        found = self.checkpoints.found()
+        found = self._on_the_way()
         for number, (_, path) in enumerate(found):
             try:
                 return self._take_up(*self.checkpoints.load(path, self._state()))
@@ -181,6 +196,21 @@ class Trainer:
                 if number == len(found) - 1:
                     raise
                 log.warning("%s", error)
+
+    def _on_the_way(self) -> list[tuple[int, Path]]:
+        """Step and folder of each checkpoint, the newest first; none of a shorter run's decay.
+
+        Where those are all there is, they are taken, and it is told that the rate rises again.
+        """
+        found = self.checkpoints.found()
+        good = [
+            (step, path) for step, path in found if decayed_to(path) >= self._decay_factor(step)
+        ]
+        if good != found:
+            step, path = found[0]
+            rises = self._decay_factor(step)
+            tell_longer(step, decayed_to(path), rises, good[0][0] if good else None)
+        return good or found
 
     def _state(self) -> dict[str, Any]:
         """Everything that is a tensor, by names that fit any number of processes."""
@@ -198,4 +228,19 @@ class Trainer:
         self.ema.weights, self.ema.steps = state["ema"], numbers["ema_steps"]
         self.step, self.skipped = numbers["step"], numbers["skipped"]
         self.schedule.step, self.schedule.position = self.step, dict(numbers["position"])
+        self.losses = self.no_losses()
+        if "losses" in numbers:
+            self.losses.load_state(numbers["losses"], self.accelerator)
+        self._tell_stage(numbers.get("stage", self._stage()))
         log.info("going on at step %d of %d", self.step, self.recipe.steps)
+
+    def _tell_stage(self, made: int) -> None:
+        """Warn where the recipe, since changed, gives the last step to another stage."""
+        if made != self._stage():
+            stages = self.step, made + 1, self._stage() + 1
+            log.warning(
+                "step %d was made in stage %d of the recipe and now lies in stage %d, with which "
+                "the run goes on; to have the stages in their order lengthen the last one alone, "
+                "or name another folder with --out",
+                *stages,
+            )

@@ -31,10 +31,11 @@ from lidit_core.config import LatentFormat
 from lidit_core.errors import exit_status
 from lidit_core.latents import normalise
 from lidit_core.llmdiff.standin import KEY, TEXT_PREFIX, StandInConfig
-from lidit_core.objectives import add_noise, model_timestep, sample_time, target
+from lidit_core.objectives import Focus, add_noise, model_timestep, sample_time, target
 from lidit_core.paths import SHIPPED_WEIGHTS
+from lidit_train.checkpoints import tell_longer
 from lidit_train.latents import BATCH, as_pixels, read_picture
-from lidit_train.optimisation import EMA, optimisers_of, rate_factor
+from lidit_train.optimisation import EMA, decay_factor, decay_start, optimisers_of, rate_factor
 from lidit_train.recipe import Optimiser, Source
 from lidit_train.state import load_state, save_atomically
 from lidit_train.unet import write_ldm
@@ -67,6 +68,7 @@ class StandInRecipe:
     dropout: float = 0.1  # share of samples that read the empty prompt
     told: float = 0.7  # share of samples whose words are nearly all told apart
     shift: float = 2.0  # of training times towards noise, where a picture's content is decided
+    focus: Focus | None = None  # a range from which some of the times are drawn instead
     optimiser: Optimiser = field(
         default=Optimiser(
             name="muon", learning_rate=2.5e-3, weight_decay=0.0, warmup=50, decay=0.35, ema=0.99
@@ -120,13 +122,17 @@ def latent_format(latents: Tensor) -> LatentFormat:
 
 
 class StandInTrainer:
-    """A run in a folder, resumed from its ``state.pt``."""
+    """A run in a folder, resumed from its ``state.pt``; lengthened, from ``before-decay.pt``."""
 
     def __init__(self, recipe: StandInRecipe, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(recipe.seed)
         count = recipe.scenes
-        self.recipe, self.path = recipe, folder / "state.pt"
+        self.recipe, self.path, self.before = (
+            recipe,
+            folder / "state.pt",
+            folder / "before-decay.pt",
+        )
         self.source = StickerSource(Source("stickers", "en", count=count, distinct=count))
         latents = scene_latents(self.source, folder)
         self.latent = latent_format(latents)
@@ -138,12 +144,15 @@ class StandInTrainer:
 
     def train(self) -> StandIn:
         """Go on to the recipe's last step; the model with its averaged weights."""
+        decays = decay_start(self.recipe.steps, self.recipe.optimiser.decay)
         with tqdm(total=self.recipe.steps, initial=self.step, unit="step") as bar:
             while self.step < self.recipe.steps:
                 bar.set_postfix_str(f"loss {self._train_step():.3f}", refresh=False)
                 bar.update()
+                if self.step == decays:
+                    self._save(self.before)
                 if self.step % self.recipe.save_every == 0 or self.step == self.recipe.steps:
-                    self._save()
+                    self._save(self.path)
         self.model.load_state_dict(self.ema.over(self.model.state_dict()))
         return self.model.eval()
 
@@ -170,7 +179,7 @@ class StandInTrainer:
         rows = torch.randint(len(self.x), (size,), generator=rng)
         x = self.x[rows]
         noise = torch.randn(x.shape, generator=rng)
-        time = sample_time(PREDICTION, size, self.recipe.shift, rng)
+        time = sample_time(PREDICTION, size, self.recipe.shift, rng, self.recipe.focus)
         dropped = torch.rand(size, generator=rng) < self.recipe.dropout
         texts = ["" if d else self.source.captions(int(i))[0][0] for i, d in zip(rows, dropped)]
         told = torch.rand(size, generator=rng) < self.recipe.told
@@ -178,14 +187,28 @@ class StandInTrainer:
         wanted = target(PREDICTION, x, noise, time)
         return z, model_timestep(PREDICTION, time), wanted, texts, told
 
-    def _save(self) -> None:
+    def _decay_factor(self, step: int) -> float:
+        """What the recipe's decay leaves of the rate at the last of so many steps."""
+        return decay_factor(step - 1, self.recipe.steps, self.recipe.optimiser.decay)
+
+    def _save(self, path: Path) -> None:
         optimisers = [optimiser.state_dict() for optimiser in self.optimisers]
         model, ema = self.model.state_dict(), self.ema.state_dict()
         state = {"model": model, "ema": ema, "step": self.step, "optimisers": optimisers}
-        save_atomically(state, self.path)
+        save_atomically({**state, "decay_factor": self._decay_factor(self.step)}, path)
+
+    def _saved(self) -> dict | None:
+        """The newest state, or the one from before a shorter run's decay where it lies in that."""
+        state = load_state(self.path)
+        fallen = 1.0 if state is None else state.get("decay_factor", 1.0)
+        if state is None or fallen >= (rises := self._decay_factor(state["step"])):
+            return state
+        before = load_state(self.before)
+        tell_longer(state["step"], fallen, rises, before and before["step"])
+        return before or state
 
     def _resume(self) -> None:
-        if (state := load_state(self.path)) is None:
+        if (state := self._saved()) is None:
             return
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
@@ -210,7 +233,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path, help="where the run keeps its state, and resumes")
-    parser.add_argument("--images", type=int, default=StandInRecipe.images, help="to train on")
+    parser.add_argument(
+        "--images", type=int, default=StandInRecipe.images, help="to train on; more lengthen a run"
+    )
     parser.add_argument("--export", type=Path, help="write the averaged weights here at the end")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

@@ -74,6 +74,13 @@ def test_the_loss_of_one_batch_falls_and_the_base_keeps_its_bits(world):
     assert bits(read) == before[0]
 
 
+def test_a_focus_says_at_which_times_an_adapter_learns(world):
+    stages = [{**ONE[0], "images": 16, "focus": {"low": 0.6, "high": 0.9, "share": 1}}]
+    run_adapter(world, "focus", stages=stages)
+    bins = {name for line in curve(world / "focus") for name in line if "-" in name}
+    assert bins and bins <= {"loss 0.6-0.7", "loss 0.7-0.8", "loss 0.8-0.9"}
+
+
 def test_every_part_of_an_adapter_is_trained(world):
     adapter = {"refiner": {"blocks": 1, "width": 16, "heads": 2}, "timestep_gates": True}
     trainer, batch = trainer_of(world, "parts", adapter=adapter)

@@ -9,6 +9,7 @@ from tiny_lidit import random_texts as texts
 
 from lidit_core.config import PREDICTIONS
 from lidit_core.objectives import (
+    Focus,
     add_noise,
     clean_and_noise,
     coefficients,
@@ -75,6 +76,48 @@ def test_training_times():
     assert sample_time("flow", 20_000, 3.0, g).mean() > 0.65
     eps = sample_time("eps", 20_000, 1.0, g)
     assert eps.min() > 0 and eps.max() <= 1 and abs(eps.mean() - 0.5) < 0.01
+
+
+# Drawn by the version that had no focus: seed 7, six times each.
+UNFOCUSED = {
+    ("flow", 1.0): [0.46336699, 0.68700218, 0.72047555, 0.24706192, 0.84432811, 0.29011452],
+    ("flow", 3.0): [0.72148049, 0.86815619, 0.88548541, 0.49606717, 0.94210041, 0.55077052],
+    ("eps", 1.0): [0.616, 0.893, 0.722, 0.287, 0.284, 0.348],
+    ("v", 2.0): [0.763, 0.944, 0.839, 0.446, 0.443, 0.517],
+}
+
+
+@pytest.mark.parametrize(("prediction", "shift"), UNFOCUSED)
+def test_times_without_a_focus_are_what_they_were(prediction, shift):
+    g = torch.Generator().manual_seed(7)
+    times = sample_time(prediction, 6, shift, g)
+    assert torch.equal(times, torch.tensor(UNFOCUSED[prediction, shift]))
+    after = torch.rand((), generator=g)  # nothing more was drawn
+    g.manual_seed(7)
+    torch.randn(6, generator=g) if prediction == "flow" else torch.randint(9, (6,), generator=g)
+    assert torch.equal(after, torch.rand((), generator=g))
+
+
+@pytest.mark.parametrize("prediction", ["flow", "eps", "v"])
+@pytest.mark.parametrize(("low", "high"), [(0.6, 0.9), (0.0, 0.3), (0.7, 1.0), (0.29, 0.57)])
+def test_a_focus_draws_its_share_of_the_times_uniformly_in_its_range(prediction, low, high):
+    count, focus = 20_000, Focus(low, high, 0.5)
+    plain = sample_time(prediction, count, 2.0, torch.Generator().manual_seed(0))
+    times = sample_time(prediction, count, 2.0, torch.Generator().manual_seed(0), focus)
+    drawn = times[times != plain]  # a few of eps and v are drawn as they were
+    assert 0.49 < len(drawn) / count < 0.51
+    inside = (drawn.double() > low - 1e-7) & (drawn.double() <= high + 1e-7)
+    assert bool(inside.all()) and drawn.min() > 0
+    quarters = torch.histc(drawn, 4, low, high) / len(drawn)
+    assert (quarters - 0.25).abs().max() < 0.02
+    if prediction != "flow":
+        assert torch.allclose(times * 1000, (times * 1000).round(), atol=1e-3)
+    every = sample_time(prediction, 500, 2.0, torch.Generator(), Focus(low, high, 1.0))
+    assert every.min() > low and every.max() <= high + 1e-7
+    none = sample_time(
+        prediction, count, 2.0, torch.Generator().manual_seed(0), Focus(low, high, 0)
+    )
+    assert torch.equal(none, plain)
 
 
 def test_shifted_times_of_eps_and_v_are_steps_of_the_schedule():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lidit_train.optimisation import EMA, optimisers_of, rate_factor
+from lidit_train.optimisation import EMA, decay_start, optimisers_of, rate_factor
 from lidit_train.recipe import Optimiser
 
 
@@ -14,6 +14,13 @@ def test_the_learning_rate_rises_stays_and_falls():
     rates = [rate_factor(step, 10, 100, 0.2) for step in range(100)]
     assert rates[0] == 0.1 and rates[10:80] == [1.0] * 70
     assert rates[-1] == 0.05 and all(a >= b for a, b in zip(rates[80:], rates[81:]))
+
+
+@pytest.mark.parametrize(("total", "decay"), [(100, 0.2), (60, 0.25), (7, 1.0), (9600, 0.55)])
+def test_the_decay_starts_with_the_first_rate_that_it_lowers(total, decay):
+    start = decay_start(total, decay)
+    assert rate_factor(start - 1, 0, total, decay) == 1 > rate_factor(start, 0, total, decay)
+    assert decay_start(total, 0) == total  # no step is lowered
 
 
 def test_the_average_follows_the_weights_that_are_trained():

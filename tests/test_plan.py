@@ -258,7 +258,9 @@ def test_a_cache_larger_than_the_disk_is_named(tmp_path):
 def test_checkpoints_hold_weights_average_and_moments():
     plan = plan_of(changed(checkpoints={"keep": 5}))
     assert plan.checkpoint == 4 * 4 * plan.weights.total
-    assert plan.disk == 6 * plan.checkpoint + sum(cached.bytes for cached in plan.caches)
+    assert plan.disk == 7 * plan.checkpoint + sum(cached.bytes for cached in plan.caches)
+    level = plan_of(changed(checkpoints={"keep": 5}, optimiser=Optimiser(decay=0)))
+    assert plan.disk - level.disk == plan.checkpoint  # the one from before the decay
     muon = plan_of(changed(optimiser=Optimiser("muon")))
     assert muon.checkpoint == plan.checkpoint - 4 * muon.weights.matrices
 

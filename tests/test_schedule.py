@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lidit_core.errors import LiDiTError
+from lidit_core.objectives import Focus
 from lidit_train.chance import chance
 from lidit_train.recipe import Data, Model, Recipe, Source, Stage, Subset
 from lidit_train.schedule import Schedule, StageBuckets
@@ -125,6 +126,20 @@ def test_times_are_shifted_towards_noise():
         for shift in (1.0, 5.0)
     }  # fmt: skip
     assert 0.45 < mean[1.0] < 0.55 and mean[5.0] > 0.75
+
+
+def test_a_focus_draws_some_rows_anew_and_leaves_the_captions_and_the_others_times():
+    data = Data((Source("folder", "a"),))
+
+    def fates(*focus):
+        return [chance(0, 0, n, data, "flow", 3.0, (1, 1, 1), *focus) for n in range(2000)]
+
+    plain, focused = fates(None), fates(Focus(0.6, 0.9, 0.4))
+    drawn = [b.time for a, b in zip(plain, focused) if a.time != b.time]
+    assert 0.37 < len(drawn) / 2000 < 0.43
+    assert all(0.6 < time <= 0.9 for time in drawn)
+    same = [(a.caption, a.dropped, a.zeroed) for a in plain]
+    assert same == [(a.caption, a.dropped, a.zeroed) for a in focused]
 
 
 def test_recipes_that_ship_are_read():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_llm import save_llm
@@ -37,12 +40,12 @@ def test_latents_are_normalised_channel_by_channel(made):
     torch.testing.assert_close(trainer.x.std((0, 2, 3)), torch.ones(16))
 
 
-def test_an_interrupted_run_goes_on_to_the_same_bits(made, monkeypatch):
+def test_an_interrupted_run_goes_on_to_the_same_bits(made):
     folder, _, straight = made
     first = StandInTrainer(RECIPE, folder / "killed")
     for _ in range(3):
         first._train_step()
-    first._save()
+    first._save(first.path)
     first._train_step()  # which is lost
     again = StandInTrainer(RECIPE, folder / "killed")
     assert again.step == 3
@@ -50,6 +53,21 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(made, monkeypatch):
     state = straight.state_dict()
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
     assert StandInTrainer(RECIPE, folder / "killed").step == RECIPE.steps == 6
+
+
+def test_a_lengthened_run_decays_once(made, caplog):
+    folder, _, straight = made
+    short = replace(RECIPE, images=8)  # 4 steps, which decay from the third on
+    StandInTrainer(short, folder / "longer").train()
+    with caplog.at_level(logging.INFO, "lidit_train"):
+        longer = StandInTrainer(RECIPE, folder / "longer")
+    assert longer.step == 3 and "step 4 lies in the decay of a shorter run" in caplog.text
+    model, state = longer.train(), straight.state_dict()
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+    longer.before.unlink()
+    with caplog.at_level(logging.INFO, "lidit_train"):
+        again = StandInTrainer(replace(RECIPE, images=24), folder / "longer")
+    assert again.step == 6 and "no checkpoint from before it is there" in caplog.text
 
 
 @torch.no_grad()

@@ -190,11 +190,11 @@ def test_the_newest_checkpoint_that_can_be_read_is_taken(world):
         run(folder, "damaged", llms)
 
 
-def test_only_the_newest_checkpoints_are_kept(world):
+def test_only_the_newest_checkpoints_and_the_last_before_the_decay_are_kept(world):
     folder, llms = world
     run(folder, "kept", llms, checkpoints={"every": 2, "keep": 3})
     assert [p.name for p in sorted((folder / "kept" / "checkpoints").iterdir())] == [
-        "step-0000004", "step-0000006", "step-0000008",
+        "step-0000004", "step-0000006", "step-0000007", "step-0000008",
     ]  # fmt: skip
 
 

@@ -105,6 +105,17 @@ def test_stages_go_from_small_to_large_and_keep_shapes_apart(world):
     assert read_config(folder / "stages" / "final.safetensors").native_size == 64
 
 
+def test_each_stage_learns_at_the_times_of_its_focus(world):
+    folder, llms = world
+    stage = {"images": 16, "batch": 4, "resolution": 32}
+    focus = {"low": 0.6, "high": 0.9, "share": 1.0}
+    often = {"log": {"every": 4, "trackers": []}, "checkpoints": {"every": 4}}
+    run(folder, "focus", {"one": llms["one"]}, stages=[stage, {**stage, "focus": focus}], **often)
+    before, after = ({n for n in line if "-" in n} for line in curve(folder / "focus"))
+    ranges = {"loss 0.6-0.7", "loss 0.7-0.8", "loss 0.8-0.9"}
+    assert after and after <= ranges and not before <= ranges
+
+
 def break_pictures(folder, names) -> None:
     """Cut files in the middle of their pixels: the header stays whole."""
     for name in names:
