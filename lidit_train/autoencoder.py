@@ -19,11 +19,10 @@ from .dead_units import revive
 from .linear_encoder import BYPASSED, set_linear_encoder
 from .muon import Muon
 from .optimisation import EMA, rate_factor
-from .state import load_state, save_atomically
+from .state import StateFiles
 
 log = logging.getLogger(__name__)
 
-STATE = "state.pt"  # in the run's folder
 SAMPLE = 64  # crops that show which units respond
 
 
@@ -123,7 +122,7 @@ def _optimisers(model: TinyAutoencoder) -> list[torch.optim.Optimizer]:
 
 
 class AutoencoderTrainer:
-    """A run in a folder, resumed from its ``state.pt``.
+    """A run in a folder, where it resumes; more steps lengthen it without a second decay.
 
     Args:
         linear: makes the encoder (see lidit_train.linear_encoder) where the recipe has no start.
@@ -138,9 +137,10 @@ class AutoencoderTrainer:
         folder: Path,
         device: str = "cpu",
     ) -> None:
-        state = load_state(folder / STATE)
+        self.files = StateFiles(folder, recipe.steps, recipe.decay)
+        state = self.files.load()
         torch.manual_seed(recipe.seed)
-        self.recipe, self.draw, self.folder, self.device = recipe, draw, folder, device
+        self.recipe, self.draw, self.device = recipe, draw, device
         self.model = self._begin(linear).to(device, memory_format=torch.channels_last)
         self.ema = EMA(self.model, recipe.ema)
         self.optimisers = _optimisers(self.model)
@@ -156,13 +156,13 @@ class AutoencoderTrainer:
 
     def train(self) -> TinyAutoencoder:
         """Go on to the recipe's last step; returns the model with the averaged weights."""
-        every = self.recipe.save_every
-        sums = torch.zeros(())
+        errors: list[float] = []
         while self.step < self.recipe.steps:
-            sums += self._train_step()
-            if self.step % every == 0 or self.step == self.recipe.steps:
-                log.info("step %d of %d: L1 %.4f", self.step, self.recipe.steps, sums / every)
-                sums.zero_()
+            errors.append(self._train_step())
+            if self.files.is_due(self.step, self.recipe.save_every):
+                told = self.step, self.recipe.steps, sum(errors) / len(errors)
+                log.info("step %d of %d: L1 %.4f", *told)
+                errors.clear()
                 self._save()
         return self.averaged()
 
@@ -171,7 +171,7 @@ class AutoencoderTrainer:
         self.model.load_state_dict(self.ema.over(self.model.state_dict()))
         return self.model.eval().cpu()
 
-    def _train_step(self) -> Tensor:
+    def _train_step(self) -> float:
         """One step; its mean absolute error."""
         crops = self.draw(*self.recipe.shape(self.step), self.step)
         pictures = crops.pictures.to(self.device, memory_format=torch.channels_last)
@@ -181,7 +181,7 @@ class AutoencoderTrainer:
         self._update()
         self.ema.update(self.model)
         self.step += 1
-        return l1.cpu()
+        return l1.item()
 
     @torch.no_grad()
     def _latents(self, crops: Crops, pictures: Tensor) -> Tensor:
@@ -206,8 +206,7 @@ class AutoencoderTrainer:
         optimisers = [optimiser.state_dict() for optimiser in self.optimisers]
         model, ema = self.model.state_dict(), self.ema.state_dict()
         made = {"step": self.step, "recipe": repr(self.recipe)}
-        state = {**made, "model": model, "ema": ema, "optimisers": optimisers}
-        save_atomically(state, self.folder / STATE)
+        self.files.save({**made, "model": model, "ema": ema, "optimisers": optimisers})
 
     def _take_up(self, state: dict) -> None:
         self.step = state["step"]

@@ -33,11 +33,10 @@ from lidit_core.latents import normalise
 from lidit_core.llmdiff.standin import KEY, TEXT_PREFIX, StandInConfig
 from lidit_core.objectives import Focus, add_noise, model_timestep, sample_time, target
 from lidit_core.paths import SHIPPED_WEIGHTS
-from lidit_train.checkpoints import tell_longer
 from lidit_train.latents import BATCH, as_pixels, read_picture
-from lidit_train.optimisation import EMA, decay_factor, decay_start, optimisers_of, rate_factor
+from lidit_train.optimisation import EMA, optimisers_of, rate_factor
 from lidit_train.recipe import Optimiser, Source
-from lidit_train.state import load_state, save_atomically
+from lidit_train.state import StateFiles
 from lidit_train.unet import write_ldm
 
 from .source import StickerSource
@@ -122,17 +121,14 @@ def latent_format(latents: Tensor) -> LatentFormat:
 
 
 class StandInTrainer:
-    """A run in a folder, resumed from its ``state.pt``; lengthened, from ``before-decay.pt``."""
+    """A run in a folder, where it resumes; more images lengthen it without a second decay."""
 
     def __init__(self, recipe: StandInRecipe, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(recipe.seed)
         count = recipe.scenes
-        self.recipe, self.path, self.before = (
-            recipe,
-            folder / "state.pt",
-            folder / "before-decay.pt",
-        )
+        self.recipe = recipe
+        self.files = StateFiles(folder, recipe.steps, recipe.optimiser.decay)
         self.source = StickerSource(Source("stickers", "en", count=count, distinct=count))
         latents = scene_latents(self.source, folder)
         self.latent = latent_format(latents)
@@ -144,15 +140,12 @@ class StandInTrainer:
 
     def train(self) -> StandIn:
         """Go on to the recipe's last step; the model with its averaged weights."""
-        decays = decay_start(self.recipe.steps, self.recipe.optimiser.decay)
         with tqdm(total=self.recipe.steps, initial=self.step, unit="step") as bar:
             while self.step < self.recipe.steps:
                 bar.set_postfix_str(f"loss {self._train_step():.3f}", refresh=False)
                 bar.update()
-                if self.step == decays:
-                    self._save(self.before)
-                if self.step % self.recipe.save_every == 0 or self.step == self.recipe.steps:
-                    self._save(self.path)
+                if self.files.is_due(self.step, self.recipe.save_every):
+                    self._save()
         self.model.load_state_dict(self.ema.over(self.model.state_dict()))
         return self.model.eval()
 
@@ -187,28 +180,14 @@ class StandInTrainer:
         wanted = target(PREDICTION, x, noise, time)
         return z, model_timestep(PREDICTION, time), wanted, texts, told
 
-    def _decay_factor(self, step: int) -> float:
-        """What the recipe's decay leaves of the rate at the last of so many steps."""
-        return decay_factor(step - 1, self.recipe.steps, self.recipe.optimiser.decay)
-
-    def _save(self, path: Path) -> None:
+    def _save(self) -> None:
         optimisers = [optimiser.state_dict() for optimiser in self.optimisers]
         model, ema = self.model.state_dict(), self.ema.state_dict()
         state = {"model": model, "ema": ema, "step": self.step, "optimisers": optimisers}
-        save_atomically({**state, "decay_factor": self._decay_factor(self.step)}, path)
-
-    def _saved(self) -> dict | None:
-        """The newest state, or the one from before a shorter run's decay where it lies in that."""
-        state = load_state(self.path)
-        fallen = 1.0 if state is None else state.get("decay_factor", 1.0)
-        if state is None or fallen >= (rises := self._decay_factor(state["step"])):
-            return state
-        before = load_state(self.before)
-        tell_longer(state["step"], fallen, rises, before and before["step"])
-        return before or state
+        self.files.save(state)
 
     def _resume(self) -> None:
-        if (state := self._saved()) is None:
+        if (state := self.files.load()) is None:
             return
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])

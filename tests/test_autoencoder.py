@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -42,6 +44,17 @@ def test_an_autoencoder_learns_and_resumes(tmp_path):
         short, linear, lambda *_: pytest.fail("nothing is left to train"), tmp_path
     ).train()
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+def test_a_lengthened_run_decays_once(tmp_path):
+    """It ends in the weights of a run that was that long from the beginning."""
+    short = AutoencoderRecipe(crop=16, batch=2, steps=4, save_every=3, warmup=1)
+    AutoencoderTrainer(short, linear, flat_crops, tmp_path / "longer").train()
+    recipe = replace(short, steps=8)
+    runs = [AutoencoderTrainer(recipe, linear, flat_crops, tmp_path / n) for n in ("longer", "one")]
+    assert [run.step for run in runs] == [3, 0]  # before the shorter run's decay
+    longer, straight = (run.train().state_dict() for run in runs)
+    assert all(torch.equal(value, longer[name]) for name, value in straight.items())
 
 
 def some_pictures() -> torch.Tensor:

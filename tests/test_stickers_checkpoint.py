@@ -45,7 +45,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(made):
     first = StandInTrainer(RECIPE, folder / "killed")
     for _ in range(3):
         first._train_step()
-    first._save(first.path)
+    first._save()
     first._train_step()  # which is lost
     again = StandInTrainer(RECIPE, folder / "killed")
     assert again.step == 3
@@ -64,7 +64,7 @@ def test_a_lengthened_run_decays_once(made, caplog):
     assert longer.step == 3 and "step 4 lies in the decay of a shorter run" in caplog.text
     model, state = longer.train(), straight.state_dict()
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
-    longer.before.unlink()
+    longer.files.before.unlink()
     with caplog.at_level(logging.INFO, "lidit_train"):
         again = StandInTrainer(replace(RECIPE, images=24), folder / "longer")
     assert again.step == 6 and "no checkpoint from before it is there" in caplog.text
