@@ -22,6 +22,7 @@ from .checkpoints import Checkpoints
 from .journal import Journal, Losses
 from .learner import Batch, Learner
 from .loader import Fetched, Loader
+from .longest import LongestPrompts
 from .optimisation import EMA, learning_rate, optimisers_of
 from .parallel import is_sharded, together, whole
 from .recipe import Recipe
@@ -61,6 +62,7 @@ class Trainer:
         self.ema = EMA(learner, recipe.optimiser.ema)
         self.checkpoints = Checkpoints(folder / "checkpoints", recipe.checkpoints.keep, accelerator)
         self.journal = Journal(folder, recipe.log, accelerator, recipe.steps)
+        self.longest = LongestPrompts([llm.name for llm in loader.fetcher.config.llms])
         self.step, self.bad, self.skipped = 0, 0, 0
 
     def train(self, on_step: Callable[[int, float], None] = lambda step, loss: None) -> None:
@@ -71,6 +73,7 @@ class Trainer:
         for fetched, batch in self.loader:
             self._tell_replaced(fetched)
             loss, norm = self.train_step(batch, losses)
+            self.longest.see(batch.used)
             losses.step(loss, norm, len(fetched.plan.rows))
             on_step(self.step, loss)
             saves = self.step % self.recipe.checkpoints.every == 0 or self.step == self.recipe.steps
@@ -169,7 +172,8 @@ class Trainer:
     def save(self, position: dict[str, int]) -> None:
         """Write a checkpoint; ``position`` is how far the data has been read."""
         numbers = {"step": self.step, "skipped": self.skipped, "ema_steps": self.ema.steps}
-        self.checkpoints.save(self.step, self._state(), {**numbers, "position": position})
+        numbers |= {"position": position, "longest_prompts": self.longest.gather(self.accelerator)}
+        self.checkpoints.save(self.step, self._state(), numbers)
 
     def resume(self) -> None:
         """Take up the newest checkpoint that can be read; an older one where it cannot."""
@@ -196,6 +200,7 @@ class Trainer:
             options=TRAINED,
         )
         self.ema.weights, self.ema.steps = state["ema"], numbers["ema_steps"]
+        self.longest.take_up(numbers.get("longest_prompts"))
         self.step, self.skipped = numbers["step"], numbers["skipped"]
         self.schedule.step, self.schedule.position = self.step, dict(numbers["position"])
         log.info("going on at step %d of %d", self.step, self.recipe.steps)
