@@ -64,7 +64,7 @@ class PromptText:
 
     def emptied(self) -> "PromptText":
         """No text at all: what a zeroed-out conditioning means."""
-        empty = tuple(b.with_states(b.states.emptied()) for b in self.branches)
+        empty = tuple(replace(b, states=b.states.emptied(), used=0) for b in self.branches)
         return replace(self, branches=empty)
 
 

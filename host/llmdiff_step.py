@@ -22,6 +22,7 @@ from .attention import attend
 from .conditioning import HIDDEN, reading_of
 from .llmdiff_conditioning import CLIP_TOKENS, STATES, Reading, readings_of, zeroed_out
 from .llmdiff_conds import AddedText, CONDAdded
+from .prompt_lengths import tell_length
 
 KEY = "llmdiff"  # of all applications' keys the beginning
 
@@ -70,6 +71,7 @@ class Conditions:
         self._read: dict[int, tuple] = {}  # by states
         self._emptied: dict[int, tuple[Tensor, bool]] = {}  # by an entry's first tensor
         self._told: set[str] = set()
+        self._lengths: set[int] = set()  # of prompts, in tokens, that were looked at
 
     def sampling(self, executor, *args, **options):
         """Around a whole sampling (WrappersMP.OUTER_SAMPLE)."""
@@ -157,6 +159,9 @@ class Conditions:
         reading = self._reading(cond, model)
         if reading is None or self._is_empty(cond):
             return None
+        if reading.used not in self._lengths:
+            self._lengths.add(reading.used)
+            tell_length(self.use.config.llm, reading.used)
         hidden = reading.states.hidden
         known = self._read.get(id(hidden))
         if known is None:  # the tensor is kept, so that no other gets its id

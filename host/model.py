@@ -116,7 +116,9 @@ class HostModel(comfy.model_base.BaseModel):
         out = super().extra_conds(**values)
         out.pop("c_crossattn", None)
         text = text_of(values.get("cross_attn"), values)
-        read = model_text(text, self.model_config.config)
+        patched = bool(self.current_patcher and self.current_patcher.patches)
+        kind = values.get("prompt_type", "")
+        read = model_text(text, self.model_config.config, kind, patched)
         return {**out, TEXT: CONDText(read.to(values["device"]))}
 
     def extra_conds_shapes(self, **values) -> dict:

@@ -11,12 +11,20 @@ from ..lidit_core.refiners import BranchOptions
 from ..lidit_core.text_context import TextOptions
 from .conditioning import BranchText, PromptText, reading_of
 from .conds import ModelText
+from .prompt_lengths import tell_length
 
 log = logging.getLogger(__name__)
 
 
-def model_text(text: PromptText, config: LiDiTConfig) -> ModelText:
+def model_text(
+    text: PromptText, config: LiDiTConfig, kind: str = "", patched: bool = False
+) -> ModelText:
     """Every LLM's states at the branch that reads them.
+
+    A prompt that is longer than the branch was trained on is told on the node.
+
+    Args:
+        kind, patched: see `tell_length`.
 
     Raises:
         LiDiTError: two LLMs for one branch, an LLM that no branch was trained on, or states of a
@@ -30,6 +38,8 @@ def model_text(text: PromptText, config: LiDiTConfig) -> ModelText:
                 f"two conditionings are for the model's branch {config.llms[branch].name}; give "
                 "each branch one, or combine them with ConditioningCombine"
             )
+        if read.options.weight:
+            tell_length(config.llms[branch], read.used, kind, patched)
         states[branch], options[branch] = read.states, _told(read.options, config.refiner)
     fusion = None if text.fusion == config.refiner.fusion else text.fusion
     return ModelText(states, TextOptions(options, fusion))

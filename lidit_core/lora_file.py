@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from .checkpoint import fill, read_lidit, read_safetensors, write_safetensors
-from .config import LiDiTConfig
+from .config import LiDiTConfig, LLMSpec, read_record
 from .dit import LiDiT
 from .errors import LiDiTError
 
 KEY = "lidit_lora"  # of the metadata
+LONGEST = "longest_prompts"  # in it: tokens of the longest prompt trained on, by LLM
 PREFIX = "diffusion_model."  # the host's, before the name of every layer
 ENDINGS = {  # of a tensor's name -> what it is to its layer
     ".lora_A.weight": "A",  # (rank, in)
@@ -50,6 +51,17 @@ class LoraFile:
                 if end in layer:
                     yield f"{name}.{end}", layer[end].float()
 
+    def lengthened(self, config: LiDiTConfig) -> LiDiTConfig:
+        """The model's configuration with this LoRA on it, which may know longer prompts."""
+        longest = self.about.get(LONGEST) or {}
+        return replace(config, llms=tuple(_longer(spec, longest) for spec in config.llms))
+
+
+def _longer(spec: LLMSpec, longest: Mapping[str, int]) -> LLMSpec:
+    if spec.longest_prompt is None or spec.name not in longest:
+        return spec
+    return replace(spec, longest_prompt=max(spec.longest_prompt, longest[spec.name]))
+
 
 def _product(layer: Layer) -> Tensor:
     """alpha / rank · B A: (out, in), also of a convolution, whose axes are flattened."""
@@ -64,6 +76,7 @@ def write_lora(
     alpha: float,
     config: LiDiTConfig,
     base: str = "",
+    longest: Mapping[str, int] | None = None,
 ) -> None:
     """Write a LoRA.
 
@@ -71,6 +84,7 @@ def write_lora(
         layers: by the layer's name, A (rank, in) and B (out, rank).
         config: of the model that it was trained on.
         base: that model's name, for people.
+        longest: tokens of the longest prompt that it was trained on, by LLM; None = not known.
     """
     tensors = {}
     for name, (a, b) in layers.items():
@@ -78,7 +92,7 @@ def write_lora(
         tensors[f"{PREFIX}{name}.lora_B.weight"] = b
         tensors[f"{PREFIX}{name}.alpha"] = torch.tensor(float(alpha))
     ranks = sorted({a.shape[0] for a, _ in layers.values()})
-    about = {"base": base, "rank": ranks[-1], "alpha": alpha, **_kind(config)}
+    about = {"base": base, "rank": ranks[-1], "alpha": alpha, **_kind(config), LONGEST: longest}
     write_safetensors(path, tensors, {KEY: json.dumps(about, ensure_ascii=False)})
 
 
@@ -126,6 +140,7 @@ def _about(path: str | Path, text: str) -> dict:
         raise LiDiTError(f"{path} describes itself in no JSON ({error}); fetch it again") from error
     if not isinstance(about, dict):
         raise LiDiTError(f"{path} describes itself as {about!r}; expected fields: fetch it again")
+    read_record(dict[str, int], about.get(LONGEST) or {}, f"the LoRA {path}: {LONGEST}")
     return about
 
 
@@ -139,7 +154,10 @@ def merge_lora(
     Raises:
         LiDiTError: it is no LoRA, or one of another model; nothing was changed then.
     """
-    lora = read_lora(path)
+    return _merged(config, weights, read_lora(path), strength)
+
+
+def _merged(config, weights, lora: LoraFile, strength: float) -> dict[str, Tensor]:
     changes = dict(lora.changes())
     _check_fits(lora, changes, config, weights)
     merged = {k: weights[k].float() + strength * v.view_as(weights[k]) for k, v in changes.items()}
@@ -178,6 +196,8 @@ def load_with_loras(
     """A LI-DiT with some LoRAs merged into its weights, each with its strength."""
     config, weights = read_lidit(path)
     for file, strength in loras:
-        weights = merge_lora(config, weights, file, strength)
+        lora = read_lora(file)
+        weights = _merged(config, weights, lora, strength)
+        config = lora.lengthened(config) if strength > 0 else config
     model = LiDiT(config, device="meta")
     return fill(model, weights, f"the checkpoint {path}", dtype).to(device)

@@ -115,29 +115,38 @@ class Pipeline:
         settings = settings.filled(self.model.config)
         check_size(settings.size, self.model.config)
         guided = settings.guidance != 1  # else the negative prompt is not even encoded
-        negative = self.encode([settings.negative]) if guided else {}
+        told: set[str] = set()
+        negative = self.encode([settings.negative], told) if guided else {}
         for start in range(0, len(orders), BATCH):
-            yield from self._draw(orders[start : start + BATCH], negative, settings, on_step)
+            part = orders[start : start + BATCH]
+            positive = self.encode([order.prompt for order in part], told)
+            yield from self._draw(part, positive, negative, settings, on_step)
 
-    def encode(self, prompts: Sequence[str]) -> dict[int, LLMStates]:
+    def encode(self, prompts: Sequence[str], told: set[str] | None = None) -> dict[int, LLMStates]:
         """States by branch, one row a prompt.
 
         Prompts are encoded one by one: in a batch a bfloat16 LLM gives slightly other numbers.
-        What was cut or is read otherwise than elsewhere is logged.
+        What was cut, is longer than the model was trained on or is read otherwise than elsewhere
+        is logged, but for the notes in ``told``, to which the new ones are added.
         """
-        for note in dict.fromkeys(note for prompt in prompts for note in self._notes(prompt)):
+        told = set() if told is None else told
+        notes = dict.fromkeys(note for prompt in prompts for note in self._notes(prompt))
+        for note in (n for n in notes if n not in told):
             log.warning("%s", note)
+        told.update(notes)
         return {
             branch: stack_states([encoder.encode([prompt]) for prompt in prompts]).to(self.device)
             for branch, encoder in self.encoders.items()
         }
 
-    def _notes(self, prompt: str) -> list[str]:
-        infos = [encoder.info(prompt) for encoder in self.encoders.values()]
-        return [f"of the prompt {prompt!r}: {note}" for info in infos for note in info.notes]
+    def _notes(self, prompt: str) -> Iterator[str]:
+        for branch, encoder in self.encoders.items():
+            info = encoder.info(prompt)
+            notes = (*info.notes, self.model.config.llms[branch].length_note(info.used))
+            yield from (f"of the prompt {prompt!r}: {note}" for note in notes if note)
 
     @torch.no_grad()
-    def _draw(self, orders, negative, settings: Settings, on_step) -> Iterator[Tensor]:
+    def _draw(self, orders, positive, negative, settings: Settings, on_step) -> Iterator[Tensor]:
         latent = self.model.config.latent
         width, height = (side // latent.downsampling for side in settings.size)
         noise = initial_noise([order.seed for order in orders], latent.channels, height, width)
@@ -145,7 +154,7 @@ class Pipeline:
         latents = sample(
             self.model,
             noise.to(self.device),
-            self.encode([order.prompt for order in orders]),
+            positive,
             {branch: states[rows] for branch, states in negative.items()},
             settings.steps,
             settings.guidance,

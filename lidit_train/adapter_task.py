@@ -131,4 +131,5 @@ def _llm(recipe: Adapter) -> tuple[LLMSpec, int]:
             "expected hidden_size and num_hidden_layers, as decoder-only LLMs have them"
         ) from error
     template, budget = find_template(recipe.template), recipe.token_budget
-    return LLMSpec(found.name, width, "differences", template, budget), blocks
+    spec = LLMSpec(found.name, width, "differences", template, budget, longest_prompt=0)
+    return spec, blocks

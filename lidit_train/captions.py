@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -28,6 +28,14 @@ log = logging.getLogger(__name__)
 
 CHUNK = 32  # captions that an LLM reads at once
 TORCH = {"float32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class CaptionStates:
+    """What one LLM makes of some captions."""
+
+    states: LLMStates  # float32 (B, L, C), padded to the longest
+    used: tuple[int, ...]  # tokens of each caption that are read, the template's not counted
 
 
 class CaptionReader:
@@ -104,6 +112,10 @@ class CaptionReader:
 
     def read(self, texts: Sequence[str]) -> LLMStates:
         """Float32 states (B, L, C) of the texts, padded to the longest."""
+        return self.read_counted(texts).states
+
+    def read_counted(self, texts: Sequence[str]) -> CaptionStates:
+        """The states of the texts, and how many tokens of each are read."""
         distinct = list(dict.fromkeys(texts))
         known = {text: self.kept(text) for text in distinct}
         fresh = [text for text, states in known.items() if states is None]
@@ -115,8 +127,9 @@ class CaptionReader:
         for first in range(0, len(fresh), CHUNK):
             part = fresh[first : first + CHUNK]
             known |= dict(zip(part, self._compute(part)))
-        rows = pad_states([known[text] for text in texts])
-        return rows.to(dtype=torch.float32)
+        rows = [known[text] for text in texts]
+        states = pad_states(rows).to(dtype=torch.float32)
+        return CaptionStates(states, tuple(row.used for row in rows))
 
     def _compute(self, texts: list[str]) -> list[PromptStates]:
         rows = self.encoder.encoder().encode_rows(texts)

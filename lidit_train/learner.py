@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,7 @@ class Batch:
     text: Mapping[int, LLMStates]
     content: Tensor | None = None  # (B, h, w) int64: what each patch shows
     texts: Sequence[str] = ()  # as an adapter's U-Net reads them itself
+    used: Mapping[int, Sequence[int]] = field(default_factory=dict)  # tokens read of each caption
 
     def __len__(self) -> int:
         return len(self.x)
@@ -39,6 +40,7 @@ class Batch:
             {i: states[rows] for i, states in self.text.items()},
             None if self.content is None else self.content[rows],
             self.texts[rows],
+            {i: used[rows] for i, used in self.used.items()},
         )
 
 

@@ -17,6 +17,7 @@ from lidit_core.errors import LiDiTError
 from lidit_core.latents import normalise
 from lidit_core.states import PADDING, LLMStates
 
+from .captions import CaptionStates
 from .chance import Chance, chance
 from .latents import as_pixels, read_picture
 from .learner import Batch
@@ -33,7 +34,7 @@ class Fetched:
     pictures: Tensor | None  # (B, 3, H, W) uint8 where latents are not cached
     latents: Tensor | None  # (B, C, h, w)
     texts: list[str]
-    states: Mapping[int, LLMStates] | None  # by branch, where they are cached
+    states: Mapping[int, CaptionStates] | None  # by branch, where they are cached
     zeroed: Tensor  # (B,) bool
     time: Tensor  # (B,)
     noise: Tensor  # (B, C, h, w)
@@ -100,9 +101,9 @@ class Fetcher(torch.utils.data.Dataset):
     def _text(self, row: Row, fate: Chance) -> str:
         return fate.choose(self.sources[row.source].captions(row.index))
 
-    def states(self, texts: list[str], branches: tuple[int, ...]) -> dict[int, LLMStates]:
+    def states(self, texts: list[str], branches: tuple[int, ...]) -> dict[int, CaptionStates]:
         """What each branch's LLM makes of the texts: from the cache, or run by this process."""
-        return {branch: self.readers[branch].read(texts) for branch in branches}
+        return {branch: self.readers[branch].read_counted(texts) for branch in branches}
 
     def _content(self, rows: Sequence[Row], size: tuple[int, int]) -> Tensor:
         grain = self.config.patch * self.config.latent.downsampling
@@ -144,10 +145,11 @@ class Loader:
         if latents is None:
             latents = self._latents(fetched.pictures)
         x = normalise(latents.to(self.device), self.fetcher.config.latent)
-        states = fetched.states
-        if states is None:
-            states = self.fetcher.states(fetched.texts, fetched.plan.branches)
-        text = {i: _zeroed(s, fetched.zeroed).to(self.device) for i, s in states.items()}
+        read = fetched.states
+        if read is None:
+            read = self.fetcher.states(fetched.texts, fetched.plan.branches)
+        text = {i: _zeroed(c.states, fetched.zeroed).to(self.device) for i, c in read.items()}
+        zeroed = fetched.zeroed.tolist()
         content = fetched.content
         return Batch(
             x,
@@ -155,7 +157,8 @@ class Loader:
             fetched.time.to(self.device),
             text,
             None if content is None else content.long().to(self.device),
-            ["" if zeroed else text for text, zeroed in zip(fetched.texts, fetched.zeroed)],
+            ["" if none else text for text, none in zip(fetched.texts, zeroed)],
+            {i: [0 if none else n for n, none in zip(c.used, zeroed)] for i, c in read.items()},
         )
 
     @torch.no_grad()

@@ -106,11 +106,13 @@ def save_lora(
     path: str | Path,
     base: str = "",
     state: Mapping[str, Tensor] | None = None,
+    longest: Mapping[str, int] | None = None,
 ) -> None:
     """Write what `lidit generate --lora` and the host's stock LoRA nodes load.
 
     Args:
         base: name of the model that it was trained on.
         state: see `lora_layers`.
+        longest: see `write_lora`.
     """
-    write_lora(path, lora_layers(adapter, state), adapter.lora.alpha, config, base)
+    write_lora(path, lora_layers(adapter, state), adapter.lora.alpha, config, base, longest)

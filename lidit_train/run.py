@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from .adapter_learner import AdapterLearner
 from .adapter_start import ADAPTER_SAMPLE, begin_adapter
 from .learner import Learner
 from .loader import Fetcher, Loader
+from .longest import recorded, trained_branches
 from .lora import add_lora, save_lora
 from .parallel import accelerator_for, share_of, tell_processes
 from .prepare import Prepared, prepare, some_captions, some_latents
@@ -120,11 +122,15 @@ def _save(
     if recipe.trains == "adapter":
         own = "adapter."
         state = {k.removeprefix(own): v for k, v in halved.items() if k.startswith(own)}
-        return write_adapter(path, state, ready.config.adapter)
+        (llm,) = recorded(ready.config.llms, trainer.longest.tokens)
+        return write_adapter(path, state, replace(ready.config.adapter, llm=llm))
     if recipe.trains == "lora":
         state = {k.removeprefix("lora."): v for k, v in halved.items() if k.startswith("lora.")}
-        return save_lora(trainer.learner.lora, ready.config, path, base, state)
-    config = ready.config
+        longest = trainer.longest.tokens
+        return save_lora(trainer.learner.lora, ready.config, path, base, state, longest)
+    learnt = trained_branches(trainer.learner.model)
+    llms = recorded(ready.config.llms, trainer.longest.tokens, learnt)
+    config = replace(ready.config, llms=llms)
     if not config.latent.rgb_factors:
         some = some_latents(ready.sources, ready.stages[-1], ready.vae, ready.latents)
         config = with_preview(config, ready.vae.model, some)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -39,7 +39,18 @@ def configuration(recipe: Recipe) -> LiDiTConfig:
     if m.changes:
         config = LiDiTConfig.from_json(json.dumps(_merged(json.loads(config.to_json()), m.changes)))
     size = max(stage.resolution or config.native_size for stage in recipe.stages)
+    config = replace(config, llms=_longest_before(m, config))
     return config if m.checkpoint else replace(config, native_size=size)
+
+
+def _longest_before(model: Model, config: LiDiTConfig) -> tuple[LLMSpec, ...]:
+    """Each LLM with the longest prompt that its branch has seen so far: 0 where it starts anew."""
+    before = read_config(checkpoint_path(model)) if model.checkpoint else None
+    fresh = _changed(config, before) if before else range(len(config.llms))
+    return tuple(
+        replace(spec, longest_prompt=0 if i in fresh else before.llms[i].longest_prompt)
+        for i, spec in enumerate(config.llms)
+    )
 
 
 def checkpoint_path(model: Model) -> Path:
@@ -128,5 +139,10 @@ def _changed(config: LiDiTConfig, before: LiDiTConfig) -> tuple[int, ...]:
     return tuple(
         i
         for i, spec in enumerate(config.llms)
-        if i >= len(before.llms) or asdict(spec) != asdict(before.llms[i])
+        if i >= len(before.llms) or _read_as(spec) != _read_as(before.llms[i])
     )
+
+
+def _read_as(spec: LLMSpec) -> LLMSpec:
+    """The LLM and the way it is read, whatever was trained with it."""
+    return replace(spec, longest_prompt=None)

@@ -22,6 +22,7 @@ from .checkpoints import Checkpoints, decayed_to, tell_longer
 from .journal import Journal, Losses
 from .learner import Batch, Learner
 from .loader import Fetched, Loader
+from .longest import LongestPrompts
 from .optimisation import EMA, decay_factor, decay_start, learning_rate, optimisers_of
 from .parallel import is_sharded, together, whole
 from .recipe import Recipe
@@ -61,6 +62,7 @@ class Trainer:
         self.ema = EMA(learner, recipe.optimiser.ema)
         self.checkpoints = Checkpoints(folder / "checkpoints", recipe.checkpoints.keep, accelerator)
         self.journal = Journal(folder, recipe.log, accelerator, recipe.steps)
+        self.longest = LongestPrompts([llm.name for llm in loader.fetcher.config.llms])
         self.step, self.bad, self.skipped = 0, 0, 0
         self.losses = self.no_losses()  # since the log's last line
         self.decay_start = decay_start(recipe.steps, recipe.optimiser.decay)
@@ -75,6 +77,7 @@ class Trainer:
         for fetched, batch in self.loader:
             self._tell_replaced(fetched)
             loss, norm = self.train_step(batch, self.losses)
+            self.longest.see(batch.used)
             self.losses.step(loss, norm, len(fetched.plan.rows))
             on_step(self.step, loss)
             saves = self.step % self.recipe.checkpoints.every == 0 or self.step == self.recipe.steps
@@ -175,7 +178,8 @@ class Trainer:
         numbers = {"step": self.step, "skipped": self.skipped, "ema_steps": self.ema.steps}
         schedule = {"stage": self._stage(), "decay_factor": self._decay_factor(self.step)}
         losses = self.losses.state(self.accelerator)
-        numbers |= {**schedule, "losses": losses, "position": position}
+        longest = self.longest.gather(self.accelerator)
+        numbers |= {**schedule, "losses": losses, "longest_prompts": longest, "position": position}
         self.checkpoints.save(self.step, self._state(), numbers)
 
     def _stage(self) -> int:
@@ -226,6 +230,7 @@ class Trainer:
             options=TRAINED,
         )
         self.ema.weights, self.ema.steps = state["ema"], numbers["ema_steps"]
+        self.longest.take_up(numbers.get("longest_prompts"))
         self.step, self.skipped = numbers["step"], numbers["skipped"]
         self.schedule.step, self.schedule.position = self.step, dict(numbers["position"])
         self.losses = self.no_losses()

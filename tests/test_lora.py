@@ -12,10 +12,10 @@ from safetensors import safe_open
 from tiny_lidit import random_lidit, random_noise, random_texts
 from torch.utils.checkpoint import checkpoint
 
-from lidit_core.checkpoint import save_lidit, write_safetensors
+from lidit_core.checkpoint import read_safetensors, save_lidit, write_safetensors
 from lidit_core.dit import run_block
 from lidit_core.errors import LiDiTError
-from lidit_core.lora_file import KEY, PREFIX, load_with_loras, merge_lora, read_lora
+from lidit_core.lora_file import KEY, LONGEST, PREFIX, load_with_loras, merge_lora, read_lora
 from lidit_train.lora import add_lora, linear_layers, lora_layers, save_lora
 from lidit_train.recipe import Lora
 
@@ -218,3 +218,27 @@ def test_a_damaged_file_is_one_sentence(tmp_path, tensors, about, told):
     write_safetensors(path, {k: torch.zeros(shape) for k, shape in tensors.items()}, {KEY: about})
     with pytest.raises(LiDiTError, match=told):
         merge_lora(model.config, model.state_dict(), path)
+
+
+@pytest.mark.parametrize("wrong", [3, {"a": "many"}, ["a"]])
+def test_a_wrong_longest_prompt_is_one_sentence(tmp_path, wrong):
+    model = random_lidit()
+    path = tmp_path / "lora.safetensors"
+    save_lora(trained(model), model.config, path)
+    tensors, metadata = read_safetensors(path)
+    about = {**json.loads(metadata[KEY]), LONGEST: wrong}
+    write_safetensors(path, tensors, {KEY: json.dumps(about)})
+    with pytest.raises(LiDiTError, match="lora.safetensors: longest_prompts.* expected"):
+        read_lora(path)
+
+
+def test_a_lora_never_shortens_what_the_model_knows(tmp_path):
+    model = random_lidit()
+    path, base = tmp_path / "lora.safetensors", tmp_path / "base.safetensors"
+    longest = {"llm 0": 9, "llm 1": 9, "another": 9}
+    save_lora(trained(model), model.config, path, longest=longest)
+    for known, wanted in ((5, 9), (12, 12), (None, None)):
+        llms = tuple(replace(spec, longest_prompt=known) for spec in model.config.llms)
+        save_lidit(random_lidit(), replace(model.config, llms=llms), base)
+        merged = load_with_loras(base, [(path, 1.0)]).config
+        assert [spec.longest_prompt for spec in merged.llms] == [wanted] * 2

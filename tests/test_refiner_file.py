@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
 from tiny_lidit import lidit_config, random_states, randomise
 
-from lidit_core.checkpoint import load_lidit, read_lidit, save_lidit, write_safetensors
+from lidit_core.checkpoint import (
+    load_lidit,
+    read_lidit,
+    read_safetensors,
+    save_lidit,
+    write_safetensors,
+)
 from lidit_core.cli import main
 from lidit_core.config import LLMSpec
 from lidit_core.dit import LiDiT
 from lidit_core.errors import LiDiTError
-from lidit_core.refiner_file import KEY, exchange_refiner, save_refiner
+from lidit_core.refiner_file import KEY, exchange_refiner, read_refiner, save_refiner
 
 
 def config(*llms: tuple[str, int], **changes):
@@ -25,6 +32,11 @@ def checkpoint(path, made, seed: int):
     model = randomise(LiDiT(made), seed)
     save_lidit(model, made, path)
     return model
+
+
+def checkpoint_file(folder, made, seed: int = 1):
+    checkpoint(folder / "base.safetensors", made, seed)
+    return folder / "base.safetensors"
 
 
 def test_another_llm_takes_a_branch_with_the_refiner_trained_on_it(tmp_path):
@@ -50,6 +62,29 @@ def test_its_own_refiner_put_back_changes_nothing(tmp_path):
     made, weights = read_lidit(tmp_path / "base.safetensors")
     same, merged = exchange_refiner(made, weights, tmp_path / "b.safetensors")
     assert same == made and all(torch.equal(weights[k], merged[k]) for k in weights)
+
+
+@pytest.mark.parametrize("known", [None, 7])
+def test_the_longest_prompt_of_a_branch_goes_with_its_refiner(tmp_path, known):
+    made = config(("a", 24), ("b", 24))
+    longer = replace(made, llms=(made.llms[0], replace(made.llms[1], longest_prompt=known)))
+    checkpoint(tmp_path / "donor.safetensors", longer, 2)
+    save_refiner(tmp_path / "donor.safetensors", "b", tmp_path / "b.safetensors")
+    specs = tuple(replace(spec, longest_prompt=3) for spec in made.llms)
+    base = replace(made, llms=specs)
+    _, weights = read_lidit(checkpoint_file(tmp_path, base))
+    exchanged, _ = exchange_refiner(base, weights, tmp_path / "b.safetensors")
+    assert [spec.longest_prompt for spec in exchanged.llms] == [3, known]
+
+
+def test_a_refiner_file_without_the_longest_prompt_is_read(tmp_path):
+    checkpoint(tmp_path / "donor.safetensors", config(("a", 24), ("b", 24)), 2)
+    save_refiner(tmp_path / "donor.safetensors", "b", tmp_path / "b.safetensors")
+    tensors, metadata = read_safetensors(tmp_path / "b.safetensors")
+    older = json.loads(metadata[KEY])
+    del older["llm"]["longest_prompt"]
+    write_safetensors(tmp_path / "older.safetensors", tensors, {KEY: json.dumps(older)})
+    assert read_refiner(tmp_path / "older.safetensors").spec.longest_prompt is None
 
 
 @pytest.mark.parametrize("branch, told", [(2, "branch 3 was asked for, and this model has 2"),

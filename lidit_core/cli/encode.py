@@ -49,10 +49,11 @@ def run(args: argparse.Namespace) -> int:
     encoders = open_encoders(config, chosen, device, args.cache, args.spread)
     tensors = {}
     for branch, encoder in encoders.items():
-        name = config.llms[branch].name
+        spec = config.llms[branch]
+        name = spec.name
         states = encoder.encode([args.prompt])
         tensors[f"{name}.hidden"], tensors[f"{name}.roles"] = states.hidden[0], states.roles[0]
-        print(_describe(name, encoder.info(args.prompt)))
+        print(_describe(spec, encoder.info(args.prompt)))
     if args.out:
         cpu = {key: tensor.cpu() for key, tensor in tensors.items()}
         write_safetensors(args.out, cpu, {"prompt": args.prompt})
@@ -60,14 +61,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _describe(name: str, info) -> str:
+def _describe(spec, info) -> str:
     first, end = info.span
     place = f"{first} to {end - 1}" if end > first else "empty"
+    notes = [note for note in (*info.notes, spec.length_note(info.used)) if note]
     lines = [
-        name,
+        spec.name,
         f"  tokens   {info.used} of the prompt's {info.total} are read (at most {info.budget})",
         f"  text     {info.length} tokens with the template; the prompt is {place}",
         f"  states   {info.length} x {info.width}, {str(info.dtype).removeprefix('torch.')}",
-        *(f"  note     {note}" for note in info.notes),
+        *(f"  note     {note}" for note in notes),
     ]
     return "\n".join(lines)

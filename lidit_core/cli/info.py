@@ -86,8 +86,13 @@ def _table(title: str, config) -> str:
     for spec in config.llms:
         lines.append(
             f"  {'LLM':<14} {spec.name}: {spec.width} wide, block {spec.block}, template "
-            f"{spec.template.name!r}, up to {spec.token_budget} tokens"
+            f"{spec.template.name!r}, up to {spec.token_budget} tokens{_trained_on(spec)}"
         )
         text = " ".join(f"{spec.template.system} {spec.template.instruction}".split())
         lines.append(f"  {'':<14} {text!r}" if text else f"  {'':<14} no instruction")
     return "\n".join(lines)
+
+
+def _trained_on(spec) -> str:
+    known = spec.longest_prompt is not None
+    return f", trained on prompts of at most {spec.longest_prompt}" if known else ""

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -29,6 +30,7 @@ SETTINGS = {
     "MALLOC_MMAP_THRESHOLD_": "65536",
     "MALLOC_TRIM_THRESHOLD_": "65536",
 }
+TEXT = 3  # the kind of a binary message
 ENDINGS = ("execution_success", "execution_error", "execution_interrupted")
 
 
@@ -148,6 +150,7 @@ class Run:
     ending: str = ""
     events: list[tuple[float, str, dict[str, Any]]] = field(default_factory=list)
     pictures: dict[str, list[Image.Image]] = field(default_factory=dict)  # by node id
+    texts: dict[str, list[str]] = field(default_factory=dict)  # put on nodes, by node id
 
     def of_type(self, kind: str) -> list[dict[str, Any]]:
         return [data for _, k, data in self.events if k == kind]
@@ -190,7 +193,8 @@ class Client:
         """The next event of this prompt; those of the client's other prompts are kept."""
         while True:
             message = self.socket.recv()
-            if isinstance(message, bytes):  # a preview
+            if isinstance(message, bytes):
+                self._hear(message, prompt_id)
                 continue
             event = json.loads(message)
             kind, data = event["type"], event["data"]
@@ -201,6 +205,14 @@ class Client:
             run.ending = kind if kind in ENDINGS else run.ending
             if run.prompt_id == prompt_id:
                 return kind, data
+
+    def _hear(self, message: bytes, prompt_id: str) -> None:
+        """A text for a node, or a preview, which is not kept."""
+        kind, length = struct.unpack(">II", message[:8])
+        if kind == TEXT:
+            node, text = message[8 : 8 + length].decode(), message[8 + length :].decode()
+            run = self.runs.setdefault(prompt_id, Run(prompt_id))
+            run.texts.setdefault(node, []).append(text)
 
     def wait(self, prompt_id: str) -> Run:
         """Everything about the prompt, once it ended."""
