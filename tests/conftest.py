@@ -10,6 +10,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach a hub, whatever it asks for
+# `lidit generate` sets it for itself and what it starts; MKL reads it once, at its first use, so
+# that a test's own numbers would differ from those of a process that it starts afterwards.
+os.environ.setdefault("MKL_CBWR", "AUTO")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
