@@ -17,6 +17,7 @@ from lidit_core.cli import build_parser
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = [README, *(path.read_text(encoding="utf-8") for path in ROOT.glob("docs/**/*.md"))]
 MAY_IMPORT = {  # imports point one way
     "lidit_core": {"lidit_core"},
     "lidit_train": {"lidit_train", "lidit_core"},
@@ -103,9 +104,10 @@ def test_tracked_files_stay_small():
     assert sum(sizes.values()) < LARGEST, sorted(sizes.items(), key=lambda item: -item[1])[:5]
 
 
-def readme_commands() -> list[list[str]]:
-    """Every `lidit …` command of the README's code blocks, however it is started."""
-    blocks = re.findall(r"^```\w*\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def documented_commands() -> list[list[str]]:
+    """Every `lidit …` command of the documents' code blocks, however it is started."""
+    text = "\n".join(DOCUMENTS)
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
     words = [
         shlex.split(line, comments=True) for line in lines if "lidit" in line or "run.py" in line
@@ -114,8 +116,8 @@ def readme_commands() -> list[list[str]]:
     return [w[len(s) :] for w in words for s in starts if w[: len(s)] == s]
 
 
-def test_the_commands_of_the_readme_are_real():
-    commands = [c for c in readme_commands() if c and c[0] not in ("test", "lint", "setup")]
+def test_the_commands_of_the_documents_are_real():
+    commands = [c for c in documented_commands() if c and c[0] not in ("test", "lint", "setup")]
     assert ["generate", "a cat to the left of a dog"] in commands
     for command in commands:
         if "--help" not in command:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -63,3 +64,23 @@ def test_a_decoder_learns_from_what_a_model_gives_back(tmp_path):
 
 def _run(words: str) -> None:
     subprocess.run([sys.executable, "-m", *f"stickers.{words}".split()], cwd=ROOT, check=True)
+
+
+DOCUMENTS = [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("recipes/**/*.yaml")]
+
+
+def documented() -> dict[str, set[str]]:
+    """Every sticker command that people are told to type, with the options that they are told."""
+    commands: dict[str, set[str]] = {}
+    for path in DOCUMENTS:
+        text = re.sub(r"\\\n#?\s*", "", path.read_text(encoding="utf-8"))
+        for name, words in re.findall(r"python -m stickers\.(\w+)([^\n`]*)", text):
+            commands.setdefault(name, set()).update(re.findall(r"--[\w-]+", words))
+    return commands
+
+
+@pytest.mark.parametrize("name", sorted(documented()))
+def test_documented_commands_know_their_options(name):
+    command = [sys.executable, "-m", f"stickers.{name}", "--help"]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {option for option in documented()[name] if option not in told} == set()

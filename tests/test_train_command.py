@@ -68,7 +68,8 @@ def test_a_plan_loads_nothing_and_writes_nothing(tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
-TOLD = [ROOT / "README.md", *ROOT.glob("recipes/*.yaml"), *ROOT.glob("lidit_train/*.py")]
+DOCUMENTS = [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("recipes/*.yaml")]
+TOLD = [*DOCUMENTS, *ROOT.glob("lidit_train/*.py")]
 
 
 def launches() -> list[str]:
