@@ -62,7 +62,7 @@ class BagOfWordsClip(nn.Module):
 
 def words_tokenizer(config: StandInConfig) -> type:
     """The host makes the tokenizer of a class."""
-    encoder = BagOfWords(config.width, config.buckets, device="meta")
+    encoder = config.text_encoder(device="meta")
 
     class Words:
         def __init__(self, embedding_directory=None, tokenizer_data=None) -> None:

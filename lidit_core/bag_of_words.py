@@ -13,29 +13,42 @@ import zlib
 import torch
 from torch import Tensor, nn
 
-LENGTH = 32  # tokens of every prompt, as CLIP's are always 77
+LENGTH = 32  # tokens of every prompt where a file names no other number; CLIP's are always 77
 NOTHING = 0  # the token after the last word
 
 
 class BagOfWords(nn.Module):
-    """Prompts to tokens (B, LENGTH, width)."""
+    """Prompts to tokens (B, length, width).
 
-    def __init__(self, width: int = 64, buckets: int = 16, operations=nn, dtype=None, device=None):
+    Args:
+        buckets: numbers that all words share.
+        length: tokens of every prompt; the words after it are not read.
+    """
+
+    def __init__(
+        self,
+        width: int = 64,
+        buckets: int = 16,
+        length: int = LENGTH,
+        operations=nn,
+        dtype=None,
+        device=None,
+    ):
         super().__init__()
-        self.buckets = buckets
+        self.buckets, self.length = buckets, length
         self.words = operations.Embedding(buckets + 1, width, dtype=dtype, device=device)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """ids (B, LENGTH) -> (B, LENGTH, width)."""
+        """ids (B, length) -> (B, length, width)."""
         return self.words(ids)
 
     def tokenize(self, text: str) -> list[int]:
         """A number of 1 to ``buckets`` for each word, and ``NOTHING`` after the last."""
-        words = re.findall(r"\w+", text.lower())[:LENGTH]
+        words = re.findall(r"\w+", text.lower())[: self.length]
         ids = [1 + zlib.crc32(word.encode()) % self.buckets for word in words]
-        return ids + [NOTHING] * (LENGTH - len(ids))
+        return ids + [NOTHING] * (self.length - len(ids))
 
     def read(self, texts: list[str]) -> Tensor:
-        """(B, LENGTH, width) of some prompts."""
+        """(B, length, width) of some prompts."""
         ids = torch.tensor([self.tokenize(text) for text in texts])
         return self(ids.to(self.words.weight.device))

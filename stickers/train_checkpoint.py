@@ -45,7 +45,8 @@ log = logging.getLogger(__name__)
 
 SIDE = 64  # pixels: a quarter of the work of 128
 PREDICTION = "v"
-BETTER = 4096  # numbers for the captions' 206 words, of which 16 share theirs with one other
+LENGTH = 77  # words that are read, as of CLIP's tokens; few captions have more
+BETTER = 16_384  # numbers for the captions' 634 words, of which 25 share theirs with another
 UNET = {  # diffusers' UNet2DConditionModel in the layout of SD1.5's, smaller
     "in_channels": 16,
     "out_channels": 16,
@@ -61,7 +62,7 @@ UNET = {  # diffusers' UNet2DConditionModel in the layout of SD1.5's, smaller
 
 @dataclass(frozen=True)
 class StandInRecipe:
-    scenes: int = 20_000
+    scenes: int = 40_000
     images: int = 550_400
     batch: int = 64
     dropout: float = 0.1  # share of samples that read the empty prompt
@@ -89,8 +90,8 @@ class StandIn(nn.Module):
         from diffusers import UNet2DConditionModel
 
         self.unet = UNet2DConditionModel(**UNET)
-        self.text = BagOfWords(UNET["cross_attention_dim"])
-        self.better = BagOfWords(UNET["cross_attention_dim"], BETTER)
+        self.text = BagOfWords(UNET["cross_attention_dim"], length=LENGTH)
+        self.better = BagOfWords(UNET["cross_attention_dim"], BETTER, LENGTH)
         for encoder in (self.text, self.better):
             nn.init.normal_(encoder.words.weight, std=0.5)
 
@@ -199,9 +200,8 @@ class StandInTrainer:
 
 def export(model: StandIn, latent: LatentFormat, path: Path) -> None:
     """One file in the layout of hosts, bfloat16."""
-    config = StandInConfig(
-        latent, SIDE, PREDICTION, UNET["cross_attention_dim"], model.text.buckets
-    )
+    width, words = UNET["cross_attention_dim"], model.text
+    config = StandInConfig(latent, SIDE, PREDICTION, width, words.buckets, words.length)
     text = {f"{TEXT_PREFIX}{k}": v for k, v in model.text.state_dict().items()}
     notes = {KEY: config.to_json(), "font": "Noto Color Emoji, SIL OFL 1.1"}
     write_ldm(model.unet, path, notes, text, torch.bfloat16)

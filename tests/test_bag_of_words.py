@@ -39,3 +39,6 @@ def test_every_prompt_has_one_length():
         assert len(encoder.tokenize(text)) == LENGTH
     assert set(encoder.tokenize("")) == {NOTHING} and NOTHING not in encoder.tokenize("cat " * 100)
     assert encoder.read(["", "cat " * 100]).shape == (2, LENGTH, 64)
+    longer = BagOfWords(length=77)
+    assert longer.tokenize("cat dog")[:LENGTH] == encoder.tokenize("cat dog")
+    assert longer.read(["", "cat " * 100]).shape == (2, 77, 64)

@@ -77,6 +77,7 @@ def test_its_file_is_one_that_an_adapter_is_trained_on(made, tmp_path):
     export(model, trainer.latent, path)
     config, tensors = read_standin(path)
     assert config.latent == trainer.latent and (config.native_size, config.prediction) == (64, "v")
+    assert config.text_encoder().tokenize("a red cat") == model.text.tokenize("a red cat")
     words = tensors[f"{TEXT_PREFIX}words.weight"]
     torch.testing.assert_close(words.float(), model.text.words.weight, rtol=0.01, atol=0.01)
     unet = read_unet(path).unet

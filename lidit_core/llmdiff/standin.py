@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..bag_of_words import BagOfWords
+from ..bag_of_words import LENGTH, BagOfWords
 from ..config import LatentFormat, read_record
 from ..errors import LiDiTError
 from ..tensor_file import opened, read_safetensors
@@ -30,6 +30,7 @@ class StandInConfig:
     prediction: str = "v"
     width: int = 64  # of its text
     buckets: int = 16  # into which its text encoder sorts all words
+    length: int = LENGTH  # tokens that it makes of every prompt
     steps: int = 20
     guidance: float = 4.0
 
@@ -37,7 +38,7 @@ class StandInConfig:
         return json.dumps(asdict(self))
 
     def text_encoder(self, **layer) -> BagOfWords:
-        return BagOfWords(self.width, self.buckets, **layer)
+        return BagOfWords(self.width, self.buckets, self.length, **layer)
 
 
 def read_standin_config(path: str | Path) -> StandInConfig | None:
