@@ -17,11 +17,11 @@ from comfy.supported_models_base import ClipTarget
 
 from ..lidit_core.errors import LiDiTError
 from ..lidit_core.text.loading import default_dtype, load_llm
-from ..lidit_core.text.prompt_encoder import PromptInfo
 from ..lidit_core.text.templates import InstructionTemplate
 from .llm_holder import LLMHolder, LLMSettings
 from .llm_weights import move_the_rest, store_in_fp8
 from .plain_text import PlainText
+from .prompt_notes import describe
 
 DTYPES = ("auto", "float32", "bfloat16", "fp8_e4m3fn")
 DEVICES = ("default", "cpu")
@@ -67,8 +67,8 @@ def open_patcher(settings: LLMSettings, disable_dynamic: bool = False):
     return open_clip(settings, disable_dynamic).patcher
 
 
-def prompt_info(clip: object, text: str, template: InstructionTemplate | None = None) -> PromptInfo:
-    """How this CLIP reads the prompt, which is encoded if it was not before.
+def describe_prompt(clip: object, text: str, template: InstructionTemplate | None = None) -> str:
+    """How this CLIP reads the prompt, a line each; the prompt is encoded if it was not before.
 
     Raises:
         LiDiTError: the CLIP is not from the LLM loader.
@@ -82,7 +82,10 @@ def prompt_info(clip: object, text: str, template: InstructionTemplate | None = 
     with holder.serving(clip.patcher) as cached:
         if not cached:
             clip.load_model()
-        return holder.prompts(template, text).info(text)
+        info = holder.prompts(template, text).info(text)
+    used = template or holder.settings.template
+    block, device = holder.settings.block, clip.patcher.load_device
+    return describe(info, holder.name, block, used.name, device)
 
 
 def block_named(text: str) -> int | str:

@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+
+import torch
 
 from ..lidit_core.text.cache import PromptStates
 from ..lidit_core.text.prompt import literal_notes
 from ..lidit_core.text.prompt_encoder import PromptInfo
-from ..lidit_core.text.templates import InstructionTemplate
-
-if TYPE_CHECKING:
-    from .clip import LLMClip
 
 log = logging.getLogger(__name__)
 
 
-def describe(clip: LLMClip, info: PromptInfo, template: InstructionTemplate | None = None) -> str:
-    """What a user wants to know of a prompt that was read, a line each."""
-    holder = clip.cond_stage_model
-    used = template or holder.settings.template
+def describe(
+    info: PromptInfo, llm: str, block: int | str, template: str, device: torch.device
+) -> str:
+    """What a user wants to know of a prompt that was read, a line each.
+
+    Args:
+        llm: the LLM's name.
+        block: the block whose states were read; see `load_llm`.
+        template: the name of the instruction template that was used.
+        device: where the states were computed if they were not cached.
+    """
     first, end = info.span
     place = f"{first} to {end - 1}" if end > first else "empty"
     lines = [
-        f"{holder.name}, after block {holder.settings.block}, template {used.name}",
+        f"{llm}, after block {block}, template {template}",
         f"{info.used} of {info.budget} tokens used; {info.length} with the template, "
         f"the prompt is {place}",
         f"states {info.width} wide, {str(info.dtype).removeprefix('torch.')}, "
-        + ("cached" if info.cached else f"computed on {clip.patcher.load_device}"),
+        + ("cached" if info.cached else f"computed on {device}"),
     ]
     return "\n".join([*lines, *(f"note: {note}" for note in info.notes)])
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.clip import prompt_info
+from ..host.clip import describe_prompt
 from ..host.plain_text import TEMPLATE
-from ..host.prompt_notes import describe
 from .instruction_template import InstructionTemplateType
 
 
@@ -47,7 +46,7 @@ class LiDiTTextEncode(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip, text: str, template=None) -> io.NodeOutput:
-        info = prompt_info(clip, text, template)
+        info = describe_prompt(clip, text, template)
         tokens = clip.tokenize(text, **{TEMPLATE: template})
         conditioning = clip.encode_from_tokens_scheduled(tokens)
-        return io.NodeOutput(conditioning, describe(clip, info, template))
+        return io.NodeOutput(conditioning, info)
