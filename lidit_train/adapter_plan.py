@@ -73,10 +73,6 @@ class AdapterPlan:
             "activations of a micro batch": round(kept * share * number / FLOAT32),
         }
 
-    def text(self) -> str:
-        parts = (_model, _steps, _memory, _time, _disk)
-        return "\n\n".join("\n".join(part(self)) for part in parts) + "\n"
-
 
 def make_adapter_plan(
     recipe: Recipe, task: AdapterTask, folder: str | Path = ".", device: Device | None = None
@@ -98,6 +94,12 @@ def make_adapter_plan(
         caption_bytes(task, LLM, tokens[LLM], recipe.cache.dtype),
         free_disk(Path(recipe.cache.folder or folder)),
     )
+
+
+def adapter_plan_text(plan: AdapterPlan) -> str:
+    """What `lidit train --print-plan` shows of an adapter's training."""
+    parts = (_model, _steps, _memory, _time, _disk)
+    return "\n\n".join("\n".join(part(plan)) for part in parts) + "\n"
 
 
 def _model(plan: AdapterPlan) -> Iterator[str]:

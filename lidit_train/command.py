@@ -50,18 +50,20 @@ def run(args: argparse.Namespace) -> int:
 
 def _print_plan(recipe, folder: Path) -> int:
     from .plan import make_plan
+    from .plan_text import plan_text
     from .start import configuration, fresh_branches
     from .trained import trained_by
 
     if recipe.adapter:
-        from .adapter_plan import make_adapter_plan
+        from .adapter_plan import adapter_plan_text, make_adapter_plan
         from .adapter_task import adapter_task
 
-        print(make_adapter_plan(recipe, adapter_task(recipe.adapter), folder).text(), end="")
+        plan = make_adapter_plan(recipe, adapter_task(recipe.adapter), folder)
+        print(adapter_plan_text(plan), end="")
         return 0
     config = configuration(recipe)
     trained = trained_by(recipe, config, fresh_branches(recipe, config))
-    print(make_plan(recipe, config, trained, folder=folder).text(), end="")
+    print(plan_text(make_plan(recipe, config, trained, folder=folder)), end="")
     return 0
 
 

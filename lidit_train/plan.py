@@ -46,7 +46,7 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that `Plan.text` prints."""
+    """All that `plan_text` prints."""
 
     recipe: Recipe
     config: LiDiTConfig
@@ -80,11 +80,6 @@ class Plan:
         recipe = self.recipe
         decays = decay_start(recipe.steps, recipe.optimiser.decay) < recipe.steps
         return recipe.checkpoints.keep + decays
-
-    def text(self) -> str:
-        from .plan_text import plan_text
-
-        return plan_text(self)
 
 
 def make_plan(

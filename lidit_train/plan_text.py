@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from .load import StageLoad
 from .memory import HELD, MICRO_BATCH, UPDATE, VALIDATION
+from .plan import Plan, StagePlan
 from .units import as_bytes, as_count, as_flops, as_time
-
-if TYPE_CHECKING:
-    from .load import StageLoad
-    from .plan import Plan, StagePlan
 
 MOMENTS = {
     HELD: "held all the time",

@@ -24,6 +24,7 @@ from lidit_train.hardware import DEVICES, find_device
 from lidit_train.llm_size import llm_size
 from lidit_train.memory import VAE_WEIGHTS
 from lidit_train.plan import Plan, make_plan, trained_by
+from lidit_train.plan_text import plan_text
 from lidit_train.recipe import (
     Cache,
     Compute,
@@ -208,10 +209,10 @@ def test_the_ten_billion_are_trained_on_many_gpus():
     alone = replace(recipe, compute=Compute(checkpointing=True))
     assert plan_of(alone, "LI-DiT-10B").memory.peak > plan.device.memory
     assert plan.stages[0].exchanging == pytest.approx(10.5035e9 * 8 * 255 / 256 / 50e9, rel=0.001)
-    text = plan.text()
+    text = plan_text(plan)
     for words in ("10.504 billion", "256 x H100, sharded over 256", "sent by each process"):
         assert words in text
-    assert "DOES NOT FIT" in plan_of(alone, "LI-DiT-10B").text()
+    assert "DOES NOT FIT" in plan_text(plan_of(alone, "LI-DiT-10B"))
 
 
 def test_caches_hold_what_the_sources_have():
@@ -221,7 +222,7 @@ def test_caches_hold_what_the_sources_have():
     assert states0.bytes == 9401 * 50 * (576 * 2 + 4)
     assert states1.bytes == 9401 * 40 * (640 * 2 + 4)
     assert latents.bytes == 6000 * 16 * 16 * 16 * 2
-    assert f"{latents.files} file" in plan.text()
+    assert f"{latents.files} file" in plan_text(plan)
     full = plan_of(changed(cache={"dtype": "float32"}), "stickers", text=text)
     assert full.caches[2].bytes == 2 * latents.bytes
 
@@ -240,19 +241,19 @@ def test_pictures_are_cached_at_every_size_that_a_stage_has():
 
 
 def test_what_is_not_known_yet_is_said():
-    text = plan_of(counts=None).text()
+    text = plan_text(plan_of(counts=None))
     assert "not known" in text
     assert "guessed from the templates' letters" in text
     assert "LLaMA3-8B: 8.000 billion parameters, by its name" in text
-    assert plan_of(text={i: TextTokens(9, 5) for i in (0, 1)}).text().count("guessed") == 0
+    assert "guessed" not in plan_text(plan_of(text={i: TextTokens(9, 5) for i in (0, 1)}))
 
 
 def test_a_cache_larger_than_the_disk_is_named(tmp_path):
     counts = [Count(10**9, 10**9)] * 2
-    assert "MORE THAN IS FREE" in plan_of(counts=counts, folder=tmp_path / "new").text()
+    assert "MORE THAN IS FREE" in plan_text(plan_of(counts=counts, folder=tmp_path / "new"))
     none = changed(cache=Cache(states=False, latents=False))
     plan = plan_of(none, "stickers", counts=counts, folder=tmp_path)
-    assert plan.caches == () and "MORE THAN IS FREE" not in plan.text()
+    assert plan.caches == () and "MORE THAN IS FREE" not in plan_text(plan)
 
 
 def test_checkpoints_hold_weights_average_and_moments():
@@ -266,7 +267,7 @@ def test_checkpoints_hold_weights_average_and_moments():
 
 
 def test_the_text_says_what_the_plan_is_for():
-    text = plan_of().text()
+    text = plan_text(plan_of())
     for words in (
         "parameters", "1.106 billion", "3,907 steps", "at 256 px", "H100", "990", "35%", "minutes",
         "assumed", "images/s", "optimiser (adamw)", "gradients' buckets", "checkpoints", "GFLOP",

@@ -19,9 +19,10 @@ from tiny_training import curve, fields, make_world, pictures, recipe_of, run, s
 from lidit_core.errors import LiDiTError
 from lidit_core.llmdiff.families import FAMILIES
 from lidit_core.tensor_file import read_safetensors
-from lidit_train.adapter_plan import AdapterPlan, make_adapter_plan
+from lidit_train.adapter_plan import AdapterPlan, adapter_plan_text, make_adapter_plan
 from lidit_train.adapter_task import adapter_task, find_base
 from lidit_train.plan import Plan, make_plan
+from lidit_train.plan_text import plan_text
 from lidit_train.recipe import Recipe, field_names, read_recipe
 from lidit_train.run import train
 from lidit_train.start import configuration, fresh_branches
@@ -69,10 +70,14 @@ def plan_of(recipe: Recipe) -> Plan | AdapterPlan:
     return make_plan(recipe, config, trained_by(recipe, config, fresh_branches(recipe, config)))
 
 
+def text_of(plan: Plan | AdapterPlan) -> str:
+    return adapter_plan_text(plan) if isinstance(plan, AdapterPlan) else plan_text(plan)
+
+
 def observed(data: dict, folder: Path, llms: dict[str, str], out: str) -> dict[str, str]:
     """What a recipe brings about: its plan, its curve, its weights, its files."""
     recipe = read_recipe(write_recipe(folder, data, f"{out}.yaml"))
-    seen = {"plan": replace(plan_of(recipe), free=1 << 60).text()}  # not what is free just now
+    seen = {"plan": text_of(replace(plan_of(recipe), free=1 << 60))}  # not what is free just now
     if recipe.compute.compile:  # a compiler takes minutes; what it makes is tested elsewhere
         return seen
     try:
@@ -324,4 +329,4 @@ def test_a_recipe_that_ships_can_be_planned(path, tmp_path):
         if base not in FAMILIES and not find_base(base).is_file():  # what a command makes first
             changes.append(f"adapter.base={write_standin(tmp_path / 'base.safetensors')}")
     recipe = read_recipe(path, changes)
-    assert f"{recipe.steps:,} steps" in plan_of(recipe).text()
+    assert f"{recipe.steps:,} steps" in text_of(plan_of(recipe))
