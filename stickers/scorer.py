@@ -1,10 +1,11 @@
 """What a picture shows, and whether it is what the caption asks for (after GenEval, 2310.11513).
 
-Run `python -m stickers.scorer --self-test` to measure the scorer itself on drawn scenes.
+`python -m stickers.selftest` measures the scorer itself on drawn scenes.
 """
 
 from __future__ import annotations
 
+import runpy
 from collections import Counter
 from dataclasses import dataclass, fields
 
@@ -200,7 +201,5 @@ def describe(reading: Reading) -> str:
     return f"{objects or 'nothing'} on {reading.background or '?'}"
 
 
-if __name__ == "__main__":
-    from .selftest import main
-
-    main()
+if __name__ == "__main__":  # `--self-test`, as the command was called before
+    runpy.run_module("stickers.selftest", run_name="__main__")

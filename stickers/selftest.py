@@ -1,4 +1,4 @@
-"""Measures the scorer itself: `python -m stickers.scorer --self-test`.
+"""Measures the scorer itself: `python -m stickers.selftest`.
 
 On drawn scenes of the evaluation prompts it must find everything, also when they are soft, noisy
 or half as large; under captions of other scenes, and in things it does not know, nothing.
@@ -127,8 +127,8 @@ def recognised(pictures: Sequence[np.ndarray]) -> float:
 
 def main(arguments: list[str] | None = None) -> None:
     """Prints the measurements."""
-    parser = argparse.ArgumentParser(prog="python -m stickers.scorer", description=__doc__)
-    parser.add_argument("--self-test", action="store_true", required=True)
+    parser = argparse.ArgumentParser(prog="python -m stickers.selftest", description=__doc__)
+    parser.add_argument("--self-test", action="store_true", help=argparse.SUPPRESS)  # as before
     parser.add_argument("--every", type=int, default=1, help="take every n-th prompt only")
     captions = evaluation_prompts()[:: parser.parse_args(arguments).every]
     for number, trial in enumerate(TRIALS):
@@ -144,3 +144,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"under captions of other scenes: {', '.join(lines)}")
     shares = [f"{name} {recognised(ps):.3f}" for name, ps in unknown_objects().items()]
     print(f"taken for a known kind: {', '.join(shares)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,6 +21,7 @@ from stickers.scorer import Found, Reading, judge, read
 from stickers.segments import components
 from stickers.selftest import blurred, drawn, recognised, shuffled, unknown_objects
 
+ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = evaluation_prompts()[::30]
 
 
@@ -145,6 +150,17 @@ def test_missing_pictures(tmp_path) -> None:
         score.main(["--pictures", str(tmp_path)])
     with pytest.raises(LiDiTError, match="0 pictures for 1"):
         report([], SAMPLE[:1])
+
+
+@pytest.mark.font
+@pytest.mark.parametrize("command", ["stickers.selftest", "stickers.scorer --self-test"])
+def test_the_scorer_is_measured_by_a_command(command: str) -> None:
+    """By its name of before too."""
+    words = [sys.executable, "-m", *command.split(), "--every", "90"]
+    ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    for words in ("drawn, 128 px (", "under captions of other scenes: ", "other emoji 0.000"):
+        assert words in ended.stdout
 
 
 @pytest.mark.font
