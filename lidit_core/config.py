@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
 from .errors import LiDiTError
-from .text.loading import EVERY_BLOCK
+from .text.blocks import EVERY_BLOCK
 from .text.templates import InstructionTemplate, find_template
 
 FORMAT = 1  # of the JSON; raised when an old reader would misread a new file

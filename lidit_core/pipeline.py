@@ -24,7 +24,7 @@ from .paths import SHIPPED_WEIGHTS
 from .sampling import initial_noise, sample
 from .states import LLMStates, stack_states
 from .text import PromptEncoder, available, check_present, locate
-from .text.loading import EVERY_BLOCK
+from .text.blocks import EVERY_BLOCK
 from .text.locate import stated_width
 from .vae import TinyAutoencoder
 

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from ..errors import LiDiTError
 from ..states import PADDING, LLMStates
+from .blocks import EVERY_BLOCK
 from .cache import PromptStates
 from .compat import cached_layers, can_reuse, new_cache
 from .differences import check_differences, difference_states
-from .loading import EVERY_BLOCK, LLM
+from .loading import LLM
 from .prompt import PromptRenderer, PromptTokens
 from .templates import InstructionTemplate, find_template
 

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import LiDiTError, first_line
 from ..fetch import install_line
+from .blocks import EVERY_BLOCK, kept_blocks
 from .compat import check_transformers, dtype_argument, read_tokenizer
 from .gguf import convert
 from .locate import HUB, Source, locate
@@ -19,7 +20,6 @@ from .weights import Checkpoint, checkpoint_files
 
 FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f", "embedding_norm")
 DTYPES = (torch.float32, torch.bfloat16)
-EVERY_BLOCK = ("all", "differences")  # states of all blocks side by side
 
 
 @dataclass(frozen=True)
@@ -67,21 +67,6 @@ class _EmptyOnMeta(TorchFunctionMode):
         if func is torch.Tensor.normal_ and args[0].is_meta:
             return args[0]
         return func(*args, **kwargs)
-
-
-def kept_blocks(block: int | str, total: int, name: str = "the LLM") -> int:
-    """How many blocks are needed for `block`, an index or one of `EVERY_BLOCK`."""
-    if block in EVERY_BLOCK:
-        return total
-    if isinstance(block, bool) or not isinstance(block, int):
-        raise LiDiTError(f"block is {block!r}; expected a whole number, 'all' or 'differences'")
-    kept = block + total + 1 if block < 0 else block
-    if not 1 <= kept <= total:
-        raise LiDiTError(
-            f"block {block} is not in {name}, which has {total} blocks; choose 1 to {total}, "
-            f"or -{total} to -1 counted from the end"
-        )
-    return kept
 
 
 def default_dtype(device: torch.device) -> torch.dtype:
