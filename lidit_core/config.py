@@ -14,17 +14,13 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
 from .errors import LiDiTError
+from .errors import check as _check
 from .text.blocks import EVERY_BLOCK
 from .text.templates import InstructionTemplate, find_template
 
 FORMAT = 1  # of the JSON; raised when an old reader would misread a new file
 PREDICTIONS = ("flow", "eps", "v")
 FUSIONS = ("refiner", "concatenation")
-
-
-def _check(good: bool, sentence: str) -> None:
-    if not good:
-        raise LiDiTError(sentence)
 
 
 def _check_positive(record: object, what: str, *names: str) -> None:

@@ -10,6 +10,12 @@ class LiDiTError(ValueError):
     """Bad input: one sentence that names the value, what was expected, and the remedy."""
 
 
+def check(good: bool, sentence: str) -> None:
+    """Raise the sentence unless what it speaks of is good."""
+    if not good:
+        raise LiDiTError(sentence)
+
+
 def first_line(error: Exception) -> str:
     """What another library's error says, short enough for a sentence of ours."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -18,6 +18,7 @@ import yaml
 
 from lidit_core.config import read_record
 from lidit_core.errors import LiDiTError, first_line
+from lidit_core.errors import check as _check
 from lidit_core.llmdiff.config import MODES, TokenRefiner
 from lidit_core.llmdiff.langevin import FORMS
 from lidit_core.objectives import Focus
@@ -37,11 +38,6 @@ class _Yaml(yaml.SafeLoader):
 _Yaml.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
-
-
-def _check(good: bool, sentence: str) -> None:
-    if not good:
-        raise LiDiTError(sentence)
 
 
 def _one_of(what: str, value: object, known: Sequence[object]) -> None:

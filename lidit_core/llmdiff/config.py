@@ -9,16 +9,11 @@ import json
 from dataclasses import asdict, dataclass
 
 from ..config import LLMSpec, read_json
-from ..errors import LiDiTError
+from ..errors import check
 from .langevin import FORMS
 
 FORMAT = 1  # of the JSON; raised when an old reader would misread a new file
 MODES = ("replace", "add")
-
-
-def _check(good: bool, sentence: str) -> None:
-    if not good:
-        raise LiDiTError(sentence)
 
 
 @dataclass(frozen=True)
@@ -41,8 +36,8 @@ class TokenRefiner:
     def __post_init__(self) -> None:
         for name in ("blocks", "width", "heads"):
             value = getattr(self, name)
-            _check(value > 0, f"the adapter's refiner has {name}={value}; expected 1 or more")
-        _check(
+            check(value > 0, f"the adapter's refiner has {name}={value}; expected 1 or more")
+        check(
             self.width % self.heads == 0,
             f"the adapter's refiner has width={self.width} and heads={self.heads}; expected a "
             "width that its heads divide",
@@ -65,19 +60,19 @@ class AdapterConfig:
     timestep_gates: bool = False  # b2 depends on the timestep (beyond the paper)
 
     def __post_init__(self) -> None:
-        _check(bool(self.layers), "the adapter has no layers; expected one or more")
+        check(bool(self.layers), "the adapter has no layers; expected one or more")
         for name in ("context_width", "blocks"):
             value = getattr(self, name)
-            _check(value > 0, f"the adapter has {name}={value}; expected 1 or more")
-        _check(
+            check(value > 0, f"the adapter has {name}={value}; expected 1 or more")
+        check(
             bool(self.modes) and set(self.modes) <= set(MODES),
             f"the adapter has modes {list(self.modes)}; expected some of {', '.join(MODES)}",
         )
-        _check(
+        check(
             self.form in FORMS,
             f"the adapter has form={self.form!r}; expected one of {', '.join(FORMS)}",
         )
-        _check(
+        check(
             self.llm.block == "differences",
             f"the adapter's LLM is read at block {self.llm.block!r}; expected 'differences'",
         )
