@@ -70,6 +70,16 @@ class LLMStates:
         return LLMStates(torch.zeros_like(self.hidden), torch.zeros_like(self.roles))
 
 
+def without_instruction(tokens: Tensor, roles: Tensor) -> tuple[Tensor, Tensor]:
+    """Refined tokens (B, L, D) from the first that any sample keeps, and which are kept (B, K).
+
+    Leading tokens that no sample keeps are cut off; all others that are not kept are masked.
+    """
+    kept = roles == PROMPT
+    first = int(kept.any(dim=0).int().argmax()) if kept.shape[1] else 0
+    return tokens[:, first:], kept[:, first:]
+
+
 def stack_states(batches: Sequence[LLMStates]) -> LLMStates:
     """Join batches of one LLM along the batch, padding to the longest."""
     if len({b.width for b in batches}) != 1:

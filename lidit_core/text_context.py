@@ -19,7 +19,7 @@ from .refiners import (
     LinguisticTokenRefiner,
     masked_mean,
 )
-from .states import PROMPT, LLMStates
+from .states import LLMStates, without_instruction
 
 
 @dataclass(frozen=True)
@@ -108,10 +108,8 @@ class TextSide(nn.Module):
 
 
 def _truncate(branch: Branch, roles: Tensor) -> Branch:
-    """Drop the instruction: leading tokens that no sample keeps are cut off, others masked."""
-    kept = roles == PROMPT
-    first = int(kept.any(dim=0).int().argmax()) if kept.shape[1] else 0
-    return Branch(branch.tokens[:, first:], kept[:, first:], branch.c)
+    """Drop the instruction."""
+    return Branch(*without_instruction(branch.tokens, roles), branch.c)
 
 
 def _mix(branches: Mapping[int, Branch], weights: Mapping[int, float]) -> TextContext:

@@ -21,7 +21,7 @@ from ..config import LLMSpec, RefinerConfig
 from ..errors import LiDiTError
 from ..layers import EPS, TimestepEmbedder
 from ..refiners import LinguisticTokenRefiner, masked_mean
-from ..states import PROMPT, LLMStates
+from ..states import LLMStates, without_instruction
 from .config import AdaptedLayer, AdapterConfig
 from .langevin import LangevinEncoding
 
@@ -122,12 +122,10 @@ class LLMDiffAdapter(nn.Module):
         c = self.norm(self.langevin(states.hidden, generator, noisy))  # (B, L, C)
         if self.config.refiner:
             c = self.refiner(LLMStates(c, states.roles), t, c.dtype, attention).tokens
-        kept = states.roles == PROMPT
-        first = int(kept.any(dim=0).int().argmax()) if kept.shape[1] else 0
         gates = None
         if self.config.timestep_gates:
             gates = self.gates(self.gate_time(t, c.dtype))
-        return AdapterText(c[:, first:], kept[:, first:], gates)
+        return AdapterText(*without_instruction(c, states.roles), gates)
 
     def context(self, text: AdapterText) -> Tensor:
         """φ(c), (B, K, context width): what mode ``replace`` gives the checkpoint to read."""
