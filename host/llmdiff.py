@@ -7,7 +7,6 @@ from pathlib import Path
 
 from comfy.patcher_extension import WrappersMP
 
-from ..lidit_core.errors import LiDiTError
 from ..lidit_core.llmdiff.config import MODES
 from .llmdiff_adapter import open_adapter
 from .llmdiff_attention import AddedPaths
@@ -29,11 +28,7 @@ def with_adapter(
     patcher, gates = open_adapter(path)
     adapter = patcher.model
     check_fits(adapter.config, model)
-    if mode not in adapter.config.modes:
-        raise LiDiTError(
-            f"mode {mode!r} was asked for, and this adapter was trained for "
-            f"{' and '.join(adapter.config.modes)}; choose that"
-        )
+    adapter.check_mode(mode)
     changed = model.clone()
     key = next(k for n in itertools.count() if (k := f"{KEY}_{n}") not in changed.additional_models)
     use = Use(key, adapter, mode, strength, start, end)
