@@ -18,13 +18,13 @@ from .cached import Cached, caches, caption_bytes, counts_of, free_disk
 from .hardware import Device, find_device
 from .llm_size import LLMSize, llm_size
 from .load import StageLoad, stage_loads, text_tokens
+from .memory import FLOAT32
 from .plan_text import row
 from .recipe import Recipe
 from .unet_cost import UNetCost, unet_cost
 from .units import as_bytes, as_count, as_flops, as_time
 
 LLM = 0  # the only branch
-FLOAT32 = 4  # bytes of a weight, a gradient, a moment, an average
 BACKWARD = 1.2  # of the forward pass's operations: gradients of activations, hardly any of weights
 KEPT_BY_CHECKPOINTS = 0.2  # assumed: of the activations, with blocks computed twice
 
