@@ -7,8 +7,7 @@ from comfy_api.latest import io
 from ..host.llm_folders import template_choices, template_file, template_named
 from ..lidit_core.errors import LiDiTError
 from ..lidit_core.text.templates import with_texts
-
-InstructionTemplateType = io.Custom("LIDIT_TEMPLATE")
+from .inputs import InstructionTemplateType
 
 
 class LiDiTInstructionTemplate(io.ComfyNode):

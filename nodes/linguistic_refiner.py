@@ -6,15 +6,10 @@ from comfy_api.latest import io
 
 from ..host.fusion import read_by
 from ..lidit_core.refiners import BranchOptions
+from .inputs import BRANCHES, branch_chosen
 
-BRANCHES = ["by LLM name", "1", "2", "3", "4"]
 ATTENTION = {"as trained": None, "full": True, "causal": False}
 GATING = {"as trained": None, "on": True, "off": False}
-
-
-def branch_chosen(choice: str) -> int | None:
-    """The number, from 0, of a branch of ``BRANCHES``; None = by LLM name."""
-    return None if choice == BRANCHES[0] else int(choice) - 1
 
 
 class LiDiTLinguisticTokenRefiner(io.ComfyNode):
@@ -31,7 +26,7 @@ class LiDiTLinguisticTokenRefiner(io.ComfyNode):
                 io.Combo.Input(
                     "refiner",
                     options=BRANCHES,
-                    default="by LLM name",
+                    default=BRANCHES[0],
                     tooltip="Which refiner of the model reads it, counted as the model lists them",
                 ),
                 io.Combo.Input(

@@ -9,7 +9,7 @@ from ..host.llm_folders import llm_choices, llm_fingerprint, llm_source
 from ..host.llm_holder import LLMSettings
 from ..lidit_core.errors import LiDiTError
 from ..lidit_core.text.templates import PRESETS, find_template
-from .instruction_template import InstructionTemplateType
+from .inputs import InstructionTemplateType
 
 
 class LiDiTLLMLoader(io.ComfyNode):

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..host.llmdiff_conditioning import WIDTHS, blank, joined
 from ..host.llmdiff_encode import read_differences
+from .inputs import prompt_input
 
 
 class LLMDiffEncode(io.ComfyNode):
@@ -20,14 +21,7 @@ class LLMDiffEncode(io.ComfyNode):
             "CLIP Text Encode for mode add.",
             inputs=[
                 io.Clip.Input("clip", tooltip="From the LI-DiT LLM loader, with layer 'all'"),
-                io.String.Input(
-                    "text",
-                    default="",
-                    multiline=True,
-                    dynamic_prompts=True,
-                    tooltip="The prompt, in the LLM's languages. Weights such as (word:1.3), "
-                    "embeddings and BREAK are read as plain text",
-                ),
+                prompt_input(),
                 io.Combo.Input(
                     "base",
                     options=list(WIDTHS),

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..host import models
 from ..host.model import with_refiner
-from .linguistic_refiner import BRANCHES, branch_chosen
+from .inputs import BRANCHES, branch_chosen
 
 
 class LiDiTRefinerLoader(io.ComfyNode):

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..host.clip import describe_prompt
 from ..host.plain_text import TEMPLATE
-from .instruction_template import InstructionTemplateType
+from .inputs import InstructionTemplateType, prompt_input
 
 
 class LiDiTTextEncode(io.ComfyNode):
@@ -20,14 +20,7 @@ class LiDiTTextEncode(io.ComfyNode):
             "that says how the LLM read the prompt.",
             inputs=[
                 io.Clip.Input("clip", tooltip="From the LI-DiT LLM loader"),
-                io.String.Input(
-                    "text",
-                    default="",
-                    multiline=True,
-                    dynamic_prompts=True,
-                    tooltip="The prompt, in the LLM's languages. Weights such as (word:1.3), "
-                    "embeddings and BREAK are read as plain text",
-                ),
+                prompt_input(),
                 InstructionTemplateType.Input(
                     "template", optional=True, tooltip="Instead of the LLM loader's template"
                 ),
