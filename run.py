@@ -3,7 +3,7 @@
 
     python3 run.py generate "a cat to the left of a dog"    draws a picture
     python3 run.py test                                     runs the tests, also in ComfyUI
-    python3 run.py lint                                     checks style with ruff
+    python3 run.py lint                                     checks style, and who imports whom
     python3 run.py setup                                    only sets up
     python3 run.py fetch gemma3                             any other verb goes to `lidit`
 
@@ -22,6 +22,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -254,7 +255,24 @@ def run_tests(words: list[str]) -> int:
 def lint() -> int:
     ruff = [str(PYTHON), "-m", "ruff"]
     checked = subprocess.call([*ruff, "check", "."], cwd=ROOT)
-    return checked or subprocess.call([*ruff, "format", "--check", "."], cwd=ROOT)
+    checked = checked or subprocess.call([*ruff, "format", "--check", "."], cwd=ROOT)
+    return checked or lint_imports()
+
+
+def lint_imports(root: Path = ROOT) -> int:
+    """Check the contracts in `.importlinter`: who may import whom.
+
+    ComfyUI loads the pack under a name of its own, so a copy is made under the name `pack`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        pack = Path(folder) / "pack"
+        for name in ("host", "nodes", "lidit_core", "lidit_train", "stickers"):
+            ignored = shutil.ignore_patterns("weights", "__pycache__")
+            shutil.copytree(root / name, pack / name, ignore=ignored)
+        shutil.copy(root / "__init__.py", pack)
+        checker = "from importlinter.cli import lint_imports_command as check; check()"
+        words = [str(PYTHON), "-c", checker, "--no-cache", "--no-logo"]
+        return subprocess.call(words, cwd=root, env={**os.environ, "PYTHONPATH": folder})
 
 
 def do(verb: str, words: list[str]) -> int:
