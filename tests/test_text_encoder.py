@@ -28,6 +28,9 @@ PROMPTS = [
     "a red cat and a red car and a banana and three apples above two dogs " * 2,
 ]
 LIMIT = 1e-5
+# The gated delta rule subtracts numbers of nearly one size: in float32, transformers' own Qwen3Next
+# is up to 7e-5 from its float64 at single tokens (1e-6 at the median), on every CPU differently.
+HYBRID_LIMIT = 5e-4
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +68,9 @@ def test_an_llm_that_keeps_more_than_keys_and_values_runs_whole(family, tmp_path
     for row, prompt in enumerate(PROMPTS):
         ids = encoder.renderer(prompt).ids
         theirs = reference_states(folder, ids)[-3]
-        assert relative_error(states.hidden[row, : len(ids)], theirs) <= LIMIT
+        assert relative_error(states.hidden[row, : len(ids)], theirs) <= HYBRID_LIMIT
+    forgetful = reference_states(folder, ids[1:])[-3]  # what losing one token's trace would do
+    assert relative_error(forgetful[-1:], theirs[-1:]) > 2 * HYBRID_LIMIT
 
 
 @pytest.mark.parametrize("block", [1, 3, -2])
