@@ -50,6 +50,7 @@ def saved_activations(
     compute: int = 4,
     checkpointing: bool = False,
     classes: int = 0,
+    contrast: bool = False,
 ) -> Activations:
     """Bytes kept of a micro batch.
 
@@ -57,6 +58,7 @@ def saved_activations(
         compute: bytes of a number that a linear layer computes with.
         checkpointing: a block keeps its input, and one block at a time everything.
         classes: of the map that learns content, 0 = none.
+        contrast: every sample has another one's velocity beside its own target.
     """
     saved = _Saved(config, batch, trained, compute)
     names = [f"blocks.{i}" for i in range(config.depth)]
@@ -65,7 +67,7 @@ def saved_activations(
         kept = config.depth * saved.numbers(sizes.tokens) * compute
         blocks = [kept, max(blocks)]
     shared = saved.numbers(sizes.kept) * compute  # every block's keys and values are made of them
-    rest = saved.image(sizes.tokens) + saved.loss(sizes.tokens, classes)
+    rest = saved.image(sizes.tokens) + saved.loss(sizes.tokens, classes, contrast)
     return Activations(saved.text(sizes), sum(blocks) + shared, rest)
 
 
@@ -182,8 +184,8 @@ class _Saved:
             position + self._norm(tokens, output=True) + self._input("final_layer.linear", tokens)
         )
 
-    def loss(self, tokens: int, classes: int) -> int:
+    def loss(self, tokens: int, classes: int, contrast: bool) -> int:
         """The batch's latents, the loss, and the content's logits with their logarithms."""
         latents = self.batch * tokens * self.config.patch**2 * self.config.latent.channels
         content = classes and 8 * self.batch * tokens * classes + self.c * self.numbers(tokens)
-        return 4 * BATCH_TENSORS * latents + content
+        return 4 * (BATCH_TENSORS + contrast) * latents + content

@@ -16,7 +16,8 @@ from lidit_core.objectives import add_noise, model_timestep, target
 from lidit_core.sampling import sample
 from lidit_core.states import LLMStates
 
-from .recipe import Content
+from .contrast import Contrasted
+from .recipe import Content, Contrast
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Batch:
     content: Tensor | None = None  # (B, h, w) int64: what each patch shows
     texts: Sequence[str] = ()  # as an adapter's U-Net reads them itself
     used: Mapping[int, Sequence[int]] = field(default_factory=dict)  # tokens read of each caption
+    contrasted: Contrasted | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -41,6 +43,7 @@ class Batch:
             None if self.content is None else self.content[rows],
             self.texts[rows],
             {i: used[rows] for i, used in self.used.items()},
+            None if self.contrasted is None else self.contrasted[rows],
         )
 
 
@@ -57,13 +60,26 @@ class Learner(nn.Module):
 
     Args:
         checkpointing: the blocks' activations are computed again in the backward pass.
+        contrast: its batches are `Batch.contrasted`.
+    Raises:
+        LiDiTError: content of a block that is not there, or contrast without flow matching.
     """
 
     def __init__(
-        self, model: LiDiT, content: Content | None = None, checkpointing: bool = False
+        self,
+        model: LiDiT,
+        content: Content | None = None,
+        checkpointing: bool = False,
+        contrast: Contrast | None = None,
     ) -> None:
         super().__init__()
         self.model, self.content, self.checkpointing = model, content, checkpointing
+        self.contrast = contrast
+        if contrast is not None and model.config.prediction != "flow":
+            raise LiDiTError(
+                "the recipe's contrast is of flow matching, and the model predicts "
+                f"{model.config.prediction}; leave contrast out"
+            )
         if content is not None and not 0 <= content.block < len(model.blocks):
             raise LiDiTError(
                 f"the recipe's content is read after block {content.block}; expected one of "
@@ -113,4 +129,6 @@ class Learner(nn.Module):
             logits = self.names(seen[self.content.block])  # (B, N, classes)
             named = F.cross_entropy(logits.flatten(0, 1), batch.content.flatten())
             loss = loss + self.content.weight * named
+        if self.contrast is not None:
+            loss = loss - self.contrast.weight * batch.contrasted.errors(output).mean()
         return loss, errors.detach()

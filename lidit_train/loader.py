@@ -15,15 +15,26 @@ from torch.utils.data import DataLoader
 
 from lidit_core.errors import LiDiTError
 from lidit_core.latents import normalise
+from lidit_core.objectives import target
 from lidit_core.states import PADDING, LLMStates
 
 from .captions import CaptionStates
 from .chance import Chance, chance
+from .contrast import Contrasted
 from .latents import as_pixels, read_picture
 from .learner import Batch
 from .prepare import Prepared
 from .recipe import Recipe
 from .schedule import Row, StepPlan
+
+
+@dataclass(frozen=True)
+class Following:
+    """What contrast needs of the rows that follow a process's rows, each in the whole batch."""
+
+    shown: Tensor  # of the row after the last: (3, H, W) uint8, or latents (C, h, w) if cached
+    noise: Tensor  # (C, h, w) of that row
+    apart: Tensor  # (B,) bool, see lidit_train.contrast
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,7 @@ class Fetched:
     time: Tensor  # (B,)
     noise: Tensor  # (B, C, h, w)
     content: Tensor | None  # (B, h, w)
+    following: Following | None  # where the recipe has contrast
     replaced: tuple[tuple[int, int], ...]  # (source, index) of what could not be decoded
 
 
@@ -58,6 +70,7 @@ class Fetcher(torch.utils.data.Dataset):
         rows, shown, replaced = zip(*read)
         fates = [self._chance(plan, n, size) for n in numbers]
         texts = [self._text(row, fate) for row, fate in zip(rows, fates)]
+        said = ["" if fate.zeroed else text for text, fate in zip(texts, fates)]
         shown, cached = torch.stack(shown), self.latents is not None
         return Fetched(
             plan,
@@ -69,6 +82,7 @@ class Fetcher(torch.utils.data.Dataset):
             torch.stack([fate.time for fate in fates]),
             torch.stack([fate.noise for fate in fates]),
             self._content(rows, size) if self.recipe.content else None,
+            self._following(plan, numbers, rows, said, size) if self.recipe.contrast else None,
             tuple(bad for several in replaced for bad in several),
         )
 
@@ -118,6 +132,22 @@ class Fetcher(torch.utils.data.Dataset):
             )
         return torch.stack([torch.from_numpy(shown) for shown in maps])
 
+    def _following(self, plan: StepPlan, numbers: range, rows, read: list[str], size) -> Following:
+        """The row after these, and which of these contrast sets against the one that follows it.
+
+        Args:
+            read: the rows' texts, "" where a row reads no token.
+        """
+        after = (numbers[-1] + 1) % len(plan.rows)
+        row, shown, _ = self._read(plan, plan.rows[after], size)
+        apart = [self._apart(text, other) for text, other in zip(read, [*rows[1:], row])]
+        return Following(shown, self._chance(plan, after, size).noise, torch.tensor(apart))
+
+    def _apart(self, text: str, other: Row) -> bool:
+        """Whether the text is a caption, and none of the other row's."""
+        others = self.sources[other.source].captions(other.index)
+        return text not in ("", *(caption for caption, _ in others))
+
 
 class Loader:
     """Iterates over a process's batches from the schedule's present step on."""
@@ -159,7 +189,19 @@ class Loader:
             None if content is None else content.long().to(self.device),
             ["" if none else text for text, none in zip(fetched.texts, zeroed)],
             {i: [0 if none else n for n, none in zip(c.used, zeroed)] for i, c in read.items()},
+            self._contrasted(fetched, x) if fetched.following else None,
         )
+
+    def _contrasted(self, fetched: Fetched, x: Tensor) -> Contrasted:
+        """The velocities of the rows that follow; x (B, C, h, w) are the batch's own latents."""
+        following, config = fetched.following, self.fetcher.config
+        last = following.shown[None]
+        if fetched.latents is None:
+            last = self._latents(last)
+        others = torch.cat([x[1:], normalise(last.to(self.device), config.latent)])
+        noise = torch.cat([fetched.noise[1:], following.noise[None]]).to(self.device)
+        velocity = target(config.prediction, others, noise, fetched.time.to(self.device))
+        return Contrasted(velocity, following.apart.to(self.device))
 
     @torch.no_grad()
     def _latents(self, pictures: Tensor) -> Tensor:

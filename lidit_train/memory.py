@@ -179,6 +179,7 @@ def _activations(process: Process, load: StageLoad, sizes: Sizes, again: bool) -
         process.compute_bytes,
         checkpointing=again,
         classes=content.classes if content else 0,
+        contrast=process.recipe.contrast is not None,
     )
 
 

@@ -248,6 +248,24 @@ class Content:
 
 
 @dataclass(frozen=True)
+class Contrast:
+    """Contrastive flow matching (Stoica et al. 2025, arXiv 2506.05350); for models of flow alone.
+
+    Every prediction is also pushed away from the velocity of another sample of its batch: the mean
+    squared error between the two is subtracted. Samples that read no caption, or one that the other
+    sample may read too, have no such term.
+    """
+
+    weight: float = 0.05  # in (0, 1), of what is subtracted beside the objective's loss
+
+    def __post_init__(self) -> None:
+        _check(
+            0 < self.weight < 1,
+            f"the recipe's contrast has weight={self.weight}; expected above 0 and below 1",
+        )
+
+
+@dataclass(frozen=True)
 class Optimiser:
     name: str = "adamw"  # or "muon", for the blocks' matrices; AdamW for the rest
     learning_rate: float = 1e-4  # at the plateau
@@ -344,6 +362,7 @@ class Recipe:
     adapter: Adapter | None = None
     optimiser: Optimiser = Optimiser()
     content: Content | None = None  # teach a block what each patch shows
+    contrast: Contrast | None = None  # tell a caption's velocity from that of others
     compute: Compute = Compute()
     cache: Cache = Cache()
     checkpoints: Checkpoints = Checkpoints()
@@ -356,6 +375,7 @@ class Recipe:
         _check(bool(self.stages), "the recipe has no stages; expected one or more")
         _one_of("what the recipe trains", self.trains, TRAINS)
         self._check_model()
+        self._check_contrast()
         for stage in self.stages:
             for i in stage.sources:
                 _check(
@@ -375,6 +395,21 @@ class Recipe:
             bool(m.preset) + bool(m.checkpoint) == (0 if adapter else 1),
             f"the recipe's model has preset={m.preset!r} and checkpoint={m.checkpoint!r}; "
             + ("expected neither beside an adapter" if adapter else "expected exactly one of them"),
+        )
+
+    def _check_contrast(self) -> None:
+        """Of flow matching, and between the samples of a batch."""
+        if self.contrast is None:
+            return
+        _check(
+            self.trains != "adapter",
+            "the recipe trains an adapter and has contrast, which is of flow matching; leave "
+            "contrast out, for the adapter's checkpoint predicts eps or v",
+        )
+        _check(
+            all(stage.batch > 1 for stage in self.stages),
+            "a stage has batch=1 and the recipe has contrast, which is between samples of a batch; "
+            "expected 2 or more, or leave contrast out",
         )
 
     @property

@@ -100,7 +100,7 @@ def _lidit_learner(recipe: Recipe, ready: Prepared) -> Learner:
     trained = trained_by(recipe, ready.config, start.fresh)
     for name, parameter in start.model.named_parameters():
         parameter.requires_grad_(trained.weight(name))
-    learner = Learner(start.model, recipe.content, recipe.compute.checkpointing)
+    learner = Learner(start.model, recipe.content, recipe.compute.checkpointing, recipe.contrast)
     if recipe.trains == "lora":
         learner.lora = add_lora(start.model, recipe.lora)
     return learner

@@ -29,6 +29,7 @@ from lidit_train.recipe import (
     Cache,
     Compute,
     Content,
+    Contrast,
     Data,
     Hardware,
     Lora,
@@ -144,6 +145,7 @@ MORE = [
     {"cache": Cache(latents=False)},
     {"cache": Cache(dtype="float32")},
     {"content": Content()},
+    {"contrast": Contrast()},
     {"validation": Validation(prompts=("a",) * 400)},
 ]
 

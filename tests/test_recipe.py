@@ -168,6 +168,7 @@ CHANGED = {  # a field -> another value than the basis has; with others where it
     "content.weight": (0.5, {"data.sources": [STICKERS], "content": {"block": 0}}),
     "content.block": (1, {"data.sources": [STICKERS], "content": {"block": 0}}),
     "content.classes": (70, {"data.sources": [STICKERS], "content": {"block": 0}}),
+    "contrast.weight": (0.5, {"contrast": {}}),
     "compute.precision": "bf16",
     "compute.micro_batch": 1,
     "compute.checkpointing": True,
@@ -281,6 +282,8 @@ def test_set_changes_fields_by_their_places(tmp_path):
         ("stages.0.focus={low: 0.6, high: 1.2}", "low=0.6 and high=1.2; expected times with"),
         ("stages.0.focus={low: 0.6, high: 0.9, share: 2}", "share=2.0; expected 0 to 1"),
         ("stages.0.focus={low: 0.6}", "is incomplete"),
+        ("contrast.weight=0", "contrast has weight=0.0; expected above 0 and below 1"),
+        ("contrast.weight=1", "contrast has weight=1.0; expected above 0 and below 1"),
         ("data.caption_dropout=2", "caption_dropout=2.0; expected 0 to 1"),
         ("model.checkpoint=stickers", "exactly one of them"),
         ("optimiser", "expected key.sub=value"),
@@ -290,6 +293,16 @@ def test_a_mistake_in_a_recipe_is_one_sentence(tmp_path, change, told):
     with pytest.raises(LiDiTError, match=told) as caught:
         read_recipe(write_recipe(tmp_path, fields(tmp_path)), [change])
     assert "\n" not in str(caught.value)
+
+
+def test_contrast_needs_flow_matching_and_another_sample(tmp_path):
+    alone = [{"images": 4, "batch": 4}, {"images": 4, "batch": 1}]
+    with pytest.raises(LiDiTError, match="batch=1 and the recipe has contrast, .* 2 or more"):
+        recipe_of(tmp_path, stages=alone, contrast={})
+    adapter = {"trains": "adapter", "model": {}, "adapter": {"base": "a", "llm": "b"}}
+    data = {**fields(tmp_path, contrast={}), **adapter}
+    with pytest.raises(LiDiTError, match="trains an adapter and has contrast, .* leave contrast"):
+        read_recipe(write_recipe(tmp_path, data))
 
 
 def test_paths_are_looked_for_beside_the_recipe_too(tmp_path, monkeypatch):
