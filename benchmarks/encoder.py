@@ -20,15 +20,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lidit_core.text import (  # noqa: E402
-    MEMORY,
-    LLMEncoder,
-    PromptEncoder,
-    available,
-    load_llm,
-    locate,
-)
+from lidit_core.text import locate
+from lidit_core.text.cache import MEMORY
 from lidit_core.text.compat import dtype_argument  # noqa: E402
+from lidit_core.text.encoder import LLMEncoder
+from lidit_core.text.loading import load_llm
+from lidit_core.text.locate import available
+from lidit_core.text.prompt_encoder import PromptEncoder
 
 LLM_NAME = "SmolLM2-135M-Instruct"
 OBJECTS = ("cat", "dog", "fox", "panda", "frog", "turtle", "car", "rocket", "house", "cactus")

@@ -8,9 +8,9 @@ from pathlib import Path
 import folder_paths
 
 from ..lidit_core.errors import LiDiTError
+from ..lidit_core.io.tensors import opened
 from ..lidit_core.llmdiff.file import KEY
 from ..lidit_core.paths import SHIPPED_WEIGHTS
-from ..lidit_core.tensor_file import opened
 from .llm_folders import ADAPTERS, plain_name
 
 SUFFIX = ".safetensors"

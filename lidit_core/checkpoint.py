@@ -9,48 +9,23 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .config import LiDiTConfig
 from .dit import LiDiT
 from .errors import LiDiTError
-from .tensor_file import opened, read_safetensors, write_safetensors
+from .io.tensors import (
+    HOST_PREFIX,
+    check_tensors,
+    fill,
+    opened,
+    read_safetensors,
+    write_safetensors,
+)
 from .vae import TinyAutoencoder
 
 CONFIG_KEY = "lidit"  # of the metadata that holds the configuration's JSON
 CONFIG_TENSOR = "lidit_config"  # the same as bytes, where a host writes metadata of its own
-HOST_PREFIX = "model.diffusion_model."  # what a host's "save checkpoint" puts before every key
-
-
-def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
-    """Compare key sets and shapes; the first five of each kind of fault are named."""
-    faults = {
-        "missing": [k for k in expected if k not in found],
-        "unexpected": [k for k in found if k not in expected],
-        "misshapen": [
-            f"{k} {tuple(found[k].shape)} instead of {tuple(expected[k].shape)}"
-            for k in expected
-            if k in found and found[k].shape != expected[k].shape
-        ],
-    }
-    told = [_name_faults(kind, names) for kind, names in faults.items() if names]
-    if told:
-        raise LiDiTError(
-            f"{what} does not fit its configuration: {'; '.join(told)}; "
-            "fetch the file again, or use the one made for this model"
-        )
-
-
-def _name_faults(kind: str, names: list[str], most: int = 5) -> str:
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{len(names)} {kind} ({', '.join(names[:most])}{rest})"
-
-
-def fill(module: nn.Module, tensors: Mapping[str, Tensor], what: str, dtype=None) -> nn.Module:
-    """Put checked tensors into a module built on the meta device."""
-    check_tensors(tensors, module.state_dict(), what)
-    module.load_state_dict({k: v.to(dtype) for k, v in tensors.items()}, assign=True)
-    return module.eval()
 
 
 def save_lidit(model_or_weights: LiDiT | Mapping[str, Tensor], config: LiDiTConfig, path) -> None:

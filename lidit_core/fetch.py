@@ -23,13 +23,13 @@ from pathlib import Path
 if __package__:
     from .demo_llms import DEMO_LLMS, DemoLLM, Wheel, find_demo
     from .errors import LiDiTError, exit_status
-    from .files import replacing
+    from .io.atomic import replacing
     from .paths import cache_root
 else:  # a plain script: portable Pythons do not even look beside it
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     from lidit_core.demo_llms import DEMO_LLMS, DemoLLM, Wheel, find_demo
     from lidit_core.errors import LiDiTError, exit_status
-    from lidit_core.files import replacing
+    from lidit_core.io.atomic import replacing
     from lidit_core.paths import cache_root
 
 BLOCK = 1 << 20  # bytes read at a time

@@ -14,10 +14,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .checkpoint import fill, read_lidit, read_safetensors, write_safetensors
-from .config import LiDiTConfig, LLMSpec, read_record
+from .checkpoint import read_lidit
+from .config import LiDiTConfig, LLMSpec
 from .dit import LiDiT
 from .errors import LiDiTError
+from .io.records import read_record
+from .io.tensors import fill, read_safetensors, write_safetensors
 
 KEY = "lidit_lora"  # of the metadata
 LONGEST = "longest_prompts"  # in it: tokens of the longest prompt trained on, by LLM

@@ -18,14 +18,16 @@ from .checkpoint import load_vae, read_config
 from .config import LatentFormat, LiDiTConfig, LLMSpec
 from .dit import LiDiT
 from .errors import LiDiTError
+from .io.pictures import to_pixels
 from .latents import denormalise
 from .lora_file import load_with_loras
 from .paths import SHIPPED_WEIGHTS
 from .sampling import initial_noise, sample
 from .states import LLMStates, stack_states
-from .text import PromptEncoder, available, check_present, locate
+from .text import locate
 from .text.blocks import EVERY_BLOCK
-from .text.locate import stated_width
+from .text.locate import available, check_present, stated_width
+from .text.prompt_encoder import PromptEncoder
 from .vae import TinyAutoencoder
 
 log = logging.getLogger(__name__)
@@ -162,11 +164,6 @@ class Pipeline:
         )
         for row in denormalise(latents, latent).split(1):
             yield to_pixels(self.vae.decode(row))[0]
-
-
-def to_pixels(pictures: Tensor) -> Tensor:
-    """(B, 3, H, W) in [0, 1] -> (B, H, W, 3) uint8 on the CPU."""
-    return (pictures.float() * 255).round().byte().permute(0, 2, 3, 1).cpu()
 
 
 def check_size(size: tuple[int, int], config: LiDiTConfig) -> None:

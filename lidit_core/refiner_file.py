@@ -13,10 +13,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .checkpoint import check_tensors, read_lidit, read_safetensors, write_safetensors
-from .config import LiDiTConfig, LLMSpec, read_record
+from .checkpoint import read_lidit
+from .config import LiDiTConfig, LLMSpec
 from .dit import LiDiT
 from .errors import LiDiTError
+from .io.records import read_record
+from .io.tensors import check_tensors, read_safetensors, write_safetensors
 
 KEY = "lidit_refiner"  # of the metadata
 PARTS = ("linguistic", "collaborative")

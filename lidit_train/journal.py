@@ -18,7 +18,7 @@ from accelerate.tracking import filter_trackers
 from torch import Tensor
 
 from lidit_core.errors import LiDiTError
-from lidit_core.files import replacing
+from lidit_core.io.atomic import replacing
 
 from .recipe import Log
 

@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lidit_core.checkpoint import write_safetensors
 from lidit_core.errors import LiDiTError
+from lidit_core.io.tensors import write_safetensors
 
 from .buckets import fit
 from .schedule import StageBuckets

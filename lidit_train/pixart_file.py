@@ -13,9 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lidit_core.checkpoint import HOST_PREFIX
 from lidit_core.errors import LiDiTError, first_line
-from lidit_core.tensor_file import read_safetensors
+from lidit_core.io.tensors import HOST_PREFIX, read_safetensors
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lidit_core.config import LatentFormat, LiDiTConfig
 from lidit_core.errors import LiDiTError
-from lidit_core.files import replacing
+from lidit_core.io.atomic import replacing
 
 from .adapter_task import AdapterTask, adapter_task
 from .autoencoders import Autoencoder, AutoencoderFile, find_autoencoder

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from lidit_core.checkpoint import save_lidit
-from lidit_core.files import replacing
+from lidit_core.io.atomic import replacing
 from lidit_core.llmdiff.file import write_adapter
 
 from .adapter_learner import AdapterLearner

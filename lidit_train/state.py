@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from lidit_core.errors import LiDiTError
-from lidit_core.files import replacing
+from lidit_core.io.atomic import replacing
 
 from .checkpoints import tell_longer
 from .optimisation import decay_factor, decay_start

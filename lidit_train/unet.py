@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lidit_core.checkpoint import HOST_PREFIX, check_tensors, fill, write_safetensors
 from lidit_core.errors import LiDiTError
+from lidit_core.io.tensors import HOST_PREFIX, check_tensors, fill, write_safetensors
 from lidit_core.llmdiff.families import UNetShape
 from lidit_core.llmdiff.unet_shape import UNET_KEY, unet_shape
 

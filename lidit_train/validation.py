@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from lidit_core.config import LiDiTConfig
-from lidit_core.files import replacing
+from lidit_core.io.atomic import replacing
 from lidit_core.latents import denormalise
 from lidit_core.sampling import initial_noise
 from lidit_core.states import LLMStates

@@ -17,7 +17,7 @@ from random import Random
 from PIL import Image
 
 from lidit_core.errors import exit_status
-from lidit_core.files import replacing
+from lidit_core.io.atomic import replacing
 
 from .evaluation import worded
 from .grammar import Caption

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lidit_core.checkpoint import write_safetensors
 from lidit_core.errors import exit_status
+from lidit_core.io.tensors import write_safetensors
 from lidit_core.latents import denormalise, normalise
 from lidit_core.objectives import add_noise
 from lidit_core.pipeline import Pipeline, load_pipeline

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from lidit_core.errors import LiDiTError, exit_status
-from lidit_core.files import replacing
+from lidit_core.io.atomic import replacing
 
 from .evaluation import chinese_prompts, evaluation_prompts, synonym_prompts
 from .grammar import Caption

@@ -17,15 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lidit_core.checkpoint import read_safetensors, write_safetensors
 from lidit_core.errors import exit_status
+from lidit_core.io.tensors import read_safetensors, write_safetensors
 from lidit_core.vae import DOWNSAMPLING
 from lidit_train.autoencoder import AutoencoderRecipe, AutoencoderTrainer, Crops
 from lidit_train.linear_encoder import principal_components
 from lidit_train.recipe import read_recipe
 
 from .kinds import KINDS
-from .scenes import Item, Scene, SceneRequest, place, render
+from .request import Item, SceneRequest
+from .scenes import Scene, place, render
 
 FITTED = 400  # scenes of each size whose blocks the encoder's components are taken from
 A_SCENE = 2  # crops taken from each scene that is drawn

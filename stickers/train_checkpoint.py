@@ -26,9 +26,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lidit_core.bag_of_words import BagOfWords
-from lidit_core.checkpoint import load_vae, read_safetensors, write_safetensors
+from lidit_core.checkpoint import load_vae
 from lidit_core.config import LatentFormat
 from lidit_core.errors import exit_status
+from lidit_core.io.tensors import read_safetensors, write_safetensors
 from lidit_core.latents import normalise
 from lidit_core.llmdiff.standin import KEY, TEXT_PREFIX, StandInConfig
 from lidit_core.objectives import Focus, add_noise, model_timestep, sample_time, target

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lidit_core.checkpoint import load_vae, write_safetensors
+from lidit_core.checkpoint import load_vae
 from lidit_core.errors import LiDiTError
+from lidit_core.io.tensors import write_safetensors
 from lidit_core.paths import SHIPPED_WEIGHTS
 from lidit_core.vae import TinyAutoencoder
 from lidit_train.autoencoder import (

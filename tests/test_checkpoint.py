@@ -9,16 +9,14 @@ from tiny_lidit import lidit_config, randomise, save_lidit_files
 from lidit_core.checkpoint import (
     CONFIG_KEY,
     CONFIG_TENSOR,
-    HOST_PREFIX,
     config_tensor,
     load_lidit,
     load_vae,
     read_config,
-    read_safetensors,
-    write_safetensors,
 )
 from lidit_core.dit import LiDiT
 from lidit_core.errors import LiDiTError
+from lidit_core.io.tensors import HOST_PREFIX, read_safetensors, write_safetensors
 
 
 @pytest.fixture

@@ -19,9 +19,10 @@ from tiny_llm import save_llm
 from lidit_core import pipeline
 from lidit_core.cli import main
 from lidit_core.cli.generate import lora_of
+from lidit_core.io.pictures import read_settings
 from lidit_core.lora_file import write_lora
-from lidit_core.pictures import read_settings
-from lidit_core.text import MEMORY, prompt_encoder
+from lidit_core.text import prompt_encoder
+from lidit_core.text.cache import MEMORY
 
 PROMPTS = ("a cat", "a cat to the left of a dog, and three red apples below", "", "猫 🍎")
 

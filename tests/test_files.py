@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lidit_core.files import replacing
-from lidit_core.tensor_file import write_safetensors
+from lidit_core.io.atomic import replacing
+from lidit_core.io.tensors import write_safetensors
 
 
 def test_a_file_appears_whole_in_a_folder_that_is_made(tmp_path):

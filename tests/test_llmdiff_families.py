@@ -9,8 +9,8 @@ import pytest
 import torch
 from tiny_unet import SMALL, TINY
 
-from lidit_core.checkpoint import HOST_PREFIX, write_safetensors
 from lidit_core.errors import LiDiTError
+from lidit_core.io.tensors import HOST_PREFIX, write_safetensors
 from lidit_core.llmdiff.families import FAMILIES, UNetShape, cross_attention_layers, host_config
 from lidit_core.llmdiff.unet_shape import read_shape, unet_shape
 

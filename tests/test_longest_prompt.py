@@ -19,7 +19,7 @@ from lidit_core.config import LiDiTConfig, LLMSpec
 from lidit_core.errors import LiDiTError
 from lidit_core.llmdiff.file import read_adapter_config
 from lidit_core.lora_file import LONGEST, read_lora
-from lidit_core.text import PromptEncoder
+from lidit_core.text.prompt_encoder import PromptEncoder
 from lidit_train.longest import LongestPrompts, recorded
 from lidit_train.recipe import read_recipe
 from lidit_train.run import train

@@ -16,14 +16,14 @@ from lidit_core.config import LLMSpec
 from lidit_core.dit import LiDiT
 from lidit_core.errors import LiDiTError
 from lidit_core.presets import find_preset
-from lidit_core.text import load_llm
+from lidit_core.text.loading import load_llm
 from lidit_core.vae import TinyAutoencoder
 from lidit_train.cached import Count
 from lidit_train.flops import TextTokens
 from lidit_train.hardware import DEVICES, find_device
 from lidit_train.llm_size import llm_size
 from lidit_train.memory import VAE_WEIGHTS
-from lidit_train.plan import Plan, make_plan, trained_by
+from lidit_train.plan import Plan, make_plan
 from lidit_train.plan_text import plan_text
 from lidit_train.recipe import (
     Cache,
@@ -42,7 +42,7 @@ from lidit_train.recipe import (
     Validation,
 )
 from lidit_train.start import configuration
-from lidit_train.trained import count_weights, everything
+from lidit_train.trained import count_weights, everything, trained_by
 
 SOURCES = (Source("stickers", "en", count=1000, distinct=400), Source("folder", "pictures"))
 COUNTS = (Count(1000, 400), Count(5000, 9000))

@@ -14,20 +14,10 @@ import pytest
 from lidit_core.errors import LiDiTError
 from stickers import heldout
 from stickers.english import SIZE_WORDS
-from stickers.evaluation import (
-    CATEGORIES,
-    chinese_prompts,
-    evaluation_prompts,
-    synonym_prompts,
-)
+from stickers.evaluation import CATEGORIES, chinese_prompts, evaluation_prompts, synonym_prompts
 from stickers.grammar import Caption, captions
 from stickers.kinds import BACKGROUNDS, COLOURS, KINDS
-from stickers.paraphrases import (
-    long_prompts,
-    long_prompts_in_short,
-    mixed_prompts,
-    paraphrases,
-)
+from stickers.paraphrases import long_prompts, long_prompts_in_short, mixed_prompts, paraphrases
 from stickers.request import PLACES, RELATIONS, Item, SceneRequest
 from stickers.scenes import place
 from stickers.wordings import filler

@@ -15,7 +15,7 @@ from tiny_llm import (
 
 from lidit_core.config import LLMSpec
 from lidit_core.errors import LiDiTError
-from lidit_core.text import LLMEncoder, PromptEncoder, available, load_llm, locate
+from lidit_core.text import locate
 from lidit_core.text.differences import (
     block_attention,
     decoder_blocks,
@@ -24,8 +24,10 @@ from lidit_core.text.differences import (
     reduces_to_values,
     value_pass,
 )
-from lidit_core.text.encoder import run_decoder
-from lidit_core.text.loading import final_norm
+from lidit_core.text.encoder import LLMEncoder, run_decoder
+from lidit_core.text.loading import final_norm, load_llm
+from lidit_core.text.locate import available
+from lidit_core.text.prompt_encoder import PromptEncoder
 
 PROMPTS = ["a red cat left of two dogs on a blue background", "", "two bees"]
 LIMIT = 1e-5

@@ -13,8 +13,11 @@ import torch
 from tiny_llm import chat_tokenizer, reference_states, relative_error
 
 from lidit_core.errors import LiDiTError
-from lidit_core.text import LLMEncoder, PromptEncoder, load_llm, locate
 from lidit_core.text import gguf as conversion
+from lidit_core.text import locate
+from lidit_core.text.encoder import LLMEncoder
+from lidit_core.text.loading import load_llm
+from lidit_core.text.prompt_encoder import PromptEncoder
 
 gguf = pytest.importorskip("gguf")
 

@@ -11,12 +11,7 @@ from pathlib import Path
 import pytest
 
 from lidit_core.errors import LiDiTError
-from lidit_core.text.templates import (
-    PRESETS,
-    InstructionTemplate,
-    find_template,
-    read_template,
-)
+from lidit_core.text.templates import PRESETS, InstructionTemplate, find_template, read_template
 
 
 def test_presets():

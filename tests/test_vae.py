@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from lidit_core.checkpoint import load_vae, write_safetensors
+from lidit_core.checkpoint import load_vae
 from lidit_core.config import LatentFormat
+from lidit_core.io.tensors import write_safetensors
 from lidit_core.latents import denormalise, normalise
 from lidit_core.paths import SHIPPED_WEIGHTS
 from lidit_core.vae import TinyAutoencoder

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 
-from lidit_core.checkpoint import save_lidit, write_safetensors
+from lidit_core.checkpoint import save_lidit
 from lidit_core.config import LatentFormat, LiDiTConfig, LLMSpec
 from lidit_core.dit import LiDiT
+from lidit_core.io.tensors import write_safetensors
 from lidit_core.states import INSTRUCTION, PROMPT, LLMStates, stack_states
-from lidit_core.text import find_template
+from lidit_core.text.templates import find_template
 from lidit_core.vae import TinyAutoencoder
 
 LLM_WIDTH = 24  # of the random states

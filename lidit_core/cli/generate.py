@@ -135,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _prompts(args: argparse.Namespace) -> list[str]:
-    from ..pictures import read_prompts
+    from ..io.pictures import read_prompts
 
     if (args.prompt is None) == (args.prompts is None):
         raise LiDiTError("expected either a prompt or --prompts FILE; see lidit generate --help")
@@ -167,7 +167,7 @@ def _draw(pipeline, orders, settings, paths: list[Path], args: argparse.Namespac
     from tqdm import tqdm
 
     from .. import __version__
-    from ..pictures import save_picture
+    from ..io.pictures import save_picture
 
     config = pipeline.model.config
     filled = settings.filled(config)

@@ -36,8 +36,8 @@ def describe(what: str) -> str:
     import json
 
     from ..checkpoint import read_config
+    from ..io.pictures import read_settings
     from ..paths import SHIPPED_WEIGHTS
-    from ..pictures import read_settings
     from ..pipeline import SHIPPED_MODELS, find_model
     from ..presets import PRESETS, find_preset
 

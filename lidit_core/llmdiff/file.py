@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..checkpoint import check_tensors, fill
 from ..errors import LiDiTError
-from ..tensor_file import opened, read_safetensors, write_safetensors
+from ..io.tensors import check_tensors, fill, opened, read_safetensors, write_safetensors
 from .adapter import LLMDiffAdapter
 from .config import AdapterConfig
 

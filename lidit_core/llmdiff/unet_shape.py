@@ -9,9 +9,8 @@ from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import HOST_PREFIX
 from ..errors import LiDiTError
-from ..tensor_file import opened
+from ..io.tensors import HOST_PREFIX, opened
 from .families import FAMILIES, Block, Names, UNetShape, blocks
 
 UNET_KEY = "unet"  # of a file's metadata: diffusers' configuration of the U-Net, as JSON

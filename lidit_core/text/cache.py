@@ -16,7 +16,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..errors import LiDiTError
-from ..tensor_file import write_safetensors
+from ..io.tensors import write_safetensors
 
 log = logging.getLogger(__name__)
 ABANDONED = 24 * 3600  # seconds after which a file that was never finished is thrown away

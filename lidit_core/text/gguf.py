@@ -19,7 +19,7 @@ import torch
 
 from ..errors import LiDiTError, first_line
 from ..fetch import install_line
-from ..tensor_file import write_safetensors
+from ..io.tensors import write_safetensors
 from .compat import dtype_argument
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from lidit_core.errors import LiDiTError
-from lidit_core.files import replacing
+from lidit_core.io.atomic import replacing
 
 from . import LeftOut
 from .reading import faults, open_picture, printable, read_caption

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from lidit_core.errors import LiDiTError
-from lidit_core.files import replacing
+from lidit_core.io.atomic import replacing
 
 from . import LeftOut
 from .reading import LEAVES, climbs, header_size, printable, read_caption

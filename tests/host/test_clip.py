@@ -10,7 +10,7 @@ import torch
 from clip_kit import FAMILIES, PROMPT, PROMPTS, find_smollm2, fresh_loader, save_llms, states
 
 from lidit_core.paths import SHIPPED_WEIGHTS
-from lidit_core.text import PromptEncoder
+from lidit_core.text.prompt_encoder import PromptEncoder
 
 STICKERS_VAE = SHIPPED_WEIGHTS / "stickers-vae.safetensors"
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from .errors import LiDiTError
-from .files import replacing
+from ..errors import LiDiTError
+from .atomic import replacing
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -45,3 +45,37 @@ def write_safetensors(
         raise LiDiTError(
             f"{path} cannot be written ({error}); make room on its disk, or write somewhere else"
         ) from error
+
+
+HOST_PREFIX = "model.diffusion_model."  # what a host's "save checkpoint" puts before every key
+
+
+def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
+    """Compare key sets and shapes; the first five of each kind of fault are named."""
+    faults = {
+        "missing": [k for k in expected if k not in found],
+        "unexpected": [k for k in found if k not in expected],
+        "misshapen": [
+            f"{k} {tuple(found[k].shape)} instead of {tuple(expected[k].shape)}"
+            for k in expected
+            if k in found and found[k].shape != expected[k].shape
+        ],
+    }
+    told = [_name_faults(kind, names) for kind, names in faults.items() if names]
+    if told:
+        raise LiDiTError(
+            f"{what} does not fit its configuration: {'; '.join(told)}; "
+            "fetch the file again, or use the one made for this model"
+        )
+
+
+def _name_faults(kind: str, names: list[str], most: int = 5) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{len(names)} {kind} ({', '.join(names[:most])}{rest})"
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], what: str, dtype=None) -> nn.Module:
+    """Put checked tensors into a module built on the meta device."""
+    check_tensors(tensors, module.state_dict(), what)
+    module.load_state_dict({k: v.to(dtype) for k, v in tensors.items()}, assign=True)
+    return module.eval()

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .errors import LiDiTError
-from .files import replacing
+from ..errors import LiDiTError
+from .atomic import replacing
 
 KEY = "lidit"  # of the PNG text chunk with the settings as JSON
 
@@ -57,3 +57,8 @@ def read_prompts(path: str | Path) -> list[str]:
     if not any(prompts):
         raise LiDiTError(f"the prompts file {path} is empty; write one prompt a line")
     return prompts
+
+
+def to_pixels(pictures: Tensor) -> Tensor:
+    """(B, 3, H, W) in [0, 1] -> (B, H, W, 3) uint8 on the CPU."""
+    return (pictures.float() * 255).round().byte().permute(0, 2, 3, 1).cpu()

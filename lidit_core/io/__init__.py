@@ -1,0 +1,1 @@
+"""Files: atomic writing, tensors, JSON records, pictures."""
