@@ -176,7 +176,7 @@ def set_up(extras: set[str]) -> None:
 def fetch_demo_llm() -> None:
     """Fetch the demo LLM unless it is in the user cache; shows its size and licence first."""
     sys.path.insert(0, str(ROOT))
-    from lidit_core import fetch
+    from lidit_core.llm import fetch
 
     if not fetch.is_complete(fetch.find_demo(DEMO_LLM)):
         say("fetching the demo LLM")

@@ -20,12 +20,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lidit_core.text import locate
+from lidit_core.llm.compat import dtype_argument  # noqa: E402
+from lidit_core.llm.loading import load_llm
+from lidit_core.llm.locate import available, locate
 from lidit_core.text.cache import MEMORY
-from lidit_core.text.compat import dtype_argument  # noqa: E402
 from lidit_core.text.encoder import LLMEncoder
-from lidit_core.text.loading import load_llm
-from lidit_core.text.locate import available
 from lidit_core.text.prompt_encoder import PromptEncoder
 
 LLM_NAME = "SmolLM2-135M-Instruct"

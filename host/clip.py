@@ -16,7 +16,7 @@ from comfy.patcher_extension import CallbacksMP
 from comfy.supported_models_base import ClipTarget
 
 from ..lidit_core.errors import LiDiTError
-from ..lidit_core.text.loading import default_dtype, load_llm
+from ..lidit_core.llm.loading import default_dtype, load_llm
 from ..lidit_core.text.templates import InstructionTemplate
 from .llm_holder import LLMHolder, LLMSettings
 from .llm_weights import move_the_rest, store_in_fp8

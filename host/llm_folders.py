@@ -10,10 +10,10 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import folder_paths
 
-from ..lidit_core.demo_llms import DEMO_LLMS, SMOLLM2
 from ..lidit_core.errors import LiDiTError
+from ..lidit_core.llm.demo_llms import DEMO_LLMS, SMOLLM2
+from ..lidit_core.llm.locate import check_present, installed_llms, locate, package_parts
 from ..lidit_core.paths import llm_folder
-from ..lidit_core.text.locate import check_present, installed_llms, locate, package_parts
 from ..lidit_core.text.prompt_encoder import file_identity
 from ..lidit_core.text.templates import PRESETS, SUFFIXES, InstructionTemplate, read_template
 

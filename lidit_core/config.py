@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from .errors import LiDiTError
 from .errors import check as _check
 from .io.records import read_json
-from .text.blocks import EVERY_BLOCK
+from .llm.blocks import EVERY_BLOCK
 from .text.templates import InstructionTemplate, find_template
 
 FORMAT = 1  # of the JSON; raised when an old reader would misread a new file

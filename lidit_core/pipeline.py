@@ -20,13 +20,12 @@ from .dit import LiDiT
 from .errors import LiDiTError
 from .io.pictures import to_pixels
 from .latents import denormalise
+from .llm.blocks import EVERY_BLOCK
+from .llm.locate import available, check_present, locate, stated_width
 from .lora_file import load_with_loras
 from .paths import SHIPPED_WEIGHTS
 from .sampling import initial_noise, sample
 from .states import LLMStates, stack_states
-from .text import locate
-from .text.blocks import EVERY_BLOCK
-from .text.locate import available, check_present, stated_width
 from .text.prompt_encoder import PromptEncoder
 from .vae import TinyAutoencoder
 
@@ -201,7 +200,7 @@ def find_model(name: str) -> tuple[Path, tuple[str, ...]]:
 
 
 def choose_llms(config: LiDiTConfig, given: Sequence[str], named: Sequence[str]) -> dict[int, str]:
-    """Which LLM serves which branch, as sources for `lidit_core.text.locate`.
+    """Which LLM serves which branch, as sources for `lidit_core.llm.locate`.
 
     Args:
         given: what the user passes, each ``SOURCE`` or ``NAME=SOURCE`` with the name of a branch;

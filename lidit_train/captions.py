@@ -17,11 +17,11 @@ import torch
 from lidit_core.config import LLMSpec
 from lidit_core.errors import LiDiTError
 from lidit_core.io.atomic import replacing
+from lidit_core.llm.hub import model_folder
+from lidit_core.llm.locate import locate
 from lidit_core.states import LLMStates
-from lidit_core.text import locate
 from lidit_core.text.cache import DiskCache, PromptStates
 from lidit_core.text.encoder import pad_states
-from lidit_core.text.loading import model_folder
 from lidit_core.text.prompt_encoder import PromptEncoder, states_key
 
 log = logging.getLogger(__name__)

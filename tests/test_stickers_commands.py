@@ -12,8 +12,8 @@ import torch
 
 from lidit_core.checkpoint import load_vae
 from lidit_core.io.tensors import read_safetensors
+from lidit_core.llm.locate import available
 from lidit_core.paths import SHIPPED_WEIGHTS
-from lidit_core.text.locate import available
 
 SHIPPED_VAE = SHIPPED_WEIGHTS / "stickers-vae.safetensors"
 ROOT = Path(__file__).resolve().parents[1]

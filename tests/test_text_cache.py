@@ -15,9 +15,9 @@ import torch
 from tiny_llm import save_llm
 
 from lidit_core.errors import LiDiTError
+from lidit_core.llm.loading import load_llm
 from lidit_core.text.cache import MEMORY, DiskCache, PromptStates, StateCache
 from lidit_core.text.encoder import LLMEncoder
-from lidit_core.text.loading import load_llm
 from lidit_core.text.prompt_encoder import PromptEncoder
 from lidit_core.text.templates import InstructionTemplate
 

@@ -6,10 +6,9 @@ import pytest
 import torch
 from tiny_llm import relative_error
 
-from lidit_core.text import locate
+from lidit_core.llm.loading import load_llm
+from lidit_core.llm.locate import available, locate
 from lidit_core.text.encoder import LLMEncoder
-from lidit_core.text.loading import load_llm
-from lidit_core.text.locate import available
 
 pytestmark = pytest.mark.llm
 PROMPTS = [

@@ -15,7 +15,9 @@ from tiny_llm import (
 
 from lidit_core.config import LLMSpec
 from lidit_core.errors import LiDiTError
-from lidit_core.text import locate
+from lidit_core.llm.decoder import final_norm
+from lidit_core.llm.loading import load_llm
+from lidit_core.llm.locate import available, locate
 from lidit_core.text.differences import (
     block_attention,
     decoder_blocks,
@@ -25,8 +27,6 @@ from lidit_core.text.differences import (
     value_pass,
 )
 from lidit_core.text.encoder import LLMEncoder, run_decoder
-from lidit_core.text.loading import final_norm, load_llm
-from lidit_core.text.locate import available
 from lidit_core.text.prompt_encoder import PromptEncoder
 
 PROMPTS = ["a red cat left of two dogs on a blue background", "", "two bees"]

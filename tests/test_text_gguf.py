@@ -13,10 +13,10 @@ import torch
 from tiny_llm import chat_tokenizer, reference_states, relative_error
 
 from lidit_core.errors import LiDiTError
-from lidit_core.text import gguf as conversion
-from lidit_core.text import locate
+from lidit_core.llm import gguf as conversion
+from lidit_core.llm.loading import load_llm
+from lidit_core.llm.locate import locate
 from lidit_core.text.encoder import LLMEncoder
-from lidit_core.text.loading import load_llm
 from lidit_core.text.prompt_encoder import PromptEncoder
 
 gguf = pytest.importorskip("gguf")
@@ -147,7 +147,7 @@ def test_an_unchanged_file_is_not_hashed_again(file, cache, monkeypatch):
 
 def test_by_name_in_parts(file, cache, tmp_path, monkeypatch):
     """Parts of a packaged LLM are joined for the conversion, and nothing of that stays behind."""
-    from lidit_core.text.locate import Source
+    from lidit_core.llm.locate import Source
 
     data, folder = file.read_bytes(), cache / "llm" / "mine"
     parts = (tmp_path / "a.part0", tmp_path / "a.part1")

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from tiny_llm import SIZES, chat_tokenizer, plain_tokenizer, relative_error, save_llm
 
 from lidit_core.errors import LiDiTError
-from lidit_core.text import compat, locate
+from lidit_core.llm import compat
+from lidit_core.llm.loading import load_llm
+from lidit_core.llm.locate import available, check_present, installed_llms, locate
 from lidit_core.text.encoder import LLMEncoder
-from lidit_core.text.loading import load_llm
-from lidit_core.text.locate import available, check_present, installed_llms
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ written in the program; an interrupted download goes on where it stopped, part b
 
 from __future__ import annotations
 
-from ..fetch import add_arguments, run
+from ..llm.fetch import add_arguments, run
 
 HELP = "get a demo language model"
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LiDiTError
-from .compat import only_attention
+from ..llm.compat import only_attention
 
 SelfPass = Callable[[nn.Module, Tensor, dict], Tensor]  # block, x (B, L, C), its keywords -> x
 

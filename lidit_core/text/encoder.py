@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LiDiTError
+from ..llm.blocks import EVERY_BLOCK
+from ..llm.compat import cached_layers, can_reuse, new_cache
+from ..llm.loading import LLM
 from ..states import PADDING, LLMStates
-from .blocks import EVERY_BLOCK
 from .cache import PromptStates
-from .compat import cached_layers, can_reuse, new_cache
 from .differences import check_differences, difference_states
-from .loading import LLM
 from .prompt import PromptRenderer, PromptTokens
 from .templates import InstructionTemplate, find_template
 

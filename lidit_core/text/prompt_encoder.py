@@ -11,12 +11,13 @@ from pathlib import Path
 
 import torch
 
+from ..llm.compat import transformers_version
+from ..llm.hub import downloaded_commit
+from ..llm.loading import default_dtype, intended_device, load_llm
+from ..llm.locate import Source, locate
 from ..states import LLMStates
 from .cache import MEMORY, DiskCache, PromptStates
-from .compat import transformers_version
 from .encoder import LLMEncoder, pad_states
-from .loading import default_dtype, downloaded_commit, intended_device, load_llm
-from .locate import Source, locate
 from .prompt import literal_notes
 from .templates import InstructionTemplate, find_template
 

@@ -10,7 +10,7 @@ import torch
 from conftest import Host, Pack
 from tiny_llm import save_llm
 
-from lidit_core.text.locate import available
+from lidit_core.llm.locate import available
 
 FAMILIES = ["Llama", "Qwen2", "Gemma3Text", "Phi3"]  # plain, biases, scaled embedding, fused
 SMOLLM2 = "SmolLM2-135M-Instruct"

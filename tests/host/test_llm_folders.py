@@ -220,7 +220,7 @@ def test_a_gguf_does_not_load_again_for_its_conversion(folders, models, cache):
 
 
 def test_a_package_does_not_load_again_for_its_conversion(folders, models, cache, pack):
-    demo = pack.module("lidit_core.demo_llms").SMOLLM2
+    demo = pack.module("lidit_core.llm.demo_llms").SMOLLM2
     pieces = [wheel.piece for wheel in demo.wheels if wheel.piece]
     if any(importlib.util.find_spec(piece.split("/")[0]) is None for piece in pieces):
         pytest.skip("needs SmolLM2 as an installed package")

@@ -53,8 +53,8 @@ def apply(pack, model, **changes):
 
 
 def test_the_conditioning_is_the_blocks_differences(pack, load):
+    from lidit_core.llm.loading import load_llm
     from lidit_core.text.encoder import LLMEncoder
-    from lidit_core.text.loading import load_llm
 
     clip = load(layer="all")
     ((c0, values),) = encode(pack, clip)

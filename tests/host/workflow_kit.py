@@ -53,7 +53,7 @@ def saving(api: Api) -> set[str]:
 
 def need_llms(api: Api) -> None:
     """Skip where an LLM of the workflow is not on this machine."""
-    from lidit_core.text.locate import available
+    from lidit_core.llm.locate import available
 
     loaders = [n for n in api.values() if n["class_type"] == "LiDiTLLMLoader"]
     for name in {node["inputs"]["llm"] for node in loaders}:

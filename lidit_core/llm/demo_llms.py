@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import LiDiTError
-from .paths import llm_folder
+from ..errors import LiDiTError
+from ..paths import llm_folder
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..demo_llms import DEMO_LLMS, DemoLLM
 from ..errors import LiDiTError
-from ..fetch import paste_line
 from ..paths import llm_folder
+from .demo_llms import DEMO_LLMS, DemoLLM
+from .fetch import paste_line
 
 HUB = "hub:"  # the prefix that permits going online
 

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from ..errors import LiDiTError
-from ..fetch import install_line
+from .fetch import install_line
 
 OLDEST = "4.50.3"  # as in pyproject.toml
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # of `layer_types`

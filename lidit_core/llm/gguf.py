@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 
 from ..errors import LiDiTError, first_line
-from ..fetch import install_line
 from ..io.tensors import write_safetensors
 from .compat import dtype_argument
+from .fetch import install_line
 
 log = logging.getLogger(__name__)
 GGUF_NEEDS = ("gguf", "accelerate", "sentencepiece")  # what transformers reads them with

@@ -1,0 +1,1 @@
+"""Frozen decoder-only LLMs: finding, fetching and loading them."""

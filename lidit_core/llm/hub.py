@@ -1,0 +1,43 @@
+"""The Hugging Face hub: an LLM's folder there, its commit, its download."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import LiDiTError, first_line
+from .gguf import convert
+from .locate import HUB, Source
+
+
+def model_folder(found: Source) -> Path:
+    """The model folder of a located LLM, converted or downloaded first where need be."""
+    if found.folder is None:
+        return download(found.repo)
+    if not found.converted:
+        convert(found.parts, found.folder)
+    return found.folder
+
+
+def downloaded_commit(repo: str) -> str | None:
+    """The commit of the newest copy of a hub model on this machine; None where there is none."""
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        config = try_to_load_from_cache(repo, "config.json")
+    except ValueError:  # no name of a repository; the download says so
+        return None
+    return Path(config).parent.name if isinstance(config, str) else None
+
+
+def download(repo: str) -> Path:
+    """Fetch a model from the hub; only ever called for a source that begins with `hub:`."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repo, allow_patterns=["*.json", "*.safetensors", "*.model",
+                                                            "*.txt", "*.jinja"]))  # fmt: skip
+    except Exception as error:
+        raise LiDiTError(
+            f"{HUB}{repo} cannot be downloaded ({first_line(error)}); check the name and the "
+            "connection, or give a model folder"
+        ) from error
