@@ -21,7 +21,7 @@ LIMIT = 1.35  # of a step with the adapter by one without
 
 
 def adapter_config(module, family: str):
-    config, families = module("lidit_core.llmdiff.config"), module("lidit_core.llmdiff.families")
+    config, families = module("lidit_core.llmdiff.config"), module("lidit_core.unet.families")
     shape = families.FAMILIES[family]
     found = families.cross_attention_layers(shape)
     layers = tuple(config.AdaptedLayer(x.name, x.width, x.heads) for x in found)
@@ -37,7 +37,7 @@ def found_in_host(module, family: str) -> int:
     from comfy import ops
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
-    families = module("lidit_core.llmdiff.families")
+    families = module("lidit_core.unet.families")
     kind = families.host_config(families.FAMILIES[family])
     unet = UNetModel(**kind, device="meta", dtype=torch.float32, operations=ops.disable_weight_init)
     found = module("host.llmdiff_unet").found_layers(unet)
@@ -57,7 +57,7 @@ def model(module):
     import comfy.supported_models
     import torch
 
-    families = module("lidit_core.llmdiff.families")
+    families = module("lidit_core.unet.families")
     config = comfy.supported_models.SD15(families.host_config(families.FAMILIES["sd15"]))
     config.set_inference_dtype(torch.float32, None)
     cpu = torch.device("cpu")

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from ..lidit_core.bag_of_words import BagOfWords
 from ..lidit_core.io.tensors import HOST_PREFIX, check_tensors
-from ..lidit_core.llmdiff.families import host_config
 from ..lidit_core.llmdiff.standin import TEXT_PREFIX, StandInConfig, read_standin
-from ..lidit_core.llmdiff.unet_shape import read_shape
+from ..lidit_core.unet.families import host_config
+from ..lidit_core.unet.shape import read_shape
 from .model import PREDICTIONS, HostLatents
 from .models import vae_of
 

@@ -7,8 +7,8 @@ import logging
 import torch
 
 from lidit_core.llmdiff.adapter import LLMDiffAdapter
-from lidit_core.llmdiff.families import cross_attention_layers
 from lidit_core.states import LLMStates
+from lidit_core.unet.families import cross_attention_layers
 
 from .adapter_learner import AdapterLearner
 from .adapter_task import AdapterTask

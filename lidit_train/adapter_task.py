@@ -15,11 +15,11 @@ from lidit_core.errors import LiDiTError
 from lidit_core.llm.hub import model_folder
 from lidit_core.llm.locate import check_present, locate
 from lidit_core.llmdiff.config import AdaptedLayer, AdapterConfig
-from lidit_core.llmdiff.families import FAMILIES, UNetShape, cross_attention_layers
 from lidit_core.llmdiff.standin import read_standin_config
-from lidit_core.llmdiff.unet_shape import unet_shape
 from lidit_core.paths import SHIPPED_WEIGHTS
 from lidit_core.text.templates import find_template
+from lidit_core.unet.families import FAMILIES, UNetShape, cross_attention_layers
+from lidit_core.unet.shape import unet_shape
 
 from .recipe import Adapter
 from .unet_file import find_unet

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from lidit_core.errors import LiDiTError
 from lidit_core.io.tensors import HOST_PREFIX, check_tensors, fill, write_safetensors
-from lidit_core.llmdiff.families import UNetShape
-from lidit_core.llmdiff.unet_shape import UNET_KEY, unet_shape
+from lidit_core.unet.families import UNetShape
+from lidit_core.unet.shape import UNET_KEY, unet_shape
 
 from .unet_file import UNetFile, find_unet
 from .unet_names import SIZE_WIDTH, diffusers_config, names

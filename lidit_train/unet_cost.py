@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lidit_core.llmdiff.adapter import AdapterText, AddedAttention, LLMDiffAdapter
-from lidit_core.llmdiff.families import UNetShape, cross_attention_layers
+from lidit_core.unet.families import UNetShape, cross_attention_layers
 
 from .adapter_task import pooled_width
 from .unet import build_unet

@@ -14,7 +14,7 @@ from torch import Tensor
 from lidit_core.checkpoint import CONFIG_KEY, CONFIG_TENSOR
 from lidit_core.errors import LiDiTError
 from lidit_core.io.tensors import opened
-from lidit_core.llmdiff.unet_shape import CONV_IN, metadata_config, without_prefix
+from lidit_core.unet.shape import CONV_IN, metadata_config, without_prefix
 
 EXPECTED = (
     "expected the U-Net of SD1.5 or SDXL: a .safetensors checkpoint, or a diffusers folder with "

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from lidit_core.errors import LiDiTError
-from lidit_core.llmdiff.families import Block, Names, UNetShape, blocks
+from lidit_core.unet.families import Block, Names, UNetShape, blocks
 
 ENDS = {
     "time_embed.0": "time_embedding.linear_1",

@@ -21,8 +21,8 @@ from tiny_training import curve
 from tiny_unet import TINY, random_unet
 
 from lidit_core.errors import LiDiTError
-from lidit_core.llmdiff.families import FAMILIES
 from lidit_core.llmdiff.file import load_adapter, read_adapter_config
+from lidit_core.unet.families import FAMILIES
 from lidit_train import adapter_task
 from lidit_train.adapter_start import begin_adapter
 from lidit_train.adapter_task import AdapterTask

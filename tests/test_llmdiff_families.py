@@ -11,8 +11,8 @@ from tiny_unet import SMALL, TINY
 
 from lidit_core.errors import LiDiTError
 from lidit_core.io.tensors import HOST_PREFIX, write_safetensors
-from lidit_core.llmdiff.families import FAMILIES, UNetShape, cross_attention_layers, host_config
-from lidit_core.llmdiff.unet_shape import read_shape, unet_shape
+from lidit_core.unet.families import FAMILIES, UNetShape, cross_attention_layers, host_config
+from lidit_core.unet.shape import read_shape, unet_shape
 
 SD15, SDXL = FAMILIES["sd15"], FAMILIES["sdxl"]
 

@@ -18,7 +18,7 @@ from tiny_training import curve, fields, make_world, pictures, recipe_of, run, s
 
 from lidit_core.errors import LiDiTError
 from lidit_core.io.tensors import read_safetensors
-from lidit_core.llmdiff.families import FAMILIES
+from lidit_core.unet.families import FAMILIES
 from lidit_train.adapter_plan import AdapterPlan, adapter_plan_text, make_adapter_plan
 from lidit_train.adapter_task import adapter_task, find_base
 from lidit_train.plan import Plan, make_plan

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lidit_core.llmdiff.families import FAMILIES, UNetShape
+from lidit_core.unet.families import FAMILIES, UNetShape
 
 WIDE = {"context_width": 24, "model_channels": 32}
 SMALL = UNetShape(96, (1, 1), (1, 1), (1, 0), 1, 64, num_heads=4, in_channels=16, out_channels=16)

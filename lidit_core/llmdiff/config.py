@@ -49,7 +49,7 @@ class TokenRefiner:
 class AdapterConfig:
     """Which U-Net and which LLM an adapter joins, and how."""
 
-    family: str  # of lidit_core.llmdiff.families: "sd15", "sdxl" or "small"
+    family: str  # of lidit_core.unet.families: "sd15", "sdxl" or "small"
     layers: tuple[AdaptedLayer, ...]  # in order of execution
     context_width: int  # of the U-Net's own text: 768 or 2048
     llm: LLMSpec  # read at block "differences"

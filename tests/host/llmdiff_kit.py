@@ -10,9 +10,9 @@ import torch
 from lidit_core.config import LLMSpec
 from lidit_core.llmdiff.adapter import LLMDiffAdapter
 from lidit_core.llmdiff.config import AdaptedLayer, AdapterConfig
-from lidit_core.llmdiff.families import UNetShape, cross_attention_layers, host_config
 from lidit_core.llmdiff.file import write_adapter
 from lidit_core.text.templates import find_template
+from lidit_core.unet.families import UNetShape, cross_attention_layers, host_config
 
 SHAPES = {  # the families' own, a tenth as wide
     "sd15": UNetShape(32, (1, 2, 4, 4), (2, 2, 2, 2), (1, 1, 1, 0), 1, 768, num_heads=8),

@@ -6,9 +6,9 @@ import pytest
 import torch
 from llmdiff_kit import SHAPES, adapter_config, distance, fill, watched
 
-from lidit_core.llmdiff.families import host_config
 from lidit_core.llmdiff.file import load_adapter
 from lidit_core.states import LLMStates
+from lidit_core.unet.families import host_config
 
 
 def lora(rank: int = 2) -> dict:
