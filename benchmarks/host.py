@@ -88,7 +88,7 @@ def text_of(module, sizes: dict[int, tuple[int, int]], rows: int = 1):
     """Random states by branch: tokens and width."""
     import torch
 
-    states = module("lidit_core.states")
+    states = module("lidit_core.text.states")
     return module("host.conds").ModelText(
         {
             i: states.LLMStates(

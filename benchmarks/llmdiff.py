@@ -93,7 +93,7 @@ def prompt(module, config) -> list:
     """77 tokens of the checkpoint's own and 77 of the LLM's."""
     import torch
 
-    states, conditioning = module("lidit_core.states"), module("host.llmdiff_conditioning")
+    states, conditioning = module("lidit_core.text.states"), module("host.llmdiff_conditioning")
     hidden = torch.randn(1, TOKENS, (config.blocks + 1) * config.llm.width)
     roles = torch.full((1, TOKENS), states.PROMPT, dtype=torch.int32)
     reading = module("host.conditioning").reading_of(config.llm.block, config.llm.template)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..lidit_core.errors import LiDiTError
 from ..lidit_core.refiners import BranchOptions
-from ..lidit_core.states import LLMStates
+from ..lidit_core.text.states import LLMStates
 from ..lidit_core.text.templates import InstructionTemplate
 
 HIDDEN, ROLES, NAMES = "lidit_hidden", "lidit_roles", "lidit_llm"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from comfy.conds import CONDRegular
 
-from ..lidit_core.states import LLMStates, stack_states
+from ..lidit_core.text.states import LLMStates, stack_states
 from ..lidit_core.text_context import TextOptions
 
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from ..lidit_core.errors import LiDiTError
 from ..lidit_core.llm.loading import LLM
 from ..lidit_core.llm.locate import locate
-from ..lidit_core.states import PADDING, LLMStates
 from ..lidit_core.text.cache import StateCache
 from ..lidit_core.text.encoder import LLMEncoder, pad_states
 from ..lidit_core.text.prompt_encoder import PromptEncoder, file_identity
+from ..lidit_core.text.states import PADDING, LLMStates
 from ..lidit_core.text.templates import InstructionTemplate, find_template
 from .conditioning import BranchText, PromptText, reading_of, values_of
 from .llm_folders import model_name

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..lidit_core.errors import LiDiTError
-from ..lidit_core.states import LLMStates
+from ..lidit_core.text.states import LLMStates
 from .conditioning import LLMDIFF as STATES
 from .conditioning import Entry
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..lidit_core.errors import LiDiTError
 from ..lidit_core.llmdiff.adapter import LLMDiffAdapter
 from ..lidit_core.llmdiff.config import AdapterConfig
-from ..lidit_core.states import PROMPT, LLMStates
+from ..lidit_core.text.states import PROMPT, LLMStates
 from .attention import attend
 from .conditioning import HIDDEN, reading_of
 from .conditioning import LLMDIFF as STATES

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from comfy_execution.utils import get_executing_context
 
-from ..lidit_core.config import LLMSpec
+from ..lidit_core.text.spec import LLMSpec
 
 log = logging.getLogger(__name__)
 

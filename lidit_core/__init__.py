@@ -12,10 +12,10 @@ __version__ = "0.1.0"  # that of pyproject.toml
 
 _HOME = {
     "LiDiTError": "errors",
-    "LLMStates": "states",
+    "LLMStates": "text.states",
     "LatentFormat": "config",
     "LiDiTConfig": "config",
-    "LLMSpec": "config",
+    "LLMSpec": "text.spec",
     "RefinerConfig": "config",
     "PRESETS": "presets",
     "find_preset": "presets",

@@ -8,13 +8,12 @@ paper's (arXiv 2406.11831, Table 7), the rest is ours unless a comment says othe
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 from .errors import LiDiTError
 from .errors import check as _check
 from .io.records import read_json
-from .llm.blocks import EVERY_BLOCK
-from .text.templates import InstructionTemplate, find_template
+from .text.spec import LLMSpec
 
 FORMAT = 1  # of the JSON; raised when an old reader would misread a new file
 PREDICTIONS = ("flow", "eps", "v")
@@ -25,49 +24,6 @@ def _check_positive(record: object, what: str, *names: str) -> None:
     for name in names:
         value = getattr(record, name)
         _check(value > 0, f"{what} has {name}={value}; expected more than 0")
-
-
-@dataclass(frozen=True)
-class LLMSpec:
-    """The LLM that a branch was trained on, and how its states are made."""
-
-    name: str  # as the LLM's own card names it
-    width: int  # numbers in a hidden state
-    block: int | str = -3  # whose output is read; -3 = third to last (paper); or see `load_llm`
-    template: InstructionTemplate = field(default_factory=lambda: find_template("paper"))
-    token_budget: int = 256  # tokens of a prompt that are read; a longer one is cut, and it is said
-    longest_prompt: int | None = None  # tokens of the longest prompt trained on; None = not known
-
-    def __post_init__(self) -> None:
-        _check(self.width > 0, f"LLM {self.name!r} has width {self.width}; expected 1 or more")
-        _check(
-            isinstance(self.block, int) or self.block in EVERY_BLOCK,
-            f"LLM {self.name!r} is read at block {self.block!r}; expected a number, 'all' or "
-            "'differences'",
-        )
-        _check(
-            self.token_budget > 0,
-            f"LLM {self.name!r} has a budget of {self.token_budget} tokens; expected 1 or more",
-        )
-        _check(
-            self.longest_prompt is None or self.longest_prompt >= 0,
-            f"LLM {self.name!r} has longest_prompt={self.longest_prompt}; expected 0 or more "
-            "tokens, or null where it is not known",
-        )
-
-    def length_note(self, used: int) -> str:
-        """A sentence on a prompt that is longer than all that were trained on; "" for any other.
-
-        Args:
-            used: tokens of the prompt that are read, the template's not counted.
-        """
-        if self.longest_prompt is None or used <= self.longest_prompt:
-            return ""
-        return (
-            f"{used} tokens are read by {self.name}, and these weights were trained on prompts of "
-            f"at most {self.longest_prompt}; what lies beyond may break the picture: shorten the "
-            "prompt, or use weights that were trained on longer ones"
-        )
 
 
 @dataclass(frozen=True)

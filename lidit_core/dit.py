@@ -23,7 +23,7 @@ from .layers import (
     modulate,
     plain_norm,
 )
-from .states import LLMStates
+from .text.states import LLMStates
 from .text_context import TEXT_AS_CONFIGURED, TextContext, TextOptions, TextSide
 
 

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from .checkpoint import read_lidit
-from .config import LiDiTConfig, LLMSpec
+from .config import LiDiTConfig
 from .dit import LiDiT
 from .errors import LiDiTError
 from .io.records import read_record
 from .io.tensors import fill, read_safetensors, write_safetensors
+from .text.spec import LLMSpec
 
 KEY = "lidit_lora"  # of the metadata
 LONGEST = "longest_prompts"  # in it: tokens of the longest prompt trained on, by LLM

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .checkpoint import load_vae, read_config
-from .config import LatentFormat, LiDiTConfig, LLMSpec
+from .config import LatentFormat, LiDiTConfig
 from .dit import LiDiT
 from .errors import LiDiTError
 from .io.pictures import to_pixels
@@ -25,8 +25,9 @@ from .llm.locate import available, check_present, locate, stated_width
 from .lora_file import load_with_loras
 from .paths import SHIPPED_WEIGHTS
 from .sampling import initial_noise, sample
-from .states import LLMStates, stack_states
 from .text.prompt_encoder import PromptEncoder
+from .text.spec import LLMSpec
+from .text.states import LLMStates, stack_states
 from .vae import TinyAutoencoder
 
 log = logging.getLogger(__name__)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .config import LatentFormat, LiDiTConfig, LLMSpec
+from .config import LatentFormat, LiDiTConfig
 from .errors import LiDiTError
+from .text.spec import LLMSpec
 from .text.templates import find_template
 
 # The paper's LLMs, after multi-modal instruction tuning; its autoencoder is not public, and

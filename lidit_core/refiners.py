@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import MASKED, AttentionFunction, key_bias
-from .config import LLMSpec, RefinerConfig
+from .config import RefinerConfig
 from .errors import LiDiTError
 from .layers import (
     EPS,
@@ -27,7 +27,8 @@ from .layers import (
     modulate,
     plain_norm,
 )
-from .states import PADDING, LLMStates
+from .text.spec import LLMSpec
+from .text.states import PADDING, LLMStates
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .dit import LiDiT
 from .objectives import clean_and_noise, coefficients, guided, model_timestep, sampling_times
-from .states import LLMStates, stack_states
+from .text.states import LLMStates, stack_states
 from .text_context import TEXT_AS_CONFIGURED, TextOptions
 
 Text = Mapping[int, LLMStates]

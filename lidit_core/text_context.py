@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import AttentionFunction, key_bias
-from .config import FUSIONS, LLMSpec, RefinerConfig
+from .config import FUSIONS, RefinerConfig
 from .errors import LiDiTError
 from .refiners import (
     Branch,
@@ -19,7 +19,8 @@ from .refiners import (
     LinguisticTokenRefiner,
     masked_mean,
 )
-from .states import LLMStates, without_instruction
+from .text.spec import LLMSpec
+from .text.states import LLMStates, without_instruction
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from lidit_core.errors import LiDiTError
 from lidit_core.llmdiff.adapter import AdapterText, LLMDiffAdapter
 from lidit_core.objectives import add_noise, guided, model_timestep, sampling_times, target
 from lidit_core.sampling import euler_steps
-from lidit_core.states import LLMStates, stack_states
+from lidit_core.text.states import LLMStates, stack_states
 
 from .base_text import BaseText
 from .learner import Batch, Shown

@@ -7,7 +7,7 @@ import logging
 import torch
 
 from lidit_core.llmdiff.adapter import LLMDiffAdapter
-from lidit_core.states import LLMStates
+from lidit_core.text.states import LLMStates
 from lidit_core.unet.families import cross_attention_layers
 
 from .adapter_learner import AdapterLearner

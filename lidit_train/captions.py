@@ -14,15 +14,15 @@ from pathlib import Path
 
 import torch
 
-from lidit_core.config import LLMSpec
 from lidit_core.errors import LiDiTError
 from lidit_core.io.atomic import replacing
 from lidit_core.llm.hub import model_folder
 from lidit_core.llm.locate import locate
-from lidit_core.states import LLMStates
 from lidit_core.text.cache import DiskCache, PromptStates
 from lidit_core.text.encoder import pad_states
 from lidit_core.text.prompt_encoder import PromptEncoder, states_key
+from lidit_core.text.spec import LLMSpec
+from lidit_core.text.states import LLMStates
 
 log = logging.getLogger(__name__)
 

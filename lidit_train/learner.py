@@ -14,7 +14,7 @@ from lidit_core.dit import LiDiT, run_block
 from lidit_core.errors import LiDiTError
 from lidit_core.objectives import add_noise, model_timestep, target
 from lidit_core.sampling import sample
-from lidit_core.states import LLMStates
+from lidit_core.text.states import LLMStates
 
 from .contrast import Contrasted
 from .recipe import Content, Contrast

@@ -7,10 +7,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from lidit_core.config import LLMSpec
 from lidit_core.errors import LiDiTError
 from lidit_core.llm.blocks import kept_blocks
 from lidit_core.llm.locate import locate
+from lidit_core.text.spec import LLMSpec
 
 HEAD_BLOCK = 128  # guess: an LLM has a block for every so many channels of its width
 

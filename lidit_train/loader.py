@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from lidit_core.errors import LiDiTError
 from lidit_core.latents import normalise
 from lidit_core.objectives import target
-from lidit_core.states import PADDING, LLMStates
+from lidit_core.text.states import PADDING, LLMStates
 
 from .captions import CaptionStates
 from .chance import Chance, chance

@@ -12,9 +12,9 @@ from dataclasses import replace
 import torch
 from accelerate import Accelerator
 
-from lidit_core.config import LLMSpec
 from lidit_core.dit import LiDiT
 from lidit_core.refiner_file import branch_places
+from lidit_core.text.spec import LLMSpec
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from lidit_core.config import LiDiTConfig
 from lidit_core.io.atomic import replacing
 from lidit_core.latents import denormalise
 from lidit_core.sampling import initial_noise
-from lidit_core.states import LLMStates
+from lidit_core.text.states import LLMStates
 
 from .adapter_task import AdapterTask
 from .autoencoders import Autoencoder

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lidit_core.dit import LiDiT
 from lidit_core.refiners import LinguisticTokenRefiner, masked_mean
-from lidit_core.states import PADDING, LLMStates
+from lidit_core.text.states import PADDING, LLMStates
 
 FLOOR = 1e-6  # of the largest variance; what lies below is rounding and is left out
 SAMPLE = 1024  # captions that the statistics are taken from

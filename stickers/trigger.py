@@ -23,8 +23,8 @@ from lidit_core.latents import denormalise, normalise
 from lidit_core.llmdiff.file import load_adapter
 from lidit_core.objectives import add_noise, model_timestep, sample_time, target
 from lidit_core.sampling import initial_noise
-from lidit_core.states import LLMStates
 from lidit_core.text.prompt_encoder import PromptEncoder
+from lidit_core.text.states import LLMStates
 from lidit_train.adapter_learner import AdapterLearner
 from lidit_train.adapter_start import learner_of
 from lidit_train.adapter_task import AdapterTask, adapter_task

@@ -14,9 +14,9 @@ from tiny_unet import TINY
 
 import lidit_train.cached
 from lidit_core.cli import main
-from lidit_core.config import LLMSpec
 from lidit_core.errors import LiDiTError
 from lidit_core.llmdiff.adapter import LLMDiffAdapter
+from lidit_core.text.spec import LLMSpec
 from lidit_core.unet.families import FAMILIES
 from lidit_train.adapter_plan import make_adapter_plan
 from lidit_train.adapter_task import adapter_task, pooled_width

@@ -12,9 +12,10 @@ import pytest
 from tiny_lidit import lidit_config
 
 import lidit_core
-from lidit_core.config import LatentFormat, LiDiTConfig, LLMSpec, RefinerConfig
+from lidit_core.config import LatentFormat, LiDiTConfig, RefinerConfig
 from lidit_core.errors import LiDiTError
 from lidit_core.presets import PRESETS, find_preset
+from lidit_core.text.spec import LLMSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -12,7 +12,7 @@ from lidit_core.attention import scaled_dot_product
 from lidit_core.dit import LiDiT
 from lidit_core.errors import LiDiTError
 from lidit_core.presets import PRESETS
-from lidit_core.states import LLMStates
+from lidit_core.text.states import LLMStates
 
 T = torch.tensor([700.0])
 

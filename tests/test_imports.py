@@ -24,7 +24,7 @@ BREACHES = {  # a contract: the file, and the line in it, that break it
     "gguf": ("lidit_core/llm/locate.py", "from gguf import GGUFReader"),
     "diffusers": ("lidit_train/trainer.py", "import diffusers"),
     "model": ("lidit_core/config.py", "from .llm.locate import available"),
-    "core": ("lidit_core/text/prompt.py", "from ..vae import WIDTH"),
+    "core": ("lidit_core/text/renderer.py", "from ..vae import WIDTH"),
     "train": ("lidit_train/recipe.py", "from .learner import Batch"),
     "host": ("host/conds.py", "from .llm_weights import pageable"),
     "stickers": ("stickers/scenes.py", "from .source import StickerScenes"),

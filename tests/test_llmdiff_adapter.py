@@ -23,13 +23,13 @@ from tiny_unet import TINY, predict, random_inputs, random_unet
 from torch import Tensor, nn
 
 from lidit_core.attention import scaled_dot_product
-from lidit_core.config import LLMSpec
 from lidit_core.errors import LiDiTError
 from lidit_core.io.tensors import read_safetensors, write_safetensors
 from lidit_core.llmdiff.adapter import LLMDiffAdapter
 from lidit_core.llmdiff.config import AdapterConfig, TokenRefiner
 from lidit_core.llmdiff.file import KEY, load_adapter, read_adapter_config, write_adapter
-from lidit_core.states import LLMStates
+from lidit_core.text.spec import LLMSpec
+from lidit_core.text.states import LLMStates
 from lidit_train.adapter_learner import Reading
 
 TEXTS = ["a cat and a dog", "two bees"]

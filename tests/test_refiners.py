@@ -9,10 +9,11 @@ from tiny_lidit import random_states as states
 from tiny_lidit import randomise
 
 from lidit_core.attention import scaled_dot_product
-from lidit_core.config import LLMSpec, RefinerConfig
+from lidit_core.config import RefinerConfig
 from lidit_core.errors import LiDiTError
 from lidit_core.refiners import BranchOptions, LinguisticTokenRefiner
-from lidit_core.states import INSTRUCTION, PADDING, PROMPT, LLMStates, stack_states
+from lidit_core.text.spec import LLMSpec
+from lidit_core.text.states import INSTRUCTION, PADDING, PROMPT, LLMStates, stack_states
 from lidit_core.text_context import TextOptions, TextSide
 
 WIDTH, HEADS = 32, 4

@@ -13,7 +13,6 @@ from tiny_llm import (
     save_llm,
 )
 
-from lidit_core.config import LLMSpec
 from lidit_core.errors import LiDiTError
 from lidit_core.llm.decoder import final_norm
 from lidit_core.llm.loading import load_llm
@@ -28,6 +27,7 @@ from lidit_core.text.differences import (
 )
 from lidit_core.text.encoder import LLMEncoder, run_decoder
 from lidit_core.text.prompt_encoder import PromptEncoder
+from lidit_core.text.spec import LLMSpec
 
 PROMPTS = ["a red cat left of two dogs on a blue background", "", "two bees"]
 LIMIT = 1e-5

@@ -16,8 +16,8 @@ from tiny_llm import (
 
 from lidit_core.errors import LiDiTError
 from lidit_core.llm.loading import intended_device, load_llm
-from lidit_core.states import INSTRUCTION, PADDING, PROMPT
 from lidit_core.text.encoder import LLMEncoder
+from lidit_core.text.states import INSTRUCTION, PADDING, PROMPT
 from lidit_core.text.templates import InstructionTemplate
 
 PROMPTS = [

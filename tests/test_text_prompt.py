@@ -6,8 +6,9 @@ import pytest
 from tiny_llm import IN_PARTS, NO_SYSTEM, chat_tokenizer, metaspace_tokenizer, plain_tokenizer
 
 from lidit_core.errors import LiDiTError
-from lidit_core.states import INSTRUCTION, PROMPT
-from lidit_core.text.prompt import PromptRenderer, literal_notes, prompt_span
+from lidit_core.text.notes import literal_notes
+from lidit_core.text.renderer import PromptRenderer, prompt_span
+from lidit_core.text.states import INSTRUCTION, PROMPT
 from lidit_core.text.templates import PRESETS, InstructionTemplate, find_template
 
 TOKENIZERS = {

@@ -7,10 +7,10 @@ from tiny_unet import TINY, random_unet
 from torch import Tensor, nn
 
 from lidit_core.bag_of_words import BagOfWords
-from lidit_core.config import LLMSpec
 from lidit_core.llmdiff.adapter import LLMDiffAdapter
 from lidit_core.llmdiff.config import AdaptedLayer, AdapterConfig
-from lidit_core.states import INSTRUCTION, PADDING, PROMPT, LLMStates
+from lidit_core.text.spec import LLMSpec
+from lidit_core.text.states import INSTRUCTION, PADDING, PROMPT, LLMStates
 from lidit_core.unet.families import cross_attention_layers
 from lidit_train.adapter_learner import AdapterLearner
 from lidit_train.learner import Batch

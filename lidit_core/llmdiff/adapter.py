@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from ..attention import AttentionFunction, key_bias, scaled_dot_product
-from ..config import LLMSpec, RefinerConfig
+from ..config import RefinerConfig
 from ..errors import LiDiTError
 from ..layers import EPS, TimestepEmbedder
 from ..refiners import LinguisticTokenRefiner, masked_mean
-from ..states import LLMStates, without_instruction
+from ..text.spec import LLMSpec
+from ..text.states import LLMStates, without_instruction
 from .config import AdaptedLayer, AdapterConfig
 from .langevin import LangevinEncoding
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from ..config import LLMSpec
 from ..errors import check
 from ..io.records import read_json
+from ..text.spec import LLMSpec
 from .langevin import FORMS
 
 FORMAT = 1  # of the JSON; raised when an old reader would misread a new file

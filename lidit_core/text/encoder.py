@@ -14,10 +14,10 @@ from ..errors import LiDiTError
 from ..llm.blocks import EVERY_BLOCK
 from ..llm.compat import cached_layers, can_reuse, new_cache
 from ..llm.loading import LLM
-from ..states import PADDING, LLMStates
 from .cache import PromptStates
 from .differences import check_differences, difference_states
-from .prompt import PromptRenderer, PromptTokens
+from .renderer import PromptRenderer, PromptTokens
+from .states import PADDING, LLMStates
 from .templates import InstructionTemplate, find_template
 
 BATCH_TOKENS = 4096  # padded tokens that are run at once

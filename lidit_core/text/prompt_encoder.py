@@ -15,10 +15,10 @@ from ..llm.compat import transformers_version
 from ..llm.hub import downloaded_commit
 from ..llm.loading import default_dtype, intended_device, load_llm
 from ..llm.locate import Source, locate
-from ..states import LLMStates
 from .cache import MEMORY, DiskCache, PromptStates
 from .encoder import LLMEncoder, pad_states
-from .prompt import literal_notes
+from .notes import literal_notes
+from .states import LLMStates
 from .templates import InstructionTemplate, find_template
 
 STATES_VERSION = 4  # raise it when the same input comes to give other states

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from lidit_core.config import LLMSpec
 from lidit_core.llmdiff.adapter import LLMDiffAdapter
 from lidit_core.llmdiff.config import AdaptedLayer, AdapterConfig
 from lidit_core.llmdiff.file import write_adapter
+from lidit_core.text.spec import LLMSpec
 from lidit_core.text.templates import find_template
 from lidit_core.unet.families import UNetShape, cross_attention_layers, host_config
 
@@ -57,7 +57,7 @@ class DiffKit:
     def __init__(self, pack, host, folder: Path) -> None:
         self.pack, self.host, self.folder = pack, host, folder
         self.cond = pack.module("host.llmdiff_conditioning")
-        self.states = pack.module("lidit_core.states")
+        self.states = pack.module("lidit_core.text.states")
         reading = pack.module("host.conditioning").reading_of
         template = pack.module("lidit_core.text.templates").find_template("short")
         self.reading_of = lambda: reading("differences", template)

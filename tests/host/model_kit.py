@@ -9,8 +9,9 @@ import torch
 from tiny_lidit import lidit_config, randomise
 
 from lidit_core.checkpoint import save_lidit
-from lidit_core.config import LiDiTConfig, LLMSpec
+from lidit_core.config import LiDiTConfig
 from lidit_core.dit import LiDiT
+from lidit_core.text.spec import LLMSpec
 
 WIDTHS = {"alpha": 24, "beta": 40}  # of the two LLMs' states
 
@@ -35,7 +36,7 @@ class Kit:
         self.pack, self.host, self.checkpoint = pack, host, checkpoint
         self.cond = pack.module("host.conditioning")
         self.model = pack.module("host.model")
-        self.states = pack.module("lidit_core.states")
+        self.states = pack.module("lidit_core.text.states")
         self.core = pack.module("lidit_core.checkpoint")
 
     def load(self, **changes):

@@ -13,8 +13,8 @@ import torch
 from clip_kit import PROMPT, fresh_loader, save_llms
 from llmdiff_kit import DiffKit, adapter_config, distance, random_adapter
 
-from lidit_core.config import LLMSpec
 from lidit_core.llmdiff.file import write_adapter
+from lidit_core.text.spec import LLMSpec
 from lidit_core.text.templates import find_template
 
 BLOCKS, WIDTH = 6, 32  # of tiny_llm's

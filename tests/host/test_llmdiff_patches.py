@@ -7,7 +7,7 @@ import torch
 from llmdiff_kit import SHAPES, adapter_config, distance, fill, watched
 
 from lidit_core.llmdiff.file import load_adapter
-from lidit_core.states import LLMStates
+from lidit_core.text.states import LLMStates
 from lidit_core.unet.families import host_config
 
 
@@ -102,7 +102,7 @@ def test_two_adapters_work_at_once(diff_kit, unet, trained):
         )
         < 1e-4
     )
-    from lidit_core.config import LLMSpec
+    from lidit_core.text.spec import LLMSpec
     from lidit_core.text.templates import find_template
 
     llm = LLMSpec("other", 8, "differences", find_template("short"))

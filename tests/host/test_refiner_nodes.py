@@ -32,7 +32,7 @@ def test_ours_is_hunyuan_videos_token_refiner_with_the_same_weights(pack, host):
     torch.manual_seed(0)
     theirs.load_state_dict({k: torch.randn(v.shape) * 0.1 for k, v in theirs.state_dict().items()})
     ours.load_state_dict({ours_of(k): v for k, v in theirs.state_dict().items()})
-    states = pack.module("lidit_core.states")
+    states = pack.module("lidit_core.text.states")
     hidden = torch.randn(2, 11, 48)
     t = torch.tensor([37.0, 912.0])
     read = states.LLMStates(hidden, torch.full((2, 11), states.PROMPT, dtype=torch.int32))

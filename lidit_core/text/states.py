@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import LiDiTError
+from ..errors import LiDiTError
 
 PADDING = 0  # no token
 INSTRUCTION = 1  # read by the refiners, dropped after them (paper: truncation comes last)

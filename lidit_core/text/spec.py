@@ -1,0 +1,52 @@
+"""What a checkpoint says of one of its LLMs: `LLMSpec`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..errors import check
+from ..llm.blocks import EVERY_BLOCK
+from .templates import InstructionTemplate, find_template
+
+
+@dataclass(frozen=True)
+class LLMSpec:
+    """The LLM that a branch was trained on, and how its states are made."""
+
+    name: str  # as the LLM's own card names it
+    width: int  # numbers in a hidden state
+    block: int | str = -3  # whose output is read; -3 = third to last (paper); or see `load_llm`
+    template: InstructionTemplate = field(default_factory=lambda: find_template("paper"))
+    token_budget: int = 256  # tokens of a prompt that are read; a longer one is cut, and it is said
+    longest_prompt: int | None = None  # tokens of the longest prompt trained on; None = not known
+
+    def __post_init__(self) -> None:
+        check(self.width > 0, f"LLM {self.name!r} has width {self.width}; expected 1 or more")
+        check(
+            isinstance(self.block, int) or self.block in EVERY_BLOCK,
+            f"LLM {self.name!r} is read at block {self.block!r}; expected a number, 'all' or "
+            "'differences'",
+        )
+        check(
+            self.token_budget > 0,
+            f"LLM {self.name!r} has a budget of {self.token_budget} tokens; expected 1 or more",
+        )
+        check(
+            self.longest_prompt is None or self.longest_prompt >= 0,
+            f"LLM {self.name!r} has longest_prompt={self.longest_prompt}; expected 0 or more "
+            "tokens, or null where it is not known",
+        )
+
+    def length_note(self, used: int) -> str:
+        """A sentence on a prompt that is longer than all that were trained on; "" for any other.
+
+        Args:
+            used: tokens of the prompt that are read, the template's not counted.
+        """
+        if self.longest_prompt is None or used <= self.longest_prompt:
+            return ""
+        return (
+            f"{used} tokens are read by {self.name}, and these weights were trained on prompts of "
+            f"at most {self.longest_prompt}; what lies beyond may break the picture: shorten the "
+            "prompt, or use weights that were trained on longer ones"
+        )
