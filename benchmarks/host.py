@@ -55,7 +55,7 @@ def step_against_pixart(module, lengths: tuple[int, ...], rounds: int) -> float:
     from comfy.ldm.pixart.pixartms import PixArtMS
 
     layers = {"operations": ops.disable_weight_init, "dtype": torch.float32, "device": "cpu"}
-    config = module("lidit_core.presets").find_preset("LI-DiT-1B")
+    config = module("lidit_core.model.presets").find_preset("LI-DiT-1B")
     ours = filled(module("host.diffusion").HostLiDiT(config, **layers))
     theirs = filled(
         PixArtMS(in_channels=4, model_max_length=TOKENS, micro_condition=False, **layers)
@@ -97,7 +97,7 @@ def text_of(module, sizes: dict[int, tuple[int, int]], rows: int = 1):
             )
             for i, (length, width) in sizes.items()
         },
-        module("lidit_core.text_context").TextOptions(),
+        module("lidit_core.model.text_side").TextOptions(),
     )
 
 
@@ -107,8 +107,8 @@ def sampling_against_calls(module, rounds: int) -> float:
 
     import nodes
 
-    config = module("lidit_core.presets").find_preset("stickers")
-    dit, model_module = module("lidit_core.dit"), module("host.model")
+    config = module("lidit_core.model.presets").find_preset("stickers")
+    dit, model_module = module("lidit_core.model.dit"), module("host.model")
     patcher = model_module.build_model(config, filled(dit.LiDiT(config)).state_dict())
     conditioning = module("host.conditioning")
 

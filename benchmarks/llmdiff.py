@@ -26,7 +26,7 @@ def adapter_config(module, family: str):
     found = families.cross_attention_layers(shape)
     layers = tuple(config.AdaptedLayer(x.name, x.width, x.heads) for x in found)
     template = module("lidit_core.text.templates").find_template("none")
-    spec = module("lidit_core.config").LLMSpec(LLM[0], LLM[1], "differences", template)
+    spec = module("lidit_core.model.config").LLMSpec(LLM[0], LLM[1], "differences", template)
     pooled = 1280 if shape.adm else 0
     return config.AdapterConfig(family, layers, shape.context_width, spec, LLM[2], pooled)
 

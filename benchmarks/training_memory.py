@@ -17,7 +17,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from lidit_core.config import LiDiTConfig
+from lidit_core.model.config import LiDiTConfig
 from lidit_train.hardware import DEVICES, THIS_CPU
 from lidit_train.parallel import accelerator_for
 from lidit_train.plan import make_plan

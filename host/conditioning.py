@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..lidit_core.errors import LiDiTError
-from ..lidit_core.refiners import BranchOptions
+from ..lidit_core.model.refiners import BranchOptions
 from ..lidit_core.text.states import LLMStates
 from ..lidit_core.text.templates import InstructionTemplate
 

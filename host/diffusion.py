@@ -7,9 +7,9 @@ from typing import Any
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor, nn
 
-from ..lidit_core.dit import LiDiT, run_block
 from ..lidit_core.errors import LiDiTError
-from ..lidit_core.text_context import TextContext
+from ..lidit_core.model.dit import LiDiT, run_block
+from ..lidit_core.model.text_side import TextContext
 from .attention import attend
 from .conditioning import TEXT
 from .conds import ModelText

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..lidit_core.errors import LiDiTError
-from ..lidit_core.refiners import BranchOptions
+from ..lidit_core.model.refiners import BranchOptions
 from .conditioning import BranchText, Entry, PromptText, entry_of, text_of
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import folder_paths
 
-from ..lidit_core.config import LiDiTConfig
 from ..lidit_core.errors import LiDiTError
+from ..lidit_core.model.config import LiDiTConfig
 from ..lidit_core.paths import SHIPPED_WEIGHTS
 from ..lidit_core.pipeline import SHIPPED_MODELS, find_vae
 from .llm_folders import plain_name

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from ..lidit_core.config import LiDiTConfig, RefinerConfig
 from ..lidit_core.errors import LiDiTError
-from ..lidit_core.refiners import BranchOptions
-from ..lidit_core.text_context import TextOptions
+from ..lidit_core.model.config import LiDiTConfig, RefinerConfig
+from ..lidit_core.model.refiners import BranchOptions
+from ..lidit_core.model.text_side import TextOptions
 from .conditioning import BranchText, PromptText, reading_of
 from .conds import ModelText
 from .prompt_lengths import tell_length

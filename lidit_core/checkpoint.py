@@ -11,8 +11,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .config import LiDiTConfig
-from .dit import LiDiT
 from .errors import LiDiTError
 from .io.tensors import (
     HOST_PREFIX,
@@ -22,7 +20,9 @@ from .io.tensors import (
     read_safetensors,
     write_safetensors,
 )
-from .vae import TinyAutoencoder
+from .model.config import LiDiTConfig
+from .model.dit import LiDiT
+from .model.vae import TinyAutoencoder
 
 CONFIG_KEY = "lidit"  # of the metadata that holds the configuration's JSON
 CONFIG_TENSOR = "lidit_config"  # the same as bytes, where a host writes metadata of its own

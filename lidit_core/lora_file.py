@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from .checkpoint import read_lidit
-from .config import LiDiTConfig
-from .dit import LiDiT
 from .errors import LiDiTError
 from .io.records import read_record
 from .io.tensors import fill, read_safetensors, write_safetensors
+from .model.config import LiDiTConfig
+from .model.dit import LiDiT
 from .text.spec import LLMSpec
 
 KEY = "lidit_lora"  # of the metadata

@@ -15,20 +15,20 @@ import torch
 from torch import Tensor
 
 from .checkpoint import load_vae, read_config
-from .config import LatentFormat, LiDiTConfig
-from .dit import LiDiT
 from .errors import LiDiTError
 from .io.pictures import to_pixels
-from .latents import denormalise
 from .llm.blocks import EVERY_BLOCK
 from .llm.locate import available, check_present, locate, stated_width
 from .lora_file import load_with_loras
+from .model.config import LatentFormat, LiDiTConfig
+from .model.dit import LiDiT
+from .model.latents import denormalise
+from .model.vae import TinyAutoencoder
 from .paths import SHIPPED_WEIGHTS
 from .sampling import initial_noise, sample
 from .text.prompt_encoder import PromptEncoder
 from .text.spec import LLMSpec
 from .text.states import LLMStates, stack_states
-from .vae import TinyAutoencoder
 
 log = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from torch import Tensor
 
 from .checkpoint import read_lidit
-from .config import LiDiTConfig
-from .dit import LiDiT
 from .errors import LiDiTError
 from .io.records import read_record
 from .io.tensors import check_tensors, read_safetensors, write_safetensors
+from .model.config import LiDiTConfig
+from .model.dit import LiDiT
 from .text.spec import LLMSpec
 
 KEY = "lidit_refiner"  # of the metadata

@@ -7,10 +7,10 @@ from typing import Callable, Mapping
 import torch
 from torch import Tensor
 
-from .dit import LiDiT
+from .model.dit import LiDiT
+from .model.text_side import TEXT_AS_CONFIGURED, TextOptions
 from .objectives import clean_and_noise, coefficients, guided, model_timestep, sampling_times
 from .text.states import LLMStates, stack_states
-from .text_context import TEXT_AS_CONFIGURED, TextOptions
 
 Text = Mapping[int, LLMStates]
 

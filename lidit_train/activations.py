@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lidit_core.config import LiDiTConfig
+from lidit_core.model.config import LiDiTConfig
 
 from .flops import Sizes
 from .trained import Trained, linear_layers

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lidit_core.checkpoint import load_vae
 from lidit_core.errors import LiDiTError
-from lidit_core.vae import Block, TinyAutoencoder
+from lidit_core.model.vae import Block, TinyAutoencoder
 
 from .dead_units import revive
 from .linear_encoder import BYPASSED, set_linear_encoder

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from lidit_core.checkpoint import load_vae
-from lidit_core.config import LatentFormat
 from lidit_core.errors import LiDiTError
+from lidit_core.model.config import LatentFormat
 from lidit_core.paths import SHIPPED_WEIGHTS
 from lidit_core.pipeline import find_vae
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lidit_core.config import LiDiTConfig
 from lidit_core.errors import LiDiTError
+from lidit_core.model.config import LiDiTConfig
 
 from .adapter_task import AdapterTask
 from .captions import CaptionReader

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lidit_core.vae import Block
+from lidit_core.model.vae import Block
 
 
 @torch.no_grad()

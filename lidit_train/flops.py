@@ -22,8 +22,8 @@ import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from lidit_core.config import LiDiTConfig
-from lidit_core.layers import FREQUENCIES
+from lidit_core.model.config import LiDiTConfig
+from lidit_core.model.layers import FREQUENCIES
 
 from .trained import Trained, everything, linear_layers, weight_shapes
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lidit_core.vae import CHANNELS, DOWNSAMPLING, TinyAutoencoder
+from lidit_core.model.vae import CHANNELS, DOWNSAMPLING, TinyAutoencoder
 
 BYPASSED = tuple(f"encoder.{i}" for i in (1, 3, 4, 5, 7, 8, 9, 11, 12, 13))  # all of its blocks
 RMS = 0.5  # of the latents: TAESD's decoder bends what is beyond 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lidit_core.config import LiDiTConfig
+from lidit_core.model.config import LiDiTConfig
 from lidit_core.text.spec import LLMSpec
 
 from .flops import Sizes, TextTokens, image_tokens

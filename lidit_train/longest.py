@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from accelerate import Accelerator
 
-from lidit_core.dit import LiDiT
+from lidit_core.model.dit import LiDiT
 from lidit_core.refiner_file import branch_places
 from lidit_core.text.spec import LLMSpec
 

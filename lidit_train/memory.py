@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lidit_core.config import LiDiTConfig
-from lidit_core.vae import WIDTH
+from lidit_core.model.config import LiDiTConfig
+from lidit_core.model.vae import WIDTH
 
 from .activations import Activations, saved_activations
 from .flops import Sizes, image_tokens

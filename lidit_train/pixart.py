@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lidit_core.dit import LiDiT
 from lidit_core.errors import LiDiTError
-from lidit_core.layers import timestep_frequencies
+from lidit_core.model.dit import LiDiT
+from lidit_core.model.layers import timestep_frequencies
 
 from .pixart_file import PixArtFile, read_pixart
 

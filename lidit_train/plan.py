@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lidit_core.config import LiDiTConfig
-from lidit_core.vae import CHANNELS, WIDTH
+from lidit_core.model.config import LiDiTConfig
+from lidit_core.model.vae import CHANNELS, WIDTH
 
 from .cached import Cached, Count, caches, counts_of, free_disk
 from .flops import Sizes, TextTokens, forward_flops, muon_flops, training_flops

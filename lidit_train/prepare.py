@@ -12,9 +12,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from lidit_core.config import LatentFormat, LiDiTConfig
 from lidit_core.errors import LiDiTError
 from lidit_core.io.atomic import replacing
+from lidit_core.model.config import LatentFormat, LiDiTConfig
 
 from .adapter_task import AdapterTask, adapter_task
 from .autoencoders import Autoencoder, AutoencoderFile, find_autoencoder

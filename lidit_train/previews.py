@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lidit_core.config import LatentFormat, LiDiTConfig
-from lidit_core.latents import normalise
+from lidit_core.model.config import LatentFormat, LiDiTConfig
+from lidit_core.model.latents import normalise
 
 from .autoencoders import Autoencoder
 

@@ -54,7 +54,7 @@ def _in_range(record: object, what: str, name: str, low: float, high: float = fl
 class Model:
     """Which LI-DiT is trained, and what it begins with."""
 
-    preset: str = ""  # of lidit_core.presets: a new model
+    preset: str = ""  # of lidit_core.model.presets: a new model
     checkpoint: str = ""  # or: go on from a LI-DiT, a shipped name ("stickers") or a file
     pixart: str = ""  # a PixArt-alpha or -Sigma file whose transformer a new model takes over
     changes: dict = field(default_factory=dict)  # fields of its LiDiTConfig that differ

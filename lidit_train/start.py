@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 
 from lidit_core.checkpoint import load_lidit, read_config
-from lidit_core.config import LiDiTConfig
-from lidit_core.dit import LiDiT
 from lidit_core.errors import LiDiTError
+from lidit_core.model.config import LiDiTConfig
+from lidit_core.model.dit import LiDiT
+from lidit_core.model.presets import PRESETS, find_preset
 from lidit_core.pipeline import find_model
-from lidit_core.presets import PRESETS, find_preset
 from lidit_core.refiner_file import branch_places
 from lidit_core.text.spec import LLMSpec
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..host.fusion import read_by
-from ..lidit_core.refiners import BranchOptions
+from ..lidit_core.model.refiners import BranchOptions
 from .inputs import BRANCHES, branch_chosen
 
 ATTENTION = {"as trained": None, "full": True, "causal": False}

@@ -19,8 +19,8 @@ from PIL import Image
 from lidit_core.checkpoint import load_vae
 from lidit_core.errors import exit_status
 from lidit_core.io.pictures import to_pixels
+from lidit_core.model.vae import TinyAutoencoder
 from lidit_core.paths import SHIPPED_WEIGHTS
-from lidit_core.vae import TinyAutoencoder
 
 from .score import PROMPTS
 from .selftest import drawn

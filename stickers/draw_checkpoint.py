@@ -19,8 +19,8 @@ from torch import Tensor
 
 from lidit_core.errors import exit_status
 from lidit_core.io.pictures import to_pixels
-from lidit_core.latents import denormalise
 from lidit_core.llmdiff.file import load_adapter
+from lidit_core.model.latents import denormalise
 from lidit_core.sampling import initial_noise
 from lidit_core.text.prompt_encoder import PromptEncoder
 from lidit_core.text.spec import LLMSpec

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from lidit_core.checkpoint import read_config
 from lidit_core.errors import check, exit_status
-from lidit_core.latents import normalise
+from lidit_core.model.latents import normalise
 from lidit_core.objectives import add_noise, model_timestep, target
 from lidit_core.pipeline import Pipeline, choose_llms, find_model, load_pipeline
 from lidit_core.sampling import initial_noise

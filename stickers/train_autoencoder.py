@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lidit_core.errors import exit_status
 from lidit_core.io.tensors import read_safetensors, write_safetensors
-from lidit_core.vae import DOWNSAMPLING
+from lidit_core.model.vae import DOWNSAMPLING
 from lidit_train.autoencoder import AutoencoderRecipe, AutoencoderTrainer, Crops
 from lidit_train.linear_encoder import principal_components
 from lidit_train.recipe import read_recipe

@@ -8,7 +8,7 @@ from tiny_lidit import random_lidit, random_noise, random_states
 from tiny_training import adapted
 from torch import nn
 
-from lidit_core.config import RefinerConfig
+from lidit_core.model.config import RefinerConfig
 from lidit_train.activations import BATCH_TENSORS, saved_activations
 from lidit_train.flops import Sizes, TextTokens, image_tokens
 from lidit_train.recipe import Lora

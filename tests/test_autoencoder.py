@@ -10,8 +10,8 @@ import torch
 from lidit_core.checkpoint import load_vae
 from lidit_core.errors import LiDiTError
 from lidit_core.io.tensors import write_safetensors
+from lidit_core.model.vae import TinyAutoencoder
 from lidit_core.paths import SHIPPED_WEIGHTS
-from lidit_core.vae import TinyAutoencoder
 from lidit_train.autoencoder import (
     AutoencoderRecipe,
     AutoencoderTrainer,

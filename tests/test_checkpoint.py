@@ -14,9 +14,9 @@ from lidit_core.checkpoint import (
     load_vae,
     read_config,
 )
-from lidit_core.dit import LiDiT
 from lidit_core.errors import LiDiTError
 from lidit_core.io.tensors import HOST_PREFIX, read_safetensors, write_safetensors
+from lidit_core.model.dit import LiDiT
 
 
 @pytest.fixture

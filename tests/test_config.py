@@ -12,9 +12,9 @@ import pytest
 from tiny_lidit import lidit_config
 
 import lidit_core
-from lidit_core.config import LatentFormat, LiDiTConfig, RefinerConfig
 from lidit_core.errors import LiDiTError
-from lidit_core.presets import PRESETS, find_preset
+from lidit_core.model.config import LatentFormat, LiDiTConfig, RefinerConfig
+from lidit_core.model.presets import PRESETS, find_preset
 from lidit_core.text.spec import LLMSpec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -114,7 +114,7 @@ def test_no_json_object_gets_one_sentence(text):
 def test_public_names_are_there_and_cost_nothing_until_used():
     code = "import sys, lidit_core; assert 'torch' not in sys.modules; print(lidit_core.LiDiT)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert "lidit_core.dit.LiDiT" in result.stdout, result.stderr
+    assert "lidit_core.model.dit.LiDiT" in result.stdout, result.stderr
     assert all(getattr(lidit_core, name) is not None for name in lidit_core.__all__)
     with pytest.raises(AttributeError, match="LiDiT2"):
         lidit_core.LiDiT2  # noqa: B018

@@ -8,10 +8,10 @@ from tiny_lidit import random_lidit as tiny
 from tiny_lidit import random_noise as noisy
 from tiny_lidit import random_texts as texts
 
-from lidit_core.attention import scaled_dot_product
-from lidit_core.dit import LiDiT
 from lidit_core.errors import LiDiTError
-from lidit_core.presets import PRESETS
+from lidit_core.model.attention import scaled_dot_product
+from lidit_core.model.dit import LiDiT
+from lidit_core.model.presets import PRESETS
 from lidit_core.text.states import LLMStates
 
 T = torch.tensor([700.0])

@@ -12,8 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from lidit_core.config import RefinerConfig
-from lidit_core.presets import find_preset
+from lidit_core.model.config import RefinerConfig
+from lidit_core.model.presets import find_preset
 from lidit_train.flops import (
     Sizes,
     TextTokens,

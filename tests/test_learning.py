@@ -9,8 +9,8 @@ import torch
 from tiny_lidit import lidit_config, random_states
 from torch import nn
 
-from lidit_core.dit import LiDiT
 from lidit_core.errors import LiDiTError
+from lidit_core.model.dit import LiDiT
 from lidit_core.text.spec import LLMSpec
 from lidit_train.learner import Batch, Learner
 from lidit_train.muon import Muon, orthogonalised

@@ -22,12 +22,12 @@ from tiny_adapter import (
 from tiny_unet import TINY, predict, random_inputs, random_unet
 from torch import Tensor, nn
 
-from lidit_core.attention import scaled_dot_product
 from lidit_core.errors import LiDiTError
 from lidit_core.io.tensors import read_safetensors, write_safetensors
 from lidit_core.llmdiff.adapter import LLMDiffAdapter
 from lidit_core.llmdiff.config import AdapterConfig, TokenRefiner
 from lidit_core.llmdiff.file import KEY, load_adapter, read_adapter_config, write_adapter
+from lidit_core.model.attention import scaled_dot_product
 from lidit_core.text.spec import LLMSpec
 from lidit_core.text.states import LLMStates
 from lidit_train.adapter_learner import Reading

@@ -7,7 +7,7 @@ import torch
 from tiny_lidit import random_lidit as tiny
 from tiny_lidit import random_texts as texts
 
-from lidit_core.config import PREDICTIONS
+from lidit_core.model.config import PREDICTIONS
 from lidit_core.objectives import (
     Focus,
     add_noise,

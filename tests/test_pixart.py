@@ -24,11 +24,11 @@ from tiny_pixart import (
     vectors,
 )
 
-from lidit_core.attention import scaled_dot_product
-from lidit_core.dit import LiDiT
 from lidit_core.errors import LiDiTError
-from lidit_core.layers import modulate
-from lidit_core.text_context import TextContext
+from lidit_core.model.attention import scaled_dot_product
+from lidit_core.model.dit import LiDiT
+from lidit_core.model.layers import modulate
+from lidit_core.model.text_side import TextContext
 from lidit_train.pixart import warm_start
 
 TIMES = torch.tensor([0.0, 17.0, 500.0, 999.0])

@@ -12,12 +12,12 @@ from tiny_lidit import lidit_config
 from tiny_llm import save_llm
 
 from benchmarks.training_memory import measured, planned, recipe_of
-from lidit_core.dit import LiDiT
 from lidit_core.errors import LiDiTError
 from lidit_core.llm.loading import load_llm
-from lidit_core.presets import find_preset
+from lidit_core.model.dit import LiDiT
+from lidit_core.model.presets import find_preset
+from lidit_core.model.vae import TinyAutoencoder
 from lidit_core.text.spec import LLMSpec
-from lidit_core.vae import TinyAutoencoder
 from lidit_train.cached import Count
 from lidit_train.flops import TextTokens
 from lidit_train.hardware import DEVICES, find_device

@@ -330,7 +330,7 @@ def test_a_recipe_that_ships_can_be_planned(path, tmp_path):
         llm = "SmolLM2-135M-Instruct"
         made = read_recipe(ROOT / "recipes" / f"stickers-{llm.split('-')[0].lower()}.yaml")
         from lidit_core.checkpoint import save_lidit
-        from lidit_core.dit import LiDiT
+        from lidit_core.model.dit import LiDiT
 
         config = configuration(made)
         save_lidit(LiDiT(config).initialise(), config, tmp_path / "made.safetensors")

@@ -8,13 +8,13 @@ from tiny_lidit import LLM_WIDTH as C
 from tiny_lidit import random_states as states
 from tiny_lidit import randomise
 
-from lidit_core.attention import scaled_dot_product
-from lidit_core.config import RefinerConfig
 from lidit_core.errors import LiDiTError
-from lidit_core.refiners import BranchOptions, LinguisticTokenRefiner
+from lidit_core.model.attention import scaled_dot_product
+from lidit_core.model.config import RefinerConfig
+from lidit_core.model.refiners import BranchOptions, LinguisticTokenRefiner
+from lidit_core.model.text_side import TextOptions, TextSide
 from lidit_core.text.spec import LLMSpec
 from lidit_core.text.states import INSTRUCTION, PADDING, PROMPT, LLMStates, stack_states
-from lidit_core.text_context import TextOptions, TextSide
 
 WIDTH, HEADS = 32, 4
 F32 = torch.float32

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from lidit_core.errors import LiDiTError
-from lidit_core.presets import PRESETS
+from lidit_core.model.presets import PRESETS
 from lidit_core.text.prompt_encoder import PromptEncoder
 from stickers.grammar import captions
 from stickers.paraphrases import long_prompts

@@ -12,9 +12,9 @@ from tiny_lidit import lidit_config
 from tiny_unet import SMALL, TINY, predict, random_inputs, random_unet
 
 from lidit_core.checkpoint import save_lidit
-from lidit_core.dit import LiDiT
 from lidit_core.errors import LiDiTError
 from lidit_core.io.tensors import read_safetensors, write_safetensors
+from lidit_core.model.dit import LiDiT
 from lidit_core.unet.families import FAMILIES, cross_attention_layers
 from lidit_core.unet.shape import unet_shape
 from lidit_train.unet import V_PRED, build_unet, read_unet, write_ldm

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from lidit_core.checkpoint import load_vae
-from lidit_core.config import LatentFormat
 from lidit_core.io.tensors import write_safetensors
-from lidit_core.latents import denormalise, normalise
+from lidit_core.model.config import LatentFormat
+from lidit_core.model.latents import denormalise, normalise
+from lidit_core.model.vae import TinyAutoencoder
 from lidit_core.paths import SHIPPED_WEIGHTS
-from lidit_core.vae import TinyAutoencoder
 
 
 def test_the_layout_is_taesds():

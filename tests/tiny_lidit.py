@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 
 from lidit_core.checkpoint import save_lidit
-from lidit_core.config import LatentFormat, LiDiTConfig
-from lidit_core.dit import LiDiT
 from lidit_core.io.tensors import write_safetensors
+from lidit_core.model.config import LatentFormat, LiDiTConfig
+from lidit_core.model.dit import LiDiT
+from lidit_core.model.vae import TinyAutoencoder
 from lidit_core.text.spec import LLMSpec
 from lidit_core.text.states import INSTRUCTION, PROMPT, LLMStates, stack_states
 from lidit_core.text.templates import find_template
-from lidit_core.vae import TinyAutoencoder
 
 LLM_WIDTH = 24  # of the random states
 

@@ -13,7 +13,7 @@ from PIL import Image
 from tiny_llm import save_llm
 
 from lidit_core.checkpoint import read_lidit
-from lidit_core.dit import LiDiT
+from lidit_core.model.dit import LiDiT
 from lidit_core.text.spec import LLMSpec
 from lidit_core.text.templates import find_template
 from lidit_train.lora import add_lora

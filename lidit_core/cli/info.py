@@ -37,9 +37,9 @@ def describe(what: str) -> str:
 
     from ..checkpoint import read_config
     from ..io.pictures import read_settings
+    from ..model.presets import PRESETS, find_preset
     from ..paths import SHIPPED_WEIGHTS
     from ..pipeline import SHIPPED_MODELS, find_model
-    from ..presets import PRESETS, find_preset
 
     if Path(what).suffix.lower() == ".png":
         return json.dumps(read_settings(what), indent=2, ensure_ascii=False)
@@ -54,15 +54,15 @@ def describe(what: str) -> str:
 
 
 def _overview() -> str:
+    from ..model.presets import PRESETS
     from ..pipeline import SHIPPED_MODELS
-    from ..presets import PRESETS
 
     return f"presets: {', '.join(PRESETS)}\nshipped models: {', '.join(SHIPPED_MODELS)}"
 
 
 def count_parameters(config) -> int:
     """How many numbers a LI-DiT of this configuration has; nothing is allocated."""
-    from ..dit import LiDiT
+    from ..model.dit import LiDiT
 
     return sum(p.numel() for p in LiDiT(config, device="meta").parameters())
 

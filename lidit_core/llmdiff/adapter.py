@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..attention import AttentionFunction, key_bias, scaled_dot_product
-from ..config import RefinerConfig
 from ..errors import LiDiTError
-from ..layers import EPS, TimestepEmbedder
-from ..refiners import LinguisticTokenRefiner, masked_mean
+from ..model.attention import AttentionFunction, key_bias, scaled_dot_product
+from ..model.config import RefinerConfig
+from ..model.layers import EPS, TimestepEmbedder
+from ..model.refiners import LinguisticTokenRefiner, masked_mean
 from ..text.spec import LLMSpec
 from ..text.states import LLMStates, without_instruction
 from .config import AdaptedLayer, AdapterConfig

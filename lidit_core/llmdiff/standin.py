@@ -14,10 +14,10 @@ from pathlib import Path
 from torch import Tensor
 
 from ..bag_of_words import LENGTH, BagOfWords
-from ..config import LatentFormat
 from ..errors import LiDiTError
 from ..io.records import read_record
 from ..io.tensors import opened, read_safetensors
+from ..model.config import LatentFormat
 
 KEY = "standin"  # of the metadata
 SHIPPED = "stickers-sd.safetensors"

@@ -119,8 +119,8 @@ def save_random_checkpoint(path: Path) -> None:
     from tiny_lidit import randomise
 
     from lidit_core.checkpoint import save_lidit
-    from lidit_core.dit import LiDiT
-    from lidit_core.presets import find_preset
+    from lidit_core.model.dit import LiDiT
+    from lidit_core.model.presets import find_preset
 
     config = find_preset("stickers")
     save_lidit(randomise(LiDiT(config), scale=0.02), config, path)

@@ -9,8 +9,8 @@ import torch
 from tiny_lidit import lidit_config, randomise
 
 from lidit_core.checkpoint import save_lidit
-from lidit_core.config import LiDiTConfig
-from lidit_core.dit import LiDiT
+from lidit_core.model.config import LiDiTConfig
+from lidit_core.model.dit import LiDiT
 from lidit_core.text.spec import LLMSpec
 
 WIDTHS = {"alpha": 24, "beta": 40}  # of the two LLMs' states

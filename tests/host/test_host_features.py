@@ -104,7 +104,7 @@ def forward_offloaded(kit, patcher) -> torch.Tensor:
 @torch.no_grad()
 def forward(kit, patcher) -> torch.Tensor:
     text = kit.pack.module("host.conds").ModelText(
-        {0: kit.read(seed=1)}, kit.pack.module("lidit_core.text_context").TextOptions()
+        {0: kit.read(seed=1)}, kit.pack.module("lidit_core.model.text_side").TextOptions()
     )
     x = torch.randn(1, 16, 4, 4, generator=torch.Generator().manual_seed(1))
     return patcher.model.diffusion_model(x, torch.tensor([600.0]), lidit_text=text)

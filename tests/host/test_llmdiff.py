@@ -46,8 +46,8 @@ def test_every_layer_gets_its_path(diff_kit, family):
 @pytest.mark.parametrize("family", LAYERS)
 def test_a_layer_computes_the_papers_formula(diff_kit, family, mode):
     """f by hand, with the library's adapter and PyTorch's attention, for the deepest layer."""
-    from lidit_core.attention import scaled_dot_product as attn
     from lidit_core.llmdiff.file import load_adapter
+    from lidit_core.model.attention import scaled_dot_product as attn
     from lidit_core.text.states import LLMStates
 
     base, path = diff_kit.unet(family), diff_kit.adapter("formula", family=family)

@@ -24,9 +24,9 @@ def test_ours_is_hunyuan_videos_token_refiner_with_the_same_weights(pack, host):
     from comfy import ops
     from comfy.ldm.hunyuan_video.model import TokenRefiner
 
-    config = pack.module("lidit_core.config")
+    config = pack.module("lidit_core.model.config")
     made = config.RefinerConfig(entry_norm=False, qk_norm=False)
-    refiners = pack.module("lidit_core.refiners")
+    refiners = pack.module("lidit_core.model.refiners")
     ours = refiners.LinguisticTokenRefiner(config.LLMSpec("alpha", 48), 64, 4, made).eval()
     theirs = TokenRefiner(48, 64, 4, 2, operations=ops.disable_weight_init).eval()
     torch.manual_seed(0)
@@ -36,7 +36,7 @@ def test_ours_is_hunyuan_videos_token_refiner_with_the_same_weights(pack, host):
     hidden = torch.randn(2, 11, 48)
     t = torch.tensor([37.0, 912.0])
     read = states.LLMStates(hidden, torch.full((2, 11), states.PROMPT, dtype=torch.int32))
-    attention = pack.module("lidit_core.attention").scaled_dot_product
+    attention = pack.module("lidit_core.model.attention").scaled_dot_product
     with torch.no_grad():
         branch = ours(read, t, torch.float32, attention)
         assert close(branch.tokens, theirs(hidden, t, None))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ..errors import LiDiTError
+from ..text.spec import LLMSpec
+from ..text.templates import find_template
 from .config import LatentFormat, LiDiTConfig
-from .errors import LiDiTError
-from .text.spec import LLMSpec
-from .text.templates import find_template
 
 # The paper's LLMs, after multi-modal instruction tuning; its autoencoder is not public, and
 # SD3's has the same shape (its published shift and scale).

@@ -9,9 +9,11 @@ from typing import Mapping
 import torch
 from torch import Tensor, nn
 
+from ..errors import LiDiTError
+from ..text.spec import LLMSpec
+from ..text.states import LLMStates, without_instruction
 from .attention import AttentionFunction, key_bias
 from .config import FUSIONS, RefinerConfig
-from .errors import LiDiTError
 from .refiners import (
     Branch,
     BranchOptions,
@@ -19,8 +21,6 @@ from .refiners import (
     LinguisticTokenRefiner,
     masked_mean,
 )
-from .text.spec import LLMSpec
-from .text.states import LLMStates, without_instruction
 
 
 @dataclass(frozen=True)

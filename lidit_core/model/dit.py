@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import LiDiTError
+from ..text.states import LLMStates
 from .attention import AttentionFunction, scaled_dot_product
 from .config import LiDiTConfig
-from .errors import LiDiTError
 from .layers import (
     CrossAttention,
     Modulation,
@@ -23,8 +24,7 @@ from .layers import (
     modulate,
     plain_norm,
 )
-from .text.states import LLMStates
-from .text_context import TEXT_AS_CONFIGURED, TextContext, TextOptions, TextSide
+from .text_side import TEXT_AS_CONFIGURED, TextContext, TextOptions, TextSide
 
 
 class PositionResBlock(nn.Module):

@@ -13,9 +13,11 @@ from typing import Mapping
 import torch
 from torch import Tensor, nn
 
+from ..errors import LiDiTError
+from ..text.spec import LLMSpec
+from ..text.states import PADDING, LLMStates
 from .attention import MASKED, AttentionFunction, key_bias
 from .config import RefinerConfig
-from .errors import LiDiTError
 from .layers import (
     EPS,
     CrossAttention,
@@ -27,8 +29,6 @@ from .layers import (
     modulate,
     plain_norm,
 )
-from .text.spec import LLMSpec
-from .text.states import PADDING, LLMStates
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from .errors import LiDiTError
-from .errors import check as _check
-from .io.records import read_json
-from .text.spec import LLMSpec
+from ..errors import LiDiTError, check
+from ..io.records import read_json
+from ..text.spec import LLMSpec
 
 FORMAT = 1  # of the JSON; raised when an old reader would misread a new file
 PREDICTIONS = ("flow", "eps", "v")
@@ -23,7 +22,7 @@ FUSIONS = ("refiner", "concatenation")
 def _check_positive(record: object, what: str, *names: str) -> None:
     for name in names:
         value = getattr(record, name)
-        _check(value > 0, f"{what} has {name}={value}; expected more than 0")
+        check(value > 0, f"{what} has {name}={value}; expected more than 0")
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,8 @@ class RefinerConfig:
     def __post_init__(self) -> None:
         for name in ("blocks", "collaborative_blocks"):
             value = getattr(self, name)
-            _check(value >= 0, f"refiner has {name}={value}; expected 0 or more")
-        _check(
+            check(value >= 0, f"refiner has {name}={value}; expected 0 or more")
+        check(
             self.fusion in FUSIONS,
             f"refiner has fusion={self.fusion!r}; expected one of {', '.join(FUSIONS)}",
         )
@@ -64,19 +63,19 @@ class LatentFormat:
 
     def __post_init__(self) -> None:
         _check_positive(self, f"latent format {self.name!r}", "channels", "downsampling")
-        _check(
+        check(
             min(self.std, default=0) > 0,
             f"latent format {self.name!r} has std {self.std}; expected more than 0",
         )
         for name in ("mean", "std"):
             n = len(getattr(self, name))
-            _check(
+            check(
                 n in (1, self.channels),
                 f"latent format {self.name!r} has {n} numbers in {name}; "
                 f"expected 1 or {self.channels}, one per channel",
             )
         shape = (len(self.rgb_factors), *{len(row) for row in self.rgb_factors}, len(self.rgb_bias))
-        _check(
+        check(
             shape in ((0, 0), (self.channels, 3, 3)),
             f"latent format {self.name!r} has preview factors of shape {shape[:-1]} and a bias of "
             f"{shape[-1]}; expected {self.channels} x 3 and 3, or none",
@@ -103,19 +102,19 @@ class LiDiTConfig:
     def __post_init__(self) -> None:
         sizes = ("depth", "width", "heads", "patch", "shift", "native_size", "steps", "guidance")
         _check_positive(self, "the model", *sizes)
-        _check(
+        check(
             self.width % self.heads == 0,
             f"width {self.width} is no multiple of heads {self.heads}; choose heads that divide it",
         )
-        _check(len(self.llms) > 0, "a LI-DiT with 0 LLMs was asked for; expected 1 or more")
+        check(len(self.llms) > 0, "a LI-DiT with 0 LLMs was asked for; expected 1 or more")
         names = [llm.name for llm in self.llms]
-        _check(len(set(names)) == len(names), f"LLM names {names} repeat; name each branch once")
-        _check(
+        check(len(set(names)) == len(names), f"LLM names {names} repeat; name each branch once")
+        check(
             self.prediction in PREDICTIONS,
             f"prediction is {self.prediction!r}; expected one of {', '.join(PREDICTIONS)}",
         )
         grain = self.patch * self.latent.downsampling
-        _check(
+        check(
             self.native_size % grain == 0,
             f"native_size {self.native_size} is no multiple of {grain} (patch x downsampling)",
         )
