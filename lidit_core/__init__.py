@@ -31,7 +31,7 @@ _HOME = {
     "load_vae": "checkpoint",
     "read_config": "checkpoint",
     "save_lidit": "checkpoint",
-    "sample": "sampling",
+    "sample": "diffusion.sampling",
     "load_pipeline": "pipeline",
     "Pipeline": "pipeline",
     "Order": "pipeline",

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .checkpoint import load_vae, read_config
+from .diffusion.sampling import initial_noise, sample
 from .errors import LiDiTError
 from .io.pictures import to_pixels
 from .llm.blocks import EVERY_BLOCK
@@ -25,7 +26,6 @@ from .model.dit import LiDiT
 from .model.latents import denormalise
 from .model.vae import TinyAutoencoder
 from .paths import SHIPPED_WEIGHTS
-from .sampling import initial_noise, sample
 from .text.prompt_encoder import PromptEncoder
 from .text.spec import LLMSpec
 from .text.states import LLMStates, stack_states

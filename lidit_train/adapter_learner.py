@@ -11,11 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lidit_core.diffusion.objectives import (
+    add_noise,
+    guided,
+    model_timestep,
+    sampling_times,
+    target,
+)
+from lidit_core.diffusion.sampling import euler_steps
 from lidit_core.errors import LiDiTError
 from lidit_core.llmdiff.adapter import AdapterText, LLMDiffAdapter
 from lidit_core.model.attention import scaled_dot_product
-from lidit_core.objectives import add_noise, guided, model_timestep, sampling_times, target
-from lidit_core.sampling import euler_steps
 from lidit_core.text.states import LLMStates, stack_states
 
 from .base_text import BaseText

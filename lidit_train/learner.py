@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from lidit_core.diffusion.objectives import add_noise, model_timestep, target
+from lidit_core.diffusion.sampling import sample
 from lidit_core.errors import LiDiTError
 from lidit_core.model.dit import LiDiT, run_block
-from lidit_core.objectives import add_noise, model_timestep, target
-from lidit_core.sampling import sample
 from lidit_core.text.states import LLMStates
 
 from .contrast import Contrasted

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lidit_core.diffusion.objectives import target
 from lidit_core.errors import LiDiTError
 from lidit_core.model.latents import normalise
-from lidit_core.objectives import target
 from lidit_core.text.states import PADDING, LLMStates
 
 from .captions import CaptionStates

@@ -16,12 +16,12 @@ from typing import Any
 
 import yaml
 
+from lidit_core.diffusion.objectives import Focus
 from lidit_core.errors import LiDiTError, first_line
 from lidit_core.errors import check as _check
 from lidit_core.io.records import read_record
 from lidit_core.llmdiff.config import MODES, TokenRefiner
 from lidit_core.llmdiff.langevin import FORMS
-from lidit_core.objectives import Focus
 
 OPTIMISERS = ("adamw", "muon")
 TRAINS = ("all", "refiners", "lora", "adapter")

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lidit_core.diffusion.sampling import initial_noise
 from lidit_core.io.atomic import replacing
 from lidit_core.model.config import LiDiTConfig
 from lidit_core.model.latents import denormalise
-from lidit_core.sampling import initial_noise
 from lidit_core.text.states import LLMStates
 
 from .adapter_task import AdapterTask

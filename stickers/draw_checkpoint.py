@@ -17,11 +17,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lidit_core.diffusion.sampling import initial_noise
 from lidit_core.errors import exit_status
 from lidit_core.io.pictures import to_pixels
 from lidit_core.llmdiff.file import load_adapter
 from lidit_core.model.latents import denormalise
-from lidit_core.sampling import initial_noise
 from lidit_core.text.prompt_encoder import PromptEncoder
 from lidit_core.text.spec import LLMSpec
 from lidit_train.adapter_start import learner_of

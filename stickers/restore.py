@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from lidit_core.diffusion.objectives import add_noise
+from lidit_core.diffusion.sampling import sample
 from lidit_core.errors import exit_status
 from lidit_core.io.tensors import write_safetensors
 from lidit_core.model.latents import denormalise, normalise
-from lidit_core.objectives import add_noise
 from lidit_core.pipeline import Pipeline, load_pipeline
-from lidit_core.sampling import sample
 
 from .grammar import captions
 from .scenes import place, render

@@ -27,12 +27,12 @@ from tqdm import tqdm
 
 from lidit_core.bag_of_words import BagOfWords
 from lidit_core.checkpoint import load_vae
+from lidit_core.diffusion.objectives import Focus, add_noise, model_timestep, sample_time, target
 from lidit_core.errors import exit_status
 from lidit_core.io.tensors import read_safetensors, write_safetensors
 from lidit_core.llmdiff.standin import KEY, TEXT_PREFIX, StandInConfig
 from lidit_core.model.config import LatentFormat
 from lidit_core.model.latents import normalise
-from lidit_core.objectives import Focus, add_noise, model_timestep, sample_time, target
 from lidit_core.paths import SHIPPED_WEIGHTS
 from lidit_train.latents import BATCH, as_pixels, read_picture
 from lidit_train.optimisation import EMA, optimisers_of, rate_factor

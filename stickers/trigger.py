@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from lidit_core.diffusion.objectives import add_noise, model_timestep, sample_time, target
+from lidit_core.diffusion.sampling import initial_noise
 from lidit_core.errors import exit_status
 from lidit_core.io.pictures import to_pixels
 from lidit_core.llmdiff.file import load_adapter
 from lidit_core.model.latents import denormalise, normalise
-from lidit_core.objectives import add_noise, model_timestep, sample_time, target
-from lidit_core.sampling import initial_noise
 from lidit_core.text.prompt_encoder import PromptEncoder
 from lidit_core.text.states import LLMStates
 from lidit_train.adapter_learner import AdapterLearner

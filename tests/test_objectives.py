@@ -7,8 +7,7 @@ import torch
 from tiny_lidit import random_lidit as tiny
 from tiny_lidit import random_texts as texts
 
-from lidit_core.model.config import PREDICTIONS
-from lidit_core.objectives import (
+from lidit_core.diffusion.objectives import (
     Focus,
     add_noise,
     clean_and_noise,
@@ -19,7 +18,8 @@ from lidit_core.objectives import (
     shift_time,
     target,
 )
-from lidit_core.sampling import initial_noise, sample
+from lidit_core.diffusion.sampling import initial_noise, sample
+from lidit_core.model.config import PREDICTIONS
 
 TIMES = torch.tensor([0.02, 0.3, 0.7, 1.0])
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from lidit_core.diffusion.objectives import Focus
 from lidit_core.errors import LiDiTError
-from lidit_core.objectives import Focus
 from lidit_train.chance import chance
 from lidit_train.recipe import Data, Model, Recipe, Source, Stage, Subset
 from lidit_train.schedule import Schedule, StageBuckets

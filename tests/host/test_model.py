@@ -15,7 +15,10 @@ def test_the_stock_sampler_ours_and_the_library_give_the_same_latent(kit, model,
     given = {"model": model, "positive": positive, "negative": negative}
     (ours,) = pack.run("LiDiTSampler", **given, latent_image=empty(), **how)
     assert torch.equal(ours["samples"], stock)
-    sampling, latents = pack.module("lidit_core.sampling"), pack.module("lidit_core.model.latents")
+    sampling, latents = (
+        pack.module("lidit_core.diffusion.sampling"),
+        pack.module("lidit_core.model.latents"),
+    )
     library = kit.core.load_lidit(kit.checkpoint)
     text = [{0: kit.read(length=n, seed=s)} for n, s in ((12, 1), (7, 2))]
     with torch.no_grad():

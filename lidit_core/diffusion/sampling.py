@@ -7,10 +7,10 @@ from typing import Callable, Mapping
 import torch
 from torch import Tensor
 
-from .model.dit import LiDiT
-from .model.text_side import TEXT_AS_CONFIGURED, TextOptions
+from ..model.dit import LiDiT
+from ..model.text_side import TEXT_AS_CONFIGURED, TextOptions
+from ..text.states import LLMStates, stack_states
 from .objectives import clean_and_noise, coefficients, guided, model_timestep, sampling_times
-from .text.states import LLMStates, stack_states
 
 Text = Mapping[int, LLMStates]
 
@@ -65,7 +65,7 @@ def euler_steps(
 
     Args:
         predict: what a model says of z (B, C, H, W) at its timesteps (B,).
-        prediction: what that is, see lidit_core.objectives.
+        prediction: what that is, see lidit_core.diffusion.objectives.
         times: from 1 down to 0.
     """
     z, times = noise, times.to(noise.device)

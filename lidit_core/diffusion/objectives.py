@@ -15,7 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .errors import LiDiTError
+from ..errors import LiDiTError
 
 STEPS = 1000  # of the DDPM schedule; the model's timesteps run in [0, 1000] for flow too
 _BETA_FIRST, _BETA_LAST = 0.00085, 0.012

@@ -1,0 +1,1 @@
+"""Noise, objectives and samplers."""
