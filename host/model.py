@@ -17,12 +17,12 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ..lidit_core.checkpoint import CONFIG_TENSOR, config_tensor, read_lidit
+from ..lidit_core.checkpoints.lidit import CONFIG_TENSOR, config_tensor, read_lidit
+from ..lidit_core.checkpoints.refiner import branch_places, exchange_refiner, read_refiner
 from ..lidit_core.errors import LiDiTError
 from ..lidit_core.io.tensors import HOST_PREFIX
 from ..lidit_core.model.config import LatentFormat, LiDiTConfig
 from ..lidit_core.model.latents import denormalise, normalise
-from ..lidit_core.refiner_file import branch_places, exchange_refiner, read_refiner
 from .conditioning import HIDDEN, TEXT, text_of
 from .conds import CONDText
 from .diffusion import HostLiDiT

@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .checkpoint import load_vae, read_config
+from .checkpoints.lidit import load_vae, read_config
+from .checkpoints.lora import load_with_loras
 from .diffusion.sampling import initial_noise, sample
 from .errors import LiDiTError
 from .io.pictures import to_pixels
 from .llm.blocks import EVERY_BLOCK
 from .llm.locate import available, check_present, locate, stated_width
-from .lora_file import load_with_loras
 from .model.config import LatentFormat, LiDiTConfig
 from .model.dit import LiDiT
 from .model.latents import denormalise

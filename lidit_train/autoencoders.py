@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lidit_core.checkpoint import load_vae
+from lidit_core.checkpoints.lidit import load_vae
 from lidit_core.errors import LiDiTError
 from lidit_core.model.config import LatentFormat
 from lidit_core.paths import SHIPPED_WEIGHTS

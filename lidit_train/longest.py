@@ -12,8 +12,8 @@ from dataclasses import replace
 import torch
 from accelerate import Accelerator
 
+from lidit_core.checkpoints.refiner import branch_places
 from lidit_core.model.dit import LiDiT
-from lidit_core.refiner_file import branch_places
 from lidit_core.text.spec import LLMSpec
 
 log = logging.getLogger(__name__)

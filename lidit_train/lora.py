@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lidit_core.checkpoints.lora import write_lora
 from lidit_core.errors import LiDiTError
-from lidit_core.lora_file import write_lora
 from lidit_core.model.config import LiDiTConfig
 
 from .recipe import Lora

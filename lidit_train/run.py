@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from lidit_core.checkpoint import save_lidit
+from lidit_core.checkpoints.lidit import save_lidit
 from lidit_core.io.atomic import replacing
 from lidit_core.llmdiff.file import write_adapter
 

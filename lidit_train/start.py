@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
-from lidit_core.checkpoint import load_lidit, read_config
+from lidit_core.checkpoints.lidit import load_lidit, read_config
+from lidit_core.checkpoints.refiner import branch_places
 from lidit_core.errors import LiDiTError
 from lidit_core.model.config import LiDiTConfig
 from lidit_core.model.dit import LiDiT
 from lidit_core.model.presets import PRESETS, find_preset
 from lidit_core.pipeline import find_model
-from lidit_core.refiner_file import branch_places
 from lidit_core.text.spec import LLMSpec
 
 from .recipe import Model, Recipe

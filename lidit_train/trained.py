@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from lidit_core.checkpoints.refiner import branch_places
 from lidit_core.model.config import LiDiTConfig
 from lidit_core.model.dit import LiDiT
-from lidit_core.refiner_file import branch_places
 
 from .recipe import Lora, Recipe
 

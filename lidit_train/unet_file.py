@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lidit_core.checkpoint import CONFIG_KEY, CONFIG_TENSOR
+from lidit_core.checkpoints.lidit import CONFIG_KEY, CONFIG_TENSOR
 from lidit_core.errors import LiDiTError
 from lidit_core.io.tensors import opened
 from lidit_core.unet.shape import CONV_IN, metadata_config, without_prefix

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lidit_core.checkpoint import load_vae
+from lidit_core.checkpoints.lidit import load_vae
 from lidit_core.errors import exit_status
 from lidit_core.io.pictures import to_pixels
 from lidit_core.model.vae import TinyAutoencoder

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from lidit_core.checkpoint import read_config
+from lidit_core.checkpoints.lidit import read_config
 from lidit_core.diffusion.objectives import add_noise, model_timestep, target
 from lidit_core.diffusion.sampling import initial_noise
 from lidit_core.errors import check, exit_status

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lidit_core.bag_of_words import BagOfWords
-from lidit_core.checkpoint import load_vae
+from lidit_core.checkpoints.lidit import load_vae
 from lidit_core.diffusion.objectives import Focus, add_noise, model_timestep, sample_time, target
 from lidit_core.errors import exit_status
 from lidit_core.io.tensors import read_safetensors, write_safetensors

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lidit_core.checkpoint import load_vae
+from lidit_core.checkpoints.lidit import load_vae
 from lidit_core.errors import LiDiTError
 from lidit_core.io.tensors import write_safetensors
 from lidit_core.model.vae import TinyAutoencoder

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_lidit import lidit_config, randomise, save_lidit_files
 
-from lidit_core.checkpoint import (
+from lidit_core.checkpoints.lidit import (
     CONFIG_KEY,
     CONFIG_TENSOR,
     config_tensor,

@@ -17,10 +17,10 @@ from tiny_lidit import lidit_config, save_lidit_files
 from tiny_llm import save_llm
 
 from lidit_core import pipeline
+from lidit_core.checkpoints.lora import write_lora
 from lidit_core.cli import main
 from lidit_core.cli.generate import lora_of
 from lidit_core.io.pictures import read_settings
-from lidit_core.lora_file import write_lora
 from lidit_core.text import prompt_encoder
 from lidit_core.text.cache import MEMORY
 

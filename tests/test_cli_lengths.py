@@ -14,8 +14,8 @@ from tiny_lidit import lidit_config, save_lidit_files
 from tiny_llm import save_llm
 
 from lidit_core import pipeline
+from lidit_core.checkpoints.lora import write_lora
 from lidit_core.cli import main
-from lidit_core.lora_file import write_lora
 
 AT_MOST, LONGER, OTHER = "a red cat", "a red cat and a dog", "a cat, a dog, a bird"
 TOLD = "and these weights were trained on prompts of at most"

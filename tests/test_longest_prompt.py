@@ -14,10 +14,10 @@ from tiny_adapter_training import make_world as adapter_world
 from tiny_lidit import lidit_config
 from tiny_training import fields, make_world, recipe_of, spec, write_recipe
 
-from lidit_core.checkpoint import read_config, read_lidit, save_lidit
+from lidit_core.checkpoints.lidit import read_config, read_lidit, save_lidit
+from lidit_core.checkpoints.lora import LONGEST, read_lora
 from lidit_core.errors import LiDiTError
 from lidit_core.llmdiff.file import read_adapter_config
-from lidit_core.lora_file import LONGEST, read_lora
 from lidit_core.model.config import LiDiTConfig
 from lidit_core.text.prompt_encoder import PromptEncoder
 from lidit_core.text.spec import LLMSpec

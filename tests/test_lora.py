@@ -12,10 +12,10 @@ from safetensors import safe_open
 from tiny_lidit import random_lidit, random_noise, random_texts
 from torch.utils.checkpoint import checkpoint
 
-from lidit_core.checkpoint import save_lidit
+from lidit_core.checkpoints.lidit import save_lidit
+from lidit_core.checkpoints.lora import KEY, LONGEST, PREFIX, load_with_loras, merge_lora, read_lora
 from lidit_core.errors import LiDiTError
 from lidit_core.io.tensors import read_safetensors, write_safetensors
-from lidit_core.lora_file import KEY, LONGEST, PREFIX, load_with_loras, merge_lora, read_lora
 from lidit_core.model.dit import run_block
 from lidit_train.lora import add_lora, linear_layers, lora_layers, save_lora
 from lidit_train.recipe import Lora

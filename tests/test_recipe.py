@@ -329,7 +329,7 @@ def test_a_recipe_that_ships_can_be_planned(path, tmp_path):
     elif "checkpoint: runs" in path.read_text():  # what another recipe makes first
         llm = "SmolLM2-135M-Instruct"
         made = read_recipe(ROOT / "recipes" / f"stickers-{llm.split('-')[0].lower()}.yaml")
-        from lidit_core.checkpoint import save_lidit
+        from lidit_core.checkpoints.lidit import save_lidit
         from lidit_core.model.dit import LiDiT
 
         config = configuration(made)

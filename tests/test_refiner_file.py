@@ -9,12 +9,12 @@ import pytest
 import torch
 from tiny_lidit import lidit_config, random_states, randomise
 
-from lidit_core.checkpoint import load_lidit, read_lidit, save_lidit
+from lidit_core.checkpoints.lidit import load_lidit, read_lidit, save_lidit
+from lidit_core.checkpoints.refiner import KEY, exchange_refiner, read_refiner, save_refiner
 from lidit_core.cli import main
 from lidit_core.errors import LiDiTError
 from lidit_core.io.tensors import read_safetensors, write_safetensors
 from lidit_core.model.dit import LiDiT
-from lidit_core.refiner_file import KEY, exchange_refiner, read_refiner, save_refiner
 from lidit_core.text.spec import LLMSpec
 
 

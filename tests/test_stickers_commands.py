@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lidit_core.checkpoint import load_vae
+from lidit_core.checkpoints.lidit import load_vae
 from lidit_core.io.tensors import read_safetensors
 from lidit_core.llm.locate import available
 from lidit_core.paths import SHIPPED_WEIGHTS

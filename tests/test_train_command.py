@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lidit_core.checkpoint import load_lidit
+from lidit_core.checkpoints.lidit import load_lidit
 from lidit_core.cli import main
 from lidit_core.errors import LiDiTError
 from lidit_train.parallel import accelerator_for

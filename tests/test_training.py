@@ -19,7 +19,7 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
-from lidit_core.checkpoint import read_lidit
+from lidit_core.checkpoints.lidit import read_lidit
 from lidit_core.errors import LiDiTError
 from lidit_train.run import train
 

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from tiny_training import curve, fields, make_world, pictures, recipe_of, run, spec, write_recipe
 
-from lidit_core.checkpoint import load_lidit, read_config, read_lidit
+from lidit_core.checkpoints.lidit import load_lidit, read_config, read_lidit
+from lidit_core.checkpoints.lora import load_with_loras, read_lora
+from lidit_core.checkpoints.refiner import branch_places
 from lidit_core.errors import LiDiTError
-from lidit_core.lora_file import load_with_loras, read_lora
 from lidit_core.pipeline import Order, Settings, load_pipeline
-from lidit_core.refiner_file import branch_places
 from lidit_train.recipe import read_recipe
 from lidit_train.run import train
 

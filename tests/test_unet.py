@@ -11,7 +11,7 @@ import torch
 from tiny_lidit import lidit_config
 from tiny_unet import SMALL, TINY, predict, random_inputs, random_unet
 
-from lidit_core.checkpoint import save_lidit
+from lidit_core.checkpoints.lidit import save_lidit
 from lidit_core.errors import LiDiTError
 from lidit_core.io.tensors import read_safetensors, write_safetensors
 from lidit_core.model.dit import LiDiT

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lidit_core.checkpoint import load_vae
+from lidit_core.checkpoints.lidit import load_vae
 from lidit_core.io.tensors import write_safetensors
 from lidit_core.model.config import LatentFormat
 from lidit_core.model.latents import denormalise, normalise

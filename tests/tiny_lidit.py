@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from lidit_core.checkpoint import save_lidit
+from lidit_core.checkpoints.lidit import save_lidit
 from lidit_core.io.tensors import write_safetensors
 from lidit_core.model.config import LatentFormat, LiDiTConfig
 from lidit_core.model.dit import LiDiT

@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 from tiny_llm import save_llm
 
-from lidit_core.checkpoint import read_lidit
+from lidit_core.checkpoints.lidit import read_lidit
 from lidit_core.model.dit import LiDiT
 from lidit_core.text.spec import LLMSpec
 from lidit_core.text.templates import find_template

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..checkpoint import read_config
+    from ..checkpoints.lidit import read_config
     from ..io.tensors import write_safetensors
     from ..pipeline import choose_llms, find_device, find_model, open_encoders
 

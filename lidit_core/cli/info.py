@@ -35,7 +35,7 @@ def describe(what: str) -> str:
     """The text for a picture, a shipped model, a preset or a checkpoint file."""
     import json
 
-    from ..checkpoint import read_config
+    from ..checkpoints.lidit import read_config
     from ..io.pictures import read_settings
     from ..model.presets import PRESETS, find_preset
     from ..paths import SHIPPED_WEIGHTS

@@ -118,7 +118,7 @@ def save_random_checkpoint(path: Path) -> None:
     """A LI-DiT of the stickers' configuration that draws noise: enough to try the plumbing."""
     from tiny_lidit import randomise
 
-    from lidit_core.checkpoint import save_lidit
+    from lidit_core.checkpoints.lidit import save_lidit
     from lidit_core.model.dit import LiDiT
     from lidit_core.model.presets import find_preset
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from tiny_lidit import lidit_config, randomise
 
-from lidit_core.checkpoint import save_lidit
+from lidit_core.checkpoints.lidit import save_lidit
 from lidit_core.model.config import LiDiTConfig
 from lidit_core.model.dit import LiDiT
 from lidit_core.text.spec import LLMSpec
@@ -37,7 +37,7 @@ class Kit:
         self.cond = pack.module("host.conditioning")
         self.model = pack.module("host.model")
         self.states = pack.module("lidit_core.text.states")
-        self.core = pack.module("lidit_core.checkpoint")
+        self.core = pack.module("lidit_core.checkpoints.lidit")
 
     def load(self, **changes):
         return self.model.load_model(self.checkpoint, **changes)

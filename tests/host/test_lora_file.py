@@ -8,8 +8,8 @@ import pytest
 import torch
 from model_kit import close
 
-from lidit_core.checkpoint import load_lidit, save_lidit
-from lidit_core.lora_file import load_with_loras
+from lidit_core.checkpoints.lidit import load_lidit, save_lidit
+from lidit_core.checkpoints.lora import load_with_loras
 from lidit_train.lora import add_lora, save_lora
 from lidit_train.recipe import Lora
 

@@ -16,7 +16,7 @@ from conftest import ROOT, SHIPPED
 from safetensors.torch import save_file
 from workflow_kit import Api, changed, forget_all, is_picture, node_of, only_picture
 
-from lidit_core.checkpoint import read_lidit, save_lidit
+from lidit_core.checkpoints.lidit import read_lidit, save_lidit
 
 LEAK = 1.05  # of the memory that is held once everything was dropped
 LLM_BYTES = 250 << 20  # of SmolLM2 at least, in bfloat16

@@ -95,7 +95,7 @@ def test_the_vae_beside_a_checkpoint_is_the_hosts_own_kind(pack, folder, host):
             latent = host.nodes.VAEEncode().encode(vae, picture)[0]
             again = host.nodes.VAEDecode().decode(vae, latent)[0]
         assert latent["samples"].shape == (1, 16, 8, 8) and again.shape == picture.shape
-        library = pack.module("lidit_core.checkpoint").load_vae(shipped)
+        library = pack.module("lidit_core.checkpoints.lidit").load_vae(shipped)
         with torch.no_grad():
             ours = library.decode(latent["samples"]).permute(0, 2, 3, 1).clamp(0, 1)
         assert (ours - again).abs().max() < 1e-4

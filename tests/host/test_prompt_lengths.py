@@ -12,7 +12,7 @@ from llmdiff_kit import adapter_config
 from model_kit import fuse, save_small, small_config
 from workflow_kit import changed, need_llms, node_of, only_picture, read
 
-from lidit_core.checkpoint import read_config
+from lidit_core.checkpoints.lidit import read_config
 from lidit_core.llmdiff.file import read_adapter_config
 
 LONGEST = 6  # tokens, that the small model was trained on
@@ -85,7 +85,7 @@ def test_a_lora_may_reach_further(kit, short_lived, caplog):
 
 
 def test_an_exchanged_refiner_brings_its_own_record(kit, short_lived, tmp_path, caplog):
-    files = kit.pack.module("lidit_core.refiner_file")
+    files = kit.pack.module("lidit_core.checkpoints.refiner")
     source = short_lived.model.source[0]
     config, weights = kit.core.read_lidit(source)
     longer = replace(config, llms=(replace(config.llms[0], longest_prompt=99), config.llms[1]))

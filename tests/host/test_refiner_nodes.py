@@ -139,7 +139,7 @@ def test_conditioning_survives_saving_and_loading(kit, model, tmp_path):
 
 def test_another_llms_refiner_is_exchanged_in_the_loaded_model(kit, model, pack, host, tmp_path):
     donor = save_small(tmp_path / "donor.safetensors", seed=8)
-    files = pack.module("lidit_core.refiner_file")
+    files = pack.module("lidit_core.checkpoints.refiner")
     folder = host.base / "models" / "diffusion_models"
     files.save_refiner(donor, "beta", folder / "beta-refiner.safetensors")
     prompt = kit.prompt("beta", seed=2)
@@ -216,7 +216,7 @@ def gamma(pack, host, tmp_path) -> str:
     llms = (config.llms[0], replace(config.llms[1], name="gamma", width=56))
     donor = save_small(tmp_path / "donor.safetensors", seed=8, llms=llms)
     folder = host.base / "models" / "diffusion_models"
-    files = pack.module("lidit_core.refiner_file")
+    files = pack.module("lidit_core.checkpoints.refiner")
     files.save_refiner(donor, "gamma", folder / "gamma-refiner.safetensors")
     return "gamma-refiner.safetensors"
 

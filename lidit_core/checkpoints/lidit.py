@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .errors import LiDiTError
-from .io.tensors import (
+from ..errors import LiDiTError
+from ..io.tensors import (
     HOST_PREFIX,
     check_tensors,
     fill,
@@ -20,9 +20,9 @@ from .io.tensors import (
     read_safetensors,
     write_safetensors,
 )
-from .model.config import LiDiTConfig
-from .model.dit import LiDiT
-from .model.vae import TinyAutoencoder
+from ..model.config import LiDiTConfig
+from ..model.dit import LiDiT
+from ..model.vae import TinyAutoencoder
 
 CONFIG_KEY = "lidit"  # of the metadata that holds the configuration's JSON
 CONFIG_TENSOR = "lidit_config"  # the same as bytes, where a host writes metadata of its own

@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .checkpoint import read_lidit
-from .errors import LiDiTError
-from .io.records import read_record
-from .io.tensors import fill, read_safetensors, write_safetensors
-from .model.config import LiDiTConfig
-from .model.dit import LiDiT
-from .text.spec import LLMSpec
+from ..errors import LiDiTError
+from ..io.records import read_record
+from ..io.tensors import fill, read_safetensors, write_safetensors
+from ..model.config import LiDiTConfig
+from ..model.dit import LiDiT
+from ..text.spec import LLMSpec
+from .lidit import read_lidit
 
 KEY = "lidit_lora"  # of the metadata
 LONGEST = "longest_prompts"  # in it: tokens of the longest prompt trained on, by LLM

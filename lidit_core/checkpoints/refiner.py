@@ -13,13 +13,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .checkpoint import read_lidit
-from .errors import LiDiTError
-from .io.records import read_record
-from .io.tensors import check_tensors, read_safetensors, write_safetensors
-from .model.config import LiDiTConfig
-from .model.dit import LiDiT
-from .text.spec import LLMSpec
+from ..errors import LiDiTError
+from ..io.records import read_record
+from ..io.tensors import check_tensors, read_safetensors, write_safetensors
+from ..model.config import LiDiTConfig
+from ..model.dit import LiDiT
+from ..text.spec import LLMSpec
+from .lidit import read_lidit
 
 KEY = "lidit_refiner"  # of the metadata
 PARTS = ("linguistic", "collaborative")

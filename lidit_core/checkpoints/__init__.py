@@ -1,0 +1,1 @@
+"""Files of LI-DiT: whole checkpoints, refiners, LoRAs."""
