@@ -1,4 +1,4 @@
-"""The stand-in checkpoint (lidit_core.llmdiff.standin) as the host's MODEL, CLIP and VAE."""
+"""The stand-in checkpoint (lidit_core.demo.checkpoint) as the host's MODEL, CLIP and VAE."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import torch
 from comfy.supported_models_base import ClipTarget
 from torch import Tensor, nn
 
-from ..lidit_core.bag_of_words import BagOfWords
+from ..lidit_core.demo.bag_of_words import BagOfWords
+from ..lidit_core.demo.checkpoint import TEXT_PREFIX, StandInConfig, read_standin
 from ..lidit_core.io.tensors import HOST_PREFIX, check_tensors
-from ..lidit_core.llmdiff.standin import TEXT_PREFIX, StandInConfig, read_standin
 from ..lidit_core.unet.families import host_config
 from ..lidit_core.unet.shape import read_shape
 from .model import PREDICTIONS, HostLatents

@@ -10,11 +10,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from lidit_core.demo.checkpoint import read_standin_config
 from lidit_core.errors import LiDiTError
 from lidit_core.llm.hub import model_folder
 from lidit_core.llm.locate import check_present, locate
 from lidit_core.llmdiff.config import AdaptedLayer, AdapterConfig
-from lidit_core.llmdiff.standin import read_standin_config
 from lidit_core.model.config import LatentFormat
 from lidit_core.paths import SHIPPED_WEIGHTS
 from lidit_core.text.spec import LLMSpec

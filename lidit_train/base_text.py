@@ -9,8 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from lidit_core.demo.checkpoint import TEXT_PREFIX, read_standin
 from lidit_core.errors import LiDiTError
-from lidit_core.llmdiff.standin import TEXT_PREFIX, read_standin
 
 from .adapter_task import AdapterTask
 

@@ -2,7 +2,7 @@
 
     python -m stickers.train_checkpoint runs/checkpoint --export stickers-sd.safetensors
 
-A small U-Net of the SD1.5 layout with a weak text encoder of its own (lidit_core.bag_of_words)
+A small U-Net of the SD1.5 layout with a weak text encoder of its own (lidit_core.demo.bag_of_words)
 learns the sticker scenes by v-prediction on Stable Diffusion's schedule. As the U-Net of a real
 checkpoint can draw more than its text encoder tells apart, so does this one: most of its samples
 are read word by word, still without their order, by an encoder that is then thrown away. The same
@@ -25,12 +25,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lidit_core.bag_of_words import BagOfWords
 from lidit_core.checkpoints.lidit import load_vae
+from lidit_core.demo.bag_of_words import BagOfWords
+from lidit_core.demo.checkpoint import KEY, TEXT_PREFIX, StandInConfig
 from lidit_core.diffusion.objectives import Focus, add_noise, model_timestep, sample_time, target
 from lidit_core.errors import exit_status
 from lidit_core.io.tensors import read_safetensors, write_safetensors
-from lidit_core.llmdiff.standin import KEY, TEXT_PREFIX, StandInConfig
 from lidit_core.model.config import LatentFormat
 from lidit_core.model.latents import normalise
 from lidit_core.paths import SHIPPED_WEIGHTS

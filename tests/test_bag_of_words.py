@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lidit_core.bag_of_words import LENGTH, NOTHING, BagOfWords
+from lidit_core.demo.bag_of_words import LENGTH, NOTHING, BagOfWords
 
 TEXT = "a red cat left of two blue dogs"
 

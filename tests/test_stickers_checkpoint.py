@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_llm import save_llm
 
-from lidit_core.llmdiff.standin import TEXT_PREFIX, read_standin
+from lidit_core.demo.checkpoint import TEXT_PREFIX, read_standin
 from lidit_train.adapter_task import adapter_task
 from lidit_train.recipe import Adapter
 from lidit_train.unet import read_unet

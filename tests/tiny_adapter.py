@@ -6,7 +6,7 @@ import torch
 from tiny_unet import TINY, random_unet
 from torch import Tensor, nn
 
-from lidit_core.bag_of_words import BagOfWords
+from lidit_core.demo.bag_of_words import BagOfWords
 from lidit_core.llmdiff.adapter import LLMDiffAdapter
 from lidit_core.llmdiff.config import AdaptedLayer, AdapterConfig
 from lidit_core.text.spec import LLMSpec

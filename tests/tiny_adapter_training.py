@@ -10,8 +10,8 @@ from tiny_llm import save_llm
 from tiny_training import fields, pictures, write_recipe
 from tiny_unet import SMALL, random_unet
 
+from lidit_core.demo.checkpoint import KEY, TEXT_PREFIX, StandInConfig
 from lidit_core.llmdiff.file import load_adapter
-from lidit_core.llmdiff.standin import KEY, TEXT_PREFIX, StandInConfig
 from lidit_core.model.config import LatentFormat
 from lidit_train.recipe import Recipe, read_recipe
 from lidit_train.run import train

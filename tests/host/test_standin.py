@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 @pytest.fixture(scope="module")
 def path(pack):
-    shipped = pack.module("lidit_core.llmdiff.standin").SHIPPED
+    shipped = pack.module("lidit_core.demo.checkpoint").SHIPPED
     return pack.module("lidit_core.paths").SHIPPED_WEIGHTS / shipped
 
 

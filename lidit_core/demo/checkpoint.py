@@ -13,11 +13,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..bag_of_words import LENGTH, BagOfWords
 from ..errors import LiDiTError
 from ..io.records import read_record
 from ..io.tensors import opened, read_safetensors
 from ..model.config import LatentFormat
+from .bag_of_words import LENGTH, BagOfWords
 
 KEY = "standin"  # of the metadata
 SHIPPED = "stickers-sd.safetensors"

@@ -1,0 +1,1 @@
+"""The demo checkpoint for LLMDiff, which misunderstands prompts as CLIP models do."""
