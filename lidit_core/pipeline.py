@@ -14,40 +14,24 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .branches import choose_llms, open_encoders
 from .checkpoints.lidit import load_vae, read_config
 from .checkpoints.lora import load_with_loras
 from .diffusion.sampling import initial_noise, sample
 from .errors import LiDiTError
 from .io.pictures import to_pixels
-from .llm.blocks import EVERY_BLOCK
-from .llm.locate import available, check_present, locate, stated_width
-from .model.config import LatentFormat, LiDiTConfig
+from .model.config import LiDiTConfig
 from .model.dit import LiDiT
 from .model.latents import denormalise
 from .model.vae import TinyAutoencoder
-from .paths import SHIPPED_WEIGHTS
+from .shipped import find_model, find_vae
 from .text.prompt_encoder import PromptEncoder
-from .text.spec import LLMSpec
 from .text.states import LLMStates, stack_states
 
 log = logging.getLogger(__name__)
 
 BATCH = 8  # pictures sampled at once
 FAR_FROM_NATIVE = 1.5  # a side longer or shorter by more than this factor is warned about
-
-
-@dataclass(frozen=True)
-class ShippedModel:
-    """A model that `--model` knows by name: its file, and which of its LLMs take part."""
-
-    file: str
-    llms: tuple[str, ...]
-
-
-SHIPPED_MODELS = {
-    "stickers": ShippedModel("stickers.safetensors", ("SmolLM2-135M-Instruct",)),
-    "stickers-duo": ShippedModel("stickers.safetensors", ("SmolLM2-135M-Instruct", "gemma-3-270m")),
-}
 
 
 @dataclass(frozen=True)
@@ -186,83 +170,6 @@ def check_size(size: tuple[int, int], config: LiDiTConfig) -> None:
         )
 
 
-def find_model(name: str) -> tuple[Path, tuple[str, ...]]:
-    """The file of a model, and the LLMs that take part; () where the caller did not say."""
-    if name not in SHIPPED_MODELS:
-        return Path(name).expanduser(), ()
-    shipped = SHIPPED_MODELS[name]
-    path = SHIPPED_WEIGHTS / shipped.file
-    if not path.is_file():
-        raise LiDiTError(
-            f"the weights of {name!r} are not in this copy ({path}); get a full copy of the "
-            "project, or give the path of another checkpoint"
-        )
-    return path, shipped.llms
-
-
-def choose_llms(config: LiDiTConfig, given: Sequence[str], named: Sequence[str]) -> dict[int, str]:
-    """Which LLM serves which branch, as sources for `lidit_core.llm.locate`.
-
-    Args:
-        given: what the user passes, each ``SOURCE`` or ``NAME=SOURCE`` with the name of a branch;
-            a bare source is told by its own name. Branches without one are left out.
-        named: taken where nothing is given; where that is empty too, every branch.
-    """
-    names = [spec.name for spec in config.llms]
-    if not given:
-        return {config.branch(name): name for name in named or names}
-    chosen = {}
-    for text in given:
-        name, source = _served(text, names)
-        branch = config.branch(name)
-        if branch in chosen:
-            raise LiDiTError(
-                f"two LLMs are given for {name}, {chosen[branch]!r} and {source!r}; expected one "
-                "--llm for each LLM that this LI-DiT was trained on, so leave one out"
-            )
-        chosen[branch] = source
-    return dict(sorted(chosen.items()))
-
-
-def _served(text: str, names: Sequence[str]) -> tuple[str, str]:
-    """The branch that a ``SOURCE`` or ``NAME=SOURCE`` serves, and the source."""
-    name, equals, source = text.partition("=")
-    if equals and name in names:
-        return name, source
-    if equals and not available(text):
-        raise LiDiTError(
-            f"--llm {text!r} is for {name!r}, and this LI-DiT was trained on {', '.join(names)}; "
-            "write one of these before the ="
-        )
-    return text if text in names else _branch_name(text, names), text
-
-
-def _branch_name(source: str, names: Sequence[str]) -> str:
-    found = locate(source).name
-    if found in names:
-        return found
-    if len(names) == 1:
-        log.warning("the LLM %s stands in for %s, which the model was trained on", found, names[0])
-        return names[0]
-    raise LiDiTError(
-        f"the LLM {found!r} is none of {', '.join(names)}, which this LI-DiT was trained on; if it "
-        f"is one of them under another name, say so: --llm {names[0]}={source}"
-    )
-
-
-def find_vae(latent: LatentFormat, checkpoint: Path) -> Path:
-    """The autoencoder's file: beside the checkpoint, or among the shipped weights."""
-    file = f"{latent.name}-vae.safetensors"
-    for folder in (checkpoint.parent, SHIPPED_WEIGHTS):
-        if (folder / file).is_file():
-            return folder / file
-    raise LiDiTError(
-        f"{checkpoint.name} paints in the latents of {latent.name} and there is no {file} beside "
-        "it; put one in TAESD's layout with 16 channels there, for no other kind is read here, or "
-        "draw in a host with its own VAE"
-    )
-
-
 def find_device(name: str | None) -> str:
     """The device of this name, checked; by default an NVIDIA or AMD GPU, else the CPU."""
     if name is None:
@@ -276,49 +183,6 @@ def find_device(name: str | None) -> str:
             "PyTorch has it"
         ) from error
     return name
-
-
-def open_encoders(
-    config: LiDiTConfig,
-    chosen: Mapping[int, str],
-    device: str,
-    cache: Path | None = None,
-    spread: bool = False,
-) -> dict[int, PromptEncoder]:
-    """A prompt encoder for every chosen branch, set up as the branch was trained.
-
-    Nothing is loaded before a prompt.
-
-    Args:
-        cache: folder of states that outlive the process.
-        spread: share each LLM out over all GPUs and the CPU's memory, through accelerate.
-    """
-    for branch, source in chosen.items():
-        check_present(source)
-        check_width(config.llms[branch], source)
-    return {
-        branch: _open_encoder(config.llms[branch], source, device, cache, spread)
-        for branch, source in chosen.items()
-    }
-
-
-def check_width(spec: LLMSpec, source: str) -> None:
-    """Refuse an LLM whose config.json states another width than the branch was trained on."""
-    found = locate(source)
-    width = stated_width(found)
-    if spec.block not in EVERY_BLOCK and width not in (None, spec.width):
-        raise LiDiTError(
-            f"the LLM {found.name} is {width} wide and this branch was trained on {spec.name} "
-            f"({spec.width} wide); give that LLM, or leave the branch out"
-        )
-
-
-def _open_encoder(
-    spec: LLMSpec, source: str, device: str, cache: Path | None, spread: bool
-) -> PromptEncoder:
-    made = (spec.template, spec.block, spec.token_budget)
-    map_ = "auto" if spread else None
-    return PromptEncoder(source, *made, device=device, device_map=map_, disk_cache=cache)
 
 
 def load_pipeline(

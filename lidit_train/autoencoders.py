@@ -14,7 +14,7 @@ from lidit_core.checkpoints.lidit import load_vae
 from lidit_core.errors import LiDiTError
 from lidit_core.model.config import LatentFormat
 from lidit_core.paths import SHIPPED_WEIGHTS
-from lidit_core.pipeline import find_vae
+from lidit_core.shipped import find_vae
 
 
 class Autoencoder(Protocol):

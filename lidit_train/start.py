@@ -14,7 +14,7 @@ from lidit_core.errors import LiDiTError
 from lidit_core.model.config import LiDiTConfig
 from lidit_core.model.dit import LiDiT
 from lidit_core.model.presets import PRESETS, find_preset
-from lidit_core.pipeline import find_model
+from lidit_core.shipped import find_model
 from lidit_core.text.spec import LLMSpec
 
 from .recipe import Model, Recipe

@@ -22,12 +22,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from lidit_core.branches import choose_llms
 from lidit_core.checkpoints.lidit import read_config
 from lidit_core.diffusion.objectives import add_noise, model_timestep, target
 from lidit_core.diffusion.sampling import initial_noise
 from lidit_core.errors import check, exit_status
 from lidit_core.model.latents import normalise
-from lidit_core.pipeline import Pipeline, choose_llms, find_model, load_pipeline
+from lidit_core.pipeline import Pipeline, load_pipeline
+from lidit_core.shipped import find_model
 
 from .evaluation import evaluation_prompts
 from .scenes import Scene, place, render

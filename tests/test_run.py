@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pip_index import take_for_only_index
 
-from lidit_core.pipeline import SHIPPED_MODELS
+from lidit_core.shipped import SHIPPED_MODELS
 
 ROOT = Path(__file__).resolve().parents[1]
 

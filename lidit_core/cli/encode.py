@@ -39,9 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from ..branches import choose_llms, open_encoders
     from ..checkpoints.lidit import read_config
     from ..io.tensors import write_safetensors
-    from ..pipeline import choose_llms, find_device, find_model, open_encoders
+    from ..pipeline import find_device
+    from ..shipped import find_model
 
     path, named = find_model(args.model)
     config = read_config(path)

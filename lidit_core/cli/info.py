@@ -39,7 +39,7 @@ def describe(what: str) -> str:
     from ..io.pictures import read_settings
     from ..model.presets import PRESETS, find_preset
     from ..paths import SHIPPED_WEIGHTS
-    from ..pipeline import SHIPPED_MODELS, find_model
+    from ..shipped import SHIPPED_MODELS, find_model
 
     if Path(what).suffix.lower() == ".png":
         return json.dumps(read_settings(what), indent=2, ensure_ascii=False)
@@ -55,7 +55,7 @@ def describe(what: str) -> str:
 
 def _overview() -> str:
     from ..model.presets import PRESETS
-    from ..pipeline import SHIPPED_MODELS
+    from ..shipped import SHIPPED_MODELS
 
     return f"presets: {', '.join(PRESETS)}\nshipped models: {', '.join(SHIPPED_MODELS)}"
 

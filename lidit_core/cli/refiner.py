@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ..checkpoints.refiner import save_refiner
-    from ..pipeline import find_model
+    from ..shipped import find_model
 
     path, _ = find_model(args.checkpoint)
     save_refiner(path, args.llm, args.out)
