@@ -22,7 +22,8 @@ from lidit_train.hardware import DEVICES, THIS_CPU
 from lidit_train.parallel import accelerator_for
 from lidit_train.plan import make_plan
 from lidit_train.prepare import prepare
-from lidit_train.recipe import Recipe, read_recipe
+from lidit_train.recipe import Recipe
+from lidit_train.recipe_file import read_recipe
 from lidit_train.run import build_trainer
 from lidit_train.start import configuration, fresh_branches
 from lidit_train.trained import trained_by

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from lidit_core.errors import LiDiTError
 
-    from .recipe import read_recipe
+    from .recipe_file import read_recipe
 
     recipe = read_recipe(args.recipe, args.set)
     if args.print_plan:

@@ -7,19 +7,11 @@ each one and sees the plan or the run change.
 from __future__ import annotations
 
 import json
-import re
-import typing
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from pathlib import Path
-from typing import Any
-
-import yaml
+from dataclasses import asdict, dataclass, field
 
 from lidit_core.diffusion.objectives import Focus
-from lidit_core.errors import LiDiTError, first_line
-from lidit_core.errors import check as _check
-from lidit_core.io.records import read_record
+from lidit_core.errors import check
 from lidit_core.llmdiff.config import MODES, TokenRefiner
 from lidit_core.llmdiff.langevin import FORMS
 
@@ -31,23 +23,14 @@ PRECISIONS = ("float32", "bf16")
 STORED = ("float32", "bf16")
 
 
-class _Yaml(yaml.SafeLoader):
-    """YAML 1.1 takes 1e-4 for text; recipes mean a number."""
-
-
-_Yaml.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
 def _one_of(what: str, value: object, known: Sequence[object]) -> None:
-    _check(value in known, f"{what} is {value!r}; expected one of {', '.join(map(str, known))}")
+    check(value in known, f"{what} is {value!r}; expected one of {', '.join(map(str, known))}")
 
 
 def _in_range(record: object, what: str, name: str, low: float, high: float = float("inf")) -> None:
     value = getattr(record, name)
     limit = f"{low:g} or more" if high == float("inf") else f"{low:g} to {high:g}"
-    _check(low <= value <= high, f"the recipe's {what} has {name}={value}; expected {limit}")
+    check(low <= value <= high, f"the recipe's {what} has {name}={value}; expected {limit}")
 
 
 @dataclass(frozen=True)
@@ -65,7 +48,7 @@ class Model:
     whiten: bool = True  # fresh maps from LLM states start whitened (lidit_train.whitening)
 
     def __post_init__(self) -> None:
-        _check(
+        check(
             not (self.pixart and self.checkpoint),
             "the recipe's model has pixart and checkpoint; PixArt's transformer goes into a new "
             "model: name a preset in place of the checkpoint",
@@ -82,7 +65,7 @@ class Lora:
 
     def __post_init__(self) -> None:
         _in_range(self, "lora", "rank", 1)
-        _check(bool(self.layers), "the recipe's lora has no layers; expected parts of LI-DiT")
+        check(bool(self.layers), "the recipe's lora has no layers; expected parts of LI-DiT")
 
 
 @dataclass(frozen=True)
@@ -101,7 +84,7 @@ class Adapter:
     text_encoders: str = ""  # mode add: a diffusers folder with the base's tokenizers and encoders
 
     def __post_init__(self) -> None:
-        _check(
+        check(
             bool(self.base) and bool(self.llm),
             f"the recipe's adapter has base={self.base!r} and llm={self.llm!r}; expected both",
         )
@@ -110,7 +93,7 @@ class Adapter:
         _in_range(self, "adapter", "token_budget", 1)
         for mode in self.modes:
             _one_of("a mode of the adapter", mode, MODES)
-        _check(bool(self.modes), "the recipe's adapter has no modes; expected replace, add or both")
+        check(bool(self.modes), "the recipe's adapter has no modes; expected replace, add or both")
 
 
 @dataclass(frozen=True)
@@ -135,14 +118,14 @@ class Source:
 
     def __post_init__(self) -> None:
         _one_of("a source's kind", self.kind, KINDS)
-        _check(
+        check(
             self.weight > 0 and all(w > 0 for w in self.captions.values()) and self.captions,
             f"source {self.path} has weight {self.weight} and captions {self.captions}; expected "
             "weights above 0 and one caption or more",
         )
         if self.kind == "stickers":
             _one_of("a sticker source's path, its language,", self.path, LANGUAGES)
-            _check(
+            check(
                 self.count > 0 and self.distinct > 0,
                 f"the sticker source {self.path} has count={self.count} and "
                 f"distinct={self.distinct}; expected 1 or more of each",
@@ -173,7 +156,7 @@ class Data:
     smallest: int = 32  # pictures with a shorter side than this are left out, pixels
 
     def __post_init__(self) -> None:
-        _check(bool(self.sources), "the recipe's data has no sources; expected one or more")
+        check(bool(self.sources), "the recipe's data has no sources; expected one or more")
         _in_range(self, "data", "caption_dropout", 0, 1)
         _in_range(self, "data", "text_zeroing", 0, 1 - self.caption_dropout)
         _in_range(self, "data", "workers", 0)
@@ -203,7 +186,7 @@ class Subset:
     weight: float = 1.0  # relative to the stage's other subsets
 
     def __post_init__(self) -> None:
-        _check(
+        check(
             bool(self.branches) and self.weight > 0,
             f"a subset has branches {self.branches} and weight {self.weight}; expected a branch "
             "or more, and a weight above 0",
@@ -259,7 +242,7 @@ class Contrast:
     weight: float = 0.05  # in (0, 1), of what is subtracted beside the objective's loss
 
     def __post_init__(self) -> None:
-        _check(
+        check(
             0 < self.weight < 1,
             f"the recipe's contrast has weight={self.weight}; expected above 0 and below 1",
         )
@@ -279,7 +262,7 @@ class Optimiser:
 
     def __post_init__(self) -> None:
         _one_of("the recipe's optimiser", self.name, OPTIMISERS)
-        _check(
+        check(
             len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
             f"the recipe's optimiser has betas {list(self.betas)}; expected two numbers below 1",
         )
@@ -372,13 +355,13 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check(bool(self.stages), "the recipe has no stages; expected one or more")
+        check(bool(self.stages), "the recipe has no stages; expected one or more")
         _one_of("what the recipe trains", self.trains, TRAINS)
         self._check_model()
         self._check_contrast()
         for stage in self.stages:
             for i in stage.sources:
-                _check(
+                check(
                     0 <= i < len(self.data.sources),
                     f"a stage takes source {i}; expected 0 to {len(self.data.sources) - 1}",
                 )
@@ -386,12 +369,12 @@ class Recipe:
     def _check_model(self) -> None:
         """One thing to train: a LI-DiT, new or of a checkpoint, or an adapter."""
         m, adapter = self.model, self.trains == "adapter"
-        _check(
+        check(
             adapter == (self.adapter is not None),
             f"the recipe trains {self.trains!r} and its adapter is {self.adapter}; expected "
             "trains: adapter together with an adapter",
         )
-        _check(
+        check(
             bool(m.preset) + bool(m.checkpoint) == (0 if adapter else 1),
             f"the recipe's model has preset={m.preset!r} and checkpoint={m.checkpoint!r}; "
             + ("expected neither beside an adapter" if adapter else "expected exactly one of them"),
@@ -401,12 +384,12 @@ class Recipe:
         """Of flow matching, and between the samples of a batch."""
         if self.contrast is None:
             return
-        _check(
+        check(
             self.trains != "adapter",
             "the recipe trains an adapter and has contrast, which is of flow matching; leave "
             "contrast out, for the adapter's checkpoint predicts eps or v",
         )
-        _check(
+        check(
             all(stage.batch > 1 for stage in self.stages),
             "a stage has batch=1 and the recipe has contrast, which is between samples of a batch; "
             "expected 2 or more, or leave contrast out",
@@ -432,68 +415,3 @@ class Recipe:
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False)
-
-
-def read_recipe(path: str | Path, changes: Sequence[str] = (), kind: type = Recipe) -> Any:
-    """Read a recipe.
-
-    Args:
-        kind: the record that its fields are those of.
-        changes: ``key.sub=value`` each, the value in YAML; a number is a place in a list.
-    Raises:
-        LiDiTError: an unknown field, a wrong type or value, no YAML; one sentence.
-    """
-    try:
-        data = yaml.load(Path(path).read_text(encoding="utf-8"), _Yaml)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise LiDiTError(
-            f"recipe {path} cannot be read ({' '.join(str(error).split())}); give a YAML file"
-        ) from error
-    _check(isinstance(data, dict), f"recipe {path} holds {type(data).__name__}; expected fields")
-    _look_beside(data, Path(path).parent)
-    for change in changes:
-        _change(data, change)
-    return read_record(kind, data, "recipe")
-
-
-def _look_beside(data: dict, folder: Path) -> None:
-    """Paths that are not there from where the command runs are looked for beside the recipe."""
-    sources = data["data"].get("sources") if isinstance(data.get("data"), dict) else None
-    records = [(data.get("model"), name) for name in ("checkpoint", "pixart", "vae")]
-    records += [(data.get("cache"), "given"), (data.get("adapter"), "base")]
-    records += [(source, "path") for source in sources or ()]
-    for record, name in records:
-        value = record.get(name) if isinstance(record, dict) else None
-        if isinstance(value, str) and value and not Path(value).exists():
-            if (folder / value).exists():
-                record[name] = str(folder / value)
-
-
-def _change(data: dict, change: str) -> None:
-    place, equals, text = change.partition("=")
-    _check(bool(equals), f"--set {change!r} has no '='; expected key.sub=value")
-    *path, last = place.split(".")
-    where: Any = data
-    try:
-        value = yaml.load(text, _Yaml)
-        for key in path:
-            where = where[int(key)] if isinstance(where, list) else where.setdefault(key, {})
-        where[int(last) if isinstance(where, list) else last] = value
-    except (ValueError, IndexError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise LiDiTError(
-            f"--set {change!r} cannot be applied ({first_line(error)}); expected key.sub=value "
-            "with keys of the recipe, and places of a list as numbers"
-        ) from error
-
-
-def field_names(kind: type = Recipe, before: str = "") -> list[str]:
-    """Every field of a recipe by its dotted name, those within records included."""
-    hints = typing.get_type_hints(kind)
-    names = []
-    for f in fields(kind):
-        inner = [k for k in (hints[f.name], *typing.get_args(hints[f.name])) if is_dataclass(k)]
-        if inner:
-            names += field_names(inner[0], f"{before}{f.name}.")
-        else:
-            names.append(before + f.name)
-    return names

@@ -22,7 +22,7 @@ from lidit_core.io.tensors import read_safetensors, write_safetensors
 from lidit_core.model.vae import DOWNSAMPLING
 from lidit_train.autoencoder import AutoencoderRecipe, AutoencoderTrainer, Crops
 from lidit_train.linear_encoder import principal_components
-from lidit_train.recipe import read_recipe
+from lidit_train.recipe_file import read_recipe
 
 from .kinds import KINDS
 from .request import Item, SceneRequest

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lidit_train.parallel import accelerator_for, local
 from lidit_train.prepare import prepare
-from lidit_train.recipe import read_recipe
+from lidit_train.recipe_file import read_recipe
 from lidit_train.run import build_trainer
 
 recipe, out = read_recipe(sys.argv[1]), Path(sys.argv[2])

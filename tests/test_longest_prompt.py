@@ -22,7 +22,7 @@ from lidit_core.model.config import LiDiTConfig
 from lidit_core.text.prompt_encoder import PromptEncoder
 from lidit_core.text.spec import LLMSpec
 from lidit_train.longest import LongestPrompts, recorded
-from lidit_train.recipe import read_recipe
+from lidit_train.recipe_file import read_recipe
 from lidit_train.run import train
 
 LONG = "a cat and two dogs and three red apples on a blue sea"  # within the budget of 24 tokens

@@ -23,7 +23,8 @@ from lidit_train.adapter_plan import AdapterPlan, adapter_plan_text, make_adapte
 from lidit_train.adapter_task import adapter_task, find_base
 from lidit_train.plan import Plan, make_plan
 from lidit_train.plan_text import plan_text
-from lidit_train.recipe import Recipe, field_names, read_recipe
+from lidit_train.recipe import Recipe
+from lidit_train.recipe_file import field_names, read_recipe
 from lidit_train.run import train
 from lidit_train.start import configuration, fresh_branches
 from lidit_train.trained import trained_by

@@ -16,7 +16,7 @@ from lidit_core.checkpoints.lora import load_with_loras, read_lora
 from lidit_core.checkpoints.refiner import branch_places
 from lidit_core.errors import LiDiTError
 from lidit_core.pipeline import Order, Settings, load_pipeline
-from lidit_train.recipe import read_recipe
+from lidit_train.recipe_file import read_recipe
 from lidit_train.run import train
 
 

@@ -13,7 +13,8 @@ from tiny_unet import SMALL, random_unet
 from lidit_core.demo.checkpoint import KEY, TEXT_PREFIX, StandInConfig
 from lidit_core.llmdiff.file import load_adapter
 from lidit_core.model.config import LatentFormat
-from lidit_train.recipe import Recipe, read_recipe
+from lidit_train.recipe import Recipe
+from lidit_train.recipe_file import read_recipe
 from lidit_train.run import train
 from lidit_train.unet import write_ldm
 

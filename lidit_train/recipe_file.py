@@ -1,0 +1,91 @@
+"""A recipe is read from its YAML file, with fields changed by `--set`."""
+
+from __future__ import annotations
+
+import re
+import typing
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lidit_core.errors import LiDiTError, check, first_line
+from lidit_core.io.records import read_record
+
+from .recipe import Recipe
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML 1.1 takes 1e-4 for text; recipes mean a number."""
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def read_recipe(path: str | Path, changes: Sequence[str] = (), kind: type = Recipe) -> Any:
+    """Read a recipe.
+
+    Args:
+        kind: the record that its fields are those of.
+        changes: ``key.sub=value`` each, the value in YAML; a number is a place in a list.
+    Raises:
+        LiDiTError: an unknown field, a wrong type or value, no YAML; one sentence.
+    """
+    try:
+        data = yaml.load(Path(path).read_text(encoding="utf-8"), _Yaml)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise LiDiTError(
+            f"recipe {path} cannot be read ({' '.join(str(error).split())}); give a YAML file"
+        ) from error
+    check(isinstance(data, dict), f"recipe {path} holds {type(data).__name__}; expected fields")
+    _look_beside(data, Path(path).parent)
+    for change in changes:
+        _change(data, change)
+    return read_record(kind, data, "recipe")
+
+
+def _look_beside(data: dict, folder: Path) -> None:
+    """Paths that are not there from where the command runs are looked for beside the recipe."""
+    sources = data["data"].get("sources") if isinstance(data.get("data"), dict) else None
+    records = [(data.get("model"), name) for name in ("checkpoint", "pixart", "vae")]
+    records += [(data.get("cache"), "given"), (data.get("adapter"), "base")]
+    records += [(source, "path") for source in sources or ()]
+    for record, name in records:
+        value = record.get(name) if isinstance(record, dict) else None
+        if isinstance(value, str) and value and not Path(value).exists():
+            if (folder / value).exists():
+                record[name] = str(folder / value)
+
+
+def _change(data: dict, change: str) -> None:
+    place, equals, text = change.partition("=")
+    check(bool(equals), f"--set {change!r} has no '='; expected key.sub=value")
+    *path, last = place.split(".")
+    where: Any = data
+    try:
+        value = yaml.load(text, _Yaml)
+        for key in path:
+            where = where[int(key)] if isinstance(where, list) else where.setdefault(key, {})
+        where[int(last) if isinstance(where, list) else last] = value
+    except (ValueError, IndexError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise LiDiTError(
+            f"--set {change!r} cannot be applied ({first_line(error)}); expected key.sub=value "
+            "with keys of the recipe, and places of a list as numbers"
+        ) from error
+
+
+def field_names(kind: type = Recipe, before: str = "") -> list[str]:
+    """Every field of a recipe by its dotted name, those within records included."""
+    hints = typing.get_type_hints(kind)
+    names = []
+    for f in fields(kind):
+        inner = [k for k in (hints[f.name], *typing.get_args(hints[f.name])) if is_dataclass(k)]
+        if inner:
+            names += field_names(inner[0], f"{before}{f.name}.")
+        else:
+            names.append(before + f.name)
+    return names
