@@ -14,8 +14,8 @@ from .adapter_learner import AdapterLearner
 from .adapter_task import AdapterTask
 from .base_text import base_text
 from .recipe import Recipe
+from .tasks.whitening import whiten
 from .unet import read_unet
-from .whitening import whiten
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def learner_of(
 
 @torch.no_grad()
 def _whiten(adapter: LLMDiffAdapter, states: LLMStates) -> None:
-    """Every map from c begins with outputs that vary alike (see lidit_train.whitening)."""
+    """Every map from c begins with outputs that vary alike (see lidit_train.tasks.whitening)."""
     text = adapter.read(states, torch.zeros(len(states)))
     tokens = text.tokens[text.seen]
     maps = [m for layer in adapter.layers for m in (layer.k, layer.v)]

@@ -20,12 +20,12 @@ from lidit_core.text.states import PADDING, LLMStates
 
 from .captions import CaptionStates
 from .chance import Chance, chance
-from .contrast import Contrasted
 from .latents import as_pixels, read_picture
-from .learner import Batch
 from .prepare import Prepared
 from .recipe import Recipe
 from .schedule import Row, StepPlan
+from .tasks.contrast import Contrasted
+from .tasks.task import Batch
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Following:
 
     shown: Tensor  # of the row after the last: (3, H, W) uint8, or latents (C, h, w) if cached
     noise: Tensor  # (C, h, w) of that row
-    apart: Tensor  # (B,) bool, see lidit_train.contrast
+    apart: Tensor  # (B,) bool, see lidit_train.tasks.contrast
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from .schedule import Schedule, StageBuckets
 from .sources import PictureSource
 from .sources.open import open_source
 from .start import checkpoint_path, configuration
-from .whitening import SAMPLE
+from .tasks.whitening import SAMPLE
 
 log = logging.getLogger(__name__)
 

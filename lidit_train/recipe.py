@@ -45,7 +45,7 @@ class Model:
     # A branch of a checkpoint whose LLM is thereby another one starts afresh.
     vae: str = "shipped"  # or a file in TAESD's layout, or a folder of diffusers' AutoencoderKL
     measure_latents: bool = False  # take the latents' mean and deviation from the data
-    whiten: bool = True  # fresh maps from LLM states start whitened (lidit_train.whitening)
+    whiten: bool = True  # fresh maps from LLM states start whitened (lidit_train.tasks.whitening)
 
     def __post_init__(self) -> None:
         check(

@@ -27,10 +27,10 @@ from .prepare import Prepared, prepare, some_captions, some_latents
 from .previews import with_preview
 from .recipe import Recipe
 from .start import begin
+from .tasks.whitening import whiten_entries
 from .trained import trained_by
 from .trainer import Trainer
 from .validation import Grid, save_grid
-from .whitening import whiten_entries
 
 log = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from lidit_core.text.states import LLMStates
 from .adapter_task import AdapterTask
 from .autoencoders import Autoencoder
 from .captions import CaptionReader
-from .learner import Shown
 from .recipe import Validation
+from .tasks.task import Shown
 
 BATCH = 8  # pictures sampled at once
 ROW = 8  # pictures side by side

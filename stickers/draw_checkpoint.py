@@ -27,8 +27,8 @@ from lidit_core.text.spec import LLMSpec
 from lidit_train.adapter_start import learner_of
 from lidit_train.adapter_task import adapter_task
 from lidit_train.autoencoders import find_autoencoder
-from lidit_train.learner import Shown
 from lidit_train.recipe import Adapter
+from lidit_train.tasks.task import Shown
 
 BATCH = 16
 SHOWN = 128  # pixels: the pictures are made larger for the scorer, which was made for this size
