@@ -25,8 +25,8 @@ from lidit_train.prepare import prepare
 from lidit_train.recipe import Recipe
 from lidit_train.recipe_file import read_recipe
 from lidit_train.run import build_trainer
-from lidit_train.start import configuration, fresh_branches
-from lidit_train.trained import trained_by
+from lidit_train.tasks.lidit.start import configuration, fresh_branches
+from lidit_train.tasks.lidit.trained import trained_by
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "recipes" / "smoke.yaml"

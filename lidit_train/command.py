@@ -51,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
 def _print_plan(recipe, folder: Path) -> int:
     from .plan import make_plan
     from .plan_text import plan_text
-    from .start import configuration, fresh_branches
-    from .trained import trained_by
+    from .tasks.lidit.start import configuration, fresh_branches
+    from .tasks.lidit.trained import trained_by
 
     if recipe.adapter:
         from .adapter_plan import adapter_plan_text, make_adapter_plan

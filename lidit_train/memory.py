@@ -18,7 +18,7 @@ from .hardware import Device
 from .llm_size import LLMSize
 from .load import StageLoad, branches_read
 from .recipe import Recipe
-from .trained import Trained, Weights, weight_sizes
+from .tasks.lidit.trained import Trained, Weights, weight_sizes
 
 HELD, MICRO_BATCH, UPDATE, VALIDATION = "always", "micro batch", "update", "validation"
 FLOAT32 = 4  # bytes of a master weight, a gradient, a moment, an average

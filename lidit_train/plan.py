@@ -17,7 +17,7 @@ from .load import StageLoad, branches_read, read_together, stage_loads, text_tok
 from .memory import FLOAT32, Memory, Process, checkpoint_bytes, memory_of
 from .optimisation import decay_start
 from .recipe import Recipe
-from .trained import Trained, Weights, count_weights, trained_by
+from .tasks.lidit.trained import Trained, Weights, count_weights, trained_by
 
 UPDATE_BYTES = 40  # a trained number's, read and written by AdamW and the average in one step
 

@@ -28,7 +28,7 @@ from .recipe import Recipe
 from .schedule import Schedule, StageBuckets
 from .sources import PictureSource
 from .sources.open import open_source
-from .start import checkpoint_path, configuration
+from .tasks.lidit.start import checkpoint_path, configuration
 from .tasks.whitening import SAMPLE
 
 log = logging.getLogger(__name__)

@@ -18,17 +18,17 @@ from lidit_core.llmdiff.file import write_adapter
 
 from .adapter_learner import AdapterLearner
 from .adapter_start import ADAPTER_SAMPLE, begin_adapter
-from .learner import Learner
 from .loader import Fetcher, Loader
 from .longest import recorded, trained_branches
-from .lora import add_lora, save_lora
 from .parallel import accelerator_for, share_of, tell_processes
 from .prepare import Prepared, prepare, some_captions, some_latents
 from .previews import with_preview
 from .recipe import Recipe
-from .start import begin
+from .tasks.lidit.learner import Learner
+from .tasks.lidit.lora import add_lora, save_lora
+from .tasks.lidit.start import begin
+from .tasks.lidit.trained import trained_by
 from .tasks.whitening import whiten_entries
-from .trained import trained_by
 from .trainer import Trainer
 from .validation import Grid, save_grid
 

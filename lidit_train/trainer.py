@@ -20,12 +20,12 @@ from lidit_core.errors import LiDiTError
 
 from .checkpoints import Checkpoints, decayed_to, tell_longer
 from .journal import Journal, Losses
-from .learner import Learner
 from .loader import Fetched, Loader
 from .longest import LongestPrompts
 from .optimisation import EMA, decay_factor, decay_start, learning_rate, optimisers_of
 from .parallel import is_sharded, together, whole
 from .recipe import Recipe
+from .tasks.lidit.learner import Learner
 from .tasks.task import Batch
 
 log = logging.getLogger(__name__)

@@ -30,8 +30,8 @@ from lidit_train.adapter_start import learner_of
 from lidit_train.adapter_task import AdapterTask, adapter_task
 from lidit_train.autoencoders import Autoencoder, find_autoencoder
 from lidit_train.latents import as_pixels, read_picture
-from lidit_train.lora import add_lora
 from lidit_train.recipe import Adapter, Lora, Source
+from lidit_train.tasks.lidit.lora import add_lora
 from lidit_train.tasks.task import Shown
 
 from .evaluation import evaluation_prompts

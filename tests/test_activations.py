@@ -12,7 +12,7 @@ from lidit_core.model.config import RefinerConfig
 from lidit_train.activations import BATCH_TENSORS, saved_activations
 from lidit_train.flops import Sizes, TextTokens, image_tokens
 from lidit_train.recipe import Lora
-from lidit_train.trained import everything, refiners_of, with_lora
+from lidit_train.tasks.lidit.trained import everything, refiners_of, with_lora
 
 BATCH, SIDES, INSTRUCTION, READ = 3, (12, 20), 4, (24, 15)
 

@@ -24,7 +24,7 @@ from lidit_train.flops import (
 )
 from lidit_train.muon import Muon
 from lidit_train.recipe import Lora
-from lidit_train.trained import everything, refiners_of, with_lora
+from lidit_train.tasks.lidit.trained import everything, refiners_of, with_lora
 
 BATCH, INSTRUCTION = 3, 2
 READ = (7, 12)  # tokens of the two branches

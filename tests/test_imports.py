@@ -26,7 +26,7 @@ BREACHES = {  # a contract: the file, and the line in it, that break it
     "pipeline": ("host/models.py", "from ..lidit_core.pipeline import Pipeline"),
     "model": ("lidit_core/model/config.py", "from ..llm.locate import available"),
     "core": ("lidit_core/text/renderer.py", "from ..model.vae import WIDTH"),
-    "train": ("lidit_train/recipe.py", "from .learner import Batch"),
+    "train": ("lidit_train/recipe.py", "from .tasks.task import Batch"),
     "host": ("host/conds.py", "from .llm_weights import pageable"),
     "stickers": ("stickers/scenes.py", "from .source import StickerScenes"),
 }

@@ -17,8 +17,8 @@ from lidit_core.checkpoints.lora import KEY, LONGEST, PREFIX, load_with_loras, m
 from lidit_core.errors import LiDiTError
 from lidit_core.io.tensors import read_safetensors, write_safetensors
 from lidit_core.model.dit import run_block
-from lidit_train.lora import add_lora, linear_layers, lora_layers, save_lora
 from lidit_train.recipe import Lora
+from lidit_train.tasks.lidit.lora import add_lora, linear_layers, lora_layers, save_lora
 
 LORA = Lora(rank=3, alpha=6.0)
 

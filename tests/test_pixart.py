@@ -29,7 +29,7 @@ from lidit_core.model.attention import scaled_dot_product
 from lidit_core.model.dit import LiDiT
 from lidit_core.model.layers import modulate
 from lidit_core.model.text_side import TextContext
-from lidit_train.pixart import warm_start
+from lidit_train.tasks.lidit.pixart import warm_start
 
 TIMES = torch.tensor([0.0, 17.0, 500.0, 999.0])
 

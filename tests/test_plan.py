@@ -41,8 +41,8 @@ from lidit_train.recipe import (
     Subset,
     Validation,
 )
-from lidit_train.start import configuration
-from lidit_train.trained import count_weights, everything, trained_by
+from lidit_train.tasks.lidit.start import configuration
+from lidit_train.tasks.lidit.trained import count_weights, everything, trained_by
 
 SOURCES = (Source("stickers", "en", count=1000, distinct=400), Source("folder", "pictures"))
 COUNTS = (Count(1000, 400), Count(5000, 9000))

@@ -26,8 +26,8 @@ from lidit_train.plan_text import plan_text
 from lidit_train.recipe import Recipe
 from lidit_train.recipe_file import field_names, read_recipe
 from lidit_train.run import train
-from lidit_train.start import configuration, fresh_branches
-from lidit_train.trained import trained_by
+from lidit_train.tasks.lidit.start import configuration, fresh_branches
+from lidit_train.tasks.lidit.trained import trained_by
 
 ROOT = Path(__file__).resolve().parent.parent
 

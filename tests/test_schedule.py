@@ -144,7 +144,7 @@ def test_a_focus_draws_some_rows_anew_and_leaves_the_captions_and_the_others_tim
 
 def test_recipes_that_ship_are_read():
     from lidit_train.recipe_file import read_recipe
-    from lidit_train.start import configuration
+    from lidit_train.tasks.lidit.start import configuration
 
     folder = Path(__file__).resolve().parent.parent / "recipes"
     found = sorted(folder.glob("*.yaml"))

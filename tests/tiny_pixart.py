@@ -1,7 +1,7 @@
 """PixArt at a tiny size: random checkpoints in both layouts, and its formulas in plain torch.
 
 arXiv 2310.00426 as its authors published it, with the names and shapes of their checkpoints; it
-shares nothing with `lidit_train.pixart`.
+shares nothing with `lidit_train.tasks.lidit.pixart`.
 """
 
 from __future__ import annotations

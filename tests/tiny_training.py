@@ -16,11 +16,11 @@ from lidit_core.checkpoints.lidit import read_lidit
 from lidit_core.model.dit import LiDiT
 from lidit_core.text.spec import LLMSpec
 from lidit_core.text.templates import find_template
-from lidit_train.lora import add_lora
 from lidit_train.recipe import Recipe
 from lidit_train.recipe_file import read_recipe
 from lidit_train.run import train
-from lidit_train.trained import Trained
+from lidit_train.tasks.lidit.lora import add_lora
+from lidit_train.tasks.lidit.trained import Trained
 
 LLM = "tiny"
 

@@ -10,8 +10,8 @@ from model_kit import close
 
 from lidit_core.checkpoints.lidit import load_lidit, save_lidit
 from lidit_core.checkpoints.lora import load_with_loras
-from lidit_train.lora import add_lora, save_lora
 from lidit_train.recipe import Lora
+from lidit_train.tasks.lidit.lora import add_lora, save_lora
 
 NAME = "ours.safetensors"
 

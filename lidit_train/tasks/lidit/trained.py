@@ -14,7 +14,7 @@ from lidit_core.checkpoints.refiner import branch_places
 from lidit_core.model.config import LiDiTConfig
 from lidit_core.model.dit import LiDiT
 
-from .recipe import Lora, Recipe
+from ...recipe import Lora, Recipe
 
 PARTS = (  # of a LI-DiT, by how its weights' names begin; the plan lists them in this order
     ("DiT blocks", ("blocks.",)),

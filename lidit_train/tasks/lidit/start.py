@@ -17,7 +17,7 @@ from lidit_core.model.presets import PRESETS, find_preset
 from lidit_core.shipped import find_model
 from lidit_core.text.spec import LLMSpec
 
-from .recipe import Model, Recipe
+from ...recipe import Model, Recipe
 
 KNOWN_LLMS = {spec.name: spec for config in PRESETS.values() for spec in config.llms}
 

@@ -1,6 +1,6 @@
 """PixArt-alpha and PixArt-Sigma checkpoints, by the original's names whichever layout they have.
 
-LI-DiT-1B shares PixArt's depth, width and heads; what of it is taken over is `lidit_train.pixart`.
+LI-DiT-1B shares PixArt's depth, width and heads; `pixart.py` takes over what of it fits.
 """
 
 from __future__ import annotations

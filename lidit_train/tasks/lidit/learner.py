@@ -12,8 +12,8 @@ from lidit_core.diffusion.sampling import sample
 from lidit_core.errors import LiDiTError
 from lidit_core.model.dit import LiDiT, run_block
 
-from .recipe import Content, Contrast
-from .tasks.task import Batch, Shown
+from ...recipe import Content, Contrast
+from ..task import Batch, Shown
 
 
 class Learner(nn.Module):

@@ -18,7 +18,7 @@ from lidit_core.checkpoints.lora import write_lora
 from lidit_core.errors import LiDiTError
 from lidit_core.model.config import LiDiTConfig
 
-from .recipe import Lora
+from ...recipe import Lora
 
 
 class LowRank(nn.Module):

@@ -1,0 +1,1 @@
+"""LI-DiT is trained: all of it, its refiners, or a LoRA."""
