@@ -13,7 +13,6 @@ from torch import nn
 
 from lidit_core.llmdiff.adapter import LLMDiffAdapter
 
-from .adapter_task import AdapterTask
 from .cached import Cached, caches, caption_bytes, counts_of, free_disk
 from .hardware import Device, find_device
 from .llm_size import LLMSize, llm_size
@@ -21,6 +20,7 @@ from .load import StageLoad, stage_loads, text_tokens
 from .memory import FLOAT32
 from .plan_text import row
 from .recipe import Recipe
+from .tasks.adapter.target import AdapterTask
 from .unet_cost import UNetCost, unet_cost
 from .units import as_bytes, as_count, as_flops, as_time
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from lidit_core.errors import LiDiTError
 from lidit_core.model.config import LiDiTConfig
 
-from .adapter_task import AdapterTask
 from .captions import CaptionReader
 from .flops import TextTokens
 from .latents import PIECE
 from .load import LETTERS, StageLoad, text_tokens
 from .memory import STORED_BYTES
 from .recipe import Recipe
+from .tasks.adapter.target import AdapterTask
 from .units import as_bytes
 
 ROLE_BYTES = 4  # of a token's role

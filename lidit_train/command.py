@@ -56,7 +56,7 @@ def _print_plan(recipe, folder: Path) -> int:
 
     if recipe.adapter:
         from .adapter_plan import adapter_plan_text, make_adapter_plan
-        from .adapter_task import adapter_task
+        from .tasks.adapter.target import adapter_task
 
         plan = make_adapter_plan(recipe, adapter_task(recipe.adapter), folder)
         print(adapter_plan_text(plan), end="")

@@ -16,9 +16,7 @@ from lidit_core.errors import LiDiTError
 from lidit_core.io.atomic import replacing
 from lidit_core.model.config import LatentFormat, LiDiTConfig
 
-from .adapter_task import AdapterTask, adapter_task
 from .autoencoders import Autoencoder, AutoencoderFile, find_autoencoder
-from .base_text import find_base_text
 from .buckets import bucket_sizes, nearest_bucket
 from .cached import check_room
 from .captions import TORCH, CaptionReader
@@ -28,6 +26,8 @@ from .recipe import Recipe
 from .schedule import Schedule, StageBuckets
 from .sources import PictureSource
 from .sources.open import open_source
+from .tasks.adapter.base_text import find_base_text
+from .tasks.adapter.target import AdapterTask, adapter_task
 from .tasks.lidit.start import checkpoint_path, configuration
 from .tasks.whitening import SAMPLE
 

@@ -16,14 +16,14 @@ from lidit_core.checkpoints.lidit import save_lidit
 from lidit_core.io.atomic import replacing
 from lidit_core.llmdiff.file import write_adapter
 
-from .adapter_learner import AdapterLearner
-from .adapter_start import ADAPTER_SAMPLE, begin_adapter
 from .loader import Fetcher, Loader
 from .longest import recorded, trained_branches
 from .parallel import accelerator_for, share_of, tell_processes
 from .prepare import Prepared, prepare, some_captions, some_latents
 from .previews import with_preview
 from .recipe import Recipe
+from .tasks.adapter.learner import AdapterLearner
+from .tasks.adapter.start import ADAPTER_SAMPLE, begin_adapter
 from .tasks.lidit.learner import Learner
 from .tasks.lidit.lora import add_lora, save_lora
 from .tasks.lidit.start import begin

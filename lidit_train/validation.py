@@ -16,10 +16,10 @@ from lidit_core.model.config import LiDiTConfig
 from lidit_core.model.latents import denormalise
 from lidit_core.text.states import LLMStates
 
-from .adapter_task import AdapterTask
 from .autoencoders import Autoencoder
 from .captions import CaptionReader
 from .recipe import Validation
+from .tasks.adapter.target import AdapterTask
 from .tasks.task import Shown
 
 BATCH = 8  # pictures sampled at once

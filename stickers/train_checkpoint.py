@@ -38,7 +38,7 @@ from lidit_train.latents import BATCH, as_pixels, read_picture
 from lidit_train.optimisation import EMA, optimisers_of, rate_factor
 from lidit_train.recipe import Optimiser, Source
 from lidit_train.state import StateFiles
-from lidit_train.unet import write_ldm
+from lidit_train.tasks.adapter.unet import write_ldm
 
 from .source import StickerSource
 

@@ -25,12 +25,12 @@ from lidit_core.llmdiff.file import load_adapter
 from lidit_core.model.latents import denormalise, normalise
 from lidit_core.text.prompt_encoder import PromptEncoder
 from lidit_core.text.states import LLMStates
-from lidit_train.adapter_learner import AdapterLearner
-from lidit_train.adapter_start import learner_of
-from lidit_train.adapter_task import AdapterTask, adapter_task
 from lidit_train.autoencoders import Autoencoder, find_autoencoder
 from lidit_train.latents import as_pixels, read_picture
 from lidit_train.recipe import Adapter, Lora, Source
+from lidit_train.tasks.adapter.learner import AdapterLearner
+from lidit_train.tasks.adapter.start import learner_of
+from lidit_train.tasks.adapter.target import AdapterTask, adapter_task
 from lidit_train.tasks.lidit.lora import add_lora
 from lidit_train.tasks.task import Shown
 

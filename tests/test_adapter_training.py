@@ -23,14 +23,14 @@ from tiny_unet import TINY, random_unet
 from lidit_core.errors import LiDiTError
 from lidit_core.llmdiff.file import load_adapter, read_adapter_config
 from lidit_core.unet.families import FAMILIES
-from lidit_train import adapter_task
-from lidit_train.adapter_start import begin_adapter
-from lidit_train.adapter_task import AdapterTask
-from lidit_train.base_text import StandInText, base_text
 from lidit_train.parallel import accelerator_for
 from lidit_train.prepare import prepare
 from lidit_train.run import build_trainer, train
-from lidit_train.unet import read_unet, write_ldm
+from lidit_train.tasks.adapter import target as adapter_task
+from lidit_train.tasks.adapter.base_text import StandInText, base_text
+from lidit_train.tasks.adapter.start import begin_adapter
+from lidit_train.tasks.adapter.target import AdapterTask
+from lidit_train.tasks.adapter.unet import read_unet, write_ldm
 
 pytest.importorskip("diffusers")
 

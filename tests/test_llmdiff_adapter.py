@@ -30,7 +30,7 @@ from lidit_core.llmdiff.file import KEY, load_adapter, read_adapter_config, writ
 from lidit_core.model.attention import scaled_dot_product
 from lidit_core.text.spec import LLMSpec
 from lidit_core.text.states import LLMStates
-from lidit_train.adapter_learner import Reading
+from lidit_train.tasks.adapter.learner import Reading
 
 TEXTS = ["a cat and a dog", "two bees"]
 REFINER = TokenRefiner(blocks=1, width=16, heads=2)

@@ -20,8 +20,8 @@ SD15, SDXL = FAMILIES["sd15"], FAMILIES["sdxl"]
 def ldm_shapes(shape: UNetShape) -> dict[str, tuple[int, ...]]:
     """Of every tensor in LDM's layout, from diffusers' model on the meta device."""
     pytest.importorskip("diffusers")
-    from lidit_train.unet import build_unet
-    from lidit_train.unet_names import names
+    from lidit_train.tasks.adapter.unet import build_unet
+    from lidit_train.tasks.adapter.unet_names import names
 
     state = build_unet(shape, device="meta").state_dict()
     return {ldm: tuple(state[diffusers].shape) for ldm, diffusers in names(shape).items()}

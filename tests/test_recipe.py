@@ -20,12 +20,12 @@ from lidit_core.errors import LiDiTError
 from lidit_core.io.tensors import read_safetensors
 from lidit_core.unet.families import FAMILIES
 from lidit_train.adapter_plan import AdapterPlan, adapter_plan_text, make_adapter_plan
-from lidit_train.adapter_task import adapter_task, find_base
 from lidit_train.plan import Plan, make_plan
 from lidit_train.plan_text import plan_text
 from lidit_train.recipe import Recipe
 from lidit_train.recipe_file import field_names, read_recipe
 from lidit_train.run import train
+from lidit_train.tasks.adapter.target import adapter_task, find_base
 from lidit_train.tasks.lidit.start import configuration, fresh_branches
 from lidit_train.tasks.lidit.trained import trained_by
 

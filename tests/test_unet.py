@@ -17,8 +17,8 @@ from lidit_core.io.tensors import read_safetensors, write_safetensors
 from lidit_core.model.dit import LiDiT
 from lidit_core.unet.families import FAMILIES, cross_attention_layers
 from lidit_core.unet.shape import unet_shape
-from lidit_train.unet import V_PRED, build_unet, read_unet, write_ldm
-from lidit_train.unet_names import names
+from lidit_train.tasks.adapter.unet import V_PRED, build_unet, read_unet, write_ldm
+from lidit_train.tasks.adapter.unet_names import names
 
 diffusers = pytest.importorskip("diffusers")
 

@@ -16,7 +16,7 @@ from lidit_core.model.config import LatentFormat
 from lidit_train.recipe import Recipe
 from lidit_train.recipe_file import read_recipe
 from lidit_train.run import train
-from lidit_train.unet import write_ldm
+from lidit_train.tasks.adapter.unet import write_ldm
 
 SHAPE = replace(SMALL, model_channels=32, context_width=16)
 LATENT = LatentFormat("stickers", std=(0.3,))

@@ -20,7 +20,7 @@ TINY = {
 
 def random_unet(shape: UNetShape) -> torch.nn.Module:
     """diffusers' U-Net, with random weights."""
-    from lidit_train.unet import build_unet
+    from lidit_train.tasks.adapter.unet import build_unet
 
     torch.manual_seed(0)
     return build_unet(shape).eval()

@@ -17,7 +17,7 @@ from tiny_unet import TINY, random_inputs
 from lidit_core.io.tensors import read_safetensors
 from lidit_core.unet.families import FAMILIES, cross_attention_layers, host_config
 from lidit_core.unet.shape import read_shape, unet_shape
-from lidit_train.unet_names import names
+from lidit_train.tasks.adapter.unet_names import names
 
 SHAPES = {**FAMILIES, **{f"tiny {name}": shape for name, shape in TINY.items()}}
 PYTHON = os.environ.get("LIDIT_TRAINING_PYTHON")

@@ -11,7 +11,7 @@ import torch  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from tiny_unet import TINY, predict, random_inputs, random_unet  # noqa: E402
 
-from lidit_train.unet import write_ldm  # noqa: E402
+from lidit_train.tasks.adapter.unet import write_ldm  # noqa: E402
 
 
 def main(name: str, folder: Path) -> None:

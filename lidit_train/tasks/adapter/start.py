@@ -10,11 +10,11 @@ from lidit_core.llmdiff.adapter import LLMDiffAdapter
 from lidit_core.text.states import LLMStates
 from lidit_core.unet.families import cross_attention_layers
 
-from .adapter_learner import AdapterLearner
-from .adapter_task import AdapterTask
+from ...recipe import Recipe
+from ..whitening import whiten
 from .base_text import base_text
-from .recipe import Recipe
-from .tasks.whitening import whiten
+from .learner import AdapterLearner
+from .target import AdapterTask
 from .unet import read_unet
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lidit_core.demo.checkpoint import TEXT_PREFIX, read_standin
 from lidit_core.errors import LiDiTError
 
-from .adapter_task import AdapterTask
+from .target import AdapterTask
 
 
 class BaseText(Protocol):

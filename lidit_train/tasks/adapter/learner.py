@@ -24,8 +24,8 @@ from lidit_core.llmdiff.adapter import AdapterText, LLMDiffAdapter
 from lidit_core.model.attention import scaled_dot_product
 from lidit_core.text.states import LLMStates, stack_states
 
+from ..task import Batch, Shown
 from .base_text import BaseText
-from .tasks.task import Batch, Shown
 
 LLM = 0  # the only branch
 STEPS, GUIDANCE = 25, 5.0  # of validations, unless the recipe says otherwise

@@ -22,7 +22,7 @@ from lidit_core.text.templates import find_template
 from lidit_core.unet.families import FAMILIES, UNetShape, cross_attention_layers
 from lidit_core.unet.shape import unet_shape
 
-from .recipe import Adapter
+from ...recipe import Adapter
 from .unet_file import find_unet
 from .unet_names import SIZE_WIDTH
 

@@ -1,0 +1,1 @@
+"""An LLMDiff adapter is trained for a U-Net."""
