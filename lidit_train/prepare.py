@@ -20,12 +20,12 @@ from .autoencoders import Autoencoder, AutoencoderFile, find_autoencoder
 from .buckets import bucket_sizes, nearest_bucket
 from .cached import check_room
 from .captions import TORCH, CaptionReader
+from .data.sources import PictureSource
+from .data.sources.open import open_source
 from .latents import LatentCache, as_pixels, read_picture
 from .previews import measured_format
 from .recipe import Recipe
 from .schedule import Schedule, StageBuckets
-from .sources import PictureSource
-from .sources.open import open_source
 from .tasks.adapter.base_text import find_base_text
 from .tasks.adapter.target import AdapterTask, adapter_task
 from .tasks.lidit.start import checkpoint_path, configuration

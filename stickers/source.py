@@ -7,8 +7,8 @@ from functools import cached_property, lru_cache
 import numpy as np
 from PIL import Image
 
+from lidit_train.data.sources import LeftOut
 from lidit_train.recipe import Source
-from lidit_train.sources import LeftOut
 
 from .grammar import Caption, captions
 from .scenes import Scene, content, place, render

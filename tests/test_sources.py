@@ -14,10 +14,10 @@ from odd_pictures import bomb, data_of, everything, noisy, plain, saved, turned,
 from PIL import Image
 
 from lidit_core.errors import LiDiTError
+from lidit_train.data.sources.open import open_source
+from lidit_train.data.sources.reading import climbs, printable, to_rgb
+from lidit_train.data.sources.texts import Texts
 from lidit_train.recipe import Buckets, Source
-from lidit_train.sources.open import open_source
-from lidit_train.sources.reading import climbs, printable, to_rgb
-from lidit_train.sources.texts import Texts
 
 pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 

@@ -11,10 +11,10 @@ import pytest
 from odd_pictures import bomb, data_of, everything, noisy, plain, saved, turned, write_tar
 
 from lidit_core.errors import LiDiTError
+from lidit_train.data.sources.open import open_source
+from lidit_train.data.sources.shards import ShardSource, expand, read_at, shard_files
+from lidit_train.data.sources.tar_index import Shard, split
 from lidit_train.recipe import Source
-from lidit_train.sources.open import open_source
-from lidit_train.sources.shards import ShardSource, expand, read_at, shard_files
-from lidit_train.sources.tar_index import Shard, split
 
 pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 

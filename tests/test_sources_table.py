@@ -11,8 +11,8 @@ import pytest
 from odd_pictures import data_of, everything, plain, write
 
 from lidit_core.errors import LiDiTError
+from lidit_train.data.sources.open import open_source
 from lidit_train.recipe import Source
-from lidit_train.sources.open import open_source
 
 ROWS = [
     {"file_name": "b.png", "caption": "the second, of two\nlines", "alt": "b"},

@@ -10,8 +10,8 @@ from random import Random
 import numpy as np
 import pytest
 
+from lidit_train.data.sources.folder import FolderSource
 from lidit_train.recipe import Data, Source
-from lidit_train.sources.folder import FolderSource
 from stickers import heldout, newcomer, score
 from stickers.evaluation import chinese_prompts, evaluation_prompts, synonym_prompts
 from stickers.grammar import WORDINGS, Caption, captions

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lidit_core.errors import LiDiTError
 
-from ..recipe import Data, Source
+from ...recipe import Data, Source
 from . import PictureSource
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from .reading import LEAVES, climbs, printable
 from .rows import TABLES, read_columns, read_rows
 
 if TYPE_CHECKING:
-    from ..recipe import Data, Source
+    from ...recipe import Data, Source
 
 IMAGE_COLUMNS = ("file_name", "image", "path")  # looked for in this order
 CAPTION_COLUMNS = ("text", "caption", "prompt", "title")

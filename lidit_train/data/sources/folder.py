@@ -10,7 +10,7 @@ from . import LeftOut
 from .files import PictureFiles, Row
 
 if TYPE_CHECKING:
-    from ..recipe import Data, Source
+    from ...recipe import Data, Source
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 

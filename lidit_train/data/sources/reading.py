@@ -12,7 +12,7 @@ from PIL import Image
 from lidit_core.errors import first_line
 
 if TYPE_CHECKING:
-    from ..recipe import Data  # which loads torch: processes that only read pictures go without
+    from ...recipe import Data  # which loads torch: processes that only read pictures go without
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")  # a stranger's file meets no other decoder
 UNREADABLE, TOO_LARGE, MISSING = (0, 0), (-1, -1), (-2, -2)  # in place of a size

@@ -19,7 +19,7 @@ from .reading import MISSING, UNREADABLE, faults, header_size, open_picture, pri
 from .texts import Texts
 
 if TYPE_CHECKING:
-    from ..recipe import Data
+    from ...recipe import Data
 
 THREADS = 8  # that look at files at once: on a network's disk most of the time is waiting
 AT_ONCE = 4096  # files handed to them

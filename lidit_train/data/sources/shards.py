@@ -29,7 +29,7 @@ from .reading import faults, open_picture, printable, read_caption
 from .tar_index import Shard, ShardIndex, index_shard, row_type
 
 if TYPE_CHECKING:
-    from ..recipe import Data, Source
+    from ...recipe import Data, Source
 
 log = logging.getLogger(__name__)
 

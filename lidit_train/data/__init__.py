@@ -1,0 +1,1 @@
+"""From a recipe's sources to batches: caches, buckets, schedule, loader."""
