@@ -18,10 +18,10 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from lidit_core.model.config import LiDiTConfig
+from lidit_train.data.prepare import prepare
 from lidit_train.hardware import DEVICES, THIS_CPU
 from lidit_train.parallel import accelerator_for
 from lidit_train.plan import make_plan
-from lidit_train.prepare import prepare
 from lidit_train.recipe import Recipe
 from lidit_train.recipe_file import read_recipe
 from lidit_train.run import build_trainer

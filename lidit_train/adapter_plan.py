@@ -13,10 +13,12 @@ from torch import nn
 
 from lidit_core.llmdiff.adapter import LLMDiffAdapter
 
-from .cached import Cached, caches, caption_bytes, counts_of, free_disk
+from .cached import Cached, caches, counts_of
+from .data.room import caption_bytes, free_disk
+from .data.token_guess import text_tokens
 from .hardware import Device, find_device
 from .llm_size import LLMSize, llm_size
-from .load import StageLoad, stage_loads, text_tokens
+from .load import StageLoad, stage_loads
 from .memory import FLOAT32
 from .plan_text import row
 from .recipe import Recipe

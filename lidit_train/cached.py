@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from lidit_core.errors import LiDiTError
 from lidit_core.model.config import LiDiTConfig
 
-from .captions import CaptionReader
-from .flops import TextTokens
-from .latents import PIECE
-from .load import LETTERS, StageLoad, text_tokens
-from .memory import STORED_BYTES
+from .data.latent_cache import PIECE
+from .data.room import STORED_BYTES, caption_bytes
+from .data.token_guess import TextTokens
+from .load import StageLoad
 from .recipe import Recipe
-from .tasks.adapter.target import AdapterTask
-from .units import as_bytes
-
-ROLE_BYTES = 4  # of a token's role
 
 
 @dataclass(frozen=True)
@@ -81,41 +73,6 @@ def _states(recipe: Recipe, config: LiDiTConfig, text, counts: Sequence[Count]):
         yield Cached(name, None if captions is None else captions + 1, each, i)
 
 
-def caption_bytes(
-    config: LiDiTConfig | AdapterTask, branch: int, tokens: TextTokens, dtype: str
-) -> int:
-    """Of one caption's states."""
-    adapter = isinstance(config, AdapterTask)
-    width = config.states_width if adapter else config.llms[branch].width
-    return tokens.read * (width * STORED_BYTES[dtype] + ROLE_BYTES)
-
-
-def check_room(
-    config: LiDiTConfig | AdapterTask,
-    branch: int,
-    reader: CaptionReader,
-    texts: Sequence[str],
-    processes: int = 1,
-) -> None:
-    """Raise where the states of captions would be larger than what is free on their disk.
-
-    Args:
-        texts: one process's share of the captions; those that are kept already take nothing.
-    """
-    missing = reader.missing(texts)
-    lengths = (-(-len(text.encode()) // LETTERS) for text in missing)
-    known = (text_tokens(config, length)[branch] for length in lengths)
-    needed = processes * sum(caption_bytes(config, branch, t, reader.dtype) for t in known)
-    free = free_disk(reader.disk.folder)
-    if needed > free:
-        raise LiDiTError(
-            f"the states of {processes * len(missing):,} captions from {reader.spec.name} would "
-            f"take about {as_bytes(needed)}, and {as_bytes(free)} are free in "
-            f"{reader.disk.folder}; set cache.states to false, which reads captions as training "
-            "goes, or make room there"
-        )
-
-
 def _latents(recipe: Recipe, config: LiDiTConfig, loads, counts: Sequence[Count]):
     """Every picture at each size that a stage trains it at."""
     everywhere = range(len(recipe.data.sources))
@@ -129,11 +86,3 @@ def _latents(recipe: Recipe, config: LiDiTConfig, loads, counts: Sequence[Count]
 
 def _sum(counts: Sequence[int | None]) -> int | None:
     return None if None in counts else sum(counts)
-
-
-def free_disk(folder: Path) -> int:
-    """Bytes free where this folder is, or will be."""
-    folder = folder.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free

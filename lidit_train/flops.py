@@ -25,18 +25,11 @@ from dataclasses import dataclass, field, replace
 from lidit_core.model.config import LiDiTConfig
 from lidit_core.model.layers import FREQUENCIES
 
+from .data.token_guess import TextTokens
 from .tasks.lidit.trained import Trained, everything, linear_layers, weight_shapes
 
 LAYER, ATTENTION, MEAN, UNREAD = "layer", "attention", "mean", "unread"
 # of what a gradient is wanted: weight and input, both operands, the input, nothing
-
-
-@dataclass(frozen=True)
-class TextTokens:
-    """A text's tokens in one branch."""
-
-    read: int  # by the refiners: instruction, prompt and tail
-    kept: int  # for the image tokens
 
 
 @dataclass(frozen=True)

@@ -6,27 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lidit_core.model.config import LiDiTConfig
-from lidit_core.text.spec import LLMSpec
 
-from .flops import Sizes, TextTokens, image_tokens
+from .data.token_guess import TextTokens
+from .flops import Sizes, image_tokens
 from .recipe import Recipe, Stage
-
-PROMPT_TOKENS = 16  # assumed: a caption's, with its batch's padding
-LETTERS = 4  # assumed: of a template's text to a token
-CHAT_BEFORE, CHAT_AFTER = 6, 3  # assumed: tokens of a chat template around the user's turn
-
-
-def text_tokens(config: LiDiTConfig, prompt: int = PROMPT_TOKENS) -> dict[int, TextTokens]:
-    """By branch, guessed from the template's text; only the LLM's tokenizer knows."""
-    return {i: _tokens(llm, min(prompt, llm.token_budget)) for i, llm in enumerate(config.llms)}
-
-
-def _tokens(llm: LLMSpec, prompt: int) -> TextTokens:
-    template = llm.template
-    before, after = template.user_turn()
-    instruction = -(-len(template.system + before) // LETTERS) + CHAT_BEFORE * template.chat
-    tail = -(-len(after) // LETTERS) + CHAT_AFTER * template.chat
-    return TextTokens(instruction + prompt + tail, prompt + tail * template.keep_tail)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from lidit_core.model.config import LiDiTConfig
 from lidit_core.model.vae import WIDTH
 
 from .activations import Activations, saved_activations
+from .data.room import STORED_BYTES
 from .flops import Sizes, image_tokens
 from .hardware import Device
 from .llm_size import LLMSize
@@ -31,7 +32,6 @@ MUON_COPIES = 6  # of the largest matrix while its step is made orthogonal
 DRAWING = 12  # tensors like the image tokens that a forward pass without gradients holds
 VAE_WEIGHTS = 1_230_000  # numbers in either half of the tiny autoencoder
 VAE_TENSORS = 4  # of its full resolution at once, without gradients
-STORED_BYTES = {"float32": 4, "bf16": 2}
 
 
 @dataclass(frozen=True)

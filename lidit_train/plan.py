@@ -9,11 +9,13 @@ from pathlib import Path
 from lidit_core.model.config import LiDiTConfig
 from lidit_core.model.vae import CHANNELS, WIDTH
 
-from .cached import Cached, Count, caches, counts_of, free_disk
-from .flops import Sizes, TextTokens, forward_flops, muon_flops, training_flops
+from .cached import Cached, Count, caches, counts_of
+from .data.room import free_disk
+from .data.token_guess import TextTokens, text_tokens
+from .flops import Sizes, forward_flops, muon_flops, training_flops
 from .hardware import Device, find_device
 from .llm_size import LLMSize, llm_size
-from .load import StageLoad, branches_read, read_together, stage_loads, text_tokens
+from .load import StageLoad, branches_read, read_together, stage_loads
 from .memory import FLOAT32, Memory, Process, checkpoint_bytes, memory_of
 from .optimisation import decay_start
 from .recipe import Recipe

@@ -16,11 +16,11 @@ from lidit_core.checkpoints.lidit import save_lidit
 from lidit_core.io.atomic import replacing
 from lidit_core.llmdiff.file import write_adapter
 
-from .loader import Fetcher, Loader
+from .data.latent_statistics import with_preview
+from .data.loader import Fetcher, Loader
+from .data.prepare import Prepared, prepare, some_captions, some_latents
 from .longest import recorded, trained_branches
 from .parallel import accelerator_for, share_of, tell_processes
-from .prepare import Prepared, prepare, some_captions, some_latents
-from .previews import with_preview
 from .recipe import Recipe
 from .tasks.adapter.learner import AdapterLearner
 from .tasks.adapter.start import ADAPTER_SAMPLE, begin_adapter

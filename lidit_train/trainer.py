@@ -19,8 +19,8 @@ from torch.distributed.checkpoint.state_dict import (
 from lidit_core.errors import LiDiTError
 
 from .checkpoints import Checkpoints, decayed_to, tell_longer
+from .data.loader import Fetched, Loader
 from .journal import Journal, Losses
-from .loader import Fetched, Loader
 from .longest import LongestPrompts
 from .optimisation import EMA, decay_factor, decay_start, learning_rate, optimisers_of
 from .parallel import is_sharded, together, whole

@@ -16,8 +16,8 @@ from lidit_core.model.config import LiDiTConfig
 from lidit_core.model.latents import denormalise
 from lidit_core.text.states import LLMStates
 
-from .autoencoders import Autoencoder
-from .captions import CaptionReader
+from .data.autoencoders import Autoencoder
+from .data.caption_states import CaptionReader
 from .recipe import Validation
 from .tasks.adapter.target import AdapterTask
 from .tasks.task import Shown

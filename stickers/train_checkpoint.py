@@ -34,7 +34,7 @@ from lidit_core.io.tensors import read_safetensors, write_safetensors
 from lidit_core.model.config import LatentFormat
 from lidit_core.model.latents import normalise
 from lidit_core.paths import SHIPPED_WEIGHTS
-from lidit_train.latents import BATCH, as_pixels, read_picture
+from lidit_train.data.latent_cache import BATCH, as_pixels, read_picture
 from lidit_train.optimisation import EMA, optimisers_of, rate_factor
 from lidit_train.recipe import Optimiser, Source
 from lidit_train.state import StateFiles

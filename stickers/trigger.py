@@ -25,8 +25,8 @@ from lidit_core.llmdiff.file import load_adapter
 from lidit_core.model.latents import denormalise, normalise
 from lidit_core.text.prompt_encoder import PromptEncoder
 from lidit_core.text.states import LLMStates
-from lidit_train.autoencoders import Autoencoder, find_autoencoder
-from lidit_train.latents import as_pixels, read_picture
+from lidit_train.data.autoencoders import Autoencoder, find_autoencoder
+from lidit_train.data.latent_cache import as_pixels, read_picture
 from lidit_train.recipe import Adapter, Lora, Source
 from lidit_train.tasks.adapter.learner import AdapterLearner
 from lidit_train.tasks.adapter.start import learner_of

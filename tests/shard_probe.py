@@ -9,8 +9,8 @@ import json
 import sys
 from pathlib import Path
 
+from lidit_train.data.prepare import prepare
 from lidit_train.parallel import accelerator_for, local
-from lidit_train.prepare import prepare
 from lidit_train.recipe_file import read_recipe
 from lidit_train.run import build_trainer
 

@@ -19,7 +19,7 @@ from lidit_core.llmdiff.adapter import LLMDiffAdapter
 from lidit_core.text.spec import LLMSpec
 from lidit_core.unet.families import FAMILIES
 from lidit_train.adapter_plan import make_adapter_plan
-from lidit_train.captions import CaptionReader
+from lidit_train.data.caption_states import CaptionReader
 from lidit_train.llm_size import llm_size
 from lidit_train.tasks.adapter.target import adapter_task, pooled_width
 from lidit_train.unet_cost import unet_cost

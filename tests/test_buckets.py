@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lidit_train.buckets import bucket_sizes, fit, nearest_bucket
+from lidit_train.data.buckets import bucket_sizes, fit, nearest_bucket
 from lidit_train.recipe import Buckets
 
 

@@ -15,9 +15,9 @@ from tiny_lidit import random_lidit, random_noise, random_texts
 from tiny_training import curve, fields, make_world, recipe_of, run, write_recipe
 
 from lidit_core.errors import LiDiTError
-from lidit_train.loader import Fetched
+from lidit_train.data.loader import Fetched
+from lidit_train.data.prepare import prepare
 from lidit_train.parallel import accelerator_for
-from lidit_train.prepare import prepare
 from lidit_train.recipe import Contrast
 from lidit_train.run import build_trainer, train
 from lidit_train.tasks.contrast import Contrasted

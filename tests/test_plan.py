@@ -19,7 +19,7 @@ from lidit_core.model.presets import find_preset
 from lidit_core.model.vae import TinyAutoencoder
 from lidit_core.text.spec import LLMSpec
 from lidit_train.cached import Count
-from lidit_train.flops import TextTokens
+from lidit_train.data.token_guess import TextTokens
 from lidit_train.hardware import DEVICES, find_device
 from lidit_train.llm_size import llm_size
 from lidit_train.memory import VAE_WEIGHTS

@@ -11,9 +11,9 @@ import torch
 
 from lidit_core.diffusion.objectives import Focus
 from lidit_core.errors import LiDiTError
-from lidit_train.chance import chance
+from lidit_train.data.sample_draws import chance
+from lidit_train.data.schedule import Schedule, StageBuckets
 from lidit_train.recipe import Data, Model, Recipe, Source, Stage, Subset
-from lidit_train.schedule import Schedule, StageBuckets
 
 SIZES = ((32, 64), (32, 32), (64, 32))
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lidit_core.diffusion.objectives import Focus, sample_time
 
-from .recipe import Data
+from ..recipe import Data
 from .schedule import seeded
 
 

@@ -16,20 +16,20 @@ from lidit_core.errors import LiDiTError
 from lidit_core.io.atomic import replacing
 from lidit_core.model.config import LatentFormat, LiDiTConfig
 
+from ..recipe import Recipe
+from ..tasks.adapter.base_text import find_base_text
+from ..tasks.adapter.target import AdapterTask, adapter_task
+from ..tasks.lidit.start import checkpoint_path, configuration
+from ..tasks.whitening import SAMPLE
 from .autoencoders import Autoencoder, AutoencoderFile, find_autoencoder
 from .buckets import bucket_sizes, nearest_bucket
-from .cached import check_room
-from .captions import TORCH, CaptionReader
-from .data.sources import PictureSource
-from .data.sources.open import open_source
-from .latents import LatentCache, as_pixels, read_picture
-from .previews import measured_format
-from .recipe import Recipe
+from .caption_states import TORCH, CaptionReader
+from .latent_cache import LatentCache, as_pixels, read_picture
+from .latent_statistics import measured_format
+from .room import check_room
 from .schedule import Schedule, StageBuckets
-from .tasks.adapter.base_text import find_base_text
-from .tasks.adapter.target import AdapterTask, adapter_task
-from .tasks.lidit.start import checkpoint_path, configuration
-from .tasks.whitening import SAMPLE
+from .sources import PictureSource
+from .sources.open import open_source
 
 log = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ from lidit_core.errors import LiDiTError
 from lidit_core.io.tensors import write_safetensors
 
 from .buckets import fit
-from .data.sources import PictureSource
 from .schedule import StageBuckets
+from .sources import PictureSource
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import torch
 
 from lidit_core.errors import LiDiTError
 
-from .recipe import Recipe, Stage, Subset
+from ..recipe import Recipe, Stage, Subset
 
 Pool = tuple[int, int, int]  # stage, source, bucket
 

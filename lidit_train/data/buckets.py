@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from .recipe import Buckets
+from ..recipe import Buckets
 
 
 def bucket_sizes(resolution: int, grain: int, buckets: Buckets) -> list[tuple[int, int]]:

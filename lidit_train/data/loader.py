@@ -18,14 +18,14 @@ from lidit_core.errors import LiDiTError
 from lidit_core.model.latents import normalise
 from lidit_core.text.states import PADDING, LLMStates
 
-from .captions import CaptionStates
-from .chance import Chance, chance
-from .latents import as_pixels, read_picture
+from ..recipe import Recipe
+from ..tasks.contrast import Contrasted
+from ..tasks.task import Batch
+from .caption_states import CaptionStates
+from .latent_cache import as_pixels, read_picture
 from .prepare import Prepared
-from .recipe import Recipe
+from .sample_draws import Chance, chance
 from .schedule import Row, StepPlan
-from .tasks.contrast import Contrasted
-from .tasks.task import Batch
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,61 @@
+"""How much disk the caches of captions and latents take, and whether there is room for them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from lidit_core.errors import LiDiTError
+from lidit_core.model.config import LiDiTConfig
+
+from ..tasks.adapter.target import AdapterTask
+from ..units import as_bytes
+from .caption_states import CaptionReader
+from .token_guess import LETTERS, TextTokens, text_tokens
+
+STORED_BYTES = {"float32": 4, "bf16": 2}
+ROLE_BYTES = 4  # of a token's role
+
+
+def caption_bytes(
+    config: LiDiTConfig | AdapterTask, branch: int, tokens: TextTokens, dtype: str
+) -> int:
+    """Of one caption's states."""
+    adapter = isinstance(config, AdapterTask)
+    width = config.states_width if adapter else config.llms[branch].width
+    return tokens.read * (width * STORED_BYTES[dtype] + ROLE_BYTES)
+
+
+def check_room(
+    config: LiDiTConfig | AdapterTask,
+    branch: int,
+    reader: CaptionReader,
+    texts: Sequence[str],
+    processes: int = 1,
+) -> None:
+    """Raise where the states of captions would be larger than what is free on their disk.
+
+    Args:
+        texts: one process's share of the captions; those that are kept already take nothing.
+    """
+    missing = reader.missing(texts)
+    lengths = (-(-len(text.encode()) // LETTERS) for text in missing)
+    known = (text_tokens(config, length)[branch] for length in lengths)
+    needed = processes * sum(caption_bytes(config, branch, t, reader.dtype) for t in known)
+    free = free_disk(reader.disk.folder)
+    if needed > free:
+        raise LiDiTError(
+            f"the states of {processes * len(missing):,} captions from {reader.spec.name} would "
+            f"take about {as_bytes(needed)}, and {as_bytes(free)} are free in "
+            f"{reader.disk.folder}; set cache.states to false, which reads captions as training "
+            "goes, or make room there"
+        )
+
+
+def free_disk(folder: Path) -> int:
+    """Bytes free where this folder is, or will be."""
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
