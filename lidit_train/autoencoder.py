@@ -17,8 +17,9 @@ from lidit_core.model.vae import Block, TinyAutoencoder
 
 from .dead_units import revive
 from .linear_encoder import BYPASSED, set_linear_encoder
-from .muon import Muon
-from .optimisation import EMA, rate_factor
+from .loop.ema import EMA
+from .loop.learning_rate import rate_factor
+from .loop.muon import Muon
 from .state import StateFiles
 
 log = logging.getLogger(__name__)

@@ -70,7 +70,7 @@ def _print_plan(recipe, folder: Path) -> int:
 def _train(recipe, args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from .parallel import is_first
+    from .loop.parallel import is_first
     from .run import train
 
     logging.getLogger("lidit_train").setLevel(logging.INFO)

@@ -92,7 +92,7 @@ def training_flops(
 
 
 def muon_flops(config: LiDiTConfig, trained: Trained) -> int:
-    """Of one step of Muon on the blocks' matrices, for any batch (lidit_train.muon).
+    """Of one step of Muon on the blocks' matrices, for any batch (lidit_train.loop.muon).
 
     Five iterations, each x·xᵀ, its square and their product with x: 4·r²·c + 2·r³, r <= c.
     """

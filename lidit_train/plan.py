@@ -16,8 +16,8 @@ from .flops import Sizes, forward_flops, muon_flops, training_flops
 from .hardware import Device, find_device
 from .llm_size import LLMSize, llm_size
 from .load import StageLoad, branches_read, read_together, stage_loads
+from .loop.learning_rate import decay_start
 from .memory import FLOAT32, Memory, Process, checkpoint_bytes, memory_of
-from .optimisation import decay_start
 from .recipe import Recipe
 from .tasks.lidit.trained import Trained, Weights, count_weights, trained_by
 

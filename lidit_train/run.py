@@ -19,8 +19,10 @@ from lidit_core.llmdiff.file import write_adapter
 from .data.latent_statistics import with_preview
 from .data.loader import Fetcher, Loader
 from .data.prepare import Prepared, prepare, some_captions, some_latents
-from .longest import recorded, trained_branches
-from .parallel import accelerator_for, share_of, tell_processes
+from .loop.longest_prompt import recorded, trained_branches
+from .loop.parallel import accelerator_for, share_of, tell_processes
+from .loop.trainer import Trainer
+from .loop.validation import Grid, save_grid
 from .recipe import Recipe
 from .tasks.adapter.learner import AdapterLearner
 from .tasks.adapter.start import ADAPTER_SAMPLE, begin_adapter
@@ -29,8 +31,6 @@ from .tasks.lidit.lora import add_lora, save_lora
 from .tasks.lidit.start import begin
 from .tasks.lidit.trained import trained_by
 from .tasks.whitening import whiten_entries
-from .trainer import Trainer
-from .validation import Grid, save_grid
 
 log = logging.getLogger(__name__)
 

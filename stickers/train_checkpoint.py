@@ -35,7 +35,9 @@ from lidit_core.model.config import LatentFormat
 from lidit_core.model.latents import normalise
 from lidit_core.paths import SHIPPED_WEIGHTS
 from lidit_train.data.latent_cache import BATCH, as_pixels, read_picture
-from lidit_train.optimisation import EMA, optimisers_of, rate_factor
+from lidit_train.loop.ema import EMA
+from lidit_train.loop.learning_rate import rate_factor
+from lidit_train.loop.optimisers import optimisers_of
 from lidit_train.recipe import Optimiser, Source
 from lidit_train.state import StateFiles
 from lidit_train.tasks.adapter.unet import write_ldm

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from lidit_train.data.prepare import prepare
-from lidit_train.parallel import accelerator_for, local
+from lidit_train.loop.parallel import accelerator_for, local
 from lidit_train.recipe_file import read_recipe
 from lidit_train.run import build_trainer
 

@@ -24,7 +24,7 @@ from lidit_core.errors import LiDiTError
 from lidit_core.llmdiff.file import load_adapter, read_adapter_config
 from lidit_core.unet.families import FAMILIES
 from lidit_train.data.prepare import prepare
-from lidit_train.parallel import accelerator_for
+from lidit_train.loop.parallel import accelerator_for
 from lidit_train.run import build_trainer, train
 from lidit_train.tasks.adapter import target as adapter_task
 from lidit_train.tasks.adapter.base_text import StandInText, base_text

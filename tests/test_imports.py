@@ -22,7 +22,7 @@ BREACHES = {  # a contract: the file, and the line in it, that break it
     "circles": ("lidit_core/model/layers.py", "from .refiners import Branch"),
     "transformers": ("lidit_core/model/dit.py", "from transformers import AutoModel"),
     "gguf": ("lidit_core/llm/locate.py", "from gguf import GGUFReader"),
-    "diffusers": ("lidit_train/trainer.py", "import diffusers"),
+    "diffusers": ("lidit_train/loop/trainer.py", "import diffusers"),
     "pipeline": ("host/models.py", "from ..lidit_core.pipeline import Pipeline"),
     "model": ("lidit_core/model/config.py", "from ..llm.locate import available"),
     "core": ("lidit_core/text/renderer.py", "from ..model.vae import WIDTH"),

@@ -12,7 +12,7 @@ from torch import nn
 from lidit_core.errors import LiDiTError
 from lidit_core.model.dit import LiDiT
 from lidit_core.text.spec import LLMSpec
-from lidit_train.muon import Muon, orthogonalised
+from lidit_train.loop.muon import Muon, orthogonalised
 from lidit_train.recipe import Content
 from lidit_train.tasks.lidit.learner import Learner
 from lidit_train.tasks.task import Batch

@@ -21,7 +21,7 @@ from lidit_core.llmdiff.file import read_adapter_config
 from lidit_core.model.config import LiDiTConfig
 from lidit_core.text.prompt_encoder import PromptEncoder
 from lidit_core.text.spec import LLMSpec
-from lidit_train.longest import LongestPrompts, recorded
+from lidit_train.loop.longest_prompt import LongestPrompts, recorded
 from lidit_train.recipe_file import read_recipe
 from lidit_train.run import train
 
@@ -183,8 +183,8 @@ def test_an_adapter_records_it(tmp_path):
 
 
 GATHER = """
-from lidit_train.longest import LongestPrompts
-from lidit_train.parallel import accelerator_for
+from lidit_train.loop.longest_prompt import LongestPrompts
+from lidit_train.loop.parallel import accelerator_for
 from lidit_train.recipe import Compute
 processes = accelerator_for(Compute(precision="float32"), "cpu")
 seen, rank = LongestPrompts(["a", "b", "c"]), processes.process_index

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from lidit_train.optimisation import EMA, decay_start, optimisers_of, rate_factor
+from lidit_train.loop.ema import EMA
+from lidit_train.loop.learning_rate import decay_start, rate_factor
+from lidit_train.loop.optimisers import optimisers_of
 from lidit_train.recipe import Optimiser
 
 

@@ -15,7 +15,7 @@ import pytest
 from lidit_core.checkpoints.lidit import load_lidit
 from lidit_core.cli import main
 from lidit_core.errors import LiDiTError
-from lidit_train.parallel import accelerator_for
+from lidit_train.loop.parallel import accelerator_for
 from lidit_train.recipe import Compute
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lidit_core.errors import LiDiTError
 
-from .recipe import Compute
+from ..recipe import Compute
 
 log = logging.getLogger(__name__)
 

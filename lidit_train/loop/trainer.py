@@ -18,15 +18,17 @@ from torch.distributed.checkpoint.state_dict import (
 
 from lidit_core.errors import LiDiTError
 
+from ..data.loader import Fetched, Loader
+from ..recipe import Recipe
+from ..tasks.lidit.learner import Learner
+from ..tasks.task import Batch
 from .checkpoints import Checkpoints, decayed_to, tell_longer
-from .data.loader import Fetched, Loader
+from .ema import EMA
 from .journal import Journal, Losses
-from .longest import LongestPrompts
-from .optimisation import EMA, decay_factor, decay_start, learning_rate, optimisers_of
+from .learning_rate import decay_factor, decay_start, learning_rate
+from .longest_prompt import LongestPrompts
+from .optimisers import optimisers_of
 from .parallel import is_sharded, together, whole
-from .recipe import Recipe
-from .tasks.lidit.learner import Learner
-from .tasks.task import Batch
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from lidit_core.errors import LiDiTError
 from lidit_core.io.atomic import replacing
 
-from .recipe import Log
+from ..recipe import Log
 
 log = logging.getLogger(__name__)
 

@@ -16,11 +16,11 @@ from lidit_core.model.config import LiDiTConfig
 from lidit_core.model.latents import denormalise
 from lidit_core.text.states import LLMStates
 
-from .data.autoencoders import Autoencoder
-from .data.caption_states import CaptionReader
-from .recipe import Validation
-from .tasks.adapter.target import AdapterTask
-from .tasks.task import Shown
+from ..data.autoencoders import Autoencoder
+from ..data.caption_states import CaptionReader
+from ..recipe import Validation
+from ..tasks.adapter.target import AdapterTask
+from ..tasks.task import Shown
 
 BATCH = 8  # pictures sampled at once
 ROW = 8  # pictures side by side

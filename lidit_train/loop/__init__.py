@@ -1,0 +1,1 @@
+"""The training loop: optimisers, parallel processes, checkpoints, the log."""

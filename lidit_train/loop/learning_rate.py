@@ -1,0 +1,31 @@
+"""The learning rate over a run: warm-up, constant, one decay."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+from ..recipe import Recipe
+
+
+def rate_factor(step: int, warmup: int, total: int, decay: float) -> float:
+    """Linear warm-up, a plateau, and a linear fall to zero over the last share ``decay``.
+
+    A plateau lets a run be lengthened without having spent its schedule (WSD).
+    """
+    return min((step + 1) / max(warmup, 1), decay_factor(step, total, decay))
+
+
+def decay_factor(step: int, total: int, decay: float) -> float:
+    """What the decay leaves of the rate at a step: 1 until it begins, then falling to 0."""
+    return max(min(1.0, (total - step) / max(decay * total, 1)), 0.0)
+
+
+def decay_start(total: int, decay: float) -> int:
+    """The first step whose rate the decay lowers; ``total`` where it lowers none."""
+    return bisect_left(range(total), True, key=lambda step: decay_factor(step, total, decay) < 1)
+
+
+def learning_rate(step: int, recipe: Recipe) -> float:
+    """The recipe's rate at a step, which its stage may scale."""
+    o, (_, stage) = recipe.optimiser, recipe.stage_at(step)
+    return o.learning_rate * stage.rate * rate_factor(step, o.warmup, recipe.steps, o.decay)

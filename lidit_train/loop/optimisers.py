@@ -1,0 +1,53 @@
+"""The optimisers, the learning rate and the average of the weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..recipe import Optimiser
+from .muon import Muon
+from .parallel import is_sharded
+
+INNER = ("blocks.", "adapter.layers.")  # within names: whose matrices Muon takes
+STATE = {torch.optim.AdamW: ("exp_avg", "exp_avg_sq"), Muon: ("velocity",)}
+
+
+def optimisers_of(learner: nn.Module, recipe: Optimiser) -> list[torch.optim.Optimizer]:
+    """AdamW, where only matrices decay; Muon for the blocks' matrices where asked for.
+
+    The blocks are the transformer's and the linguistic refiners', and an adapter's added
+    projections; the collaborative refiner's matrices stay with AdamW. What is frozen is left out.
+    """
+    trained = [(n, p) for n, p in learner.named_parameters() if p.requires_grad]
+    inner = []
+    if recipe.name == "muon":
+        inner = [p for name, p in trained if p.ndim > 1 and any(part in name for part in INNER)]
+    chosen = {id(p) for p in inner}
+    rest = [p for _, p in trained if id(p) not in chosen]
+    groups = [
+        {"params": [p for p in rest if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    found: list[torch.optim.Optimizer] = []
+    if groups:
+        fused = not is_sharded(learner)  # divided tensors have no fused step on every device
+        betas = (recipe.betas[0], recipe.betas[1])
+        found.append(torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=betas, fused=fused))
+    if inner:
+        found.append(Muon(inner, lr=recipe.learning_rate, weight_decay=recipe.weight_decay))
+    for optimiser in found:
+        _begin(optimiser)
+    return found
+
+
+def _begin(optimiser: torch.optim.Optimizer) -> None:
+    """Give every weight its state before its first gradient, which may come late."""
+    for group in optimiser.param_groups:
+        for p in group["params"]:
+            zeros = {name: torch.zeros_like(p) for name in STATE[type(optimiser)]}
+            optimiser.state[p].update(zeros)
+            if isinstance(optimiser, torch.optim.AdamW):
+                device = p.device if group["fused"] else "cpu"
+                optimiser.state[p]["step"] = torch.zeros((), device=device)
