@@ -19,9 +19,9 @@ from accelerate import Accelerator
 
 from lidit_core.model.config import LiDiTConfig
 from lidit_train.data.prepare import prepare
-from lidit_train.hardware import DEVICES, THIS_CPU
 from lidit_train.loop.parallel import accelerator_for
-from lidit_train.plan import make_plan
+from lidit_train.plan.hardware import DEVICES, THIS_CPU
+from lidit_train.plan.lidit import make_plan
 from lidit_train.recipe import Recipe
 from lidit_train.recipe_file import read_recipe
 from lidit_train.run import build_trainer

@@ -49,13 +49,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_plan(recipe, folder: Path) -> int:
-    from .plan import make_plan
-    from .plan_text import plan_text
+    from .plan.lidit import make_plan
+    from .plan.text import plan_text
     from .tasks.lidit.start import configuration, fresh_branches
     from .tasks.lidit.trained import trained_by
 
     if recipe.adapter:
-        from .adapter_plan import adapter_plan_text, make_adapter_plan
+        from .plan.adapter import make_adapter_plan
+        from .plan.adapter_text import adapter_plan_text
         from .tasks.adapter.target import adapter_task
 
         plan = make_adapter_plan(recipe, adapter_task(recipe.adapter), folder)

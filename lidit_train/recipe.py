@@ -325,7 +325,7 @@ class Log:
 class Hardware:
     """What `--print-plan` reckons with; the run itself takes what it finds."""
 
-    device: str = "this CPU"  # a name of lidit_train.hardware
+    device: str = "this CPU"  # a name of lidit_train.plan.hardware
     count: int = 1
 
     def __post_init__(self) -> None:

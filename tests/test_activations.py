@@ -9,9 +9,9 @@ from tiny_training import adapted
 from torch import nn
 
 from lidit_core.model.config import RefinerConfig
-from lidit_train.activations import BATCH_TENSORS, saved_activations
 from lidit_train.data.token_guess import TextTokens
-from lidit_train.flops import Sizes, image_tokens
+from lidit_train.plan.activations import BATCH_TENSORS, saved_activations
+from lidit_train.plan.flops import Sizes, image_tokens
 from lidit_train.recipe import Lora
 from lidit_train.tasks.lidit.trained import everything, refiners_of, with_lora
 

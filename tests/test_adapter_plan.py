@@ -12,17 +12,17 @@ from tiny_adapter_training import adapter_recipe, make_world, run_adapter
 from tiny_llm import save_llm
 from tiny_unet import TINY
 
-import lidit_train.cached
+import lidit_train.data.room
 from lidit_core.cli import main
 from lidit_core.errors import LiDiTError
 from lidit_core.llmdiff.adapter import LLMDiffAdapter
 from lidit_core.text.spec import LLMSpec
 from lidit_core.unet.families import FAMILIES
-from lidit_train.adapter_plan import make_adapter_plan
 from lidit_train.data.caption_states import CaptionReader
-from lidit_train.llm_size import llm_size
+from lidit_train.plan.adapter import make_adapter_plan
+from lidit_train.plan.llm_size import llm_size
+from lidit_train.plan.unet_cost import unet_cost
 from lidit_train.tasks.adapter.target import adapter_task, pooled_width
-from lidit_train.unet_cost import unet_cost
 
 pytest.importorskip("diffusers")
 
@@ -123,7 +123,7 @@ def test_the_states_of_a_caption_are_as_large_as_planned(world):
 
 
 def test_a_cache_that_would_not_fit_is_refused_before_the_llm_is_loaded(world, monkeypatch):
-    monkeypatch.setattr(lidit_train.cached, "free_disk", lambda folder: 5000)
+    monkeypatch.setattr(lidit_train.data.room, "free_disk", lambda folder: 5000)
     file = next((world / "llm").glob("*.safetensors"))
     weights = file.read_bytes()
     file.write_bytes(weights[: len(weights) // 2])  # what cannot be loaded was not
@@ -135,9 +135,9 @@ def test_a_cache_that_would_not_fit_is_refused_before_the_llm_is_loaded(world, m
     told = str(caught.value)
     assert re.match(r"the states of 13 captions from llm would take about [\d.]+ kB, and ", told)
     assert "5.00 kB are free" in told and "set cache.states to false" in told and "\n" not in told
-    monkeypatch.setattr(lidit_train.cached, "free_disk", lambda folder: 1 << 40)
+    monkeypatch.setattr(lidit_train.data.room, "free_disk", lambda folder: 1 << 40)
     run_adapter(world, "roomy", cache={"states": True, "folder": str(world / "roomy-cache")})
-    monkeypatch.setattr(lidit_train.cached, "free_disk", lambda folder: 0)
+    monkeypatch.setattr(lidit_train.data.room, "free_disk", lambda folder: 0)
     run_adapter(world, "again", cache={"states": True, "folder": str(world / "roomy-cache")})
 
 

@@ -15,8 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from lidit_core.model.config import RefinerConfig
 from lidit_core.model.presets import find_preset
 from lidit_train.data.token_guess import TextTokens
-from lidit_train.flops import Sizes, forward_flops, image_tokens, muon_flops, training_flops
 from lidit_train.loop.muon import Muon
+from lidit_train.plan.flops import Sizes, forward_flops, image_tokens, muon_flops, training_flops
 from lidit_train.recipe import Lora
 from lidit_train.tasks.lidit.trained import everything, refiners_of, with_lora
 

@@ -18,13 +18,13 @@ from lidit_core.model.dit import LiDiT
 from lidit_core.model.presets import find_preset
 from lidit_core.model.vae import TinyAutoencoder
 from lidit_core.text.spec import LLMSpec
-from lidit_train.cached import Count
 from lidit_train.data.token_guess import TextTokens
-from lidit_train.hardware import DEVICES, find_device
-from lidit_train.llm_size import llm_size
-from lidit_train.memory import VAE_WEIGHTS
-from lidit_train.plan import Plan, make_plan
-from lidit_train.plan_text import plan_text
+from lidit_train.plan.cache_sizes import Count
+from lidit_train.plan.hardware import DEVICES, find_device
+from lidit_train.plan.lidit import Plan, make_plan
+from lidit_train.plan.llm_size import llm_size
+from lidit_train.plan.memory import VAE_WEIGHTS
+from lidit_train.plan.text import plan_text
 from lidit_train.recipe import (
     Cache,
     Compute,

@@ -19,9 +19,10 @@ from tiny_training import curve, fields, make_world, pictures, recipe_of, run, s
 from lidit_core.errors import LiDiTError
 from lidit_core.io.tensors import read_safetensors
 from lidit_core.unet.families import FAMILIES
-from lidit_train.adapter_plan import AdapterPlan, adapter_plan_text, make_adapter_plan
-from lidit_train.plan import Plan, make_plan
-from lidit_train.plan_text import plan_text
+from lidit_train.plan.adapter import AdapterPlan, make_adapter_plan
+from lidit_train.plan.adapter_text import adapter_plan_text
+from lidit_train.plan.lidit import Plan, make_plan
+from lidit_train.plan.text import plan_text
 from lidit_train.recipe import Recipe
 from lidit_train.recipe_file import field_names, read_recipe
 from lidit_train.run import train

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from lidit_core.model.config import LiDiTConfig
 
-from .data.token_guess import TextTokens
+from ..data.token_guess import TextTokens
+from ..recipe import Recipe, Stage
 from .flops import Sizes, image_tokens
-from .recipe import Recipe, Stage
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .load import StageLoad
+from ..units import as_bytes, as_count, as_flops, as_time
+from .lidit import Plan, StagePlan
 from .memory import HELD, MICRO_BATCH, UPDATE, VALIDATION
-from .plan import Plan, StagePlan
-from .units import as_bytes, as_count, as_flops, as_time
+from .workload import StageLoad
 
 MOMENTS = {
     HELD: "held all the time",

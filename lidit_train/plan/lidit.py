@@ -9,17 +9,17 @@ from pathlib import Path
 from lidit_core.model.config import LiDiTConfig
 from lidit_core.model.vae import CHANNELS, WIDTH
 
-from .cached import Cached, Count, caches, counts_of
-from .data.room import free_disk
-from .data.token_guess import TextTokens, text_tokens
+from ..data.room import free_disk
+from ..data.token_guess import TextTokens, text_tokens
+from ..loop.learning_rate import decay_start
+from ..recipe import Recipe
+from ..tasks.lidit.trained import Trained, Weights, count_weights, trained_by
+from .cache_sizes import Cached, Count, caches, counts_of
 from .flops import Sizes, forward_flops, muon_flops, training_flops
 from .hardware import Device, find_device
 from .llm_size import LLMSize, llm_size
-from .load import StageLoad, branches_read, read_together, stage_loads
-from .loop.learning_rate import decay_start
 from .memory import FLOAT32, Memory, Process, checkpoint_bytes, memory_of
-from .recipe import Recipe
-from .tasks.lidit.trained import Trained, Weights, count_weights, trained_by
+from .workload import StageLoad, branches_read, read_together, stage_loads
 
 UPDATE_BYTES = 40  # a trained number's, read and written by AdamW and the average in one step
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from lidit_core.model.config import LiDiTConfig
 
-from .data.latent_cache import PIECE
-from .data.room import STORED_BYTES, caption_bytes
-from .data.token_guess import TextTokens
-from .load import StageLoad
-from .recipe import Recipe
+from ..data.latent_cache import PIECE
+from ..data.room import STORED_BYTES, caption_bytes
+from ..data.token_guess import TextTokens
+from ..recipe import Recipe
+from .workload import StageLoad
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from lidit_core.model.config import LiDiTConfig
 from lidit_core.model.vae import WIDTH
 
+from ..data.room import STORED_BYTES
+from ..recipe import Recipe
+from ..tasks.lidit.trained import Trained, Weights, weight_sizes
 from .activations import Activations, saved_activations
-from .data.room import STORED_BYTES
 from .flops import Sizes, image_tokens
 from .hardware import Device
 from .llm_size import LLMSize
-from .load import StageLoad, branches_read
-from .recipe import Recipe
-from .tasks.lidit.trained import Trained, Weights, weight_sizes
+from .workload import StageLoad, branches_read
 
 HELD, MICRO_BATCH, UPDATE, VALIDATION = "always", "micro batch", "update", "validation"
 FLOAT32 = 4  # bytes of a master weight, a gradient, a moment, an average

@@ -25,8 +25,8 @@ from dataclasses import dataclass, field, replace
 from lidit_core.model.config import LiDiTConfig
 from lidit_core.model.layers import FREQUENCIES
 
-from .data.token_guess import TextTokens
-from .tasks.lidit.trained import Trained, everything, linear_layers, weight_shapes
+from ..data.token_guess import TextTokens
+from ..tasks.lidit.trained import Trained, everything, linear_layers, weight_shapes
 
 LAYER, ATTENTION, MEAN, UNREAD = "layer", "attention", "mean", "unread"
 # of what a gradient is wanted: weight and input, both operands, the input, nothing

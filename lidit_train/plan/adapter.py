@@ -1,11 +1,10 @@
 """What training an adapter will need, before any weight is loaded: memory, operations, time, disk.
 
-The U-Net is run once on torch's meta device, see lidit_train.unet_cost.
+The U-Net is run once on torch's meta device, see lidit_train.plan.unet_cost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,18 +12,16 @@ from torch import nn
 
 from lidit_core.llmdiff.adapter import LLMDiffAdapter
 
-from .cached import Cached, caches, counts_of
-from .data.room import caption_bytes, free_disk
-from .data.token_guess import text_tokens
+from ..data.room import caption_bytes, free_disk
+from ..data.token_guess import text_tokens
+from ..recipe import Recipe
+from ..tasks.adapter.target import AdapterTask
+from .cache_sizes import Cached, caches, counts_of
 from .hardware import Device, find_device
 from .llm_size import LLMSize, llm_size
-from .load import StageLoad, stage_loads
 from .memory import FLOAT32
-from .plan_text import row
-from .recipe import Recipe
-from .tasks.adapter.target import AdapterTask
 from .unet_cost import UNetCost, unet_cost
-from .units import as_bytes, as_count, as_flops, as_time
+from .workload import StageLoad, stage_loads
 
 LLM = 0  # the only branch
 BACKWARD = 1.2  # of the forward pass's operations: gradients of activations, hardly any of weights
@@ -96,55 +93,3 @@ def make_adapter_plan(
         caption_bytes(task, LLM, tokens[LLM], recipe.cache.dtype),
         free_disk(Path(recipe.cache.folder or folder)),
     )
-
-
-def adapter_plan_text(plan: AdapterPlan) -> str:
-    """What `lidit train --print-plan` shows of an adapter's training."""
-    parts = (_model, _steps, _memory, _time, _disk)
-    return "\n\n".join("\n".join(part(plan)) for part in parts) + "\n"
-
-
-def _model(plan: AdapterPlan) -> Iterator[str]:
-    config = plan.task.adapter
-    modes = " and ".join(config.modes)
-    yield f"Adapter for {config.family}: {len(config.layers)} layers, to {modes}"
-    yield row("U-Net, frozen", as_count(plan.unets[0].parameters))
-    yield row("adapter, trained", as_count(plan.adapter), f"{as_bytes(2 * plan.adapter)} in bf16")
-    blocks = f"{config.blocks} blocks of {config.llm.width}"
-    yield row(plan.llm.name, as_count(plan.llm.parameters), f"by {plan.llm.source}; {blocks}")
-
-
-def _steps(plan: AdapterPlan) -> Iterator[str]:
-    yield f"Training: {plan.recipe.steps:,} steps"
-    for n, load in enumerate(plan.loads):
-        images = f"{load.stage.images:,} images at {load.side} px"
-        yield row(f"stage {n}", f"{load.stage.steps:,} steps", images)
-        yield row("  batch", f"{load.stage.batch}", f"{load.share} a process, {load.micro} at once")
-        yield row("  operations of an image", as_flops(plan.flops(n)))
-
-
-def _memory(plan: AdapterPlan) -> Iterator[str]:
-    parts = plan.memory()
-    yield f"Memory ({plan.device.name})"
-    for name, size in parts.items():
-        yield row(name, as_bytes(size))
-    total, there = sum(parts.values()), plan.device.memory
-    yield row("peak", as_bytes(total), "fits" if total <= there else "DOES NOT FIT")
-
-
-def _time(plan: AdapterPlan) -> Iterator[str]:
-    share = "measured" if plan.device.is_cpu else "assumed"
-    yield f"Time on {plan.device.name}, {plan.device.share:.0%} of its peak {share}"
-    for n, load in enumerate(plan.loads):
-        speed = f"{load.stage.batch / plan.seconds(n):,.1f} images/s"
-        yield row(f"stage {n}", as_time(plan.seconds(n) * load.stage.steps), speed)
-
-
-def _disk(plan: AdapterPlan) -> Iterator[str]:
-    yield f"Disk ({as_bytes(plan.free)} free)"
-    kept = "kept" if plan.recipe.keeps_states else "computed as it goes"
-    yield row("differences of one caption", as_bytes(plan.each), kept)
-    for cached in plan.caches:
-        size = "not known" if cached.bytes is None else as_bytes(cached.bytes)
-        fits = cached.bytes is None or cached.bytes <= plan.free
-        yield row(cached.name, size, "" if fits else "MORE THAN IS FREE: this run will refuse it")

@@ -1,0 +1,61 @@
+"""The plan of an adapter's run as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..units import as_bytes, as_count, as_flops, as_time
+from .adapter import AdapterPlan
+from .text import row
+
+
+def adapter_plan_text(plan: AdapterPlan) -> str:
+    """What `lidit train --print-plan` shows of an adapter's training."""
+    parts = (_model, _steps, _memory, _time, _disk)
+    return "\n\n".join("\n".join(part(plan)) for part in parts) + "\n"
+
+
+def _model(plan: AdapterPlan) -> Iterator[str]:
+    config = plan.task.adapter
+    modes = " and ".join(config.modes)
+    yield f"Adapter for {config.family}: {len(config.layers)} layers, to {modes}"
+    yield row("U-Net, frozen", as_count(plan.unets[0].parameters))
+    yield row("adapter, trained", as_count(plan.adapter), f"{as_bytes(2 * plan.adapter)} in bf16")
+    blocks = f"{config.blocks} blocks of {config.llm.width}"
+    yield row(plan.llm.name, as_count(plan.llm.parameters), f"by {plan.llm.source}; {blocks}")
+
+
+def _steps(plan: AdapterPlan) -> Iterator[str]:
+    yield f"Training: {plan.recipe.steps:,} steps"
+    for n, load in enumerate(plan.loads):
+        images = f"{load.stage.images:,} images at {load.side} px"
+        yield row(f"stage {n}", f"{load.stage.steps:,} steps", images)
+        yield row("  batch", f"{load.stage.batch}", f"{load.share} a process, {load.micro} at once")
+        yield row("  operations of an image", as_flops(plan.flops(n)))
+
+
+def _memory(plan: AdapterPlan) -> Iterator[str]:
+    parts = plan.memory()
+    yield f"Memory ({plan.device.name})"
+    for name, size in parts.items():
+        yield row(name, as_bytes(size))
+    total, there = sum(parts.values()), plan.device.memory
+    yield row("peak", as_bytes(total), "fits" if total <= there else "DOES NOT FIT")
+
+
+def _time(plan: AdapterPlan) -> Iterator[str]:
+    share = "measured" if plan.device.is_cpu else "assumed"
+    yield f"Time on {plan.device.name}, {plan.device.share:.0%} of its peak {share}"
+    for n, load in enumerate(plan.loads):
+        speed = f"{load.stage.batch / plan.seconds(n):,.1f} images/s"
+        yield row(f"stage {n}", as_time(plan.seconds(n) * load.stage.steps), speed)
+
+
+def _disk(plan: AdapterPlan) -> Iterator[str]:
+    yield f"Disk ({as_bytes(plan.free)} free)"
+    kept = "kept" if plan.recipe.keeps_states else "computed as it goes"
+    yield row("differences of one caption", as_bytes(plan.each), kept)
+    for cached in plan.caches:
+        size = "not known" if cached.bytes is None else as_bytes(cached.bytes)
+        fits = cached.bytes is None or cached.bytes <= plan.free
+        yield row(cached.name, size, "" if fits else "MORE THAN IS FREE: this run will refuse it")
