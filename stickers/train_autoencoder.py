@@ -20,9 +20,9 @@ from torch import Tensor
 from lidit_core.errors import exit_status
 from lidit_core.io.tensors import read_safetensors, write_safetensors
 from lidit_core.model.vae import DOWNSAMPLING
-from lidit_train.autoencoder import AutoencoderRecipe, AutoencoderTrainer, Crops
-from lidit_train.linear_encoder import principal_components
 from lidit_train.recipe_file import read_recipe
+from lidit_train.vae.linear_encoder import principal_components
+from lidit_train.vae.trainer import AutoencoderRecipe, AutoencoderTrainer, Crops
 
 from .kinds import KINDS
 from .request import Item, SceneRequest
@@ -102,7 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("recipe", type=Path, help="a YAML file of lidit_train.autoencoder's fields")
+    parser.add_argument("recipe", type=Path, help="a YAML file of lidit_train.vae.trainer's fields")
     parser.add_argument("--out", type=Path, required=True, help="the run's folder")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="repeat")
     parser.add_argument("--device", default="cpu")

@@ -38,8 +38,8 @@ from lidit_train.data.latent_cache import BATCH, as_pixels, read_picture
 from lidit_train.loop.ema import EMA
 from lidit_train.loop.learning_rate import rate_factor
 from lidit_train.loop.optimisers import optimisers_of
+from lidit_train.loop.state_files import StateFiles
 from lidit_train.recipe import Optimiser, Source
-from lidit_train.state import StateFiles
 from lidit_train.tasks.adapter.unet import write_ldm
 
 from .source import StickerSource

@@ -12,14 +12,14 @@ from lidit_core.errors import LiDiTError
 from lidit_core.io.tensors import write_safetensors
 from lidit_core.model.vae import TinyAutoencoder
 from lidit_core.paths import SHIPPED_WEIGHTS
-from lidit_train.autoencoder import (
+from lidit_train.vae.linear_encoder import principal_components
+from lidit_train.vae.trainer import (
     AutoencoderRecipe,
     AutoencoderTrainer,
     Crops,
     going_on_from,
     untrained_autoencoder,
 )
-from lidit_train.linear_encoder import principal_components
 
 SHIPPED = SHIPPED_WEIGHTS / "stickers-vae.safetensors"
 

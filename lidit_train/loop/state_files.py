@@ -9,8 +9,8 @@ import torch
 from lidit_core.errors import LiDiTError
 from lidit_core.io.atomic import replacing
 
-from .loop.checkpoints import tell_longer
-from .loop.learning_rate import decay_factor, decay_start
+from .checkpoints import tell_longer
+from .learning_rate import decay_factor, decay_start
 
 NEWEST, BEFORE_DECAY = "state.pt", "before-decay.pt"  # in the run's folder
 

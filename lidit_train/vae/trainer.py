@@ -15,12 +15,12 @@ from lidit_core.checkpoints.lidit import load_vae
 from lidit_core.errors import LiDiTError
 from lidit_core.model.vae import Block, TinyAutoencoder
 
+from ..loop.ema import EMA
+from ..loop.learning_rate import rate_factor
+from ..loop.muon import Muon
+from ..loop.state_files import StateFiles
 from .dead_units import revive
 from .linear_encoder import BYPASSED, set_linear_encoder
-from .loop.ema import EMA
-from .loop.learning_rate import rate_factor
-from .loop.muon import Muon
-from .state import StateFiles
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ class AutoencoderTrainer:
     """A run in a folder, where it resumes; more steps lengthen it without a second decay.
 
     Args:
-        linear: makes the encoder (see lidit_train.linear_encoder) where the recipe has no start.
+        linear: makes the encoder where the recipe has no start, see `linear_encoder`.
         draw: (crops, side, step) -> what the step learns from, decided by these numbers alone.
     """
 
