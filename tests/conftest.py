@@ -26,7 +26,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("font") is None:
         return
     from lidit_core.errors import LiDiTError
-    from stickers.glyphs import find_font
+    from lidit_stickers.scenes.glyphs import find_font
 
     try:
         find_font()

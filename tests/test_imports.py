@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-CODE = ("host", "nodes", "lidit_core", "lidit_train", "stickers")
+CODE = ("host", "nodes", "lidit_core", "lidit_train", "lidit_stickers")
 CONTRACTS = configparser.ConfigParser()
 CONTRACTS.read(ROOT / ".importlinter", encoding="utf-8")
 BREACHES = {  # a contract: the file, and the line in it, that break it
-    "packages": ("lidit_train/recipe.py", "import stickers.kinds"),
+    "packages": ("lidit_train/recipe.py", "import lidit_stickers.source"),
     "pack": ("host/conds.py", "from ..lidit_train.recipe import Recipe"),
     "apart": ("nodes/inputs.py", "import lidit_train.recipe"),
     "comfyui": ("lidit_core/text/cache.py", "import comfy.model_management"),
@@ -28,7 +28,7 @@ BREACHES = {  # a contract: the file, and the line in it, that break it
     "core": ("lidit_core/text/renderer.py", "from ..model.vae import WIDTH"),
     "train": ("lidit_train/recipe.py", "from .tasks.task import Batch"),
     "host": ("host/conds.py", "from .llm_weights import pageable"),
-    "stickers": ("stickers/scenes.py", "from .source import StickerScenes"),
+    "stickers": ("lidit_stickers/scenes/scenes.py", "from ..source import StickerSource"),
 }
 
 

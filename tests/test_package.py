@@ -92,7 +92,7 @@ def documented_commands() -> list[list[str]]:
     """Every `lidit …` command of the documents' code blocks, however it is started."""
     text = "\n".join(DOCUMENTS)
     blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines()]
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     words = [
         shlex.split(line, comments=True) for line in lines if "lidit" in line or "run.py" in line
     ]

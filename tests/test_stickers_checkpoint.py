@@ -10,11 +10,11 @@ import torch
 from tiny_llm import save_llm
 
 from lidit_core.demo.checkpoint import TEXT_PREFIX, read_standin
+from lidit_stickers.making import train_checkpoint
+from lidit_stickers.making.train_checkpoint import SIDE, StandInRecipe, StandInTrainer, export
 from lidit_train.recipe import Adapter
 from lidit_train.tasks.adapter.target import adapter_task
 from lidit_train.tasks.adapter.unet import read_unet
-from stickers import train_checkpoint
-from stickers.train_checkpoint import SIDE, StandInRecipe, StandInTrainer, export
 
 pytest.importorskip("diffusers")
 pytestmark = pytest.mark.font

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
     ("words", "expected"),
     [
         (
-            "train_autoencoder recipes/autoencoder/stickers.yaml --out {folder} "
+            "making.train_autoencoder recipes/autoencoder/stickers.yaml --out {folder} "
             "--set start=lidit_core/weights/stickers-vae.safetensors",
             "no training state",
         ),
@@ -36,10 +36,10 @@ ROOT = Path(__file__).resolve().parents[1]
 def test_a_mistake_is_one_sentence(words, expected, tmp_path):
     (tmp_path / "state.pt").write_bytes(b"half")
     name, *options = words.format(folder=tmp_path).split()
-    command = [sys.executable, "-m", f"stickers.{name}", *options]
+    command = [sys.executable, "-m", f"lidit_stickers.{name}", *options]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 2
-    assert ended.stderr.startswith(f"{name}: ") and ended.stderr.count("\n") == 1
+    assert ended.stderr.startswith(f"{name.split('.')[-1]}: ") and ended.stderr.count("\n") == 1
     assert expected in ended.stderr
 
 
@@ -50,7 +50,7 @@ def test_a_decoder_learns_from_what_a_model_gives_back(tmp_path):
     if not available("SmolLM2-135M-Instruct"):
         pytest.skip("SmolLM2-135M-Instruct is not on this machine; get it with `lidit fetch`")
     file = tmp_path / "restored.safetensors"
-    _run(f"restore stickers --captions 1 --time 0.02 --out {file}")
+    _run(f"making.restore stickers --captions 1 --time 0.02 --out {file}")
     tensors, _ = read_safetensors(file)
     vae = load_vae(SHIPPED_VAE)
     drawings = tensors["drawings"].permute(0, 3, 1, 2).float() / 255
@@ -59,12 +59,12 @@ def test_a_decoder_learns_from_what_a_model_gives_back(tmp_path):
     assert 0 < error < 0.15  # latents have a deviation of 0.5
     options = f"--set restored={file} --set restored_share=1 --set steps=1 --set wide_every=0"
     recipe = f"recipes/autoencoder/stickers.yaml --set start={SHIPPED_VAE}"
-    _run(f"train_autoencoder {recipe} {options} --out {tmp_path}")
+    _run(f"making.train_autoencoder {recipe} {options} --out {tmp_path}")
     load_vae(tmp_path / "final.safetensors")
 
 
 def _run(words: str) -> None:
-    subprocess.run([sys.executable, "-m", *f"stickers.{words}".split()], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-m", *f"lidit_stickers.{words}".split()], cwd=ROOT, check=True)
 
 
 DOCUMENTS = [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("recipes/**/*.yaml")]
@@ -75,13 +75,23 @@ def documented() -> dict[str, set[str]]:
     commands: dict[str, set[str]] = {}
     for path in DOCUMENTS:
         text = re.sub(r"\\\n#?\s*", "", path.read_text(encoding="utf-8"))
-        for name, words in re.findall(r"python -m stickers\.(\w+)([^\n`]*)", text):
+        for name, words in re.findall(r"python -m lidit_stickers\.([\w.]+)([^\n`]*)", text):
             commands.setdefault(name, set()).update(re.findall(r"--[\w-]+", words))
     return commands
 
 
 @pytest.mark.parametrize("name", sorted(documented()))
 def test_documented_commands_know_their_options(name):
-    command = [sys.executable, "-m", f"stickers.{name}", "--help"]
+    command = [sys.executable, "-m", f"lidit_stickers.{name}", "--help"]
     told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert {option for option in documented()[name] if option not in told} == set()
+
+
+FORMER = sorted(path.stem for path in ROOT.glob("stickers/*.py"))
+
+
+@pytest.mark.parametrize("name", FORMER)
+def test_the_commands_of_before_still_start(name):
+    command = [sys.executable, "-m", f"stickers.{name}", "--help"]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert told.startswith("usage: ")

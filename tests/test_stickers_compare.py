@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 
 from lidit_core.errors import LiDiTError
-from stickers import compare as command
-from stickers import score
-from stickers.compare import Change, compare, paired_interval
-from stickers.evaluation import evaluation_prompts
-from stickers.report import report
-from stickers.selftest import drawn
+from lidit_stickers import compare as command
+from lidit_stickers import score
+from lidit_stickers.compare import Change, compare, paired_interval
+from lidit_stickers.evaluation import evaluation_prompts
+from lidit_stickers.scorer.report import report
+from lidit_stickers.scorer.selftest import drawn
 
 SAMPLE = evaluation_prompts()[1::120]
 BLANK = np.full((128, 128, 3), 252, np.uint8)

@@ -12,19 +12,29 @@ import numpy as np
 import pytest
 
 from lidit_core.errors import LiDiTError
-from stickers import heldout
-from stickers.english import SIZE_WORDS
-from stickers.evaluation import CATEGORIES, chinese_prompts, evaluation_prompts, synonym_prompts
-from stickers.grammar import Caption, captions
-from stickers.kinds import BACKGROUNDS, COLOURS, KINDS
-from stickers.paraphrases import long_prompts, long_prompts_in_short, mixed_prompts, paraphrases
-from stickers.request import PLACES, RELATIONS, Item, SceneRequest
-from stickers.scenes import place
-from stickers.wordings import filler
-from stickers.wordings.kept import KEPT
-from stickers.wordings.nouns import TRAINED_NOUNS
-from stickers.wordings.trained import TRAINED
-from stickers.wordings.words import Words
+from lidit_stickers.evaluation import (
+    CATEGORIES,
+    chinese_prompts,
+    evaluation_prompts,
+    synonym_prompts,
+)
+from lidit_stickers.paraphrases import (
+    long_prompts,
+    long_prompts_in_short,
+    mixed_prompts,
+    paraphrases,
+)
+from lidit_stickers.scenes import heldout
+from lidit_stickers.scenes.english import SIZE_WORDS
+from lidit_stickers.scenes.grammar import Caption, captions
+from lidit_stickers.scenes.kinds import BACKGROUNDS, COLOURS, KINDS
+from lidit_stickers.scenes.request import PLACES, RELATIONS, Item, SceneRequest
+from lidit_stickers.scenes.scenes import place
+from lidit_stickers.scenes.wordings import filler
+from lidit_stickers.scenes.wordings.kept import KEPT
+from lidit_stickers.scenes.wordings.nouns import TRAINED_NOUNS
+from lidit_stickers.scenes.wordings.trained import TRAINED
+from lidit_stickers.scenes.wordings.words import Words
 
 SIZES = {"en": 8000, "zh": 2000, "mixed": 2000}
 # of the evaluation prompts, one a line

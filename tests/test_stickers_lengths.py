@@ -9,10 +9,10 @@ import pytest
 from lidit_core.errors import LiDiTError
 from lidit_core.model.presets import PRESETS
 from lidit_core.text.prompt_encoder import PromptEncoder
-from stickers.grammar import captions
-from stickers.paraphrases import long_prompts
-from stickers.wordings.filler import length
-from stickers.wordings.wide import LONGEST, word
+from lidit_stickers.paraphrases import long_prompts
+from lidit_stickers.scenes.grammar import captions
+from lidit_stickers.scenes.wordings.filler import length
+from lidit_stickers.scenes.wordings.wide import LONGEST, word
 
 SPECS = PRESETS["stickers"].llms
 

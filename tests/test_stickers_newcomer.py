@@ -10,18 +10,19 @@ from random import Random
 import numpy as np
 import pytest
 
+from lidit_stickers import newcomer, score
+from lidit_stickers.evaluation import chinese_prompts, evaluation_prompts, synonym_prompts
+from lidit_stickers.newcomer import newcomer_prompts, training_captions
+from lidit_stickers.scenes import heldout
+from lidit_stickers.scenes.grammar import WORDINGS, Caption, captions
+from lidit_stickers.scenes.kinds import BACKGROUNDS, KINDS, KNOWN_KINDS, NEWCOMER
+from lidit_stickers.scenes.request import Item, SceneRequest
+from lidit_stickers.scenes.scenes import Scene, Sprite, content, place, render
+from lidit_stickers.scorer.report import candidates, report
+from lidit_stickers.scorer.scorer import judge, read
+from lidit_stickers.scorer.selftest import drawn
 from lidit_train.data.sources.folder import FolderSource
 from lidit_train.recipe import Data, Source
-from stickers import heldout, newcomer, score
-from stickers.evaluation import chinese_prompts, evaluation_prompts, synonym_prompts
-from stickers.grammar import WORDINGS, Caption, captions
-from stickers.kinds import BACKGROUNDS, KINDS, KNOWN_KINDS, NEWCOMER
-from stickers.newcomer import newcomer_prompts, training_captions
-from stickers.report import candidates, report
-from stickers.request import Item, SceneRequest
-from stickers.scenes import Scene, Sprite, content, place, render
-from stickers.scorer import judge, read
-from stickers.selftest import drawn
 
 KEY = NEWCOMER.key
 # texts and requests, one a line, of the data set and of the fixed prompts

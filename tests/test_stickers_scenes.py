@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from lidit_core.errors import LiDiTError
-from stickers import glyphs
-from stickers.kinds import BACKGROUNDS, COLOURS, KINDS
-from stickers.request import RELATIONS, Item, SceneRequest
-from stickers.scenes import place, render
+from lidit_stickers.scenes import glyphs
+from lidit_stickers.scenes.kinds import BACKGROUNDS, COLOURS, KINDS
+from lidit_stickers.scenes.request import RELATIONS, Item, SceneRequest
+from lidit_stickers.scenes.scenes import place, render
 
 NAMED_IN_THE_ISSUE = (
     "apple banana grapes strawberry pizza hamburger doughnut cake cat dog fox panda frog turtle "

@@ -11,15 +11,15 @@ import pytest
 from PIL import Image
 
 from lidit_core.errors import LiDiTError
-from stickers import score
-from stickers.evaluation import evaluation_prompts
-from stickers.grammar import captions
-from stickers.report import grid, report, wilson
-from stickers.request import Item, SceneRequest
-from stickers.scenes import Scene, Sprite, render
-from stickers.scorer import Found, Reading, judge, read
-from stickers.segments import components
-from stickers.selftest import blurred, drawn, recognised, shuffled, unknown_objects
+from lidit_stickers import score
+from lidit_stickers.evaluation import evaluation_prompts
+from lidit_stickers.scenes.grammar import captions
+from lidit_stickers.scenes.request import Item, SceneRequest
+from lidit_stickers.scenes.scenes import Scene, Sprite, render
+from lidit_stickers.scorer.report import grid, report, wilson
+from lidit_stickers.scorer.scorer import Found, Reading, judge, read
+from lidit_stickers.scorer.segments import components
+from lidit_stickers.scorer.selftest import blurred, drawn, recognised, shuffled, unknown_objects
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = evaluation_prompts()[::30]
@@ -153,7 +153,9 @@ def test_missing_pictures(tmp_path) -> None:
 
 
 @pytest.mark.font
-@pytest.mark.parametrize("command", ["stickers.selftest", "stickers.scorer --self-test"])
+@pytest.mark.parametrize(
+    "command", ["lidit_stickers.scorer.selftest", "lidit_stickers.scorer.scorer --self-test"]
+)
 def test_the_scorer_is_measured_by_a_command(command: str) -> None:
     """By its name of before too."""
     words = [sys.executable, "-m", *command.split(), "--every", "90"]

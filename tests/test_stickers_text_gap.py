@@ -14,11 +14,11 @@ from tiny_llm import save_llm
 
 from lidit_core.errors import LiDiTError
 from lidit_core.pipeline import Pipeline, load_pipeline
-from stickers import text_gap
-from stickers.grammar import captions
-from stickers.heldout import is_held_out
-from stickers.scenes import render
-from stickers.text_gap import TextGap, chosen_llms, held_out_scenes, text_gaps
+from lidit_stickers import text_gap
+from lidit_stickers.scenes.grammar import captions
+from lidit_stickers.scenes.heldout import is_held_out
+from lidit_stickers.scenes.scenes import render
+from lidit_stickers.text_gap import TextGap, chosen_llms, held_out_scenes, text_gaps
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMES = (0.5, 0.95)

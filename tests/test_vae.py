@@ -65,10 +65,10 @@ def test_latents_are_normalised_channel_by_channel():
 @pytest.mark.font
 @torch.no_grad()
 def test_the_shipped_autoencoder_gives_scenes_back():
-    from stickers.ceiling import reconstruct
-    from stickers.evaluation import evaluation_prompts
-    from stickers.report import report
-    from stickers.selftest import drawn
+    from lidit_stickers.ceiling import reconstruct
+    from lidit_stickers.evaluation import evaluation_prompts
+    from lidit_stickers.scorer.report import report
+    from lidit_stickers.scorer.selftest import drawn
 
     path = SHIPPED_WEIGHTS / "stickers-vae.safetensors"
     assert path.stat().st_size < 5 << 20

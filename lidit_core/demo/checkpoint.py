@@ -60,7 +60,8 @@ def read_standin(path: str | Path) -> tuple[StandInConfig, dict[str, Tensor]]:
     config = _config(metadata)
     if config is None:
         raise LiDiTError(
-            f"{path} is no stand-in; expected a checkpoint that `python -m "
-            "stickers.train_checkpoint` wrote: for any other use the host's checkpoint loader"
+            f"{path} is no stand-in; expected a checkpoint that "
+            "`python -m lidit_stickers.making.train_checkpoint` wrote: for any other use the "
+            "host's checkpoint loader"
         )
     return config, tensors

@@ -45,7 +45,7 @@ class AutoencoderRecipe:
     ema: float = 0.995
     edges: float = 1.0  # weight of the L1 of horizontal and vertical differences
     noise: float = 0.03  # deviation of the noise on latents: decoders must bear a model's errors
-    restored: str = ""  # a file of latents as a model gives them (stickers.restore)
+    restored: str = ""  # a file of latents as a model gives them (lidit_stickers.making.restore)
     restored_share: float = 0.5  # of the steps that learn from that file
     save_every: int = 100  # steps
     seed: int = 0

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageChops
 
-from stickers.kinds import KINDS
-from stickers.request import Item, SceneRequest
-from stickers.scenes import place, render
+from lidit_stickers.scenes.kinds import KINDS
+from lidit_stickers.scenes.request import Item, SceneRequest
+from lidit_stickers.scenes.scenes import place, render
 
 SHOWN = ("fox", "house", "rocket", "dog", "tree", "sailboat", "robot", "rabbit")
 LIGHT = (255, 170, 90)  # what shines on a white sticker, as RGB

@@ -13,7 +13,7 @@ from . import PictureSource
 
 log = logging.getLogger(__name__)
 
-DRAWN = {"stickers": "stickers.source:StickerSource"}  # of packages above this one, by kind
+DRAWN = {"stickers": "lidit_stickers.source:StickerSource"}  # of packages above this one, by kind
 
 
 def open_source(source: Source, data: Data, index: Path) -> PictureSource:

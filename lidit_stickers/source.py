@@ -10,8 +10,8 @@ from PIL import Image
 from lidit_train.data.sources import LeftOut
 from lidit_train.recipe import Source
 
-from .grammar import Caption, captions
-from .scenes import Scene, content, place, render
+from .scenes.grammar import Caption, captions
+from .scenes.scenes import Scene, content, place, render
 
 VERSION = 1  # raise it when the same scene comes to look otherwise
 SEEDS = {

@@ -11,11 +11,11 @@ from functools import lru_cache
 from itertools import combinations
 from random import Random
 
-from . import chinese, english
-from .grammar import Caption
-from .heldout import background_held_out, colour_held_out, count_held_out, pair_held_out
-from .kinds import BACKGROUNDS, KINDS
-from .request import RELATIONS, Item, SceneRequest
+from .scenes import chinese, english
+from .scenes.grammar import Caption
+from .scenes.heldout import background_held_out, colour_held_out, count_held_out, pair_held_out
+from .scenes.kinds import BACKGROUNDS, KINDS
+from .scenes.request import RELATIONS, Item, SceneRequest
 
 SEED = "evaluation prompts 1"
 PER_CATEGORY = 180

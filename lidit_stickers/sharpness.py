@@ -1,7 +1,7 @@
 """How sharp the autoencoder is, on scenes that it has never seen.
 
-    python -m stickers.sharpness
-    python -m stickers.sharpness --vae runs/stickers-vae.safetensors --strip strip.png
+    python -m lidit_stickers.sharpness
+    python -m lidit_stickers.sharpness --vae runs/stickers-vae.safetensors --strip strip.png
 
 The signal-to-noise ratio inside objects and over all, and the drawing's strong edges that the
 round trip keeps. The scorer forgives softness; these do not.
@@ -25,9 +25,9 @@ from lidit_core.model.vae import TinyAutoencoder
 from lidit_core.paths import SHIPPED_WEIGHTS
 
 from .ceiling import reconstruct
-from .kinds import BACKGROUNDS
-from .scenes import Scene, place, render
-from .train_autoencoder import any_request
+from .making.train_autoencoder import any_request
+from .scenes.kinds import BACKGROUNDS
+from .scenes.scenes import Scene, place, render
 
 STRONG = 90  # of 255: a difference of neighbouring pixels, in any channel, that is a strong edge
 SEED = 20_261_126  # of the scenes; no training draws from it

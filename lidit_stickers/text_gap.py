@@ -1,6 +1,6 @@
 """The text gap: how much better a LI-DiT denoises a scene when it is told what the scene shows.
 
-    python -m stickers.text_gap --model runs/mine/final.safetensors --times 0.7 0.85 0.95
+    python -m lidit_stickers.text_gap --model runs/mine/final.safetensors --times 0.7 0.85 0.95
 
 Held-out scenes are noised up to each time t, and the model's mean squared error on its target with
 the empty prompt, less that with the right caption, is the gap. A model that does not read its text
@@ -32,7 +32,7 @@ from lidit_core.pipeline import Pipeline, load_pipeline
 from lidit_core.shipped import find_model
 
 from .evaluation import evaluation_prompts
-from .scenes import Scene, place, render
+from .scenes.scenes import Scene, place, render
 
 SEED = 20_261_128  # of the order of captions, of scenes and noise; no other list is drawn from it
 TIMES = (0.7, 0.85, 0.95)  # where it is decided what stands where

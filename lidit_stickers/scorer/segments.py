@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image, ImageFilter
 
-from .kinds import BACKGROUNDS
+from ..scenes.kinds import BACKGROUNDS
 
 SIDE = 128  # every picture is brought to this size first, pixels
 THRESHOLDS = (14, 32)  # largest channel difference from the background that is still background

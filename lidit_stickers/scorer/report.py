@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from lidit_core.errors import LiDiTError
 
-from .grammar import Caption
-from .kinds import KINDS, KNOWN_KINDS
+from ..scenes.grammar import Caption
+from ..scenes.kinds import KINDS, KNOWN_KINDS
 from .scorer import ACCEPT, Reading, Verdict, describe, judge, read
 
 CELL, LABEL = 128, 52  # picture side and height of the text under it, pixels

@@ -1,7 +1,8 @@
 """Latents as a LI-DiT really gives them, for the autoencoder's decoder to learn from.
 
-    python -m stickers.restore stickers --out runs/restored.safetensors
-    python -m stickers.train_autoencoder recipes/autoencoder/stickers.yaml --out runs/vae \\
+    python -m lidit_stickers.making.restore stickers --out runs/restored.safetensors
+    python -m lidit_stickers.making.train_autoencoder recipes/autoencoder/stickers.yaml \\
+        --out runs/vae \\
         --set restored=runs/restored.safetensors
 
 True scenes get noise up to a time at which the model still knows where everything is, and are
@@ -26,8 +27,8 @@ from lidit_core.io.tensors import write_safetensors
 from lidit_core.model.latents import denormalise, normalise
 from lidit_core.pipeline import Pipeline, load_pipeline
 
-from .grammar import captions
-from .scenes import place, render
+from ..scenes.grammar import captions
+from ..scenes.scenes import place, render
 
 SEED = 20_261_127  # of captions, scenes and noise; no other list is drawn from it
 A_CAPTION = 4  # scenes of each caption

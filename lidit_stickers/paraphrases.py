@@ -10,13 +10,13 @@ from collections.abc import Callable
 from functools import lru_cache
 from random import Random
 
-from . import english
 from .evaluation import CATEGORIES, held_out_requests
-from .grammar import Caption
-from .kinds import KINDS
-from .request import SceneRequest
-from .wordings import chinese, wide
-from .wordings.kept import KEPT
+from .scenes import english
+from .scenes.grammar import Caption
+from .scenes.kinds import KINDS
+from .scenes.request import SceneRequest
+from .scenes.wordings import chinese, wide
+from .scenes.wordings.kept import KEPT
 
 PARAPHRASES = 50  # a category
 LONG, LONG_TOKENS = 100, (46, 78)  # prompts, and about how many tokens they have

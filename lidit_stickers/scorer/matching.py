@@ -8,8 +8,8 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-from .glyphs import sized_glyph
-from .kinds import BACKGROUNDS, KNOWN_KINDS
+from ..scenes.glyphs import sized_glyph
+from ..scenes.kinds import BACKGROUNDS, KNOWN_KINDS
 from .segments import SIDE, THRESHOLDS, Background, Part, foreground
 
 CELL = 32  # parts and glyphs are compared at this size, pixels

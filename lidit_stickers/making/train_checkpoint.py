@@ -1,0 +1,232 @@
+"""Train the checkpoint that misunderstands, for an adapter to repair.
+
+    python -m lidit_stickers.making.train_checkpoint runs/checkpoint \\
+        --export stickers-sd.safetensors
+
+A small U-Net of the SD1.5 layout with a weak text encoder of its own (lidit_core.demo.bag_of_words)
+learns the sticker scenes by v-prediction on Stable Diffusion's schedule. As the U-Net of a real
+checkpoint can draw more than its text encoder tells apart, so does this one: most of its samples
+are read word by word, still without their order, by an encoder that is then thrown away. The same
+command again goes on.
+
+The checkpoint that ships was made as this module grew: its first 384,000 pictures were read by the
+weak encoder alone, at rate 1.5e-3, the first 248,000 of them with times that were not shifted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from lidit_core.checkpoints.lidit import load_vae
+from lidit_core.demo.bag_of_words import BagOfWords
+from lidit_core.demo.checkpoint import KEY, TEXT_PREFIX, StandInConfig
+from lidit_core.diffusion.objectives import Focus, add_noise, model_timestep, sample_time, target
+from lidit_core.errors import exit_status
+from lidit_core.io.tensors import read_safetensors, write_safetensors
+from lidit_core.model.config import LatentFormat
+from lidit_core.model.latents import normalise
+from lidit_core.paths import SHIPPED_WEIGHTS
+from lidit_train.data.latent_cache import BATCH, as_pixels, read_picture
+from lidit_train.loop.ema import EMA
+from lidit_train.loop.learning_rate import rate_factor
+from lidit_train.loop.optimisers import optimisers_of
+from lidit_train.loop.state_files import StateFiles
+from lidit_train.recipe import Optimiser, Source
+from lidit_train.tasks.adapter.unet import write_ldm
+
+from ..source import StickerSource
+
+log = logging.getLogger(__name__)
+
+SIDE = 64  # pixels: a quarter of the work of 128
+PREDICTION = "v"
+LENGTH = 77  # words that are read, as of CLIP's tokens; few captions have more
+BETTER = 16_384  # numbers for the captions' 634 words, of which 25 share theirs with another
+UNET = {  # diffusers' UNet2DConditionModel in the layout of SD1.5's, smaller
+    "in_channels": 16,
+    "out_channels": 16,
+    "sample_size": SIDE // 8,
+    "block_out_channels": (96, 96),
+    "layers_per_block": 1,
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "cross_attention_dim": 64,
+    "attention_head_dim": 4,  # heads: the name is diffusers' mistake
+}
+
+
+@dataclass(frozen=True)
+class StandInRecipe:
+    scenes: int = 40_000
+    images: int = 550_400
+    batch: int = 64
+    dropout: float = 0.1  # share of samples that read the empty prompt
+    told: float = 0.7  # share of samples whose words are nearly all told apart
+    shift: float = 2.0  # of training times towards noise, where a picture's content is decided
+    focus: Focus | None = None  # a range from which some of the times are drawn instead
+    optimiser: Optimiser = field(
+        default=Optimiser(
+            name="muon", learning_rate=2.5e-3, weight_decay=0.0, warmup=50, decay=0.35, ema=0.99
+        )
+    )
+    save_every: int = 100  # steps
+    seed: int = 0
+
+    @property
+    def steps(self) -> int:
+        return self.images // self.batch
+
+
+class StandIn(nn.Module):
+    """The U-Net, its text encoder, and the better one that it learns from besides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from diffusers import UNet2DConditionModel
+
+        self.unet = UNet2DConditionModel(**UNET)
+        self.text = BagOfWords(UNET["cross_attention_dim"], length=LENGTH)
+        self.better = BagOfWords(UNET["cross_attention_dim"], BETTER, LENGTH)
+        for encoder in (self.text, self.better):
+            nn.init.normal_(encoder.words.weight, std=0.5)
+
+    def forward(self, z: Tensor, t: Tensor, texts: list[str], told: Tensor) -> Tensor:
+        """Args: told: (B,) bool, the samples whose words are told apart."""
+        context = torch.where(told[:, None, None], self.better.read(texts), self.text.read(texts))
+        return self.unet(z, t, context).sample
+
+
+@torch.no_grad()
+def scene_latents(source: StickerSource, folder: Path) -> Tensor:
+    """Latents (N, 16, 8, 8) of all scenes, computed once."""
+    path = folder / f"latents-{len(source.sizes)}.safetensors"
+    if not path.is_file():
+        vae, parts = load_vae(SHIPPED_WEIGHTS / "stickers-vae.safetensors"), []
+        for first in tqdm(range(0, len(source.sizes), BATCH), unit="batch", desc="latents"):
+            numbers = range(first, min(first + BATCH, len(source.sizes)))
+            pictures = [read_picture(source, i, (SIDE, SIDE)) for i in numbers]
+            parts.append(vae.encode(as_pixels(torch.stack(pictures))).to(torch.bfloat16))
+        write_safetensors(path, {"latents": torch.cat(parts)}, {})
+    return read_safetensors(path)[0]["latents"].float()
+
+
+def latent_format(latents: Tensor) -> LatentFormat:
+    """Each channel's own mean and deviation."""
+    mean, std = latents.mean((0, 2, 3)).tolist(), latents.std((0, 2, 3)).tolist()
+    return LatentFormat("stickers", mean=tuple(mean), std=tuple(std))
+
+
+class StandInTrainer:
+    """A run in a folder, where it resumes; more images lengthen it without a second decay."""
+
+    def __init__(self, recipe: StandInRecipe, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(recipe.seed)
+        count = recipe.scenes
+        self.recipe = recipe
+        self.files = StateFiles(folder, recipe.steps, recipe.optimiser.decay)
+        self.source = StickerSource(Source("stickers", "en", count=count, distinct=count))
+        latents = scene_latents(self.source, folder)
+        self.latent = latent_format(latents)
+        self.x = normalise(latents, self.latent)
+        self.model = StandIn().to(memory_format=torch.channels_last)
+        self.optimisers = optimisers_of(self.model, recipe.optimiser)
+        self.ema, self.step = EMA(self.model, recipe.optimiser.ema), 0
+        self._resume()
+
+    def train(self) -> StandIn:
+        """Go on to the recipe's last step; the model with its averaged weights."""
+        with tqdm(total=self.recipe.steps, initial=self.step, unit="step") as bar:
+            while self.step < self.recipe.steps:
+                bar.set_postfix_str(f"loss {self._train_step():.3f}", refresh=False)
+                bar.update()
+                if self.files.is_due(self.step, self.recipe.save_every):
+                    self._save()
+        self.model.load_state_dict(self.ema.over(self.model.state_dict()))
+        return self.model.eval()
+
+    def _train_step(self) -> float:
+        z, t, wanted, texts, told = self._batch()
+        loss = F.mse_loss(self.model(z, t, texts, told), wanted)
+        loss.backward()
+        o = self.recipe.optimiser
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), o.clip)
+        rate = o.learning_rate * rate_factor(self.step, o.warmup, self.recipe.steps, o.decay)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            optimiser.step()
+            optimiser.zero_grad()
+        self.ema.update(self.model)
+        self.step += 1
+        return loss.item()
+
+    def _batch(self) -> tuple[Tensor, Tensor, Tensor, list[str], Tensor]:
+        """A step's own, whatever came before: noised latents, timesteps, target, texts, told."""
+        size, rng = self.recipe.batch, torch.Generator()
+        rng.manual_seed(self.recipe.seed * 1_000_003 + self.step)
+        rows = torch.randint(len(self.x), (size,), generator=rng)
+        x = self.x[rows]
+        noise = torch.randn(x.shape, generator=rng)
+        time = sample_time(PREDICTION, size, self.recipe.shift, rng, self.recipe.focus)
+        dropped = torch.rand(size, generator=rng) < self.recipe.dropout
+        texts = ["" if d else self.source.captions(int(i))[0][0] for i, d in zip(rows, dropped)]
+        told = torch.rand(size, generator=rng) < self.recipe.told
+        z = add_noise(PREDICTION, x, noise, time).contiguous(memory_format=torch.channels_last)
+        wanted = target(PREDICTION, x, noise, time)
+        return z, model_timestep(PREDICTION, time), wanted, texts, told
+
+    def _save(self) -> None:
+        optimisers = [optimiser.state_dict() for optimiser in self.optimisers]
+        model, ema = self.model.state_dict(), self.ema.state_dict()
+        state = {"model": model, "ema": ema, "step": self.step, "optimisers": optimisers}
+        self.files.save(state)
+
+    def _resume(self) -> None:
+        if (state := self.files.load()) is None:
+            return
+        self.model.load_state_dict(state["model"])
+        self.ema.load_state_dict(state["ema"])
+        for optimiser, kept in zip(self.optimisers, state["optimisers"]):
+            optimiser.load_state_dict(kept)
+        self.step = state["step"]
+        log.info("going on at step %d of %d", self.step, self.recipe.steps)
+
+
+def export(model: StandIn, latent: LatentFormat, path: Path) -> None:
+    """One file in the layout of hosts, bfloat16."""
+    width, words = UNET["cross_attention_dim"], model.text
+    config = StandInConfig(latent, SIDE, PREDICTION, width, words.buckets, words.length)
+    text = {f"{TEXT_PREFIX}{k}": v for k, v in model.text.state_dict().items()}
+    notes = {KEY: config.to_json(), "font": "Noto Color Emoji, SIL OFL 1.1"}
+    write_ldm(model.unet, path, notes, text, torch.bfloat16)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="where the run keeps its state, and resumes")
+    parser.add_argument(
+        "--images", type=int, default=StandInRecipe.images, help="to train on; more lengthen a run"
+    )
+    parser.add_argument("--export", type=Path, help="write the averaged weights here at the end")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    trainer = StandInTrainer(StandInRecipe(images=options.images), options.folder)
+    model = trainer.train()
+    if options.export:
+        export(model, trainer.latent, options.export)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status("train_checkpoint", main))

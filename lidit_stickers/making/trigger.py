@@ -1,0 +1,114 @@
+"""Measures whether a LoRA's trigger word still works beside an adapter.
+
+    python -m lidit_stickers.making.trigger FILE
+
+A LoRA of the checkpoint that misunderstands learns to paint in grey where its text says the trigger
+word thrice. Then the same prompts are drawn with and without the trigger, by the checkpoint with
+the LoRA alone and with the adapter (FILE) in mode add, and their colourfulness is compared: the
+mean over pixels of the largest of red, green and blue less the smallest, 0 to 255.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from lidit_core.diffusion.objectives import add_noise, model_timestep, sample_time, target
+from lidit_core.diffusion.sampling import initial_noise
+from lidit_core.errors import exit_status
+from lidit_core.io.pictures import to_pixels
+from lidit_core.llmdiff.file import load_adapter
+from lidit_core.model.latents import denormalise, normalise
+from lidit_core.text.prompt_encoder import PromptEncoder
+from lidit_core.text.states import LLMStates
+from lidit_train.data.autoencoders import Autoencoder, find_autoencoder
+from lidit_train.data.latent_cache import as_pixels, read_picture
+from lidit_train.recipe import Adapter, Lora, Source
+from lidit_train.tasks.adapter.learner import AdapterLearner
+from lidit_train.tasks.adapter.start import learner_of
+from lidit_train.tasks.adapter.target import AdapterTask, adapter_task
+from lidit_train.tasks.lidit.lora import add_lora
+from lidit_train.tasks.task import Shown
+
+from ..evaluation import evaluation_prompts
+from ..source import StickerSource
+
+TRIGGER = "pencil pencil pencil "  # before a caption; other captions rarely meet its number
+SCENES = 2000
+STEPS, BATCH, RATE = 200, 64, 2e-3
+LORA = Lora(rank=16, alpha=16, layers=("down_blocks", "mid_block", "up_blocks"))
+PROMPTS = 48
+
+
+def scenes(task: AdapterTask, vae: Autoencoder) -> tuple[list[str], Tensor]:
+    """Captions and latents (2N, C, h, w): every scene in colour, and in grey after the trigger."""
+    source = StickerSource(Source("stickers", "en", count=SCENES, distinct=SCENES))
+    size = (task.native_size, task.native_size)
+    pictures = torch.stack([read_picture(source, i, size) for i in range(SCENES)])
+    grey = pictures.float().mean(1, keepdim=True).expand_as(pictures).to(torch.uint8)
+    with torch.no_grad():
+        latents = [vae.encode(as_pixels(part)) for part in torch.cat([pictures, grey]).split(BATCH)]
+    texts = [source.captions(i)[0][0] for i in range(SCENES)]
+    return texts + [TRIGGER + text for text in texts], normalise(torch.cat(latents), task.latent)
+
+
+def train(learner: AdapterLearner, texts: list[str], x: Tensor) -> None:
+    """A LoRA on the U-Net, which knows nothing of the adapter."""
+    lora = add_lora(learner.unet, LORA)
+    optimiser = torch.optim.AdamW(lora.parameters(), lr=RATE, weight_decay=0)
+    generator = torch.Generator().manual_seed(0)
+    for _ in tqdm(range(STEPS), unit="step"):
+        rows = torch.randint(len(x), (BATCH,), generator=generator)
+        noise = torch.randn(x[rows].shape, generator=generator)
+        time = sample_time(learner.prediction, BATCH, 1.0, generator)
+        z = add_noise(learner.prediction, x[rows], noise, time)
+        t = model_timestep(learner.prediction, time)
+        said = learner.predict(z, t, None, [texts[int(i)] for i in rows], mode="base")
+        F.mse_loss(said, target(learner.prediction, x[rows], noise, time)).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+
+
+def colourfulness(learner, task, vae, mode: str, before: str, states: LLMStates, texts) -> float:
+    """Of the prompts' pictures; the checkpoint's own text has ``before`` in front."""
+    side = task.native_size // task.latent.downsampling
+    noise = initial_noise(list(range(len(texts))), task.latent.channels, side, side)
+    read, nothing = states[: len(texts)], states[len(texts) :]
+    positive = Shown([before + text for text in texts], {0: read})
+    negative = Shown([""] * len(texts), {0: nothing})
+    latents = learner.draw(noise, positive, negative, mode=mode)
+    with torch.no_grad():
+        pictures = to_pixels(vae.decode(denormalise(latents, task.latent))).float()
+    return float((pictures.amax(-1) - pictures.amin(-1)).mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("adapter", type=Path, help="the adapter's file")
+    parser.add_argument("--base", default="stickers-sd", help="the checkpoint")
+    options = parser.parse_args()
+    adapter = load_adapter(options.adapter)
+    spec = adapter.config.llm
+    task = adapter_task(Adapter(options.base, llm=spec.name))
+    learner = learner_of(task, adapter)
+    vae = find_autoencoder("shipped", task.latent).open("cpu")
+    train(learner, *scenes(task, vae))
+    every = evaluation_prompts()
+    texts = [caption.text for caption in every[:: len(every) // PROMPTS]][:PROMPTS]
+    reader = PromptEncoder(spec.name, spec.template, spec.block, spec.token_budget, device="cpu")
+    states = reader.encode([*texts, *([""] * len(texts))])
+    for mode in ("base", "add"):
+        shown = [colourfulness(learner, task, vae, mode, b, states, texts) for b in ("", TRIGGER)]
+        print(f"{mode:5} without the trigger {shown[0]:6.1f}, with it {shown[1]:6.1f}")
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status("trigger", main))

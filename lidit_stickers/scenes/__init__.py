@@ -1,0 +1,1 @@
+"""Scenes of stickers, and the words that ask for them."""

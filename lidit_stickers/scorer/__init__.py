@@ -1,0 +1,1 @@
+"""The scorer: what a picture shows, and whether it was asked for."""
