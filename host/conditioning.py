@@ -20,19 +20,24 @@ from torch import Tensor
 from ..lidit_core.errors import LiDiTError
 from ..lidit_core.model.refiners import BranchOptions
 from ..lidit_core.text.states import LLMStates
-from ..lidit_core.text.templates import InstructionTemplate
+from .keys import (
+    BRANCHES,
+    FUSION,
+    HIDDEN,
+    LLMDIFF,
+    MODEL_CONDS,
+    NAMES,
+    OPTIONS,
+    READINGS,
+    ROLES,
+    TEXT,
+    USED,
+    Entry,
+)
 
-HIDDEN, ROLES, NAMES = "lidit_hidden", "lidit_roles", "lidit_llm"
-BRANCHES, OPTIONS, FUSION = "lidit_branch", "lidit_options", "lidit_fusion"
-READINGS, USED = "lidit_reading", "lidit_used"
-TEXT = "lidit_text"  # of what a LI-DiT puts among the host's conditions
-MODEL_CONDS = "model_conds"  # the host's key: conditions that a model adds its own to
-LLMDIFF = "llmdiff_states"  # of what llmdiff_conditioning.py writes
 NOT_CHOSEN = -1  # a branch by its LLM's name; a switch as the model's configuration has it
 
 log = logging.getLogger(__name__)
-
-Entry = list  # [Tensor, dict]
 
 
 @dataclass(frozen=True)
@@ -48,11 +53,6 @@ class BranchText:
 
     def with_states(self, states: LLMStates) -> "BranchText":
         return replace(self, states=states)
-
-
-def reading_of(block: int | str, template: InstructionTemplate) -> str:
-    """How an LLM is read, as one string: refiners are trained on one way of reading it."""
-    return f"{block} {template.to_json()}"
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from ..lidit_core.errors import LiDiTError
 from ..lidit_core.model.dit import LiDiT, run_block
 from ..lidit_core.model.text_side import TextContext
 from .attention import attend
-from .conditioning import TEXT
 from .conds import ModelText
+from .keys import TEXT
 
 
 class HostLiDiT(LiDiT):

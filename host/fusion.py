@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from ..lidit_core.errors import LiDiTError
 from ..lidit_core.model.refiners import BranchOptions
-from .conditioning import BranchText, Entry, PromptText, entry_of, text_of
+from .conditioning import BranchText, PromptText, entry_of, text_of
+from .keys import Entry
 
 
 def read_by(entry: Entry, branch: int | None, options: BranchOptions) -> Entry:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
 import folder_paths
 
@@ -16,28 +15,12 @@ from ..lidit_core.llm.locate import check_present, installed_llms, locate, packa
 from ..lidit_core.paths import llm_folder
 from ..lidit_core.text.prompt_encoder import file_identity
 from ..lidit_core.text.templates import PRESETS, SUFFIXES, InstructionTemplate, read_template
+from .folders import LLMS, TEMPLATES, plain_name
 
-LLMS, TEMPLATES, ADAPTERS = "llm", "llm_templates", "llmdiff"  # our folders in `models`
-SUFFIXES_IN = {
-    LLMS: {".gguf", ".safetensors"},
-    TEMPLATES: set(SUFFIXES),
-    ADAPTERS: {".safetensors"},
-}
 ALSO = ("LLM", "text_encoders", "clip")  # where other packs keep LLMs
 DEPTH = 4  # folders below a model folder that are looked into
 CONVERTED = re.compile(r"-[0-9a-f]{8}$")  # the cache's copy of a GGUF file, known by that file
 QUANTISED = re.compile(r"[.-](I?Q\d\w*|BF16|F16|F32|FP8\w*)$", re.IGNORECASE)
-
-
-def register() -> None:
-    """Tell the host of our folders, and make them where they can be made."""
-    for kind, suffixes in SUFFIXES_IN.items():
-        folder = os.path.join(folder_paths.models_dir, kind)
-        folder_paths.add_model_folder_path(kind, folder)
-        folders, known = folder_paths.folder_names_and_paths[kind]
-        folder_paths.folder_names_and_paths[kind] = (folders, set(known) | suffixes)
-        with contextlib.suppress(OSError):
-            os.makedirs(folder, exist_ok=True)
 
 
 def model_name(file: str) -> str:
@@ -112,21 +95,6 @@ def template_named(name: str) -> InstructionTemplate:
     """The template behind a choice."""
     file = template_file(name)
     return PRESETS[name] if file is None else read_template(file)
-
-
-def plain_name(name: str) -> str:
-    """A name as listed, whichever system saved the workflow.
-
-    Raises:
-        LiDiTError: it leads out of the model folders.
-    """
-    plain = str(name).replace("\\", "/")
-    if ".." in PurePosixPath(plain).parts or plain[:1] == "/" or PureWindowsPath(plain).drive:
-        raise LiDiTError(
-            f"the name {str(name)[:80]!r} leads out of the model folders; expected one that is "
-            "listed, so choose it again"
-        )
-    return plain
 
 
 def _llms() -> dict[str, str]:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ..lidit_core.errors import LiDiTError
 from ..lidit_core.text.states import LLMStates
-from .conditioning import LLMDIFF as STATES
-from .conditioning import Entry
+from .keys import LLMDIFF as STATES
+from .keys import Entry
 
 ROLES, NAMES = "llmdiff_roles", "llmdiff_llm"
 READINGS, USED = "llmdiff_reading", "llmdiff_used"

@@ -6,7 +6,7 @@ from comfy import model_management
 
 from ..lidit_core.errors import LiDiTError
 from ..lidit_core.text.encoder import pad_states
-from .conditioning import reading_of
+from .keys import reading_of
 from .llm_holder import LLMHolder
 from .llmdiff_conditioning import Reading
 from .prompt_notes import tell

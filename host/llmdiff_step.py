@@ -19,8 +19,8 @@ from ..lidit_core.llmdiff.adapter import LLMDiffAdapter
 from ..lidit_core.llmdiff.config import AdapterConfig
 from ..lidit_core.text.states import PROMPT, LLMStates
 from .attention import attend
-from .conditioning import HIDDEN, reading_of
-from .conditioning import LLMDIFF as STATES
+from .keys import HIDDEN, reading_of
+from .keys import LLMDIFF as STATES
 from .llmdiff_conditioning import CLIP_TOKENS, Reading, readings_of, zeroed_out
 from .llmdiff_conds import AddedText, CONDAdded
 from .prompt_lengths import tell_length

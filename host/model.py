@@ -23,9 +23,10 @@ from ..lidit_core.errors import LiDiTError
 from ..lidit_core.io.tensors import HOST_PREFIX
 from ..lidit_core.model.config import LatentFormat, LiDiTConfig
 from ..lidit_core.model.latents import denormalise, normalise
-from .conditioning import HIDDEN, TEXT, text_of
+from .conditioning import text_of
 from .conds import CONDText
 from .diffusion import HostLiDiT
+from .keys import HIDDEN, TEXT
 from .text import model_text
 
 WEIGHT_DTYPES = {

@@ -9,8 +9,9 @@ from ..lidit_core.errors import LiDiTError
 from ..lidit_core.model.config import LiDiTConfig, RefinerConfig
 from ..lidit_core.model.refiners import BranchOptions
 from ..lidit_core.model.text_side import TextOptions
-from .conditioning import BranchText, PromptText, reading_of
+from .conditioning import BranchText, PromptText
 from .conds import ModelText
+from .keys import reading_of
 from .prompt_lengths import tell_length
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from comfy_api.latest import ComfyExtension, io
 class LiDiTExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Every node; imported here, so that what they need loads with the first of them."""
-        from ..host.llm_folders import register
+        from ..host.folders import register
         from .collaborative_refiner import LiDiTCollaborativeRefiner
         from .instruction_template import LiDiTInstructionTemplate
         from .linguistic_refiner import LiDiTLinguisticTokenRefiner

@@ -58,7 +58,7 @@ class DiffKit:
         self.pack, self.host, self.folder = pack, host, folder
         self.cond = pack.module("host.llmdiff_conditioning")
         self.states = pack.module("lidit_core.text.states")
-        reading = pack.module("host.conditioning").reading_of
+        reading = pack.module("host.keys").reading_of
         template = pack.module("lidit_core.text.templates").find_template("short")
         self.reading_of = lambda: reading("differences", template)
 
