@@ -56,7 +56,7 @@ def step_against_pixart(module, lengths: tuple[int, ...], rounds: int) -> float:
 
     layers = {"operations": ops.disable_weight_init, "dtype": torch.float32, "device": "cpu"}
     config = module("lidit_core.model.presets").find_preset("LI-DiT-1B")
-    ours = filled(module("host.diffusion").HostLiDiT(config, **layers))
+    ours = filled(module("host.lidit.diffusion").HostLiDiT(config, **layers))
     theirs = filled(
         PixArtMS(in_channels=4, model_max_length=TOKENS, micro_condition=False, **layers)
     )
@@ -89,7 +89,7 @@ def text_of(module, sizes: dict[int, tuple[int, int]], rows: int = 1):
     import torch
 
     states = module("lidit_core.text.states")
-    return module("host.conds").ModelText(
+    return module("host.lidit.conds").ModelText(
         {
             i: states.LLMStates(
                 torch.randn(rows, length, width),
@@ -108,9 +108,9 @@ def sampling_against_calls(module, rounds: int) -> float:
     import nodes
 
     config = module("lidit_core.model.presets").find_preset("stickers")
-    dit, model_module = module("lidit_core.model.dit"), module("host.model")
+    dit, model_module = module("lidit_core.model.dit"), module("host.lidit.model")
     patcher = model_module.build_model(config, filled(dit.LiDiT(config)).state_dict())
-    conditioning = module("host.conditioning")
+    conditioning = module("host.lidit.conditioning")
 
     def prompt(length: int):
         states = text_of(module, {0: (length, 576)}).states[0]

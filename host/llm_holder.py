@@ -20,8 +20,8 @@ from ..lidit_core.text.encoder import LLMEncoder, pad_states
 from ..lidit_core.text.prompt_encoder import PromptEncoder, file_identity
 from ..lidit_core.text.states import PADDING, LLMStates
 from ..lidit_core.text.templates import InstructionTemplate, find_template
-from .conditioning import BranchText, PromptText, values_of
 from .keys import reading_of
+from .lidit.conditioning import BranchText, PromptText, values_of
 from .llm_folders import model_name
 from .llm_weights import move_the_rest, pageable
 from .plain_text import TEMPLATE, plain_text_of

@@ -18,8 +18,8 @@ from ..lidit_core.demo.checkpoint import TEXT_PREFIX, StandInConfig, read_standi
 from ..lidit_core.io.tensors import HOST_PREFIX, check_tensors
 from ..lidit_core.unet.families import host_config
 from ..lidit_core.unet.shape import read_shape
-from .model import PREDICTIONS, HostLatents
-from .models import vae_of
+from .lidit.files import vae_of
+from .lidit.model import PREDICTIONS, HostLatents
 
 
 class StandInKind(comfy.supported_models_base.BASE):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.fusion import read_by
+from ..host.lidit.fusion import read_by
 from ..lidit_core.model.refiners import BranchOptions
 from .inputs import BRANCHES, branch_chosen
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host import model, models
+from ..host.lidit import files as models
+from ..host.lidit import model
 
 
 class LiDiTModelLoader(io.ComfyNode):

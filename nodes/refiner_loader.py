@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host import models
-from ..host.model import with_refiner
+from ..host.lidit import files as models
+from ..host.lidit.model import with_refiner
 from .inputs import BRANCHES, branch_chosen
 
 

@@ -69,7 +69,7 @@ class Host:
 
 
 class Pack:
-    """The pack as the host loaded it: `pack.LiDiTSampler`, `pack.module("host.model")`."""
+    """The pack as the host loaded it: `pack.LiDiTSampler`, `pack.module("host.lidit.model")`."""
 
     def __init__(self, name: str, classes: dict[str, type]) -> None:
         self.name = name

@@ -34,8 +34,8 @@ class Kit:
 
     def __init__(self, pack, host, checkpoint: Path) -> None:
         self.pack, self.host, self.checkpoint = pack, host, checkpoint
-        self.cond = pack.module("host.conditioning")
-        self.model = pack.module("host.model")
+        self.cond = pack.module("host.lidit.conditioning")
+        self.model = pack.module("host.lidit.model")
         self.states = pack.module("lidit_core.text.states")
         self.core = pack.module("lidit_core.checkpoints.lidit")
 

@@ -68,7 +68,7 @@ def test_stock_nodes_encode_with_it(host, pack, load):
     pooled = stock[0][1]["pooled_output"]
     torch.testing.assert_close(pooled, stock[0][0].mean(1))
     assert pooled.shape == (1, 32) and pooled.dtype == torch.float32
-    text = pack.module("host.conditioning").text_of(*stock[0])
+    text = pack.module("host.lidit.conditioning").text_of(*stock[0])
     assert text.branches[0].llm == "Llama"
 
 

@@ -103,7 +103,7 @@ def forward_offloaded(kit, patcher) -> torch.Tensor:
 
 @torch.no_grad()
 def forward(kit, patcher) -> torch.Tensor:
-    text = kit.pack.module("host.conds").ModelText(
+    text = kit.pack.module("host.lidit.conds").ModelText(
         {0: kit.read(seed=1)}, kit.pack.module("lidit_core.model.text_side").TextOptions()
     )
     x = torch.randn(1, 16, 4, 4, generator=torch.Generator().manual_seed(1))

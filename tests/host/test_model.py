@@ -27,7 +27,7 @@ def test_the_stock_sampler_ours_and_the_library_give_the_same_latent(kit, model,
 
 
 def test_guidance_can_be_limited_to_a_part_of_the_sampling(kit, model, pack):
-    sampling = pack.module("host.sampling")
+    sampling = pack.module("host.lidit.guidance")
     positive = kit.prompt(seed=1)
     whole, none = (kit.sample(model, positive, cfg=cfg) for cfg in (3.0, 1.0))
     part = kit.sample(sampling.guided_between(model, 0.0, 0.4), positive)

@@ -49,13 +49,13 @@ def test_a_name_of_no_file_is_told(pack, folder, name):
 
 
 def test_an_empty_list_says_what_to_do_and_so_does_running_it(pack, folder):
-    models = pack.module("host.models")
+    models = pack.module("host.lidit.files")
     with pytest.raises(Exception, match="no model file yet; put a .safetensors file into"):
         load(pack, models.NONE)
 
 
 def test_a_file_of_a_shipped_name_is_listed_once(pack, folder):
-    models = pack.module("host.models")
+    models = pack.module("host.lidit.files")
     (shipped, *_) = models.checkpoints()
     assert shipped == "stickers.safetensors"
     mine = folder / shipped
@@ -104,7 +104,7 @@ def test_the_vae_beside_a_checkpoint_is_the_hosts_own_kind(pack, folder, host):
 
 
 def test_an_autoencoder_that_comes_later_loads_the_checkpoint_again(pack, folder):
-    models = pack.module("host.models")
+    models = pack.module("host.lidit.files")
     before = models.fingerprint("mine/small.safetensors")
     beside = folder / "mine" / "later-vae.safetensors"
     beside.touch()

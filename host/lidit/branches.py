@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from ..lidit_core.errors import LiDiTError
-from ..lidit_core.model.config import LiDiTConfig, RefinerConfig
-from ..lidit_core.model.refiners import BranchOptions
-from ..lidit_core.model.text_side import TextOptions
+from ...lidit_core.errors import LiDiTError
+from ...lidit_core.model.config import LiDiTConfig, RefinerConfig
+from ...lidit_core.model.refiners import BranchOptions
+from ...lidit_core.model.text_side import TextOptions
+from ..keys import reading_of
+from ..prompt_lengths import tell_length
 from .conditioning import BranchText, PromptText
 from .conds import ModelText
-from .keys import reading_of
-from .prompt_lengths import tell_length
 
 log = logging.getLogger(__name__)
 

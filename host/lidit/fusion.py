@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..lidit_core.errors import LiDiTError
-from ..lidit_core.model.refiners import BranchOptions
+from ...lidit_core.errors import LiDiTError
+from ...lidit_core.model.refiners import BranchOptions
+from ..keys import Entry
 from .conditioning import BranchText, PromptText, entry_of, text_of
-from .keys import Entry
 
 
 def read_by(entry: Entry, branch: int | None, options: BranchOptions) -> Entry:

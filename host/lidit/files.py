@@ -7,11 +7,11 @@ from pathlib import Path
 
 import folder_paths
 
-from ..lidit_core.errors import LiDiTError
-from ..lidit_core.model.config import LiDiTConfig
-from ..lidit_core.paths import SHIPPED_WEIGHTS
-from ..lidit_core.shipped import SHIPPED_MODELS, find_vae
-from .folders import plain_name
+from ...lidit_core.errors import LiDiTError
+from ...lidit_core.model.config import LiDiTConfig
+from ...lidit_core.paths import SHIPPED_WEIGHTS
+from ...lidit_core.shipped import SHIPPED_MODELS, find_vae
+from ..folders import plain_name
 
 FOLDER = "diffusion_models"  # the host's own, extra_model_paths included
 SUFFIX = ".safetensors"

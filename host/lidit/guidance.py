@@ -7,7 +7,7 @@ import math
 import comfy.model_patcher
 from comfy.patcher_extension import WrappersMP
 
-from ..lidit_core.errors import LiDiTError
+from ...lidit_core.errors import LiDiTError
 
 KEY = "lidit_guidance_interval"
 

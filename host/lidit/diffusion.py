@@ -7,12 +7,12 @@ from typing import Any
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor, nn
 
-from ..lidit_core.errors import LiDiTError
-from ..lidit_core.model.dit import LiDiT, run_block
-from ..lidit_core.model.text_side import TextContext
-from .attention import attend
+from ...lidit_core.errors import LiDiTError
+from ...lidit_core.model.dit import LiDiT, run_block
+from ...lidit_core.model.text_side import TextContext
+from ..attention import attend
+from ..keys import TEXT
 from .conds import ModelText
-from .keys import TEXT
 
 
 class HostLiDiT(LiDiT):

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from comfy.conds import CONDRegular
 
-from ..lidit_core.model.text_side import TextOptions
-from ..lidit_core.text.states import LLMStates, stack_states
+from ...lidit_core.model.text_side import TextOptions
+from ...lidit_core.text.states import LLMStates, stack_states
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..lidit_core.errors import LiDiTError
-from ..lidit_core.model.refiners import BranchOptions
-from ..lidit_core.text.states import LLMStates
-from .keys import (
+from ...lidit_core.errors import LiDiTError
+from ...lidit_core.model.refiners import BranchOptions
+from ...lidit_core.text.states import LLMStates
+from ..keys import (
     BRANCHES,
     FUSION,
     HIDDEN,

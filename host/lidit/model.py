@@ -17,17 +17,17 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ..lidit_core.checkpoints.lidit import CONFIG_TENSOR, config_tensor, read_lidit
-from ..lidit_core.checkpoints.refiner import branch_places, exchange_refiner, read_refiner
-from ..lidit_core.errors import LiDiTError
-from ..lidit_core.io.tensors import HOST_PREFIX
-from ..lidit_core.model.config import LatentFormat, LiDiTConfig
-from ..lidit_core.model.latents import denormalise, normalise
+from ...lidit_core.checkpoints.lidit import CONFIG_TENSOR, config_tensor, read_lidit
+from ...lidit_core.checkpoints.refiner import branch_places, exchange_refiner, read_refiner
+from ...lidit_core.errors import LiDiTError
+from ...lidit_core.io.tensors import HOST_PREFIX
+from ...lidit_core.model.config import LatentFormat, LiDiTConfig
+from ...lidit_core.model.latents import denormalise, normalise
+from ..keys import HIDDEN, TEXT
+from .branches import model_text
 from .conditioning import text_of
 from .conds import CONDText
 from .diffusion import HostLiDiT
-from .keys import HIDDEN, TEXT
-from .text import model_text
 
 WEIGHT_DTYPES = {
     "default": None,  # as the host decides from the file and the device

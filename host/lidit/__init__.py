@@ -1,0 +1,1 @@
+"""LI-DiT in ComfyUI: MODEL and CONDITIONING."""
