@@ -7,9 +7,9 @@ from comfy import model_management
 from ..lidit_core.errors import LiDiTError
 from ..lidit_core.text.encoder import pad_states
 from .keys import reading_of
-from .llm_holder import LLMHolder
+from .llm.holder import LLMHolder
+from .llm.notes import tell
 from .llmdiff_conditioning import Reading
-from .prompt_notes import tell
 
 DIFFERENCES = "differences"  # the block
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.clip import DEVICES, DTYPES, block_named, open_clip
-from ..host.llm_folders import llm_choices, llm_fingerprint, llm_source
-from ..host.llm_holder import LLMSettings
+from ..host.llm.clip import DEVICES, DTYPES, block_named, open_clip
+from ..host.llm.files import llm_choices, llm_fingerprint, llm_source
+from ..host.llm.holder import LLMSettings
 from ..lidit_core.errors import LiDiTError
 from ..lidit_core.text.templates import PRESETS, find_template
 from .inputs import InstructionTemplateType

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.clip import describe_prompt
-from ..host.plain_text import TEMPLATE
+from ..host.llm.clip import describe_prompt
+from ..host.llm.plain_text import TEMPLATE
 from .inputs import InstructionTemplateType, prompt_input
 
 

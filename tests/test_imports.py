@@ -27,7 +27,7 @@ BREACHES = {  # a contract: the file, and the line in it, that break it
     "model": ("lidit_core/model/config.py", "from ..llm.locate import available"),
     "core": ("lidit_core/text/renderer.py", "from ..model.vae import WIDTH"),
     "train": ("lidit_train/recipe.py", "from .tasks.task import Batch"),
-    "host": ("host/lidit/conds.py", "from ..llm_weights import pageable"),
+    "host": ("host/lidit/conds.py", "from ..llm.weights import pageable"),
     "stickers": ("lidit_stickers/scenes/scenes.py", "from ..source import StickerSource"),
 }
 

@@ -144,12 +144,12 @@ def test_smaller_dtypes_of_a_real_llm_are_close(load, smollm2, dtype, most, kind
 def test_numbers_beyond_fp8_stay_finite(pack):
     layer = torch.nn.Linear(2, 1)
     layer.weight.data = torch.tensor([[1e6, -1e6]])
-    pack.module("host.llm_weights").store_in_fp8(layer)
+    pack.module("host.llm.weights").store_in_fp8(layer)
     assert layer.weight.float().tolist() == [[448.0, -448.0]]
 
 
 def test_auto_is_never_half(pack, load):
-    dtype = pack.module("host.clip").compute_dtype
+    dtype = pack.module("host.llm.clip").compute_dtype
     for name in ("auto", "fp8_e4m3fn"):
         assert dtype(name, torch.device("cpu")) in (torch.float32, torch.bfloat16)
     assert states(load(dtype="auto")).dtype == dtype("auto", torch.device("cpu"))

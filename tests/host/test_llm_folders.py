@@ -48,7 +48,7 @@ def models(pack, host, cache):
 
 @pytest.fixture
 def folders(pack):
-    return pack.module("host.llm_folders")
+    return pack.module("host.llm.files")
 
 
 @pytest.fixture
@@ -238,7 +238,7 @@ def test_an_llm_without_weights_is_told_when_it_is_loaded(pack, error, models):
 
 def test_weights_alone_are_listed_and_told_at_the_load(pack, error, models):
     (models / "llm" / "alone.safetensors").touch()
-    assert "alone.safetensors" in pack.module("host.llm_folders").llm_choices()
+    assert "alone.safetensors" in pack.module("host.llm.files").llm_choices()
     with pytest.raises(error, match="put it into a folder of its own together with its config"):
         pack.run("LiDiTLLMLoader", llm="alone.safetensors", **INPUTS)
 

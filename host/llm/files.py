@@ -9,13 +9,13 @@ from pathlib import Path
 
 import folder_paths
 
-from ..lidit_core.errors import LiDiTError
-from ..lidit_core.llm.demo_llms import DEMO_LLMS, SMOLLM2
-from ..lidit_core.llm.locate import check_present, installed_llms, locate, package_parts
-from ..lidit_core.paths import llm_folder
-from ..lidit_core.text.prompt_encoder import file_identity
-from ..lidit_core.text.templates import PRESETS, SUFFIXES, InstructionTemplate, read_template
-from .folders import LLMS, TEMPLATES, plain_name
+from ...lidit_core.errors import LiDiTError
+from ...lidit_core.llm.demo_llms import DEMO_LLMS, SMOLLM2
+from ...lidit_core.llm.locate import check_present, installed_llms, locate, package_parts
+from ...lidit_core.paths import llm_folder
+from ...lidit_core.text.prompt_encoder import file_identity
+from ...lidit_core.text.templates import PRESETS, SUFFIXES, InstructionTemplate, read_template
+from ..folders import LLMS, TEMPLATES, plain_name
 
 ALSO = ("LLM", "text_encoders", "clip")  # where other packs keep LLMs
 DEPTH = 4  # folders below a model folder that are looked into

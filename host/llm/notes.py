@@ -6,9 +6,9 @@ import logging
 
 import torch
 
-from ..lidit_core.text.cache import PromptStates
-from ..lidit_core.text.notes import literal_notes
-from ..lidit_core.text.prompt_encoder import PromptInfo
+from ...lidit_core.text.cache import PromptStates
+from ...lidit_core.text.notes import literal_notes
+from ...lidit_core.text.prompt_encoder import PromptInfo
 
 log = logging.getLogger(__name__)
 

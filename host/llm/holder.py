@@ -12,23 +12,23 @@ import torch
 from comfy import model_management
 from torch import Tensor, nn
 
-from ..lidit_core.errors import LiDiTError
-from ..lidit_core.llm.loading import LLM
-from ..lidit_core.llm.locate import locate
-from ..lidit_core.text.cache import StateCache
-from ..lidit_core.text.encoder import LLMEncoder, pad_states
-from ..lidit_core.text.prompt_encoder import PromptEncoder, file_identity
-from ..lidit_core.text.states import PADDING, LLMStates
-from ..lidit_core.text.templates import InstructionTemplate, find_template
-from .keys import reading_of
-from .lidit.conditioning import BranchText, PromptText, values_of
-from .llm_folders import model_name
-from .llm_weights import move_the_rest, pageable
+from ...lidit_core.errors import LiDiTError
+from ...lidit_core.llm.loading import LLM
+from ...lidit_core.llm.locate import locate
+from ...lidit_core.text.cache import StateCache
+from ...lidit_core.text.encoder import LLMEncoder, pad_states
+from ...lidit_core.text.prompt_encoder import PromptEncoder, file_identity
+from ...lidit_core.text.states import PADDING, LLMStates
+from ...lidit_core.text.templates import InstructionTemplate, find_template
+from ..keys import reading_of
+from ..lidit.conditioning import BranchText, PromptText, values_of
+from .files import model_name
+from .memory import memory_needed
+from .notes import tell
 from .plain_text import TEMPLATE, plain_text_of
-from .prompt_notes import tell
+from .weights import move_the_rest, pageable
 
 TEMPLATES_KEPT = 4  # whose instruction stays computed, each a few MB
-ROOM_FOR_TEMPLATE = 256  # tokens, in the estimate of memory
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class LLMHolder(nn.Module):
         """The encoder of this template, the LLM on its device with this patcher's weights."""
         patches = None
         if patcher is not None:
-            memory = self.memory_needed(text)
+            memory = memory_needed(self.llm, self.settings.token_budget, text)
             model_management.load_models_gpu([patcher], memory_required=memory)
             patches = patcher.patches_uuid if patcher.patches else ""
         if patches is None or patches != self._patches:
@@ -166,16 +166,7 @@ class LLMHolder(nn.Module):
     def memory_estimation_function(self, tokens: dict, device: object = None) -> int:
         """Bytes that a prompt takes beside the weights; without one the longest."""
         budget = self.settings.token_budget
-        return self.memory_needed(plain_text_of(tokens) if tokens else "x" * budget)
-
-    def memory_needed(self, text: str) -> int:
-        """Bytes that this prompt takes beside the weights; no token is shorter than a byte."""
-        config, llm = self.llm.module.config, self.llm
-        tokens = min(self.settings.token_budget, len(text.encode("utf-8", "replace")))
-        length = min(tokens + ROOM_FOR_TEMPLATE, llm.context)
-        wide = 16 * llm.width + 4 * getattr(config, "intermediate_size", 4 * llm.width)
-        square = length * getattr(config, "num_attention_heads", 1)
-        return length * (wide + square + llm.state_width) * 4
+        return memory_needed(self.llm, budget, plain_text_of(tokens) if tokens else "x" * budget)
 
 
 class CachedPrompts(PromptEncoder):

@@ -15,13 +15,13 @@ from comfy import model_management
 from comfy.patcher_extension import CallbacksMP
 from comfy.supported_models_base import ClipTarget
 
-from ..lidit_core.errors import LiDiTError
-from ..lidit_core.llm.loading import default_dtype, load_llm
-from ..lidit_core.text.templates import InstructionTemplate
-from .llm_holder import LLMHolder, LLMSettings
-from .llm_weights import move_the_rest, store_in_fp8
+from ...lidit_core.errors import LiDiTError
+from ...lidit_core.llm.loading import default_dtype, load_llm
+from ...lidit_core.text.templates import InstructionTemplate
+from .holder import LLMHolder, LLMSettings
+from .notes import describe
 from .plain_text import PlainText
-from .prompt_notes import describe
+from .weights import move_the_rest, store_in_fp8
 
 DTYPES = ("auto", "float32", "bfloat16", "fp8_e4m3fn")
 DEVICES = ("default", "cpu")
