@@ -40,7 +40,7 @@ def found_in_host(module, family: str) -> int:
     families = module("lidit_core.unet.families")
     kind = families.host_config(families.FAMILIES[family])
     unet = UNetModel(**kind, device="meta", dtype=torch.float32, operations=ops.disable_weight_init)
-    found = module("host.llmdiff_unet").found_layers(unet)
+    found = module("host.llmdiff.unet").found_layers(unet)
     fits = tuple(layer.layer for layer in found) == adapter_config(module, family).layers
     return len(found) if fits else 0
 
@@ -78,7 +78,7 @@ def step_against_base(module, mode: str, rounds: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "adapter.safetensors"
         module("lidit_core.llmdiff.file").write_adapter(path, adapter.state_dict(), config)
-        adapted = module("host.llmdiff").with_adapter(base, path, mode, 1.0, 0.0, 1.0)
+        adapted = module("host.llmdiff.apply").with_adapter(base, path, mode, 1.0, 0.0, 1.0)
     text = prompt(module, config)
     latent = {"samples": torch.zeros(1, 4, SIDE, SIDE)}
 
@@ -93,7 +93,7 @@ def prompt(module, config) -> list:
     """77 tokens of the checkpoint's own and 77 of the LLM's."""
     import torch
 
-    states, conditioning = module("lidit_core.text.states"), module("host.llmdiff_conditioning")
+    states, conditioning = module("lidit_core.text.states"), module("host.llmdiff.conditioning")
     hidden = torch.randn(1, TOKENS, (config.blocks + 1) * config.llm.width)
     roles = torch.full((1, TOKENS), states.PROMPT, dtype=torch.int32)
     reading = module("host.keys").reading_of(config.llm.block, config.llm.template)

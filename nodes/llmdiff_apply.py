@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host import llmdiff_files
-from ..host.llmdiff import with_adapter
+from ..host.llmdiff import files as llmdiff_files
+from ..host.llmdiff.apply import with_adapter
 from ..lidit_core.llmdiff.config import MODES
 
 

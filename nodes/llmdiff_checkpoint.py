@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.standin import load_standin
+from ..host.llmdiff.demo_checkpoint import load_standin
 from ..lidit_core.demo.checkpoint import SHIPPED
 from ..lidit_core.paths import SHIPPED_WEIGHTS
 

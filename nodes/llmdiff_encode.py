@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.llmdiff_conditioning import WIDTHS, blank, joined
-from ..host.llmdiff_encode import read_differences
+from ..host.llmdiff.conditioning import WIDTHS, blank, joined
+from ..host.llmdiff.encode import read_differences
 from .inputs import prompt_input
 
 

@@ -56,7 +56,7 @@ class DiffKit:
 
     def __init__(self, pack, host, folder: Path) -> None:
         self.pack, self.host, self.folder = pack, host, folder
-        self.cond = pack.module("host.llmdiff_conditioning")
+        self.cond = pack.module("host.llmdiff.conditioning")
         self.states = pack.module("lidit_core.text.states")
         reading = pack.module("host.keys").reading_of
         template = pack.module("lidit_core.text.templates").find_template("short")
@@ -86,7 +86,7 @@ class DiffKit:
         return save_adapter(self.folder / f"{name}.safetensors", **changes)
 
     def apply(self, model, path: Path, mode="add", strength=1.0, start=0.0, end=1.0):
-        return self.pack.module("host.llmdiff").with_adapter(
+        return self.pack.module("host.llmdiff.apply").with_adapter(
             model, path, mode, strength, start, end
         )
 

@@ -34,7 +34,7 @@ def test_the_base_is_met_bit_for_bit(diff_kit, family, kind, channels):
 
 @pytest.mark.parametrize("family", LAYERS)
 def test_every_layer_gets_its_path(diff_kit, family):
-    found = diff_kit.pack.module("host.llmdiff_unet").found_layers
+    found = diff_kit.pack.module("host.llmdiff.unet").found_layers
     layers = found(diff_kit.unet(family).model.diffusion_model)
     assert len(layers) == LAYERS[family]
 

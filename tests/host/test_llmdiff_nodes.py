@@ -115,7 +115,7 @@ def test_saved_and_loaded_it_guides_the_same(pack, load, kit, model):
     file = io.BytesIO()
     torch.save(blank, file)
     file.seek(0)
-    emptied = pack.module("host.llmdiff_conditioning").zeroed_out
+    emptied = pack.module("host.llmdiff.conditioning").zeroed_out
     assert not emptied(torch.load(file, weights_only=True)[0][0])
 
 
@@ -136,7 +136,7 @@ def test_text_of_another_width_is_no_matter_where_the_adapter_is_not_active(pack
 
 
 def test_adapters_are_listed_by_their_names(pack, host, kit):
-    files = pack.module("host.llmdiff_files")
+    files = pack.module("host.llmdiff.files")
     assert ADAPTER in files.adapters()
     assert files.find_adapter(ADAPTER.replace("/", "\\")).is_file()
     before = pack.LLMDiffApply.fingerprint_inputs(adapter_name=ADAPTER, model=None)

@@ -72,7 +72,7 @@ def test_patches_of_other_packs_on_the_same_blocks_take_effect(diff_kit, unet, t
 
 def test_tokens_of_other_packs_are_not_scaled(diff_kit, unet):
     """With a1 = 0 the checkpoint's own text falls silent, and theirs is heard as it is."""
-    paths = diff_kit.pack.module("host.llmdiff_attention")
+    paths = diff_kit.pack.module("host.llmdiff.attention")
     value = torch.ones(2, 5, 4)
     call = paths.Call(None, {}, torch.tensor([True, False])[:, None, None], 3)
     scaled = paths._scaled(value, call, 0.0)

@@ -69,7 +69,7 @@ def test_the_weights_are_the_files_where_the_host_pages_them(diff_kit, trained, 
     from lidit_core.llmdiff.file import read_adapter
 
     monkeypatch.setattr(memory, "aimdo_enabled", True)
-    patcher, _ = diff_kit.pack.module("host.llmdiff_adapter").open_adapter(trained)
+    patcher, _ = diff_kit.pack.module("host.llmdiff.adapter").open_adapter(trained)
     found, (_, expected) = patcher.model.state_dict(), read_adapter(trained)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[key], expected[key]) for key in expected)

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..lidit_core.errors import LiDiTError
-from ..lidit_core.text.states import LLMStates
-from .keys import LLMDIFF as STATES
-from .keys import Entry
+from ...lidit_core.errors import LiDiTError
+from ...lidit_core.text.states import LLMStates
+from ..keys import LLMDIFF as STATES
+from ..keys import Entry
 
 ROLES, NAMES = "llmdiff_roles", "llmdiff_llm"
 READINGS, USED = "llmdiff_reading", "llmdiff_used"

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from comfy.patcher_extension import WrappersMP
 
-from ..lidit_core.llmdiff.config import MODES
-from .llmdiff_adapter import open_adapter
-from .llmdiff_attention import AddedPaths
-from .llmdiff_step import KEY, Conditions, Use
-from .llmdiff_unet import check_fits
+from ...lidit_core.llmdiff.config import MODES
+from .adapter import open_adapter
+from .attention import AddedPaths
+from .readings import KEY, Use
+from .step import Conditions
+from .unet import check_fits
 
 
 def with_adapter(

@@ -14,10 +14,10 @@ import torch
 from comfy.patcher_extension import CallbacksMP
 from torch import Tensor
 
-from ..lidit_core.llmdiff.adapter import LLMDiffAdapter
-from ..lidit_core.llmdiff.config import AdapterConfig
-from ..lidit_core.llmdiff.file import read_adapter
-from .llm.weights import move_the_rest
+from ...lidit_core.llmdiff.adapter import LLMDiffAdapter
+from ...lidit_core.llmdiff.config import AdapterConfig
+from ...lidit_core.llmdiff.file import read_adapter
+from ..llm.weights import move_the_rest
 
 STORED = (torch.float32, torch.bfloat16, torch.float16)  # others become the first
 

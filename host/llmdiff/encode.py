@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from comfy import model_management
 
-from ..lidit_core.errors import LiDiTError
-from ..lidit_core.text.encoder import pad_states
-from .keys import reading_of
-from .llm.holder import LLMHolder
-from .llm.notes import tell
-from .llmdiff_conditioning import Reading
+from ...lidit_core.errors import LiDiTError
+from ...lidit_core.text.encoder import pad_states
+from ..keys import reading_of
+from ..llm.holder import LLMHolder
+from ..llm.notes import tell
+from .conditioning import Reading
 
 DIFFERENCES = "differences"  # the block
 

@@ -13,13 +13,13 @@ import torch
 from comfy.supported_models_base import ClipTarget
 from torch import Tensor, nn
 
-from ..lidit_core.demo.bag_of_words import BagOfWords
-from ..lidit_core.demo.checkpoint import TEXT_PREFIX, StandInConfig, read_standin
-from ..lidit_core.io.tensors import HOST_PREFIX, check_tensors
-from ..lidit_core.unet.families import host_config
-from ..lidit_core.unet.shape import read_shape
-from .lidit.files import vae_of
-from .lidit.model import PREDICTIONS, HostLatents
+from ...lidit_core.demo.bag_of_words import BagOfWords
+from ...lidit_core.demo.checkpoint import TEXT_PREFIX, StandInConfig, read_standin
+from ...lidit_core.io.tensors import HOST_PREFIX, check_tensors
+from ...lidit_core.unet.families import host_config
+from ...lidit_core.unet.shape import read_shape
+from ..lidit.files import vae_of
+from ..lidit.model import PREDICTIONS, HostLatents
 
 
 class StandInKind(comfy.supported_models_base.BASE):

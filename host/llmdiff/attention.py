@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .attention import attend
-from .llmdiff_adapter import Gates
-from .llmdiff_conds import AddedText, MaskedText
-from .llmdiff_step import Use
-from .llmdiff_unet import Place, found_layers
+from ..attention import attend
+from .adapter import Gates
+from .conds import AddedText, MaskedText
+from .readings import Use
+from .unet import Place, found_layers
 
 log = logging.getLogger(__name__)
 

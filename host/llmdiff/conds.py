@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from comfy.conds import CONDRegular
 from torch import Tensor
 
-from ..lidit_core.llmdiff.adapter import AdapterText
-from ..lidit_core.model.attention import MASKED
+from ...lidit_core.llmdiff.adapter import AdapterText
+from ...lidit_core.model.attention import MASKED
 
 
 @dataclass(frozen=True)

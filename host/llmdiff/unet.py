@@ -9,8 +9,8 @@ from comfy.ldm.modules.attention import SpatialTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from torch import nn
 
-from ..lidit_core.errors import LiDiTError
-from ..lidit_core.llmdiff.config import AdaptedLayer, AdapterConfig
+from ...lidit_core.errors import LiDiTError
+from ...lidit_core.llmdiff.config import AdaptedLayer, AdapterConfig
 
 Place = tuple[str, int, int]  # transformer_options' "block", and its "block_index"
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import folder_paths
 
-from ..lidit_core.errors import LiDiTError
-from ..lidit_core.io.tensors import opened
-from ..lidit_core.llmdiff.file import KEY
-from ..lidit_core.paths import SHIPPED_WEIGHTS
-from .folders import ADAPTERS, plain_name
+from ...lidit_core.errors import LiDiTError
+from ...lidit_core.io.tensors import opened
+from ...lidit_core.llmdiff.file import KEY
+from ...lidit_core.paths import SHIPPED_WEIGHTS
+from ..folders import ADAPTERS, plain_name
 
 SUFFIX = ".safetensors"
 NONE = f"(put a {SUFFIX} file into models/{ADAPTERS})"

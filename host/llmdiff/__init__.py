@@ -1,0 +1,1 @@
+"""LLMDiff in ComfyUI: an adapter on an SD1.5 or SDXL MODEL."""

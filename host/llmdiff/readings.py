@@ -1,0 +1,156 @@
+"""What an adapter reads of the host's conditioning entries at a step of sampling."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...lidit_core.errors import LiDiTError
+from ...lidit_core.llmdiff.adapter import LLMDiffAdapter
+from ...lidit_core.llmdiff.config import AdapterConfig
+from ...lidit_core.text.states import PROMPT, LLMStates
+from ..attention import attend
+from ..keys import reading_of
+from ..prompt_lengths import tell_length
+from .conditioning import Reading, readings_of, zeroed_out
+from .conds import AddedText
+
+KEY = "llmdiff"  # the beginning of every application's key
+
+log = logging.getLogger(__name__)
+
+Cond = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Use:
+    """How one adapter is applied to one MODEL."""
+
+    key: str  # of this application on this MODEL
+    adapter: LLMDiffAdapter
+    mode: str
+    strength: float
+    start: float  # of sampling, 0 to 1
+    end: float
+
+    @property
+    def config(self) -> AdapterConfig:
+        return self.adapter.config
+
+    @property
+    def replaces(self) -> bool:
+        return self.mode == "replace"
+
+
+@dataclass(frozen=True)
+class StepText:
+    """One prompt as it is read at a step."""
+
+    added: AddedText
+    context: Tensor | None = None  # φ(c), in mode ``replace``
+    pooled: Tensor | None = None  # for SDXL
+
+
+class Readings:
+    """What one application of an adapter has read during one sampling; each prompt is read once."""
+
+    def __init__(self, use: Use) -> None:
+        self.use = use
+        self._read: dict[int, list] = {}  # by the id of the states, which are kept beside
+        self._emptied: dict[int, tuple[Tensor, bool]] = {}  # by an entry's first tensor
+        self._warned: set[str] = set()
+        self._lengths: set[int] = set()  # tokens of the prompts that were looked at
+
+    def text(self, cond: Cond, model, x: Tensor, sigma: Tensor) -> StepText | None:
+        """What this adapter reads of an entry at this step; None = nothing."""
+        reading = self._reading(cond, model)
+        if reading is None or self._is_empty(cond):
+            return None
+        if reading.used not in self._lengths:
+            self._lengths.add(reading.used)
+            tell_length(self.use.config.llm, reading.used)
+        hidden = reading.states.hidden
+        known = self._read.get(id(hidden))
+        if known is None:  # the tensor is kept, so that no other gets its id
+            kept = reading.states.roles == PROMPT
+            known = [hidden, reading.states.to(x.device, torch.float32), kept.cpu(), None]
+            self._read[id(hidden)] = known
+        _, states, kept, text = known
+        if not bool(kept.any()):
+            return None
+        if text is None or self.use.adapter.changes_with_time:
+            t = model.model_sampling.timestep(sigma[:1]).float().expand(len(states)).to(x.device)
+            text = known[3] = self._read_at(states, kept, t)
+        return text
+
+    def _read_at(self, states: LLMStates, kept: Tensor, t: Tensor) -> StepText:
+        use = self.use
+        text = use.adapter.read(states, t, attention=attend)
+        rows = tuple(kept.any(dim=1).tolist())
+        full = bool(kept[:, kept.shape[1] - text.seen.shape[1] :].all())
+        replaces = (use.replaces,) * len(rows)
+        added = AddedText(text, full, rows, replaces)
+        if not use.replaces:
+            return StepText(added)
+        pooled = use.adapter.pooled(text) if use.config.pooled_width else None
+        return StepText(added, use.adapter.context(text), pooled)
+
+    def _is_empty(self, cond: Cond) -> bool:
+        c0 = cond.get("cross_attn")
+        if id(c0) not in self._emptied:
+            self._emptied[id(c0)] = c0, zeroed_out(c0)
+        return self._emptied[id(c0)][1]
+
+    def _reading(self, cond: Cond, model) -> Reading | None:
+        """The adapter's LLM's; None for an entry that is for no adapter, or for another one."""
+        spec, found = self.use.config.llm, readings_of(cond)
+        ours = [reading for reading in found if reading.llm == spec.name]
+        if not ours:
+            wanted = _llms(model) | {spec.name}
+            if found and not wanted & {reading.llm for reading in found}:
+                raise LiDiTError(
+                    f"this conditioning is what {found[0].llm} reads, and the adapter was trained "
+                    f"on {spec.name}; load that LLM in the LLM loader, or another adapter"
+                )
+            return None
+        alike = [r for r in ours if r.reading == reading_of(spec.block, spec.template)]
+        if not alike:
+            raise LiDiTError(
+                f"{spec.name} read this conditioning with another template than the adapter was "
+                f"trained with; choose template {spec.template.name!r} in the LLM loader"
+            )
+        self._check_size(alike[0])
+        return alike[0]
+
+    def _check_size(self, reading: Reading) -> None:
+        config = self.use.config
+        spec, wanted = config.llm, (config.blocks + 1) * config.llm.width
+        if reading.states.width != wanted:
+            raise LiDiTError(
+                f"what {reading.llm} reads is {reading.states.width} wide, and the adapter was "
+                f"trained on a {spec.name} with {wanted} ({config.blocks} blocks of {spec.width}); "
+                "load that LLM in the LLM loader"
+            )
+        if reading.used > spec.token_budget:
+            self.warn(
+                "%d tokens of the prompt are read, and the LLMDiff adapter was trained with at "
+                "most %d; set the LLM loader's token budget to that",
+                *(reading.used, spec.token_budget),
+            )
+
+    def warn(self, sentence: str, *values) -> None:
+        """Once a sampling."""
+        if sentence not in self._warned:
+            self._warned.add(sentence)
+            log.warning(sentence, *values)
+
+
+def _llms(model) -> set[str]:
+    """The LLMs of all adapters that are applied to the running MODEL."""
+    added = getattr(model.current_patcher, "additional_models", {})
+    uses = [patchers for key, patchers in added.items() if key.startswith(KEY)]
+    return {patcher.model.config.llm.name for patchers in uses for patcher in patchers}

@@ -1,0 +1,107 @@
+"""What an adapter does with the host's conditions before each call of the model.
+
+Its tokens, and in mode ``replace`` φ(c) and the pooled map, go into the conditions and through the
+host's own batching; so areas, masks, ranges, CFG and ControlNets see them as any other.
+"""
+
+from __future__ import annotations
+
+import torch
+from comfy.conds import CONDCrossAttn, CONDRegular
+from torch import Tensor
+
+from ...lidit_core.errors import LiDiTError
+from ..keys import HIDDEN
+from ..keys import LLMDIFF as STATES
+from .conditioning import CLIP_TOKENS
+from .conds import AddedText, CONDAdded
+from .readings import Cond, Readings, StepText, Use
+
+
+class Conditions:
+    """The host's conditions with an adapter's text in them."""
+
+    def __init__(self, use: Use) -> None:
+        self.use = use
+        self.readings = Readings(use)
+
+    def sampling(self, executor, *args, **options):
+        """Around a whole sampling (WrappersMP.OUTER_SAMPLE)."""
+        self.readings = Readings(self.use)
+        try:
+            return executor(*args, **options)
+        finally:
+            self.readings = Readings(self.use)
+
+    def step(self, executor, model, conds, x: Tensor, sigma: Tensor, options: dict):
+        """Around all calls of a step (WrappersMP.CALC_COND_BATCH)."""
+        lists = [[self._checked(cond, model) for cond in given or ()] for given in conds]
+        if self._active(model, sigma):
+            lists = self._with_text(lists, model, x, sigma)
+        changed = [None if given is None else new for given, new in zip(conds, lists)]
+        return executor(model, changed, x, sigma, options)
+
+    def _active(self, model, sigma: Tensor) -> bool:
+        use = self.use
+        if use.strength == 0:
+            return False
+        if (use.start, use.end) == (0, 1):
+            return True
+        first, last = (model.model_sampling.percent_to_sigma(p) for p in (use.start, use.end))
+        return first >= float(sigma[0]) >= last
+
+    def _checked(self, cond: Cond, model) -> Cond:
+        """The entry, whose zeros are as wide as the model's text where it has none of its own."""
+        if STATES not in cond:
+            if HIDDEN in cond:
+                raise LiDiTError(
+                    "this conditioning is for a LI-DiT, and the model is a U-Net with an LLMDiff "
+                    "adapter; connect LLMDiff Encode, or the checkpoint's own CLIP Text Encode"
+                )
+            return cond
+        values, width = cond["model_conds"], self.use.config.context_width
+        given = values.get("c_crossattn")
+        if given is None or given.cond.shape[-1] == width or bool(given.cond.any()):
+            return cond
+        zeros = given.cond.new_zeros(len(given.cond), CLIP_TOKENS, width)
+        return {**cond, "model_conds": {**values, "c_crossattn": CONDCrossAttn(zeros)}}
+
+    def _with_text(self, lists: list[list[Cond]], model, x: Tensor, sigma: Tensor):
+        texts = [[self.readings.text(cond, model, x, sigma) for cond in given] for given in lists]
+        known = next((text for given in texts for text in given if text), None)
+        if known is None:
+            self.readings.warn(
+                "no conditioning holds what %s reads, so the LLMDiff adapter does nothing; encode "
+                "the prompt with LLMDiff Encode",
+                self.use.config.llm.name,
+            )
+            return lists
+        absent = known.added.absent()
+        return [
+            [self._given(cond, text, absent, x.device) for cond, text in zip(given, found)]
+            for given, found in zip(lists, texts)
+        ]
+
+    def _given(self, cond: Cond, text: StepText | None, absent: AddedText, device) -> Cond:
+        """The entry with this text, or with one that says that there is none."""
+        values = dict(cond["model_conds"])
+        if self.use.replaces:  # those that stay as they are must lie beside the others
+            for name in {"c_crossattn", "y"} & values.keys():
+                values[name] = values[name]._copy_with(values[name].cond.to(device))
+        if text is not None and self.use.replaces:
+            values |= self._replaced(values, text)
+        values[self.use.key] = CONDAdded(absent if text is None else text.added)
+        return {**cond, "model_conds": values}
+
+    def _replaced(self, values: dict, text: StepText) -> dict:
+        """What the checkpoint's own path, and a ControlNet, read instead."""
+        new = {"c_crossattn": CONDCrossAttn(text.context)}
+        for name, other in values.items():  # of several adapters the last one gives the text
+            if isinstance(other, CONDAdded):
+                new[name] = CONDAdded(other.cond.adding())
+        if text.pooled is not None and "y" in values:
+            rest = values["y"].cond[:, text.pooled.shape[1] :].to(text.pooled)
+            rows = max(len(rest), len(text.pooled))
+            parts = (text.pooled.expand(rows, -1), rest.expand(rows, -1))
+            new["y"] = CONDRegular(torch.cat(parts, dim=1))
+        return new
