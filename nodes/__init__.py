@@ -9,17 +9,17 @@ class LiDiTExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Every node; imported here, so that what they need loads with the first of them."""
         from ..host.folders import register
-        from .collaborative_refiner import LiDiTCollaborativeRefiner
-        from .instruction_template import LiDiTInstructionTemplate
-        from .linguistic_refiner import LiDiTLinguisticTokenRefiner
-        from .llm_loader import LiDiTLLMLoader
-        from .llmdiff_apply import LLMDiffApply
-        from .llmdiff_checkpoint import LLMDiffDemoCheckpoint
-        from .llmdiff_encode import LLMDiffEncode
-        from .model_loader import LiDiTModelLoader
-        from .refiner_loader import LiDiTRefinerLoader
-        from .sampler import LiDiTSampler
-        from .text_encode import LiDiTTextEncode
+        from .lidit.collaborative_refiner import LiDiTCollaborativeRefiner
+        from .lidit.linguistic_refiner import LiDiTLinguisticTokenRefiner
+        from .lidit.model_loader import LiDiTModelLoader
+        from .lidit.refiner_loader import LiDiTRefinerLoader
+        from .lidit.sampler import LiDiTSampler
+        from .lidit.text_encode import LiDiTTextEncode
+        from .llm.instruction_template import LiDiTInstructionTemplate
+        from .llm.loader import LiDiTLLMLoader
+        from .llmdiff.apply import LLMDiffApply
+        from .llmdiff.demo_checkpoint import LLMDiffDemoCheckpoint
+        from .llmdiff.encode import LLMDiffEncode
 
         register()  # the folders that the nodes list, before any of them does
         return [

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.llm.clip import describe_prompt
-from ..host.llm.plain_text import TEMPLATE
-from .inputs import InstructionTemplateType, prompt_input
+from ...host.llm.clip import describe_prompt
+from ...host.llm.plain_text import TEMPLATE
+from ..inputs import InstructionTemplateType, prompt_input
 
 
 class LiDiTTextEncode(io.ComfyNode):

@@ -7,8 +7,8 @@ from comfy_api.latest import io
 
 import nodes
 
-from ..host.lidit.guidance import guided_between
-from ..host.lidit.model import config_of_model
+from ...host.lidit.guidance import guided_between
+from ...host.lidit.model import config_of_model
 
 
 class LiDiTSampler(io.ComfyNode):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.llm.files import template_choices, template_file, template_named
-from ..lidit_core.errors import LiDiTError
-from ..lidit_core.text.templates import with_texts
-from .inputs import InstructionTemplateType
+from ...host.llm.files import template_choices, template_file, template_named
+from ...lidit_core.errors import LiDiTError
+from ...lidit_core.text.templates import with_texts
+from ..inputs import InstructionTemplateType
 
 
 class LiDiTInstructionTemplate(io.ComfyNode):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.lidit import files as models
-from ..host.lidit.model import with_refiner
-from .inputs import BRANCHES, branch_chosen
+from ...host.lidit import files as models
+from ...host.lidit.model import with_refiner
+from ..inputs import BRANCHES, branch_chosen
 
 
 class LiDiTRefinerLoader(io.ComfyNode):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.lidit.fusion import read_by
-from ..lidit_core.model.refiners import BranchOptions
-from .inputs import BRANCHES, branch_chosen
+from ...host.lidit.fusion import read_by
+from ...lidit_core.model.refiners import BranchOptions
+from ..inputs import BRANCHES, branch_chosen
 
 ATTENTION = {"as trained": None, "full": True, "causal": False}
 GATING = {"as trained": None, "on": True, "off": False}

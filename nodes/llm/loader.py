@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.llm.clip import DEVICES, DTYPES, block_named, open_clip
-from ..host.llm.files import llm_choices, llm_fingerprint, llm_source
-from ..host.llm.holder import LLMSettings
-from ..lidit_core.errors import LiDiTError
-from ..lidit_core.text.templates import PRESETS, find_template
-from .inputs import InstructionTemplateType
+from ...host.llm.clip import DEVICES, DTYPES, block_named, open_clip
+from ...host.llm.files import llm_choices, llm_fingerprint, llm_source
+from ...host.llm.holder import LLMSettings
+from ...lidit_core.errors import LiDiTError
+from ...lidit_core.text.templates import PRESETS, find_template
+from ..inputs import InstructionTemplateType
 
 
 class LiDiTLLMLoader(io.ComfyNode):

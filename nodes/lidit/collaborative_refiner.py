@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.lidit.fusion import fused
+from ...host.lidit.fusion import fused
 
 MOST = 4
 FUSION = {"as trained": None, "collaborative refiner": "refiner", "concatenation": "concatenation"}

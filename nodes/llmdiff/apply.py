@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.llmdiff import files as llmdiff_files
-from ..host.llmdiff.apply import with_adapter
-from ..lidit_core.llmdiff.config import MODES
+from ...host.llmdiff import files as llmdiff_files
+from ...host.llmdiff.apply import with_adapter
+from ...lidit_core.llmdiff.config import MODES
 
 
 class LLMDiffApply(io.ComfyNode):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.llmdiff.conditioning import WIDTHS, blank, joined
-from ..host.llmdiff.encode import read_differences
-from .inputs import prompt_input
+from ...host.llmdiff.conditioning import WIDTHS, blank, joined
+from ...host.llmdiff.encode import read_differences
+from ..inputs import prompt_input
 
 
 class LLMDiffEncode(io.ComfyNode):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.llmdiff.demo_checkpoint import load_standin
-from ..lidit_core.demo.checkpoint import SHIPPED
-from ..lidit_core.paths import SHIPPED_WEIGHTS
+from ...host.llmdiff.demo_checkpoint import load_standin
+from ...lidit_core.demo.checkpoint import SHIPPED
+from ...lidit_core.paths import SHIPPED_WEIGHTS
 
 
 class LLMDiffDemoCheckpoint(io.ComfyNode):

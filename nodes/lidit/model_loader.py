@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.lidit import files as models
-from ..host.lidit import model
+from ...host.lidit import files as models
+from ...host.lidit import model
 
 
 class LiDiTModelLoader(io.ComfyNode):

@@ -1,0 +1,1 @@
+"""Nodes that load an LLM and tell it how to read."""
