@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "kit")]  # the kit is what tests share
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach a hub, whatever it asks for
 # `lidit generate` sets it for itself and what it starts; MKL reads it once, at its first use, so

@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 
 import pytest
-from test_training import together
+from processes import together
 from tiny_adapter_training import adapter_recipe
 from tiny_adapter_training import make_world as adapter_world
 from tiny_lidit import lidit_config

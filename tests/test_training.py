@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import environment, together
 from tiny_training import curve, fields, make_world, recipe_of, run, write_recipe
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
@@ -38,10 +37,6 @@ def command(folder: Path, recipe: Path, out: str, llms: dict[str, str], *more: s
     given = [part for name, place in llms.items() for part in ("--llm", f"{name}={place}")]
     arguments = ["train", str(recipe), "--out", str(folder / out), "--device", "cpu", *given]
     return [sys.executable, "-m", "lidit_core", *arguments, *more]
-
-
-def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **more}
 
 
 def weights(folder: Path, out: str) -> dict[str, torch.Tensor]:
@@ -95,27 +90,6 @@ def test_a_killed_run_goes_on_to_the_same_bits_and_the_same_curve(world):
     assert [line["step"] for line in curve(folder / "killed")] == list(range(1, 41))
 
 
-def together(*commands: list[str]) -> list[str]:
-    """Run one command a process, joined by gloo; what each printed."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"WORLD_SIZE": str(len(commands)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    processes = [
-        subprocess.Popen(
-            words,
-            env=environment(RANK=str(rank), LOCAL_RANK=str(rank), ACCELERATE_USE_CPU="1", **shared),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank, words in enumerate(commands)
-    ]
-    told = [process.communicate(timeout=400) for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(commands), told
-    return [out for out, _ in told]
-
-
 @pytest.mark.parametrize(
     ("shard", "optimiser"), [(False, "adamw"), (True, "adamw"), (True, "muon")]
 )
@@ -140,7 +114,7 @@ def test_a_model_that_is_divided_really_is(world):
     data = fields(folder, *llms, compute={"precision": "float32", "shard": True})
     recipe = write_recipe(folder, data, "divided.yaml")
     (llm,) = (f"{name}={place}" for name, place in llms.items())
-    words = [sys.executable, str(ROOT / "tests" / "shard_probe.py"), str(recipe)]
+    words = [sys.executable, str(ROOT / "tests" / "kit" / "shard_probe.py"), str(recipe)]
     held = [json.loads(out) for out in together(*[[*words, str(folder / "divided"), llm]] * 2)]
     for name, times in {"weights": 1, "optimiser": 2, "average": 1}.items():
         parts = [h[name] for h in held]
