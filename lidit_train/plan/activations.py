@@ -11,8 +11,8 @@ at the model's width, and k = batch · K · D for the text tokens, a block of th
 
 and a refiner's block (16 + 18c) numbers for each of its tokens. Norms compute in float32 under
 autocast too. A layer whose weights are frozen does not keep its input. The float32 figures are
-checked against autograd (tests/test_activations.py); those under autocast follow from torch's
-lists of operations and were not measured.
+checked against autograd (tests/train/plan/test_activations.py); those under autocast follow from
+torch's lists of operations and were not measured.
 """
 
 from __future__ import annotations

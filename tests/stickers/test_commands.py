@@ -1,0 +1,97 @@
+"""The sticker commands' mistakes. Run: pytest tests/stickers/test_commands.py"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lidit_core.checkpoints.lidit import load_vae
+from lidit_core.io.tensors import read_safetensors
+from lidit_core.llm.locate import available
+from lidit_core.paths import SHIPPED_WEIGHTS
+
+SHIPPED_VAE = SHIPPED_WEIGHTS / "stickers-vae.safetensors"
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (
+            "making.train_autoencoder recipes/autoencoder/stickers.yaml --out {folder} "
+            "--set start=lidit_core/weights/stickers-vae.safetensors",
+            "no training state",
+        ),
+        ("sharpness --vae nowhere.safetensors", "no file nowhere.safetensors"),
+        ("ceiling --out {folder} --vae nowhere.safetensors", "no file nowhere.safetensors"),
+        ("score --pictures {folder}", "00000.png cannot be read"),
+    ],
+)
+@pytest.mark.font
+def test_a_mistake_is_one_sentence(words, expected, tmp_path):
+    (tmp_path / "state.pt").write_bytes(b"half")
+    name, *options = words.format(folder=tmp_path).split()
+    command = [sys.executable, "-m", f"lidit_stickers.{name}", *options]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"{name.split('.')[-1]}: ") and ended.stderr.count("\n") == 1
+    assert expected in ended.stderr
+
+
+@pytest.mark.font
+@pytest.mark.llm
+def test_a_decoder_learns_from_what_a_model_gives_back(tmp_path):
+    """The latents that `restore` writes are those of the drawings beside them, nearly."""
+    if not available("SmolLM2-135M-Instruct"):
+        pytest.skip("SmolLM2-135M-Instruct is not on this machine; get it with `lidit fetch`")
+    file = tmp_path / "restored.safetensors"
+    _run(f"making.restore stickers --captions 1 --time 0.02 --out {file}")
+    tensors, _ = read_safetensors(file)
+    vae = load_vae(SHIPPED_VAE)
+    drawings = tensors["drawings"].permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        error = (vae.encode(drawings) - tensors["latents"].float()).std()
+    assert 0 < error < 0.15  # latents have a deviation of 0.5
+    options = f"--set restored={file} --set restored_share=1 --set steps=1 --set wide_every=0"
+    recipe = f"recipes/autoencoder/stickers.yaml --set start={SHIPPED_VAE}"
+    _run(f"making.train_autoencoder {recipe} {options} --out {tmp_path}")
+    load_vae(tmp_path / "final.safetensors")
+
+
+def _run(words: str) -> None:
+    subprocess.run([sys.executable, "-m", *f"lidit_stickers.{words}".split()], cwd=ROOT, check=True)
+
+
+DOCUMENTS = [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("recipes/**/*.yaml")]
+
+
+def documented() -> dict[str, set[str]]:
+    """Every sticker command that people are told to type, with the options that they are told."""
+    commands: dict[str, set[str]] = {}
+    for path in DOCUMENTS:
+        text = re.sub(r"\\\n#?\s*", "", path.read_text(encoding="utf-8"))
+        for name, words in re.findall(r"python -m lidit_stickers\.([\w.]+)([^\n`]*)", text):
+            commands.setdefault(name, set()).update(re.findall(r"--[\w-]+", words))
+    return commands
+
+
+@pytest.mark.parametrize("name", sorted(documented()))
+def test_documented_commands_know_their_options(name):
+    command = [sys.executable, "-m", f"lidit_stickers.{name}", "--help"]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {option for option in documented()[name] if option not in told} == set()
+
+
+FORMER = sorted(path.stem for path in ROOT.glob("stickers/*.py"))
+
+
+@pytest.mark.parametrize("name", FORMER)
+def test_the_commands_of_before_still_start(name):
+    command = [sys.executable, "-m", f"stickers.{name}", "--help"]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert told.startswith("usage: ")

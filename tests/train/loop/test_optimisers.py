@@ -1,0 +1,70 @@
+"""Learning rate, average of the weights, frozen parts.
+
+Run: pytest tests/train/loop/test_optimisers.py
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from lidit_train.loop.ema import EMA
+from lidit_train.loop.learning_rate import decay_start, rate_factor
+from lidit_train.loop.optimisers import optimisers_of
+from lidit_train.recipe import Optimiser
+
+
+def test_the_learning_rate_rises_stays_and_falls():
+    rates = [rate_factor(step, 10, 100, 0.2) for step in range(100)]
+    assert rates[0] == 0.1 and rates[10:80] == [1.0] * 70
+    assert rates[-1] == 0.05 and all(a >= b for a, b in zip(rates[80:], rates[81:]))
+
+
+@pytest.mark.parametrize(("total", "decay"), [(100, 0.2), (60, 0.25), (7, 1.0), (9600, 0.55)])
+def test_the_decay_starts_with_the_first_rate_that_it_lowers(total, decay):
+    start = decay_start(total, decay)
+    assert rate_factor(start - 1, 0, total, decay) == 1 > rate_factor(start, 0, total, decay)
+    assert decay_start(total, 0) == total  # no step is lowered
+
+
+def test_the_average_follows_the_weights_that_are_trained():
+    model = nn.Linear(1, 1)
+    model.bias.requires_grad_(False)
+    nn.init.zeros_(model.weight)
+    ema = EMA(model, decay=0.5)
+    nn.init.ones_(model.weight)
+    for expected in (1 - 2 / 11, 1 - 2 / 11 * 3 / 12):
+        ema.update(model)
+        assert ema.weights["weight"].item() == pytest.approx(expected)
+    assert list(ema.weights) == ["weight"]
+    with ema.in_place(model):
+        assert model.weight.item() == pytest.approx(expected)
+    assert model.weight.item() == 1
+
+
+def test_a_frozen_weight_is_in_no_optimiser():
+    model = nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(4, 4)]), "out": nn.Linear(4, 2)})
+    model["out"].requires_grad_(False)
+    adamw, muon = optimisers_of(model, Optimiser(name="muon"))
+    held = [p for o in (adamw, muon) for g in o.param_groups for p in g["params"]]
+    assert {id(p) for p in held} == {id(p) for p in model["blocks"].parameters()}
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_states_given_beforehand_change_no_step(name):
+    def stepped(forget: bool) -> torch.Tensor:
+        torch.manual_seed(0)
+        model = nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(4, 4)])})
+        optimisers = optimisers_of(model, Optimiser(name=name, learning_rate=0.1))
+        for optimiser in optimisers:
+            if forget:
+                optimiser.state.clear()
+        for _ in range(3):
+            model["blocks"][0](torch.ones(1, 4)).square().sum().backward()
+            for optimiser in optimisers:
+                optimiser.step()
+                optimiser.zero_grad()
+        return model["blocks"][0].weight
+
+    assert torch.equal(stepped(False), stepped(True))

@@ -1,0 +1,163 @@
+"""The plan of an adapter's training. Run: pytest tests/train/plan/test_adapter_plan.py"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_adapter import differences, latents, new_adapter, new_learner
+from tiny_adapter_training import adapter_recipe, make_world, run_adapter
+from tiny_llm import save_llm
+from tiny_unet import TINY
+
+import lidit_train.data.room
+from lidit_core.cli import main
+from lidit_core.errors import LiDiTError
+from lidit_core.llmdiff.adapter import LLMDiffAdapter
+from lidit_core.text.spec import LLMSpec
+from lidit_core.unet.families import FAMILIES
+from lidit_train.data.caption_states import CaptionReader
+from lidit_train.plan.adapter import make_adapter_plan
+from lidit_train.plan.llm_size import llm_size
+from lidit_train.plan.unet_cost import unet_cost
+from lidit_train.tasks.adapter.target import adapter_task, pooled_width
+
+pytest.importorskip("diffusers")
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+def plan_of(folder: Path, **changes):
+    recipe = adapter_recipe(folder, **changes)
+    return make_adapter_plan(recipe, adapter_task(recipe.adapter), folder)
+
+
+@pytest.mark.parametrize(
+    ("family", "told"), [("sd15", "859.521 million"), ("sdxl", "2.567 billion")]
+)
+def test_a_shipped_recipe_is_planned_without_a_checkpoint(
+    world, family, told, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    recipe = str(ROOT / "recipes" / f"{family}-adapter.yaml")
+    llm = f"adapter.llm={world / 'llm'}"
+    assert main(["train", "--print-plan", recipe, "--out", "run", "--set", llm]) == 0
+    said = capsys.readouterr().out
+    assert re.search(rf"U-Net, frozen +{told}", said) and "15,625 steps" in said
+    layers = {"sd15": 16, "sdxl": 70}[family]
+    assert f"Adapter for {family}: {layers} layers, to replace" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_operations_are_those_that_are_published():
+    cost = unet_cost(FAMILIES["sd15"], 64, 77)
+    assert cost.parameters == pytest.approx(859.5e6, abs=0.1e6)
+    assert cost.flops == pytest.approx(0.80e12, rel=0.02)
+
+
+@pytest.mark.parametrize("kind", ["sd15", "sdxl", "small"])
+def test_the_activations_are_those_that_autograd_keeps(kind):
+    adapter = new_adapter(kind, modes=("replace",))
+    learner, (z, t) = new_learner(adapter, kind), latents(1, kind, side=32)
+    weights = {p.untyped_storage().data_ptr() for p in learner.parameters()}
+    kept, alive = {}, []
+
+    def pack(x):
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+            alive.append(x)
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        output = learner.predict(z, t, differences(20), ["a cat"])
+    assert output.requires_grad
+    planned = unet_cost(TINY[kind], 32, 20, LLMDiffAdapter(adapter.config, device="meta"))
+    assert planned.kept == pytest.approx(sum(kept.values()), rel=0.15)
+    alone = unet_cost(TINY[kind], 32, 20)
+    assert alone.kept < planned.kept and alone.flops < planned.flops
+
+
+def test_an_llm_that_is_read_by_differences_runs_twice(tmp_path):
+    folder = str(save_llm(tmp_path / "llm"))
+    for name in (folder, "Nobody-7.5B", "nobody"):
+        once = llm_size(LLMSpec(name, 32, "all"))
+        twice = llm_size(LLMSpec(name, 32, "differences"))
+        assert twice.parameters == once.parameters
+        assert twice.flops(10) == 2 * once.flops(10)
+
+
+def test_the_llm_costs_where_its_states_are_not_kept(world):
+    kept, read = (plan_of(world, cache={"states": s}) for s in (True, None))
+    tokens = read.loads[0].subsets[0][1].text[0].read
+    assert read.flops(0) - kept.flops(0) == read.llm.flops(tokens)
+    assert read.memory()["llm, frozen"] > kept.memory()["llm, frozen"] == 0
+    assert "states of captions" in str(kept.caches) and "states of captions" not in str(read.caches)
+
+
+def test_checkpointing_and_a_larger_micro_batch_show_in_the_plan(world):
+    plans = [
+        plan_of(world, compute=c)
+        for c in ({"micro_batch": 1}, {"micro_batch": 4}, {"checkpointing": True})
+    ]
+    kept = [plan.memory()["activations of a micro batch"] for plan in plans]
+    assert kept[1] == 4 * kept[0] and kept[2] < kept[1]
+    assert plans[2].flops(0) > plans[1].flops(0)
+
+
+def test_the_states_of_a_caption_are_as_large_as_planned(world):
+    plan = plan_of(world, cache={"states": True})
+    task = plan.task
+    reader = CaptionReader(task.adapter.llm, world / "some", "float32", llm=str(world / "llm"))
+    (states,) = reader._compute(["picture 3 of a cat"])
+    assert states.hidden.shape[1] == task.states_width == 3 * 16
+    tokens = plan.loads[0].subsets[0][1].text[0].read
+    assert plan.each / tokens == states.bytes / len(states.roles)
+
+
+def test_a_cache_that_would_not_fit_is_refused_before_the_llm_is_loaded(world, monkeypatch):
+    monkeypatch.setattr(lidit_train.data.room, "free_disk", lambda folder: 5000)
+    file = next((world / "llm").glob("*.safetensors"))
+    weights = file.read_bytes()
+    file.write_bytes(weights[: len(weights) // 2])  # what cannot be loaded was not
+    try:
+        with pytest.raises(LiDiTError) as caught:
+            run_adapter(world, "full", cache={"states": True, "folder": str(world / "full-cache")})
+    finally:
+        file.write_bytes(weights)
+    told = str(caught.value)
+    assert re.match(r"the states of 13 captions from llm would take about [\d.]+ kB, and ", told)
+    assert "5.00 kB are free" in told and "set cache.states to false" in told and "\n" not in told
+    monkeypatch.setattr(lidit_train.data.room, "free_disk", lambda folder: 1 << 40)
+    run_adapter(world, "roomy", cache={"states": True, "folder": str(world / "roomy-cache")})
+    monkeypatch.setattr(lidit_train.data.room, "free_disk", lambda folder: 0)
+    run_adapter(world, "again", cache={"states": True, "folder": str(world / "roomy-cache")})
+
+
+@pytest.mark.parametrize(
+    ("adapter", "told"),
+    [
+        ({"llm": "no-such-llm"}, "give a model folder or a GGUF file, run `lidit fetch`"),
+        ({"base": "no-such-base.safetensors"}, "no-such-base"),
+        ({"llm": "{folder}/encoder"}, "does not say how wide the LLM is"),
+    ],
+)
+def test_what_is_not_there_is_one_sentence(world, adapter, told):
+    (world / "encoder").mkdir(exist_ok=True)
+    (world / "encoder" / "config.json").write_text('{"d_model": 8}')
+    adapter = {k: v.replace("{folder}", str(world)) for k, v in adapter.items()}
+    with pytest.raises(LiDiTError, match=told) as caught:
+        plan_of(world, adapter=adapter)
+    assert "\n" not in str(caught.value)
+
+
+def test_sdxls_pooled_text_is_as_wide_as_the_released():
+    assert [pooled_width(FAMILIES[name]) for name in ("sd15", "sdxl")] == [0, 1280]
+    assert pooled_width(TINY["sdxl"]) == 16

@@ -1,0 +1,93 @@
+"""Muon, whitened starts and the content loss. Run: pytest tests/train/tasks/test_learning.py"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_lidit import lidit_config, random_states
+from torch import nn
+
+from lidit_core.errors import LiDiTError
+from lidit_core.model.dit import LiDiT
+from lidit_core.text.spec import LLMSpec
+from lidit_train.loop.muon import Muon, orthogonalised
+from lidit_train.recipe import Content
+from lidit_train.tasks.lidit.learner import Learner
+from lidit_train.tasks.task import Batch
+from lidit_train.tasks.whitening import whiten, whiten_entries
+
+CONFIG = replace(lidit_config("a", "b"), llms=(LLMSpec("a", 24), LLMSpec("b", 24)))
+
+
+@pytest.mark.parametrize("shape", [(24, 60), (60, 24), (32, 32)])
+def test_a_step_of_muon_goes_as_far_along_every_direction(shape):
+    torch.manual_seed(0)
+    matrix = torch.randn(shape) * torch.logspace(0, -1.5, shape[1])
+    before = torch.linalg.svdvals(matrix)
+    after = torch.linalg.svdvals(orthogonalised(matrix))
+    assert before.max() / before.min() > 8
+    assert after.min() > 0.3 and after.max() < 1.3
+
+
+def test_muon_learns_a_matrix_and_a_kernel():
+    torch.manual_seed(0)
+    layers = nn.ModuleList([nn.Linear(8, 8, bias=False), nn.Conv2d(2, 4, 3, bias=False)])
+    goals = [torch.randn_like(layer.weight) for layer in layers]
+    muon = Muon(layers.parameters(), lr=0.05)
+
+    def loss():
+        return sum((a.weight - b).square().mean() for a, b in zip(layers, goals, strict=True))
+
+    first = loss().item()
+    for _ in range(200):
+        muon.zero_grad()
+        loss().backward()
+        muon.step()
+    assert loss().item() < 0.05 * first
+
+
+def test_a_whitened_layer_tells_apart_what_hardly_differs():
+    torch.manual_seed(0)
+    states = torch.randn(500, 24) * torch.logspace(1, -1, 24) + 30
+    layer = nn.Linear(24, 16)
+    whiten(layer, states)
+    out = layer(states)
+    assert out.mean(0).abs().max() < 1e-2
+    assert torch.allclose(out.T @ out / len(out), torch.eye(16), atol=1e-2)
+
+
+def test_the_entries_of_every_branch_are_whitened():
+    model = LiDiT(CONFIG).initialise()
+    before = [refiner.entry.weight.clone() for refiner in model.text_side.linguistic]
+    whiten_entries(model, {0: random_states(9, seed=1)})
+    after = [refiner.entry.weight for refiner in model.text_side.linguistic]
+    assert not torch.equal(before[0], after[0]) and torch.equal(before[1], after[1])
+
+
+def batch(content: torch.Tensor | None) -> Batch:
+    x = torch.randn(2, 16, 4, 4, generator=torch.Generator().manual_seed(0))
+    text = {0: random_states(5, seed=1)[[0, 0]]}
+    return Batch(x, torch.randn_like(x), torch.tensor([0.3, 0.8]), text, content)
+
+
+def test_the_content_loss_teaches_a_block_what_each_patch_shows():
+    torch.manual_seed(0)
+    learner = Learner(LiDiT(CONFIG).initialise(), Content(weight=1.0, block=0, classes=3))
+    shown = torch.tensor([[[0, 1], [2, 2]], [[1, 1], [0, 2]]])
+    lesson = batch(shown)
+    optimiser = torch.optim.Adam(learner.parameters(), lr=3e-3)
+    first = learner(lesson)[0].item()
+    for _ in range(60):
+        optimiser.zero_grad()
+        learner(lesson)[0].backward()
+        optimiser.step()
+    plain = Learner(learner.model)(lesson)[0].item()
+    assert first - plain > 0.8  # log 3 = 1.10 before anything is known
+    assert learner(lesson)[0].item() - plain < 0.1
+
+
+def test_a_block_that_is_not_there_cannot_be_read():
+    with pytest.raises(LiDiTError, match="after block 9"):
+        Learner(LiDiT(CONFIG), Content(block=9))

@@ -1,0 +1,350 @@
+"""A recipe is read strictly, and each of its fields is used.
+
+Run: pytest tests/train/test_recipe.py
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tiny_adapter_training import SHAPE, write_standin
+from tiny_llm import save_llm
+from tiny_training import curve, fields, make_world, pictures, recipe_of, run, spec, write_recipe
+
+from lidit_core.errors import LiDiTError
+from lidit_core.io.tensors import read_safetensors
+from lidit_core.unet.families import FAMILIES
+from lidit_train.plan.adapter import AdapterPlan, make_adapter_plan
+from lidit_train.plan.adapter_text import adapter_plan_text
+from lidit_train.plan.lidit import Plan, make_plan
+from lidit_train.plan.text import plan_text
+from lidit_train.recipe import Recipe
+from lidit_train.recipe_file import field_names, read_recipe
+from lidit_train.run import train
+from lidit_train.tasks.adapter.target import adapter_task, find_base
+from lidit_train.tasks.lidit.start import configuration, fresh_branches
+from lidit_train.tasks.lidit.trained import trained_by
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Pictures of two folders and a table, two LLMs, a LI-DiT, two small checkpoints of Stable
+    Diffusion's layout, and caches that all runs share."""
+    folder = tmp_path_factory.mktemp("world")
+    llms = make_world(folder, "one", "two")
+    pictures(folder / "others", 5, (80, 40))
+    for file in (folder / "pictures").glob("*.txt"):
+        file.with_suffix(".long.txt").write_text(f"{file.read_text()}, told at length")
+    rows = [{"file_name": f"{n:02}.png", "again": f"{11 - n:02}.png", "txt": "x"} for n in range(9)]
+    table = "\n".join(map(json.dumps, rows))
+    (folder / "pictures" / "metadata.jsonl").write_text(table)
+    if find_spec("diffusers"):
+        write_standin(folder / "base.safetensors")
+        write_standin(folder / "other.safetensors", replace(SHAPE, context_width=24))
+    run(folder, "base", {"one": llms["one"]}, stages=[{"images": 4, "batch": 4, "resolution": 32}])
+    return folder, llms
+
+
+def basis(folder: Path) -> dict:
+    """Three steps on two sources of two shapes, with both LLMs."""
+    data = fields(folder, "one", "two")
+    data["stages"] = [{"images": 6, "batch": 2, "resolution": 32}]
+    others = {"kind": "folder", "path": str(folder / "others")}
+    data["data"]["sources"] = [data["data"]["sources"][0], others]
+    data["cache"] |= {"folder": str(folder / "cache")}
+    data["checkpoints"] = {"every": 3}
+    data["validation"] = {"every": 3, "prompts": ["a cat"], "steps": 1}
+    data["hardware"] = {"device": "H100"}
+    return data
+
+
+def plan_of(recipe: Recipe) -> Plan | AdapterPlan:
+    if recipe.adapter:
+        return make_adapter_plan(recipe, adapter_task(recipe.adapter))
+    config = configuration(recipe)
+    return make_plan(recipe, config, trained_by(recipe, config, fresh_branches(recipe, config)))
+
+
+def text_of(plan: Plan | AdapterPlan) -> str:
+    return adapter_plan_text(plan) if isinstance(plan, AdapterPlan) else plan_text(plan)
+
+
+def observed(data: dict, folder: Path, llms: dict[str, str], out: str) -> dict[str, str]:
+    """What a recipe brings about: its plan, its curve, its weights, its files."""
+    recipe = read_recipe(write_recipe(folder, data, f"{out}.yaml"))
+    seen = {"plan": text_of(replace(plan_of(recipe), free=1 << 60))}  # not what is free just now
+    if recipe.compute.compile:  # a compiler takes minutes; what it makes is tested elsewhere
+        return seen
+    try:
+        final = train(recipe, folder / out, "cpu", llms)
+    except LiDiTError as error:
+        return {**seen, "error": str(error)}
+    tensors, metadata = read_safetensors(final)
+    digest = hashlib.sha256()
+    for key in sorted(tensors):
+        digest.update(tensors[key].reshape(-1).view(torch.uint8).numpy().tobytes())
+    pictures = [p for p in sorted((folder / out).rglob("grids/*.png"))]
+    return {
+        **seen,
+        "weights": digest.hexdigest(),
+        "config": json.dumps(metadata, sort_keys=True),
+        "curve": json.dumps(curve(folder / out)),
+        "grids": str([hashlib.sha256(p.read_bytes()).hexdigest() for p in pictures]),
+        "files": str(sorted(p.name for p in (folder / out).glob("checkpoints/*"))),
+        "trackers": str((folder / out / "trackers").exists()),
+        "cache": str((folder / out / "cache").exists()),
+    }
+
+
+BASE, LLM = "{folder}/base.safetensors", "{folder}/one"
+ADAPTER = {"trains": "adapter", "model": {}, "adapter": {"base": BASE, "llm": LLM}}
+REFINED = {**ADAPTER, "adapter.refiner": {"blocks": 1, "width": 16, "heads": 2}}
+STICKERS = {"kind": "stickers", "path": "en", "count": 3, "distinct": 2}
+CHANGED = {  # a field -> another value than the basis has; with others where it needs them
+    "model.preset": "LI-DiT-1B",
+    "model.checkpoint": "{folder}/base/final.safetensors",
+    "model.pixart": "{folder}/no-pixart.safetensors",
+    "model.changes": {"depth": 1, "width": 32, "heads": 2, "llms": ["LLMS"]},
+    "model.llms": (["gemma-3-270m"], {"model.changes": {"depth": 1}, "cache.given": "nowhere"}),
+    "model.vae": "{folder}/no-vae.safetensors",
+    "model.measure_latents": True,
+    "model.whiten": False,
+    "data.sources.kind": "table",
+    "data.sources.path": "{folder}/others",
+    "data.sources.captions": {"long.txt": 1.0},
+    "data.sources.image": ("again", {"data.sources.0.kind": "table"}),
+    "data.sources.weight": 1e-6,
+    "data.sources.branches": ([1], {"stages.0.subsets": [{"branches": [0]}]}),
+    "data.sources.count": (5, {"data.sources.0": STICKERS}),
+    "data.sources.distinct": (1, {"data.sources.0": STICKERS}),
+    "data.buckets.longest": 4.0,
+    "data.buckets.step": (16, {"stages.0.resolution": 128, "data.buckets.longest": 4.0}),
+    "data.buckets.limit": 1.5,
+    "data.caption_dropout": 0.9,
+    "data.text_zeroing": 0.9,
+    "data.workers": 3,
+    "data.smallest": 41,
+    "stages.images": 8,
+    "stages.batch": 3,
+    "stages.resolution": 48,
+    "stages.shift": 7.0,
+    "stages.focus.low": (0.5, {"stages.0.focus": {"low": 0.1, "high": 0.9}}),
+    "stages.focus.high": (0.5, {"stages.0.focus": {"low": 0.1, "high": 0.9}}),
+    "stages.focus.share": (0.1, {"stages.0.focus": {"low": 0.1, "high": 0.9}}),
+    "stages.rate": 0.5,
+    "stages.sources": [1],
+    "stages.subsets.branches": [0],
+    "stages.subsets.weight": (50.0, {"stages.0.subsets": [{"branches": [0]}, {"branches": [1]}]}),
+    "trains": "refiners",
+    "lora.rank": (4, {"trains": "lora"}),
+    "lora.alpha": (4.0, {"trains": "lora"}),
+    "lora.layers": (["blocks.0"], {"trains": "lora"}),
+    "adapter.base": ("{folder}/other.safetensors", ADAPTER),
+    "adapter.prediction": ("eps", ADAPTER),
+    "adapter.llm": ("{folder}/two", ADAPTER),
+    "adapter.template": ("short", ADAPTER),
+    "adapter.token_budget": (3, ADAPTER),
+    "adapter.modes": (["add"], ADAPTER),
+    "adapter.form": ("consecutive", ADAPTER),
+    "adapter.refiner.blocks": (2, REFINED),
+    "adapter.refiner.width": (32, REFINED),
+    "adapter.refiner.heads": (4, REFINED),
+    "adapter.timestep_gates": (True, ADAPTER),
+    "adapter.text_encoders": ("{folder}/pictures", ADAPTER),
+    "optimiser.name": "muon",
+    "optimiser.learning_rate": 2e-2,
+    "optimiser.betas": [0.5, 0.9],
+    "optimiser.weight_decay": 1.0,
+    "optimiser.warmup": 9,
+    "optimiser.decay": 0.9,
+    "optimiser.clip": 1e-3,
+    "optimiser.ema": 0.01,
+    "optimiser.bad_steps": (2, {"optimiser.learning_rate": 1e38, "optimiser.clip": 0}),
+    "content.weight": (0.5, {"data.sources": [STICKERS], "content": {"block": 0}}),
+    "content.block": (1, {"data.sources": [STICKERS], "content": {"block": 0}}),
+    "content.classes": (70, {"data.sources": [STICKERS], "content": {"block": 0}}),
+    "contrast.weight": (0.5, {"contrast": {}}),
+    "compute.precision": "bf16",
+    "compute.micro_batch": 1,
+    "compute.checkpointing": True,
+    "compute.compile": True,
+    "compute.shard": True,
+    "cache.states": False,
+    "cache.latents": False,
+    "cache.dtype": "bf16",
+    "cache.folder": "",
+    "cache.given": "{folder}/no-states",
+    "checkpoints.every": 2,
+    "checkpoints.keep": (1, {"checkpoints.every": 1}),
+    "validation.every": 1,
+    "validation.prompts": ["two dogs"],
+    "validation.branches": [1],
+    "validation.steps": 2,
+    "validation.guidance": 7.0,
+    "validation.seed": 1,
+    "log.every": 2,
+    "log.time_bins": 3,
+    "log.trackers": ["no such tracker"],
+    "hardware.device": "RTX 4090",
+    "hardware.count": 2,
+    "seed": 1,
+}
+UNET = {name for name in CHANGED if name.startswith("adapter.")}
+FONT = {name for name, value in CHANGED.items() if "stickers" in str(value)}
+
+
+def put(data: dict, place: str, value) -> None:
+    *path, last = place.split(".")
+    for key in path:
+        data = data[int(key)] if isinstance(data, list) else data.setdefault(key, {})
+    data[int(last) if isinstance(data, list) else last] = value
+
+
+def test_every_field_of_a_recipe_is_tried():
+    assert set(CHANGED) == set(field_names())
+
+
+def place_of(name: str) -> str:
+    """A field's place in the basis: the first of a list of records."""
+    name = name.replace("sources.", "sources.0.", 1) if name.startswith("data.sources.") else name
+    return name.replace("stages.", "stages.0.", 1).replace("subsets.", "subsets.0.", 1)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.font) if n in FONT else n for n in CHANGED]
+)
+def test_a_field_changes_the_plan_or_the_run(world, name):
+    if name in UNET:
+        pytest.importorskip("diffusers")
+    folder, llms = world
+    value, others = CHANGED[name] if isinstance(CHANGED[name], tuple) else (CHANGED[name], {})
+    if name == "stages.subsets.branches":
+        others = {"stages.0.subsets": [{"branches": [0, 1]}]}
+    text = yaml.safe_dump([value]).replace("{folder}", str(folder))
+    (value,) = yaml.safe_load(text)
+    if name == "model.changes":
+        value["llms"] = [spec("one"), spec("two")]
+    data = basis(folder)
+    for place, other in others.items():
+        put(data, place, json.loads(json.dumps(other).replace("{folder}", str(folder))))
+    before = baseline(json.dumps(data), folder, llms)
+    assert name not in UNET or "error" not in before
+    if name == "model.checkpoint":  # which stands in the preset's place
+        data["model"] = {}
+    put(data, place_of(name), value)
+    after = observed(data, folder, llms, name.replace(".", "-"))
+    told = {key for key in after if before.get(key) != after[key]}
+    assert told, f"{name}={value!r} changes nothing"
+    shutil.rmtree(folder / name.replace(".", "-"), ignore_errors=True)
+
+
+_KNOWN: dict[str, dict[str, str]] = {}
+
+
+def baseline(text: str, folder: Path, llms: dict[str, str]) -> dict[str, str]:
+    """The basis is run once, and again shown to be the same; others are run when asked for."""
+    if text not in _KNOWN:
+        _KNOWN[text] = observed(json.loads(text), folder, llms, f"basis-{len(_KNOWN)}")
+    return _KNOWN[text]
+
+
+def test_without_a_change_plan_and_run_are_the_same(world):
+    folder, llms = world
+    first = baseline(json.dumps(basis(folder)), folder, llms)
+    again = observed(basis(folder), folder, llms, "basis-again")
+    assert "error" not in first
+    assert first == again
+
+
+def test_set_changes_fields_by_their_places(tmp_path):
+    path = write_recipe(tmp_path, fields(tmp_path))
+    made = read_recipe(
+        path, ["optimiser.learning_rate=2e-3", "stages.0.batch=8", "log.trackers=[]", "seed=3"]
+    )
+    assert (made.optimiser.learning_rate, made.stages[0].batch, made.seed) == (2e-3, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("lr=1", "unknown field 'lr'"),
+        ("optimiser.name=sgd", "'sgd'; expected one of adamw, muon"),
+        ("stages=[]", "no stages"),
+        ("stages.4.batch=1", "cannot be applied"),
+        ("stages.0.batch=many", "is 'many'; expected int"),
+        ("stages.0.sources=[3]", "takes source 3; expected 0 to 0"),
+        ("stages.0.focus={low: 0.9, high: 0.6}", "low=0.9 and high=0.6; expected times with"),
+        ("stages.0.focus={low: 0.6, high: 1.2}", "low=0.6 and high=1.2; expected times with"),
+        ("stages.0.focus={low: 0.6, high: 0.9, share: 2}", "share=2.0; expected 0 to 1"),
+        ("stages.0.focus={low: 0.6}", "is incomplete"),
+        ("contrast.weight=0", "contrast has weight=0.0; expected above 0 and below 1"),
+        ("contrast.weight=1", "contrast has weight=1.0; expected above 0 and below 1"),
+        ("data.caption_dropout=2", "caption_dropout=2.0; expected 0 to 1"),
+        ("model.checkpoint=stickers", "exactly one of them"),
+        ("optimiser", "expected key.sub=value"),
+    ],
+)
+def test_a_mistake_in_a_recipe_is_one_sentence(tmp_path, change, told):
+    with pytest.raises(LiDiTError, match=told) as caught:
+        read_recipe(write_recipe(tmp_path, fields(tmp_path)), [change])
+    assert "\n" not in str(caught.value)
+
+
+def test_contrast_needs_flow_matching_and_another_sample(tmp_path):
+    alone = [{"images": 4, "batch": 4}, {"images": 4, "batch": 1}]
+    with pytest.raises(LiDiTError, match="batch=1 and the recipe has contrast, .* 2 or more"):
+        recipe_of(tmp_path, stages=alone, contrast={})
+    adapter = {"trains": "adapter", "model": {}, "adapter": {"base": "a", "llm": "b"}}
+    data = {**fields(tmp_path, contrast={}), **adapter}
+    with pytest.raises(LiDiTError, match="trains an adapter and has contrast, .* leave contrast"):
+        read_recipe(write_recipe(tmp_path, data))
+
+
+def test_paths_are_looked_for_beside_the_recipe_too(tmp_path, monkeypatch):
+    pictures(tmp_path / "kept" / "mine", 2)
+    data = fields(tmp_path)
+    data["data"]["sources"][0]["path"] = "mine"
+    path = write_recipe(tmp_path / "kept", data)
+    monkeypatch.chdir(tmp_path)
+    assert read_recipe(path).data.sources[0].path == str(tmp_path / "kept" / "mine")
+
+
+def test_a_step_knows_its_stage(tmp_path):
+    stages = [{"images": 10, "batch": 4}, {"images": 8, "batch": 2}]
+    made: Recipe = recipe_of(tmp_path, stages=stages)
+    assert made.steps == 3 + 4
+    assert [made.stage_at(step)[0] for step in range(8)] == [0, 0, 0, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
+def test_a_recipe_that_ships_can_be_planned(path, tmp_path):
+    changes = []
+    if path.stem == "stickers":  # it goes on from weights like those that ship
+        changes = ["model.checkpoint=stickers"]
+    elif "checkpoint: runs" in path.read_text():  # what another recipe makes first
+        llm = "SmolLM2-135M-Instruct"
+        made = read_recipe(ROOT / "recipes" / f"stickers-{llm.split('-')[0].lower()}.yaml")
+        from lidit_core.checkpoints.lidit import save_lidit
+        from lidit_core.model.dit import LiDiT
+
+        config = configuration(made)
+        save_lidit(LiDiT(config).initialise(), config, tmp_path / "made.safetensors")
+        changes = [f"model.checkpoint={tmp_path / 'made.safetensors'}"]
+    if "trains: adapter" in path.read_text():
+        pytest.importorskip("diffusers")
+        changes = [f"adapter.llm={save_llm(tmp_path / 'llm')}"]
+        base = read_recipe(path).adapter.base
+        if base not in FAMILIES and not find_base(base).is_file():  # what a command makes first
+            changes.append(f"adapter.base={write_standin(tmp_path / 'base.safetensors')}")
+    recipe = read_recipe(path, changes)
+    assert f"{recipe.steps:,} steps" in text_of(plan_of(recipe))

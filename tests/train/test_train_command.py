@@ -1,0 +1,153 @@
+"""`lidit train` as people type it. Run: pytest tests/train/test_train_command.py"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lidit_core.checkpoints.lidit import load_lidit
+from lidit_core.cli import main
+from lidit_core.errors import LiDiTError
+from lidit_train.loop.parallel import accelerator_for
+from lidit_train.recipe import Compute
+
+ROOT = Path(__file__).resolve().parents[2]
+SMOKE = str(ROOT / "recipes" / "smoke.yaml")
+SHORT = ["--device", "cpu", "--set", "stages.0.images=64", "--set", "validation.every=4"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["no-recipe.yaml", "--out", "x"], "recipe no-recipe.yaml cannot be read"),
+        ([SMOKE], "--out is missing"),
+        ([SMOKE, "--out", "x", "--set", "seed"], "expected key.sub=value"),
+        ([SMOKE, "--out", "x", "--llm", "smollm2"], "expected NAME=SOURCE"),
+        ([SMOKE, "--out", "x", "--set", "data.sources.0.path=nowhere"], "nowhere is not there"),
+        (
+            [SMOKE, "--out", "x", "--set", "compute.shard=true", "--device", "cpu"],
+            "and this is one",
+        ),
+    ],
+)
+def test_a_mistake_is_one_sentence(words, told, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *words]) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lidit: ")]
+    assert told in said[-1]
+
+
+def test_the_smoke_recipe_needs_no_llm_and_makes_a_file_that_loads(
+    tmp_path, monkeypatch, capsys, caplog
+):
+    monkeypatch.setenv("LIDIT_CACHE", str(tmp_path / "no-llm-here"))
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level(logging.INFO, "lidit_train"):
+        assert main(["train", SMOKE, "--out", "run", *SHORT]) == 0
+    assert caplog.messages[0] == "training on 1 process (cpu)"
+    assert capsys.readouterr().out.strip() == str(Path("run", "final.safetensors"))
+    assert sorted(p.name for p in Path("run/grids").iterdir()) == ["0000004.png"]
+    assert not (tmp_path / "no-llm-here").exists()
+    model = load_lidit("run/final.safetensors")
+    assert model.config.native_size == 64 and len(model.config.latent.rgb_factors) == 16
+
+
+def test_a_plan_loads_nothing_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "--print-plan", str(ROOT / "recipes" / "LI-DiT-1B.yaml"), "--out", "run"]
+    assert main(words) == 0
+    told = capsys.readouterr().out
+    assert "1.106 billion" in told and "500,000 steps" in told and "32 x H100" in told
+    assert not list(tmp_path.iterdir())
+
+
+DOCUMENTS = [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("recipes/*.yaml")]
+TOLD = [*DOCUMENTS, *ROOT.glob("lidit_train/*.py")]
+
+
+def launches() -> list[str]:
+    """Every command, as people read it, that starts several processes."""
+    texts = (re.sub(r"\\\n#?\s*", "", path.read_text()) for path in TOLD)
+    command = r"python -m torch\.distributed\.run[^\n`]* -m lidit_core train [^\n`…]+"
+    return [found for text in texts for found in re.findall(command, text)]
+
+
+def smallest(command: str, out: Path, **changed: str) -> list[str]:
+    """The command's words for the smoke recipe, with the numbers that its options are given."""
+    words = [SMOKE if w == "RECIPE" or w.endswith(".yaml") else w for w in command.split()]
+    for option, value in {"out": str(out), **changed}.items():
+        words[words.index(f"--{option}") + 1] = value
+    return [sys.executable, *words[1:], *SHORT[2:]]
+
+
+def start(words: list[str], **more: str) -> subprocess.Popen:
+    """On the CPU, as where there is no GPU."""
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT), **more}
+    return subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def told(process: subprocess.Popen) -> str:
+    said = process.communicate(timeout=400)[1]
+    assert process.returncode == 0, said
+    return said
+
+
+def took_part(run: Path) -> int:
+    """Processes, each of which left its random state in the newest checkpoint."""
+    return len(list(max((run / "checkpoints").iterdir()).glob("random-*")))
+
+
+def test_the_command_for_two_processes_starts_two(tmp_path):
+    (command,) = {c for c in launches() if "recipes/stickers.yaml" in c}
+    assert command.startswith("python -m torch.distributed.run --nproc_per_node 2 -m")
+    said = told(start(smallest(command, tmp_path / "run")))
+    assert took_part(tmp_path / "run") == 2
+    assert said.count("lidit: training on 2 processes (cpu)") == said.count("training on") == 1
+    assert said.count("step 4 of 4") == 1
+
+
+def test_the_command_for_several_machines_joins_them(tmp_path):
+    (command,) = (c for c in launches() if "--nnodes" in c)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        host = f"127.0.0.1:{free.getsockname()[1]}"
+    few = {"nnodes": "2", "nproc_per_node": "1", "rdzv_endpoint": host}
+    words = smallest(command, tmp_path / "run", **few)
+    machines = [start(words), start(words)]
+    assert "training on 2 processes" in "".join(told(machine) for machine in machines)
+    assert took_part(tmp_path / "run") == 2
+
+
+def test_every_command_for_several_processes_is_one_of_those_two():
+    pattern = (
+        r"python -m torch\.distributed\.run (--nnodes \d+ )?--nproc_per_node \d+ "
+        r"(--rdzv_backend c10d --rdzv_endpoint HOST:29500 )?-m lidit_core train \S+ --out \S+"
+    )
+    assert len(launches()) >= 5
+    for command in launches():
+        assert re.fullmatch(pattern, command.strip()), command
+    for path in TOLD:
+        assert not re.search(r"accelerate launch.*(-m lidit_core|\\$)", path.read_text()), path
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_launcher_that_starts_one_of_several_is_told(tmp_path, number):
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu"]
+    launcher += ["--num_processes", str(number), "-m", "lidit_core", "train"]
+    said = told(start([*launcher, SMOKE, "--out", str(tmp_path / "run"), *SHORT]))
+    assert "training on 1 process (cpu)" in said and took_part(tmp_path / "run") == 1
+    assert ("torch.distributed.run --nproc_per_node N" in said) == (number > 1)
+
+
+def test_processes_that_are_not_joined_do_not_train_each_for_itself(monkeypatch):
+    accelerator_for(Compute(), "cpu")  # alone, whatever is started from here on
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(LiDiTError, match="2 processes were started, and this one is joined to 0"):
+        accelerator_for(Compute(), "cpu")
