@@ -31,7 +31,7 @@ FASTEST_OF = 8  # loads; a busy machine's slow ones say nothing about the pack
 
 def probed(pack: Path, *options: str) -> dict:
     """What `load_probe.py` tells of a fresh host."""
-    words = [sys.executable, HERE / "load_probe.py", HOST, pack, *options]
+    words = [sys.executable, HERE / "kit" / "load_probe.py", HOST, pack, *options]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     result = subprocess.run(words, capture_output=True, text=True, timeout=300, env=environment)
     assert result.returncode == 0, result.stderr

@@ -95,7 +95,7 @@ def test_layers_are_called_in_our_order(build, name):
 @pytest.mark.parametrize("name", TINY)
 @torch.no_grad()
 def test_the_host_predicts_what_diffusers_does(build, name, tmp_path):
-    script = Path(__file__).with_name("unet_reference.py")
+    script = Path(__file__).parents[1] / "kit" / "unet_reference.py"
     subprocess.run([PYTHON, script, name, tmp_path], check=True, timeout=300)
     tensors, metadata = read_safetensors(tmp_path / "unet.safetensors")
     known, _ = read_safetensors(tmp_path / "known.safetensors")

@@ -1,6 +1,6 @@
 """Draws the pictures of the template browser: workflows/NAME.jpg, by what each workflow saves.
 
-    python tests/host/draw_thumbnails.py HOST_FOLDER [NAME …]
+    python tests/host/kit/draw_thumbnails.py HOST_FOLDER [NAME …]
 
 Run by the host's Python, with the weights that ship.
 """

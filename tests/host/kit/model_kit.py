@@ -35,6 +35,7 @@ class Kit:
     def __init__(self, pack, host, checkpoint: Path) -> None:
         self.pack, self.host, self.checkpoint = pack, host, checkpoint
         self.cond = pack.module("host.lidit.conditioning")
+        self.keys = pack.module("host.keys")
         self.model = pack.module("host.lidit.model")
         self.states = pack.module("lidit_core.text.states")
         self.core = pack.module("lidit_core.checkpoints.lidit")

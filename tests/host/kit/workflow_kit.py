@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageChops, ImageStat
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[1]  # tests/host
 WORKFLOWS = HERE.parents[1] / "workflows"
 NAMES = ["text_to_image", "two_llms", "image_to_image_and_inpainting", "ablations", "train_lora"]
 NAMES += ["llmdiff"]

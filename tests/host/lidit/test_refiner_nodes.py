@@ -288,7 +288,7 @@ def test_a_prompt_read_in_another_way_than_the_model_was_trained_on_is_told(kit,
     ways = {-3: False, -1: True}
     for block, told in ways.items():
         caplog.clear()
-        reading = kit.cond.reading_of(block, config.llms[0].template)
+        reading = kit.keys.reading_of(block, config.llms[0].template)
         read = kit.cond.BranchText("alpha", kit.read(seed=1), reading=reading)
         kit.sample(model, [kit.cond.entry_of(kit.cond.PromptText((read,)))])
         assert told == ("another template or layer" in caplog.text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1] / "kit"), str(Path(__file__).parents[2])]
+sys.path[:0] = [str(Path(__file__).parents[2] / "kit"), str(Path(__file__).parents[3])]
 
 import torch  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402

@@ -1,8 +1,8 @@
 """What happens when a fresh host loads the pack, as JSON. Run by the host's Python:
 
-    python tests/host/load_probe.py HOST_FOLDER PACK_FOLDER [--without-transformers] [--schema]
+    python tests/host/kit/load_probe.py HOST_FOLDER PACK_FOLDER [--without-transformers] [--schema]
 
-With --schema it also writes tests/host/schema.json: for when a change of the nodes is meant.
+With --schema it also writes tests/host/kit/schema.json: for when a change of the nodes is meant.
 """
 
 from __future__ import annotations

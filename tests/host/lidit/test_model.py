@@ -1,4 +1,4 @@
-"""LI-DiT as the host's MODEL. Run by the host's Python: pytest tests/host/test_model.py"""
+"""LI-DiT as the host's MODEL. Run by the host's Python: pytest tests/host/lidit/test_model.py"""
 
 from __future__ import annotations
 
