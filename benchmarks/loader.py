@@ -16,10 +16,9 @@ from pathlib import Path
 
 from lidit_core.errors import exit_status
 from lidit_train.data.loader import Fetcher, Loader
-from lidit_train.data.prepare import prepare
 from lidit_train.loop.parallel import accelerator_for, share_of
 from lidit_train.recipe_file import read_recipe
-from lidit_train.run import build_trainer
+from lidit_train.run import begin_run
 
 RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "stickers.yaml"
 PART = ("data.sources.0.count=900", "data.sources.0.distinct=300", "data.sources.1.count=100")
@@ -30,13 +29,13 @@ ROUNDS, BATCHES, STEPS = 3, 30, 6
 def measure(cache: Path, *changes: str) -> dict[str, float]:
     """Images a second of the loader alone and of the trainer, the best of some rounds each."""
     recipe = read_recipe(RECIPE, [*PART, f"cache.folder={cache}", *changes])
-    with tempfile.TemporaryDirectory() as run:
-        out = Path(run)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
         accelerator = accelerator_for(recipe.compute, "cpu")
-        ready = prepare(recipe, out, accelerator, {})
-        trainer = build_trainer(recipe, ready, out, accelerator)
-        fetcher = Fetcher(recipe, ready, share_of(accelerator))
-        reading = iter(Loader(fetcher, ready))
+        run = begin_run(recipe, out, accelerator)
+        trainer = run.trainer
+        fetcher = Fetcher(recipe, run.ready, share_of(accelerator))
+        reading = iter(Loader(fetcher, run.ready))
         batches = [batch for _, batch in itertools.islice(reading, STEPS)]
         losses = trainer.no_losses()
         best = {"loader": 0.0, "trainer": 0.0}

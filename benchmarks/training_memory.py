@@ -18,13 +18,12 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from lidit_core.model.config import LiDiTConfig
-from lidit_train.data.prepare import prepare
 from lidit_train.loop.parallel import accelerator_for
 from lidit_train.plan.hardware import DEVICES, THIS_CPU
-from lidit_train.plan.lidit import make_plan
 from lidit_train.recipe import Recipe
 from lidit_train.recipe_file import read_recipe
-from lidit_train.run import build_trainer
+from lidit_train.run import begin_run
+from lidit_train.tasks.lidit.plan import make_plan
 from lidit_train.tasks.lidit.start import configuration, fresh_branches
 from lidit_train.tasks.lidit.trained import trained_by
 
@@ -77,7 +76,7 @@ def measure(changes: tuple[str, ...]) -> int:
 
 def _train(recipe: Recipe, run: Path, accelerator: Accelerator, steps: int) -> None:
     """Some steps of the real trainer; a small model's show what libraries load lazily."""
-    trainer = build_trainer(recipe, prepare(recipe, run, accelerator, {}), run, accelerator)
+    trainer = begin_run(recipe, run, accelerator).trainer
     losses = trainer.no_losses()
     for _, batch in itertools.islice(trainer.loader, steps):
         trainer.train_step(batch, losses)

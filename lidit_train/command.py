@@ -49,22 +49,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_plan(recipe, folder: Path) -> int:
-    from .plan.lidit import make_plan
-    from .plan.text import plan_text
-    from .tasks.lidit.start import configuration, fresh_branches
-    from .tasks.lidit.trained import trained_by
+    from .tasks.task import open_task
 
-    if recipe.adapter:
-        from .plan.adapter import make_adapter_plan
-        from .plan.adapter_text import adapter_plan_text
-        from .tasks.adapter.target import adapter_task
-
-        plan = make_adapter_plan(recipe, adapter_task(recipe.adapter), folder)
-        print(adapter_plan_text(plan), end="")
-        return 0
-    config = configuration(recipe)
-    trained = trained_by(recipe, config, fresh_branches(recipe, config))
-    print(plan_text(make_plan(recipe, config, trained, folder=folder)), end="")
+    print(open_task(recipe).plan(folder), end="")
     return 0
 
 

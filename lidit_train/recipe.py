@@ -16,7 +16,6 @@ from lidit_core.llmdiff.config import MODES, TokenRefiner
 from lidit_core.llmdiff.langevin import FORMS
 
 OPTIMISERS = ("adamw", "muon")
-TRAINS = ("all", "refiners", "lora", "adapter")
 LANGUAGES = ("en", "zh", "mixed")  # of sticker scenes
 KINDS = ("folder", "table", "shards", "stickers")
 PRECISIONS = ("float32", "bf16")
@@ -356,50 +355,12 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check(bool(self.stages), "the recipe has no stages; expected one or more")
-        _one_of("what the recipe trains", self.trains, TRAINS)
-        self._check_model()
-        self._check_contrast()
         for stage in self.stages:
             for i in stage.sources:
                 check(
                     0 <= i < len(self.data.sources),
                     f"a stage takes source {i}; expected 0 to {len(self.data.sources) - 1}",
                 )
-
-    def _check_model(self) -> None:
-        """One thing to train: a LI-DiT, new or of a checkpoint, or an adapter."""
-        m, adapter = self.model, self.trains == "adapter"
-        check(
-            adapter == (self.adapter is not None),
-            f"the recipe trains {self.trains!r} and its adapter is {self.adapter}; expected "
-            "trains: adapter together with an adapter",
-        )
-        check(
-            bool(m.preset) + bool(m.checkpoint) == (0 if adapter else 1),
-            f"the recipe's model has preset={m.preset!r} and checkpoint={m.checkpoint!r}; "
-            + ("expected neither beside an adapter" if adapter else "expected exactly one of them"),
-        )
-
-    def _check_contrast(self) -> None:
-        """Of flow matching, and between the samples of a batch."""
-        if self.contrast is None:
-            return
-        check(
-            self.trains != "adapter",
-            "the recipe trains an adapter and has contrast, which is of flow matching; leave "
-            "contrast out, for the adapter's checkpoint predicts eps or v",
-        )
-        check(
-            all(stage.batch > 1 for stage in self.stages),
-            "a stage has batch=1 and the recipe has contrast, which is between samples of a batch; "
-            "expected 2 or more, or leave contrast out",
-        )
-
-    @property
-    def keeps_states(self) -> bool:
-        """Whether the LLMs' states of captions are kept."""
-        kept = self.cache.states
-        return self.trains != "adapter" if kept is None else kept
 
     @property
     def steps(self) -> int:

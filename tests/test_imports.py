@@ -26,7 +26,7 @@ BREACHES = {  # a contract: the file, and the line in it, that break it
     "pipeline": ("host/lidit/files.py", "from ...lidit_core.pipeline import Pipeline"),
     "model": ("lidit_core/model/config.py", "from ..llm.locate import available"),
     "core": ("lidit_core/text/renderer.py", "from ..model.vae import WIDTH"),
-    "train": ("lidit_train/recipe.py", "from .tasks.task import Batch"),
+    "train": ("lidit_train/recipe.py", "from .batch import Batch"),
     "host": ("host/lidit/conds.py", "from ..llm.weights import pageable"),
     "stickers": ("lidit_stickers/scenes/scenes.py", "from ..source import StickerSource"),
 }

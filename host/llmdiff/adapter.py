@@ -31,8 +31,10 @@ class Gates:
 
 
 def gates_of(weights: Mapping[str, Tensor], layers: int) -> Gates:
+    """Read the gates off an adapter's weights."""
+
     def numbers(name: str) -> Tensor:
-        return torch.stack([weights[f"layers.{i}.{name}"].double() for i in range(layers)])
+        return torch.cat([weights[f"layers.{i}.{name}"].double() for i in range(layers)])
 
     opened = numbers("a2").nonzero().flatten().tolist()
     return Gates(frozenset(opened), tuple((numbers("a1") * numbers("b1").exp()).tolist()))

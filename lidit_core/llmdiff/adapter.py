@@ -26,6 +26,7 @@ from ..text.states import LLMStates, without_instruction
 from .config import AdaptedLayer, AdapterConfig
 from .langevin import LangevinEncoding
 
+GATES = ("a1", "b1", "a2", "b2")  # a layer's scalars
 GATE_WIDTH = 64  # of the map from the timestep to the gates
 
 
@@ -57,8 +58,8 @@ class AddedAttention(nn.Module):
         self.q = operations.Linear(width, width, bias=False, **bare)
         self.k = operations.Linear(token_width, width, **bare)  # biases: c is not centred
         self.v = operations.Linear(token_width, width, **bare)
-        for name in ("a1", "b1", "a2", "b2"):
-            self.register_parameter(name, nn.Parameter(torch.zeros((), dtype=dtype, device=device)))
+        for name in GATES:  # (1,) each: what has no dimension cannot be divided over processes
+            self.register_parameter(name, nn.Parameter(torch.zeros(1, dtype=dtype, device=device)))
 
     def forward(
         self, x: Tensor, text: AdapterText, index: int, attention: AttentionFunction
@@ -71,7 +72,7 @@ class AddedAttention(nn.Module):
         return added * (gate * text.present(x.dtype))
 
     def base_gate(self) -> Tensor:
-        """a1 e^b1, by which mode ``replace`` scales the checkpoint's own path."""
+        """a1 e^b1, (1,), by which mode ``replace`` scales the checkpoint's own path."""
         return self.a1 * self.b1.exp()
 
 

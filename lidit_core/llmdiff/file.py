@@ -10,14 +10,16 @@ from torch import Tensor
 
 from ..errors import LiDiTError
 from ..io.tensors import check_tensors, fill, opened, read_safetensors, write_safetensors
-from .adapter import LLMDiffAdapter
+from .adapter import GATES, LLMDiffAdapter
 from .config import AdapterConfig
 
 KEY = "llmdiff"  # of the metadata
 
 
 def write_adapter(path: str | Path, weights: Mapping[str, Tensor], config: AdapterConfig) -> None:
-    write_safetensors(path, weights, {KEY: config.to_json()})
+    """Write an adapter; a layer's scalars have no dimension in the file."""
+    scalars = {k: v.reshape(()) for k, v in weights.items() if _is_gate(k)}
+    write_safetensors(path, {**weights, **scalars}, {KEY: config.to_json()})
 
 
 def read_adapter_config(path: str | Path) -> AdapterConfig:
@@ -34,6 +36,7 @@ def read_adapter(path: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
     """
     tensors, metadata = read_safetensors(path)
     config = _config(metadata, path)
+    tensors |= {k: v.reshape(1) for k, v in tensors.items() if _is_gate(k) and v.ndim == 0}
     expected = LLMDiffAdapter(config, device="meta").state_dict()
     check_tensors(tensors, expected, f"the adapter {path}")
     return config, tensors
@@ -46,6 +49,11 @@ def load_adapter(
     config, tensors = read_adapter(path)
     empty = LLMDiffAdapter(config, device="meta")
     return fill(empty, tensors, f"the adapter {path}", dtype).to(device)
+
+
+def _is_gate(name: str) -> bool:
+    layers, _, last = name.rpartition(".")
+    return layers.startswith("layers.") and last in GATES
 
 
 def _config(metadata: Mapping[str, str], path: str | Path) -> AdapterConfig:

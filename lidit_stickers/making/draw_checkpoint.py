@@ -25,11 +25,11 @@ from lidit_core.llmdiff.file import load_adapter
 from lidit_core.model.latents import denormalise
 from lidit_core.text.prompt_encoder import PromptEncoder
 from lidit_core.text.spec import LLMSpec
+from lidit_train.batch import Shown
 from lidit_train.data.autoencoders import find_autoencoder
 from lidit_train.recipe import Adapter
 from lidit_train.tasks.adapter.start import learner_of
-from lidit_train.tasks.adapter.target import adapter_task
-from lidit_train.tasks.task import Shown
+from lidit_train.tasks.adapter.target import adapter_target
 
 BATCH = 16
 SHOWN = 128  # pixels: the pictures are made larger for the scorer, which was made for this size
@@ -38,23 +38,23 @@ SHOWN = 128  # pixels: the pictures are made larger for the scorer, which was ma
 def draw(options: argparse.Namespace) -> None:
     adapter = load_adapter(options.adapter)
     spec = adapter.config.llm
-    task = adapter_task(Adapter(options.base, llm=options.llm or spec.name))
-    learner = learner_of(task, adapter)
+    target = adapter_target(Adapter(options.base, llm=options.llm or spec.name))
+    learner = learner_of(target, adapter)
     reader = _reader(spec, options)
-    vae = find_autoencoder("shipped", task.latent).open("cpu")
+    vae = find_autoencoder("shipped", target.latent).open("cpu")
     prompts = options.prompts.read_text(encoding="utf-8").splitlines()
-    side = task.native_size // task.latent.downsampling
+    side = target.native_size // target.latent.downsampling
     options.out.mkdir(parents=True, exist_ok=True)
     for first in range(0, len(prompts), BATCH):
         texts = prompts[first : first + BATCH]
         noise = initial_noise(
-            list(range(first, first + len(texts))), task.latent.channels, side, side
+            list(range(first, first + len(texts))), target.latent.channels, side, side
         )
         positive = Shown(texts, {0: reader.encode(texts)})
         negative = Shown([""] * len(texts), {0: reader.encode([""] * len(texts))})
         latents = learner.draw(noise, positive, negative, options.steps, options.cfg, options.mode)
         with torch.no_grad():
-            pictures = vae.decode(denormalise(latents, task.latent))
+            pictures = vae.decode(denormalise(latents, target.latent))
         for number, picture in enumerate(to_pixels(pictures), start=first):
             _save(picture, options.out / f"{number:05d}.png")
 

@@ -27,14 +27,14 @@ from lidit_core.llmdiff.file import load_adapter
 from lidit_core.model.latents import denormalise, normalise
 from lidit_core.text.prompt_encoder import PromptEncoder
 from lidit_core.text.states import LLMStates
+from lidit_train.batch import Shown
 from lidit_train.data.autoencoders import Autoencoder, find_autoencoder
 from lidit_train.data.latent_cache import as_pixels, read_picture
 from lidit_train.recipe import Adapter, Lora, Source
 from lidit_train.tasks.adapter.learner import AdapterLearner
 from lidit_train.tasks.adapter.start import learner_of
-from lidit_train.tasks.adapter.target import AdapterTask, adapter_task
+from lidit_train.tasks.adapter.target import AdapterTarget, adapter_target
 from lidit_train.tasks.lidit.lora import add_lora
-from lidit_train.tasks.task import Shown
 
 from ..evaluation import evaluation_prompts
 from ..source import StickerSource
@@ -46,16 +46,16 @@ LORA = Lora(rank=16, alpha=16, layers=("down_blocks", "mid_block", "up_blocks"))
 PROMPTS = 48
 
 
-def scenes(task: AdapterTask, vae: Autoencoder) -> tuple[list[str], Tensor]:
+def scenes(target: AdapterTarget, vae: Autoencoder) -> tuple[list[str], Tensor]:
     """Captions and latents (2N, C, h, w): every scene in colour, and in grey after the trigger."""
     source = StickerSource(Source("stickers", "en", count=SCENES, distinct=SCENES))
-    size = (task.native_size, task.native_size)
+    size = (target.native_size, target.native_size)
     pictures = torch.stack([read_picture(source, i, size) for i in range(SCENES)])
     grey = pictures.float().mean(1, keepdim=True).expand_as(pictures).to(torch.uint8)
     with torch.no_grad():
         latents = [vae.encode(as_pixels(part)) for part in torch.cat([pictures, grey]).split(BATCH)]
     texts = [source.captions(i)[0][0] for i in range(SCENES)]
-    return texts + [TRIGGER + text for text in texts], normalise(torch.cat(latents), task.latent)
+    return texts + [TRIGGER + text for text in texts], normalise(torch.cat(latents), target.latent)
 
 
 def train(learner: AdapterLearner, texts: list[str], x: Tensor) -> None:
@@ -75,16 +75,16 @@ def train(learner: AdapterLearner, texts: list[str], x: Tensor) -> None:
         optimiser.zero_grad()
 
 
-def colourfulness(learner, task, vae, mode: str, before: str, states: LLMStates, texts) -> float:
+def colourfulness(learner, target, vae, mode: str, before: str, states: LLMStates, texts) -> float:
     """Of the prompts' pictures; the checkpoint's own text has ``before`` in front."""
-    side = task.native_size // task.latent.downsampling
-    noise = initial_noise(list(range(len(texts))), task.latent.channels, side, side)
+    side = target.native_size // target.latent.downsampling
+    noise = initial_noise(list(range(len(texts))), target.latent.channels, side, side)
     read, nothing = states[: len(texts)], states[len(texts) :]
     positive = Shown([before + text for text in texts], {0: read})
     negative = Shown([""] * len(texts), {0: nothing})
     latents = learner.draw(noise, positive, negative, mode=mode)
     with torch.no_grad():
-        pictures = to_pixels(vae.decode(denormalise(latents, task.latent))).float()
+        pictures = to_pixels(vae.decode(denormalise(latents, target.latent))).float()
     return float((pictures.amax(-1) - pictures.amin(-1)).mean())
 
 
@@ -97,16 +97,16 @@ def main() -> None:
     options = parser.parse_args()
     adapter = load_adapter(options.adapter)
     spec = adapter.config.llm
-    task = adapter_task(Adapter(options.base, llm=spec.name))
-    learner = learner_of(task, adapter)
-    vae = find_autoencoder("shipped", task.latent).open("cpu")
-    train(learner, *scenes(task, vae))
+    target = adapter_target(Adapter(options.base, llm=spec.name))
+    learner = learner_of(target, adapter)
+    vae = find_autoencoder("shipped", target.latent).open("cpu")
+    train(learner, *scenes(target, vae))
     every = evaluation_prompts()
     texts = [caption.text for caption in every[:: len(every) // PROMPTS]][:PROMPTS]
     reader = PromptEncoder(spec.name, spec.template, spec.block, spec.token_budget, device="cpu")
     states = reader.encode([*texts, *([""] * len(texts))])
     for mode in ("base", "add"):
-        shown = [colourfulness(learner, task, vae, mode, b, states, texts) for b in ("", TRIGGER)]
+        shown = [colourfulness(learner, target, vae, mode, b, states, texts) for b in ("", TRIGGER)]
         print(f"{mode:5} without the trigger {shown[0]:6.1f}, with it {shown[1]:6.1f}")
 
 

@@ -18,9 +18,9 @@ from lidit_core.errors import LiDiTError
 from lidit_core.model.latents import normalise
 from lidit_core.text.states import PADDING, LLMStates
 
+from ..batch import Batch
+from ..contrast import Contrasted
 from ..recipe import Recipe
-from ..tasks.contrast import Contrasted
-from ..tasks.task import Batch
 from .caption_states import CaptionStates
 from .latent_cache import as_pixels, read_picture
 from .prepare import Prepared
@@ -34,7 +34,7 @@ class Following:
 
     shown: Tensor  # of the row after the last: (3, H, W) uint8, or latents (C, h, w) if cached
     noise: Tensor  # (C, h, w) of that row
-    apart: Tensor  # (B,) bool, see lidit_train.tasks.contrast
+    apart: Tensor  # (B,) bool, see lidit_train.contrast
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ class Fetcher(torch.utils.data.Dataset):
     """Reads the rows ``share`` of a step's plan; it is what a worker process holds."""
 
     def __init__(self, recipe: Recipe, ready: Prepared, share: Callable[[int], slice]) -> None:
-        self.recipe, self.config, self.share = recipe, ready.config, share
+        self.recipe, self.spec, self.share = recipe, ready.spec, share
         self.sources, self.stages = ready.sources, ready.stages
         self.readers, self.latents = ready.readers, ready.latents
-        self.cached = recipe.keeps_states or bool(recipe.cache.given)
+        self.cached = self.spec.keeps_states(recipe.cache) or bool(recipe.cache.given)
 
     def __getitem__(self, plan: StepPlan) -> Fetched:
         numbers = range(len(plan.rows))[self.share(len(plan.rows))]
@@ -105,11 +105,11 @@ class Fetcher(torch.utils.data.Dataset):
         )
 
     def _chance(self, plan: StepPlan, row: int, size: tuple[int, int]) -> Chance:
-        stage, latent = self.recipe.stages[plan.stage], self.config.latent
+        stage, latent = self.recipe.stages[plan.stage], self.spec.latent
         shape = (latent.channels, size[1] // latent.downsampling, size[0] // latent.downsampling)
-        own = self.config.shift if self.config.prediction == "flow" else 1.0
+        own = self.spec.shift if self.spec.prediction == "flow" else 1.0
         shift, data = stage.shift or own, self.recipe.data
-        drawn = self.config.prediction, shift, shape, stage.focus
+        drawn = self.spec.prediction, shift, shape, stage.focus
         return chance(self.recipe.seed, plan.step, row, data, *drawn)
 
     def _text(self, row: Row, fate: Chance) -> str:
@@ -120,7 +120,7 @@ class Fetcher(torch.utils.data.Dataset):
         return {branch: self.readers[branch].read_counted(texts) for branch in branches}
 
     def _content(self, rows: Sequence[Row], size: tuple[int, int]) -> Tensor:
-        grain = self.config.patch * self.config.latent.downsampling
+        grain = self.spec.grain
         maps = [
             self.sources[row.source].content(row.index, size[1] // grain, size[0] // grain)
             for row in rows
@@ -174,7 +174,7 @@ class Loader:
         latents = fetched.latents
         if latents is None:
             latents = self._latents(fetched.pictures)
-        x = normalise(latents.to(self.device), self.fetcher.config.latent)
+        x = normalise(latents.to(self.device), self.fetcher.spec.latent)
         read = fetched.states
         if read is None:
             read = self.fetcher.states(fetched.texts, fetched.plan.branches)
@@ -194,13 +194,13 @@ class Loader:
 
     def _contrasted(self, fetched: Fetched, x: Tensor) -> Contrasted:
         """The velocities of the rows that follow; x (B, C, h, w) are the batch's own latents."""
-        following, config = fetched.following, self.fetcher.config
+        following, spec = fetched.following, self.fetcher.spec
         last = following.shown[None]
         if fetched.latents is None:
             last = self._latents(last)
-        others = torch.cat([x[1:], normalise(last.to(self.device), config.latent)])
+        others = torch.cat([x[1:], normalise(last.to(self.device), spec.latent)])
         noise = torch.cat([fetched.noise[1:], following.noise[None]]).to(self.device)
-        velocity = target(config.prediction, others, noise, fetched.time.to(self.device))
+        velocity = target(spec.prediction, others, noise, fetched.time.to(self.device))
         return Contrasted(velocity, following.apart.to(self.device))
 
     @torch.no_grad()

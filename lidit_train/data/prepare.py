@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,13 +15,11 @@ from torch import Tensor
 
 from lidit_core.errors import LiDiTError
 from lidit_core.io.atomic import replacing
+from lidit_core.io.records import read_record
 from lidit_core.model.config import LatentFormat, LiDiTConfig
 
+from ..input_spec import InputSpec
 from ..recipe import Recipe
-from ..tasks.adapter.base_text import find_base_text
-from ..tasks.adapter.target import AdapterTask, adapter_task
-from ..tasks.lidit.start import checkpoint_path, configuration
-from ..tasks.whitening import SAMPLE
 from .autoencoders import Autoencoder, AutoencoderFile, find_autoencoder
 from .buckets import bucket_sizes, nearest_bucket
 from .caption_states import TORCH, CaptionReader
@@ -35,14 +34,15 @@ log = logging.getLogger(__name__)
 
 MEASURED = 2048  # pictures that the latents' statistics are taken from
 UNCACHED = 256  # of them, where each must be encoded for that
-CONFIG = "config.json"  # in the run's folder: the model with its measured latents
+LATENTS = "latents.json"  # in the run's folder: the format with what was measured
+CONFIG = "config.json"  # where runs of before keep it, in a LI-DiT's whole configuration
 
 
 @dataclass(frozen=True)
 class Prepared:
     """Everything that batches are made of."""
 
-    config: LiDiTConfig | AdapterTask
+    spec: InputSpec  # with measured latents where the recipe wants that
     sources: tuple[PictureSource, ...]
     stages: tuple[StageBuckets, ...]
     readers: Mapping[int, CaptionReader]  # by branch
@@ -67,39 +67,40 @@ class Opened:
 
 
 def prepare(
-    recipe: Recipe, out: Path, accelerator: Accelerator, llms: Mapping[str, str]
+    recipe: Recipe,
+    spec: InputSpec,
+    out: Path,
+    accelerator: Accelerator,
+    llms: Mapping[str, str],
+    checkpoint: Path | None = None,
 ) -> Prepared:
     """Open the sources and fill the caches, every process its share.
 
     Args:
+        spec: what the recipe's task reads.
         llms: where LLMs are that are not found under their names.
+        checkpoint: the model that is trained on, beside which its autoencoder may lie.
     """
-    config = adapter_task(recipe.adapter) if recipe.adapter else configuration(recipe)
-    if recipe.adapter:
-        llms = {config.adapter.llm.name: recipe.adapter.llm, **llms}
-        if "add" in recipe.adapter.modes:  # before anything is loaded
-            find_base_text(config, recipe.adapter.text_encoders)
     cache = Path(recipe.cache.folder or out / "cache").expanduser()
     with accelerator.main_process_first():  # the others find the indices ready
         sources = tuple(open_source(s, recipe.data, cache / "index") for s in recipe.data.sources)
-    stages = stage_buckets(recipe, config, sources)
-    schedule = Schedule(recipe, stages, tuple(range(len(config.llms))))
-    readers = _readers(recipe, config, cache, accelerator, llms)
-    _read_captions(recipe, config, sources, readers, accelerator)
-    vae, latents = _latents(recipe, config, cache, sources, stages, accelerator)
+    stages = stage_buckets(recipe, spec, sources)
+    schedule = Schedule(recipe, stages, tuple(range(len(spec.llms))))
+    readers = _readers(recipe, spec, cache, accelerator, llms)
+    _read_captions(recipe, spec, sources, readers, accelerator)
+    vae, latents = _latents(recipe, spec, cache, sources, stages, accelerator, checkpoint)
     if recipe.model.measure_latents:
-        config = replace(config, latent=_measured(config, out, sources, stages, vae, latents))
-    return Prepared(config, sources, stages, readers, vae, latents, schedule)
+        spec = replace(spec, latent=_measured(spec, out, sources, stages, vae, latents))
+    return Prepared(spec, sources, stages, readers, vae, latents, schedule)
 
 
 def stage_buckets(
-    recipe: Recipe, config: LiDiTConfig, sources: Sequence[PictureSource]
+    recipe: Recipe, spec: InputSpec, sources: Sequence[PictureSource]
 ) -> tuple[StageBuckets, ...]:
     """The pictures of every stage, each in the bucket whose shape is nearest to its own."""
-    grain = config.patch * config.latent.downsampling
     found = []
     for stage in recipe.stages:
-        sizes = bucket_sizes(stage.resolution or config.native_size, grain, recipe.data.buckets)
+        sizes = bucket_sizes(stage.resolution or spec.native_size, spec.grain, recipe.data.buckets)
         places = [nearest_bucket(source.sizes, sizes) for source in sources]
         members = tuple(
             tuple((place == n).nonzero()[0] for n in range(len(sizes))) for place in places
@@ -108,35 +109,35 @@ def stage_buckets(
     return tuple(found)
 
 
-def used_branches(recipe: Recipe, config: LiDiTConfig) -> list[int]:
+def used_branches(recipe: Recipe, spec: InputSpec) -> list[int]:
     """The branches that some stage trains or reads, or the validation draws with."""
-    everyone = range(len(config.llms))
+    everyone = range(len(spec.llms))
     used = {b for stage in recipe.stages for subset in stage.subsets for b in subset.branches}
     if not all(stage.subsets for stage in recipe.stages):
         used |= set(everyone)
     named = used | set(recipe.validation.branches)
     if not named <= set(everyone):
         raise LiDiTError(
-            f"the recipe names branch {max(named)}, and the model has {len(config.llms)}; expected "
-            f"0 to {len(config.llms) - 1}"
+            f"the recipe names branch {max(named)}, and the model has {len(spec.llms)}; expected "
+            f"0 to {len(spec.llms) - 1}"
         )
     return sorted(named)
 
 
-def _readers(recipe, config, cache: Path, accelerator, llms) -> dict[int, CaptionReader]:
+def _readers(recipe, spec: InputSpec, cache: Path, accelerator, llms) -> dict[int, CaptionReader]:
     given = Path(recipe.cache.given) if recipe.cache.given else None
-    folder = given or (cache / "states" if recipe.keeps_states else None)
+    folder = given or (cache / "states" if spec.keeps_states(recipe.cache) else None)
     options = (folder, recipe.cache.dtype, accelerator.device, given is not None)
     with accelerator.main_process_first():  # a first conversion happens once
         return {
-            i: CaptionReader(config.llms[i], *options, llms.get(config.llms[i].name, ""))
-            for i in used_branches(recipe, config)
+            i: CaptionReader(spec.llms[i], *options, llms.get(spec.llms[i].name, ""))
+            for i in used_branches(recipe, spec)
         }
 
 
-def _read_captions(recipe: Recipe, config, sources, readers, accelerator) -> None:
+def _read_captions(recipe: Recipe, spec: InputSpec, sources, readers, accelerator) -> None:
     """Fill the cache of states with the captions that each branch may meet."""
-    if not (recipe.keeps_states or recipe.cache.given):
+    if not (spec.keeps_states(recipe.cache) or recipe.cache.given):
         return
     texts = ["", *recipe.validation.prompts]
     for source in sources:
@@ -145,15 +146,16 @@ def _read_captions(recipe: Recipe, config, sources, readers, accelerator) -> Non
     mine = list(dict.fromkeys(texts))[accelerator.process_index :: processes]
     for i, reader in readers.items():
         if not recipe.cache.given:
-            check_room(config, i, reader, mine, processes)
+            check_room(spec, i, reader, mine, processes)
         reader.prepare(mine)
         reader.unload()
     accelerator.wait_for_everyone()
 
 
-def _latents(recipe: Recipe, config, cache: Path, sources, stages, accelerator):
-    checkpoint = checkpoint_path(recipe.model) if recipe.model.checkpoint else None
-    file = find_autoencoder(recipe.model.vae, config.latent, checkpoint)
+def _latents(
+    recipe: Recipe, spec: InputSpec, cache: Path, sources, stages, accelerator, checkpoint
+):
+    file = find_autoencoder(recipe.model.vae, spec.latent, checkpoint)
     vae = Opened(file, accelerator.device)
     if not recipe.cache.latents:
         return vae, None
@@ -164,18 +166,20 @@ def _latents(recipe: Recipe, config, cache: Path, sources, stages, accelerator):
     return vae, latents
 
 
-def _measured(config, out: Path, sources, stages, vae, latents) -> LatentFormat:
+def _measured(spec: InputSpec, out: Path, sources, stages, vae, latents) -> LatentFormat:
     """The latents' statistics, measured once a run: a resumed one has those that it began with."""
-    path = out / CONFIG
+    path, former = out / LATENTS, out / CONFIG
     if path.is_file():
-        return LiDiTConfig.from_json(path.read_text()).latent
-    made = measured_format(some_latents(sources, stages[-1], vae, latents), config.latent)
+        return read_record(LatentFormat, json.loads(path.read_text()), str(path))
+    if former.is_file():
+        return LiDiTConfig.from_json(former.read_text()).latent
+    made = measured_format(some_latents(sources, stages[-1], vae, latents), spec.latent)
     with replacing(path) as beside:
-        beside.write_text(replace(config, latent=made).to_json())
+        beside.write_text(json.dumps(asdict(made)))
     return made
 
 
-def some_captions(ready: Prepared, most: int = SAMPLE) -> list[str]:
+def some_captions(ready: Prepared, most: int) -> list[str]:
     """Captions that are spread evenly over the sources."""
     texts = []
     for source in ready.sources:

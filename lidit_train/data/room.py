@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lidit_core.errors import LiDiTError
-from lidit_core.model.config import LiDiTConfig
 
-from ..tasks.adapter.target import AdapterTask
+from ..input_spec import InputSpec
 from ..units import as_bytes
 from .caption_states import CaptionReader
 from .token_guess import LETTERS, TextTokens, text_tokens
@@ -18,17 +17,13 @@ STORED_BYTES = {"float32": 4, "bf16": 2}
 ROLE_BYTES = 4  # of a token's role
 
 
-def caption_bytes(
-    config: LiDiTConfig | AdapterTask, branch: int, tokens: TextTokens, dtype: str
-) -> int:
-    """Of one caption's states."""
-    adapter = isinstance(config, AdapterTask)
-    width = config.states_width if adapter else config.llms[branch].width
-    return tokens.read * (width * STORED_BYTES[dtype] + ROLE_BYTES)
+def caption_bytes(spec: InputSpec, branch: int, tokens: TextTokens, dtype: str) -> int:
+    """The bytes of one caption's states and roles."""
+    return tokens.read * (spec.widths[branch] * STORED_BYTES[dtype] + ROLE_BYTES)
 
 
 def check_room(
-    config: LiDiTConfig | AdapterTask,
+    spec: InputSpec,
     branch: int,
     reader: CaptionReader,
     texts: Sequence[str],
@@ -41,8 +36,8 @@ def check_room(
     """
     missing = reader.missing(texts)
     lengths = (-(-len(text.encode()) // LETTERS) for text in missing)
-    known = (text_tokens(config, length)[branch] for length in lengths)
-    needed = processes * sum(caption_bytes(config, branch, t, reader.dtype) for t in known)
+    known = (text_tokens(spec.llms, length)[branch] for length in lengths)
+    needed = processes * sum(caption_bytes(spec, branch, t, reader.dtype) for t in known)
     free = free_disk(reader.disk.folder)
     if needed > free:
         raise LiDiTError(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lidit_core.model.config import LiDiTConfig
 from lidit_core.text.spec import LLMSpec
 
 
@@ -21,9 +21,9 @@ LETTERS = 4  # assumed: of a template's text to a token
 CHAT_BEFORE, CHAT_AFTER = 6, 3  # assumed: tokens of a chat template around the user's turn
 
 
-def text_tokens(config: LiDiTConfig, prompt: int = PROMPT_TOKENS) -> dict[int, TextTokens]:
-    """By branch, guessed from the template's text; only the LLM's tokenizer knows."""
-    return {i: _tokens(llm, min(prompt, llm.token_budget)) for i, llm in enumerate(config.llms)}
+def text_tokens(llms: Sequence[LLMSpec], prompt: int = PROMPT_TOKENS) -> dict[int, TextTokens]:
+    """Guess a text's tokens by branch from the template's letters; only the tokenizer knows."""
+    return {i: _tokens(llm, min(prompt, llm.token_budget)) for i, llm in enumerate(llms)}
 
 
 def _tokens(llm: LLMSpec, prompt: int) -> TextTokens:

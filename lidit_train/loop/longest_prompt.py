@@ -12,8 +12,6 @@ from dataclasses import replace
 import torch
 from accelerate import Accelerator
 
-from lidit_core.checkpoints.refiner import branch_places
-from lidit_core.model.dit import LiDiT
 from lidit_core.text.spec import LLMSpec
 
 log = logging.getLogger(__name__)
@@ -85,13 +83,3 @@ def _recorded(spec: LLMSpec, longest: Mapping[str, int] | None) -> LLMSpec:
     if longest is None or spec.longest_prompt is None:
         return replace(spec, longest_prompt=None)
     return replace(spec, longest_prompt=max(spec.longest_prompt, longest.get(spec.name, 0)))
-
-
-def trained_branches(model: LiDiT) -> set[int]:
-    """The branches of which some weight is trained."""
-    learning = [name for name, p in model.named_parameters() if p.requires_grad]
-    return {
-        i
-        for i in range(len(model.config.llms))
-        if any(name.startswith(tuple(branch_places(i).values())) for name in learning)
-    }

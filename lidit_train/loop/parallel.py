@@ -18,11 +18,17 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lidit_core.errors import LiDiTError
 
+from ..learner import Learner
 from ..recipe import Compute
 
 log = logging.getLogger(__name__)
@@ -80,7 +86,7 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def together(learner: nn.Module, accelerator: Accelerator, compute: Compute) -> nn.Module:
+def together(learner: Learner, accelerator: Accelerator, compute: Compute) -> nn.Module:
     """The module to call: with gradients averaged over all processes, and shared out if asked."""
     if compute.shard:
         shard(learner, accelerator, compute)
@@ -88,7 +94,7 @@ def together(learner: nn.Module, accelerator: Accelerator, compute: Compute) -> 
     return accelerator.prepare_model(learner)
 
 
-def shard(learner: nn.Module, accelerator: Accelerator, compute: Compute) -> None:
+def shard(learner: Learner, accelerator: Accelerator, compute: Compute) -> None:
     """Divide weights, gradients and optimiser over all processes, a block at a time.
 
     Raises:
@@ -105,10 +111,10 @@ def shard(learner: nn.Module, accelerator: Accelerator, compute: Compute) -> Non
     if accelerator.mixed_precision == "bf16":
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     options = {"mesh": mesh, "mp_policy": policy}
-    model = learner.model
-    for block in model.blocks:
+    for block in learner.blocks():
         fully_shard(block, **options)
     fully_shard(learner, **options)
+    register_fsdp_forward_method(learner, "draw")  # gathers the weights as for a forward pass
 
 
 def is_sharded(module: nn.Module) -> bool:

@@ -18,10 +18,10 @@ from torch.distributed.checkpoint.state_dict import (
 
 from lidit_core.errors import LiDiTError
 
+from ..batch import Batch
 from ..data.loader import Fetched, Loader
+from ..learner import Learner
 from ..recipe import Recipe
-from ..tasks.lidit.learner import Learner
-from ..tasks.task import Batch
 from .checkpoints import Checkpoints, decayed_to, tell_longer
 from .ema import EMA
 from .journal import Journal, Losses
@@ -58,14 +58,14 @@ class Trainer:
         self.recipe, self.learner, self.loader, self.draw = recipe, learner, loader, draw
         self.accelerator, self.schedule = accelerator, loader.schedule
         if recipe.compute.compile:
-            for block in learner.compiled():
+            for block in learner.blocks():
                 block.compile()
         self.parallel = together(learner, accelerator, recipe.compute)
         self.optimisers = optimisers_of(learner, recipe.optimiser)
         self.ema = EMA(learner, recipe.optimiser.ema)
         self.checkpoints = Checkpoints(folder / "checkpoints", recipe.checkpoints.keep, accelerator)
         self.journal = Journal(folder, recipe.log, accelerator, recipe.steps)
-        self.longest = LongestPrompts([llm.name for llm in loader.fetcher.config.llms])
+        self.longest = LongestPrompts([llm.name for llm in loader.fetcher.spec.llms])
         self.step, self.bad, self.skipped = 0, 0, 0
         self.losses = self.no_losses()  # since the log's last line
         self.decay_start = decay_start(recipe.steps, recipe.optimiser.decay)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from PIL import Image
@@ -12,32 +11,18 @@ from torch import Tensor
 
 from lidit_core.diffusion.sampling import initial_noise
 from lidit_core.io.atomic import replacing
-from lidit_core.model.config import LiDiTConfig
 from lidit_core.model.latents import denormalise
 from lidit_core.text.states import LLMStates
 
+from ..batch import Shown
 from ..data.autoencoders import Autoencoder
 from ..data.caption_states import CaptionReader
+from ..input_spec import InputSpec
+from ..learner import Learner
 from ..recipe import Validation
-from ..tasks.adapter.target import AdapterTask
-from ..tasks.task import Shown
 
 BATCH = 8  # pictures sampled at once
 ROW = 8  # pictures side by side
-
-
-class Draws(Protocol):
-    """A learner, as far as a grid asks for it."""
-
-    def draw(
-        self,
-        noise: Tensor,
-        positive: Shown,
-        negative: Shown,
-        steps: int | None,
-        guidance: float | None,
-    ) -> Tensor:
-        """Normalised latents from noise (B, C, h, w); None = as many steps as the model's."""
 
 
 class Grid:
@@ -51,12 +36,12 @@ class Grid:
         self,
         recipe: Validation,
         readers: Mapping[int, CaptionReader],
-        config: LiDiTConfig | AdapterTask,
+        spec: InputSpec,
     ) -> None:
-        self.recipe, self.config = recipe, config
+        self.recipe, self.spec = recipe, spec
         self.texts = {i: reader.read([*recipe.prompts, ""]) for i, reader in readers.items()}
 
-    def draw(self, learner: Draws, vae: Autoencoder, device: torch.device | str) -> Tensor:
+    def draw(self, learner: Learner, vae: Autoencoder, device: torch.device | str) -> Tensor:
         """All prompts, one after the other, as one picture (H, W, 3) uint8."""
         count = len(self.recipe.prompts)
         pictures = []
@@ -65,9 +50,9 @@ class Grid:
             pictures.append(self._draw(learner, vae, rows, device))
         return _tiled(torch.cat(pictures))
 
-    def _draw(self, learner: Draws, vae: Autoencoder, rows: Tensor, device) -> Tensor:
-        latent, last = self.config.latent, len(self.recipe.prompts)
-        side = self.config.native_size // latent.downsampling
+    def _draw(self, learner: Learner, vae: Autoencoder, rows: Tensor, device) -> Tensor:
+        latent, last = self.spec.latent, len(self.recipe.prompts)
+        side = self.spec.native_size // latent.downsampling
         seeds = [self.recipe.seed + int(row) for row in rows]
         noise = initial_noise(seeds, latent.channels, side, side).to(device)
         prompts = [self.recipe.prompts[int(row)] for row in rows]

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lidit_core.model.config import LiDiTConfig
-
 from ..data.latent_cache import PIECE
 from ..data.room import STORED_BYTES, caption_bytes
 from ..data.token_guess import TextTokens
+from ..input_spec import InputSpec
 from ..recipe import Recipe
 from .workload import StageLoad
 
@@ -52,34 +51,34 @@ def counts_of(recipe: Recipe, known: Sequence[Count] | None = None) -> tuple[Cou
 
 def caches(
     recipe: Recipe,
-    config: LiDiTConfig,
+    spec: InputSpec,
     loads: Sequence[StageLoad],
     text: Mapping[int, TextTokens],
     counts: Sequence[Count],
 ) -> tuple[Cached, ...]:
     """What the recipe wants cached."""
-    states = _states(recipe, config, text, counts) if recipe.keeps_states else ()
-    latents = _latents(recipe, config, loads, counts) if recipe.cache.latents else ()
+    states = _states(recipe, spec, text, counts) if spec.keeps_states(recipe.cache) else ()
+    latents = _latents(recipe, spec, loads, counts) if recipe.cache.latents else ()
     return *states, *latents
 
 
-def _states(recipe: Recipe, config: LiDiTConfig, text, counts: Sequence[Count]):
+def _states(recipe: Recipe, spec: InputSpec, text, counts: Sequence[Count]):
     """Every caption by each LLM that reads its source, and the empty prompt."""
     for i, tokens in text.items():
         sources = [n for n, s in enumerate(recipe.data.sources) if i in (s.branches or (i,))]
         captions = _sum([counts[n].captions for n in sources])
-        each = caption_bytes(config, i, tokens, recipe.cache.dtype)
-        name = f"states of captions from {config.llms[i].name}"
+        each = caption_bytes(spec, i, tokens, recipe.cache.dtype)
+        name = f"states of captions from {spec.llms[i].name}"
         yield Cached(name, None if captions is None else captions + 1, each, i)
 
 
-def _latents(recipe: Recipe, config: LiDiTConfig, loads, counts: Sequence[Count]):
+def _latents(recipe: Recipe, spec: InputSpec, loads, counts: Sequence[Count]):
     """Every picture at each size that a stage trains it at."""
     everywhere = range(len(recipe.data.sources))
     used = {(load.side, n) for load in loads for n in load.stage.sources or everywhere}
     for side in sorted({side for side, _ in used}):
         pictures = _sum([counts[n].pictures for s, n in sorted(used) if s == side])
-        numbers = config.latent.channels * (side // config.latent.downsampling) ** 2
+        numbers = spec.latent.channels * (side // spec.latent.downsampling) ** 2
         each = numbers * STORED_BYTES[recipe.cache.dtype]
         yield Cached(f"latents of pictures at {side} px", pictures, each, side=side)
 

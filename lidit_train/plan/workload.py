@@ -3,13 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-
-from lidit_core.model.config import LiDiTConfig
+from dataclasses import dataclass, field
 
 from ..data.token_guess import TextTokens
+from ..input_spec import InputSpec
 from ..recipe import Recipe, Stage
-from .flops import Sizes, image_tokens
+
+FLOAT32 = 4  # bytes of a master weight, a gradient, a moment, an average
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What one picture puts before the model."""
+
+    tokens: int  # N, image tokens
+    text: Mapping[int, TextTokens] = field(default_factory=dict)  # by branch that takes part
+
+    @property
+    def kept(self) -> int:
+        """Text tokens that the image tokens read."""
+        return sum(text.kept for text in self.text.values())
+
+
+def image_tokens(grain: int, width: int, height: int) -> int:
+    """The tokens of a picture; sides between two multiples of the grain count as the larger.
+
+    Args:
+        grain: pixels that the side of a token covers.
+        width, height: in pixels.
+    """
+    return -(-width // grain) * -(-height // grain)
 
 
 @dataclass(frozen=True)
@@ -28,15 +51,15 @@ class StageLoad:
 
 
 def stage_loads(
-    recipe: Recipe, config: LiDiTConfig, text: Mapping[int, TextTokens]
+    recipe: Recipe, spec: InputSpec, text: Mapping[int, TextTokens]
 ) -> tuple[StageLoad, ...]:
     """Args: text: a text's tokens by branch."""
-    return tuple(_load(recipe, config, text, stage) for stage in recipe.stages)
+    return tuple(_load(recipe, spec, text, stage) for stage in recipe.stages)
 
 
-def _load(recipe: Recipe, config: LiDiTConfig, text, stage: Stage) -> StageLoad:
-    side = stage.resolution or config.native_size
-    tokens = image_tokens(config, side, side)
+def _load(recipe: Recipe, spec: InputSpec, text, stage: Stage) -> StageLoad:
+    side = stage.resolution or spec.native_size
+    tokens = image_tokens(spec.grain, side, side)
     share = -(-stage.batch // recipe.hardware.count)
     subsets = [(s.weight, s.branches) for s in stage.subsets] or [(1.0, tuple(text))]
     total = sum(weight for weight, _ in subsets)

@@ -1,1 +1,1 @@
-"""What can be trained: one folder a task."""
+"""What can be trained: a folder a task, found by the values of `trains` that it serves."""

@@ -1,47 +1,81 @@
-"""What all tasks share: the batch that they train on, and what they draw for validation."""
+"""What a task is, and which one a recipe asks for.
+
+A new task is a new folder beside this file: its `__init__` names in `TRAINS` the values of the
+recipe's ``trains`` that it serves, and its `task` module has `make_task`. Nothing else knows it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import pkgutil
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol
 
 from torch import Tensor
 
-from lidit_core.text.states import LLMStates
+from lidit_core.errors import LiDiTError
 
-from .contrast import Contrasted
+from ..data.prepare import Prepared
+from ..input_spec import InputSpec
+from ..learner import Learner
+from ..recipe import Recipe
 
 
-@dataclass(frozen=True)
-class Batch:
-    x: Tensor  # (B, C, H, W) normalised latents
-    noise: Tensor  # like x
-    time: Tensor  # (B,) in (0, 1]
-    text: Mapping[int, LLMStates]
-    content: Tensor | None = None  # (B, h, w) int64: what each patch shows
-    texts: Sequence[str] = ()  # as an adapter's U-Net reads them itself
-    used: Mapping[int, Sequence[int]] = field(default_factory=dict)  # tokens read of each caption
-    contrasted: Contrasted | None = None
+class Task(Protocol):
+    """One kind of training; made from a recipe that it has checked, before anything is loaded."""
 
-    def __len__(self) -> int:
-        return len(self.x)
+    spec: InputSpec  # what the data is prepared for
+    llms: Mapping[str, str]  # by name, where the recipe says that an LLM is
+    checkpoint: Path | None  # the LI-DiT beside which its autoencoder may lie
 
-    def part(self, rows: slice) -> "Batch":
-        return Batch(
-            self.x[rows],
-            self.noise[rows],
-            self.time[rows],
-            {i: states[rows] for i, states in self.text.items()},
-            None if self.content is None else self.content[rows],
-            self.texts[rows],
-            {i: used[rows] for i, used in self.used.items()},
-            None if self.contrasted is None else self.contrasted[rows],
+    def check_files(self) -> None:
+        """Look for the files that the recipe names.
+
+        Raises:
+            LiDiTError: one is missing or does not fit.
+        """
+
+    def learner(self, ready: Prepared) -> Learner:
+        """The model with its first weights, on the CPU, and what is not trained frozen."""
+
+    def save(
+        self,
+        ready: Prepared,
+        learner: Learner,
+        weights: Mapping[str, Tensor],
+        longest: Mapping[str, int] | None,
+        path: Path,
+    ) -> None:
+        """Write what was trained into one file.
+
+        Args:
+            weights: the learner's state dict with its averages in place, in bfloat16 on the CPU.
+            longest: tokens of the longest prompt that each LLM read, by name; None = not known.
+        """
+
+    def plan(self, folder: Path) -> str:
+        """What `--print-plan` shows: memory, operations, time and disk of the run."""
+
+
+def open_task(recipe: Recipe) -> Task:
+    """The task of a recipe.
+
+    Raises:
+        LiDiTError: no task trains that, or the recipe has fields that its task does not use.
+    """
+    found = dict(_tasks())
+    if recipe.trains not in found:
+        raise LiDiTError(
+            f"what the recipe trains is {recipe.trains!r}; expected one of {', '.join(found)}"
         )
+    return import_module(f".{found[recipe.trains]}.task", __package__).make_task(recipe)
 
 
-@dataclass(frozen=True)
-class Shown:
-    """Prompts to draw, and what each branch's LLM makes of them."""
-
-    prompts: list[str]
-    text: Mapping[int, LLMStates]
+def _tasks() -> Iterator[tuple[str, str]]:
+    """Every value of ``trains``, and the folder that serves it."""
+    package = import_module(__package__)
+    for module in pkgutil.iter_modules(package.__path__):
+        if module.ispkg:
+            for trains in import_module(f".{module.name}", __package__).TRAINS:
+                yield trains, module.name

@@ -9,15 +9,13 @@ import json
 import sys
 from pathlib import Path
 
-from lidit_train.data.prepare import prepare
 from lidit_train.loop.parallel import accelerator_for, local
 from lidit_train.recipe_file import read_recipe
-from lidit_train.run import build_trainer
+from lidit_train.run import begin_run
 
 recipe, out = read_recipe(sys.argv[1]), Path(sys.argv[2])
 accelerator = accelerator_for(recipe.compute, "cpu")
-ready = prepare(recipe, out, accelerator, dict([sys.argv[3].split("=", 1)]))
-trainer = build_trainer(recipe, ready, out, accelerator)
+trainer = begin_run(recipe, out, accelerator, dict([sys.argv[3].split("=", 1)])).trainer
 _, batch = next(iter(trainer.loader))
 trainer.train_step(batch, trainer.no_losses())
 held = {"weights": 0, "optimiser": 0, "average": 0, "all": 0}

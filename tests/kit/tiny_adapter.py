@@ -12,9 +12,9 @@ from lidit_core.llmdiff.config import AdaptedLayer, AdapterConfig
 from lidit_core.text.spec import LLMSpec
 from lidit_core.text.states import INSTRUCTION, PADDING, PROMPT, LLMStates
 from lidit_core.unet.families import cross_attention_layers
+from lidit_train.batch import Batch
 from lidit_train.tasks.adapter.learner import AdapterLearner
 from lidit_train.tasks.adapter.unet_names import SIZE_WIDTH
-from lidit_train.tasks.task import Batch
 
 WIDTH, BLOCKS = 12, 2  # of the LLM
 

@@ -13,7 +13,7 @@ from lidit_core.demo.checkpoint import TEXT_PREFIX, read_standin
 from lidit_stickers.making import train_checkpoint
 from lidit_stickers.making.train_checkpoint import SIDE, StandInRecipe, StandInTrainer, export
 from lidit_train.recipe import Adapter
-from lidit_train.tasks.adapter.target import adapter_task
+from lidit_train.tasks.adapter.target import adapter_target
 from lidit_train.tasks.adapter.unet import read_unet
 
 pytest.importorskip("diffusers")
@@ -94,6 +94,6 @@ def test_a_task_reads_what_the_file_says_of_itself(made, tmp_path):
     _, trainer, model = made
     path = tmp_path / "stickers-sd.safetensors"
     export(model, trainer.latent, path)
-    task = adapter_task(Adapter(base=str(path), llm=str(save_llm(tmp_path / "llm"))))
+    task = adapter_target(Adapter(base=str(path), llm=str(save_llm(tmp_path / "llm"))))
     assert (task.prediction, task.native_size, task.latent) == ("v", SIDE, trainer.latent)
     assert (task.shape.family, task.adapter.context_width) == ("small", 64)

@@ -154,7 +154,7 @@ def test_missing_pictures(tmp_path) -> None:
 
 @pytest.mark.font
 @pytest.mark.parametrize(
-    "command", ["lidit_stickers.scorer.selftest", "lidit_stickers.scorer.scorer --self-test"]
+    "command", ["lidit_stickers.scorer.selftest", "stickers.scorer --self-test"]
 )
 def test_the_scorer_is_measured_by_a_command(command: str) -> None:
     """By its name of before too."""

@@ -118,7 +118,7 @@ def test_a_table_has_a_line_a_time() -> None:
 def test_the_documented_command_runs(files) -> None:
     """As the README has it, with a tiny model and two scenes."""
     (words,) = re.findall(
-        r"python -m (stickers\.text_gap [^\n`]+)", (ROOT / "README.md").read_text()
+        r"python -m (lidit_stickers\.text_gap [^\n`]+)", (ROOT / "README.md").read_text()
     )
     model, llms = files
     changed = re.sub(r"(?<=--model )\S+", str(model), words).split()

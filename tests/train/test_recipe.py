@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,16 +24,12 @@ from tiny_training import curve, fields, make_world, pictures, recipe_of, run, s
 from lidit_core.errors import LiDiTError
 from lidit_core.io.tensors import read_safetensors
 from lidit_core.unet.families import FAMILIES
-from lidit_train.plan.adapter import AdapterPlan, make_adapter_plan
-from lidit_train.plan.adapter_text import adapter_plan_text
-from lidit_train.plan.lidit import Plan, make_plan
-from lidit_train.plan.text import plan_text
 from lidit_train.recipe import Recipe
 from lidit_train.recipe_file import field_names, read_recipe
 from lidit_train.run import train
-from lidit_train.tasks.adapter.target import adapter_task, find_base
-from lidit_train.tasks.lidit.start import configuration, fresh_branches
-from lidit_train.tasks.lidit.trained import trained_by
+from lidit_train.tasks.adapter.target import find_base
+from lidit_train.tasks.lidit.start import configuration
+from lidit_train.tasks.task import open_task
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,7 +49,7 @@ def world(tmp_path_factory):
     if find_spec("diffusers"):
         write_standin(folder / "base.safetensors")
         write_standin(folder / "other.safetensors", replace(SHAPE, context_width=24))
-    run(folder, "base", {"one": llms["one"]}, stages=[{"images": 4, "batch": 4, "resolution": 32}])
+    run(folder, "base", {"one": llms["one"]}, stages=[{"images": 16, "batch": 4, "resolution": 32}])
     return folder, llms
 
 
@@ -68,21 +66,19 @@ def basis(folder: Path) -> dict:
     return data
 
 
-def plan_of(recipe: Recipe) -> Plan | AdapterPlan:
-    if recipe.adapter:
-        return make_adapter_plan(recipe, adapter_task(recipe.adapter))
-    config = configuration(recipe)
-    return make_plan(recipe, config, trained_by(recipe, config, fresh_branches(recipe, config)))
-
-
-def text_of(plan: Plan | AdapterPlan) -> str:
-    return adapter_plan_text(plan) if isinstance(plan, AdapterPlan) else plan_text(plan)
+def plan_of(path: Path) -> dict[str, str]:
+    """What `--print-plan` shows, without the disk that is free just now; or the refusal."""
+    try:
+        plan = open_task(read_recipe(path)).plan(Path("."))
+    except LiDiTError as error:
+        return {"refused": str(error)}
+    return {"plan": re.sub(r"^.*\bfree\b.*$", "", plan, flags=re.M)}
 
 
 def observed(data: dict, folder: Path, llms: dict[str, str], out: str) -> dict[str, str]:
-    """What a recipe brings about: its plan, its curve, its weights, its files."""
-    recipe = read_recipe(write_recipe(folder, data, f"{out}.yaml"))
-    seen = {"plan": text_of(replace(plan_of(recipe), free=1 << 60))}  # not what is free just now
+    """What a recipe brings about: its plan, its curve, its weights, its files; or its refusal."""
+    path = write_recipe(folder, data, f"{out}.yaml")
+    seen, recipe = plan_of(path), read_recipe(path)
     if recipe.compute.compile:  # a compiler takes minutes; what it makes is tested elsewhere
         return seen
     try:
@@ -108,6 +104,13 @@ def observed(data: dict, folder: Path, llms: dict[str, str], out: str) -> dict[s
 
 BASE, LLM = "{folder}/base.safetensors", "{folder}/one"
 ADAPTER = {"trains": "adapter", "model": {}, "adapter": {"base": BASE, "llm": LLM}}
+TRAINED = {"checkpoint": "{folder}/base/final.safetensors", "changes": {"llms": ["LLMS"]}}
+TASKS = {  # what `trains` says, and what the basis then has besides
+    "all": {},
+    "refiners": {"trains": "refiners", "model": TRAINED},
+    "lora": {"trains": "lora", "model": TRAINED},
+    "adapter": ADAPTER,
+}
 REFINED = {**ADAPTER, "adapter.refiner": {"blocks": 1, "width": 16, "heads": 2}}
 STICKERS = {"kind": "stickers", "path": "en", "count": 3, "distinct": 2}
 CHANGED = {  # a field -> another value than the basis has; with others where it needs them
@@ -199,7 +202,19 @@ CHANGED = {  # a field -> another value than the basis has; with others where it
     "hardware.count": 2,
     "seed": 1,
 }
-UNET = {name for name in CHANGED if name.startswith("adapter.")}
+OF_A_TASK = {  # where another value is needed, or other fields beside it
+    ("refiners", "trains"): "all",
+    ("lora", "trains"): "all",
+    ("adapter", "trains"): "all",
+    ("refiners", "model.checkpoint"): "{folder}/another.safetensors",
+    ("lora", "model.checkpoint"): "{folder}/another.safetensors",
+    ("refiners", "model.changes"): {"depth": 1, "llms": ["LLMS"]},
+    ("lora", "model.changes"): {"depth": 1, "llms": ["LLMS"]},
+    ("adapter", "cache.states"): True,
+    ("adapter", "stages.subsets.branches"): ([0], {"stages.0.subsets": [{"branches": [0]}]}),
+    ("adapter", "stages.subsets.weight"): (50.0, {"stages.0.subsets": [{"branches": [0]}]}),
+    ("adapter", "model.llms"): ["gemma-3-270m"],
+}
 FONT = {name for name, value in CHANGED.items() if "stickers" in str(value)}
 
 
@@ -220,32 +235,58 @@ def place_of(name: str) -> str:
     return name.replace("stages.", "stages.0.", 1).replace("subsets.", "subsets.0.", 1)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.font) if n in FONT else n for n in CHANGED]
-)
-def test_a_field_changes_the_plan_or_the_run(world, name):
-    if name in UNET:
+def owner(name: str) -> str:
+    """The task that alone has this field; "" = every task has it."""
+    section = name.split(".")[0]
+    return section if section in ("lora", "adapter") else ""
+
+
+def case(task: str, name: str) -> tuple[object, dict]:
+    """Another value for a field, and what the basis needs besides."""
+    changed = OF_A_TASK.get((task, name), CHANGED[name])
+    value, others = changed if isinstance(changed, tuple) else (changed, {})
+    if owner(name) not in ("", task):  # beside a task that has no such section
+        others = {k: v for k, v in others.items() if k.startswith("adapter")}
+    if name == "stages.subsets.branches" and task != "adapter":
+        others = {"stages.0.subsets": [{"branches": [0, 1]}]}
+    return value, {**TASKS[task], **others}
+
+
+def cases() -> Iterator[pytest.param]:
+    for task in TASKS:
+        for name in CHANGED:
+            needs = FONT if name in FONT else ()
+            yield pytest.param(task, name, marks=[pytest.mark.font] if needs else [])
+
+
+@pytest.mark.parametrize(("task", "name"), cases())
+def test_a_field_changes_the_plan_or_the_run_or_is_refused(world, task, name):
+    """For every task: what a recipe says is never accepted and left unread."""
+    if task == "adapter":
         pytest.importorskip("diffusers")
     folder, llms = world
-    value, others = CHANGED[name] if isinstance(CHANGED[name], tuple) else (CHANGED[name], {})
-    if name == "stages.subsets.branches":
-        others = {"stages.0.subsets": [{"branches": [0, 1]}]}
-    text = yaml.safe_dump([value]).replace("{folder}", str(folder))
-    (value,) = yaml.safe_load(text)
-    if name == "model.changes":
-        value["llms"] = [spec("one"), spec("two")]
+    value, others = case(task, name)
+    (value,) = yaml.safe_load(yaml.safe_dump([value]).replace("{folder}", str(folder)))
     data = basis(folder)
     for place, other in others.items():
         put(data, place, json.loads(json.dumps(other).replace("{folder}", str(folder))))
-    before = baseline(json.dumps(data), folder, llms)
-    assert name not in UNET or "error" not in before
-    if name == "model.checkpoint":  # which stands in the preset's place
+    for changes in (data["model"].get("changes", {}), value if name == "model.changes" else {}):
+        if changes.get("llms") == ["LLMS"]:
+            changes["llms"] = [spec("one"), spec("two")]
+    before = json.dumps(data)
+    if name == "model.checkpoint" and task == "all":  # which stands in the preset's place
         data["model"] = {}
     put(data, place_of(name), value)
-    after = observed(data, folder, llms, name.replace(".", "-"))
-    told = {key for key in after if before.get(key) != after[key]}
-    assert told, f"{name}={value!r} changes nothing"
-    shutil.rmtree(folder / name.replace(".", "-"), ignore_errors=True)
+    out = f"{task}-{name.replace('.', '-')}"
+    planned = plan_of(write_recipe(folder, data, f"{out}.yaml"))
+    if owner(name) not in ("", task):
+        assert "leave it out" in planned["refused"] and "\n" not in planned["refused"]
+    elif "leave" in planned.get("refused", ""):
+        return
+    elif planned == plan_of(write_recipe(folder, json.loads(before), f"{out}.yaml")):
+        after, first = observed(data, folder, llms, out), baseline(before, folder, llms)
+        assert {key for key in after if first.get(key) != after[key]}, f"{name} changes nothing"
+    shutil.rmtree(folder / out, ignore_errors=True)
 
 
 _KNOWN: dict[str, dict[str, str]] = {}
@@ -290,7 +331,6 @@ def test_set_changes_fields_by_their_places(tmp_path):
         ("contrast.weight=0", "contrast has weight=0.0; expected above 0 and below 1"),
         ("contrast.weight=1", "contrast has weight=1.0; expected above 0 and below 1"),
         ("data.caption_dropout=2", "caption_dropout=2.0; expected 0 to 1"),
-        ("model.checkpoint=stickers", "exactly one of them"),
         ("optimiser", "expected key.sub=value"),
     ],
 )
@@ -303,11 +343,26 @@ def test_a_mistake_in_a_recipe_is_one_sentence(tmp_path, change, told):
 def test_contrast_needs_flow_matching_and_another_sample(tmp_path):
     alone = [{"images": 4, "batch": 4}, {"images": 4, "batch": 1}]
     with pytest.raises(LiDiTError, match="batch=1 and the recipe has contrast, .* 2 or more"):
-        recipe_of(tmp_path, stages=alone, contrast={})
+        open_task(recipe_of(tmp_path, stages=alone, contrast={}))
     adapter = {"trains": "adapter", "model": {}, "adapter": {"base": "a", "llm": "b"}}
     data = {**fields(tmp_path, contrast={}), **adapter}
-    with pytest.raises(LiDiTError, match="trains an adapter and has contrast, .* leave contrast"):
-        read_recipe(write_recipe(tmp_path, data))
+    with pytest.raises(LiDiTError, match="'adapter' and has contrast, .*flow.*; leave it out"):
+        open_task(read_recipe(write_recipe(tmp_path, data)))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("model.checkpoint=stickers", "exactly one of them"),
+        ("trains=everything", "'everything'; expected one of adapter, all, refiners, lora"),
+        ("trains=adapter", "has no adapter; expected one with base and llm"),
+    ],
+)
+def test_a_recipe_that_fits_no_task_is_one_sentence(tmp_path, change, told):
+    recipe = read_recipe(write_recipe(tmp_path, fields(tmp_path)), [change])
+    with pytest.raises(LiDiTError, match=told) as caught:
+        open_task(recipe)
+    assert "\n" not in str(caught.value)
 
 
 def test_paths_are_looked_for_beside_the_recipe_too(tmp_path, monkeypatch):
@@ -347,4 +402,4 @@ def test_a_recipe_that_ships_can_be_planned(path, tmp_path):
         if base not in FAMILIES and not find_base(base).is_file():  # what a command makes first
             changes.append(f"adapter.base={write_standin(tmp_path / 'base.safetensors')}")
     recipe = read_recipe(path, changes)
-    assert f"{recipe.steps:,} steps" in text_of(plan_of(recipe))
+    assert f"{recipe.steps:,} steps" in open_task(recipe).plan(tmp_path)

@@ -69,7 +69,7 @@ def test_a_plan_loads_nothing_and_writes_nothing(tmp_path, monkeypatch, capsys):
 
 
 DOCUMENTS = [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("recipes/*.yaml")]
-TOLD = [*DOCUMENTS, *ROOT.glob("lidit_train/*.py")]
+TOLD = [*DOCUMENTS, *ROOT.glob("lidit_train/**/*.py")]
 
 
 def launches() -> list[str]:

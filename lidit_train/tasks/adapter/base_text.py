@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lidit_core.demo.checkpoint import TEXT_PREFIX, read_standin
 from lidit_core.errors import LiDiTError
 
-from .target import AdapterTask
+from .target import AdapterTarget
 
 
 class BaseText(Protocol):
@@ -67,16 +67,16 @@ class CLIPText(nn.Module):
         return encoder(ids.to(encoder.device), output_hidden_states=True)
 
 
-def find_base_text(task: AdapterTask, folder: str) -> Path:
+def find_base_text(target: AdapterTarget, folder: str) -> Path:
     """The stand-in's file, or the diffusers folder that has the base's text encoders.
 
     Raises:
         LiDiTError: they are not where the recipe says.
     """
-    if task.shape.family == "small" and task.base.is_file() and not folder:
-        return task.base
-    path = Path(folder or task.base).expanduser()
-    parts = ("text_encoder", "text_encoder_2")[: 1 + bool(task.shape.adm)]
+    if target.shape.family == "small" and target.base.is_file() and not folder:
+        return target.base
+    path = Path(folder or target.base).expanduser()
+    parts = ("text_encoder", "text_encoder_2")[: 1 + bool(target.shape.adm)]
     lacking = [part for part in parts if not (path / part / "config.json").is_file()]
     if lacking:
         raise LiDiTError(
@@ -87,7 +87,7 @@ def find_base_text(task: AdapterTask, folder: str) -> Path:
     return path
 
 
-def base_text(task: AdapterTask, folder: str) -> nn.Module:
+def base_text(target: AdapterTarget, folder: str) -> nn.Module:
     """The text encoders of a base."""
-    path = find_base_text(task, folder)
-    return CLIPText(path, both=bool(task.shape.adm)) if path.is_dir() else StandInText(path)
+    path = find_base_text(target, folder)
+    return CLIPText(path, both=bool(target.shape.adm)) if path.is_dir() else StandInText(path)

@@ -1,4 +1,4 @@
-"""What a step differentiates when an adapter is trained: the U-Net is frozen, the adapter learns.
+"""The loss of an adapter in a frozen U-Net.
 
 Every batch is shared out among the adapter's modes, row by row, so that one file serves all.
 """
@@ -8,23 +8,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lidit_core.diffusion.objectives import (
-    add_noise,
-    guided,
-    model_timestep,
-    sampling_times,
-    target,
-)
+from lidit_core.diffusion.objectives import guided, sampling_times
 from lidit_core.diffusion.sampling import euler_steps
 from lidit_core.errors import LiDiTError
 from lidit_core.llmdiff.adapter import AdapterText, LLMDiffAdapter
 from lidit_core.model.attention import scaled_dot_product
 from lidit_core.text.states import LLMStates, stack_states
 
-from ..task import Batch, Shown
+from ...batch import Batch, Shown
+from ...learner import Learner
+from ..denoising import denoise
 from .base_text import BaseText
 
 LLM = 0  # the only branch
@@ -65,8 +60,8 @@ def _own(attn, x: Tensor, context: Tensor, mask: Tensor | None, scale=1.0) -> Te
     return scaled_dot_product(attn.to_q(x), k, v, attn.heads, mask)
 
 
-class AdapterLearner(nn.Module):
-    """The loss of a batch.
+class AdapterLearner(Learner):
+    """Trains an adapter in the cross-attention layers of a U-Net.
 
     Args:
         unet: diffusers' UNet2DConditionModel, frozen.
@@ -106,19 +101,17 @@ class AdapterLearner(nn.Module):
         """The Langevin noise's deviation over all blocks, which the loss tends to drive to 0."""
         return {"langevin noise": float(self.adapter.langevin.deviations.square().sum().sqrt())}
 
-    def compiled(self) -> list[nn.Module]:
-        """The parts that torch.compile is for."""
+    def blocks(self) -> list[nn.Module]:
         return [*self.unet.down_blocks, self.unet.mid_block, *self.unet.up_blocks]
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The loss, and each sample's mean squared error on the objective's target, (B,)."""
-        z = add_noise(self.prediction, batch.x, batch.noise, batch.time)
-        t = model_timestep(self.prediction, batch.time)
         seed = _seed_of(batch)
         noise = torch.Generator(batch.noise.device).manual_seed(seed)
-        output = self.predict(z, t, batch.text[LLM], batch.texts, noise, first=seed).float()
-        wanted = target(self.prediction, batch.x, batch.noise, batch.time)
-        errors = F.mse_loss(output, wanted, reduction="none").mean((1, 2, 3))
+
+        def predict(z: Tensor, t: Tensor) -> Tensor:
+            return self.predict(z, t, batch.text[LLM], batch.texts, noise, first=seed)
+
+        _, errors = denoise(self.prediction, batch, predict)
         return errors.mean(), errors.detach()
 
     def predict(

@@ -14,7 +14,7 @@ from ...recipe import Recipe
 from ..whitening import whiten
 from .base_text import base_text
 from .learner import AdapterLearner
-from .target import AdapterTask
+from .target import AdapterTarget
 from .unet import read_unet
 
 log = logging.getLogger(__name__)
@@ -23,34 +23,39 @@ ADAPTER_SAMPLE = 256  # captions that the maps from tokens are whitened with
 
 
 def begin_adapter(
-    recipe: Recipe, task: AdapterTask, states: LLMStates | None = None
+    recipe: Recipe, target: AdapterTarget, states: LLMStates | None = None
 ) -> AdapterLearner:
     """Args: states: of some captions, from which the added projections start; None = at random."""
     torch.manual_seed(recipe.seed)
-    adapter = LLMDiffAdapter(task.adapter).initialise()
-    learner = learner_of(task, adapter, recipe.adapter.text_encoders, recipe.compute.checkpointing)
+    adapter = LLMDiffAdapter(target.adapter).initialise()
+    learner = learner_of(
+        target, adapter, recipe.adapter.text_encoders, recipe.compute.checkpointing
+    )
     with torch.no_grad():
         for layer, own in zip(adapter.layers, learner.adapted()):
             layer.q.weight.copy_(own.to_q.weight)
-    if states is not None and not task.adapter.refiner:
+    if states is not None and not target.adapter.refiner:
         _whiten(adapter, states)
     return learner
 
 
 def learner_of(
-    task: AdapterTask, adapter: LLMDiffAdapter, text_encoders: str = "", checkpointing: bool = False
+    target: AdapterTarget,
+    adapter: LLMDiffAdapter,
+    text_encoders: str = "",
+    checkpointing: bool = False,
 ) -> AdapterLearner:
     """The base's U-Net with an adapter in it, and the base's text encoders where it needs them."""
-    base = read_unet(task.base, task.asked)
+    base = read_unet(target.base, target.asked)
     if base.zero_snr:
         log.warning(
             "%s was trained with a last step of pure noise; the adapter is trained on the plain "
             "schedule, whose last step keeps a trace of the picture",
-            task.base.name,
+            target.base.name,
         )
-    names = [layer.diffusers for layer in cross_attention_layers(task.shape)]
-    own = base_text(task, text_encoders) if "add" in adapter.config.modes else None
-    pooled = bool(task.adapter.pooled_width)
+    names = [layer.diffusers for layer in cross_attention_layers(target.shape)]
+    own = base_text(target, text_encoders) if "add" in adapter.config.modes else None
+    pooled = bool(target.adapter.pooled_width)
     return AdapterLearner(base.unet, adapter, names, base.prediction, own, pooled, checkpointing)
 
 

@@ -1,8 +1,4 @@
-"""What an adapter's training needs to know before anything is loaded: the U-Net's kind, the LLM's.
-
-It stands where a LI-DiT's configuration stands for the other kinds of training: the sources, the
-buckets, the caches and the noise are made for its fields.
-"""
+"""What an adapter is trained for, a U-Net of some shape and an LLM, before either is loaded."""
 
 from __future__ import annotations
 
@@ -34,24 +30,16 @@ NATIVE = {"sd15": 512, "sdxl": 1024}  # pixels
 
 
 @dataclass(frozen=True)
-class AdapterTask:
+class AdapterTarget:
+    """The U-Net, the adapter that fits it, and the latents that the U-Net reads."""
+
     base: Path
     shape: UNetShape
     adapter: AdapterConfig
     latent: LatentFormat
     native_size: int  # pixels
     asked: str = ""  # prediction, "eps" or "v"; "" = as the checkpoint says
-    shift: float = 1.0  # of flow's times, which no U-Net has
     patch: int = 1  # latent pixels that sides must be multiples of, for as often as it halves them
-
-    @property
-    def prediction(self) -> str:
-        """Eps where it is not told here: the noise of a batch is drawn alike for both."""
-        return self.asked or "eps"
-
-    @property
-    def llms(self) -> tuple[LLMSpec, ...]:
-        return (self.adapter.llm,)
 
     @property
     def states_width(self) -> int:
@@ -59,7 +47,7 @@ class AdapterTask:
         return (self.adapter.blocks + 1) * self.adapter.llm.width
 
 
-def adapter_task(recipe: Adapter) -> AdapterTask:
+def adapter_target(recipe: Adapter) -> AdapterTarget:
     """Read what the recipe names, but no weight.
 
     A family's name in the place of a checkpoint is enough for a plan.
@@ -73,7 +61,7 @@ def adapter_task(recipe: Adapter) -> AdapterTask:
             f"{base} is a U-Net of another family than SD1.5 and SDXL; expected one of these, or "
             "the stand-in of the stickers"
         )
-    return AdapterTask(
+    return AdapterTarget(
         base,
         shape,
         _config(recipe, shape),

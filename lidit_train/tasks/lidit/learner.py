@@ -1,4 +1,4 @@
-"""What a training step differentiates: the model, and the map that only its lessons need."""
+"""The loss of a LI-DiT: denoising, and beside it content and contrast where a recipe has them."""
 
 from __future__ import annotations
 
@@ -7,23 +7,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lidit_core.diffusion.objectives import add_noise, model_timestep, target
 from lidit_core.diffusion.sampling import sample
-from lidit_core.errors import LiDiTError
 from lidit_core.model.dit import LiDiT, run_block
 
+from ...batch import Batch, Shown
+from ...learner import Learner
 from ...recipe import Content, Contrast
-from ..task import Batch, Shown
+from ..denoising import denoise
 
 
-class Learner(nn.Module):
-    """The loss of a batch; one module, so that several processes can share its gradients.
+class LiDiTLearner(Learner):
+    """Trains a LI-DiT; the map that names content is no part of the model.
 
     Args:
         checkpointing: the blocks' activations are computed again in the backward pass.
         contrast: its batches are `Batch.contrasted`.
-    Raises:
-        LiDiTError: content of a block that is not there, or contrast without flow matching.
     """
 
     def __init__(
@@ -36,25 +34,10 @@ class Learner(nn.Module):
         super().__init__()
         self.model, self.content, self.checkpointing = model, content, checkpointing
         self.contrast = contrast
-        if contrast is not None and model.config.prediction != "flow":
-            raise LiDiTError(
-                "the recipe's contrast is of flow matching, and the model predicts "
-                f"{model.config.prediction}; leave contrast out"
-            )
-        if content is not None and not 0 <= content.block < len(model.blocks):
-            raise LiDiTError(
-                f"the recipe's content is read after block {content.block}; expected one of "
-                f"0 to {len(model.blocks) - 1}"
-            )
         self.names = nn.Linear(model.config.width, content.classes) if content else None
 
-    def compiled(self) -> list[nn.Module]:
-        """The parts that torch.compile is for."""
+    def blocks(self) -> list[nn.Module]:
         return list(self.model.blocks)
-
-    def noted(self) -> dict[str, float]:
-        """Numbers of its own for the log; none."""
-        return {}
 
     def draw(
         self,
@@ -64,12 +47,10 @@ class Learner(nn.Module):
         steps: int | None = None,
         guidance: float | None = None,
     ) -> Tensor:
-        """Normalised latents from noise (B, C, h, w); None = the model's own."""
         return sample(self.model, noise, positive.text, negative.text, steps, guidance)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The loss, and each sample's mean squared error on the objective's target, (B,)."""
-        prediction, seen = self.model.config.prediction, {}
+        seen: dict[int, Tensor] = {}
 
         def watched(index: int, block: nn.Module, x: Tensor, *rest) -> Tensor:
             if self.checkpointing and torch.is_grad_enabled():
@@ -80,11 +61,10 @@ class Learner(nn.Module):
                 seen[index] = x  # (B, N, D)
             return x
 
-        z = add_noise(prediction, batch.x, batch.noise, batch.time)
-        time = model_timestep(prediction, batch.time)
-        output = self.model(z, time, batch.text, run_block=watched).float()
-        wanted = target(prediction, batch.x, batch.noise, batch.time)
-        errors = F.mse_loss(output, wanted, reduction="none").mean((1, 2, 3))  # (B,)
+        def predict(z: Tensor, t: Tensor) -> Tensor:
+            return self.model(z, t, batch.text, run_block=watched)
+
+        output, errors = denoise(self.model.config.prediction, batch, predict)
         loss = errors.mean()
         if self.names is not None:
             logits = self.names(seen[self.content.block])  # (B, N, classes)

@@ -150,3 +150,13 @@ def reads(config: LiDiTConfig, branches: Collection[int], fused: bool) -> Callab
 
 def _of(sizes: Mapping[str, int], places: tuple[str, ...]) -> int:
     return sum(size for name, size in sizes.items() if name.startswith(places))
+
+
+def trained_branches(model: LiDiT) -> set[int]:
+    """The branches of which some weight is trained."""
+    learning = [name for name, p in model.named_parameters() if p.requires_grad]
+    return {
+        i
+        for i in range(len(model.config.llms))
+        if any(name.startswith(tuple(branch_places(i).values())) for name in learning)
+    }

@@ -13,9 +13,9 @@ from torch import nn
 
 from lidit_core.model.config import RefinerConfig
 from lidit_train.data.token_guess import TextTokens
-from lidit_train.plan.activations import BATCH_TENSORS, saved_activations
-from lidit_train.plan.flops import Sizes, image_tokens
+from lidit_train.plan.workload import Sizes, image_tokens
 from lidit_train.recipe import Lora
+from lidit_train.tasks.lidit.plan_activations import BATCH_TENSORS, saved_activations
 from lidit_train.tasks.lidit.trained import everything, refiners_of, with_lora
 
 BATCH, SIDES, INSTRUCTION, READ = 3, (12, 20), 4, (24, 15)
@@ -59,7 +59,12 @@ NO_NORM = RefinerConfig(qk_norm=False, gated=False)
 def test_the_formula_is_what_autograd_keeps(trained, branches, refiner):
     model = adapted(random_lidit(refiner=refiner, depth=3, width=64), trained)
     text = {i: TextTokens(READ[i], READ[i] - INSTRUCTION) for i in branches}
-    sizes = Sizes(image_tokens(model.config, 8 * SIDES[1], 8 * SIDES[0]), text)
+    sizes = Sizes(
+        image_tokens(
+            model.config.patch * model.config.latent.downsampling, 8 * SIDES[1], 8 * SIDES[0]
+        ),
+        text,
+    )
     planned = saved_activations(model.config, sizes, BATCH, trained)
     batch = 4 * BATCH_TENSORS * BATCH * 16 * SIDES[0] * SIDES[1]
     assert planned.total - batch == pytest.approx(bytes_kept(model, branches), rel=0.03)

@@ -19,10 +19,10 @@ from lidit_core.llmdiff.adapter import LLMDiffAdapter
 from lidit_core.text.spec import LLMSpec
 from lidit_core.unet.families import FAMILIES
 from lidit_train.data.caption_states import CaptionReader
-from lidit_train.plan.adapter import make_adapter_plan
 from lidit_train.plan.llm_size import llm_size
-from lidit_train.plan.unet_cost import unet_cost
-from lidit_train.tasks.adapter.target import adapter_task, pooled_width
+from lidit_train.tasks.adapter.plan import make_adapter_plan
+from lidit_train.tasks.adapter.target import adapter_target, pooled_width
+from lidit_train.tasks.adapter.unet_cost import unet_cost
 
 pytest.importorskip("diffusers")
 
@@ -36,7 +36,7 @@ def world(tmp_path_factory):
 
 def plan_of(folder: Path, **changes):
     recipe = adapter_recipe(folder, **changes)
-    return make_adapter_plan(recipe, adapter_task(recipe.adapter), folder)
+    return make_adapter_plan(recipe, adapter_target(recipe.adapter), folder)
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,9 @@ from lidit_core.model.config import RefinerConfig
 from lidit_core.model.presets import find_preset
 from lidit_train.data.token_guess import TextTokens
 from lidit_train.loop.muon import Muon
-from lidit_train.plan.flops import Sizes, forward_flops, image_tokens, muon_flops, training_flops
+from lidit_train.plan.workload import Sizes, image_tokens
 from lidit_train.recipe import Lora
+from lidit_train.tasks.lidit.plan_flops import forward_flops, muon_flops, training_flops
 from lidit_train.tasks.lidit.trained import everything, refiners_of, with_lora
 
 BATCH, INSTRUCTION = 3, 2
@@ -29,7 +30,7 @@ READ = (7, 12)  # tokens of the two branches
 
 def sizes_of(config, branches=(0, 1)) -> Sizes:
     text = {i: TextTokens(READ[i], READ[i] - INSTRUCTION) for i in branches}
-    return Sizes(image_tokens(config, 48, 80), text)
+    return Sizes(image_tokens(config.patch * config.latent.downsampling, 48, 80), text)
 
 
 def counted(model, branches=(0, 1), backward=True, checkpointing=False) -> int:

@@ -21,10 +21,7 @@ from lidit_core.text.spec import LLMSpec
 from lidit_train.data.token_guess import TextTokens
 from lidit_train.plan.cache_sizes import Count
 from lidit_train.plan.hardware import DEVICES, find_device
-from lidit_train.plan.lidit import Plan, make_plan
 from lidit_train.plan.llm_size import llm_size
-from lidit_train.plan.memory import VAE_WEIGHTS
-from lidit_train.plan.text import plan_text
 from lidit_train.recipe import (
     Cache,
     Compute,
@@ -41,6 +38,9 @@ from lidit_train.recipe import (
     Subset,
     Validation,
 )
+from lidit_train.tasks.lidit.plan import Plan, make_plan
+from lidit_train.tasks.lidit.plan_memory import VAE_WEIGHTS
+from lidit_train.tasks.lidit.plan_text import plan_text
 from lidit_train.tasks.lidit.start import configuration
 from lidit_train.tasks.lidit.trained import count_weights, everything, trained_by
 

@@ -23,14 +23,14 @@ from tiny_unet import TINY, random_unet
 from lidit_core.errors import LiDiTError
 from lidit_core.llmdiff.file import load_adapter, read_adapter_config
 from lidit_core.unet.families import FAMILIES
-from lidit_train.data.prepare import prepare
 from lidit_train.loop.parallel import accelerator_for
-from lidit_train.run import build_trainer, train
-from lidit_train.tasks.adapter import target as adapter_task
+from lidit_train.run import begin_run, train
+from lidit_train.tasks.adapter import target as targets
 from lidit_train.tasks.adapter.base_text import StandInText, base_text
 from lidit_train.tasks.adapter.start import begin_adapter
-from lidit_train.tasks.adapter.target import AdapterTask
+from lidit_train.tasks.adapter.target import AdapterTarget, adapter_target
 from lidit_train.tasks.adapter.unet import read_unet, write_ldm
+from lidit_train.tasks.task import open_task
 
 pytest.importorskip("diffusers")
 
@@ -46,8 +46,7 @@ def trainer_of(world: Path, out: str, **changes):
     """A trainer that has not begun, and its first batch."""
     recipe = adapter_recipe(world, **changes)
     accelerator = accelerator_for(recipe.compute, "cpu")
-    ready = prepare(recipe, world / out, accelerator, {})
-    trainer = build_trainer(recipe, ready, world / out, accelerator)
+    trainer = begin_run(recipe, world / out, accelerator).trainer
     return trainer, next(iter(trainer.loader))[1]
 
 
@@ -191,8 +190,8 @@ def test_a_muon_run_takes_the_added_projections(world):
 @pytest.fixture
 def small_is_known(monkeypatch):
     """Tiny U-Nets of any structure, in the shipped autoencoder's latents."""
-    monkeypatch.setitem(adapter_task.LATENTS, "small", LATENT)
-    monkeypatch.setitem(adapter_task.NATIVE, "small", 64)
+    monkeypatch.setitem(targets.LATENTS, "small", LATENT)
+    monkeypatch.setitem(targets.NATIVE, "small", 64)
 
 
 def write_diffusers(folder: Path, shape) -> Path:
@@ -219,7 +218,7 @@ def test_sdxls_structure_is_trained_with_a_pooled_text_of_the_llm(world, small_i
     config = read_adapter_config(world / "xl-run" / "final.safetensors")
     assert config.pooled_width == 16 and len(config.layers) == 70
     recipe = adapter_recipe(world, adapter=adapter)
-    start = begin_adapter(recipe, adapter_task.adapter_task(recipe.adapter)).adapter
+    start = begin_adapter(recipe, adapter_target(recipe.adapter)).adapter
     before, after = start.to_pooled.weight.to(torch.bfloat16).float(), weights["to_pooled.weight"]
     assert after.shape == (16, 16) and not torch.equal(after, before)
 
@@ -281,9 +280,9 @@ def test_an_adapter_for_sdxl_is_trained_beside_two_clips(world, small_is_known):
 
 
 def test_text_encoders_that_are_missing_are_one_sentence_before_anything_is_loaded(world):
-    task = AdapterTask(world / "sd15.safetensors", FAMILIES["sd15"], None, LATENT, 512)
+    target = AdapterTarget(world / "sd15.safetensors", FAMILIES["sd15"], None, LATENT, 512)
     with pytest.raises(LiDiTError, match="holds no text_encoder folder; give a diffusers") as told:
-        base_text(task, "")
+        base_text(target, "")
     assert "\n" not in str(told.value) and "adapter.modes=[replace]" in str(told.value)
     adapter = {"text_encoders": str(world / "pictures")}
     with pytest.raises(LiDiTError, match="pictures holds no text_encoder folder"):
@@ -293,9 +292,9 @@ def test_text_encoders_that_are_missing_are_one_sentence_before_anything_is_load
 
 def test_a_stand_in_brings_its_own_text_encoder(world):
     recipe = adapter_recipe(world)
-    task = adapter_task.adapter_task(recipe.adapter)
-    assert task.latent == LATENT and task.native_size == 32 and task.prediction == "v"
-    own = base_text(task, "")
+    spec = open_task(recipe).spec
+    assert spec.latent == LATENT and spec.native_size == 32 and spec.prediction == "v"
+    own = base_text(adapter_target(recipe.adapter), "")
     assert isinstance(own, StandInText)
     assert torch.equal(own.read(["red cat"])[0][0, :1], own.read(["cat red"])[0][0, 1:2])
 
@@ -304,12 +303,12 @@ def test_a_small_unet_without_a_description_is_refused(world):
     path = world / "bare.safetensors"
     write_ldm(random_unet(SHAPE), path, {})
     with pytest.raises(LiDiTError, match="of another family than SD1.5 and SDXL"):
-        adapter_task.adapter_task(adapter_recipe(world, adapter={"base": str(path)}).adapter)
+        adapter_target(adapter_recipe(world, adapter={"base": str(path)}).adapter)
 
 
 def test_drawing_without_the_adapter_needs_the_bases_text_encoder(world):
     recipe = adapter_recipe(world, adapter={"modes": ["replace"]})
-    learner = begin_adapter(recipe, adapter_task.adapter_task(recipe.adapter))
+    learner = begin_adapter(recipe, adapter_target(recipe.adapter))
     assert learner.own is None
     with pytest.raises(LiDiTError, match="which were not loaded"):
         learner.predict(torch.zeros(1, 16, 4, 4), torch.ones(1), None, ["a"], mode="base")

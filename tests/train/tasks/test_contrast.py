@@ -15,14 +15,15 @@ from tiny_lidit import random_lidit, random_noise, random_texts
 from tiny_training import curve, fields, make_world, recipe_of, run, write_recipe
 
 from lidit_core.errors import LiDiTError
+from lidit_train.batch import Batch
+from lidit_train.contrast import Contrasted
 from lidit_train.data.loader import Fetched
-from lidit_train.data.prepare import prepare
 from lidit_train.loop.parallel import accelerator_for
 from lidit_train.recipe import Contrast
-from lidit_train.run import build_trainer, train
-from lidit_train.tasks.contrast import Contrasted
-from lidit_train.tasks.lidit.learner import Learner
-from lidit_train.tasks.task import Batch
+from lidit_train.recipe_file import read_recipe
+from lidit_train.run import begin_run, train
+from lidit_train.tasks.lidit.learner import LiDiTLearner
+from lidit_train.tasks.task import open_task
 
 ROOT = Path(__file__).resolve().parents[3]
 ON = {"weight": 0.3}
@@ -47,7 +48,7 @@ def batch() -> Batch:
 def test_the_loss_is_flow_matchings_less_the_error_on_the_next_velocity():
     torch.manual_seed(0)
     model, lesson = random_lidit(1), batch()
-    loss, errors = Learner(model, contrast=Contrast(weight=0.3))(lesson)
+    loss, errors = LiDiTLearner(model, contrast=Contrast(weight=0.3))(lesson)
     t = lesson.time[:, None, None, None]
     said = model((1 - t) * lesson.x + t * lesson.noise, 1000 * lesson.time, lesson.text)
     own = [(said[i] - (lesson.noise - lesson.x)[i]).square().mean() for i in range(4)]
@@ -55,23 +56,26 @@ def test_the_loss_is_flow_matchings_less_the_error_on_the_next_velocity():
     wanted = (sum(own) - 0.3 * sum(next_)) / 4
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
     assert torch.allclose(errors, torch.stack(own)), "the log's errors are flow matching's"
-    plain = Learner(model)(lesson)[0]
+    plain = LiDiTLearner(model)(lesson)[0]
     assert plain.item() == pytest.approx(sum(own).item() / 4, rel=1e-5)
     assert plain - loss > 0.1
 
 
 def test_parts_of_a_batch_add_up_to_the_whole():
     torch.manual_seed(0)
-    learner, lesson = Learner(random_lidit(1), contrast=Contrast(weight=0.3)), batch()
+    learner, lesson = LiDiTLearner(random_lidit(1), contrast=Contrast(weight=0.3)), batch()
     parts = [lesson.part(slice(0, 3)), lesson.part(slice(3, 4))]
     added = sum(learner(part)[0].item() * len(part) / 4 for part in parts)
     assert added == pytest.approx(learner(lesson)[0].item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("prediction", ["eps", "v"])
-def test_other_predictions_refuse_it(prediction):
+def test_other_predictions_refuse_it(tmp_path, prediction):
+    data = fields(tmp_path, "one", contrast={})
+    data["model"]["changes"]["prediction"] = prediction
+    recipe = read_recipe(write_recipe(tmp_path, data))
     with pytest.raises(LiDiTError, match=f"of flow matching, and the model predicts {prediction}"):
-        Learner(random_lidit(1, prediction=prediction), contrast=Contrast())
+        open_task(recipe)
 
 
 def first(world, cached: bool = True, **changes) -> tuple[Fetched, Batch]:
@@ -79,8 +83,7 @@ def first(world, cached: bool = True, **changes) -> tuple[Fetched, Batch]:
     folder, llms = world
     recipe = recipe_of(folder, *llms, contrast=ON, cache={"latents": cached}, **changes)
     accelerator = accelerator_for(recipe.compute, "cpu")
-    ready = prepare(recipe, folder / "batches", accelerator, llms)
-    return next(iter(build_trainer(recipe, ready, folder / "batches", accelerator).loader))
+    return next(iter(begin_run(recipe, folder / "batches", accelerator, llms).trainer.loader))
 
 
 @pytest.mark.parametrize("cached", [True, False])

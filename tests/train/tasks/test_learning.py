@@ -7,15 +7,17 @@ from dataclasses import replace
 import pytest
 import torch
 from tiny_lidit import lidit_config, random_states
+from tiny_training import recipe_of
 from torch import nn
 
 from lidit_core.errors import LiDiTError
 from lidit_core.model.dit import LiDiT
 from lidit_core.text.spec import LLMSpec
+from lidit_train.batch import Batch
 from lidit_train.loop.muon import Muon, orthogonalised
 from lidit_train.recipe import Content
-from lidit_train.tasks.lidit.learner import Learner
-from lidit_train.tasks.task import Batch
+from lidit_train.tasks.lidit.learner import LiDiTLearner
+from lidit_train.tasks.task import open_task
 from lidit_train.tasks.whitening import whiten, whiten_entries
 
 CONFIG = replace(lidit_config("a", "b"), llms=(LLMSpec("a", 24), LLMSpec("b", 24)))
@@ -74,7 +76,7 @@ def batch(content: torch.Tensor | None) -> Batch:
 
 def test_the_content_loss_teaches_a_block_what_each_patch_shows():
     torch.manual_seed(0)
-    learner = Learner(LiDiT(CONFIG).initialise(), Content(weight=1.0, block=0, classes=3))
+    learner = LiDiTLearner(LiDiT(CONFIG).initialise(), Content(weight=1.0, block=0, classes=3))
     shown = torch.tensor([[[0, 1], [2, 2]], [[1, 1], [0, 2]]])
     lesson = batch(shown)
     optimiser = torch.optim.Adam(learner.parameters(), lr=3e-3)
@@ -83,11 +85,11 @@ def test_the_content_loss_teaches_a_block_what_each_patch_shows():
         optimiser.zero_grad()
         learner(lesson)[0].backward()
         optimiser.step()
-    plain = Learner(learner.model)(lesson)[0].item()
+    plain = LiDiTLearner(learner.model)(lesson)[0].item()
     assert first - plain > 0.8  # log 3 = 1.10 before anything is known
     assert learner(lesson)[0].item() - plain < 0.1
 
 
-def test_a_block_that_is_not_there_cannot_be_read():
+def test_a_block_that_is_not_there_cannot_be_read(tmp_path):
     with pytest.raises(LiDiTError, match="after block 9"):
-        Learner(LiDiT(CONFIG), Content(block=9))
+        open_task(recipe_of(tmp_path, "one", content={"block": 9}))

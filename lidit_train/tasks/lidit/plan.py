@@ -9,17 +9,18 @@ from pathlib import Path
 from lidit_core.model.config import LiDiTConfig
 from lidit_core.model.vae import CHANNELS, WIDTH
 
-from ..data.room import free_disk
-from ..data.token_guess import TextTokens, text_tokens
-from ..loop.learning_rate import decay_start
-from ..recipe import Recipe
-from ..tasks.lidit.trained import Trained, Weights, count_weights, trained_by
-from .cache_sizes import Cached, Count, caches, counts_of
-from .flops import Sizes, forward_flops, muon_flops, training_flops
-from .hardware import Device, find_device
-from .llm_size import LLMSize, llm_size
-from .memory import FLOAT32, Memory, Process, checkpoint_bytes, memory_of
-from .workload import StageLoad, branches_read, read_together, stage_loads
+from ...data.room import free_disk
+from ...data.token_guess import TextTokens, text_tokens
+from ...loop.learning_rate import decay_start
+from ...plan.cache_sizes import Cached, Count, caches, counts_of
+from ...plan.hardware import Device, find_device
+from ...plan.llm_size import LLMSize, llm_size
+from ...plan.workload import FLOAT32, Sizes, StageLoad, branches_read, read_together, stage_loads
+from ...recipe import Recipe
+from .input import input_spec
+from .plan_flops import forward_flops, muon_flops, training_flops
+from .plan_memory import Memory, Process, checkpoint_bytes, memory_of
+from .trained import Trained, Weights, count_weights, trained_by
 
 UPDATE_BYTES = 40  # a trained number's, read and written by AdamW and the average in one step
 
@@ -104,15 +105,16 @@ def make_plan(
         device: by default the one that the recipe names.
     """
     trained = trained or trained_by(recipe, config)
-    tokens = dict(text or text_tokens(config))
+    tokens = dict(text or text_tokens(config.llms))
     device = device or find_device(recipe.hardware.device)
-    loads = stage_loads(recipe, config, tokens)
+    spec = input_spec(config)
+    loads = stage_loads(recipe, spec, tokens)
     read = branches_read(loads)
     weights = count_weights(config, trained, read, read_together(loads))
     llms = {i: llm_size(config.llms[i]) for i in sorted(read)}
     process = Process(recipe, config, trained, weights, loads, device, llms)
     counted = counts_of(recipe, counts)
-    cached = caches(recipe, config, loads, {i: tokens[i] for i in sorted(read)}, counted)
+    cached = caches(recipe, spec, loads, {i: tokens[i] for i in sorted(read)}, counted)
     return Plan(
         recipe=recipe,
         config=config,
@@ -155,7 +157,7 @@ def _image_flops(process: Process, load: StageLoad, sizes: Sizes) -> int:
     recipe, config = process.recipe, process.config
     classes = recipe.content.classes if recipe.content else 0
     total = training_flops(config, sizes, process.trained, recipe.compute.checkpointing, classes)
-    if not recipe.keeps_states:
+    if not process.keeps_states:
         total += sum(process.llms[i].flops(text.read) for i, text in sizes.text.items())
     if not recipe.cache.latents:
         total += encoder_flops(load.side)

@@ -19,30 +19,17 @@ forward pass where weights learn and a gradient passes through, once where they 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from lidit_core.model.config import LiDiTConfig
 from lidit_core.model.layers import FREQUENCIES
 
-from ..data.token_guess import TextTokens
-from ..tasks.lidit.trained import Trained, everything, linear_layers, weight_shapes
+from ...plan.workload import Sizes
+from .trained import Trained, everything, linear_layers, weight_shapes
 
 LAYER, ATTENTION, MEAN, UNREAD = "layer", "attention", "mean", "unread"
 # of what a gradient is wanted: weight and input, both operands, the input, nothing
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What one picture puts before the model."""
-
-    tokens: int  # N, image tokens
-    text: Mapping[int, TextTokens] = field(default_factory=dict)  # by branch that takes part
-
-    @property
-    def kept(self) -> int:
-        """Text tokens that the image tokens read."""
-        return sum(text.kept for text in self.text.values())
 
 
 @dataclass(frozen=True)
@@ -53,12 +40,6 @@ class Product:
     flops: int
     kind: str = LAYER
     from_data: bool = False  # its input never needs a gradient
-
-
-def image_tokens(config: LiDiTConfig, width: int, height: int) -> int:
-    """N of a picture of these sides in pixels; sides between two multiples count as the larger."""
-    grain = config.patch * config.latent.downsampling
-    return -(-width // grain) * -(-height // grain)
 
 
 def forward_flops(config: LiDiTConfig, sizes: Sizes) -> int:

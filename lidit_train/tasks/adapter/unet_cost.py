@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from lidit_core.llmdiff.adapter import AdapterText, AddedAttention, LLMDiffAdapter
 from lidit_core.unet.families import UNetShape, cross_attention_layers
 
-from ..tasks.adapter.target import pooled_width
-from ..tasks.adapter.unet import build_unet
+from .target import pooled_width
+from .unet import build_unet
 
 META = {"device": "meta"}
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..units import as_bytes, as_count, as_flops, as_time
-from .adapter import AdapterPlan
-from .text import row
+from ...plan.text import row
+from ...units import as_bytes, as_count, as_flops, as_time
+from .plan import AdapterPlan
 
 
 def adapter_plan_text(plan: AdapterPlan) -> str:
@@ -16,7 +16,7 @@ def adapter_plan_text(plan: AdapterPlan) -> str:
 
 
 def _model(plan: AdapterPlan) -> Iterator[str]:
-    config = plan.task.adapter
+    config = plan.target.adapter
     modes = " and ".join(config.modes)
     yield f"Adapter for {config.family}: {len(config.layers)} layers, to {modes}"
     yield row("U-Net, frozen", as_count(plan.unets[0].parameters))
@@ -32,11 +32,13 @@ def _steps(plan: AdapterPlan) -> Iterator[str]:
         yield row(f"stage {n}", f"{load.stage.steps:,} steps", images)
         yield row("  batch", f"{load.stage.batch}", f"{load.share} a process, {load.micro} at once")
         yield row("  operations of an image", as_flops(plan.flops(n)))
+    yield row("processes that read ahead", f"{plan.recipe.data.workers}", "for each that trains")
 
 
 def _memory(plan: AdapterPlan) -> Iterator[str]:
     parts = plan.memory()
-    yield f"Memory ({plan.device.name})"
+    sharded = f", sharded over {plan.shards}" if plan.shards > 1 else ""
+    yield f"Memory of a process ({plan.device.name}{sharded})"
     for name, size in parts.items():
         yield row(name, as_bytes(size))
     total, there = sum(parts.values()), plan.device.memory
@@ -49,11 +51,13 @@ def _time(plan: AdapterPlan) -> Iterator[str]:
     for n, load in enumerate(plan.loads):
         speed = f"{load.stage.batch / plan.seconds(n):,.1f} images/s"
         yield row(f"stage {n}", as_time(plan.seconds(n) * load.stage.steps), speed)
+    if plan.recipe.compute.compile:
+        yield "  What torch.compile saves is not counted."
 
 
 def _disk(plan: AdapterPlan) -> Iterator[str]:
     yield f"Disk ({as_bytes(plan.free)} free)"
-    kept = "kept" if plan.recipe.keeps_states else "computed as it goes"
+    kept = "kept" if plan.keeps_states else "computed as it goes"
     yield row("differences of one caption", as_bytes(plan.each), kept)
     for cached in plan.caches:
         size = "not known" if cached.bytes is None else as_bytes(cached.bytes)

@@ -12,17 +12,16 @@ from dataclasses import dataclass
 from lidit_core.model.config import LiDiTConfig
 from lidit_core.model.vae import WIDTH
 
-from ..data.room import STORED_BYTES
-from ..recipe import Recipe
-from ..tasks.lidit.trained import Trained, Weights, weight_sizes
-from .activations import Activations, saved_activations
-from .flops import Sizes, image_tokens
-from .hardware import Device
-from .llm_size import LLMSize
-from .workload import StageLoad, branches_read
+from ...data.room import STORED_BYTES
+from ...plan.hardware import Device
+from ...plan.llm_size import LLMSize
+from ...plan.workload import FLOAT32, Sizes, StageLoad, branches_read, image_tokens
+from ...recipe import Recipe
+from .input import input_spec
+from .plan_activations import Activations, saved_activations
+from .trained import Trained, Weights, weight_sizes
 
 HELD, MICRO_BATCH, UPDATE, VALIDATION = "always", "micro batch", "update", "validation"
-FLOAT32 = 4  # bytes of a master weight, a gradient, a moment, an average
 CPU_ALLOCATOR = {"all": 0.17, "refiners": 0.33, "lora": 0.63}  # measured: freed memory that
 # glibc keeps, of the activations; live memory is within 2 % of the rest (benchmarks)
 CPU_CHECKPOINTING = 0.30  # the same where blocks are computed twice, of what they would have kept
@@ -71,6 +70,11 @@ class Process:
     loads: tuple[StageLoad, ...]
     device: Device
     llms: Mapping[int, LLMSize]
+
+    @property
+    def keeps_states(self) -> bool:
+        """Whether the LLMs' states are cached, so that no LLM is held."""
+        return input_spec(self.config).keeps_states(self.recipe.cache)
 
     @property
     def shards(self) -> int:
@@ -131,7 +135,7 @@ def _state(process: Process) -> list[MemoryPart]:
 def _frozen_models(process: Process) -> list[MemoryPart]:
     """The LLMs and the autoencoder, where their outputs are not cached."""
     parts = []
-    if not process.recipe.keeps_states:
+    if not process.keeps_states:
         each = FLOAT32 if process.device.is_cpu else 2
         for i in sorted(branches_read(process.loads)):
             llm = process.llms[i]
@@ -197,7 +201,7 @@ def _kept(process: Process, load: StageLoad, sizes: Sizes) -> int:
 def _states(process: Process, load: StageLoad, sizes: Sizes) -> int:
     """As they are stored; without a cache as the LLM makes them."""
     each = FLOAT32 if process.device.is_cpu else 2
-    if process.recipe.keeps_states:
+    if process.keeps_states:
         each = STORED_BYTES[process.recipe.cache.dtype]
     widths = {i: process.config.llms[i].width for i in sizes.text}
     return each * load.micro * sum(text.read * widths[i] for i, text in sizes.text.items())
@@ -243,7 +247,7 @@ def _drawing(process: Process) -> list[MemoryPart]:
     if not prompts:
         return []
     config, side = process.config, process.config.native_size
-    tokens = image_tokens(config, side, side)
+    tokens = image_tokens(config.patch * config.latent.downsampling, side, side)
     drawing = DRAWING * 2 * prompts * tokens * config.width * process.compute_bytes
     return [
         MemoryPart("drawing the prompts", drawing, VALIDATION),

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 
 from lidit_core.model.config import LiDiTConfig
 
-from ..tasks.lidit.trained import Trained, linear_layers
-from .flops import Sizes
+from ...plan.workload import Sizes
+from .trained import Trained, linear_layers
 
 NORM = 4  # bytes a number in which norms compute
 BATCH_TENSORS = 6  # like the latents: clean, noise, noisy, target, prediction, its patches

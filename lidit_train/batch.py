@@ -1,0 +1,49 @@
+"""The batch that a learner trains on, and the prompts that a validation draws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from lidit_core.text.states import LLMStates
+
+from .contrast import Contrasted
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One process's share of a step."""
+
+    x: Tensor  # (B, C, H, W) normalised latents
+    noise: Tensor  # like x
+    time: Tensor  # (B,) in (0, 1]
+    text: Mapping[int, LLMStates]
+    content: Tensor | None = None  # (B, h, w) int64: what each patch shows
+    texts: Sequence[str] = ()  # as an adapter's U-Net reads them itself
+    used: Mapping[int, Sequence[int]] = field(default_factory=dict)  # tokens read of each caption
+    contrasted: Contrasted | None = None  # where the recipe has contrast
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def part(self, rows: slice) -> "Batch":
+        return Batch(
+            self.x[rows],
+            self.noise[rows],
+            self.time[rows],
+            {i: states[rows] for i, states in self.text.items()},
+            None if self.content is None else self.content[rows],
+            self.texts[rows],
+            {i: used[rows] for i, used in self.used.items()},
+            None if self.contrasted is None else self.contrasted[rows],
+        )
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Prompts to draw, and what each branch's LLM makes of them."""
+
+    prompts: list[str]
+    text: Mapping[int, LLMStates]

@@ -1,0 +1,33 @@
+"""What a task's batches look like, as far as sources, caches and noise have to know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lidit_core.model.config import LatentFormat
+from lidit_core.text.spec import LLMSpec
+
+from .recipe import Cache
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """Pictures, texts and noise levels that a task reads; it is known before anything is loaded."""
+
+    latent: LatentFormat
+    native_size: int  # side of the square that a stage without a resolution has, pixels
+    patch: int  # latent pixels that the sides of latents are multiples of
+    llms: tuple[LLMSpec, ...]  # by branch
+    widths: tuple[int, ...]  # numbers in the states of one token, by branch
+    prediction: str  # "flow", "eps" or "v"
+    shift: float = 1.0  # of flow's times, where a stage has none of its own
+    caches_states: bool = True  # whether captions' states are kept unless the recipe says otherwise
+
+    @property
+    def grain(self) -> int:
+        """Pixels that the sides of pictures are multiples of."""
+        return self.patch * self.latent.downsampling
+
+    def keeps_states(self, cache: Cache) -> bool:
+        """Whether the LLMs' states of captions are kept in this cache."""
+        return self.caches_states if cache.states is None else cache.states

@@ -1,0 +1,153 @@
+"""The training of a LI-DiT: from a recipe to its learner, its file and its plan."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from lidit_core.checkpoints.lidit import save_lidit
+from lidit_core.errors import check
+from lidit_core.model.config import LiDiTConfig
+
+from ...data.latent_statistics import with_preview
+from ...data.prepare import Prepared, some_captions, some_latents
+from ...loop.longest_prompt import recorded
+from ...recipe import Recipe
+from ..unused_fields import refuse
+from ..whitening import SAMPLE, whiten_entries
+from .input import input_spec
+from .learner import LiDiTLearner
+from .lora import add_lora, save_lora
+from .plan import make_plan
+from .plan_text import plan_text
+from .start import begin, checkpoint_path, configuration, fresh_branches
+from .trained import trained_branches, trained_by
+
+log = logging.getLogger(__name__)
+
+
+def make_task(recipe: Recipe) -> LiDiTTask:
+    """The task of a recipe that trains a LI-DiT, its refiners or a LoRA.
+
+    Raises:
+        LiDiTError: the recipe has fields that this training does not use, or that do not fit.
+    """
+    _check_recipe(recipe)
+    task = LiDiTTask(recipe)
+    _check_losses(recipe, task.config)
+    if recipe.trains == "refiners":
+        _check_subsets(recipe, task.config)
+    return task
+
+
+class LiDiTTask:
+    """Trains what the recipe's ``trains`` says of a LI-DiT; see `lidit_train.tasks.task.Task`."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.config = configuration(recipe)
+        self.spec = input_spec(self.config)
+        self.llms: Mapping[str, str] = {}
+        self.checkpoint = checkpoint_path(recipe.model) if recipe.model.checkpoint else None
+
+    def check_files(self) -> None:
+        """Nothing is left to look for: the checkpoint's configuration has been read."""
+
+    def learner(self, ready: Prepared) -> LiDiTLearner:
+        recipe, config = self.recipe, replace(self.config, latent=ready.spec.latent)
+        start = begin(recipe, config)
+        for note in start.notes:
+            log.info(note)
+        if recipe.model.whiten:
+            texts = some_captions(ready, SAMPLE)
+            fresh = {i: ready.readers[i].read(texts) for i in start.fresh if i in ready.readers}
+            whiten_entries(start.model, fresh)
+        trained = trained_by(recipe, config, start.fresh)
+        for name, parameter in start.model.named_parameters():
+            parameter.requires_grad_(trained.weight(name))
+        learner = LiDiTLearner(
+            start.model, recipe.content, recipe.compute.checkpointing, recipe.contrast
+        )
+        if recipe.trains == "lora":
+            learner.lora = add_lora(start.model, recipe.lora)
+        return learner
+
+    def save(
+        self,
+        ready: Prepared,
+        learner: LiDiTLearner,
+        weights: Mapping[str, Tensor],
+        longest: Mapping[str, int] | None,
+        path: Path,
+    ) -> None:
+        """A LI-DiT with what a host needs for previews; or the LoRA alone."""
+        config = replace(self.config, latent=ready.spec.latent)
+        if self.recipe.trains == "lora":
+            base = self.recipe.model.checkpoint or self.recipe.model.preset
+            return save_lora(learner.lora, config, path, base, _part(weights, "lora."), longest)
+        learnt = trained_branches(learner.model)
+        config = replace(config, llms=recorded(config.llms, longest, learnt))
+        if not config.latent.rgb_factors:
+            some = some_latents(ready.sources, ready.stages[-1], ready.vae, ready.latents)
+            config = with_preview(config, ready.vae.model, some)
+        save_lidit(_part(weights, "model."), config, path)
+
+    def plan(self, folder: Path) -> str:
+        fresh = fresh_branches(self.recipe, self.config)
+        trained = trained_by(self.recipe, self.config, fresh)
+        return plan_text(make_plan(self.recipe, self.config, trained, folder=folder))
+
+
+def _part(weights: Mapping[str, Tensor], place: str) -> dict[str, Tensor]:
+    """The weights whose names begin so, without that beginning."""
+    return {k.removeprefix(place): v for k, v in weights.items() if k.startswith(place)}
+
+
+def _check_recipe(recipe: Recipe) -> None:
+    m = recipe.model
+    refuse(recipe, {"adapter": "which is for a U-Net (trains: adapter)"})
+    if recipe.trains != "lora":
+        beside = "which is for trains: lora"
+        refuse(recipe, {f"lora.{name}": beside for name in ("rank", "alpha", "layers")})
+    check(
+        bool(m.preset) + bool(m.checkpoint) == 1,
+        f"the recipe's model has preset={m.preset!r} and checkpoint={m.checkpoint!r}; expected "
+        "exactly one of them",
+    )
+
+
+def _check_subsets(recipe: Recipe, config: LiDiTConfig) -> None:
+    """Every step must read a branch whose refiner is trained."""
+    fresh = fresh_branches(recipe, config) or tuple(range(len(config.llms)))
+    for stage in recipe.stages:
+        for subset in stage.subsets:
+            check(
+                bool({*subset.branches} & {*fresh}),
+                f"a stage reads branches {list(subset.branches)} alone, and the recipe trains the "
+                f"refiners of {list(fresh)}; name one of these in each subset, or leave it out",
+            )
+
+
+def _check_losses(recipe: Recipe, config: LiDiTConfig) -> None:
+    """The losses beside the denoising: content of a block that is there, contrast within flow."""
+    if recipe.content is not None:
+        check(
+            0 <= recipe.content.block < config.depth,
+            f"the recipe's content is read after block {recipe.content.block}; expected one of "
+            f"0 to {config.depth - 1}",
+        )
+    if recipe.contrast is not None:
+        check(
+            config.prediction == "flow",
+            f"the recipe's contrast is of flow matching, and the model predicts "
+            f"{config.prediction}; leave contrast out",
+        )
+        check(
+            all(stage.batch > 1 for stage in recipe.stages),
+            "a stage has batch=1 and the recipe has contrast, which is between samples of a batch; "
+            "expected 2 or more, or leave contrast out",
+        )

@@ -1,0 +1,35 @@
+"""Recipes whose task would not read what they say are refused, each field in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lidit_core.errors import LiDiTError
+
+from ..recipe import Recipe
+
+
+def refuse(recipe: Recipe, fields: Mapping[str, str]) -> None:
+    """Refuse fields that have another value than a recipe without them.
+
+    Args:
+        fields: each with the reason why the task does not use it; ``model.llms`` is the field
+            ``llms`` of the section ``model``.
+    Raises:
+        LiDiTError: the first of them that is set.
+    """
+    for name, reason in fields.items():
+        record, (*path, last) = recipe, name.split(".")
+        for part in path:
+            record = getattr(record, part)
+        value, left_out = getattr(record, last), _left_out(record, last)
+        if value != left_out:
+            raise LiDiTError(
+                f"the recipe trains {recipe.trains!r} and has {name}, {reason}; leave it out"
+            )
+
+
+def _left_out(record: object, name: str) -> object:
+    """The value that a field has in a recipe that leaves it out."""
+    default = type(record).__dataclass_fields__[name]
+    return default.default_factory() if callable(default.default_factory) else default.default
