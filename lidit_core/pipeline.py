@@ -25,6 +25,9 @@ from .model.dit import LiDiT
 from .model.latents import denormalise
 from .model.vae import TinyAutoencoder
 from .shipped import find_model, find_vae
+from .text.cache import PromptStates
+from .text.encoder import pad_states
+from .text.notes import prompt_notes
 from .text.prompt_encoder import PromptEncoder
 from .text.states import LLMStates, stack_states
 
@@ -116,20 +119,27 @@ class Pipeline:
         is logged, but for the notes in ``told``, to which the new ones are added.
         """
         told = set() if told is None else told
-        notes = dict.fromkeys(note for prompt in prompts for note in self._notes(prompt))
+        read = {
+            branch: [row for prompt in prompts for row in encoder.encode_rows([prompt])]
+            for branch, encoder in self.encoders.items()
+        }
+        notes = dict.fromkeys(self._notes(prompts, read))
         for note in (n for n in notes if n not in told):
             log.warning("%s", note)
         told.update(notes)
         return {
-            branch: stack_states([encoder.encode([prompt]) for prompt in prompts]).to(self.device)
-            for branch, encoder in self.encoders.items()
+            branch: stack_states([pad_states([row]) for row in rows]).to(self.device)
+            for branch, rows in read.items()
         }
 
-    def _notes(self, prompt: str) -> Iterator[str]:
-        for branch, encoder in self.encoders.items():
-            info = encoder.info(prompt)
-            notes = (*info.notes, self.model.config.llms[branch].length_note(info.used))
-            yield from (f"of the prompt {prompt!r}: {note}" for note in notes if note)
+    def _notes(
+        self, prompts: Sequence[str], read: Mapping[int, Sequence[PromptStates]]
+    ) -> Iterator[str]:
+        for number, prompt in enumerate(prompts):
+            for branch, rows in read.items():
+                spec, row = self.model.config.llms[branch], rows[number]
+                notes = (*prompt_notes(prompt, row), spec.length_note(row.used))
+                yield from (f"of the prompt {prompt!r}: {note}" for note in notes if note)
 
     @torch.no_grad()
     def _draw(self, orders, positive, negative, settings: Settings, on_step) -> Iterator[Tensor]:

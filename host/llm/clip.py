@@ -20,7 +20,7 @@ from ...lidit_core.llm.loading import default_dtype, load_llm
 from ...lidit_core.text.templates import InstructionTemplate
 from .holder import LLMHolder, LLMSettings
 from .notes import describe
-from .plain_text import PlainText
+from .plain_text import TEMPLATE, PlainText
 from .weights import move_the_rest, store_in_fp8
 
 DTYPES = ("auto", "float32", "bfloat16", "fp8_e4m3fn")
@@ -67,8 +67,10 @@ def open_patcher(settings: LLMSettings, disable_dynamic: bool = False):
     return open_clip(settings, disable_dynamic).patcher
 
 
-def describe_prompt(clip: object, text: str, template: InstructionTemplate | None = None) -> str:
-    """How this CLIP reads the prompt, a line each; the prompt is encoded if it was not before.
+def encode_prompt(
+    clip: object, text: str, template: InstructionTemplate | None = None
+) -> tuple[list, str]:
+    """Encode a prompt once: its CONDITIONING, and how this CLIP read it, a line each.
 
     Raises:
         LiDiTError: the CLIP is not from the LLM loader.
@@ -79,13 +81,13 @@ def describe_prompt(clip: object, text: str, template: InstructionTemplate | Non
             f"this CLIP holds {type(holder).__name__}, whose states LI-DiT was not trained on; "
             "expected an LLM, so connect the LI-DiT LLM loader, or use CLIPTextEncode for others"
         )
-    with holder.serving(clip.patcher) as cached:
-        if not cached:
-            clip.load_model()
-        info = holder.prompts(template, text).info(text)
+    with holder.noting() as read:
+        conditioning = clip.encode_from_tokens_scheduled(
+            clip.tokenize(text, **{TEMPLATE: template})
+        )
     used = template or holder.settings.template
     block, device = holder.settings.block, clip.patcher.load_device
-    return describe(info, holder.name, block, used.name, device)
+    return conditioning, describe(text, read[0], holder.name, block, used.name, device)
 
 
 def block_named(text: str) -> int | str:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ...lidit_core.errors import LiDiTError
 from ...lidit_core.llm.loading import LLM
 from ...lidit_core.llm.locate import locate
-from ...lidit_core.text.cache import StateCache
+from ...lidit_core.text.cache import PromptStates, StateCache
 from ...lidit_core.text.encoder import LLMEncoder, pad_states
 from ...lidit_core.text.prompt_encoder import PromptEncoder, file_identity
 from ...lidit_core.text.states import PADDING, LLMStates
@@ -56,6 +56,7 @@ class LLMHolder(nn.Module):
         self.device = torch.device("cpu")  # the host's: where the weights were loaded to last
         self.manual_cast_dtype = None  # the host's
         self.encoded: list[dict] | None = None  # of a schedule's prompts, while it is encoded
+        self.noted: list[PromptStates] | None = None  # what is read, while `noting`
         self._encoders: OrderedDict[str, LLMEncoder] = OrderedDict()
         self._patcher = None
         self._patches = None  # on the weights when they ran last; None where that is not known
@@ -91,6 +92,15 @@ class LLMHolder(nn.Module):
         finally:
             self._patcher = before
 
+    @contextlib.contextmanager
+    def noting(self) -> Iterator[list[PromptStates]]:
+        """Collect how each prompt is read that is encoded meanwhile."""
+        self.noted = noted = []
+        try:
+            yield noted
+        finally:
+            self.noted = None
+
     def encode_token_weights(self, tokens: dict) -> tuple[Tensor, Tensor, dict]:
         """States (1, L, C), their mean (1, C) float32, and the values of a CONDITIONING entry."""
         text = plain_text_of(tokens)
@@ -98,6 +108,8 @@ class LLMHolder(nn.Module):
         (row,) = self.prompts(template, text).encode_rows([text])
         states = pad_states([row]).to(model_management.intermediate_device())
         tell(text, row)
+        if self.noted is not None:
+            self.noted.append(row)
         reading = reading_of(self.settings.block, template)
         read = BranchText(self.name, states, reading=reading, used=row.used)
         values = values_of(PromptText((read,)))

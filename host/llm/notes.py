@@ -7,14 +7,18 @@ import logging
 import torch
 
 from ...lidit_core.text.cache import PromptStates
-from ...lidit_core.text.notes import literal_notes
-from ...lidit_core.text.prompt_encoder import PromptInfo
+from ...lidit_core.text.notes import literal_notes, prompt_notes
 
 log = logging.getLogger(__name__)
 
 
 def describe(
-    info: PromptInfo, llm: str, block: int | str, template: str, device: torch.device
+    prompt: str,
+    states: PromptStates,
+    llm: str,
+    block: int | str,
+    template: str,
+    device: torch.device,
 ) -> str:
     """What a user wants to know of a prompt that was read, a line each.
 
@@ -24,16 +28,17 @@ def describe(
         template: the name of the instruction template that was used.
         device: where the states were computed if they were not cached.
     """
-    first, end = info.span
+    first, end = states.span
     place = f"{first} to {end - 1}" if end > first else "empty"
+    (length, width), dtype = states.hidden.shape, str(states.hidden.dtype).removeprefix("torch.")
     lines = [
         f"{llm}, after block {block}, template {template}",
-        f"{info.used} of {info.budget} tokens used; {info.length} with the template, "
+        f"{states.used} of {states.budget} tokens used; {length} with the template, "
         f"the prompt is {place}",
-        f"states {info.width} wide, {str(info.dtype).removeprefix('torch.')}, "
-        + ("cached" if info.cached else f"computed on {device}"),
+        f"states {width} wide, {dtype}, "
+        + ("cached" if states.cached else f"computed on {device}"),
     ]
-    return "\n".join([*lines, *(f"note: {note}" for note in info.notes)])
+    return "\n".join([*lines, *(f"note: {note}" for note in prompt_notes(prompt, states))])
 
 
 def tell(text: str, row: PromptStates) -> None:

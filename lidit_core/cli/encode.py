@@ -54,9 +54,9 @@ def run(args: argparse.Namespace) -> int:
     for branch, encoder in encoders.items():
         spec = config.llms[branch]
         name = spec.name
-        states = encoder.encode([args.prompt])
-        tensors[f"{name}.hidden"], tensors[f"{name}.roles"] = states.hidden[0], states.roles[0]
-        print(_describe(spec, encoder.info(args.prompt)))
+        (states,) = encoder.encode_rows([args.prompt])
+        tensors[f"{name}.hidden"], tensors[f"{name}.roles"] = states.hidden, states.roles
+        print(_describe(spec, args.prompt, states))
     if args.out:
         cpu = {key: tensor.cpu() for key, tensor in tensors.items()}
         write_safetensors(args.out, cpu, {"prompt": args.prompt})
@@ -64,15 +64,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _describe(spec, info) -> str:
-    first, end = info.span
+def _describe(spec, prompt: str, states) -> str:
+    from ..text.notes import prompt_notes
+
+    first, end = states.span
     place = f"{first} to {end - 1}" if end > first else "empty"
-    notes = [note for note in (*info.notes, spec.length_note(info.used)) if note]
+    length, width = states.hidden.shape
+    dtype = str(states.hidden.dtype).removeprefix("torch.")
+    notes = [n for n in (*prompt_notes(prompt, states), spec.length_note(states.used)) if n]
     lines = [
         spec.name,
-        f"  tokens   {info.used} of the prompt's {info.total} are read (at most {info.budget})",
-        f"  text     {info.length} tokens with the template; the prompt is {place}",
-        f"  states   {info.length} x {info.width}, {str(info.dtype).removeprefix('torch.')}",
+        f"  tokens   {states.used} of the prompt's {states.total} are read "
+        f"(at most {states.budget})",
+        f"  text     {length} tokens with the template; the prompt is {place}",
+        f"  states   {length} x {width}, {dtype}",
         *(f"  note     {note}" for note in notes),
     ]
     return "\n".join(lines)

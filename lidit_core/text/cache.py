@@ -32,6 +32,7 @@ class PromptStates:
     used: int  # tokens of the prompt that were read
     total: int  # tokens of the prompt before it was cut
     budget: int  # tokens of a prompt that the LLM reads at most under this template
+    cached: bool = False  # whether they were there before they were asked for
 
     def cpu(self) -> PromptStates:
         return replace(self, hidden=self.hidden.cpu(), roles=self.roles.cpu())

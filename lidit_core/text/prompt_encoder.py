@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,27 +17,11 @@ from ..llm.loading import default_dtype, intended_device, load_llm
 from ..llm.locate import Source, locate
 from .cache import MEMORY, DiskCache, PromptStates
 from .encoder import LLMEncoder, pad_states
-from .notes import literal_notes
 from .states import LLMStates
 from .templates import InstructionTemplate, find_template
 
 STATES_VERSION = 4  # raise it when the same input comes to give other states
 IDENTITY_SUFFIXES = (".json", ".safetensors", ".model", ".jinja", ".txt")
-
-
-@dataclass(frozen=True)
-class PromptInfo:
-    """How one prompt was read."""
-
-    used: int  # tokens of the prompt that are read
-    total: int  # tokens of the prompt
-    budget: int  # tokens of a prompt that can be read
-    span: tuple[int, int]  # token span of the prompt in the whole text
-    length: int  # tokens of the whole text
-    width: int  # channels of the states
-    dtype: torch.dtype
-    cached: bool  # whether the states were there before
-    notes: tuple[str, ...]  # what a user should know, one sentence each
 
 
 class PromptEncoder:
@@ -87,7 +71,7 @@ class PromptEncoder:
         return pad_states(self.encode_rows(prompts))
 
     def encode_rows(self, prompts: Sequence[str]) -> list[PromptStates]:
-        """States of every prompt, unpadded; only those not cached are computed."""
+        """States of every prompt, unpadded, with how it was read; cached ones are not computed."""
         identity = self.identity()
         known = {prompt: self._recall(identity, prompt) for prompt in prompts}
         fresh = [prompt for prompt, states in known.items() if states is None]
@@ -98,25 +82,6 @@ class PromptEncoder:
                 known[prompt] = states
                 self._remember(identity, prompt, states)
         return [known[prompt] for prompt in prompts]
-
-    def info(self, prompt: str) -> PromptInfo:
-        """How the prompt is read; encodes it if it was not encoded before."""
-        cached = self._recall(self.identity(), prompt) is not None
-        (states,) = self.encode_rows([prompt])
-        notes = literal_notes(prompt)
-        if states.used < states.total:
-            notes = (f"only the first {states.used} of {states.total} tokens are read", *notes)
-        return PromptInfo(
-            states.used,
-            states.total,
-            states.budget,
-            states.span,
-            len(states.roles),
-            states.hidden.shape[1],
-            states.hidden.dtype,
-            cached,
-            notes,
-        )
 
     def encoder(self) -> LLMEncoder:
         """The encoder behind the caches; loads the LLM, again if its files have changed."""
@@ -150,15 +115,14 @@ class PromptEncoder:
     def _recall(self, identity: str, prompt: str) -> PromptStates | None:
         key = states_key(identity, prompt)
         states = self.memory.get(key)
-        if self.disk is None:
-            return states
-        if states is None:
-            states = self.disk.get(key)
-            if states is not None:
-                self.memory.put(key, states)
-        elif key not in self.disk:
-            self.disk.put(key, states)
-        return states
+        if self.disk is not None:
+            if states is None:
+                states = self.disk.get(key)
+                if states is not None:
+                    self.memory.put(key, states)
+            elif key not in self.disk:
+                self.disk.put(key, states)
+        return None if states is None else replace(states, cached=True)
 
     def _remember(self, identity: str, prompt: str, states: PromptStates) -> None:
         key = states_key(identity, prompt)

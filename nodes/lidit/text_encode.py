@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ...host.llm.clip import describe_prompt
-from ...host.llm.plain_text import TEMPLATE
+from ...host.llm.clip import encode_prompt
 from ..inputs import InstructionTemplateType, prompt_input
 
 
@@ -39,7 +38,4 @@ class LiDiTTextEncode(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip, text: str, template=None) -> io.NodeOutput:
-        info = describe_prompt(clip, text, template)
-        tokens = clip.tokenize(text, **{TEMPLATE: template})
-        conditioning = clip.encode_from_tokens_scheduled(tokens)
-        return io.NodeOutput(conditioning, info)
+        return io.NodeOutput(*encode_prompt(clip, text, template))

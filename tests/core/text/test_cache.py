@@ -18,6 +18,7 @@ from lidit_core.errors import LiDiTError
 from lidit_core.llm.loading import load_llm
 from lidit_core.text.cache import MEMORY, DiskCache, PromptStates, StateCache
 from lidit_core.text.encoder import LLMEncoder
+from lidit_core.text.notes import prompt_notes
 from lidit_core.text.prompt_encoder import PromptEncoder
 from lidit_core.text.templates import InstructionTemplate
 
@@ -120,7 +121,7 @@ def test_repeated_prompt_does_not_load_the_llm(llama, tmp_path):
     assert not other.loaded
     other.encode(["two dogs"])
     assert other.loaded
-    assert other.info("two dogs").cached
+    assert other.encode_rows(["two dogs"])[0].cached
 
 
 def test_a_new_process_reads_the_disk_without_transformers(llama, tmp_path):
@@ -129,7 +130,7 @@ def test_a_new_process_reads_the_disk_without_transformers(llama, tmp_path):
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from lidit_core.text.prompt_encoder import PromptEncoder\n"
         "encoder = PromptEncoder(sys.argv[2], 'short', disk_cache=sys.argv[3])\n"
-        "encoder.encode(['two bees']); print(encoder.info('two bees').cached)\n"
+        "encoder.encode(['two bees']); print(encoder.encode_rows(['two bees'])[0].cached)\n"
         "assert not encoder.loaded and 'transformers' not in sys.modules\n"
         "assert not [name for name in sys.modules if name.startswith('comfy')]\n"
     )
@@ -215,23 +216,36 @@ def test_the_llm_may_belong_to_a_host(llama):
     assert len(opened) == 2
 
 
-def test_info(llama):
+def test_how_a_prompt_was_read_comes_with_its_states(llama):
     encoder = PromptEncoder(llama, "short", token_budget=4)
-    info = encoder.info("a red (cat:1.3) left of two dogs")
-    assert not info.cached and info.used <= 4 < info.total and info.budget == 4
-    assert info.span[1] - info.span[0] == info.used <= info.length
-    assert info.width == 32 and info.dtype == torch.float32
-    assert len(info.notes) == 2 and str(info.total) in info.notes[0]
-    assert encoder.info("a red (cat:1.3) left of two dogs").cached
-    assert encoder.info("").notes == ()
+    prompt = "a red (cat:1.3) left of two dogs"
+    (states,) = encoder.encode_rows([prompt])
+    assert not states.cached and states.used <= 4 < states.total and states.budget == 4
+    assert states.span[1] - states.span[0] == states.used <= len(states.roles)
+    assert states.hidden.shape[1] == 32 and states.hidden.dtype == torch.float32
+    notes = prompt_notes(prompt, states)
+    assert len(notes) == 2 and str(states.total) in notes[0]
+    assert encoder.encode_rows([prompt])[0].cached
+    assert prompt_notes("", *encoder.encode_rows([""])) == ()
 
 
-def test_info_knows_what_the_llm_can_read(tmp_path):
+def test_a_prompt_asks_once_which_llm_reads_it(llama, monkeypatch):
+    """Its files are looked at for every prompt: twice where the LLM is loaded meanwhile."""
+    encoder, asked = PromptEncoder(llama, "short"), []
+    identity = encoder.identity
+    monkeypatch.setattr(encoder, "identity", lambda: asked.append(1) or identity())
+    encoder.encode(["two bees"])
+    assert len(asked) == 2
+    encoder.encode(["two bees"])
+    assert len(asked) == 3
+
+
+def test_the_budget_is_what_the_llm_can_read(tmp_path):
     """A short context leaves less than the budget that was asked for."""
     folder = save_llm(tmp_path / "short", max_position_embeddings=40)
     encoder = PromptEncoder(folder, "short", token_budget=256)
-    info = encoder.info("a red cat left of two dogs and " * 9)
-    assert info.budget == info.used < info.total and info.length <= 40
+    (states,) = encoder.encode_rows(["a red cat left of two dogs and " * 9])
+    assert states.budget == states.used < states.total and len(states.roles) <= 40
 
 
 def test_no_such_llm_leaves_the_rest_usable(llama):
@@ -251,4 +265,4 @@ def test_what_memory_knows_gets_to_the_disk(llama, tmp_path):
     PromptEncoder(llama, "short", disk_cache=tmp_path).encode(["two bees"])
     MEMORY.clear()
     later = PromptEncoder(llama, "short", disk_cache=tmp_path)
-    assert later.info("two bees").cached and not later.loaded
+    assert later.encode_rows(["two bees"])[0].cached and not later.loaded

@@ -218,7 +218,7 @@ def test_cached_apart_from_every_block(llama, tmp_path):
     assert not torch.equal(every.encode(["two bees"]).hidden, ours.encode(["two bees"]).hidden)
     again = PromptEncoder(llama, block="differences", **keep)
     assert torch.equal(again.encode(["two bees"]).hidden, ours.encode(["two bees"]).hidden)
-    assert not again.loaded and again.info("two bees").width == 7 * 32
+    assert not again.loaded and again.encode(["two bees"]).width == 7 * 32
 
 
 def test_a_model_may_be_trained_on_them():

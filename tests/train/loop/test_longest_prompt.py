@@ -33,7 +33,7 @@ LONG = "a cat and two dogs and three red apples on a blue sea"  # within the bud
 
 def tokens(llm: str, text: str) -> int:
     """Of a caption, as its LLM reads it."""
-    return PromptEncoder(llm, "short", token_budget=24).info(text).used
+    return PromptEncoder(llm, "short", token_budget=24).encode_rows([text])[0].used
 
 
 def captions(folder) -> list[str]:
@@ -182,7 +182,7 @@ def test_an_adapter_records_it(tmp_path):
     out = train(adapter_recipe(world), world / "adapter", "cpu")
     spec = read_adapter_config(out).llm
     read = PromptEncoder(str(world / "llm"), spec.template, "all", spec.token_budget)
-    assert spec.longest_prompt == read.info(LONG).used > 0
+    assert spec.longest_prompt == read.encode_rows([LONG])[0].used > 0
 
 
 GATHER = """
