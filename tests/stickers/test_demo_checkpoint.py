@@ -13,6 +13,7 @@ from lidit_core.demo.checkpoint import TEXT_PREFIX, read_standin
 from lidit_stickers.making import train_checkpoint
 from lidit_stickers.making.train_checkpoint import SIDE, StandInRecipe, StandInTrainer, export
 from lidit_train.recipe import Adapter
+from lidit_train.tasks.adapter.input import input_spec
 from lidit_train.tasks.adapter.target import adapter_target
 from lidit_train.tasks.adapter.unet import read_unet
 
@@ -90,10 +91,14 @@ def test_its_file_is_one_that_an_adapter_is_trained_on(made, tmp_path):
     assert not any("better" in key for key in tensors)
 
 
-def test_a_task_reads_what_the_file_says_of_itself(made, tmp_path):
+def test_a_target_reads_what_the_file_says_of_itself(made, tmp_path):
     _, trainer, model = made
     path = tmp_path / "stickers-sd.safetensors"
     export(model, trainer.latent, path)
-    task = adapter_target(Adapter(base=str(path), llm=str(save_llm(tmp_path / "llm"))))
-    assert (task.prediction, task.native_size, task.latent) == ("v", SIDE, trainer.latent)
-    assert (task.shape.family, task.adapter.context_width) == ("small", 64)
+    target = adapter_target(Adapter(base=str(path), llm=str(save_llm(tmp_path / "llm"))))
+    assert (input_spec(target).prediction, target.native_size, target.latent) == (
+        "v",
+        SIDE,
+        trainer.latent,
+    )
+    assert (target.shape.family, target.adapter.context_width) == ("small", 64)

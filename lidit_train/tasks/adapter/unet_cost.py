@@ -14,7 +14,7 @@ from lidit_core.unet.families import UNetShape, cross_attention_layers
 from .target import pooled_width
 from .unet import build_unet
 
-META = {"device": "meta"}
+META = torch.device("meta")
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,8 @@ def _fuse_attention(
     unet.set_attn_processor(_Fused())
     if adapter is None:
         return
-    read = torch.empty(1, tokens, adapter.config.token_width, requires_grad=True, **META)
-    text = _EveryToken(read, torch.ones(1, tokens, dtype=torch.bool, **META))
+    read = torch.empty(1, tokens, adapter.config.token_width, requires_grad=True, device=META)
+    text = _EveryToken(read, torch.ones(1, tokens, dtype=torch.bool, device=META))
     for index, place in enumerate(cross_attention_layers(shape)):
         attn = unet.get_submodule(f"{place.diffusers}.attn2")
         attn.set_processor(_Fused(adapter.layers[index], index, text))
@@ -104,13 +104,16 @@ def _fuse_attention(
 def _inputs(shape: UNetShape, side: int, tokens: int) -> dict:
     """Of which only the text has a gradient, as the U-Net's first layers need keep nothing."""
     inputs = {
-        "sample": torch.empty(1, shape.in_channels, side, side, **META),
-        "timestep": torch.empty(1, **META),
+        "sample": torch.empty(1, shape.in_channels, side, side, device=META),
+        "timestep": torch.empty(1, device=META),
         "encoder_hidden_states": torch.empty(
-            1, tokens, shape.context_width, requires_grad=True, **META
+            1, tokens, shape.context_width, requires_grad=True, device=META
         ),
     }
     if shape.adm:
-        pooled, sizes = torch.empty(1, pooled_width(shape), **META), torch.empty(1, 6, **META)
+        pooled, sizes = (
+            torch.empty(1, pooled_width(shape), device=META),
+            torch.empty(1, 6, device=META),
+        )
         inputs["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": sizes}
     return inputs
