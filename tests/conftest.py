@@ -1,4 +1,4 @@
-"""Puts the repository on the path. Run from anywhere: pytest tests (see README, "Tests")."""
+"""Puts the repository on the path. Run from anywhere: pytest tests (see CONTRIBUTING.md)."""
 
 from __future__ import annotations
 

@@ -15,7 +15,8 @@ from lidit_core.cli import build_parser
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCUMENTS = [README, *(path.read_text(encoding="utf-8") for path in ROOT.glob("docs/**/*.md"))]
+FILES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+DOCUMENTS = [path.read_text(encoding="utf-8") for path in FILES]
 LARGEST = 40 << 20  # bytes of all tracked files
 
 IMPORT_ALL = """

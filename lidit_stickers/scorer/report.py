@@ -67,7 +67,7 @@ class Report:
         return Row("all", *sums)
 
     def markdown(self) -> str:
-        """The table of the README, and a last row over several categories."""
+        """The table of docs/results.md, and a last row over several categories."""
         head = (
             "| category | prompts | score | 95 % interval | whole prompt |\n|---|---|---|---|---|"
         )

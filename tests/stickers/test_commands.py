@@ -67,7 +67,8 @@ def _run(words: str) -> None:
     subprocess.run([sys.executable, "-m", *f"lidit_stickers.{words}".split()], cwd=ROOT, check=True)
 
 
-DOCUMENTS = [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("recipes/**/*.yaml")]
+NAMES = ("*.md", "docs/**/*.md", "recipes/**/*.yaml")
+DOCUMENTS = [path for names in NAMES for path in ROOT.glob(names)]
 
 
 def documented() -> dict[str, set[str]]:

@@ -116,10 +116,10 @@ def test_a_table_has_a_line_a_time() -> None:
 
 @pytest.mark.font
 def test_the_documented_command_runs(files) -> None:
-    """As the README has it, with a tiny model and two scenes."""
-    (words,) = re.findall(
-        r"python -m (lidit_stickers\.text_gap [^\n`]+)", (ROOT / "README.md").read_text()
-    )
+    """As the documents have it, with a tiny model and two scenes."""
+    documents = [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in documents)
+    (words,) = re.findall(r"python -m (lidit_stickers\.text_gap [^\n`]+)", text)
     model, llms = files
     changed = re.sub(r"(?<=--model )\S+", str(model), words).split()
     command = [sys.executable, "-m", *changed, "--llm", llms[0], "--count", "2"]

@@ -68,7 +68,8 @@ def test_a_plan_loads_nothing_and_writes_nothing(tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
-DOCUMENTS = [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("recipes/*.yaml")]
+NAMES = ("*.md", "docs/**/*.md", "recipes/*.yaml")
+DOCUMENTS = [path for names in NAMES for path in ROOT.glob(names)]
 TOLD = [*DOCUMENTS, *ROOT.glob("lidit_train/**/*.py")]
 
 
