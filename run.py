@@ -4,6 +4,7 @@
     python3 run.py generate "a cat to the left of a dog"    draws a picture
     python3 run.py test                                     runs the tests, also in ComfyUI
     python3 run.py lint                                     checks style, and who imports whom
+    python3 run.py prove hosts                              runs a long proof, see docs/proofs.md
     python3 run.py setup                                    only sets up
     python3 run.py fetch gemma3                             any other verb goes to `lidit`
 
@@ -277,12 +278,14 @@ def lint_imports(root: Path = ROOT) -> int:
 
 def do(verb: str, words: list[str]) -> int:
     """Set up what the verb needs and run it; returns its exit status."""
-    for_tests = verb in ("test", "lint")
+    for_tests = verb in ("test", "lint", "prove")
     set_up({"standalone", "test"} if for_tests else {"standalone"})
     if verb == "setup":
         return 0
     if verb == "lint":
         return lint()
+    if verb == "prove":
+        return subprocess.call([str(PYTHON), str(ROOT / "tests" / "prove.py"), *words], cwd=ROOT)
     if verb == "test" or verb in ("generate", "encode") and needs_demo_llm(words):
         fetch_demo_llm()
     if verb == "test":

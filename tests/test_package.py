@@ -102,7 +102,9 @@ def documented_commands() -> list[list[str]]:
 
 
 def test_the_commands_of_the_documents_are_real():
-    commands = [c for c in documented_commands() if c and c[0] not in ("test", "lint", "setup")]
+    commands = [
+        c for c in documented_commands() if c and c[0] not in ("test", "lint", "setup", "prove")
+    ]
     assert ["generate", "a cat to the left of a dog"] in commands
     for command in commands:
         if "--help" not in command:

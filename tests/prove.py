@@ -1,0 +1,108 @@
+"""Runs a long proof and notes its result in docs/proofs.md: `python3 run.py prove NAME`.
+
+A proof is a choice of tests, in every ComfyUI there is where it needs one, some of them many times
+over. The tests themselves are those of `python3 run.py test`, which runs each once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from importlib import util
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTES = ROOT / "docs" / "proofs.md"
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Tests, and how they are run."""
+
+    says: str
+    words: tuple[str, ...]  # for pytest
+    in_hosts: bool = False  # by the Python of every ComfyUI
+    times: int = 1
+
+
+PROOFS = {
+    "families": Proof(
+        "every family of LLMs and U-Nets gives what transformers and diffusers give",
+        ("tests/core/text", "tests/core/unet", "tests/train/tasks", "-k", "family or families"),
+    ),
+    "kills": Proof(
+        "a run that is killed anywhere goes on to the same bits",
+        ("tests/train", "tests/core", "tests/stickers", "-k", "killed or resume or goes_on"),
+        times=5,
+    ),
+    "hosts": Proof("the nodes hold in every ComfyUI", ("tests/host",), in_hosts=True),
+    "browsers": Proof(
+        "the workflows open and draw in a browser",
+        ("tests/host", "-k", "browser"),
+        in_hosts=True,
+        times=3,
+    ),
+}
+
+
+def hosts() -> list[tuple[str, Path, Path]]:
+    """Name, folder and Python of every ComfyUI there is."""
+    spec = util.spec_from_file_location("run_script", ROOT / "run.py")
+    script = util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return [(f"ComfyUI {script.host_version(f)}", f, python) for f, python in script.find_hosts()]
+
+
+def attempts(proof: Proof) -> list[tuple[str, list[str], dict[str, str]]]:
+    """Where, which command and which environment, one for each time that the tests are run."""
+    places = [("here", [sys.executable], {})]
+    if proof.in_hosts:
+        places = [
+            (name, [str(python)], {"COMFYUI_PATH": str(folder)}) for name, folder, python in hosts()
+        ]
+    return [
+        (name, [*python, "-m", "pytest", "-q", *proof.words], {**os.environ, **more})
+        for name, python, more in places
+        for _ in range(proof.times)
+    ]
+
+
+def run(name: str) -> tuple[bool, str]:
+    """Whether the proof holds, and in how many attempts where."""
+    proof, began, held = PROOFS[name], time.monotonic(), {}
+    for place, command, environment in attempts(proof):
+        passed = subprocess.call(command, cwd=ROOT, env=environment) == 0
+        held.setdefault(place, []).append(passed)
+    counts = ", ".join(f"{sum(p)} of {len(p)} in {place}" for place, p in held.items())
+    minutes = (time.monotonic() - began) / 60
+    holds = bool(held) and all(all(passed) for passed in held.values())
+    return holds, f"{counts or 'no ComfyUI is here'}; {minutes:.0f} minutes"
+
+
+def note(name: str, holds: bool, counts: str) -> None:
+    """One more row of the table, with the commit and the day."""
+    words = ["git", "describe", "--always", "--dirty"]
+    commit = subprocess.run(words, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    row = f"| {name} | {'holds' if holds else 'FAILED'} | {counts} | {commit or 'no git'} | "
+    with NOTES.open("a", encoding="utf-8") as file:
+        file.write(f"{row}{datetime.date.today()} |\n")
+
+
+def main(words: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="run.py prove", description=__doc__)
+    told = "; ".join(f"{name}: {proof.says}" for name, proof in PROOFS.items())
+    parser.add_argument("name", choices=PROOFS, help=told)
+    name = parser.parse_args(words).name
+    holds, counts = run(name)
+    note(name, holds, counts)
+    print(f"{name}: {'holds' if holds else 'FAILED'} ({counts})")
+    return 0 if holds else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

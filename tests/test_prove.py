@@ -1,0 +1,38 @@
+"""The command for long proofs. Run: pytest tests/test_prove.py"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import prove
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_the_documented_proofs_are_those_that_there_are():
+    told = re.findall(r"^python3 run\.py prove (\w+)$", prove.NOTES.read_text(), re.MULTILINE)
+    assert told == list(prove.PROOFS)
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_a_proof_is_noted_with_its_commit(monkeypatch, tmp_path, capsys, holds):
+    """With the smallest of tests in the place of a proof's."""
+    test = tmp_path / "test_it.py"
+    test.write_text(f"def test_it():\n    assert {holds}\n")
+    proof = prove.Proof("it holds", (str(test), "-p", "no:cacheprovider"), times=2)
+    monkeypatch.setitem(prove.PROOFS, "families", proof)
+    monkeypatch.setattr(prove, "NOTES", tmp_path / "proofs.md")
+    assert prove.main(["families"]) == (not holds)
+    (row,) = prove.NOTES.read_text().splitlines()
+    result = "holds" if holds else "FAILED"
+    assert re.match(rf"\| families \| {result} \| {2 * holds} of 2 in here; 0 minutes \| ", row)
+    assert result in capsys.readouterr().out
+
+
+def test_every_proof_chooses_tests():
+    for name, proof in prove.PROOFS.items():
+        assert all((ROOT / word).exists() for word in proof.words if word.startswith("tests/")), (
+            name
+        )
