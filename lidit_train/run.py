@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -102,13 +102,13 @@ def begin_run(
 
 def _note_recipe(recipe: Recipe, out: Path) -> None:
     """Keep the recipe with the run, and say what differs from the one before."""
-    path = out / RECIPE
+    path, ours = out / RECIPE, json.dumps(asdict(recipe), ensure_ascii=False)
     if path.is_file():
-        changed = _differences(json.loads(path.read_text()), json.loads(recipe.to_json()))
+        changed = _differences(json.loads(path.read_text()), json.loads(ours))
         if changed:
             log.warning("the recipe has changed since the run began: %s", "; ".join(changed))
     with replacing(path) as beside:
-        beside.write_text(recipe.to_json())
+        beside.write_text(ours)
 
 
 def _differences(old, new, name: str = "") -> list[str]:
