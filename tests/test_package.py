@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import lidit_core
@@ -115,3 +116,15 @@ def test_the_readme_maps_every_package_folder():
     packages = (item.removesuffix("*") for item in quoted_list("include"))
     for folder in (*packages, "lidit_core/text", "lidit_core/cli", "tests"):
         assert f"{Path(folder).name}/" in README, folder
+
+
+def test_files_are_short_and_folders_are_not_full():
+    code = [path for path in tracked_files() if path.suffix == ".py"]
+    long = {str(path.relative_to(ROOT)): count_lines(path) for path in code}
+    assert {name: lines for name, lines in long.items() if lines > 350} == {}
+    files = Counter(path.parent for path in code if path.name != "__init__.py")
+    assert {str(folder): count for folder, count in files.items() if count > 15} == {}
+
+
+def count_lines(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").splitlines())

@@ -1,0 +1,302 @@
+"""Every field of a recipe is used or refused, by every task.
+
+Run: pytest tests/train/test_recipe_fields.py
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tiny_adapter_training import SHAPE, write_standin
+from tiny_training import curve, fields, make_world, pictures, run, spec, write_recipe
+
+from lidit_core.errors import LiDiTError
+from lidit_core.io.tensors import read_safetensors
+from lidit_train.recipe_file import field_names, read_recipe
+from lidit_train.run import train
+from lidit_train.tasks.task import open_task
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Pictures of two folders and a table, two LLMs, a LI-DiT, two small checkpoints of Stable
+    Diffusion's layout, and caches that all runs share."""
+    folder = tmp_path_factory.mktemp("world")
+    llms = make_world(folder, "one", "two")
+    pictures(folder / "others", 5, (80, 40))
+    for file in (folder / "pictures").glob("*.txt"):
+        file.with_suffix(".long.txt").write_text(f"{file.read_text()}, told at length")
+    rows = [{"file_name": f"{n:02}.png", "again": f"{11 - n:02}.png", "txt": "x"} for n in range(9)]
+    table = "\n".join(map(json.dumps, rows))
+    (folder / "pictures" / "metadata.jsonl").write_text(table)
+    if find_spec("diffusers"):
+        write_standin(folder / "base.safetensors")
+        write_standin(folder / "other.safetensors", replace(SHAPE, context_width=24))
+    run(folder, "base", {"one": llms["one"]}, stages=[{"images": 16, "batch": 4, "resolution": 32}])
+    return folder, llms
+
+
+def basis(folder: Path) -> dict:
+    """Three steps on two sources of two shapes, with both LLMs."""
+    data = fields(folder, "one", "two")
+    data["stages"] = [{"images": 6, "batch": 2, "resolution": 32}]
+    others = {"kind": "folder", "path": str(folder / "others")}
+    data["data"]["sources"] = [data["data"]["sources"][0], others]
+    data["cache"] |= {"folder": str(folder / "cache")}
+    data["checkpoints"] = {"every": 3}
+    data["validation"] = {"every": 3, "prompts": ["a cat"], "steps": 1}
+    data["hardware"] = {"device": "H100"}
+    return data
+
+
+def plan_of(path: Path) -> dict[str, str]:
+    """What `--print-plan` shows, without the disk that is free just now; or the refusal."""
+    try:
+        plan = open_task(read_recipe(path)).plan(Path("."))
+    except LiDiTError as error:
+        return {"refused": str(error)}
+    return {"plan": re.sub(r"^.*\bfree\b.*$", "", plan, flags=re.M)}
+
+
+def observed(data: dict, folder: Path, llms: dict[str, str], out: str) -> dict[str, str]:
+    """What a recipe brings about: its plan, its curve, its weights, its files; or its refusal."""
+    path = write_recipe(folder, data, f"{out}.yaml")
+    seen, recipe = plan_of(path), read_recipe(path)
+    if recipe.compute.compile:  # a compiler takes minutes; what it makes is tested elsewhere
+        return seen
+    try:
+        final = train(recipe, folder / out, "cpu", llms)
+    except LiDiTError as error:
+        return {**seen, "error": str(error)}
+    tensors, metadata = read_safetensors(final)
+    digest = hashlib.sha256()
+    for key in sorted(tensors):
+        digest.update(tensors[key].reshape(-1).view(torch.uint8).numpy().tobytes())
+    pictures = [p for p in sorted((folder / out).rglob("grids/*.png"))]
+    return {
+        **seen,
+        "weights": digest.hexdigest(),
+        "config": json.dumps(metadata, sort_keys=True),
+        "curve": json.dumps(curve(folder / out)),
+        "grids": str([hashlib.sha256(p.read_bytes()).hexdigest() for p in pictures]),
+        "files": str(sorted(p.name for p in (folder / out).glob("checkpoints/*"))),
+        "trackers": str((folder / out / "trackers").exists()),
+        "cache": str((folder / out / "cache").exists()),
+    }
+
+
+BASE, LLM = "{folder}/base.safetensors", "{folder}/one"
+ADAPTER = {"trains": "adapter", "model": {}, "adapter": {"base": BASE, "llm": LLM}}
+TRAINED = {"checkpoint": "{folder}/base/final.safetensors", "changes": {"llms": ["LLMS"]}}
+TASKS = {  # what `trains` says, and what the basis then has besides
+    "all": {},
+    "refiners": {"trains": "refiners", "model": TRAINED},
+    "lora": {"trains": "lora", "model": TRAINED},
+    "adapter": ADAPTER,
+}
+REFINED = {**ADAPTER, "adapter.refiner": {"blocks": 1, "width": 16, "heads": 2}}
+STICKERS = {"kind": "stickers", "path": "en", "count": 3, "distinct": 2}
+CHANGED = {  # a field -> another value than the basis has; with others where it needs them
+    "model.preset": "LI-DiT-1B",
+    "model.checkpoint": "{folder}/base/final.safetensors",
+    "model.pixart": "{folder}/no-pixart.safetensors",
+    "model.changes": {"depth": 1, "width": 32, "heads": 2, "llms": ["LLMS"]},
+    "model.llms": (["gemma-3-270m"], {"model.changes": {"depth": 1}, "cache.given": "nowhere"}),
+    "model.vae": "{folder}/no-vae.safetensors",
+    "model.measure_latents": True,
+    "model.whiten": False,
+    "data.sources.kind": "table",
+    "data.sources.path": "{folder}/others",
+    "data.sources.captions": {"long.txt": 1.0},
+    "data.sources.image": ("again", {"data.sources.0.kind": "table"}),
+    "data.sources.weight": 1e-6,
+    "data.sources.branches": ([1], {"stages.0.subsets": [{"branches": [0]}]}),
+    "data.sources.count": (5, {"data.sources.0": STICKERS}),
+    "data.sources.distinct": (1, {"data.sources.0": STICKERS}),
+    "data.buckets.longest": 4.0,
+    "data.buckets.step": (16, {"stages.0.resolution": 128, "data.buckets.longest": 4.0}),
+    "data.buckets.limit": 1.5,
+    "data.caption_dropout": 0.9,
+    "data.text_zeroing": 0.9,
+    "data.workers": 3,
+    "data.smallest": 41,
+    "stages.images": 8,
+    "stages.batch": 3,
+    "stages.resolution": 48,
+    "stages.shift": 7.0,
+    "stages.focus.low": (0.5, {"stages.0.focus": {"low": 0.1, "high": 0.9}}),
+    "stages.focus.high": (0.5, {"stages.0.focus": {"low": 0.1, "high": 0.9}}),
+    "stages.focus.share": (0.1, {"stages.0.focus": {"low": 0.1, "high": 0.9}}),
+    "stages.rate": 0.5,
+    "stages.sources": [1],
+    "stages.subsets.branches": [0],
+    "stages.subsets.weight": (50.0, {"stages.0.subsets": [{"branches": [0]}, {"branches": [1]}]}),
+    "trains": "refiners",
+    "lora.rank": (4, {"trains": "lora"}),
+    "lora.alpha": (4.0, {"trains": "lora"}),
+    "lora.layers": (["blocks.0"], {"trains": "lora"}),
+    "adapter.base": ("{folder}/other.safetensors", ADAPTER),
+    "adapter.prediction": ("eps", ADAPTER),
+    "adapter.llm": ("{folder}/two", ADAPTER),
+    "adapter.template": ("short", ADAPTER),
+    "adapter.token_budget": (3, ADAPTER),
+    "adapter.modes": (["add"], ADAPTER),
+    "adapter.form": ("consecutive", ADAPTER),
+    "adapter.refiner.blocks": (2, REFINED),
+    "adapter.refiner.width": (32, REFINED),
+    "adapter.refiner.heads": (4, REFINED),
+    "adapter.timestep_gates": (True, ADAPTER),
+    "adapter.text_encoders": ("{folder}/pictures", ADAPTER),
+    "optimiser.name": "muon",
+    "optimiser.learning_rate": 2e-2,
+    "optimiser.betas": [0.5, 0.9],
+    "optimiser.weight_decay": 1.0,
+    "optimiser.warmup": 9,
+    "optimiser.decay": 0.9,
+    "optimiser.clip": 1e-3,
+    "optimiser.ema": 0.01,
+    "optimiser.bad_steps": (2, {"optimiser.learning_rate": 1e38, "optimiser.clip": 0}),
+    "content.weight": (0.5, {"data.sources": [STICKERS], "content": {"block": 0}}),
+    "content.block": (1, {"data.sources": [STICKERS], "content": {"block": 0}}),
+    "content.classes": (70, {"data.sources": [STICKERS], "content": {"block": 0}}),
+    "contrast.weight": (0.5, {"contrast": {}}),
+    "compute.precision": "bf16",
+    "compute.micro_batch": 1,
+    "compute.checkpointing": True,
+    "compute.compile": True,
+    "compute.shard": True,
+    "cache.states": False,
+    "cache.latents": False,
+    "cache.dtype": "bf16",
+    "cache.folder": "",
+    "cache.given": "{folder}/no-states",
+    "checkpoints.every": 2,
+    "checkpoints.keep": (1, {"checkpoints.every": 1}),
+    "validation.every": 1,
+    "validation.prompts": ["two dogs"],
+    "validation.branches": [1],
+    "validation.steps": 2,
+    "validation.guidance": 7.0,
+    "validation.seed": 1,
+    "log.every": 2,
+    "log.time_bins": 3,
+    "log.trackers": ["no such tracker"],
+    "hardware.device": "RTX 4090",
+    "hardware.count": 2,
+    "seed": 1,
+}
+OF_A_TASK = {  # where another value is needed, or other fields beside it
+    ("refiners", "trains"): "all",
+    ("lora", "trains"): "all",
+    ("adapter", "trains"): "all",
+    ("refiners", "model.checkpoint"): "{folder}/another.safetensors",
+    ("lora", "model.checkpoint"): "{folder}/another.safetensors",
+    ("refiners", "model.changes"): {"depth": 1, "llms": ["LLMS"]},
+    ("lora", "model.changes"): {"depth": 1, "llms": ["LLMS"]},
+    ("adapter", "cache.states"): True,
+    ("adapter", "stages.subsets.branches"): ([0], {"stages.0.subsets": [{"branches": [0]}]}),
+    ("adapter", "stages.subsets.weight"): (50.0, {"stages.0.subsets": [{"branches": [0]}]}),
+    ("adapter", "model.llms"): ["gemma-3-270m"],
+}
+FONT = {name for name, value in CHANGED.items() if "stickers" in str(value)}
+
+
+def put(data: dict, place: str, value) -> None:
+    *path, last = place.split(".")
+    for key in path:
+        data = data[int(key)] if isinstance(data, list) else data.setdefault(key, {})
+    data[int(last) if isinstance(data, list) else last] = value
+
+
+def test_every_field_of_a_recipe_is_tried():
+    assert set(CHANGED) == set(field_names())
+
+
+def place_of(name: str) -> str:
+    """A field's place in the basis: the first of a list of records."""
+    name = name.replace("sources.", "sources.0.", 1) if name.startswith("data.sources.") else name
+    return name.replace("stages.", "stages.0.", 1).replace("subsets.", "subsets.0.", 1)
+
+
+def owner(name: str) -> str:
+    """The task that alone has this field; "" = every task has it."""
+    section = name.split(".")[0]
+    return section if section in ("lora", "adapter") else ""
+
+
+def case(task: str, name: str) -> tuple[object, dict]:
+    """Another value for a field, and what the basis needs besides."""
+    changed = OF_A_TASK.get((task, name), CHANGED[name])
+    value, others = changed if isinstance(changed, tuple) else (changed, {})
+    if owner(name) not in ("", task):  # beside a task that has no such section
+        others = {k: v for k, v in others.items() if k.startswith("adapter")}
+    if name == "stages.subsets.branches" and task != "adapter":
+        others = {"stages.0.subsets": [{"branches": [0, 1]}]}
+    return value, {**TASKS[task], **others}
+
+
+def cases() -> Iterator[pytest.param]:
+    for task in TASKS:
+        for name in CHANGED:
+            needs = FONT if name in FONT else ()
+            yield pytest.param(task, name, marks=[pytest.mark.font] if needs else [])
+
+
+@pytest.mark.parametrize(("task", "name"), cases())
+def test_a_field_changes_the_plan_or_the_run_or_is_refused(world, task, name):
+    """For every task: what a recipe says is never accepted and left unread."""
+    if task == "adapter":
+        pytest.importorskip("diffusers")
+    folder, llms = world
+    value, others = case(task, name)
+    (value,) = yaml.safe_load(yaml.safe_dump([value]).replace("{folder}", str(folder)))
+    data = basis(folder)
+    for place, other in others.items():
+        put(data, place, json.loads(json.dumps(other).replace("{folder}", str(folder))))
+    for changes in (data["model"].get("changes", {}), value if name == "model.changes" else {}):
+        if changes.get("llms") == ["LLMS"]:
+            changes["llms"] = [spec("one"), spec("two")]
+    before = json.dumps(data)
+    if name == "model.checkpoint" and task == "all":  # which stands in the preset's place
+        data["model"] = {}
+    put(data, place_of(name), value)
+    out = f"{task}-{name.replace('.', '-')}"
+    planned = plan_of(write_recipe(folder, data, f"{out}.yaml"))
+    if owner(name) not in ("", task):
+        assert "leave it out" in planned["refused"] and "\n" not in planned["refused"]
+    elif "leave" in planned.get("refused", ""):
+        return
+    elif planned == plan_of(write_recipe(folder, json.loads(before), f"{out}.yaml")):
+        after, first = observed(data, folder, llms, out), baseline(before, folder, llms)
+        assert {key for key in after if first.get(key) != after[key]}, f"{name} changes nothing"
+    shutil.rmtree(folder / out, ignore_errors=True)
+
+
+_KNOWN: dict[str, dict[str, str]] = {}
+
+
+def baseline(text: str, folder: Path, llms: dict[str, str]) -> dict[str, str]:
+    """The basis is run once, and again shown to be the same; others are run when asked for."""
+    if text not in _KNOWN:
+        _KNOWN[text] = observed(json.loads(text), folder, llms, f"basis-{len(_KNOWN)}")
+    return _KNOWN[text]
+
+
+def test_without_a_change_plan_and_run_are_the_same(world):
+    folder, llms = world
+    first = baseline(json.dumps(basis(folder)), folder, llms)
+    again = observed(basis(folder), folder, llms, "basis-again")
+    assert "error" not in first
+    assert first == again
