@@ -3,7 +3,7 @@
 
     python3 run.py generate "a cat to the left of a dog"    draws a picture
     python3 run.py test                                     runs the tests, also in ComfyUI
-    python3 run.py lint                                     checks style, and who imports whom
+    python3 run.py lint                                     checks style, imports and types
     python3 run.py setup                                    only sets up
     python3 run.py fetch gemma3                             any other verb goes to `lidit`
 
@@ -19,10 +19,12 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -46,6 +48,9 @@ HOST_PYTHONS = (  # relative to the host's folder; the last is the portable buil
     "venv/Scripts/python.exe",
     "../python_embeded/python.exe",
 )
+TYPE_CHECKER = "pyright"
+TYPE_ERRORS = ROOT / "pyright-errors.txt"  # how many `lint` still lets pass
+HIDING = re.compile(r"#\s*(type:\s*ignore|pyright:)")  # a comment that silences the type checker
 SKIPPED_HOSTS = "skipped, no ComfyUI is here; set COMFYUI_PATH and COMFYUI_PYTHON to run them"
 NEEDED = "pytest websocket-client playwright"  # in the host's Python
 NO_TESTS_CHOSEN = 5  # pytest's exit status when, say, -k leaves none
@@ -256,7 +261,7 @@ def lint() -> int:
     ruff = [str(PYTHON), "-m", "ruff"]
     checked = subprocess.call([*ruff, "check", "."], cwd=ROOT)
     checked = checked or subprocess.call([*ruff, "format", "--check", "."], cwd=ROOT)
-    return checked or lint_imports()
+    return checked or lint_imports() or lint_types()
 
 
 def lint_imports(root: Path = ROOT) -> int:
@@ -273,6 +278,40 @@ def lint_imports(root: Path = ROOT) -> int:
         checker = "from importlinter.cli import lint_imports_command as check; check()"
         words = [str(PYTHON), "-c", checker, "--no-cache", "--no-logo"]
         return subprocess.call(words, cwd=root, env={**os.environ, "PYTHONPATH": folder})
+
+
+def count_type_errors(report: dict, sources: Iterable[str]) -> int:
+    """The errors of pyright's report, and the comments in these texts that would hide some."""
+    found = sum(told["severity"] == "error" for told in report["generalDiagnostics"])
+    return found + sum(len(HIDING.findall(text)) for text in sources)
+
+
+def lint_types() -> int:
+    """Check that there are no more type errors than were allowed so far.
+
+    ComfyUI's modules are not in `.venv`; an import that is missing there is not reported.
+    """
+    words = [str(PYTHON), "-m", TYPE_CHECKER, "--pythonpath", str(PYTHON), "--outputjson"]
+    answer = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    try:
+        report = json.loads(answer.stdout)
+    except ValueError:
+        reason = (answer.stderr or answer.stdout).strip().splitlines()[-1:]
+        say(f"pyright does not run ({''.join(reason)}); delete {STAMP}, then lint again")
+        return 1
+    folders = json.loads((ROOT / "pyrightconfig.json").read_text())["include"]
+    files = [file for folder in folders for file in (ROOT / folder).rglob("*.py")]
+    found = count_type_errors(report, (file.read_text(encoding="utf-8") for file in files))
+    allowed = int(TYPE_ERRORS.read_text())
+    if found > allowed:
+        errors = [told for told in report["generalDiagnostics"] if told["severity"] == "error"]
+        for told in errors:
+            line = told["range"]["start"]["line"] + 1
+            print(f"{told['file']}:{line}: {told['message'].splitlines()[0]}")
+        say(f"{found} type errors, and {TYPE_ERRORS.name} allows {allowed}; mend the new ones")
+    elif found < allowed:
+        say(f"{found} type errors; {TYPE_ERRORS.name}, now {allowed}, can be lowered to that")
+    return int(found > allowed)
 
 
 def do(verb: str, words: list[str]) -> int:

@@ -26,7 +26,7 @@ from .base_text import BaseText
 from .unet import CrossAttention, cross_attention
 
 if TYPE_CHECKING:
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from .unet import UNet2DConditionModel
 
 LLM = 0  # the only branch
 STEPS, GUIDANCE = 25, 5.0  # of validations, unless the recipe says otherwise
@@ -138,7 +138,7 @@ class AdapterLearner(Learner):
         self,
         z: Tensor,
         t: Tensor,
-        states: LLMStates,
+        states: LLMStates | None,
         texts: Sequence[str],
         generator: torch.Generator | None = None,
         mode: str = "",
@@ -153,6 +153,7 @@ class AdapterLearner(Learner):
         """
         if mode == "base":
             return self._base(z, t, texts)
+        assert states is not None  # which mode base alone does not read
         if mode:
             self.adapter.check_mode(mode)
         noisy = generator is not None

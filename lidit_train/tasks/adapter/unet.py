@@ -110,7 +110,7 @@ def build_unet(shape: UNetShape, device: torch.device | str = "cpu") -> UNet2DCo
 
 
 def write_ldm(
-    unet: nn.Module,
+    unet: UNet2DConditionModel,
     path: str | Path,
     metadata: Mapping[str, str],
     extra_tensors: Mapping[str, Tensor] | None = None,

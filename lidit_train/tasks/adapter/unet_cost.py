@@ -16,7 +16,7 @@ from .target import pooled_width
 from .unet import build_unet, cross_attention
 
 if TYPE_CHECKING:
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from .unet import UNet2DConditionModel
 
 META = torch.device("meta")
 
