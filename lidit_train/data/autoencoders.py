@@ -58,7 +58,7 @@ class DiffusersAutoencoder:
 
     def __init__(self, folder: Path, device: torch.device | str) -> None:
         try:
-            from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+            from diffusers import AutoencoderKL
         except ImportError as error:
             raise LiDiTError(
                 f"the autoencoder {folder} is read by diffusers, which is not installed; "
