@@ -3,15 +3,14 @@
 
     python3 run.py generate "a cat to the left of a dog"    draws a picture
     python3 run.py test                                     runs the tests, also in ComfyUI
-    python3 run.py lint                                     checks style, and who imports whom
+    python3 run.py lint                                     checks style, imports and types
     python3 run.py prove hosts                              runs a long proof, see docs/proofs.md
     python3 run.py setup                                    only sets up
     python3 run.py fetch gemma3                             any other verb goes to `lidit`
 
 The first run makes the virtual environment `.venv` beside this file, installs PyTorch (the CPU
 build where there is no NVIDIA GPU; a PyTorch that is already in `.venv` stays as it is) and this
-project, and fetches the small demo LLM into the user cache. Later runs find all that done and
-start at once.
+project, and fetches the small demo LLM into the user cache. Later runs start at once.
 """
 
 from __future__ import annotations
@@ -20,10 +19,12 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -47,12 +48,14 @@ HOST_PYTHONS = (  # relative to the host's folder; the last is the portable buil
     "venv/Scripts/python.exe",
     "../python_embeded/python.exe",
 )
+TYPE_CHECKER = "pyright"
+TYPE_ERRORS = ROOT / "pyright-errors.txt"  # how many `lint` still lets pass
+HIDING = re.compile(r"#\s*(type:\s*ignore|pyright:)")  # a comment that silences the type checker
 SKIPPED_HOSTS = "skipped, no ComfyUI is here; set COMFYUI_PATH and COMFYUI_PYTHON to run them"
 NEEDED = "pytest websocket-client playwright"  # in the host's Python
 NO_TESTS_CHOSEN = 5  # pytest's exit status when, say, -k leaves none
 
-# PyTorch's own index of builds without CUDA, several GB smaller.
-TORCH_WITHOUT_CUDA = "https://download.pytorch.org/whl/cpu"
+TORCH_WITHOUT_CUDA = "https://download.pytorch.org/whl/cpu"  # several GB smaller
 
 
 class SetupError(Exception):
@@ -257,7 +260,7 @@ def lint() -> int:
     ruff = [str(PYTHON), "-m", "ruff"]
     checked = subprocess.call([*ruff, "check", "."], cwd=ROOT)
     checked = checked or subprocess.call([*ruff, "format", "--check", "."], cwd=ROOT)
-    return checked or lint_imports()
+    return checked or lint_imports() or lint_types()
 
 
 def lint_imports(root: Path = ROOT) -> int:
@@ -274,6 +277,39 @@ def lint_imports(root: Path = ROOT) -> int:
         checker = "from importlinter.cli import lint_imports_command as check; check()"
         words = [str(PYTHON), "-c", checker, "--no-cache", "--no-logo"]
         return subprocess.call(words, cwd=root, env={**os.environ, "PYTHONPATH": folder})
+
+
+def count_type_errors(report: dict, sources: Iterable[str]) -> int:
+    """The errors of pyright's report, and the comments in these texts that would hide some."""
+    found = sum(told["severity"] == "error" for told in report["generalDiagnostics"])
+    return found + sum(len(HIDING.findall(text)) for text in sources)
+
+
+def lint_types() -> int:
+    """Check that there are no more type errors than were allowed so far.
+
+    ComfyUI's modules are not in `.venv`; an import that is missing there is not reported.
+    """
+    words = [str(PYTHON), "-m", TYPE_CHECKER, "--pythonpath", str(PYTHON), "--outputjson"]
+    answer = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    try:
+        report = json.loads(answer.stdout)
+    except ValueError:
+        reason = (answer.stderr or answer.stdout).strip().splitlines()[-1:]
+        say(f"pyright does not run ({''.join(reason)}); delete {STAMP}, then lint again")
+        return 1
+    folders = json.loads((ROOT / "pyrightconfig.json").read_text())["include"]
+    files = [file for folder in folders for file in (ROOT / folder).rglob("*.py")]
+    found = count_type_errors(report, (file.read_text(encoding="utf-8") for file in files))
+    allowed = int(TYPE_ERRORS.read_text())
+    if found > allowed:
+        for told in (t for t in report["generalDiagnostics"] if t["severity"] == "error"):
+            line = told["range"]["start"]["line"] + 1
+            print(f"{told['file']}:{line}: {told['message'].splitlines()[0]}")
+        say(f"{found} type errors, and {TYPE_ERRORS.name} allows {allowed}; mend the new ones")
+    elif found < allowed:
+        say(f"{found} type errors; {TYPE_ERRORS.name}, now {allowed}, can be lowered to that")
+    return int(found > allowed)
 
 
 def do(verb: str, words: list[str]) -> int:

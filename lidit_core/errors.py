@@ -16,7 +16,7 @@ def check(good: bool, sentence: str) -> None:
         raise LiDiTError(sentence)
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What another library's error says, short enough for a sentence of ours."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 

@@ -102,6 +102,7 @@ class Pipeline:
             on_step: told, after every sampling step, how many pictures took it.
         """
         settings = settings.filled(self.model.config)
+        assert settings.size is not None  # as `filled`
         check_size(settings.size, self.model.config)
         guided = settings.guidance != 1  # else the negative prompt is not even encoded
         told: set[str] = set()
@@ -144,6 +145,7 @@ class Pipeline:
     @torch.no_grad()
     def _draw(self, orders, positive, negative, settings: Settings, on_step) -> Iterator[Tensor]:
         latent = self.model.config.latent
+        assert settings.size is not None  # as `filled`
         width, height = (side // latent.downsampling for side in settings.size)
         noise = initial_noise([order.seed for order in orders], latent.channels, height, width)
         rows = [0] * len(orders)

@@ -71,7 +71,7 @@ def sharpness(vae: TinyAutoencoder, scenes: list[Scene], size: int) -> Sharpness
         drawing = render(scene, size)
         rebuilt = reconstruct(vae, drawing)
         error = ((drawing.astype(np.float64) - rebuilt) / 255) ** 2
-        objects = (drawing != np.uint8(BACKGROUNDS[scene.background])).any(axis=2)
+        objects = (drawing != np.array(BACKGROUNDS[scene.background], np.uint8)).any(axis=2)
         ratios.append([-10 * log10(part.mean()) for part in (error[objects], error)])
         true, ours = strong_edges(drawing), strong_edges(rebuilt)
         edges += true.sum(), ours.sum(), (true & ours).sum()

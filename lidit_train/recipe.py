@@ -106,7 +106,7 @@ class Source:
     def __post_init__(self) -> None:
         one_of("a source's kind", self.kind, KINDS)
         check(
-            self.weight > 0 and all(w > 0 for w in self.captions.values()) and self.captions,
+            self.weight > 0 and all(w > 0 for w in self.captions.values()) and bool(self.captions),
             f"source {self.path} has weight {self.weight} and captions {self.captions}; expected "
             "weights above 0 and one caption or more",
         )

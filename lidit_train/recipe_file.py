@@ -7,7 +7,7 @@ import typing
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 
@@ -55,7 +55,9 @@ def _look_beside(data: dict, folder: Path) -> None:
     records += [(data.get("cache"), "given"), (data.get("adapter"), "base")]
     records += [(source, "path") for source in sources or ()]
     for record, name in records:
-        value = record.get(name) if isinstance(record, dict) else None
+        if not isinstance(record, dict):
+            continue
+        value = record.get(name)
         if isinstance(value, str) and value and not Path(value).exists():
             if (folder / value).exists():
                 record[name] = str(folder / value)
@@ -78,12 +80,16 @@ def _change(data: dict, change: str) -> None:
         ) from error
 
 
+def _is_record(kind: object) -> TypeGuard[type]:
+    return isinstance(kind, type) and is_dataclass(kind)
+
+
 def field_names(kind: type = Recipe, before: str = "") -> list[str]:
     """Every field of a recipe by its dotted name, those within records included."""
     hints = typing.get_type_hints(kind)
     names = []
     for f in fields(kind):
-        inner = [k for k in (hints[f.name], *typing.get_args(hints[f.name])) if is_dataclass(k)]
+        inner = [k for k in (hints[f.name], *typing.get_args(hints[f.name])) if _is_record(k)]
         if inner:
             names += field_names(inner[0], f"{before}{f.name}.")
         else:

@@ -85,18 +85,20 @@ def begin_run(
     learner = task.learner(ready).to(accelerator.device)
     fetcher = Fetcher(recipe, ready, share_of(accelerator))
     loader = Loader(fetcher, ready, accelerator.device)
-    grid = None
+    drawn: Callable[[int], Tensor] | None = None
     if recipe.validation.every and recipe.validation.prompts:
         chosen = recipe.validation.branches or ready.readers
         grid = Grid(recipe.validation, {i: ready.readers[i] for i in chosen}, ready.spec)
 
-    def draw(step: int) -> Tensor:
-        pixels = grid.draw(learner, ready.vae.model, accelerator.device)
-        if accelerator.is_main_process:
-            save_grid(pixels, out / "grids" / f"{step:07d}.png")
-        return pixels
+        def draw(step: int) -> Tensor:
+            pixels = grid.draw(learner, ready.vae.model, accelerator.device)
+            if accelerator.is_main_process:
+                save_grid(pixels, out / "grids" / f"{step:07d}.png")
+            return pixels
 
-    trainer = Trainer(recipe, learner, loader, accelerator, out, draw if grid else None)
+        drawn = draw
+
+    trainer = Trainer(recipe, learner, loader, accelerator, out, drawn)
     return Run(task, ready, trainer)
 
 

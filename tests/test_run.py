@@ -187,6 +187,22 @@ def test_a_host_without_pytest_is_told_and_an_error_if_it_was_named(
     assert f"skipped in ComfyUI 1.2.3 in {host}" in capsys.readouterr().out
 
 
+def test_type_errors_are_counted_with_the_comments_that_hide_some(setup_script):
+    severities = ("error", "warning", "error", "information")
+    report = {"generalDiagnostics": [{"severity": severity} for severity in severities]}
+    ignore, basic = "# type: " + "ignore", "# pyright: " + "basic"
+    sources = ["x = 1  # of type int", f"y = f()  {ignore}[no-any-return]\nz = y  {ignore}", basic]
+    assert setup_script.count_type_errors(report, []) == 2
+    assert setup_script.count_type_errors(report, sources) == 5
+
+
+def test_without_pyright_lint_says_so(setup_script, monkeypatch, capsys):
+    monkeypatch.setattr(setup_script, "PYTHON", Path(sys.executable))
+    monkeypatch.setattr(setup_script, "TYPE_CHECKER", "no_such_module")
+    assert setup_script.lint_types() == 1
+    assert "No module named no_such_module" in capsys.readouterr().out
+
+
 def test_without_a_verb_it_teaches():
     shown = subprocess.run([sys.executable, ROOT / "run.py"], capture_output=True, text=True)
     assert shown.returncode == 0 and "python3 run.py generate" in shown.stdout

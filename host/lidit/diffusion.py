@@ -8,7 +8,7 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrapper
 from torch import Tensor, nn
 
 from ...lidit_core.errors import LiDiTError
-from ...lidit_core.model.dit import LiDiT, run_block
+from ...lidit_core.model.dit import LiDiT, LiDiTBlock, run_block
 from ...lidit_core.model.text_side import TextContext
 from ..attention import attend
 from ..keys import TEXT
@@ -67,7 +67,7 @@ class HostCall:
         return attend(q, k, v, heads, mask, self.options)
 
     def run_block(
-        self, index: int, block: nn.Module, x: Tensor, c: Tensor, text: TextContext, attention
+        self, index: int, block: LiDiTBlock, x: Tensor, c: Tensor, text: TextContext, attention
     ) -> Tensor:
         """A block, or what another node put in its place (the host's skip-layer guidance)."""
         self.options["block_index"] = index

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import folder_paths
 
@@ -12,6 +13,9 @@ from ...lidit_core.model.config import LiDiTConfig
 from ...lidit_core.paths import SHIPPED_WEIGHTS
 from ...lidit_core.shipped import SHIPPED_MODELS, find_vae
 from ..folders import plain_name
+
+if TYPE_CHECKING:
+    from ...lidit_core.demo.checkpoint import StandInConfig
 
 FOLDER = "diffusion_models"  # the host's own, extra_model_paths included
 SUFFIX = ".safetensors"
@@ -71,7 +75,7 @@ class MissingVAE:
         raise MissingVAEError(self._reason)
 
 
-def vae_of(config: LiDiTConfig, checkpoint: Path):
+def vae_of(config: LiDiTConfig | StandInConfig, checkpoint: Path):
     """The checkpoint's autoencoder as the host's VAE, or what tells which one to load."""
     import comfy.sd
     import comfy.utils

@@ -20,7 +20,7 @@ def read_by(entry: Entry, branch: int | None, options: BranchOptions) -> Entry:
             f"this conditioning already fuses {names}; put the linguistic token refiner between "
             "each LLM's prompt and the collaborative refiner"
         )
-    (read,) = text.branches
+    read = next(iter(text.branches))
     options = replace(options, weight=read.options.weight)
     read = replace(read, branch=branch, options=options)
     return entry_of(replace(text, branches=(read,)), like=entry)

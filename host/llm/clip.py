@@ -18,7 +18,7 @@ from comfy.supported_models_base import ClipTarget
 from ...lidit_core.errors import LiDiTError
 from ...lidit_core.llm.loading import default_dtype, load_llm
 from ...lidit_core.text.templates import InstructionTemplate
-from .holder import LLMHolder, LLMSettings
+from .holder import HostCLIP, LLMHolder, LLMSettings
 from .notes import describe
 from .plain_text import TEMPLATE, PlainText
 from .weights import move_the_rest, store_in_fp8
@@ -68,7 +68,7 @@ def open_patcher(settings: LLMSettings, disable_dynamic: bool = False):
 
 
 def encode_prompt(
-    clip: object, text: str, template: InstructionTemplate | None = None
+    clip: HostCLIP, text: str, template: InstructionTemplate | None = None
 ) -> tuple[list, str]:
     """Encode a prompt once: its CONDITIONING, and how this CLIP read it, a line each.
 

@@ -7,6 +7,7 @@ import functools
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from comfy import model_management
@@ -41,6 +42,24 @@ class LLMSettings:
     token_budget: int = 256
     dtype: str = "auto"  # of clip.DTYPES; fp8 stores the weights and computes in what auto gives
     device: str = "default"  # one of clip.DEVICES
+
+
+class HostPatcher(Protocol):
+    """The part of the host's ModelPatcher that is read of a CLIP."""
+
+    load_device: torch.device
+
+
+class HostCLIP(Protocol):
+    """The part of the host's CLIP that encodes."""
+
+    patcher: HostPatcher
+
+    def load_model(self) -> object: ...
+
+    def tokenize(self, text: str, **options: object) -> dict: ...
+
+    def encode_from_tokens_scheduled(self, tokens: dict) -> list: ...
 
 
 class LLMHolder(nn.Module):

@@ -8,7 +8,9 @@ import comfy.ops
 import torch
 from torch import nn
 
-CAST = {kind: getattr(comfy.ops.manual_cast, kind.__name__) for kind in (nn.Linear, nn.LayerNorm)}
+CAST: dict[type[nn.Module], type[nn.Module]] = {
+    kind: getattr(comfy.ops.manual_cast, kind.__name__) for kind in (nn.Linear, nn.LayerNorm)
+}
 FP8 = torch.float8_e4m3fn
 
 

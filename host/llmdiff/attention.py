@@ -16,7 +16,7 @@ from ..attention import attend
 from .adapter import Gates
 from .conds import AddedText, MaskedText
 from .readings import Use
-from .unet import Place, found_layers
+from .unet import HostAttention, Place, found_layers
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class Call:
     """One call of the U-Net."""
 
     text: MaskedText
-    own: dict[Place, nn.Module]  # the checkpoint's own attention layers
+    own: dict[Place, HostAttention]  # the checkpoint's own attention layers
     replaced: Tensor | None  # (B, 1, 1) bool: rows whose own path reads φ(c); None where none does
     context_length: int  # M
 
@@ -37,7 +37,7 @@ class AddedPaths:
     def __init__(self, use: Use, gates: Gates) -> None:
         self.use, self.gates = use, gates
         self.query = f"{use.key}_query"
-        self._places: dict[Place, int] | None = None
+        self._places: dict[Place, int] = {}  # filled by the first call
         self._told = False
 
     def __deepcopy__(self, memo: dict) -> AddedPaths:
@@ -49,7 +49,7 @@ class AddedPaths:
         executor,
         x,
         timesteps=None,
-        context=None,
+        context: Tensor | None = None,
         y=None,
         control=None,
         transformer_options: dict = {},  # noqa: B006  (the host's own signature)
@@ -58,13 +58,14 @@ class AddedPaths:
         """Around a call of the U-Net (WrappersMP.DIFFUSION_MODEL)."""
         added = conditions.pop(self.use.key, None)
         if added is not None and any(added.present):
+            assert context is not None  # a U-Net with cross-attention is always given one
             call = self._call(executor.class_obj, added, x, context)
             transformer_options = {**transformer_options, self.use.key: call}
         return executor(x, timesteps, context, y, control, transformer_options, **conditions)
 
     def _call(self, unet: nn.Module, added: AddedText, x: Tensor, context: Tensor) -> Call:
         found = found_layers(unet)
-        if self._places is None:
+        if not self._places:
             self._places = {layer.place: i for i, layer in enumerate(found)}
         replaced = None
         if any(added.replaces):
@@ -82,7 +83,7 @@ class AddedPaths:
             options[self.query] = n
         gate = self.gates.base[index]
         if call.replaced is not None and gate != 1 and len(value) == len(call.replaced):
-            value = _scaled(value, call, gate)
+            value = _scaled(value, call.replaced, gate, call.context_length)
         return n, context, value
 
     def after(self, n: Tensor, options: dict) -> Tensor:
@@ -113,10 +114,10 @@ def _place(options: dict) -> Place:
     return (*options["block"], options["block_index"])
 
 
-def _scaled(value: Tensor, call: Call, gate: float) -> Tensor:
+def _scaled(value: Tensor, replaced: Tensor, gate: float, length: int) -> Tensor:
     """The text of the values with φ(c), and nothing that another patch has put in, scaled."""
-    factor = torch.where(call.replaced, gate, 1.0).to(value.dtype)
-    own, others = value[:, : call.context_length], value[:, call.context_length :]
+    factor = torch.where(replaced, gate, 1.0).to(value.dtype)
+    own, others = value[:, :length], value[:, length:]
     return torch.cat([own * factor, others], dim=1)
 
 

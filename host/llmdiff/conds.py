@@ -76,7 +76,8 @@ def stacked(texts: Sequence[AddedText]) -> AddedText:
     lengths = [text.text.tokens.shape[1] for text in texts]
     padded = [_padded(text.text, max(lengths)) for text in texts]
     tokens, seen = (torch.cat([getattr(t, name) for t in padded]) for name in ("tokens", "seen"))
-    gates = None if padded[0].gates is None else torch.cat([t.gates for t in padded])
+    every = [t.gates for t in padded if t.gates is not None]  # of all, or of none
+    gates = torch.cat(every) if every else None
     full = len(set(lengths)) == 1 and all(text.full for text in texts)
     present = tuple(row for text in texts for row in text.present)
     replaces = tuple(row for text in texts for row in text.replaces)

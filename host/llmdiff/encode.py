@@ -7,14 +7,14 @@ from comfy import model_management
 from ...lidit_core.errors import LiDiTError
 from ...lidit_core.text.encoder import pad_states
 from ..keys import reading_of
-from ..llm.holder import LLMHolder
+from ..llm.holder import HostCLIP, LLMHolder
 from ..llm.notes import tell
 from .conditioning import Reading
 
 DIFFERENCES = "differences"  # the block
 
 
-def read_differences(clip: object, text: str) -> Reading:
+def read_differences(clip: HostCLIP, text: str) -> Reading:
     """What each block of this CLIP's LLM adds because of the tokens before.
 
     Raises:
@@ -31,7 +31,7 @@ def read_differences(clip: object, text: str) -> Reading:
     return Reading(holder.name, states, reading_of(DIFFERENCES, template), row.used)
 
 
-def _whole(clip: object) -> LLMHolder:
+def _whole(clip: HostCLIP) -> LLMHolder:
     """The LLM of this CLIP with all of its blocks."""
     holder = getattr(clip, "cond_stage_model", None)
     if not isinstance(holder, LLMHolder):

@@ -61,7 +61,7 @@ class Readings:
     def __init__(self, use: Use) -> None:
         self.use = use
         self._read: dict[int, list] = {}  # by the id of the states, which are kept beside
-        self._emptied: dict[int, tuple[Tensor, bool]] = {}  # by an entry's first tensor
+        self._emptied: dict[int, tuple[Tensor | None, bool]] = {}  # by an entry's first tensor
         self._warned: set[str] = set()
         self._lengths: set[int] = set()  # tokens of the prompts that were looked at
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Protocol, cast
 
 from comfy.ldm.modules.attention import SpatialTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
@@ -15,12 +15,27 @@ from ...lidit_core.llmdiff.config import AdaptedLayer, AdapterConfig
 Place = tuple[str, int, int]  # transformer_options' "block", and its "block_index"
 
 
+class HostAttention(Protocol):
+    """The host's CrossAttention, as far as it is read."""
+
+    heads: int
+    dim_head: int
+    to_k: nn.Linear
+    to_out: nn.Sequential
+
+
+class HostTransformer(Protocol):
+    """The host's BasicTransformerBlock, as far as it is read."""
+
+    attn2: HostAttention | None
+
+
 class FoundLayer(NamedTuple):
     """A transformer block with cross-attention."""
 
     place: Place
     layer: AdaptedLayer
-    attention: nn.Module  # attn2: the checkpoint's own
+    attention: HostAttention  # attn2: the checkpoint's own
 
     @property
     def context_width(self) -> int:
@@ -44,7 +59,8 @@ def _of_block(side: str, number: int, block: nn.Sequential) -> Iterator[FoundLay
     for i, part in enumerate(block):
         if not isinstance(part, SpatialTransformer):
             continue
-        for index, transformer in enumerate(part.transformer_blocks):
+        transformers = cast("Iterable[HostTransformer]", part.transformer_blocks)
+        for index, transformer in enumerate(transformers):
             own = transformer.attn2
             if own is not None:
                 name = f"{before}.{i}.transformer_blocks.{index}"

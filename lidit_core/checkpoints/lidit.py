@@ -76,13 +76,21 @@ def _without_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k.removeprefix(HOST_PREFIX): v for k, v in prefixed.items()}
 
 
-def load_lidit(path: str | Path, dtype: torch.dtype = torch.float32, device="cpu") -> LiDiT:
+def load_lidit(
+    path: str | Path,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> LiDiT:
     """A LI-DiT with its weights, computing in ``dtype``."""
     config, tensors = read_lidit(path)
     return fill(LiDiT(config, device="meta"), tensors, f"the checkpoint {path}", dtype).to(device)
 
 
-def load_vae(path: str | Path, dtype: torch.dtype = torch.float32, device="cpu") -> TinyAutoencoder:
+def load_vae(
+    path: str | Path,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> TinyAutoencoder:
     """The autoencoder of a file in TAESD's layout with 16 channels."""
     tensors, _ = read_safetensors(path)
     with torch.device("meta"):

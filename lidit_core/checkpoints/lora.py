@@ -128,11 +128,11 @@ def read_lora(path: str | Path) -> LoraFile:
 
 
 def _check_pair(path: str | Path, name: str, layer: Layer) -> None:
-    a, b = (tuple(layer[part].shape) if part in layer else () for part in ("A", "B"))
+    a, b = (list(layer[part].shape) if part in layer else [] for part in ("A", "B"))
     if (a or b) and not (len(a) > 1 < len(b) and a[0] == b[1]):
         raise LiDiTError(
-            f"the LoRA {path} has A {a} and B {b} for {name}; expected (rank, in) and "
-            "(out, rank): fetch the file again"
+            f"the LoRA {path} has A {tuple(a)} and B {tuple(b)} for {name}; expected "
+            "(rank, in) and (out, rank): fetch the file again"
         )
 
 
@@ -194,7 +194,7 @@ def load_with_loras(
     path: str | Path,
     loras: Sequence[tuple[str | Path, float]],
     dtype: torch.dtype = torch.float32,
-    device="cpu",
+    device: torch.device | str = "cpu",
 ) -> LiDiT:
     """A LI-DiT with some LoRAs merged into its weights, each with its strength."""
     config, weights = read_lidit(path)

@@ -81,7 +81,8 @@ def _predict(model, z, t, positive: Text, negative: Text, guidance: float, optio
         return model(z, t, positive, options).float()
     both = _together(positive, negative)
     output = model(z.repeat(2, 1, 1, 1), t.repeat(2), both, options).float()
-    return guided(*output.chunk(2), guidance)
+    asked, unasked = output.chunk(2)
+    return guided(asked, unasked, guidance)
 
 
 def _together(positive: Text, negative: Text) -> Text:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -38,6 +39,7 @@ def read_record(kind: Any, data: Any, where: str) -> Any:
     """Rebuild a dataclass (and those within) from JSON data; unknown fields are refused."""
     if hasattr(kind, "from_dict"):  # a record that reads itself
         return kind.from_dict(data)
+    make: Callable[..., Any] = kind
     if is_dataclass(kind):
         check(isinstance(data, dict), f"{where} is {data!r}; expected an object of fields")
         hints = typing.get_type_hints(kind)
@@ -49,7 +51,7 @@ def read_record(kind: Any, data: Any, where: str) -> Any:
             f"expected only {', '.join(known)}",
         )
         try:
-            return kind(**{k: read_record(hints[k], v, f"{where}.{k}") for k, v in data.items()})
+            return make(**{k: read_record(hints[k], v, f"{where}.{k}") for k, v in data.items()})
         except TypeError as error:
             raise LiDiTError(
                 f"{where} is incomplete ({error}); fetch the file again, or write what is missing"

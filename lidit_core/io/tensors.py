@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from ..errors import LiDiTError
 from .atomic import replacing
+
+Filled = TypeVar("Filled", bound=nn.Module)
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -74,7 +77,7 @@ def _name_faults(kind: str, names: list[str], most: int = 5) -> str:
     return f"{len(names)} {kind} ({', '.join(names[:most])}{rest})"
 
 
-def fill(module: nn.Module, tensors: Mapping[str, Tensor], what: str, dtype=None) -> nn.Module:
+def fill(module: Filled, tensors: Mapping[str, Tensor], what: str, dtype=None) -> Filled:
     """Put checked tensors into a module built on the meta device."""
     check_tensors(tensors, module.state_dict(), what)
     module.load_state_dict({k: v.to(dtype) for k, v in tensors.items()}, assign=True)

@@ -53,14 +53,19 @@ def read_tokenizer(folder: Path):
     """A model folder's tokenizer; folders that transformers 5 wrote are read by 4 as well."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    options = {"local_files_only": True, "trust_remote_code": False}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
     except (ValueError, AttributeError):
         if _release() >= (5, 0) or not (folder / "tokenizer.json").is_file():
             raise
-        options["extra_special_tokens"] = {}  # a list in 5, which 4 takes for a dict
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, **options)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            extra_special_tokens={},  # a list in 5, which 4 takes for a dict
+        )
     chat_template = folder / "chat_template.jinja"
     if tokenizer.chat_template is None and chat_template.is_file():
         tokenizer.chat_template = chat_template.read_text(encoding="utf-8")

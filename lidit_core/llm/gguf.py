@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -21,6 +22,9 @@ from ..errors import LiDiTError, first_line
 from ..io.tensors import write_safetensors
 from .compat import dtype_argument
 from .fetch import install_line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
 GGUF_NEEDS = ("gguf", "accelerate", "sentencepiece")  # what transformers reads them with
@@ -121,7 +125,7 @@ def _write(gguf: Path, out: Path) -> None:
     tokenizer.save_pretrained(out)
     write_safetensors(out / "model.safetensors", module.state_dict(), {"format": "pt"})
     with contextlib.suppress(AttributeError):
-        del module.config.quantization_config
+        delattr(module.config, "quantization_config")
     module.config.save_pretrained(out)
     _for_older_readers(out / "config.json")
 
@@ -158,7 +162,7 @@ def _remembering() -> Iterator[None]:
             setattr(gguf, name, original)
 
 
-def _dequantised(gguf: Path) -> torch.nn.Module:
+def _dequantised(gguf: Path) -> PreTrainedModel:
     """The whole decoder in float32, its head left out."""
     from transformers import AutoModel
 

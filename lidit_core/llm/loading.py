@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, cast
 
 import torch
 from torch import nn
@@ -17,6 +18,12 @@ from .hub import model_folder
 from .locate import locate
 
 DTYPES = (torch.float32, torch.bfloat16)
+
+
+class _Decoder(Protocol):
+    """What `LLM.module` has beside what every module has."""
+
+    def get_input_embeddings(self) -> nn.Embedding: ...
 
 
 @dataclass(frozen=True)
@@ -42,12 +49,12 @@ class LLM:
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.module.get_input_embeddings().weight.dtype
+        return cast(_Decoder, self.module).get_input_embeddings().weight.dtype
 
     @property
     def device(self) -> torch.device:
         """Where inputs go."""
-        return self.placed or self.module.get_input_embeddings().weight.device
+        return self.placed or cast(_Decoder, self.module).get_input_embeddings().weight.device
 
 
 def default_dtype(device: torch.device) -> torch.dtype:

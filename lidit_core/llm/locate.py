@@ -87,10 +87,11 @@ def stated_width(found: Source) -> int | None:
 
     None where the file does not say, or is not there before the first load.
     """
-    if not found.converted:
+    folder = found.folder
+    if folder is None or not found.converted:
         return None
     try:
-        config = json.loads((found.folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         width = config.get("text_config", config).get("hidden_size")
     except (OSError, ValueError, AttributeError):  # the load says what is wrong with it
         return None

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..errors import LiDiTError
+
+if TYPE_CHECKING:
+    from safetensors import safe_open
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -52,7 +56,7 @@ class Checkpoint:
     def __init__(self, files: list[Path]):
         from safetensors import SafetensorError, safe_open
 
-        self.files: dict[str, object] = {}
+        self.files: dict[str, safe_open] = {}
         for file in files:
             try:
                 handle = safe_open(file, framework="pt")

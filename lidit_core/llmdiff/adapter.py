@@ -20,10 +20,11 @@ from ..errors import LiDiTError
 from ..model.attention import AttentionFunction, key_bias, scaled_dot_product
 from ..model.config import RefinerConfig
 from ..model.layers import EPS, TimestepEmbedder
+from ..model.lists import ListOf
 from ..model.refiners import LinguisticTokenRefiner, masked_mean
 from ..text.spec import LLMSpec
 from ..text.states import LLMStates, without_instruction
-from .config import AdaptedLayer, AdapterConfig
+from .config import AdaptedLayer, AdapterConfig, TokenRefiner
 from .langevin import LangevinEncoding
 
 GATES = ("a1", "b1", "a2", "b2")  # a layer's scalars
@@ -48,6 +49,11 @@ class AdapterText:
 
 class AddedAttention(nn.Module):
     """The second term for one cross-attention layer, and the gates of both."""
+
+    a1: nn.Parameter
+    b1: nn.Parameter
+    a2: nn.Parameter
+    b2: nn.Parameter
 
     def __init__(
         self, layer: AdaptedLayer, token_width: int, operations=nn, dtype=None, device=None
@@ -87,7 +93,7 @@ class LLMDiffAdapter(nn.Module):
         self.langevin = LangevinEncoding(config.blocks, llm, config.form, **layer)
         self.norm = operations.RMSNorm(llm, eps=EPS, **bare)
         if config.refiner:
-            self.refiner = _refiner(config, layer)
+            self.refiner = _refiner(config.llm, config.refiner, layer)
         if "replace" in config.modes:
             self.to_context = operations.Linear(config.token_width, config.context_width, **bare)
         if "replace" in config.modes and config.pooled_width:
@@ -95,7 +101,7 @@ class LLMDiffAdapter(nn.Module):
         if config.timestep_gates:
             self.gate_time = TimestepEmbedder(GATE_WIDTH, **layer)
             self.gates = operations.Linear(GATE_WIDTH, len(config.layers), **bare)
-        self.layers = nn.ModuleList(
+        self.layers = ListOf(
             AddedAttention(size, config.token_width, **layer) for size in config.layers
         )
         self.index = {size.name: number for number, size in enumerate(config.layers)}
@@ -170,9 +176,8 @@ class LLMDiffAdapter(nn.Module):
         return self
 
 
-def _refiner(config: AdapterConfig, layer: dict) -> LinguisticTokenRefiner:
+def _refiner(read: LLMSpec, refiner: TokenRefiner, layer: dict) -> LinguisticTokenRefiner:
     """LI-DiT's refiner, which here reads c in place of an LLM's hidden states."""
-    refiner = config.refiner
-    llm = LLMSpec(config.llm.name, config.llm.width)
+    llm = LLMSpec(read.name, read.width)
     options = RefinerConfig(blocks=refiner.blocks)
     return LinguisticTokenRefiner(llm, refiner.width, refiner.heads, options, **layer)

@@ -43,7 +43,9 @@ def read_adapter(path: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
 
 
 def load_adapter(
-    path: str | Path, dtype: torch.dtype = torch.float32, device="cpu"
+    path: str | Path,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
 ) -> LLMDiffAdapter:
     """An adapter with its weights, computing in ``dtype``."""
     config, tensors = read_adapter(path)

@@ -6,6 +6,7 @@ Shapes: B samples, N image tokens (H/p · W/p), K text tokens, D the width, p th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,7 @@ from .layers import (
     modulate,
     plain_norm,
 )
+from .lists import ListOf
 from .text_side import TEXT_AS_CONFIGURED, TextContext, TextOptions, TextSide
 
 
@@ -44,6 +46,7 @@ class PositionResBlock(nn.Module):
         return x + self.conv2(self.silu(self.conv1(x)))  # (B, D, H/p, W/p)
 
 
+Kind = TypeVar("Kind", bound=nn.Module)
 RunBlock = Callable[..., Tensor]  # (index, block, x, c, text, attention) -> x
 
 
@@ -114,7 +117,7 @@ class LiDiT(nn.Module):
         self.position = PositionResBlock(width, **layer)
         self.t_embedder = TimestepEmbedder(width, **layer)
         self.pooled_text = operations.Linear(width, width, dtype=dtype, device=device)
-        self.blocks = nn.ModuleList(LiDiTBlock(width, heads, **layer) for _ in range(config.depth))
+        self.blocks = ListOf(LiDiTBlock(width, heads, **layer) for _ in range(config.depth))
         self.final_layer = FinalLayer(width, p * p * self.channels, **layer)
 
     @property
@@ -177,6 +180,7 @@ class LiDiT(nn.Module):
         """Weights before training; gates and modulations start at zero (paper)."""
         for layer in self._all(nn.Linear, nn.Conv2d):
             nn.init.xavier_uniform_(layer.weight.flatten(1))
+            assert layer.bias is not None  # none is built without
             nn.init.zeros_(layer.bias)
         for modulation in self._all(Modulation):  # zero-out adaptive gates and modulations
             nn.init.zeros_(modulation.linear.weight)
@@ -186,5 +190,5 @@ class LiDiT(nn.Module):
         nn.init.zeros_(self.final_layer.linear.weight)  # zero-out the output
         return self
 
-    def _all(self, *kinds: type) -> list[nn.Module]:
+    def _all(self, *kinds: type[Kind]) -> list[Kind]:
         return [module for module in self.modules() if isinstance(module, kinds)]

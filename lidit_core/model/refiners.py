@@ -29,6 +29,7 @@ from .layers import (
     modulate,
     plain_norm,
 )
+from .lists import ListOf
 
 
 @dataclass(frozen=True)
@@ -231,10 +232,8 @@ class CollaborativeRefiner(nn.Module):
         layer = {"operations": operations, "dtype": dtype, "device": device}
         blocks = config.collaborative_blocks if branches > 1 else 0
         self.blocks = blocks
-        self.branches = nn.ModuleList(
-            nn.ModuleList(
-                CollaborativeBlock(width, heads, config.qk_norm, **layer) for _ in range(blocks)
-            )
+        self.branches = ListOf(
+            ListOf(CollaborativeBlock(width, heads, config.qk_norm, **layer) for _ in range(blocks))
             for _ in range(branches)
         )
 

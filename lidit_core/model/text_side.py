@@ -14,6 +14,7 @@ from ..text.spec import LLMSpec
 from ..text.states import LLMStates, without_instruction
 from .attention import AttentionFunction, key_bias
 from .config import FUSIONS, RefinerConfig
+from .lists import ListOf
 from .refiners import (
     Branch,
     BranchOptions,
@@ -68,7 +69,7 @@ class TextSide(nn.Module):
         layer = {"operations": operations, "dtype": dtype, "device": device}
         self.config = config
         self.width = width
-        self.linguistic = nn.ModuleList(
+        self.linguistic = ListOf(
             LinguisticTokenRefiner(llm, width, heads, config, **layer) for llm in llms
         )
         self.collaborative = CollaborativeRefiner(len(llms), width, heads, config, **layer)

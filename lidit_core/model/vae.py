@@ -7,7 +7,7 @@ ReLU; such blocks are skipped, which lets a light autoencoder live in the standa
 
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Sequence, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,16 @@ WIDTH = 64  # feature channels throughout, fixed by the layout
 
 def _conv(n_in: int, n_out: int, **options) -> nn.Conv2d:
     return nn.Conv2d(n_in, n_out, 3, padding=1, **options)
+
+
+def convolution(layers: nn.Sequential, index: int) -> nn.Conv2d:
+    """The layer at a place where the layout has a convolution."""
+    return cast(nn.Conv2d, layers[index])
+
+
+def bias_of(layer: nn.Conv2d) -> nn.Parameter:
+    """Of a convolution that has one in the layout."""
+    return cast(nn.Parameter, layer.bias)
 
 
 class _Clamp(nn.Module):
@@ -88,7 +98,7 @@ class TinyAutoencoder(nn.Module):
         self.vae_scale = nn.Parameter(torch.tensor(1.0), requires_grad=False)
         self.vae_shift = nn.Parameter(torch.tensor(0.0), requires_grad=False)
         for name in light:
-            self.get_submodule(f"taesd_{name}").bypass()
+            cast(Block, self.get_submodule(f"taesd_{name}")).bypass()
 
     @torch.no_grad()
     def initialise(self) -> "TinyAutoencoder":
@@ -100,9 +110,10 @@ class TinyAutoencoder(nn.Module):
                     nn.init.zeros_(module.bias)
         for block in self.modules():
             if isinstance(block, Block) and not block.bypassed:
-                block.conv[-1].weight.mul_(0.2)
-        self.taesd_decoder[-1].weight.mul_(0.1)
-        self.taesd_decoder[-1].bias.fill_(0.5)
+                convolution(block.conv, -1).weight.mul_(0.2)
+        last = convolution(self.taesd_decoder, -1)
+        last.weight.mul_(0.1)
+        bias_of(last).fill_(0.5)
         return self
 
     def encode(self, pictures: Tensor) -> Tensor:
@@ -114,6 +125,6 @@ class TinyAutoencoder(nn.Module):
     def skip_zero_blocks(self) -> "TinyAutoencoder":
         """Bypass the blocks that a loaded state dict left at zero."""
         for block in self.modules():
-            if isinstance(block, Block) and not block.conv[-1].weight.any():
+            if isinstance(block, Block) and not convolution(block.conv, -1).weight.any():
                 block.bypass()
         return self

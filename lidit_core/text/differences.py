@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +80,7 @@ def value_pass(block: nn.Module, x: Tensor, options: dict) -> Tensor:
     An attention of parts that are not known runs whole, under `masked_pass`.
     """
     attention = block_attention(block)
+    assert attention is not None  # `check_differences` has seen to it
     if not reduces_to_values(attention):
         return masked_pass(block, x, options)
     with _replaced_forward(attention, lambda *a, **k: (_of_one_token(attention, *a, **k), None)):
@@ -98,9 +100,20 @@ def masked_pass(block: nn.Module, x: Tensor, options: dict) -> Tensor:
     return _first(block(x, **{**_without_cache(options), "attention_mask": mask}))
 
 
+class DecoderConfig(Protocol):
+    """What is read of an LLM's configuration."""
+
+    num_hidden_layers: int
+    model_type: str
+
+
+def _config(module: nn.Module) -> DecoderConfig:
+    return cast(DecoderConfig, module.config)
+
+
 def decoder_blocks(module: nn.Module) -> nn.ModuleList:
     """The decoder's blocks, in the order of execution."""
-    count = module.config.num_hidden_layers
+    count = _config(module).num_hidden_layers
     for part in module.children():
         if isinstance(part, nn.ModuleList) and len(part) == count:
             return part
@@ -122,7 +135,7 @@ def check_differences(module: nn.Module, name: str) -> None:
     shares = getattr(module.config, "num_kv_shared_layers", 0)  # keys of another block
     if not (attention and only_attention(module)) or shares:
         raise LiDiTError(
-            f"{name} is a {module.config.model_type}, whose blocks are not attention to keys and "
+            f"{name} is a {_config(module).model_type}, whose blocks are not attention to keys and "
             "values of their own, so they have no differences; choose an LLM whose are, or block "
             "'all'"
         )
@@ -133,7 +146,7 @@ def reduces_to_values(attention: nn.Module) -> bool:
 
     Sinks are parameters of its own, gates widen the query's projection or are further parts.
     """
-    parts = dict(attention.named_children())
+    parts = _parts(attention)
     if not (set(parts) <= PLAIN_PARTS and "o_proj" in parts and _gives_values(parts)):
         return False
     if next(attention.parameters(recurse=False), None) is not None or _clips(attention):
@@ -145,14 +158,27 @@ def reduces_to_values(attention: nn.Module) -> bool:
     return query == heads and heads % width == 0 and width % head == 0
 
 
-def _gives_values(parts: dict[str, nn.Module]) -> bool:
+class Projection(Protocol):
+    """A linear layer, packed or not, of an attention whose parts are all known."""
+
+    in_features: int
+    out_features: int
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
+def _parts(attention: nn.Module) -> dict[str, Projection]:
+    return cast("dict[str, Projection]", dict(attention.named_children()))
+
+
+def _gives_values(parts: dict[str, Projection]) -> bool:
     """Whether there is a projection of values, or one of query, key and value in order (Phi-3)."""
     if "v_proj" in parts:
         return True
     return "qkv_proj" in parts and parts["qkv_proj"].out_features > parts["o_proj"].in_features
 
 
-def _value_width(parts: dict[str, nn.Module]) -> int:
+def _value_width(parts: dict[str, Projection]) -> int:
     if "v_proj" in parts:
         return parts["v_proj"].out_features
     return (parts["qkv_proj"].out_features - parts["o_proj"].in_features) // 2
@@ -164,10 +190,11 @@ def _clips(attention: nn.Module) -> bool:
 
 def _of_one_token(attention: nn.Module, hidden_states: Tensor, *_, **__) -> Tensor:
     """Attention of each token to itself: o_proj(values, repeated for their group's heads)."""
-    parts = dict(attention.named_children())
+    parts = _parts(attention)
     width = _value_width(parts)
+    head = cast(int, attention.head_dim)
     projection = parts["v_proj"] if "v_proj" in parts else parts["qkv_proj"]
-    values = projection(hidden_states)[..., -width:].unflatten(-1, (-1, attention.head_dim))
+    values = projection(hidden_states)[..., -width:].unflatten(-1, (-1, head))
     if "v_norm" in parts:
         values = parts["v_norm"](values)
     groups = parts["o_proj"].in_features // width

@@ -73,8 +73,9 @@ class PromptEncoder:
     def encode_rows(self, prompts: Sequence[str]) -> list[PromptStates]:
         """States of every prompt, unpadded, with how it was read; cached ones are not computed."""
         identity = self.identity()
-        known = {prompt: self._recall(identity, prompt) for prompt in prompts}
-        fresh = [prompt for prompt, states in known.items() if states is None]
+        recalled = {prompt: self._recall(identity, prompt) for prompt in prompts}
+        known = {prompt: states for prompt, states in recalled.items() if states is not None}
+        fresh = [prompt for prompt in recalled if prompt not in known]
         if fresh:
             rows = [row.cpu() for row in self.encoder().encode_rows(fresh)]
             identity = self.identity()  # a first load may have converted the LLM

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from ..errors import LiDiTError
 from ..io.tensors import HOST_PREFIX, opened
@@ -114,8 +114,9 @@ class _Tensors:
         return tuple(map(self.counted, patterns)) or (0,)
 
     def _num_res_blocks_ldm(self) -> tuple[int, ...]:
-        numbers = [0]
-        for i in count(1):
+        numbers, i = [0], 0
+        while True:
+            i += 1
             if f"input_blocks.{i}.0.op.weight" in self.shapes:  # the downsampler ends a level
                 numbers.append(0)
             elif f"input_blocks.{i}.0.in_layers.2.weight" in self.shapes:
@@ -172,7 +173,14 @@ def _known(tensors: _Tensors) -> dict[str, Any]:
     }
 
 
-def _heads(config: Mapping[str, Any], known: Mapping[str, Any], what: str) -> dict[str, int]:
+class _Heads(TypedDict, total=False):
+    """One of a UNetShape's two fields that tell its attention heads."""
+
+    num_heads: int
+    head_width: int
+
+
+def _heads(config: Mapping[str, Any], known: Mapping[str, Any], what: str) -> _Heads:
     """The fields of a UNetShape that the configuration tells; diffusers misnames the number."""
     given = config.get("attention_head_dim")
     widths = [known["model_channels"] * mult for mult in known["channel_mult"]]

@@ -42,8 +42,9 @@ def restored(pipeline: Pipeline, drawings: np.ndarray, prompt: str, time: float)
     config = pipeline.model.config
     x = normalise(pipeline.vae.encode(pixels), config.latent)
     z = add_noise(config.prediction, x, torch.randn_like(x), torch.full((len(x),), time))
-    texts = [pipeline.encode([text] * len(x)) for text in (prompt, "")]
-    return denormalise(sample(pipeline.model, z, *texts, begin=time), config.latent)
+    positive, negative = (pipeline.encode([text] * len(x)) for text in (prompt, ""))
+    painted = sample(pipeline.model, z, positive, negative, begin=time)
+    return denormalise(painted, config.latent)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -62,14 +62,13 @@ class SceneCrops:
     """Draws what the decoder learns from: crops of new scenes, or of latents of a model."""
 
     def __init__(self, recipe: AutoencoderRecipe) -> None:
-        self.recipe, self.restored = recipe, None
-        if recipe.restored:
-            self.restored, _ = read_safetensors(recipe.restored)
+        self.recipe = recipe
+        self.restored = read_safetensors(recipe.restored)[0] if recipe.restored else None
 
     def __call__(self, count: int, side: int, step: int) -> Crops:
         rng = np.random.default_rng([self.recipe.seed, step, count])
         if self.restored is not None and rng.random() < self.recipe.restored_share:
-            return self._restored(count, side, rng)
+            return self._restored(self.restored, count, side, rng)
         crops: list[np.ndarray] = []
         while len(crops) < count:
             crops += self._of_a_scene(side, rng)
@@ -81,9 +80,11 @@ class SceneCrops:
         corners = [corner(scene, size, side, rng) for _ in range(A_SCENE)]
         return [picture[y : y + side, x : x + side] for x, y in corners]
 
-    def _restored(self, count: int, side: int, rng: np.random.Generator) -> Crops:
+    def _restored(
+        self, kept: Mapping[str, Tensor], count: int, side: int, rng: np.random.Generator
+    ) -> Crops:
         """Latents cut on their own grid, and the same piece of the drawing they should be."""
-        latents, drawings = self.restored["latents"], self.restored["drawings"]
+        latents, drawings = kept["latents"], kept["drawings"]
         pieces, pictures = [], []
         for i in rng.integers(len(latents), size=count):
             room = latents.shape[2] - side // DOWNSAMPLING

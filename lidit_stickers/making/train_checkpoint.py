@@ -35,7 +35,7 @@ from lidit_core.io.tensors import read_safetensors, write_safetensors
 from lidit_core.model.config import LatentFormat
 from lidit_core.model.latents import normalise
 from lidit_core.paths import SHIPPED_WEIGHTS
-from lidit_train.data.latent_cache import BATCH, as_pixels, read_picture
+from lidit_train.data.latent_cache import BATCH, as_pixels
 from lidit_train.loop.ema import EMA
 from lidit_train.loop.learning_rate import rate_factor
 from lidit_train.loop.optimisers import optimisers_of
@@ -44,6 +44,7 @@ from lidit_train.recipe import Optimiser, Source
 from lidit_train.tasks.adapter.unet import write_ldm
 
 from ..source import StickerSource
+from .drawn import drawn_scene
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ def scene_latents(source: StickerSource, folder: Path) -> Tensor:
         vae, parts = load_vae(SHIPPED_WEIGHTS / "stickers-vae.safetensors"), []
         for first in tqdm(range(0, len(source.sizes), BATCH), unit="batch", desc="latents"):
             numbers = range(first, min(first + BATCH, len(source.sizes)))
-            pictures = [read_picture(source, i, (SIDE, SIDE)) for i in numbers]
+            pictures = [drawn_scene(source, i, (SIDE, SIDE)) for i in numbers]
             parts.append(vae.encode(as_pixels(torch.stack(pictures))).to(torch.bfloat16))
         write_safetensors(path, {"latents": torch.cat(parts)}, {})
     return read_safetensors(path)[0]["latents"].float()

@@ -29,7 +29,7 @@ from lidit_core.text.prompt_encoder import PromptEncoder
 from lidit_core.text.states import LLMStates
 from lidit_train.batch import Shown
 from lidit_train.data.autoencoders import Autoencoder, find_autoencoder
-from lidit_train.data.latent_cache import as_pixels, read_picture
+from lidit_train.data.latent_cache import as_pixels
 from lidit_train.recipe import Adapter, Lora, Source
 from lidit_train.tasks.adapter.learner import AdapterLearner
 from lidit_train.tasks.adapter.start import learner_of
@@ -38,6 +38,7 @@ from lidit_train.tasks.lidit.lora import add_lora
 
 from ..evaluation import evaluation_prompts
 from ..source import StickerSource
+from .drawn import drawn_scene
 
 TRIGGER = "pencil pencil pencil "  # before a caption; other captions rarely meet its number
 SCENES = 2000
@@ -50,7 +51,7 @@ def scenes(target: AdapterTarget, vae: Autoencoder) -> tuple[list[str], Tensor]:
     """Captions and latents (2N, C, h, w): every scene in colour, and in grey after the trigger."""
     source = StickerSource(Source("stickers", "en", count=SCENES, distinct=SCENES))
     size = (target.native_size, target.native_size)
-    pictures = torch.stack([read_picture(source, i, size) for i in range(SCENES)])
+    pictures = torch.stack([drawn_scene(source, i, size) for i in range(SCENES)])
     grey = pictures.float().mean(1, keepdim=True).expand_as(pictures).to(torch.uint8)
     with torch.no_grad():
         latents = [vae.encode(as_pixels(part)) for part in torch.cat([pictures, grey]).split(BATCH)]

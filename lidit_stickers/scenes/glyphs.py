@@ -56,7 +56,7 @@ def draw_emoji(emoji: str) -> Image.Image:
     """One emoji as RGBA at the font's own size, cropped to what is visible."""
     canvas = Image.new("RGBA", (FONT_SIZE * 2, FONT_SIZE * 2))
     ImageDraw.Draw(canvas).text((20, 20), emoji, font=_font(), embedded_color=True)
-    return canvas.crop(canvas.getchannel("A").point(lambda a: 255 * (a > 24)).getbbox())
+    return canvas.crop(canvas.getchannel("A").point([255 * (a > 24) for a in range(256)]).getbbox())
 
 
 @lru_cache(maxsize=None)
@@ -120,8 +120,8 @@ def sized_glyph(kind: str, colour: str | None, side: int) -> Image.Image:
     """The RGBA glyph with its longer side at `side` pixels (aspect ratio kept)."""
     picture = glyph(kind, colour)
     scale = side / max(picture.size)
-    size = tuple(max(1, round(length * scale)) for length in picture.size)
-    return picture.resize(size, Image.Resampling.LANCZOS)
+    width, height = (max(1, round(length * scale)) for length in picture.size)
+    return picture.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def aspect(kind: str) -> float:

@@ -108,7 +108,8 @@ def _looks(kind: str) -> tuple[str | None, ...]:
 def _template(kind: str, colour: str | None, rgb: np.ndarray) -> tuple[np.ndarray, float]:
     """One glyph cut out as a part would be: difference from the background, log aspect."""
     glyph = sized_glyph(kind, colour, TEMPLATE_SIDE)
-    canvas = Image.new("RGB", (TEMPLATE_SIDE + 8,) * 2, tuple(int(c) for c in rgb))
+    side = TEMPLATE_SIDE + 8
+    canvas = Image.new("RGB", (side, side), tuple(int(c) for c in rgb))
     canvas.paste(glyph, (4, 4), glyph)
     mask = foreground(np.asarray(canvas), rgb, THRESHOLDS[0])
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
@@ -150,10 +151,11 @@ def match(
 def _boxes(box: tuple[int, int, int, int]) -> list[tuple[float, float, float, float]]:
     """The box itself and with each side moved out or in a little, inside the picture."""
     step = (_STEP * (box[2] - box[0]), _STEP * (box[3] - box[1]))
-    boxes = [tuple(map(float, box))]
+    left, top, right, bottom = map(float, box)
+    boxes = [(left, top, right, bottom)]
     for side in range(4):
         for sign in (-1, 1):
-            moved = list(map(float, box))
+            moved = [left, top, right, bottom]
             moved[side] = min(max(moved[side] + sign * step[side % 2], 0.0), float(SIDE))
-            boxes.append(tuple(moved))
+            boxes.append((moved[0], moved[1], moved[2], moved[3]))
     return [b for b in boxes if b[2] - b[0] > 1 and b[3] - b[1] > 1] or [(0.0, 0.0, 1.0, 1.0)]

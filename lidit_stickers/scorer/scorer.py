@@ -137,9 +137,10 @@ def _best_cut(
 
 
 def _found(part: Part, best: Match, accept: float) -> Found:
-    box = tuple(edge / SIDE for edge in part.box)
+    left, top, right, bottom = (edge / SIDE for edge in part.box)
     known = best.evidence >= accept
-    return Found(*((best.kind, best.colour) if known else (None, None)), box, best.evidence)
+    kind, colour = (best.kind, best.colour) if known else (None, None)
+    return Found(kind, colour, (left, top, right, bottom), best.evidence)
 
 
 def judge(reading: Reading, request: SceneRequest) -> Verdict:

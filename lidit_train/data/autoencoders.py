@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lidit_core.checkpoints.lidit import load_vae
 from lidit_core.errors import LiDiTError
@@ -16,13 +16,21 @@ from lidit_core.model.config import LatentFormat
 from lidit_core.paths import SHIPPED_WEIGHTS
 from lidit_core.shipped import find_vae
 
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.vae import DecoderOutput
+    from diffusers.models.modeling_outputs import AutoencoderKLOutput
+
+Kind = TypeVar("Kind", bound=nn.Module)
+
 
 class Autoencoder(Protocol):
     def encode(self, pictures: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> latents (B, C, h, w) before they are normalised."""
+        ...
 
     def decode(self, latents: Tensor) -> Tensor:
         """The inverse, pictures in [0, 1]."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -56,16 +64,22 @@ class DiffusersAutoencoder:
                 f"the autoencoder {folder} is read by diffusers, which is not installed; "
                 "install it with: python -m pip install diffusers"
             ) from error
-        self.model = AutoencoderKL.from_pretrained(folder).to(device).eval()
+        self.model = _placed(AutoencoderKL.from_pretrained(folder), device)
 
     @torch.no_grad()
     def encode(self, pictures: Tensor) -> Tensor:
-        return self.model.encode(2 * pictures - 1).latent_dist.mode()
+        encoded = cast("AutoencoderKLOutput", self.model.encode(2 * pictures - 1))
+        return encoded.latent_dist.mode()
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         latents = latents.to(self.model.device)
-        return (self.model.decode(latents).sample / 2 + 0.5).clamp(0, 1)
+        decoded = cast("DecoderOutput", self.model.decode(latents))
+        return (decoded.sample / 2 + 0.5).clamp(0, 1)
+
+
+def _placed(model: Kind, device: torch.device | str) -> Kind:
+    return model.to(device).eval()
 
 
 def find_autoencoder(name: str, latent: LatentFormat, model: Path | None = None) -> AutoencoderFile:

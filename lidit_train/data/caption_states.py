@@ -60,15 +60,19 @@ class CaptionReader:
         self.spec, self.dtype = spec, dtype if folder else "float32"
         self.encoder = None if given else _encoder(spec, llm, device)
         self.disk = DiskCache(folder, max_bytes=1 << 62) if folder else None
-        self.identity = _noted(folder, spec) if given else self._identify(folder)
+        if self.encoder is None:
+            assert folder is not None  # what is given lies there
+            self.identity = _noted(folder, spec)
+        else:
+            self.identity = self._identify(folder, self.encoder)
 
-    def _identify(self, folder: Path | None) -> str:
+    def _identify(self, folder: Path | None, encoder: PromptEncoder) -> str:
         """The LLM's identity as it will be once loaded, noted beside what is kept."""
         if folder is None:
             return ""
-        model_folder(locate(self.encoder.source))  # a conversion would change the identity
-        identity = self.encoder.identity()
-        if TORCH[self.dtype] != self.encoder.dtype:
+        model_folder(locate(encoder.source))  # a conversion would change the identity
+        identity = encoder.identity()
+        if TORCH[self.dtype] != encoder.dtype:
             identity += f"\0{self.dtype}"
         note = _note(folder, self.spec)
         if not note.is_file() or json.loads(note.read_text())["identity"] != identity:
@@ -85,7 +89,9 @@ class CaptionReader:
 
     def prepare(self, texts: Sequence[str]) -> None:
         """Keep the states of these texts; what is there already is not read again."""
-        absent = self.missing(texts)
+        absent, disk = self.missing(texts), self.disk
+        if disk is None:
+            return
         if absent and self.encoder is None:
             raise LiDiTError(
                 f"the given states of {self.spec.name} lack {len(absent)} captions, the first "
@@ -94,12 +100,12 @@ class CaptionReader:
         for first in range(0, len(absent), CHUNK):
             part = absent[first : first + CHUNK]
             for text, states in zip(part, self._compute(part)):
-                self.disk.put(self._key(text), states)
+                disk.put(self._key(text), states)
             log.info("%s: %d of %d captions read", self.spec.name, first + len(part), len(absent))
         if absent and self.missing(absent):
             raise LiDiTError(
                 f"the states of {len(self.missing(absent))} captions could not be kept in "
-                f"{self.disk.folder}; make room on its disk, or set cache.states to false"
+                f"{disk.folder}; make room on its disk, or set cache.states to false"
             )
 
     def unload(self) -> None:
@@ -117,8 +123,9 @@ class CaptionReader:
     def read_counted(self, texts: Sequence[str]) -> CaptionStates:
         """The states of the texts, and how many tokens of each are read."""
         distinct = list(dict.fromkeys(texts))
-        known = {text: self.kept(text) for text in distinct}
-        fresh = [text for text, states in known.items() if states is None]
+        kept = {text: self.kept(text) for text in distinct}
+        known = {text: states for text, states in kept.items() if states is not None}
+        fresh = [text for text in distinct if text not in known]
         if fresh and self.encoder is None:
             raise LiDiTError(
                 f"the cache has no states of {fresh[0][:60]!r} from {self.spec.name}; it was "
@@ -132,6 +139,7 @@ class CaptionReader:
         return CaptionStates(states, tuple(row.used for row in rows))
 
     def _compute(self, texts: list[str]) -> list[PromptStates]:
+        assert self.encoder is not None  # whoever calls has seen to it
         rows = self.encoder.encoder().encode_rows(texts)
         return [replace(row.cpu(), hidden=row.hidden.cpu().to(TORCH[self.dtype])) for row in rows]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ from .latent_cache import as_pixels, read_picture
 from .prepare import Prepared
 from .sample_draws import Chance, chance
 from .schedule import Row, StepPlan
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,7 @@ class Loader:
         """What was read, with what only the models can add, on the device."""
         latents = fetched.latents
         if latents is None:
+            assert fetched.pictures is not None  # it has one of both
             latents = self._latents(fetched.pictures)
         x = normalise(latents.to(self.device), self.fetcher.spec.latent)
         read = fetched.states
@@ -189,12 +193,12 @@ class Loader:
             None if content is None else content.long().to(self.device),
             ["" if none else text for text, none in zip(fetched.texts, zeroed)],
             {i: [0 if none else n for n, none in zip(c.used, zeroed)] for i, c in read.items()},
-            self._contrasted(fetched, x) if fetched.following else None,
+            self._contrasted(fetched, fetched.following, x) if fetched.following else None,
         )
 
-    def _contrasted(self, fetched: Fetched, x: Tensor) -> Contrasted:
+    def _contrasted(self, fetched: Fetched, following: Following, x: Tensor) -> Contrasted:
         """The velocities of the rows that follow; x (B, C, h, w) are the batch's own latents."""
-        following, spec = fetched.following, self.fetcher.spec
+        spec = self.fetcher.spec
         last = following.shown[None]
         if fetched.latents is None:
             last = self._latents(last)
@@ -208,7 +212,7 @@ class Loader:
         return self.vae.encode(as_pixels(pictures)).float()
 
 
-def _as_it_is(fetched: Fetched) -> Fetched:
+def _as_it_is(fetched: Item) -> Item:
     return fetched
 
 

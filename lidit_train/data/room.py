@@ -38,6 +38,7 @@ def check_room(
     lengths = (-(-len(text.encode()) // LETTERS) for text in missing)
     known = (text_tokens(spec.llms, length)[branch] for length in lengths)
     needed = processes * sum(caption_bytes(spec, branch, t, reader.dtype) for t in known)
+    assert reader.disk is not None  # else nothing is kept, and there is nothing to check
     free = free_disk(reader.disk.folder)
     if needed > free:
         raise LiDiTError(

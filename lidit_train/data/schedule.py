@@ -135,5 +135,5 @@ def _order(seed: int, pool: Pool, lap: int, count: int) -> torch.Tensor:
 
 
 def _draw(weights: Sequence[float] | np.ndarray, g: torch.Generator) -> int:
-    weights = torch.as_tensor(np.asarray(weights, dtype=np.float64))
-    return int(torch.multinomial(weights, 1, generator=g))
+    shares = torch.as_tensor(np.asarray(weights, dtype=np.float64))
+    return int(torch.multinomial(shares, 1, generator=g))

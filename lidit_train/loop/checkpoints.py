@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
+import torch.distributed.checkpoint.state_dict_loader as loader
+import torch.distributed.checkpoint.state_dict_saver as saver
 from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -57,7 +58,7 @@ class Checkpoints:
             self._clear(beside)
         self.accelerator.wait_for_everyone()
         try:
-            _quietly(dcp.save, state, checkpoint_id=beside)
+            _quietly(saver.save, state, checkpoint_id=beside)
             save_file(_random_state(), beside / f"random-{self.accelerator.process_index}")
             if self.accelerator.is_main_process:
                 (beside / NUMBERS).write_text(json.dumps(numbers))
@@ -99,7 +100,7 @@ class Checkpoints:
             LiDiTError: it is damaged, or of another model or optimiser.
         """
         try:
-            _quietly(dcp.load, state, checkpoint_id=path)
+            _quietly(loader.load, state, checkpoint_id=path)
             random = path / f"random-{self.accelerator.process_index}"
             if random.is_file():  # with more processes than before, new ones have none
                 _set_random_state(load_file(random))
@@ -160,7 +161,7 @@ def _quietly(function, *arguments, **options) -> None:
         function(*arguments, **options)
 
 
-def _cause(error: Exception) -> str:
+def _cause(error: BaseException) -> str:
     """The reason of one process among those that a CheckpointException collects."""
     if isinstance(error, CheckpointException) and error.failures:
         return first_line(next(iter(error.failures.values()))[0])

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -45,7 +45,7 @@ class Losses:
 
     def state(self, accelerator: Accelerator) -> dict[str, Any]:
         """The sums over all processes, as JSON; every process must ask."""
-        sums = accelerator.reduce(self.sums, "sum").tolist()
+        sums = cast(Tensor, accelerator.reduce(self.sums, "sum")).tolist()
         own = {"loss": self.loss, "norm": self.norm, "steps": self.steps, "images": self.images}
         return {"sums": sums, **own}
 
@@ -60,7 +60,7 @@ class Losses:
 
     def line(self, accelerator: Accelerator) -> dict[str, Any]:
         """Means over all processes; a bin without a sample is left out."""
-        sums = accelerator.reduce(self.sums, "sum")
+        sums = cast(Tensor, accelerator.reduce(self.sums, "sum"))
         named = {
             f"loss {n / self.bins:.2g}-{(n + 1) / self.bins:.2g}": round(float(error / count), 6)
             for n, (error, count) in enumerate(sums.T.tolist())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -57,7 +58,8 @@ class LongestPrompts:
         if self.tokens is None:
             return None
         mine = [self.tokens.get(name, UNREAD) for name in self.names]
-        every = accelerator.gather(torch.tensor([mine], device=accelerator.device))
+        ours = torch.tensor([mine], device=accelerator.device)
+        every = cast(torch.Tensor, accelerator.gather(ours))
         longest = zip(self.names, every.amax(0).tolist())
         self.tokens = {name: count for name, count in longest if count != UNREAD}
         return self.tokens

@@ -40,12 +40,12 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    self._update(p, group)
+                    self._update(p, p.grad, group)
 
-    def _update(self, p: nn.Parameter, group: dict) -> None:
+    def _update(self, p: nn.Parameter, grad: Tensor, group: dict) -> None:
         velocity = self.state[p].setdefault("velocity", torch.zeros_like(p))
-        velocity.lerp_(p.grad, 1 - group["momentum"])
-        direction = p.grad.lerp(velocity, group["momentum"])  # Nesterov's
+        velocity.lerp_(grad, 1 - group["momentum"])
+        direction = grad.lerp(velocity, group["momentum"])  # Nesterov's
         update = orthogonalised(whole(direction).flatten(1)).view(p.shape)
         rows, columns = update.flatten(1).shape
         p.mul_(1 - group["lr"] * group["weight_decay"])

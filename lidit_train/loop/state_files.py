@@ -45,7 +45,7 @@ class StateFiles:
         if state is None or fallen >= (rises := self._factor(state["step"])):
             return state
         before = load_state(self.before)
-        tell_longer(state["step"], fallen, rises, before and before["step"])
+        tell_longer(state["step"], fallen, rises, None if before is None else before["step"])
         return before or state
 
     def _factor(self, step: int) -> float:

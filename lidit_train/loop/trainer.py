@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -108,7 +108,7 @@ class Trainer:
         for optimiser in self.optimisers:
             optimiser.zero_grad()
         self.step += 1
-        return self.accelerator.reduce(loss, "mean").item(), norm
+        return cast(torch.Tensor, self.accelerator.reduce(loss, "mean")).item(), norm
 
     def _backward(self, batch: Batch, losses: Losses) -> torch.Tensor:
         """Gradients of the whole share, a micro batch at a time; this process's loss."""

@@ -84,4 +84,5 @@ def _latents(recipe: Recipe, spec: InputSpec, loads, counts: Sequence[Count]):
 
 
 def _sum(counts: Sequence[int | None]) -> int | None:
-    return None if None in counts else sum(counts)
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None

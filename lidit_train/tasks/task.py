@@ -38,6 +38,7 @@ class Task(Protocol):
 
     def learner(self, ready: Prepared) -> Learner:
         """The model with its first weights, on the CPU, and what is not trained frozen."""
+        ...
 
     def save(
         self,
@@ -56,6 +57,7 @@ class Task(Protocol):
 
     def plan(self, folder: Path) -> str:
         """What `--print-plan` shows: memory, operations, time and disk of the run."""
+        ...
 
 
 def open_task(recipe: Recipe) -> Task:
@@ -74,7 +76,7 @@ def open_task(recipe: Recipe) -> Task:
 
 def _tasks() -> Iterator[tuple[str, str]]:
     """Every value of ``trains``, and the folder that serves it."""
-    package = import_module(__package__)
+    package = import_module(__name__.rpartition(".")[0])
     for module in pkgutil.iter_modules(package.__path__):
         if module.ispkg:
             for trains in import_module(f".{module.name}", __package__).TRAINS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 
 from lidit_core.errors import LiDiTError
 
@@ -31,5 +32,6 @@ def refuse(recipe: Recipe, fields: Mapping[str, str]) -> None:
 
 def _left_out(record: object, name: str) -> object:
     """The value that a field has in a recipe that leaves it out."""
+    assert is_dataclass(record)  # as every part of a recipe
     default = type(record).__dataclass_fields__[name]
     return default.default_factory() if callable(default.default_factory) else default.default

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lidit_core.model.vae import Block
+from lidit_core.model.vae import Block, bias_of, convolution
 
 
 @torch.no_grad()
@@ -37,7 +37,7 @@ def revive(model: nn.Module, x: Tensor) -> int:
     for block in blocks:
         for i in (0, 2):
             silent = responses[block.conv[i + 1]] <= 0
-            _start_afresh(block.conv[i], block.conv[i + 2], silent)
+            _start_afresh(convolution(block.conv, i), convolution(block.conv, i + 2), silent)
             dead += int(silent.sum())
     return dead
 
@@ -47,5 +47,5 @@ def _start_afresh(unit: nn.Conv2d, reader: nn.Conv2d, chosen: Tensor) -> None:
     drawn = torch.empty_like(unit.weight)
     nn.init.kaiming_normal_(drawn, nonlinearity="relu")
     unit.weight[chosen] = drawn[chosen]
-    unit.bias[chosen] = 0
+    bias_of(unit)[chosen] = 0
     reader.weight[:, chosen] = 0

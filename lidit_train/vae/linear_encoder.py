@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lidit_core.model.vae import CHANNELS, DOWNSAMPLING, TinyAutoencoder
+from lidit_core.model.vae import CHANNELS, DOWNSAMPLING, TinyAutoencoder, bias_of, convolution
 
 BYPASSED = tuple(f"encoder.{i}" for i in (1, 3, 4, 5, 7, 8, 9, 11, 12, 13))  # all of its blocks
 RMS = 0.5  # of the latents: TAESD's decoder bends what is beyond 3
@@ -42,15 +42,16 @@ def set_linear_encoder(model: TinyAutoencoder, weight: Tensor, offset: Tensor) -
     encoder = model.taesd_encoder
     for parameter in encoder.parameters():
         parameter.zero_().requires_grad_(False)
-    encoder[0].weight[:3, :, 1, 1] = torch.eye(3)
-    _space_to_depth(encoder[2].weight, 3)
-    _space_to_depth(encoder[6].weight, 12)
+    convolution(encoder, 0).weight[:3, :, 1, 1] = torch.eye(3)
+    _space_to_depth(convolution(encoder, 2).weight, 3)
+    _space_to_depth(convolution(encoder, 6).weight, 12)
+    mirrored, joined = convolution(encoder, 10), convolution(encoder, 14)
     last = _as_last_step(weight).bfloat16().float()  # (16, 48, 2, 2)
-    encoder[10].weight[:CHANNELS, :48, 1:, 1:] = last
-    encoder[10].weight[CHANNELS : 2 * CHANNELS, :48, 1:, 1:] = -last
-    encoder[14].weight[:, :CHANNELS, 1, 1] = torch.eye(CHANNELS)
-    encoder[14].weight[:, CHANNELS : 2 * CHANNELS, 1, 1] = -torch.eye(CHANNELS)
-    encoder[14].bias.copy_(offset.bfloat16().float())
+    mirrored.weight[:CHANNELS, :48, 1:, 1:] = last
+    mirrored.weight[CHANNELS : 2 * CHANNELS, :48, 1:, 1:] = -last
+    joined.weight[:, :CHANNELS, 1, 1] = torch.eye(CHANNELS)
+    joined.weight[:, CHANNELS : 2 * CHANNELS, 1, 1] = -torch.eye(CHANNELS)
+    bias_of(joined).copy_(offset.bfloat16().float())
 
 
 def _space_to_depth(weight: Tensor, channels: int) -> None:

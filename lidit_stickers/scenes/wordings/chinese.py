@@ -127,7 +127,9 @@ def mixed(request: SceneRequest, rng: Random) -> str:
     else:
         scene = rng.choice((", ", " and ", " with ")).join(groups)
     if request.background is not None:
-        forms = [(BACKGROUNDS, chinese.COLOUR_WORDS[request.background])]
+        forms: list[tuple[tuple[str, ...], str]] = [
+            (BACKGROUNDS, chinese.COLOUR_WORDS[request.background])
+        ]
         forms.append((english.BACKGROUND_WORDS, request.background))
         templates, bg = rng.choice(forms)
         scene = rng.choice(templates).format(scene=scene, bg=bg)

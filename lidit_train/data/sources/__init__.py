@@ -43,9 +43,11 @@ class PictureSource(Protocol):
 
     def key(self, index: int) -> str:
         """What tells this picture from every other, and from itself after a change."""
+        ...
 
     def captions(self, index: int) -> Sequence[tuple[str, float]]:
         """Its captions and how often each is read, relative to one another; at least one."""
+        ...
 
     def picture(self, index: int, size: tuple[int, int]) -> Image.Image:
         """The picture as RGB; one that can be drawn at any size, at this (width, height).
@@ -53,6 +55,7 @@ class PictureSource(Protocol):
         Raises:
             OSError, or what Pillow raises: it cannot be decoded.
         """
+        ...
 
     def content(self, index: int, rows: int, columns: int) -> np.ndarray | None:
         """What each patch of the picture shows, (rows, columns) uint8, or None if not known."""

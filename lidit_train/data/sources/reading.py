@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -29,7 +29,7 @@ _TURNS = {  # EXIF's orientation: how the pixels are brought upright
 }
 
 
-def header_size(file: Path | BinaryIO) -> tuple[int, int]:
+def header_size(file: Path | IO[bytes]) -> tuple[int, int]:
     """Width and height of the upright picture, from its header alone.
 
     ``UNREADABLE``, or ``TOO_LARGE`` where Pillow takes the size for a decompression bomb.

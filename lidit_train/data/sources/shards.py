@@ -93,7 +93,7 @@ class ShardSource:
         for reason, mask in faults(rows["size"], rows["captions"][..., 1], data).items():
             kept &= ~mask
             for i in np.flatnonzero(mask):
-                left_out.add(reason, printable(f"{self.shards[place].name}: {index.keys[i]}"))
+                left_out.add(reason, printable(f"{self.shards[place].name}: {index.keys[int(i)]}"))
         rows["shard"] = place
         return rows[kept]
 

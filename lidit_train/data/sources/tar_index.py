@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -118,7 +119,7 @@ def _samples(
             extension = split(member.name)[1]
             if extension in PICTURES and picture is None:
                 picture = member.offset_data, member.size
-                size = header_size(tar.extractfile(member))
+                size = header_size(_opened(tar, member))
             elif extension in extensions and extension not in captions:
                 captions[extension] = _caption(tar, member)
         if picture is not None:
@@ -130,8 +131,14 @@ def _samples(
 
 def _caption(tar: tarfile.TarFile, member: tarfile.TarInfo) -> tuple[int, int]:
     """First byte and length, or why there is none."""
-    length = read_caption(tar.extractfile(member).read())[1]
+    length = read_caption(_opened(tar, member).read())[1]
     return member.offset_data, member.size if length > 0 else length
+
+
+def _opened(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    file = tar.extractfile(member)
+    assert file is not None  # `_members` gives files alone
+    return file
 
 
 def _members(tar: tarfile.TarFile, shard: Shard, left_out: LeftOut) -> Iterator[tarfile.TarInfo]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +15,15 @@ from lidit_core.errors import LiDiTError
 from .target import AdapterTarget
 
 
-class BaseText(Protocol):
+class BaseText(nn.Module):
+    """The text encoders of a base."""
+
+    @abstractmethod
     def read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
         """The U-Net's context (B, K, width), and its pooled text (B, width) where it wants one."""
 
 
-class StandInText(nn.Module):
+class StandInText(BaseText):
     def __init__(self, path: Path) -> None:
         super().__init__()
         config, tensors = read_standin(path)
@@ -33,20 +36,21 @@ class StandInText(nn.Module):
         return self.encoder.read(list(texts)), None
 
 
-class CLIPText(nn.Module):
+class CLIPText(BaseText):
     """One CLIP of SD1.5, or both of SDXL, from a diffusers folder."""
 
     def __init__(self, folder: Path, both: bool) -> None:
         from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
         super().__init__()
-        options = {"local_files_only": True}
-        self.tokenizers = [CLIPTokenizer.from_pretrained(folder / "tokenizer", **options)]
-        encoders = [CLIPTextModel.from_pretrained(folder / "text_encoder", **options)]
+        tokenizer, encoder = folder / "tokenizer", folder / "text_encoder"
+        self.tokenizers = [CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True)]
+        encoders: list[nn.Module] = [CLIPTextModel.from_pretrained(encoder, local_files_only=True)]
         if both:
-            self.tokenizers.append(CLIPTokenizer.from_pretrained(folder / "tokenizer_2", **options))
+            tokenizer, encoder = folder / "tokenizer_2", folder / "text_encoder_2"
+            self.tokenizers.append(CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True))
             encoders.append(
-                CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder_2", **options)
+                CLIPTextModelWithProjection.from_pretrained(encoder, local_files_only=True)
             )
         self.encoders = nn.ModuleList(encoders)
 
@@ -87,7 +91,7 @@ def find_base_text(target: AdapterTarget, folder: str) -> Path:
     return path
 
 
-def base_text(target: AdapterTarget, folder: str) -> nn.Module:
+def base_text(target: AdapterTarget, folder: str) -> BaseText:
     """The text encoders of a base."""
     path = find_base_text(target, folder)
     return CLIPText(path, both=bool(target.shape.adm)) if path.is_dir() else StandInText(path)

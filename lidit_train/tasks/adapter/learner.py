@@ -5,7 +5,9 @@ Every batch is shared out among the adapter's modes, row by row, so that one fil
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +23,10 @@ from ...batch import Batch, Shown
 from ...learner import Learner
 from ..denoising import denoise
 from .base_text import BaseText
+from .unet import CrossAttention, cross_attention
+
+if TYPE_CHECKING:
+    from .unet import UNet2DConditionModel
 
 LLM = 0  # the only branch
 STEPS, GUIDANCE = 25, 5.0  # of validations, unless the recipe says otherwise
@@ -42,7 +48,12 @@ class AddedPath:
         self.learner, self.index = learner, index
 
     def __call__(
-        self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **_
+        self,
+        attn,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **_,
     ) -> Tensor:
         reading, layer = self.learner.reading, self.learner.adapter.layers[self.index]
         if reading is None:
@@ -53,7 +64,13 @@ class AddedPath:
         return attn.to_out[0](own + added)
 
 
-def _own(attn, x: Tensor, context: Tensor, mask: Tensor | None, scale=1.0) -> Tensor:
+def _own(
+    attn,
+    x: Tensor,
+    context: Tensor | None,
+    mask: Tensor | None,
+    scale: Tensor | float = 1.0,
+) -> Tensor:
     """The layer's own path (B, N, D) before its output map, its values scaled."""
     k, v = attn.to_k(context), attn.to_v(context) * scale
     mask = None if mask is None else mask[:, None]
@@ -72,7 +89,7 @@ class AdapterLearner(Learner):
 
     def __init__(
         self,
-        unet: nn.Module,
+        unet: UNet2DConditionModel,
         adapter: LLMDiffAdapter,
         layers: list[str],
         prediction: str,
@@ -93,16 +110,19 @@ class AdapterLearner(Learner):
             unet.enable_gradient_checkpointing()
             unet.train()  # diffusers checkpoints only then; no layer of it behaves otherwise
 
-    def adapted(self) -> list[nn.Module]:
+    def adapted(self) -> list[CrossAttention]:
         """The U-Net's cross-attention layers, as the adapter orders them."""
-        return [self.unet.get_submodule(f"{name}.attn2") for name in self.names]
+        return [cross_attention(self.unet, name) for name in self.names]
 
     def noted(self) -> dict[str, float]:
         """The Langevin noise's deviation over all blocks, which the loss tends to drive to 0."""
         return {"langevin noise": float(self.adapter.langevin.deviations.square().sum().sqrt())}
 
     def blocks(self) -> list[nn.Module]:
-        return [*self.unet.down_blocks, self.unet.mid_block, *self.unet.up_blocks]
+        return cast(
+            "list[nn.Module]",
+            [*self.unet.down_blocks, self.unet.mid_block, *self.unet.up_blocks],
+        )
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         seed = _seed_of(batch)
@@ -118,8 +138,8 @@ class AdapterLearner(Learner):
         self,
         z: Tensor,
         t: Tensor,
-        states: LLMStates,
-        texts: list[str],
+        states: LLMStates | None,
+        texts: Sequence[str],
         generator: torch.Generator | None = None,
         mode: str = "",
         first: int = 0,
@@ -133,6 +153,7 @@ class AdapterLearner(Learner):
         """
         if mode == "base":
             return self._base(z, t, texts)
+        assert states is not None  # which mode base alone does not read
         if mode:
             self.adapter.check_mode(mode)
         noisy = generator is not None
@@ -165,12 +186,13 @@ class AdapterLearner(Learner):
 
         def predict(z: Tensor, t: Tensor) -> Tensor:
             both = self.predict(z.repeat(2, 1, 1, 1), t.repeat(2), states, texts, mode=mode)
-            return guided(*both.chunk(2), guidance or GUIDANCE)
+            asked, unasked = both.chunk(2)
+            return guided(asked, unasked, guidance or GUIDANCE)
 
         times = sampling_times(self.prediction, steps or STEPS, shift=1.0)
         return euler_steps(predict, noise, self.prediction, times)
 
-    def _base(self, z: Tensor, t: Tensor, texts: list[str]) -> Tensor:
+    def _base(self, z: Tensor, t: Tensor, texts: Sequence[str]) -> Tensor:
         """The checkpoint as it was."""
         if self.own is None:
             raise LiDiTError(
@@ -187,14 +209,15 @@ class AdapterLearner(Learner):
             extra["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": _sizes(z)}
         return self.unet(z, t, context, encoder_attention_mask=seen, **extra).sample
 
-    def _condition(self, text: AdapterText, texts: list[str], replaced: Tensor):
+    def _condition(self, text: AdapterText, texts: Sequence[str], replaced: Tensor):
         """Context (B, K, width), which of it is seen (B, K), and the pooled text or None."""
         mine = pooled = None
         if bool(replaced.any()):
             mine = self.adapter.context(text)
             pooled = self.adapter.pooled(text) if self.pooled else None
-        if bool(replaced.all()):
+        if mine is not None and bool(replaced.all()):
             return mine, _some(text.seen), pooled
+        assert self.own is not None  # where a row is in mode add
         with torch.no_grad():
             own, own_pooled = self.own.read(texts)
         everywhere = torch.ones(own.shape[:2], dtype=torch.bool, device=own.device)
@@ -205,6 +228,7 @@ class AdapterLearner(Learner):
         context = torch.where(which[..., None], _padded(mine, length), _padded(own, length))
         seen = torch.where(which, _padded(_some(text.seen), length), _padded(everywhere, length))
         if self.pooled:
+            assert pooled is not None and own_pooled is not None  # both are SDXL's
             pooled = torch.where(which, pooled, own_pooled)
         return context, seen, pooled
 

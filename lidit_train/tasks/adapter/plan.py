@@ -86,6 +86,8 @@ class AdapterPlan:
 def make_adapter_plan(
     recipe: Recipe, target: AdapterTarget, folder: str | Path = ".", device: Device | None = None
 ) -> AdapterPlan:
+    options = recipe.adapter
+    assert options is not None  # `make_task` has seen to it
     spec = input_spec(target)
     tokens = text_tokens(spec.llms)
     loads = stage_loads(recipe, spec, tokens)
@@ -96,9 +98,9 @@ def make_adapter_plan(
         recipe,
         target,
         device or find_device(recipe.hardware.device),
-        llm_size(target.adapter.llm, recipe.adapter.llm),
+        llm_size(target.adapter.llm, options.llm),
         _numbers(adapter),
-        tuple(unet_cost(target.shape, s, recipe.adapter.token_budget, adapter) for s in sides),
+        tuple(unet_cost(target.shape, s, options.token_budget, adapter) for s in sides),
         loads,
         kept,
         caption_bytes(spec, LLM, tokens[LLM], recipe.cache.dtype),

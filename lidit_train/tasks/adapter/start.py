@@ -26,11 +26,11 @@ def begin_adapter(
     recipe: Recipe, target: AdapterTarget, states: LLMStates | None = None
 ) -> AdapterLearner:
     """Args: states: of some captions, from which the added projections start; None = at random."""
+    options = recipe.adapter
+    assert options is not None  # `make_task` has seen to it
     torch.manual_seed(recipe.seed)
     adapter = LLMDiffAdapter(target.adapter).initialise()
-    learner = learner_of(
-        target, adapter, recipe.adapter.text_encoders, recipe.compute.checkpointing
-    )
+    learner = learner_of(target, adapter, options.text_encoders, recipe.compute.checkpointing)
     with torch.no_grad():
         for layer, own in zip(adapter.layers, learner.adapted()):
             layer.q.weight.copy_(own.to_q.weight)

@@ -70,14 +70,15 @@ class AdapterTask:
     checkpoint = None
 
     def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
-        self.target = adapter_target(recipe.adapter)
+        assert recipe.adapter is not None  # `make_task` has seen to it
+        self.recipe, self.options = recipe, recipe.adapter
+        self.target = adapter_target(self.options)
         self.spec = input_spec(self.target)
-        self.llms: Mapping[str, str] = {self.target.adapter.llm.name: recipe.adapter.llm}
+        self.llms: Mapping[str, str] = {self.target.adapter.llm.name: self.options.llm}
 
     def check_files(self) -> None:
-        if "add" in self.recipe.adapter.modes:
-            find_base_text(self.target, self.recipe.adapter.text_encoders)
+        if "add" in self.options.modes:
+            find_base_text(self.target, self.options.text_encoders)
 
     def learner(self, ready: Prepared) -> AdapterLearner:
         states = None

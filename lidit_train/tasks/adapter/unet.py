@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ from lidit_core.unet.shape import UNET_KEY, unet_shape
 
 from .unet_file import UNetFile, find_unet
 from .unet_names import SIZE_WIDTH, diffusers_config, names
+
+if TYPE_CHECKING:
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 V_PRED = "v_pred"  # an empty tensor of this name marks a checkpoint that predicts v
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v"}  # diffusers' -> ours
@@ -35,11 +38,24 @@ BUILT = {  # fields of diffusers' configuration that no tensor tells, as we and 
 }
 
 
+class CrossAttention(Protocol):
+    """diffusers' attention layer, as far as it is used."""
+
+    to_q: nn.Linear
+
+    def set_processor(self, processor: Callable[..., Tensor]) -> None: ...
+
+
+def cross_attention(unet: nn.Module, layer: str) -> CrossAttention:
+    """Of a layer by diffusers' name."""
+    return cast(CrossAttention, unet.get_submodule(f"{layer}.attn2"))
+
+
 @dataclass(frozen=True)
 class BaseUNet:
     """diffusers' U-Net with the weights of a file, and what that file is."""
 
-    unet: nn.Module  # UNet2DConditionModel, in eval mode
+    unet: UNet2DConditionModel  # in eval mode
     shape: UNetShape
     prediction: str  # "eps" or "v"
     zero_snr: bool  # trained with a last step of pure noise (arXiv 2305.08891)
@@ -55,7 +71,7 @@ class BaseUNet:
         for ldm, diffusers in sorted(names(self.shape).items()):
             tensor = tensors[ldm if self.file.layout == "ldm" else diffusers].contiguous()
             digest.update(f"{ldm} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.flatten().view(torch.uint8).numpy())
+            digest.update(tensor.flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
 
@@ -80,8 +96,8 @@ def read_unet(
     return BaseUNet(unet, shape, predicted, zero_snr, file)
 
 
-def build_unet(shape: UNetShape, device: torch.device | str = "cpu") -> nn.Module:
-    """diffusers' UNet2DConditionModel, with random weights."""
+def build_unet(shape: UNetShape, device: torch.device | str = "cpu") -> UNet2DConditionModel:
+    """diffusers' U-Net, with random weights."""
     try:
         from diffusers import UNet2DConditionModel
     except ImportError as error:
@@ -94,7 +110,7 @@ def build_unet(shape: UNetShape, device: torch.device | str = "cpu") -> nn.Modul
 
 
 def write_ldm(
-    unet: nn.Module,
+    unet: UNet2DConditionModel,
     path: str | Path,
     metadata: Mapping[str, str],
     extra_tensors: Mapping[str, Tensor] | None = None,

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from lidit_core.llmdiff.adapter import AdapterText, AddedAttention, LLMDiffAdapter
 from lidit_core.unet.families import UNetShape, cross_attention_layers
 
 from .target import pooled_width
-from .unet import build_unet
+from .unet import build_unet, cross_attention
+
+if TYPE_CHECKING:
+    from .unet import UNet2DConditionModel
 
 META = torch.device("meta")
 
@@ -89,7 +93,7 @@ class _EveryToken(AdapterText):
 
 
 def _fuse_attention(
-    unet: nn.Module, shape: UNetShape, tokens: int, adapter: LLMDiffAdapter | None
+    unet: UNet2DConditionModel, shape: UNetShape, tokens: int, adapter: LLMDiffAdapter | None
 ) -> None:
     unet.set_attn_processor(_Fused())
     if adapter is None:
@@ -97,13 +101,13 @@ def _fuse_attention(
     read = torch.empty(1, tokens, adapter.config.token_width, requires_grad=True, device=META)
     text = _EveryToken(read, torch.ones(1, tokens, dtype=torch.bool, device=META))
     for index, place in enumerate(cross_attention_layers(shape)):
-        attn = unet.get_submodule(f"{place.diffusers}.attn2")
+        attn = cross_attention(unet, place.diffusers)
         attn.set_processor(_Fused(adapter.layers[index], index, text))
 
 
 def _inputs(shape: UNetShape, side: int, tokens: int) -> dict:
     """Of which only the text has a gradient, as the U-Net's first layers need keep nothing."""
-    inputs = {
+    inputs: dict[str, Tensor | dict[str, Tensor]] = {
         "sample": torch.empty(1, shape.in_channels, side, side, device=META),
         "timestep": torch.empty(1, device=META),
         "encoder_hidden_states": torch.empty(

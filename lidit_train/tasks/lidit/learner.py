@@ -8,12 +8,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lidit_core.diffusion.sampling import sample
-from lidit_core.model.dit import LiDiT, run_block
+from lidit_core.model.dit import LiDiT, LiDiTBlock, run_block
 
 from ...batch import Batch, Shown
 from ...learner import Learner
 from ...recipe import Content, Contrast
 from ..denoising import denoise
+from .lora import LoraAdapter
 
 
 class LiDiTLearner(Learner):
@@ -23,6 +24,8 @@ class LiDiTLearner(Learner):
         checkpointing: the blocks' activations are computed again in the backward pass.
         contrast: its batches are `Batch.contrasted`.
     """
+
+    lora: LoraAdapter  # where the recipe trains one
 
     def __init__(
         self,
@@ -52,7 +55,7 @@ class LiDiTLearner(Learner):
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         seen: dict[int, Tensor] = {}
 
-        def watched(index: int, block: nn.Module, x: Tensor, *rest) -> Tensor:
+        def watched(index: int, block: LiDiTBlock, x: Tensor, *rest) -> Tensor:
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(run_block, index, block, x, *rest, use_reentrant=False)
             else:
@@ -66,10 +69,12 @@ class LiDiTLearner(Learner):
 
         output, errors = denoise(self.model.config.prediction, batch, predict)
         loss = errors.mean()
-        if self.names is not None:
+        if self.names is not None and self.content is not None:
+            assert batch.content is not None  # a recipe that teaches it has it read
             logits = self.names(seen[self.content.block])  # (B, N, classes)
             named = F.cross_entropy(logits.flatten(0, 1), batch.content.flatten())
             loss = loss + self.content.weight * named
         if self.contrast is not None:
+            assert batch.contrasted is not None  # as above
             loss = loss - self.contrast.weight * batch.contrasted.errors(output).mean()
         return loss, errors.detach()

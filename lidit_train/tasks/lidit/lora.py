@@ -47,11 +47,12 @@ class LoraAdapter(nn.ModuleDict):
     """
 
     def __init__(self, layers: Mapping[str, nn.Linear], lora: Lora) -> None:
-        super().__init__({name.replace(".", "/"): LowRank(x, lora) for name, x in layers.items()})
+        pairs = {name.replace(".", "/"): LowRank(x, lora) for name, x in layers.items()}
+        super().__init__(pairs)
         self.lora = lora
         self.handles = [
             layer.register_forward_hook(pair.hook)
-            for layer, pair in zip(layers.values(), self.values())
+            for layer, pair in zip(layers.values(), pairs.values())
         ]
 
     def remove(self) -> None:

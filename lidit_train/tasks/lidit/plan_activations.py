@@ -83,7 +83,7 @@ class _Saved:
     def _input(self, layer: str, rows: int, numbers: int | None = None) -> int:
         """A layer's input, where its weights learn, and the inner vectors of its LoRA."""
         kept = self.trained.learns(layer) * self.c * (numbers or self.numbers(rows))
-        inner = self.trained.lora.rank if self.trained.adapted(layer) else 0
+        inner = self.trained.rank(layer)
         return kept + inner * self.batch * rows * self.c
 
     def _norm(self, rows: int, output: bool) -> int:

@@ -68,7 +68,7 @@ def training_flops(
         total += product.flops * (1 + again + _backward(product, trained, flows))
         if trained.adapted(product.name) and product.name in layers:
             rows = product.flops // (2 * layers[product.name][0] * layers[product.name][1])
-            total += (3 + again) * 2 * rows * trained.lora.rank * sum(layers[product.name])
+            total += (3 + again) * 2 * rows * trained.rank(product.name) * sum(layers[product.name])
     return total
 
 

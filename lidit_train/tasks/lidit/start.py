@@ -46,8 +46,10 @@ def configuration(recipe: Recipe) -> LiDiTConfig:
 
 def _longest_before(model: Model, config: LiDiTConfig) -> tuple[LLMSpec, ...]:
     """Each LLM with the longest prompt that its branch has seen so far: 0 where it starts anew."""
-    before = read_config(checkpoint_path(model)) if model.checkpoint else None
-    fresh = _changed(config, before) if before else range(len(config.llms))
+    if not model.checkpoint:
+        return tuple(replace(spec, longest_prompt=0) for spec in config.llms)
+    before = read_config(checkpoint_path(model))
+    fresh = _changed(config, before)
     return tuple(
         replace(spec, longest_prompt=0 if i in fresh else before.llms[i].longest_prompt)
         for i, spec in enumerate(config.llms)

@@ -40,6 +40,10 @@ class Trained:
         parts = self.lora.layers if self.lora else ()
         return any(layer == part or layer.startswith(part + ".") for part in parts)
 
+    def rank(self, layer: str) -> int:
+        """Of the linear layer's LoRA; 0 = it has none."""
+        return self.lora.rank if self.lora and self.adapted(layer) else 0
+
     def learns(self, layer: str) -> bool:
         """Whether a gradient is wanted for anything in this layer."""
         return self.weight(f"{layer}.weight") or self.adapted(layer)
@@ -118,7 +122,7 @@ def count_weights(
     """
     shapes, sizes = weight_shapes(config), weight_sizes(config)
     layers = linear_layers(config)
-    added = {f"{k}.lora": trained.lora.rank * sum(layers[k]) for k in layers if trained.adapted(k)}
+    added = {f"{k}.lora": trained.rank(k) * sum(layers[k]) for k in layers if trained.adapted(k)}
     own = {name: size for name, size in sizes.items() if trained.weight(name)}
     read = reads(config, branches, fused)
     stepped = {name: size for name, size in {**own, **added}.items() if read(name)}
