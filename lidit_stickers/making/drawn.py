@@ -10,7 +10,7 @@ from ..source import StickerSource
 
 
 def drawn_scene(source: StickerSource, index: int, size: tuple[int, int]) -> Tensor:
-    """(3, H, W) uint8 at a size, (width, height)."""
+    """Draw a scene as (3, H, W) uint8 at a size, (width, height)."""
     picture = read_picture(source, index, size)
     assert picture is not None  # only a file can be one that cannot be decoded
     return picture
