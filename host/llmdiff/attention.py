@@ -83,7 +83,7 @@ class AddedPaths:
             options[self.query] = n
         gate = self.gates.base[index]
         if call.replaced is not None and gate != 1 and len(value) == len(call.replaced):
-            value = _scaled(value, call.replaced, gate, call.context_length)
+            value = _scaled(value, call, gate)
         return n, context, value
 
     def after(self, n: Tensor, options: dict) -> Tensor:
@@ -114,10 +114,11 @@ def _place(options: dict) -> Place:
     return (*options["block"], options["block_index"])
 
 
-def _scaled(value: Tensor, replaced: Tensor, gate: float, length: int) -> Tensor:
+def _scaled(value: Tensor, call: Call, gate: float) -> Tensor:
     """The text of the values with φ(c), and nothing that another patch has put in, scaled."""
-    factor = torch.where(replaced, gate, 1.0).to(value.dtype)
-    own, others = value[:, :length], value[:, length:]
+    assert call.replaced is not None  # whoever calls has asked
+    factor = torch.where(call.replaced, gate, 1.0).to(value.dtype)
+    own, others = value[:, : call.context_length], value[:, call.context_length :]
     return torch.cat([own * factor, others], dim=1)
 
 
