@@ -128,3 +128,12 @@ def test_files_are_short_and_folders_are_not_full():
 
 def count_lines(path: Path) -> int:
     return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def test_no_other_folder_takes_the_workflows_place():
+    """ComfyUI serves a pack's templates from the first of these that there is, ours being last.
+
+    See `app/custom_node_manager.py` there.
+    """
+    names = ("example_workflows", "example", "examples", "workflow", "workflows")
+    assert [name for name in names if (ROOT / name).exists()] == ["workflows"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-TOY = ROOT / "examples" / "toy.py"
+TOY = ROOT / "docs" / "toy.py"
 
 
 def test_it_prints_shares_and_drawings():
