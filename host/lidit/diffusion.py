@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor, nn
 
 from ...lidit_core.errors import LiDiTError
-from ...lidit_core.model.dit import LiDiT, LiDiTBlock, run_block
+from ...lidit_core.model.config import LiDiTConfig
+from ...lidit_core.model.dit import LiDiT, LiDiTBlock
 from ...lidit_core.model.text_side import TextContext
 from ..attention import attend
 from ..keys import TEXT
 from .conds import ModelText
+from .patches import PatchedAttention, check_patches
+
+UNET_PARTS = ("input_blocks", "middle_block", "output_blocks", "model_channels")
+
+
+class NotAUNet(LiDiTError, AttributeError, KeyError):
+    """A node asked for a part of a U-Net; who only looks whether it is there is told no."""
+
+    def __init__(self, part: str) -> None:
+        super().__init__(
+            f"a node asks this model for {part!r}, a part of a U-Net that a LI-DiT, a transformer, "
+            "does not have; take that node out (FreeU and Self-Attention Guidance are such nodes)"
+        )
+
+    __str__ = Exception.__str__  # KeyError's would put it in quotes
+
+
+class NoUNet(dict):
+    """The host's description of a U-Net, for a model that is none."""
+
+    def __missing__(self, part: str):
+        raise NotAUNet(part)
 
 
 class HostLiDiT(LiDiT):
@@ -23,6 +47,12 @@ class HostLiDiT(LiDiT):
     def __init__(self, config, dtype=None, device=None, operations=nn) -> None:
         super().__init__(config, operations, dtype, device)
         self.dtype = dtype
+        self.in_channels = self.channels  # stock nodes read it
+
+    def __getattr__(self, name: str) -> Any:
+        if name in UNET_PARTS:
+            raise NotAUNet(name)
+        return super().__getattr__(name)
 
     def forward(
         self,
@@ -35,6 +65,8 @@ class HostLiDiT(LiDiT):
     ) -> Tensor:
         """x (B, C, H, W) in the dtype to compute in; timestep (B,) in [0, 1000]."""
         wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, transformer_options)
+        if wrappers:  # they may write into it, and in float32 it is the sampler's own
+            x = x.clone()
         executor = WrapperExecutor.new_class_executor(self._paint, self, wrappers)
         return executor.execute(x, timestep, context, control, transformer_options, **conditions)
 
@@ -45,7 +77,9 @@ class HostLiDiT(LiDiT):
                 "the model was given no LLM states; connect a prompt that was encoded with a CLIP "
                 "from the LI-DiT LLM loader to the sampler"
             )
-        host = HostCall(transformer_options, len(self.blocks))
+        if control is not None:
+            raise LiDiTError("a ControlNet is connected, and none exists for LI-DiT; take it out")
+        host = HostCall(transformer_options, self.config, x)
         return super().forward(
             x, timestep, text.states, text.options, host.attention, host.run_block
         )
@@ -54,11 +88,15 @@ class HostLiDiT(LiDiT):
 class HostCall:
     """What the host wants to be asked during one call of the model."""
 
-    def __init__(self, transformer_options: dict, blocks: int) -> None:
+    def __init__(self, transformer_options: dict, config: LiDiTConfig, x: Tensor) -> None:
+        check_patches(transformer_options)
         self.options = transformer_options
         self.options.pop("block_index", None)  # the last step's; the refiners are in no block
         self.replaced = transformer_options.get("patches_replace", {}).get("dit", {})
-        self.options["total_blocks"] = blocks
+        self.blocks = config.depth
+        rows, columns = (math.ceil(side / config.patch) for side in x.shape[-2:])
+        self.grid = (len(x), config.width, rows, columns)
+        self.options["total_blocks"] = config.depth
         self.options["block_type"] = "double"
 
     def attention(
@@ -71,12 +109,16 @@ class HostCall:
     ) -> Tensor:
         """A block, or what another node put in its place (the host's skip-layer guidance)."""
         self.options["block_index"] = index
+        to_itself, to_text = (
+            PatchedAttention(name, index, self.blocks, self.options, self.grid)
+            for name in ("attn1", "attn2")
+        )
         patch = self.replaced.get(("double_block", index))
         if patch is None:
-            return run_block(index, block, x, c, text, attention)
+            return block(x, c, text, to_itself, to_text)
 
         def original(args: dict) -> dict:
-            img = run_block(index, block, args["img"], args["vec"], text, attention)
+            img = block(args["img"], args["vec"], text, to_itself, to_text)
             return {"img": img, "txt": args["txt"]}
 
         given = {"img": x, "txt": text.tokens, "vec": c, "pe": None, "attn_mask": text.bias}

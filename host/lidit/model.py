@@ -27,7 +27,8 @@ from ..keys import HIDDEN, TEXT
 from .branches import model_text
 from .conditioning import text_of
 from .conds import CONDText
-from .diffusion import HostLiDiT
+from .diffusion import HostLiDiT, NoUNet
+from .schedule import check_prediction, model_timestep
 
 WEIGHT_DTYPES = {
     "default": None,  # as the host decides from the file and the device
@@ -85,6 +86,7 @@ class HostConfig(comfy.supported_models_base.BASE):
     def __init__(self, config: LiDiTConfig) -> None:
         self.config = config
         super().__init__({"config": config})
+        self.unet_config = NoUNet(self.unet_config)
         self.latent_format = HostLatents(config.latent)
         self.sampling_settings = {"shift": config.shift} if config.prediction == "flow" else {}
         # not measured on a GPU: in proportion to the width, as the host's factors of other DiTs
@@ -113,6 +115,7 @@ class HostModel(comfy.model_base.BaseModel):
     def __init__(self, host_config: HostConfig, model_type, device=None) -> None:
         super().__init__(host_config, model_type, device=device, unet_model=HostLiDiT)
         self.memory_usage_factor_conds = (TEXT,)
+        self.own_sampling = (self.model_sampling,)  # in a tuple: nodes exchange the other one only
 
     def extra_conds(self, **values) -> dict:
         out = super().extra_conds(**values)
@@ -122,6 +125,13 @@ class HostModel(comfy.model_base.BaseModel):
         kind = values.get("prompt_type", "")
         read = model_text(text, self.model_config.config, kind, patched)
         return {**out, TEXT: CONDText(read.to(values["device"]))}
+
+    def process_timestep(self, timestep: Tensor, **kwargs) -> Tensor:
+        """In LI-DiT's unit, whatever the schedule that a node has set counts in."""
+        check_prediction(self.model_sampling, self.model_config.config.prediction)
+        if self.model_sampling is self.own_sampling[0]:
+            return timestep
+        return model_timestep(self.model_sampling, timestep, self.own_sampling[0])
 
     def extra_conds_shapes(self, **values) -> dict:
         """Asked with an entry as it is, before the memory for sampling is made free."""

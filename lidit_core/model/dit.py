@@ -64,15 +64,23 @@ class LiDiTBlock(nn.Module):
         self.mlp = feed_forward(width, nn.GELU(approximate="tanh"), **layer)
         self.modulation = Modulation(width, 9, **layer)
 
-    def forward(self, x: Tensor, c: Tensor, text: TextContext, attention: AttentionFunction):
-        """x (B, N, D), c (B, D) -> (B, N, D)."""
+    def forward(
+        self,
+        x: Tensor,
+        c: Tensor,
+        text: TextContext,
+        attention: AttentionFunction,
+        text_attention: AttentionFunction | None = None,
+    ) -> Tensor:
+        """x (B, N, D), c (B, D) -> (B, N, D); text_attention: for the text alone, if another."""
         shift1, scale1, gate1, shift2, scale2, gate2, shift3, scale3, gate3 = self.modulation(c)
         if text.present is not None:
             gate2 = gate2 * text.present
         h = self.self_attn(modulate(self.self_norm(x), shift1, scale1), attention)
         x = torch.addcmul(x, gate1, h)
         query = modulate(self.cross_norm(x), shift2, scale2)
-        x = torch.addcmul(x, gate2, self.cross_attn(query, text.tokens, attention, text.bias))
+        read = self.cross_attn(query, text.tokens, text_attention or attention, text.bias)
+        x = torch.addcmul(x, gate2, read)
         return torch.addcmul(x, gate3, self.mlp(modulate(self.mlp_norm(x), shift3, scale3)))
 
 

@@ -1,0 +1,88 @@
+"""The patches of other nodes on the attention of LI-DiT's blocks, as the host's own models offer them.
+
+A block's self-attention is the host's ``attn1``, its cross-attention to the text ``attn2``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ...lidit_core.errors import LiDiTError
+from ..attention import attend
+
+OFFERED = ("attn1_patch", "attn1_output_patch", "attn2_patch", "attn2_output_patch")
+BLOCK = "double_block"  # what nodes call a block of a DiT
+HALFWAY = ("middle", 0)  # a U-Net's middle block, which stands for ours at half depth
+
+
+def check_patches(options: Mapping[str, Any]) -> None:
+    """Refuse what no block of a LI-DiT would run, so that no node is without effect in silence.
+
+    Raises:
+        LiDiTError: a node patched a part that only a U-Net or another DiT has.
+    """
+    kinds = [kind for kind, patches in options.get("patches", {}).items() if patches]
+    strange = [kind for kind in kinds if kind not in OFFERED]
+    for attention in ("attn1", "attn2"):
+        places = options.get("patches_replace", {}).get(attention, {})
+        strange += [f"{attention} at {place}" for place in places if not _is_ours(place)]
+    if strange:
+        raise LiDiTError(
+            f"a node patches {', '.join(strange)}, which this kind of model does not have: LI-DiT "
+            "is a transformer without a U-Net's blocks; take that node out"
+        )
+
+
+def _is_ours(place: tuple) -> bool:
+    return place == HALFWAY or place[:1] == (BLOCK,)
+
+
+class PatchedAttention:
+    """One attention of one block."""
+
+    def __init__(self, name: str, index: int, blocks: int, options: dict, grid: tuple) -> None:
+        """Args: name, attn1 or attn2; grid, (B, D, rows, columns) of the image tokens."""
+        self.options = options
+        self.block = (BLOCK, index)
+        replaced = options.get("patches_replace", {}).get(name, {})
+        halfway = replaced.get(HALFWAY) if index == blocks // 2 else None
+        self.replacement = replaced.get(self.block, halfway)
+        patches = options.get("patches", {})
+        self.before = patches.get(f"{name}_patch", ())
+        self.after = patches.get(f"{name}_output_patch", ())
+        self.grid = grid
+
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None
+    ) -> Tensor:
+        """q (B, L, D), k and v (B, K, D) -> (B, L, D)."""
+        if not (self.before or self.after or self.replacement):
+            return attend(q, k, v, heads, mask, self.options)
+        extra = {**self.options, "n_heads": heads, "dim_head": q.shape[-1] // heads}
+        extra |= {"block": self.block, "original_shape": self.grid, "attn_precision": None}
+        for patch in self.before:
+            q, k, v, mask = _before(patch, q, k, v, heads, mask, extra)
+        if self.replacement is None:
+            out = attend(q, k, v, heads, mask, self.options)
+        else:
+            out = self.replacement(q, k, v, extra)
+        for patch in self.after:
+            out = patch(out, extra)
+        return out
+
+
+def _before(
+    patch: Callable, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None, extra: dict
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Run a patch of queries, keys and values, in the form of the host's U-Nets or of its DiTs."""
+    if "pe" not in inspect.signature(patch).parameters:
+        return (*patch(q, k, v, extra), mask)
+    apart = [x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v)]  # (B, heads, L, ·)
+    given = dict(zip("qkv", apart, strict=True))
+    changed = given | patch(**given, pe=None, attn_mask=mask, extra_options=extra)
+    q, k, v = (changed[name].transpose(1, 2).flatten(2) for name in "qkv")
+    return q, k, v, changed.get("attn_mask", mask)

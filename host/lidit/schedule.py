@@ -1,0 +1,53 @@
+"""What nodes put in place of the model's schedule of noise, in the unit in which LI-DiT counts time."""
+
+from __future__ import annotations
+
+import comfy.model_sampling as host
+import torch
+from torch import Tensor, nn
+
+from ...lidit_core.errors import LiDiTError
+
+LAST_TIMESTEP = 1000.0  # pure noise, as every LI-DiT was trained
+# by what a LI-DiT predicts: how the host must read that, and what only looks like it
+READ_AS = {
+    "flow": (host.CONST, getattr(host, "IMG_TO_IMG_FLOW", ())),
+    "eps": (host.EPS, (host.V_PREDICTION, host.X0)),
+    "v": (host.V_PREDICTION, host.EDM),
+}
+REMEDY = {
+    "flow": "take that node out, or use ModelSamplingSD3 to change its shift",
+    "eps": "take that node out, or choose eps in it",
+    "v": "take that node out, or choose v_prediction in it",
+}
+
+
+def check_prediction(sampling: nn.Module, prediction: str) -> None:
+    """Refuse a schedule under which the host reads the model's output as something else."""
+    kind, lookalikes = READ_AS[prediction]
+    if isinstance(sampling, kind) and not isinstance(sampling, lookalikes):
+        return
+    bases = ", ".join(k.__name__ for k in type(sampling).__mro__[1:] if issubclass(k, _KINDS))
+    raise LiDiTError(
+        f"a node gave the model a schedule for models that predict otherwise ({bases}); this "
+        f"LI-DiT predicts {prediction}: {REMEDY[prediction]}"
+    )
+
+
+_KINDS = (host.CONST, host.EPS, host.COSMOS_RFLOW)
+
+
+def model_timestep(sampling: nn.Module, timestep: Tensor, own: nn.Module) -> Tensor:
+    """Translate a node's timestep (B,), whatever it counts in, to LI-DiT's, 0 to 1000.
+
+    Args:
+        sampling: the schedule that is used, the checkpoint's own or a node's.
+        own: the checkpoint's own.
+    """
+    if isinstance(sampling, host.CONST):
+        unit = float(sampling.timestep(torch.ones(())))  # of pure noise: 1 or 1000
+        return timestep * (LAST_TIMESTEP / unit)
+    steps = isinstance(sampling, host.ModelSamplingDiscrete)
+    if steps and not isinstance(sampling, host.StableCascadeSampling):
+        return timestep
+    return own.timestep(sampling.sigma(timestep)).to(timestep.dtype)
