@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 
 from ...lidit_core.errors import LiDiTError
@@ -10,11 +9,10 @@ from ...lidit_core.model.config import LiDiTConfig, RefinerConfig
 from ...lidit_core.model.refiners import BranchOptions
 from ...lidit_core.model.text_side import TextOptions
 from ..keys import reading_of
+from ..node_notes import note
 from ..prompt_lengths import tell_length
 from .conditioning import BranchText, PromptText
 from .conds import ModelText
-
-log = logging.getLogger(__name__)
 
 
 def model_text(
@@ -74,18 +72,18 @@ def branch_of(read: BranchText, config: LiDiTConfig) -> int:
             f"trained on {spec.name}, {spec.width} wide; load that LLM, or a refiner for yours"
         )
     if read.llm != spec.name:
-        log.warning("%s is read by the branch that was trained on %s", read.llm, spec.name)
+        note(f"{read.llm} is read by the branch that was trained on {spec.name}")
     if read.reading not in ("", reading_of(spec.block, spec.template)):
-        log.warning(
+        note(
             "the prompt was read with another template or layer than this model was trained on; "
-            "for %s choose template %r and layer %s in the LLM loader",
-            *(spec.name, spec.template.name, spec.block),
+            f"for {spec.name} choose template {spec.template.name!r} and layer {spec.block} in the "
+            "LLM loader"
         )
     if read.used > spec.token_budget:
-        log.warning(
-            "%d tokens of the prompt are read, and this model was trained with at most %d; for %s "
-            "set the LLM loader's token budget to %d",
-            *(read.used, spec.token_budget, spec.name, spec.token_budget),
+        note(
+            f"{read.used} tokens of the prompt are read, and this model was trained with at most "
+            f"{spec.token_budget}; for {spec.name} set the LLM loader's token budget to "
+            f"{spec.token_budget}"
         )
     return branch
 

@@ -8,7 +8,6 @@ strings in dicts and nothing else, so that the host can save, move and train on 
 
 from __future__ import annotations
 
-import logging
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -34,10 +33,9 @@ from ..keys import (
     USED,
     Entry,
 )
+from ..node_notes import note
 
 NOT_CHOSEN = -1  # a branch by its LLM's name; a switch as the model's configuration has it
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -164,18 +162,29 @@ def _followed(text: PromptText, c0: Tensor | None) -> PromptText:
     if not c0.any():  # ConditioningZeroOut
         return text.emptied()
     if c0.shape == first.hidden.shape and len(text.branches) == 1:  # ConditioningAverage and kin
-        log.warning(
-            "a node changed the states of %s, and they are read as the %d tokens of its first "
-            "prompt: of a longer other prompt the end is left out, and of a shorter one nothing "
-            "is added there; of several LLMs fused in the other prompt only the first is mixed in",
-            *(text.branches[0].llm, first.roles.shape[1]),
-        )
+        note(_changed(text.branches[0].llm, first, c0))
         changed = text.branches[0].with_states(LLMStates(c0, first.roles))
         return replace(text, branches=(changed,))
     raise LiDiTError(
         f"a node changed this conditioning's first tensor to {tuple(c0.shape)}, which its "
         f"{len(text.branches)} LLMs' states of {tuple(first.hidden.shape)} cannot follow; instead "
         "of concatenating or averaging, write both into one prompt or use ConditioningCombine"
+    )
+
+
+def _changed(llm: str, first: LLMStates, c0: Tensor) -> str:
+    """What a note says of states that a node of the host has changed."""
+    scale = float(c0.float().norm() / first.hidden.float().norm())
+    if torch.allclose(c0.float(), first.hidden.float() * scale, rtol=1e-2, atol=0):
+        return (
+            f"a node multiplied the states of {llm} by {scale:.3g}, which has no effect: the "
+            "refiner brings them to one size; use the strength of LI-DiT Linguistic Token Refiner"
+        )
+    return (
+        f"a node changed the states of {llm}, and they are read as the {first.roles.shape[1]} "
+        "tokens of its first prompt: of a longer other prompt the end is left out, and of a "
+        "shorter one nothing is added there; of several LLMs fused in the other prompt only the "
+        "first is mixed in"
     )
 
 

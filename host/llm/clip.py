@@ -7,6 +7,7 @@ moved to the GPU.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import comfy.sd
@@ -120,6 +121,11 @@ def compute_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if model_management.should_use_bf16(device) else torch.float32
 
 
+def _contiguous(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """As files want them: on a CPU some lie transposed in memory, which is faster."""
+    return {name: weight.contiguous() for name, weight in weights.items()}
+
+
 class LLMClip(comfy.sd.CLIP):
     """The host's CLIP, except that the LLM is loaded only when a prompt is not in the cache."""
 
@@ -142,6 +148,12 @@ class LLMClip(comfy.sd.CLIP):
         if self.cond_stage_model.serves(self.patcher):
             return self.patcher
         return super().load_model(*args, **kwargs)
+
+    def state_dict_for_saving(self) -> dict[str, torch.Tensor]:
+        return _contiguous(super().state_dict_for_saving())
+
+    def get_sd(self) -> dict[str, torch.Tensor]:  # what older hosts save
+        return _contiguous(super().get_sd())
 
     def encode_from_tokens(self, *args, **kwargs):
         with self.cond_stage_model.serving(self.patcher):

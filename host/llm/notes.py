@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-
 import torch
 
 from ...lidit_core.text.cache import PromptStates
 from ...lidit_core.text.notes import literal_notes, prompt_notes
-
-log = logging.getLogger(__name__)
+from ..node_notes import note
 
 
 def describe(
@@ -38,16 +35,15 @@ def describe(
         f"states {width} wide, {dtype}, "
         + ("cached" if states.cached else f"computed on {device}"),
     ]
-    return "\n".join([*lines, *(f"note: {note}" for note in prompt_notes(prompt, states))])
+    return "\n".join([*lines, *(f"note: {told}" for told in prompt_notes(prompt, states))])
 
 
 def tell(text: str, row: PromptStates) -> None:
-    """Log what a stock node cannot show: that a prompt was cut, or what it has that is no code."""
+    """Note on the encoding node that a prompt was cut, or what it has that is no code."""
     if row.used < row.total:
-        log.warning(
-            "only the first %d of the prompt's %d tokens are read; shorten it, or raise the LLM "
-            "loader's token budget where the model was trained with more",
-            *(row.used, row.total),
+        note(
+            f"only the first {row.used} of the prompt's {row.total} tokens are read; shorten it, "
+            "or raise the LLM loader's token budget where the model was trained with more"
         )
-    for note in literal_notes(text):
-        log.warning("in the prompt, %s", note)
+    for literal in literal_notes(text):
+        note(f"in the prompt, {literal}")

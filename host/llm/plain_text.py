@@ -2,7 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from ...lidit_core.errors import LiDiTError
+from ..node_notes import note
+
 TEMPLATE = "lidit_template"  # of tokens: another template than the CLIP's own
+
+
+PICTURES_AND_SOUND = ("images", "image", "image_embeds", "video", "audio")
+ASIDE = ("return_word_ids", "min_length", "skip_template", "thinking")  # what changes no text
+
+
+class NoSuchTokens(LiDiTError, KeyError):
+    """A node looked for the tokens of another model's text encoder."""
+
+    def __init__(self, encoder: str) -> None:
+        super().__init__(
+            f"this node is for a text encoder {encoder!r} of another model, and this CLIP is an "
+            "LLM; encode the prompt with LI-DiT Text Encode or CLIP Text Encode"
+        )
+
+    __str__ = Exception.__str__  # KeyError's would put it in quotes
+
+
+class PlainTokens(dict):
+    """The host's tokens by text encoder, of which there is one here."""
+
+    def __missing__(self, encoder: str):
+        raise NoSuchTokens(encoder)
 
 
 class PlainText:
@@ -12,12 +41,31 @@ class PlainText:
         pass
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **options) -> dict:
-        tokens = {"lidit": [[(text, 1.0)]]}
-        template = options.get(TEMPLATE)
-        return tokens if template is None else {**tokens, TEMPLATE: template}
+        _check_options(options)
+        tokens = PlainTokens(lidit=[[(text, 1.0)]])
+        if options.get(TEMPLATE) is not None:
+            tokens[TEMPLATE] = options[TEMPLATE]
+        return tokens
 
     def state_dict(self) -> dict:
         return {}
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Refuse pictures and sound, and tell of other values that nodes for other models hand on."""
+    for name, value in options.items():
+        if name == TEMPLATE or name in ASIDE or not _is_given(value):
+            continue
+        if name in PICTURES_AND_SOUND:
+            raise LiDiTError(
+                f"this node hands {name} to the CLIP, and an LLM of the LI-DiT LLM loader reads "
+                "text alone; encode the prompt with LI-DiT Text Encode or CLIP Text Encode"
+            )
+        note(f"{name} is not read: this CLIP is an LLM, which reads the prompt alone")
+
+
+def _is_given(value: Any) -> bool:
+    return value is not None and (not hasattr(value, "__len__") or len(value) > 0)
 
 
 def plain_text_of(tokens: dict) -> str:

@@ -6,19 +6,17 @@ Shapes: B rows, N image tokens, D a layer's width, M tokens of the checkpoint's 
 from __future__ import annotations
 
 import functools
-import logging
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ..attention import attend
+from ..node_notes import note
 from .adapter import Gates
 from .conds import AddedText, MaskedText
 from .readings import Use
 from .unet import HostAttention, Place, found_layers
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -102,10 +100,11 @@ class AddedPaths:
         fits = n.shape == query.shape and len(n) == len(call.text.tokens)
         if not fits and not self._told:
             self._told = True
-            log.warning(
-                "another pack's patch gives cross-attention %s image tokens where the LLMDiff "
-                "adapter has %s, and the adapter leaves such layers alone; use one of the two",
-                *(tuple(n.shape), (len(call.text.tokens), *query.shape[1:])),
+            ours = (len(call.text.tokens), *query.shape[1:])
+            note(
+                f"another pack's patch gives cross-attention {tuple(n.shape)} image tokens where "
+                f"the LLMDiff adapter has {ours}, and the adapter leaves such layers alone; use "
+                "one of the two"
             )
         return fits
 

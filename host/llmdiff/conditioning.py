@@ -7,21 +7,25 @@ that the host can save, move and train on them. The learnt parts are in the adap
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from comfy.conds import CONDConstant
 from torch import Tensor
 
 from ...lidit_core.errors import LiDiTError
 from ...lidit_core.text.states import LLMStates
 from ..keys import LLMDIFF as STATES
-from ..keys import Entry
+from ..keys import MODEL_CONDS, Entry
+from ..node_notes import note
 
 ROLES, NAMES = "llmdiff_roles", "llmdiff_llm"
 READINGS, USED = "llmdiff_reading", "llmdiff_used"
-KEYS = (STATES, ROLES, NAMES, READINGS, USED)
+OWN = "llmdiff_own"  # the entry's first tensor when the first reading was joined
+KEYS = (STATES, ROLES, NAMES, READINGS, USED, OWN, MODEL_CONDS)
 
 CLIP_TOKENS, POOLED_WIDTH = 77, 1280
 WIDTHS = {"SD1.5": 768, "SDXL": 2048}  # of a checkpoint's own text
@@ -37,19 +41,67 @@ class Reading:
     used: int = 0  # tokens of the prompt that were read, the template's not counted; 0 = not known
 
 
-def blank(base: str) -> Entry:
+KEPT, EMPTIED, CHANGED = "kept", "emptied", "changed"
+
+
+class ForAdapter(dict):
+    """Conditions that an adapter takes away, and that speak up where there is none."""
+
+    def __init__(self, llm: str, alone: bool) -> None:
+        super().__init__({STATES: NoAdapter(llm, alone)})
+
+    def __reduce__(self):
+        return OrderedDict, ()
+
+
+@dataclass(frozen=True)
+class NoAdapter:
+    """Where the host expects a condition's handle; it asks for the batch when a model draws."""
+
+    llm: str
+    alone: bool  # the entry has no text of the checkpoint's own
+
+    def process_cond(self, **_) -> CONDConstant:
+        told = (
+            f"this conditioning holds what {self.llm} reads, and the model has no LLMDiff adapter "
+            "that would use it; put LLMDiff Apply between the checkpoint and the sampler"
+        )
+        if self.alone:
+            raise LiDiTError(told)
+        note(told)
+        return CONDConstant(None)
+
+
+def blank(base: str, reading: Reading) -> Entry:
     """An entry without any text of the checkpoint's own.
 
-    Its zeros are negative: they count as zeros everywhere, and those of ConditioningZeroOut, which
-    touches no other text than this, are told from them.
+    Its zeros have the signs of the LLM's states. They count as zeros everywhere, and it can be
+    seen that a node has put others in their place: those of ConditioningZeroOut are positive, and
+    those of an average have the signs of neither prompt.
     """
-    c0 = torch.full((1, CLIP_TOKENS, WIDTHS[base]), -0.0)
+    c0 = torch.zeros(1, CLIP_TOKENS, WIDTHS[base])
+    signs = torch.where(torch.signbit(reading.states.hidden.float().cpu().flatten()), -1.0, 1.0)
+    signs = torch.cat([torch.tensor([-1.0]), signs])  # at least one, for a prompt without tokens
+    repeats = -(-c0.numel() // len(signs))
+    c0 = c0.copysign(signs.repeat(repeats)[: c0.numel()].view_as(c0))
     return [c0, {"pooled_output": torch.zeros(1, POOLED_WIDTH)}]
 
 
-def zeroed_out(c0: Tensor | None) -> bool:
-    """Whether a node of the host has emptied this entry."""
-    return c0 is not None and not bool(c0.any()) and not bool(torch.signbit(c0).all())
+def what_became(c0: Tensor | None, own: Tensor | None) -> str:
+    """What nodes of the host have done to an entry's first tensor since it was joined.
+
+    Args:
+        own: the tensor as it was then; None = an entry that an older version has made.
+    """
+    if c0 is None:
+        return KEPT
+    if not bool(c0.any()) and not bool(torch.signbit(c0).any()):
+        return EMPTIED if own is None or bool(own.any()) or bool(torch.signbit(own).any()) else KEPT
+    if own is None:
+        return KEPT
+    own = own.to(c0)
+    same = c0.shape == own.shape and torch.equal(c0, own)
+    return KEPT if same and torch.equal(torch.signbit(c0), torch.signbit(own)) else CHANGED
 
 
 def joined(conditioning: Sequence[Entry], reading: Reading) -> list[Entry]:
@@ -58,10 +110,10 @@ def joined(conditioning: Sequence[Entry], reading: Reading) -> list[Entry]:
     Raises:
         LiDiTError: one of them holds this LLM's reading already.
     """
-    return [[c0, {**values, **_added(values, reading)}] for c0, values in conditioning]
+    return [[c0, {**values, **_added(c0, values, reading)}] for c0, values in conditioning]
 
 
-def _added(values: Mapping[str, Any], new: Reading) -> dict[str, dict]:
+def _added(c0: Tensor, values: Mapping[str, Any], new: Reading) -> dict[str, Any]:
     known = readings_of(values)
     if any((old.llm, old.reading) == (new.llm, new.reading) for old in known):
         raise LiDiTError(
@@ -75,6 +127,8 @@ def _added(values: Mapping[str, Any], new: Reading) -> dict[str, dict]:
         NAMES: {i: r.llm for i, r in numbered.items()},
         READINGS: {i: r.reading for i, r in numbered.items()},
         USED: {i: r.used for i, r in numbered.items()},
+        OWN: values.get(OWN, c0),
+        MODEL_CONDS: ForAdapter(new.llm, alone=not bool(c0.any())),
     }
 
 

@@ -84,10 +84,12 @@ def load_standin(path: Path):
         LiDiTError: it is another kind of file, or damaged.
     """
     config, tensors = read_standin(path)
-    return _model(path, config, tensors), _clip(config, tensors), vae_of(config, path)
+    return open_model(path), _clip(path, config, tensors), vae_of(config, path)
 
 
-def _model(path: Path, config: StandInConfig, tensors: dict[str, Tensor]):
+def open_model(path: Path, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+    """The MODEL; hosts call it again where they need a copy of the weights."""
+    config, tensors = read_standin(path)
     kind = StandInKind(config, host_config(read_shape(path)))
     kind.set_inference_dtype(torch.float32, None)
     device = management.get_torch_device()
@@ -100,13 +102,20 @@ def _model(path: Path, config: StandInConfig, tensors: dict[str, Tensor]):
         model, load_device=device, offload_device=management.unet_offload_device()
     )
     model.load_model_weights(dict(expected), HOST_PREFIX)
+    patcher.cached_patcher_init = (open_model, (path,))
     return patcher
 
 
-def _clip(config: StandInConfig, tensors: dict[str, Tensor]):
+def open_text_patcher(path: Path, disable_dynamic: bool = False):
+    """The patcher of the CLIP, for hosts that need a copy of the weights."""
+    return _clip(path, *read_standin(path)).patcher
+
+
+def _clip(path: Path, config: StandInConfig, tensors: dict[str, Tensor]):
     target = ClipTarget(words_tokenizer(config), lambda **options: BagOfWordsClip(config))
     clip = comfy.sd.CLIP(target, model_options={"dtype": torch.float32})
     own = {k.removeprefix(TEXT_PREFIX): v.float() for k, v in tensors.items()
            if k.startswith(TEXT_PREFIX)}  # fmt: skip
     clip.load_sd(own)
+    clip.patcher.cached_patcher_init = (open_text_patcher, (path,))
     return clip

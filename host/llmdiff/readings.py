@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +14,12 @@ from ...lidit_core.llmdiff.config import AdapterConfig
 from ...lidit_core.text.states import PROMPT, LLMStates
 from ..attention import attend
 from ..keys import reading_of
+from ..node_notes import note
 from ..prompt_lengths import tell_length
-from .conditioning import Reading, readings_of, zeroed_out
+from .conditioning import CHANGED, EMPTIED, OWN, Reading, readings_of, what_became
 from .conds import AddedText
 
 KEY = "llmdiff"  # the beginning of every application's key
-
-log = logging.getLogger(__name__)
 
 Cond = dict[str, Any]
 
@@ -61,15 +59,20 @@ class Readings:
     def __init__(self, use: Use) -> None:
         self.use = use
         self._read: dict[int, list] = {}  # by the id of the states, which are kept beside
-        self._emptied: dict[int, tuple[Tensor | None, bool]] = {}  # by an entry's first tensor
-        self._warned: set[str] = set()
+        self._own: dict[int, tuple[Tensor | None, str]] = {}  # by the id of the first tensor
+        self._noted: set[str] = set()
         self._lengths: set[int] = set()  # tokens of the prompts that were looked at
 
     def text(self, cond: Cond, model, x: Tensor, sigma: Tensor) -> StepText | None:
         """What this adapter reads of an entry at this step; None = nothing."""
         reading = self._reading(cond, model)
-        if reading is None or self._is_empty(cond):
+        if reading is None:
             return None
+        became = self._own_text(cond)
+        if became == EMPTIED:
+            return None
+        if became == CHANGED:
+            self._tell_changed()
         if reading.used not in self._lengths:
             self._lengths.add(reading.used)
             tell_length(self.use.config.llm, reading.used)
@@ -99,11 +102,26 @@ class Readings:
         pooled = use.adapter.pooled(text) if use.config.pooled_width else None
         return StepText(added, use.adapter.context(text), pooled)
 
-    def _is_empty(self, cond: Cond) -> bool:
+    def _own_text(self, cond: Cond) -> str:
+        """What nodes have made of the entry's first tensor after its LLM text was joined."""
         c0 = cond.get("cross_attn")
-        if id(c0) not in self._emptied:
-            self._emptied[id(c0)] = c0, zeroed_out(c0)
-        return self._emptied[id(c0)][1]
+        if id(c0) not in self._own:
+            self._own[id(c0)] = c0, what_became(c0, cond.get(OWN))
+        return self._own[id(c0)][1]
+
+    def _tell_changed(self) -> None:
+        if self.use.replaces:
+            raise LiDiTError(
+                "a node mixed or changed this conditioning after LLMDiff Encode (Average, Concat "
+                f"and others do), and what {self.use.config.llm.name} reads, which is the only "
+                "text in mode replace, cannot follow; write both into one prompt, or use "
+                "ConditioningCombine"
+            )
+        self.note(
+            "a node changed the checkpoint's own text after LLMDiff Encode, and what "
+            f"{self.use.config.llm.name} reads did not follow: it is the first prompt's alone; put "
+            "that node before LLMDiff Encode, or use ConditioningCombine"
+        )
 
     def _reading(self, cond: Cond, model) -> Reading | None:
         """The adapter's LLM's; None for an entry that is for no adapter, or for another one."""
@@ -136,17 +154,17 @@ class Readings:
                 "load that LLM in the LLM loader"
             )
         if reading.used > spec.token_budget:
-            self.warn(
-                "%d tokens of the prompt are read, and the LLMDiff adapter was trained with at "
-                "most %d; set the LLM loader's token budget to that",
-                *(reading.used, spec.token_budget),
+            self.note(
+                f"{reading.used} tokens of the prompt are read, and the LLMDiff adapter was "
+                f"trained with at most {spec.token_budget}; set the LLM loader's token budget to "
+                "that"
             )
 
-    def warn(self, sentence: str, *values) -> None:
-        """Once a sampling."""
-        if sentence not in self._warned:
-            self._warned.add(sentence)
-            log.warning(sentence, *values)
+    def note(self, sentence: str) -> None:
+        """Tell of something once a sampling."""
+        if sentence not in self._noted:
+            self._noted.add(sentence)
+            note(sentence)
 
 
 def _llms(model) -> set[str]:

@@ -6,6 +6,8 @@ host's own batching; so areas, masks, ranges, CFG and ControlNets see them as an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from comfy.conds import CONDCrossAttn, CONDRegular
 from torch import Tensor
@@ -28,6 +30,7 @@ class Conditions:
     def sampling(self, executor, *args, **options):
         """Around a whole sampling (WrappersMP.OUTER_SAMPLE)."""
         self.readings = Readings(self.use)
+        self._check_positive(getattr(executor.class_obj, "conds", {}).get("positive", ()))
         try:
             return executor(*args, **options)
         finally:
@@ -40,6 +43,18 @@ class Conditions:
             lists = self._with_text(lists, model, x, sigma)
         changed = [None if given is None else new for given, new in zip(conds, lists)]
         return executor(model, changed, x, sigma, options)
+
+    def _check_positive(self, entries: Sequence[Cond]) -> None:
+        """Tell where no positive prompt holds text of an LLM, so that the adapter has no say."""
+        if self.use.strength == 0 or not entries or any(STATES in entry for entry in entries):
+            return
+        told = (
+            f"the positive prompt holds nothing that {self.use.config.llm.name} reads, so the "
+            "LLMDiff adapter does nothing for it; encode it with LLMDiff Encode"
+        )
+        if self.use.replaces:
+            raise LiDiTError(told)
+        self.readings.note(told)
 
     def _active(self, model, sigma: Tensor) -> bool:
         use = self.use
@@ -59,7 +74,9 @@ class Conditions:
                     "adapter; connect LLMDiff Encode, or the checkpoint's own CLIP Text Encode"
                 )
             return cond
-        values, width = cond["model_conds"], self.use.config.context_width
+        values, width = dict(cond["model_conds"]), self.use.config.context_width
+        values.pop(STATES, None)  # it would complain that there is no adapter
+        cond = {**cond, "model_conds": values}
         given = values.get("c_crossattn")
         if given is None or given.cond.shape[-1] == width or bool(given.cond.any()):
             return cond
@@ -70,11 +87,6 @@ class Conditions:
         texts = [[self.readings.text(cond, model, x, sigma) for cond in given] for given in lists]
         known = next((text for given in texts for text in given if text), None)
         if known is None:
-            self.readings.warn(
-                "no conditioning holds what %s reads, so the LLMDiff adapter does nothing; encode "
-                "the prompt with LLMDiff Encode",
-                self.use.config.llm.name,
-            )
             return lists
         absent = known.added.absent()
         return [

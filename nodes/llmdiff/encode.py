@@ -46,5 +46,6 @@ class LLMDiffEncode(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip, text: str, base: str, conditioning=None) -> io.NodeOutput:
-        entries = [blank(base)] if conditioning is None else conditioning
-        return io.NodeOutput(joined(entries, read_differences(clip, text)))
+        reading = read_differences(clip, text)
+        entries = [blank(base, reading)] if conditioning is None else conditioning
+        return io.NodeOutput(joined(entries, reading))

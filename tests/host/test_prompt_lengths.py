@@ -161,7 +161,7 @@ def test_it_stands_on_the_node_cached_or_not_until_it_holds_no_more(server, api,
     assert len(both) == 2 and set(both[-1].split("\n")) >= {note}
     assert f"negative prompt: {longest + 2} tokens" in both[-1]
     _, (back,) = draw(105, words(longest))
-    assert back == "The prompts are no longer than those that the weights were trained on."
+    assert back == "What was noted here before no longer holds."
     assert draw(106, words(longest))[1] == []
 
 

@@ -101,8 +101,13 @@ class DiffKit:
 
     def prompt(self, length=9, seed=0, own=None, **changes) -> list:
         """CONDITIONING with the checkpoint's own text beside it, or none."""
-        entries = [self.cond.blank("SD1.5")] if own is None else own
-        return self.cond.joined(entries, self.reading(length, seed, **changes))
+        reading = self.reading(length, seed, **changes)
+        entries = [self.cond.blank("SD1.5", reading)] if own is None else own
+        return self.cond.joined(entries, reading)
+
+    def no_text(self, width: int = 768) -> list:
+        """Plain CONDITIONING whose text is zeros, as an LLMDiff Encode's own is."""
+        return [[torch.zeros(1, 77, width), {"pooled_output": torch.zeros(1, 1280)}]]
 
     def own(self, family="sd15", seed=0) -> list:
         """The checkpoint's own text, as its CLIP would give it."""

@@ -118,6 +118,15 @@ def average(kit, to, source, strength):
     )
 
 
+def test_multiplied_states_have_no_effect_and_that_is_told(kit, model, caplog):
+    prompt = kit.prompt(seed=1)
+    if "ConditioningMultiply" not in kit.host.nodes.NODE_CLASS_MAPPINGS:
+        pytest.skip("this ComfyUI has no ConditioningMultiply")
+    multiplied = kit.stock("ConditioningMultiply", conditioning=prompt, multiplier=1.7)
+    assert close(kit.sample(model, multiplied), kit.sample(model, prompt), 1e-4)
+    assert "multiplied the states of alpha by 1.7, which has no effect" in caplog.text
+
+
 def test_what_cannot_be_followed_is_said_and_not_lost(kit, model):
     one, other = kit.prompt(seed=1), kit.prompt(seed=2)
     joined = kit.stock("ConditioningConcat", conditioning_to=one, conditioning_from=other)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 import torch
+from conftest import wait_for
 from model_kit import close, empty, save_small
 
 FILES = (
@@ -21,7 +20,7 @@ def extra_nodes(host) -> None:
         path = host.path / "comfy_extras" / f"nodes_{name}.py"
         if path.exists():
             loaded = host.nodes.load_custom_node(str(path), module_parent="comfy_extras")
-            assert asyncio.run(loaded), name
+            assert wait_for(loaded), name
 
 
 @pytest.fixture
@@ -116,9 +115,7 @@ STRANGE_SCHEDULES = [
 
 
 @pytest.mark.parametrize("prediction,node,inputs", STRANGE_SCHEDULES)
-def test_a_schedule_for_another_prediction_is_refused(
-    kit, run, tmp_path, prediction, node, inputs
-):
+def test_a_schedule_for_another_prediction_is_refused(kit, run, tmp_path, prediction, node, inputs):
     file = save_small(tmp_path / "small.safetensors", prediction=prediction)
     changed = run(node, model=kit.model.load_model(file), **inputs)
     told = sentence(kit, changed)

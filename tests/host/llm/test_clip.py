@@ -8,6 +8,7 @@ import re
 import pytest
 import torch
 from clip_kit import FAMILIES, PROMPT, PROMPTS, find_smollm2, fresh_loader, save_llms, states
+from conftest import wait_for
 
 from lidit_core.paths import SHIPPED_WEIGHTS
 from lidit_core.text.prompt_encoder import PromptEncoder
@@ -208,3 +209,46 @@ def test_states_that_are_not_finite_name_the_llm(load, error):
     clip.cond_stage_model.transformer.layers[0].mlp.down_proj.weight.data.fill_(float("nan"))
     with pytest.raises(error, match="the LLM Llama gave states that are not finite"):
         states(clip)
+
+
+FOR_OTHER_ENCODERS = {
+    "CLIPTextEncodeSDXL": {
+        **dict.fromkeys(("width", "height", "target_width", "target_height"), 64),
+        **{"crop_w": 0, "crop_h": 0, "text_g": "a cat", "text_l": "a cat"},
+    },
+    "CLIPTextEncodeSD3": {
+        **dict.fromkeys(("clip_l", "clip_g", "t5xxl"), "a cat"),
+        "empty_padding": "none",
+    },
+    "CLIPTextEncodeFlux": {"clip_l": "a cat", "t5xxl": "a cat", "guidance": 3.5},
+    "CLIPTextEncodeHunyuanDiT": {"bert": "a cat", "mt5xl": "a cat"},
+    "TextEncodeQwenImageEdit": {"prompt": "a cat", "image": torch.zeros(1, 64, 64, 3)},
+}
+
+
+@pytest.mark.parametrize("node_id", FOR_OTHER_ENCODERS)
+def test_a_node_for_other_text_encoders_is_declined_in_a_sentence(host, pack, load, node_id):
+    for name in ("clip_sdxl", "sd3", "flux", "hunyuan", "qwen"):
+        path = host.path / "comfy_extras" / f"nodes_{name}.py"
+        assert wait_for(host.nodes.load_custom_node(str(path), module_parent="comfy_extras"))
+    node = host.nodes.NODE_CLASS_MAPPINGS[node_id]
+    error = pack.module("lidit_core.errors").LiDiTError
+    old = getattr(node, "FUNCTION", "EXECUTE_NORMALIZED") != "EXECUTE_NORMALIZED"
+    run = getattr(node(), node.FUNCTION) if old else node.execute
+    with pytest.raises(error, match="encode the prompt with LI-DiT Text Encode") as told:
+        run(clip=load(), **FOR_OTHER_ENCODERS[node_id])
+    assert "\n" not in str(told.value) and not str(told.value).startswith("'")
+
+
+def test_what_the_host_saves_of_an_llm_is_its_weights(host, load):
+    from safetensors.torch import load_file
+
+    path = host.path / "comfy_extras" / "nodes_model_merging.py"
+    assert wait_for(host.nodes.load_custom_node(str(path), module_parent="comfy_extras"))
+    clip, node = load(), host.nodes.NODE_CLASS_MAPPINGS["CLIPSave"]()
+    node.output_dir = str(host.base / "output")
+    node.save(clip, "clip/lidit")
+    (file,) = (host.base / "output" / "clip").glob("lidit*.safetensors")
+    saved = load_file(file)
+    for name, value in clip.patcher.model.state_dict().items():
+        assert torch.equal(saved[name.removeprefix("transformer.")], value), name

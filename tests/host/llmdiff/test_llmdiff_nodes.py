@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import re
 import shutil
 from dataclasses import replace
@@ -115,15 +114,18 @@ def test_saved_and_loaded_it_guides_the_same(pack, load, kit, model):
     file = io.BytesIO()
     torch.save(blank, file)
     file.seek(0)
-    emptied = pack.module("host.llmdiff.conditioning").zeroed_out
-    assert not emptied(torch.load(file, weights_only=True)[0][0])
+    (c0, values), cond = (
+        torch.load(file, weights_only=True)[0],
+        pack.module("host.llmdiff.conditioning"),
+    )
+    assert cond.what_became(c0, values[cond.OWN]) == cond.KEPT
 
 
 @pytest.mark.parametrize("mode", ["add", "replace"])
 def test_from_prompt_to_picture(pack, load, kit, model, mode):
     clip, changed = load(layer="all"), apply(pack, model, mode=mode)
     a, b = (kit.sample(changed, encode(pack, clip, text)) for text in (PROMPT, "a dog"))
-    assert distance(a, b) > 1e-4 and distance(a, kit.sample(model, encode(pack, clip))) > 1e-4
+    assert distance(a, b) > 1e-4 and distance(a, kit.sample(model, kit.no_text())) > 1e-4
     wide = encode(pack, clip, base="SDXL")  # the adapter knows the model's width
     assert torch.equal(kit.sample(changed, wide), a)
     assert torch.isfinite(kit.sample(changed, encode(pack, clip, ""))).all()
@@ -224,7 +226,7 @@ def test_conditionings_in_each_others_models(pack, kit, lidit, model):
         kit.sample(model, lidit.prompt())
     sentence(told)
     with pytest.raises(ValueError, match="for a LI-DiT.*and the model is another; connect") as told:
-        kit.sample(model, kit.prompt(), negative=lidit.prompt(), cfg=3.0)
+        kit.sample(model, kit.own(), negative=lidit.prompt(), cfg=3.0)
     sentence(told)
 
 
@@ -258,9 +260,83 @@ def test_another_template(kit, model):
     sentence(told)
 
 
-def test_no_text_for_the_adapter_is_told_once(kit, model, caplog):
-    changed = kit.apply(model, kit.adapter("sd15"))
-    with caplog.at_level(logging.WARNING):
-        kit.sample(changed, kit.own(), steps=3)
-    told = [r.message for r in caplog.records if "the LLMDiff adapter does nothing" in r.message]
-    assert len(told) == 1
+def noted(caplog, words: str) -> list[str]:
+    return [r.getMessage() for r in caplog.records if words in r.getMessage()]
+
+
+NOTHING_READ = "the LLMDiff adapter does nothing"
+
+
+@pytest.mark.parametrize("mode", ["add", "replace"])
+@pytest.mark.parametrize("negative_too", [True, False])
+def test_no_llm_text_on_the_positive_is_told_once(kit, model, caplog, mode, negative_too):
+    changed = kit.apply(model, kit.adapter("sd15"), mode)
+    prompts = kit.own(), kit.own(seed=1) if negative_too else kit.prompt()
+    if mode == "replace":
+        with pytest.raises(ValueError, match=NOTHING_READ) as told:
+            kit.sample(changed, *prompts, cfg=3.0)
+        sentence(told)
+        return
+    drawn = kit.sample(changed, *prompts, cfg=3.0, steps=3)
+    assert len(noted(caplog, NOTHING_READ)) == 1
+    if negative_too:
+        assert torch.equal(drawn, kit.sample(model, *prompts, cfg=3.0, steps=3))
+
+
+def test_a_model_without_an_adapter_says_that_it_lacks_one(kit, model, caplog):
+    with pytest.raises(ValueError, match="no LLMDiff adapter.*put LLMDiff Apply") as told:
+        kit.sample(model, kit.prompt())
+    sentence(told)
+    own = kit.own()
+    drawn = kit.sample(model, kit.prompt(own=own), steps=3)
+    assert len(noted(caplog, "no LLMDiff adapter")) == 3  # a script has no node to tell once
+    assert torch.equal(drawn, kit.sample(model, own, steps=3))
+
+
+def average(kit, to, other, strength: float):
+    inputs = {"conditioning_to": to, "conditioning_from": other}
+    return kit.stock("ConditioningAverage", conditioning_to_strength=strength, **inputs)
+
+
+MIXED = {
+    "average": lambda kit, a, b: average(kit, a, b, 0.3),
+    "all of the other": lambda kit, a, b: average(kit, a, b, 0.0),
+    "concat": lambda kit, a, b: kit.stock(
+        "ConditioningConcat", conditioning_to=a, conditioning_from=b
+    ),
+    "multiplied": lambda kit, a, b: kit.stock(
+        "ConditioningMultiply", conditioning=a, multiplier=1.5
+    ),
+}
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("how", MIXED)
+def test_text_that_cannot_follow_a_mix_is_told(kit, model, caplog, how, own):
+    if how == "multiplied" and not own:
+        pytest.skip("zeros stay what they are")
+    if how == "multiplied" and "ConditioningMultiply" not in kit.host.nodes.NODE_CLASS_MAPPINGS:
+        pytest.skip("this ComfyUI has no ConditioningMultiply")
+    a, b = (kit.prompt(9, n, own=kit.own(seed=n) if own else None) for n in (1, 2))
+    mixed = MIXED[how](kit, a, b)
+    for mode in ("add", "replace"):
+        changed = kit.apply(model, kit.adapter("sd15"), mode)
+        kit.sample(changed, a)
+        assert not noted(caplog, "after LLMDiff Encode")
+        if mode == "replace":
+            with pytest.raises(
+                ValueError, match="after LLMDiff Encode.*ConditioningCombine"
+            ) as told:
+                kit.sample(changed, mixed)
+            sentence(told)
+        else:
+            kit.sample(changed, mixed, steps=3)
+            assert len(noted(caplog, "after LLMDiff Encode")) == 1
+        caplog.clear()
+
+
+def test_a_mix_before_the_llm_reads_is_not_told(kit, model, caplog):
+    own = average(kit, kit.own(seed=1), kit.own(seed=2), 0.4)
+    for mode in ("add", "replace"):
+        kit.sample(kit.apply(model, kit.adapter("sd15"), mode), kit.prompt(own=own))
+    assert not noted(caplog, "after LLMDiff Encode")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -54,3 +56,17 @@ def test_another_file_gets_a_sentence(pack, path):
         pack.module("host.llmdiff.demo_checkpoint").load_standin(
             path.with_name("stickers.safetensors")
         )
+
+
+def test_the_host_can_make_copies_of_its_weights(pack, host, parts, draw):
+    model, clip, _ = parts
+    if "force_deepcopy" not in inspect.signature(model.clone).parameters:
+        pytest.skip("needs ComfyUI 0.33: models that are made anew for each GPU")
+    plain = draw("a cat")
+    for patcher in (model, clip.patcher):
+        fresh = patcher.clone(force_deepcopy=True)
+        assert fresh.model is not patcher.model
+        theirs = fresh.model.state_dict()
+        for name, value in patcher.model.state_dict().items():
+            assert torch.equal(theirs[name], value), name
+    assert torch.equal(draw("a cat"), plain)

@@ -1,0 +1,71 @@
+"""Notes on the node that runs and in the log: what a user should know and no error says."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+from comfy_execution.utils import get_executing_context
+
+log = logging.getLogger(__name__)
+
+NOTHING = "What was noted here before no longer holds."
+
+
+@dataclass
+class NodeRun:
+    """One node in one run of a workflow, and what it was told."""
+
+    prompt_id: str = ""
+    node_id: str = ""
+    notes: dict[object, tuple[int, str]] = field(default_factory=dict)
+
+
+_latest = NodeRun()
+_marked: set[str] = set()  # ids of nodes that show a note; it stays on a node until another comes
+
+
+def note(sentence: str, about: object = None, rank: int = 1) -> None:
+    """Tell of something below the running node's widgets and in the log, once a run of the node.
+
+    Args:
+        about: what the note is about; a later note on it takes the place of an earlier one where
+            its rank is higher, and is left out otherwise. None = the sentence itself.
+    """
+    run = _running()
+    known, _ = run.notes.get(about or sentence, (0, "")) if run else (0, "")
+    if rank <= known:
+        return
+    log.warning("%s", sentence)
+    if run is not None:
+        run.notes[about or sentence] = rank, sentence
+        _marked.add(run.node_id)
+        _show(run.node_id, "\n".join(told for _, told in run.notes.values()))
+
+
+def nothing_to_note() -> None:
+    """Take back what the running node shows from an earlier run, unless this one has notes too."""
+    run = _running()
+    if run is not None and run.node_id in _marked and not run.notes:
+        _marked.discard(run.node_id)
+        _show(run.node_id, NOTHING)
+
+
+def _running() -> NodeRun | None:
+    """The node that the host executes; None where a script calls."""
+    global _latest
+    context = get_executing_context()
+    if context is None:
+        return None
+    if (context.prompt_id, context.node_id) != (_latest.prompt_id, _latest.node_id):
+        _latest = NodeRun(context.prompt_id, context.node_id)
+    return _latest
+
+
+def _show(node_id: str, text: str) -> None:
+    """Put a text below the node's widgets, for the user who queued it."""
+    from server import PromptServer  # the host's; scripts that only load models have none
+
+    host = getattr(PromptServer, "instance", None)
+    if host is not None:
+        host.send_progress_text(text, node_id, host.client_id)
