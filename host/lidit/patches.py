@@ -1,4 +1,4 @@
-"""The patches of other nodes on the attention of LI-DiT's blocks, as the host's own models offer them.
+"""The patches of other nodes on the attention of LI-DiT's blocks, as the host's models offer them.
 
 A block's self-attention is the host's ``attn1``, its cross-attention to the text ``attn2``.
 """

@@ -1,10 +1,12 @@
-"""What nodes put in place of the model's schedule of noise, in the unit in which LI-DiT counts time."""
+"""Schedules of noise that nodes set on a MODEL: which fit, and their time in LI-DiT's unit."""
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import comfy.model_sampling as host
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...lidit_core.errors import LiDiTError
 
@@ -22,7 +24,15 @@ REMEDY = {
 }
 
 
-def check_prediction(sampling: nn.Module, prediction: str) -> None:
+class Schedule(Protocol):
+    """The host's `model_sampling`."""
+
+    def timestep(self, sigma: Tensor) -> Tensor: ...
+
+    def sigma(self, timestep: Tensor) -> Tensor: ...
+
+
+def check_prediction(sampling: Schedule, prediction: str) -> None:
     """Refuse a schedule under which the host reads the model's output as something else."""
     kind, lookalikes = READ_AS[prediction]
     if isinstance(sampling, kind) and not isinstance(sampling, lookalikes):
@@ -37,7 +47,7 @@ def check_prediction(sampling: nn.Module, prediction: str) -> None:
 _KINDS = (host.CONST, host.EPS, host.COSMOS_RFLOW)
 
 
-def model_timestep(sampling: nn.Module, timestep: Tensor, own: nn.Module) -> Tensor:
+def model_timestep(sampling: Schedule, timestep: Tensor, own: Schedule) -> Tensor:
     """Translate a node's timestep (B,), whatever it counts in, to LI-DiT's, 0 to 1000.
 
     Args:
