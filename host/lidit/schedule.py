@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...lidit_core.errors import LiDiTError
 
+ROUNDED = 1e-3  # of a sigma, in bfloat16 at most
 LAST_TIMESTEP = 1000.0  # pure noise, as every LI-DiT was trained
 # by what a LI-DiT predicts: how the host must read that, and what only looks like it
 READ_AS = {
@@ -45,6 +46,23 @@ def check_prediction(sampling: Schedule, prediction: str) -> None:
 
 
 _KINDS = (host.CONST, host.EPS, host.COSMOS_RFLOW)
+
+
+def check_range(sigmas: Tensor | None, prediction: str) -> None:
+    """Refuse a flow's schedule that begins above pure noise, which is one for eps models.
+
+    Args:
+        sigmas: all of a sampling, as the host hands them on; None = not known.
+    """
+    if prediction != "flow" or sigmas is None or len(sigmas) == 0:
+        return
+    highest = float(sigmas.max())
+    if highest > 1 + ROUNDED:
+        raise LiDiTError(
+            f"the schedule begins at sigma {highest:.4g}, and this LI-DiT is a flow model, whose "
+            "pure noise is sigma 1; such schedules (AYS, GITS, Karras, Exponential, SD Turbo and "
+            "others with a sigma range) are for eps models: use BasicScheduler or KSampler"
+        )
 
 
 def model_timestep(sampling: Schedule, timestep: Tensor, own: Schedule) -> Tensor:

@@ -9,7 +9,8 @@ from model_kit import close, empty, save_small
 
 FILES = (
     *("model_advanced", "flux", "lt", "easycache", "lumina2", "freelunch", "sag", "hypertile"),
-    *("tomesd", "model_downscale", "pag", "nag", "cfg", "perpneg", "optimalsteps"),
+    *("align_your_steps", "gits", "optimalsteps"),
+    *("tomesd", "model_downscale", "pag", "nag", "cfg", "perpneg", "custom_sampler"),
 )
 BIG = {"height": 16, "width": 16}  # 8 x 8 tokens
 
@@ -247,3 +248,30 @@ def test_who_asks_whether_a_part_is_there_is_told_no(model):
     assert not hasattr(inside, "middle_block")
     assert "model_channels" not in model.model.model_config.unet_config
     assert model.model.model_config.unet_config.get("model_channels") is None
+
+
+RANGES = {
+    "KarrasScheduler": {"steps": 4, "sigma_max": 14.6, "sigma_min": 0.03, "rho": 7.0},
+    "ExponentialScheduler": {"steps": 4, "sigma_max": 14.6, "sigma_min": 0.03},
+    "PolyexponentialScheduler": {"steps": 4, "sigma_max": 14.6, "sigma_min": 0.03, "rho": 1.0},
+    "LaplaceScheduler": {
+        **{"steps": 4, "sigma_max": 14.6, "sigma_min": 0.03},
+        **{"mu": 0.0, "beta": 0.5},
+    },
+    "AlignYourStepsScheduler": {"model_type": "SD1", "steps": 10, "denoise": 1.0},
+    "GITSScheduler": {"coeff": 1.2, "steps": 10, "denoise": 1.0},
+}
+
+
+@pytest.mark.parametrize("node", RANGES)
+def test_a_schedule_above_pure_noise_is_refused_on_a_flow(kit, model, run, node):
+    errors = kit.pack.module("lidit_core.errors")
+    sigmas = run(node, **RANGES[node])
+    inputs = {"model": model, "add_noise": True, "noise_seed": 1, "cfg": 3.0, "sigmas": sigmas}
+    inputs |= {"sampler": run("KSamplerSelect", sampler_name="euler"), "latent_image": empty()}
+    prompts = {"positive": kit.prompt(seed=1), "negative": kit.prompt(seed=2)}
+    with pytest.raises(errors.LiDiTError, match="begins at sigma 1.*BasicScheduler"):
+        run("SamplerCustom", **inputs, **prompts)
+    basic = run("BasicScheduler", model=model, scheduler="simple", steps=4, denoise=1.0)
+    drawn = run("SamplerCustom", **{**inputs, "sigmas": basic}, **prompts)
+    assert drawn["samples"].isfinite().all()
