@@ -16,7 +16,6 @@ from ..attention import attend
 from ..keys import TEXT
 from .conds import ModelText
 from .patches import PatchedAttention, check_patches
-from .schedule import check_range
 
 UNET_PARTS = ("input_blocks", "middle_block", "output_blocks", "model_channels")
 
@@ -80,7 +79,6 @@ class HostLiDiT(LiDiT):
             )
         if control is not None:
             raise LiDiTError("a ControlNet is connected, and none exists for LI-DiT; take it out")
-        check_range(transformer_options.get("sample_sigmas"), self.config.prediction)
         host = HostCall(transformer_options, self.config, x)
         return super().forward(
             x, timestep, text.states, text.options, host.attention, host.run_block

@@ -129,8 +129,6 @@ class HostModel(comfy.model_base.BaseModel):
     def process_timestep(self, timestep: Tensor, **kwargs) -> Tensor:
         """In LI-DiT's unit, whatever the schedule that a node has set counts in."""
         check_prediction(self.model_sampling, self.model_config.config.prediction)
-        if self.model_sampling is self.own_sampling[0]:
-            return timestep
         return model_timestep(self.model_sampling, timestep, self.own_sampling[0])
 
     def extra_conds_shapes(self, **values) -> dict:

@@ -48,18 +48,12 @@ def check_prediction(sampling: Schedule, prediction: str) -> None:
 _KINDS = (host.CONST, host.EPS, host.COSMOS_RFLOW)
 
 
-def check_range(sigmas: Tensor | None, prediction: str) -> None:
-    """Refuse a flow's schedule that begins above pure noise, which is one for eps models.
-
-    Args:
-        sigmas: all of a sampling, as the host hands them on; None = not known.
-    """
-    if prediction != "flow" or sigmas is None or len(sigmas) == 0:
-        return
-    highest = float(sigmas.max())
+def check_noise(timestep: Tensor) -> None:
+    """Refuse a flow's timestep (B,), in 0 to 1000, that lies above pure noise."""
+    highest = float(timestep.max()) / LAST_TIMESTEP
     if highest > 1 + ROUNDED:
         raise LiDiTError(
-            f"the schedule begins at sigma {highest:.4g}, and this LI-DiT is a flow model, whose "
+            f"the schedule is at sigma {highest:.4g}, and this LI-DiT is a flow model, whose "
             "pure noise is sigma 1; such schedules (AYS, GITS, Karras, Exponential, SD Turbo and "
             "others with a sigma range) are for eps models: use BasicScheduler or KSampler"
         )
@@ -74,7 +68,9 @@ def model_timestep(sampling: Schedule, timestep: Tensor, own: Schedule) -> Tenso
     """
     if isinstance(sampling, host.CONST):
         unit = float(sampling.timestep(torch.ones(())))  # of pure noise: 1 or 1000
-        return timestep * (LAST_TIMESTEP / unit)
+        ours = timestep * (LAST_TIMESTEP / unit)
+        check_noise(ours)
+        return ours
     steps = isinstance(sampling, host.ModelSamplingDiscrete)
     if steps and not isinstance(sampling, host.StableCascadeSampling):
         return timestep

@@ -270,7 +270,7 @@ def test_a_schedule_above_pure_noise_is_refused_on_a_flow(kit, model, run, node)
     inputs = {"model": model, "add_noise": True, "noise_seed": 1, "cfg": 3.0, "sigmas": sigmas}
     inputs |= {"sampler": run("KSamplerSelect", sampler_name="euler"), "latent_image": empty()}
     prompts = {"positive": kit.prompt(seed=1), "negative": kit.prompt(seed=2)}
-    with pytest.raises(errors.LiDiTError, match="begins at sigma 1.*BasicScheduler"):
+    with pytest.raises(errors.LiDiTError, match="is at sigma 1.*BasicScheduler"):
         run("SamplerCustom", **inputs, **prompts)
     basic = run("BasicScheduler", model=model, scheduler="simple", steps=4, denoise=1.0)
     drawn = run("SamplerCustom", **{**inputs, "sigmas": basic}, **prompts)
