@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import time
+
 import pytest
 import torch
 from tiny_lidit import lidit_config, randomise, save_lidit_files
@@ -75,6 +78,35 @@ def test_a_wrong_tensor_is_named(saved, change, words):
     write_safetensors(path, tensors, metadata)
     with pytest.raises(LiDiTError, match=words):
         load_lidit(path)
+
+
+@pytest.mark.parametrize(
+    "field, value, told",
+    [
+        (("depth",), 10_000_000, "asks for 10000000 of blocks.N, and the file holds 2"),
+        (("refiner", "blocks"), 10_000_000, "asks for 10000000 of text_side.linguistic.0.blocks.N"),
+        (("refiner", "collaborative_blocks"), 10_000_000, "collaborative.branches.0.N"),
+        (("width",), 1 << 62, "patch_embedder.weight .* instead of \\(4611686018427387904,"),
+        (("patch",), 4, "patch_embedder.weight"),
+        (("llms", 0, "width"), 1 << 40, "text_side.linguistic.0.entry.weight"),
+    ],
+)
+def test_sizes_that_the_tensors_do_not_have_are_refused_in_a_moment(saved, field, value, told):
+    """Before a model of that size is built, even of the meta device's."""
+    _, path = saved
+    tensors, metadata = read_safetensors(path)
+    changed = json.loads(metadata[CONFIG_KEY])
+    *outer, last = field
+    record = changed
+    for key in outer:
+        record = record[key]
+    record[last] = value
+    write_safetensors(path, tensors, {CONFIG_KEY: json.dumps(changed)})
+    for load in (read_config, load_lidit):
+        began = time.monotonic()
+        with pytest.raises(LiDiTError, match=told):
+            load(path)
+        assert time.monotonic() - began < 2
 
 
 @pytest.mark.parametrize("share", [0.0, 0.0001, 0.5, 0.99])
