@@ -17,6 +17,7 @@ from ..errors import LiDiTError
 from ..io.tensors import (
     HOST_PREFIX,
     Shape,
+    check_finite,
     check_sizes,
     check_tensors,
     fill,
@@ -39,6 +40,7 @@ def save_lidit(model_or_weights: LiDiT | Mapping[str, Tensor], config: LiDiTConf
     weights = model_or_weights
     if isinstance(weights, LiDiT):
         weights = weights.state_dict()
+    check_finite(weights, path)
     write_safetensors(path, weights, {CONFIG_KEY: config.to_json()})
 
 

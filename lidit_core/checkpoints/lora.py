@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import LiDiTError, shown
 from ..io.records import json_object, read_record
-from ..io.tensors import fill, read_safetensors, write_safetensors
+from ..io.tensors import check_finite, fill, read_safetensors, write_safetensors
 from ..model.config import LiDiTConfig
 from ..model.dit import LiDiT
 from ..text.spec import LLMSpec
@@ -106,6 +106,7 @@ def write_lora(
         tensors[f"{PREFIX}{name}.lora_A.weight"] = a
         tensors[f"{PREFIX}{name}.lora_B.weight"] = b
         tensors[f"{PREFIX}{name}.alpha"] = torch.tensor(float(alpha))
+    check_finite(tensors, path)
     ranks = sorted({a.shape[0] for a, _ in layers.values()})
     about = {"base": base, "rank": ranks[-1], "alpha": alpha, **_kind(config), LONGEST: longest}
     write_safetensors(path, tensors, {KEY: json.dumps(about, ensure_ascii=False)})

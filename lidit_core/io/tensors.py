@@ -50,6 +50,22 @@ def write_safetensors(
         ) from error
 
 
+def check_finite(tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """Refuse to write weights that are not finite: whoever reads them gets a black picture."""
+    bad = [k for k, v in tensors.items() if v.is_floating_point() and not _is_finite(v)]
+    if bad:
+        raise LiDiTError(
+            f"{path} is not written, for {len(bad)} of its tensors, {bad[0]} first, hold numbers "
+            "that are not finite; expected finite ones: begin anew with a lower learning rate, or "
+            "go on from a checkpoint before they came"
+        )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    tensor = tensor.float() if tensor.itemsize < 2 else tensor  # float8 cannot be asked
+    return bool(tensor.isfinite().all())
+
+
 HOST_PREFIX = "model.diffusion_model."  # what a host's "save checkpoint" puts before every key
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..errors import LiDiTError
 from ..io.tensors import (
     Shape,
+    check_finite,
     check_sizes,
     check_tensors,
     fill,
@@ -28,6 +29,7 @@ KEY = "llmdiff"  # of the metadata
 
 def write_adapter(path: str | Path, weights: Mapping[str, Tensor], config: AdapterConfig) -> None:
     """Write an adapter; a layer's scalars have no dimension in the file."""
+    check_finite(weights, path)
     scalars = {k: v.reshape(()) for k, v in weights.items() if _is_gate(k)}
     write_safetensors(path, {**weights, **scalars}, {KEY: config.to_json()})
 

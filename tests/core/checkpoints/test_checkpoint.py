@@ -16,6 +16,7 @@ from lidit_core.checkpoints.lidit import (
     load_lidit,
     load_vae,
     read_config,
+    save_lidit,
 )
 from lidit_core.errors import LiDiTError
 from lidit_core.io.tensors import HOST_PREFIX, read_safetensors, write_safetensors
@@ -139,6 +140,16 @@ def test_a_write_that_the_disk_refuses_is_one_sentence(tmp_path):
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(LiDiTError, match="cannot be written"):
         write_safetensors(tmp_path / "taken" / "y.safetensors", {"x": torch.zeros(2)}, {})
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_not_written(saved, number):
+    config, path = saved
+    before, weights = path.read_bytes(), load_lidit(path).bfloat16().state_dict()
+    weights["pooled_text.bias"][3] = number
+    with pytest.raises(LiDiTError, match="is not written, for 1 of .* pooled_text.bias first"):
+        save_lidit(weights, config, path)
+    assert path.read_bytes() == before
 
 
 def test_a_failed_write_keeps_the_old_file(saved):
