@@ -28,6 +28,7 @@ class Proof:
     words: tuple[str, ...]  # for pytest
     in_hosts: bool = False  # by the Python of every ComfyUI
     times: int = 1
+    environment: tuple[tuple[str, str], ...] = ()  # names and values, for the tests
 
 
 PROOFS = {
@@ -39,6 +40,11 @@ PROOFS = {
         "a run that is killed anywhere goes on to the same bits",
         ("tests/train", "tests/core", "tests/stickers", "-k", "killed or resume or goes_on"),
         times=5,
+    ),
+    "fuzzing": Proof(
+        "1,000 hostile inputs of each kind end in a result or in one sentence",
+        ("tests/core/fuzzing", "tests/train/test_fuzzed_recipes.py"),
+        environment=(("LIDIT_FUZZ_INPUTS", "1000"),),
     ),
     "hosts": Proof("the nodes hold in every ComfyUI", ("tests/host",), in_hosts=True),
     "browsers": Proof(
@@ -66,7 +72,11 @@ def attempts(proof: Proof) -> list[tuple[str, list[str], dict[str, str]]]:
             (name, [str(python)], {"COMFYUI_PATH": str(folder)}) for name, folder, python in hosts()
         ]
     return [
-        (name, [*python, "-m", "pytest", "-q", *proof.words], {**os.environ, **more})
+        (
+            name,
+            [*python, "-m", "pytest", "-q", *proof.words],
+            {**os.environ, **dict(proof.environment), **more},
+        )
         for name, python, more in places
         for _ in range(proof.times)
     ]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import LiDiTError
 from ..text.spec import LLMSpec
-from ..text.states import LLMStates, without_instruction
+from ..text.states import LLMStates, check_text, without_instruction
 from .attention import AttentionFunction, key_bias
 from .config import FUSIONS, RefinerConfig
 from .lists import ListOf
@@ -97,16 +97,9 @@ class TextSide(nn.Module):
 
     def _check(self, text: Mapping[int, LLMStates], batch: int) -> None:
         known = len(self.linguistic)
-        if not text or not set(text) <= set(range(known)):
-            raise LiDiTError(
-                f"text came for branches {sorted(text)}; expected one or more of 0 to {known - 1}"
-            )
-        for i, states in text.items():
-            if len(states) != batch:
-                raise LiDiTError(
-                    f"branch {i} has text for {len(states)} samples; expected {batch}, "
-                    "one for each latent"
-                )
+        check_text(text, known, batch)
+        if not text:
+            raise LiDiTError(f"text came for no branch; expected one or more of 0 to {known - 1}")
 
 
 def _truncate(branch: Branch, roles: Tensor) -> Branch:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Sequence
+from typing import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import LiDiTError
+from ..errors import LiDiTError, check, shown
 
 PADDING = 0  # no token
 INSTRUCTION = 1  # read by the refiners, dropped after them (paper: truncation comes last)
@@ -27,6 +27,12 @@ class LLMStates:
     roles: Tensor  # (B, L) int32: PADDING, INSTRUCTION or PROMPT
 
     def __post_init__(self) -> None:
+        for name, tensor in (("hidden", self.hidden), ("roles", self.roles)):
+            check(
+                isinstance(tensor, Tensor),
+                f"{name} of LLM states is {shown(tensor)}; expected tensors, hidden (B, L, C) of "
+                "float32 or bfloat16 and roles (B, L) of int32",
+            )
         if self.hidden.ndim != 3 or self.roles.shape != self.hidden.shape[:2]:
             raise LiDiTError(
                 f"LLM states have shape {tuple(self.hidden.shape)} and roles "
@@ -68,6 +74,37 @@ class LLMStates:
     def emptied(self) -> "LLMStates":
         """The same shape with no token in it: what a zeroed-out conditioning means."""
         return LLMStates(torch.zeros_like(self.hidden), torch.zeros_like(self.roles))
+
+
+def _kind(value: object) -> str:
+    """How a sentence names what is given in place of states: a tensor by its shape."""
+    return f"a tensor of {tuple(value.shape)}" if isinstance(value, Tensor) else shown(value)
+
+
+def check_text(text: object, branches: int, rows: int, what: str = "text") -> None:
+    """Raise unless a text is states by branch, a row for each latent.
+
+    Args:
+        branches: how many the model has.
+        what: how the sentence calls the text.
+    """
+    if not isinstance(text, Mapping) or not set(text) <= set(range(branches)):
+        came = f"branches {sorted(text, key=str)}" if isinstance(text, Mapping) else _kind(text)
+        raise LiDiTError(
+            f"{what} came for {came}; expected a dict of LLMStates by branch, of one or more of 0 "
+            f"to {branches - 1}"
+        )
+    for branch, states in text.items():
+        check(
+            isinstance(states, LLMStates),
+            f"{what} of branch {branch} is {_kind(states)}; expected LLMStates, as a PromptEncoder "
+            "gives them",
+        )
+        check(
+            len(states) == rows,
+            f"branch {branch} has {what} for {len(states)} samples; expected {rows}, one for each "
+            "latent: repeat a row with states[[0, 0]]",
+        )
 
 
 def without_instruction(tokens: Tensor, roles: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lidit_core.errors import exit_status
-from lidit_core.io.tensors import read_safetensors, write_safetensors
+from lidit_core.io.tensors import check_finite, read_safetensors, write_safetensors
 from lidit_core.model.vae import DOWNSAMPLING
 from lidit_train.recipe_file import read_recipe
 from lidit_train.vae.linear_encoder import principal_components
@@ -115,6 +115,7 @@ def main() -> None:
     trainer = AutoencoderTrainer(recipe, linear_encoder, crops, options.out, options.device)
     weights = {k: v.to(torch.bfloat16) for k, v in trainer.train().state_dict().items()}
     notes = {"font": "Noto Color Emoji, SIL OFL 1.1", "recipe": repr(recipe)}
+    check_finite(weights, options.out / "final.safetensors")
     write_safetensors(options.out / "final.safetensors", weights, notes)
 
 
