@@ -162,7 +162,7 @@ def _latents(
         return vae, None
     latents = LatentCache(cache / "latents", file.identity(), TORCH[recipe.cache.dtype])
     mine = slice(accelerator.process_index, None, accelerator.num_processes)
-    latents.prepare(sources, stages, vae.encode, mine)
+    latents.prepare(sources, stages, vae.encode, mine, recipe.data.workers)
     accelerator.wait_for_everyone()
     return vae, latents
 

@@ -208,4 +208,4 @@ def _orthogonalising(shape: tuple[int, ...]) -> int:
     from ...loop.muon import orthogonalised  # slow to import, for it runs on several devices
 
     matrix = torch.empty(shape, device=META)
-    return count(lambda _: orthogonalised(matrix.flatten(1)), ()).forward
+    return count(lambda _: orthogonalised(matrix.flatten(1)[None]), ()).forward

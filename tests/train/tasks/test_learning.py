@@ -27,8 +27,9 @@ CONFIG = replace(lidit_config("a", "b"), llms=(LLMSpec("a", 24), LLMSpec("b", 24
 def test_a_step_of_muon_goes_as_far_along_every_direction(shape):
     torch.manual_seed(0)
     matrix = torch.randn(shape) * torch.logspace(0, -1.5, shape[1])
+    matrices = torch.stack([matrix, 10 * matrix, matrix.flip(0) / 10])
     before = torch.linalg.svdvals(matrix)
-    after = torch.linalg.svdvals(orthogonalised(matrix))
+    after = torch.linalg.svdvals(orthogonalised(matrices))
     assert before.max() / before.min() > 8
     assert after.min() > 0.3 and after.max() < 1.3
 
