@@ -24,9 +24,20 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+class _Short(reprlib.Repr):
+    def repr_Tensor(self, tensor, level: int) -> str:
+        return f"a tensor of {tuple(tensor.shape)}"
+
+    repr_Parameter = repr_Tensor
+
+
 def shown(value: object) -> str:
-    """A value as a sentence shows it: on one line, and of a large one only the beginnings."""
-    short = reprlib.Repr()
+    """A value as a sentence shows it: on one line, and of a large one only the beginnings.
+
+    Of a tensor it is the shape: a look at numbers would make every step wait for the device, since
+    sentences are made before it is known whether they are needed.
+    """
+    short = _Short()
     short.maxstring = short.maxother = short.maxlong = 80
     short.maxlist = short.maxtuple = short.maxdict = short.maxset = 8
     short.maxlevel = 3

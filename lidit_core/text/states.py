@@ -39,6 +39,10 @@ class LLMStates:
                 f"{tuple(self.roles.shape)}; expected (B, L, C) and (B, L)"
             )
 
+    def __repr__(self) -> str:
+        rows, length, width = self.hidden.shape
+        return f"LLMStates of {rows} prompts, {length} tokens, width {width}"
+
     def __len__(self) -> int:
         return self.hidden.shape[0]
 
@@ -76,11 +80,6 @@ class LLMStates:
         return LLMStates(torch.zeros_like(self.hidden), torch.zeros_like(self.roles))
 
 
-def _kind(value: object) -> str:
-    """How a sentence names what is given in place of states: a tensor by its shape."""
-    return f"a tensor of {tuple(value.shape)}" if isinstance(value, Tensor) else shown(value)
-
-
 def check_text(text: object, branches: int, rows: int, what: str = "text") -> None:
     """Raise unless a text is states by branch, a row for each latent.
 
@@ -89,7 +88,7 @@ def check_text(text: object, branches: int, rows: int, what: str = "text") -> No
         what: how the sentence calls the text.
     """
     if not isinstance(text, Mapping) or not set(text) <= set(range(branches)):
-        came = f"branches {sorted(text, key=str)}" if isinstance(text, Mapping) else _kind(text)
+        came = f"branches {sorted(text, key=str)}" if isinstance(text, Mapping) else shown(text)
         raise LiDiTError(
             f"{what} came for {came}; expected a dict of LLMStates by branch, of one or more of 0 "
             f"to {branches - 1}"
@@ -97,7 +96,7 @@ def check_text(text: object, branches: int, rows: int, what: str = "text") -> No
     for branch, states in text.items():
         check(
             isinstance(states, LLMStates),
-            f"{what} of branch {branch} is {_kind(states)}; expected LLMStates, as a PromptEncoder "
+            f"{what} of branch {branch} is {shown(states)}; expected LLMStates, as a PromptEncoder "
             "gives them",
         )
         check(
