@@ -116,8 +116,15 @@ class Journal:
             self.accelerator.init_trackers("trackers", init_kwargs=options)
 
     def write(self, step: int, line: Mapping[str, Any], images: int) -> dict[str, Any]:
-        """Add a line; how fast it went and when is told too, but is no part of a curve."""
+        """Add a line; how fast it went and when is told too, but is no part of a curve.
+
+        A number that is not finite, as of weights that have grown without bounds, is left out.
+        """
         seconds, self.began = time.monotonic() - self.began, time.monotonic()
+        bad = [name for name, number in line.items() if not math.isfinite(number)]
+        if bad:
+            log.warning("%s of step %d is no finite number and is not logged", ", ".join(bad), step)
+            line = {name: number for name, number in line.items() if name not in bad}
         line = {"step": step, **line, "images/s": round(images / seconds, 2), "at": time.time()}
         if self.accelerator.is_main_process:
             self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 
@@ -12,7 +13,9 @@ from processes import environment
 from tiny_training import fields, make_world, recipe_of, run, write_recipe
 
 from lidit_core.errors import LiDiTError
+from lidit_train.loop.journal import Journal
 from lidit_train.loop.parallel import accelerator_for
+from lidit_train.recipe import Compute, Log
 from lidit_train.run import begin_run
 
 ONE = [{"images": 8, "batch": 8, "resolution": 32}]
@@ -52,6 +55,17 @@ def test_a_run_in_which_no_step_counts_ends_with_a_sentence(world):
     assert not (folder / "none" / "final.safetensors").exists()
     (line,) = (folder / "none" / "log.jsonl").read_text().splitlines()
     assert "NaN" not in line and "Infinity" not in line and json.loads(line)["skipped"] == 1
+
+
+def test_a_number_that_is_none_is_left_out_of_the_log(tmp_path, caplog):
+    accelerator = accelerator_for(Compute(), "cpu")
+    journal = Journal(tmp_path, Log(trackers=()), accelerator, steps=1)
+    journal.begin(0)
+    line = journal.write(1, {"loss": 0.5, "langevin noise": math.inf, "norm": math.nan}, images=8)
+    (written,) = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
+    assert written == line and written["loss"] == 0.5
+    assert not {"langevin noise", "norm"} & {*written}
+    assert "langevin noise, norm of step 1" in caplog.text
 
 
 def test_weights_that_are_not_finite_are_no_checkpoint(world):
