@@ -12,7 +12,8 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import util
 from pathlib import Path
 
@@ -28,6 +29,7 @@ class Proof:
     words: tuple[str, ...]  # for pytest
     in_hosts: bool = False  # by the Python of every ComfyUI
     times: int = 1
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 PROOFS = {
@@ -39,6 +41,11 @@ PROOFS = {
         "a run that is killed anywhere goes on to the same bits",
         ("tests/train", "tests/core", "tests/stickers", "-k", "killed or resume or goes_on"),
         times=5,
+    ),
+    "compiled": Proof(
+        "LI-DiT and its text side compile as one graph and give equal numbers",
+        ("tests/core/model/test_compiled.py",),
+        environment={"LIDIT_TEST_BACKEND": "inductor"},
     ),
     "hosts": Proof("the nodes hold in every ComfyUI", ("tests/host",), in_hosts=True),
     "browsers": Proof(
@@ -66,7 +73,11 @@ def attempts(proof: Proof) -> list[tuple[str, list[str], dict[str, str]]]:
             (name, [str(python)], {"COMFYUI_PATH": str(folder)}) for name, folder, python in hosts()
         ]
     return [
-        (name, [*python, "-m", "pytest", "-q", *proof.words], {**os.environ, **more})
+        (
+            name,
+            [*python, "-m", "pytest", "-q", *proof.words],
+            {**os.environ, **proof.environment, **more},
+        )
         for name, python, more in places
         for _ in range(proof.times)
     ]

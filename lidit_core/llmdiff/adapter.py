@@ -11,7 +11,7 @@ Shapes: B samples, K tokens, W the tokens' width, N image tokens, D a layer's wi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -38,9 +38,10 @@ class AdapterText:
     tokens: Tensor  # (B, K, W): c, or c refined
     seen: Tensor  # (B, K) bool, False = padding
     gates: Tensor | None = None  # (B, layers): added to b2
+    full: bool = False  # every token is known to be seen
 
     def bias(self, dtype: torch.dtype) -> Tensor | None:
-        return key_bias(self.seen, dtype)
+        return key_bias(self.seen, dtype, self.full)
 
     def present(self, dtype: torch.dtype) -> Tensor:
         """(B, 1, 1): 0 for a sample without any token."""
@@ -129,11 +130,12 @@ class LLMDiffAdapter(nn.Module):
         self._check(states)
         c = self.norm(self.langevin(states.hidden, generator, noisy))  # (B, L, C)
         if self.config.refiner:
-            c = self.refiner(LLMStates(c, states.roles), t, c.dtype, attention).tokens
+            c = self.refiner(replace(states, hidden=c), t, c.dtype, attention).tokens
         gates = None
         if self.config.timestep_gates:
             gates = self.gates(self.gate_time(t, c.dtype))
-        return AdapterText(*without_instruction(c, states.roles), gates)
+        left = without_instruction(c, states)
+        return AdapterText(left.tokens, left.kept, gates, left.full)
 
     def context(self, text: AdapterText) -> Tensor:
         """φ(c), (B, K, context width): what mode ``replace`` gives the checkpoint to read."""

@@ -87,12 +87,11 @@ class TextSide(nn.Module):
         weights = {i: options.of(i).weight for i in text}
         text = {i: states if weights[i] else states.emptied() for i, states in text.items()}
         branches = {
-            i: self.linguistic[i](states, t, dtype, attention, options.of(i))
-            for i, states in sorted(text.items())
+            i: self.linguistic[i](text[i], t, dtype, attention, options.of(i)) for i in sorted(text)
         }
         if (options.fusion or self.config.fusion) == "refiner":
             branches = self.collaborative(branches, attention)
-        kept = {i: _truncate(branch, text[i].roles) for i, branch in branches.items()}
+        kept = {i: _truncate(branch, text[i]) for i, branch in branches.items()}
         return _mix(kept, weights)
 
     def _check(self, text: Mapping[int, LLMStates], batch: int) -> None:
@@ -109,21 +108,23 @@ class TextSide(nn.Module):
                 )
 
 
-def _truncate(branch: Branch, roles: Tensor) -> Branch:
+def _truncate(branch: Branch, states: LLMStates) -> Branch:
     """Drop the instruction."""
-    return Branch(*without_instruction(branch.tokens, roles), branch.c)
+    left = without_instruction(branch.tokens, states)
+    present = tuple(row.kept > 0 for row in states.rows)
+    return Branch(left.tokens, left.kept, branch.c, left.full, present)
 
 
 def _mix(branches: Mapping[int, Branch], weights: Mapping[int, float]) -> TextContext:
     """Concatenate the branches along tokens (paper) and pool them."""
     tokens = torch.cat([branch.tokens for branch in branches.values()], dim=1)
     seen = torch.cat([branch.seen for branch in branches.values()], dim=1)
-    bias = key_bias(seen, tokens.dtype)
+    bias = key_bias(seen, tokens.dtype, all(branch.full for branch in branches.values()))
     if any(weight not in (0, 1) for weight in weights.values()):
         log_weights = _log_weights(branches, weights)
         bias = log_weights if bias is None else bias + log_weights
-    any_token = seen.any(dim=1)
-    present = None if bool(any_token.all()) else any_token.to(tokens.dtype)[:, None, None]
+    everywhere = all(map(any, zip(*(branch.present for branch in branches.values()))))
+    present = None if everywhere else seen.any(dim=1).to(tokens.dtype)[:, None, None]
     return TextContext(tokens, bias, present, _pool(branches))
 
 
