@@ -11,7 +11,7 @@ Shapes: B samples, K tokens, W the tokens' width, N image tokens, D a layer's wi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -130,7 +130,7 @@ class LLMDiffAdapter(nn.Module):
         self._check(states)
         c = self.norm(self.langevin(states.hidden, generator, noisy))  # (B, L, C)
         if self.config.refiner:
-            c = self.refiner(replace(states, hidden=c), t, c.dtype, attention).tokens
+            c = self.refiner(states.with_hidden(c), t, c.dtype, attention).tokens
         gates = None
         if self.config.timestep_gates:
             gates = self.gates(self.gate_time(t, c.dtype))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass
 from functools import cached_property
 
 import torch
@@ -49,17 +49,18 @@ class LLMStates:
 
     hidden: Tensor  # (B, L, C) float32 or bfloat16, never float16
     roles: Tensor  # (B, L) int32: PADDING, INSTRUCTION or PROMPT
-    known_rows: tuple[Row, ...] | None = field(default=None, compare=False, repr=False)
+    known: InitVar[tuple[Row, ...] | None] = None  # the rows; whoever replaces roles leaves it out
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, known: tuple[Row, ...] | None) -> None:
         if self.hidden.ndim != 3 or self.roles.shape != self.hidden.shape[:2]:
             raise LiDiTError(
                 f"LLM states have shape {tuple(self.hidden.shape)} and roles "
                 f"{tuple(self.roles.shape)}; expected (B, L, C) and (B, L)"
             )
 
-        if self.known_rows is None and self.roles.device.type == "cpu":
-            object.__setattr__(self, "known_rows", rows_of(self.roles))
+        if known is None and self.roles.device.type == "cpu":
+            known = rows_of(self.roles)
+        object.__setattr__(self, "known_rows", known)
 
     def __len__(self) -> int:
         return self.hidden.shape[0]
@@ -100,9 +101,12 @@ class LLMStates:
         return tuple(self.known_rows[row] for row in rows)
 
     def to(self, device=None, dtype: torch.dtype | None = None) -> "LLMStates":
-        return replace(
-            self, hidden=self.hidden.to(device=device, dtype=dtype), roles=self.roles.to(device)
-        )
+        hidden = self.hidden.to(device=device, dtype=dtype)
+        return LLMStates(hidden, self.roles.to(device), self.known_rows)
+
+    def with_hidden(self, hidden: Tensor) -> "LLMStates":
+        """Other states (B, L, any width) of the same tokens."""
+        return LLMStates(hidden, self.roles, self.known_rows)
 
     def padded(self, length: int) -> "LLMStates":
         """With padding up to this length, which is at least the present one."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -86,6 +87,8 @@ def test_states_know_their_rows_through_all_that_is_done_to_them():
         batch.emptied(),
         batch.to(dtype=torch.bfloat16),
         stack_states([batch, batch.padded(20), batch.emptied()]),
+        replace(batch, roles=torch.zeros_like(batch.roles)),
+        replace(batch, hidden=batch.hidden + 1),
     ]
     for of in changed:
         assert of.rows == LLMStates(of.hidden, of.roles).rows
