@@ -8,10 +8,15 @@ from pathlib import Path
 SHIPPED_WEIGHTS = Path(__file__).resolve().parent / "weights"
 
 
+def at_home(path: str | Path) -> Path:
+    """A path whose beginning `~` is the user's folder; that of no user stays as it is written."""
+    return Path(os.path.expanduser(path))
+
+
 def cache_root() -> Path:
     """The user cache of command line and ComfyUI alike: `LIDIT_CACHE`, else `~/.cache/lidit`."""
     override = os.environ.get("LIDIT_CACHE")
-    return Path(override).expanduser() if override else Path.home() / ".cache" / "lidit"
+    return at_home(override) if override else Path.home() / ".cache" / "lidit"
 
 
 def states_folder() -> Path:

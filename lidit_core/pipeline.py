@@ -17,8 +17,8 @@ from torch import Tensor
 from .branches import choose_llms, open_encoders
 from .checkpoints.lidit import load_vae, read_config
 from .checkpoints.lora import load_with_loras
-from .diffusion.sampling import initial_noise, sample
-from .errors import LiDiTError
+from .diffusion.sampling import check_guidance, check_steps, initial_noise, sample
+from .errors import LiDiTError, check, is_whole, shown
 from .io.pictures import to_pixels
 from .model.config import LiDiTConfig
 from .model.dit import LiDiT
@@ -45,8 +45,14 @@ class Order:
     seed: int
 
     def __post_init__(self) -> None:
-        if not 0 <= self.seed < 1 << 63:
-            raise LiDiTError(f"seed {self.seed} is out of range; expected 0 to 2^63 - 1")
+        check(
+            isinstance(self.prompt, str),
+            f"the prompt is {shown(self.prompt)}; expected text, as Order('a frog', seed=0)",
+        )
+        check(
+            is_whole(self.seed) and 0 <= self.seed < 1 << 63,
+            f"seed {shown(self.seed)} is out of range; expected a whole number, 0 to 2^63 - 1",
+        )
 
 
 @dataclass(frozen=True)
@@ -59,8 +65,19 @@ class Settings:
     size: tuple[int, int] | None = None  # width, height in pixels
 
     def __post_init__(self) -> None:
-        if self.steps is not None and self.steps < 1:
-            raise LiDiTError(f"{self.steps} steps were asked for; expected 1 or more")
+        check(
+            isinstance(self.negative, str),
+            f"the negative prompt is {shown(self.negative)}; expected text, '' = none",
+        )
+        if self.steps is not None:
+            check_steps(self.steps)
+        if self.guidance is not None:
+            check_guidance(self.guidance)
+        sides = self.size if isinstance(self.size, (tuple, list)) else (None,)
+        check(
+            self.size is None or (len(sides) == 2 and all(map(is_whole, sides))),
+            f"size is {shown(self.size)}; expected width and height in pixels, as (192, 128)",
+        )
 
     def filled(self, config: LiDiTConfig) -> "Settings":
         """The same settings without a None."""
@@ -101,9 +118,18 @@ class Pipeline:
         Args:
             on_step: told, after every sampling step, how many pictures took it.
         """
+        check(
+            isinstance(orders, Sequence) and all(isinstance(order, Order) for order in orders),
+            f"pictures of {shown(orders)} were asked for; expected a list of orders, as "
+            "[Order('a frog', seed=0)]",
+        )
+        check(isinstance(settings, Settings), f"settings is {shown(settings)}; expected Settings")
         settings = settings.filled(self.model.config)
         assert settings.size is not None  # as `filled`
         check_size(settings.size, self.model.config)
+        return self._pictures(orders, settings, on_step)
+
+    def _pictures(self, orders: Sequence[Order], settings: Settings, on_step) -> Iterator[Tensor]:
         guided = settings.guidance != 1  # else the negative prompt is not even encoded
         told: set[str] = set()
         negative = self.encode([settings.negative], told) if guided else {}
@@ -158,6 +184,11 @@ class Pipeline:
             settings.guidance,
             on_step=lambda step: on_step(len(orders)),
         )
+        check(
+            bool(torch.isfinite(latents).all()),
+            f"the picture of {shown(orders[0].prompt)} is not finite numbers at guidance "
+            f"{settings.guidance}; lower that or a LoRA's strength, or fetch the checkpoint again",
+        )
         for row in denormalise(latents, latent).split(1):
             yield to_pixels(self.vae.decode(row))[0]
 
@@ -187,7 +218,7 @@ def find_device(name: str | None) -> str:
     if name is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(1, device=name)
+        torch.zeros(1, device=name).item()  # the device "meta" holds no number
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise LiDiTError(

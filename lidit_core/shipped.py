@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .errors import LiDiTError
 from .model.config import LatentFormat
-from .paths import SHIPPED_WEIGHTS
+from .paths import SHIPPED_WEIGHTS, at_home
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ SHIPPED_MODELS = {
 def find_model(name: str) -> tuple[Path, tuple[str, ...]]:
     """The file of a model, and the LLMs that take part; () where the caller did not say."""
     if name not in SHIPPED_MODELS:
-        return Path(name).expanduser(), ()
+        return at_home(name), ()
     shipped = SHIPPED_MODELS[name]
     path = SHIPPED_WEIGHTS / shipped.file
     if not path.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import typing
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Any, TypeGuard
 
 import yaml
 
-from lidit_core.errors import LiDiTError, check, first_line
+from lidit_core.errors import LiDiTError, check, first_line, shown
 from lidit_core.io.records import read_record
 
 from .recipe import Recipe
@@ -26,6 +27,11 @@ _Yaml.add_implicit_resolver(
 )
 
 
+# Beside its own error yaml raises these, of a date that is none or a number of too many digits.
+NO_YAML = (ValueError, TypeError, LookupError, AttributeError, RecursionError, yaml.YAMLError)
+MOST = 100_000  # values in a recipe: one that repeats its parts by name may stand for billions
+
+
 def read_recipe(path: str | Path, changes: Sequence[str] = (), kind: type = Recipe) -> Any:
     """Read a recipe.
 
@@ -37,15 +43,32 @@ def read_recipe(path: str | Path, changes: Sequence[str] = (), kind: type = Reci
     """
     try:
         data = yaml.load(Path(path).read_text(encoding="utf-8"), _Yaml)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, *NO_YAML) as error:
         raise LiDiTError(
-            f"recipe {path} cannot be read ({' '.join(str(error).split())}); give a YAML file"
+            f"recipe {path} cannot be read ({' '.join(str(error).split())[:500]}); give a YAML file"
         ) from error
     check(isinstance(data, dict), f"recipe {path} holds {type(data).__name__}; expected fields")
+    _check_size(data, path)
     _look_beside(data, Path(path).parent)
     for change in changes:
         _change(data, change)
+    _check_size(data, path)
     return read_record(kind, data, "recipe")
+
+
+def _check_size(data: Any, path: str | Path) -> None:
+    """Refuse a recipe that holds itself, or whose repeated parts are too much to go through."""
+    left, seen = [data], 0
+    while left and seen <= MOST:
+        value = left.pop()
+        seen += 1
+        if isinstance(value, (dict, list, set, tuple)):
+            left += value.values() if isinstance(value, dict) else value
+    check(
+        seen <= MOST,
+        f"recipe {path} holds itself by an alias, or more than {MOST} values; expected each once: "
+        "write out what its & and * stand for",
+    )
 
 
 def _look_beside(data: dict, folder: Path) -> None:
@@ -53,19 +76,19 @@ def _look_beside(data: dict, folder: Path) -> None:
     sources = data["data"].get("sources") if isinstance(data.get("data"), dict) else None
     records = [(data.get("model"), name) for name in ("checkpoint", "pixart", "vae")]
     records += [(data.get("cache"), "given"), (data.get("adapter"), "base")]
-    records += [(source, "path") for source in sources or ()]
+    records += [(source, "path") for source in (sources if isinstance(sources, list) else ())]
     for record, name in records:
         if not isinstance(record, dict):
             continue
         value = record.get(name)
-        if isinstance(value, str) and value and not Path(value).exists():
-            if (folder / value).exists():
+        if isinstance(value, str) and value and not os.path.exists(value):
+            if os.path.exists(folder / value):  # False for a name that no system takes
                 record[name] = str(folder / value)
 
 
 def _change(data: dict, change: str) -> None:
     place, equals, text = change.partition("=")
-    check(bool(equals), f"--set {change!r} has no '='; expected key.sub=value")
+    check(bool(equals), f"--set {shown(change)} has no '='; expected key.sub=value")
     *path, last = place.split(".")
     where: Any = data
     try:
@@ -73,10 +96,10 @@ def _change(data: dict, change: str) -> None:
         for key in path:
             where = where[int(key)] if isinstance(where, list) else where.setdefault(key, {})
         where[int(last) if isinstance(where, list) else last] = value
-    except (ValueError, IndexError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except NO_YAML as error:
         raise LiDiTError(
-            f"--set {change!r} cannot be applied ({first_line(error)}); expected key.sub=value "
-            "with keys of the recipe, and places of a list as numbers"
+            f"--set {shown(change)} cannot be applied ({first_line(error)}); expected "
+            "key.sub=value with keys of the recipe, and places of a list as numbers"
         ) from error
 
 

@@ -12,8 +12,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
 
@@ -29,7 +28,7 @@ class Proof:
     words: tuple[str, ...]  # for pytest
     in_hosts: bool = False  # by the Python of every ComfyUI
     times: int = 1
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: tuple[tuple[str, str], ...] = ()  # names and values, for the tests
 
 
 PROOFS = {
@@ -45,7 +44,12 @@ PROOFS = {
     "compiled": Proof(
         "LI-DiT and its text side compile as one graph and give equal numbers",
         ("tests/core/model/test_compiled.py",),
-        environment={"LIDIT_TEST_BACKEND": "inductor"},
+        environment=(("LIDIT_TEST_BACKEND", "inductor"),),
+    ),
+    "fuzzing": Proof(
+        "1,000 hostile inputs of each kind end in a result or in one sentence",
+        ("tests/core/fuzzing", "tests/train/test_fuzzed_recipes.py"),
+        environment=(("LIDIT_FUZZ_INPUTS", "1000"),),
     ),
     "hosts": Proof("the nodes hold in every ComfyUI", ("tests/host",), in_hosts=True),
     "browsers": Proof(
@@ -76,7 +80,7 @@ def attempts(proof: Proof) -> list[tuple[str, list[str], dict[str, str]]]:
         (
             name,
             [*python, "-m", "pytest", "-q", *proof.words],
-            {**os.environ, **proof.environment, **more},
+            {**os.environ, **dict(proof.environment), **more},
         )
         for name, python, more in places
         for _ in range(proof.times)

@@ -31,6 +31,12 @@ def test_a_proof_is_noted_with_its_commit(monkeypatch, tmp_path, capsys, holds):
     assert result in capsys.readouterr().out
 
 
+def test_the_proof_of_fuzzing_feeds_more_than_a_test_run(monkeypatch):
+    monkeypatch.delenv("LIDIT_FUZZ_INPUTS", raising=False)
+    ((_, _, environment),) = prove.attempts(prove.PROOFS["fuzzing"])
+    assert environment["LIDIT_FUZZ_INPUTS"] == "1000"
+
+
 def test_every_proof_chooses_tests():
     for name, proof in prove.PROOFS.items():
         assert all((ROOT / word).exists() for word in proof.words if word.startswith("tests/")), (

@@ -1,12 +1,14 @@
 """Checkpoints: one safetensors file whose metadata is the whole configuration.
 
-Loading is strict: every key and every shape is compared before a weight is touched.
+Loading is strict: every key and every shape is compared before a weight is touched. The sizes are
+compared first, before a model of them is built.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,16 +16,22 @@ from torch import Tensor
 from ..errors import LiDiTError
 from ..io.tensors import (
     HOST_PREFIX,
+    Shape,
+    check_finite,
+    check_sizes,
     check_tensors,
     fill,
     opened,
     read_safetensors,
+    shapes_in,
+    shapes_of,
     write_safetensors,
 )
 from ..model.config import LiDiTConfig
 from ..model.dit import LiDiT
 from ..model.vae import TinyAutoencoder
 
+Kept = TypeVar("Kept")
 CONFIG_KEY = "lidit"  # of the metadata that holds the configuration's JSON
 CONFIG_TENSOR = "lidit_config"  # the same as bytes, where a host writes metadata of its own
 
@@ -32,14 +40,18 @@ def save_lidit(model_or_weights: LiDiT | Mapping[str, Tensor], config: LiDiTConf
     weights = model_or_weights
     if isinstance(weights, LiDiT):
         weights = weights.state_dict()
+    check_finite(weights, path)
     write_safetensors(path, weights, {CONFIG_KEY: config.to_json()})
 
 
 def read_config(path: str | Path) -> LiDiTConfig:
-    """The configuration of a checkpoint, without its weights."""
+    """The configuration of a checkpoint whose tensors have its sizes; no weight is read."""
     with opened(path) as file:
         named = [k for k in file.keys() if k.removeprefix(HOST_PREFIX) == CONFIG_TENSOR]
-        return config_of(file.metadata() or {}, path, file.get_tensor(named[0]) if named else None)
+        as_tensor = file.get_tensor(named[0]) if named else None
+        config = config_of(file.metadata() or {}, path, as_tensor)
+        check_model_sizes(config, _without_host(shapes_in(file)), f"the checkpoint {path}")
+        return config
 
 
 def config_of(
@@ -47,7 +59,8 @@ def config_of(
 ) -> LiDiTConfig:
     """The configuration from a file's metadata, or from the tensor that stands in for it."""
     if CONFIG_KEY not in metadata and as_tensor is not None:
-        metadata = {CONFIG_KEY: bytes(as_tensor.tolist()).decode("utf-8", "replace")}
+        text = as_tensor.flatten().to(torch.uint8)
+        metadata = {CONFIG_KEY: bytes(text.tolist()).decode("utf-8", "replace")}
     if CONFIG_KEY not in metadata:
         raise LiDiTError(
             f"{path} holds no LI-DiT configuration; expected a checkpoint that this library wrote"
@@ -65,12 +78,32 @@ def read_lidit(path: str | Path) -> tuple[LiDiTConfig, dict[str, Tensor]]:
     tensors, metadata = read_safetensors(path)
     tensors = _without_host(tensors)
     config = config_of(metadata, path, tensors.pop(CONFIG_TENSOR, None))
-    expected = LiDiT(config, device="meta").state_dict()
-    check_tensors(tensors, expected, f"the checkpoint {path}")
+    what = f"the checkpoint {path}"
+    check_model_sizes(config, shapes_of(tensors), what)
+    check_tensors(tensors, LiDiT(config, device="meta").state_dict(), what)
     return config, tensors
 
 
-def _without_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def check_model_sizes(config: LiDiTConfig, found: Mapping[str, Shape], what: str) -> None:
+    """Refuse a configuration whose sizes are not those of the tensors, by their shapes."""
+    refiner, width, text = config.refiner, config.width, "text_side.linguistic."
+    branches = range(len(config.llms))
+    read = refiner.collaborative_blocks if len(branches) > 1 else 0
+    lists = {
+        "blocks.": config.depth,
+        text: len(branches),
+        **{f"{text}{i}.blocks.": refiner.blocks for i in branches},
+        **{f"text_side.collaborative.branches.{i}.": read for i in branches},
+    }
+    some = {
+        "patch_embedder.weight": (width, config.latent.channels, config.patch, config.patch),
+        "pooled_text.bias": (width,),
+        **{f"{text}{i}.entry.weight": (width, llm.width) for i, llm in enumerate(config.llms)},
+    }
+    check_sizes(found, lists, some, what)
+
+
+def _without_host(tensors: Mapping[str, Kept]) -> dict[str, Kept]:
     """The model's own tensors; a host saves marks of its own, a VAE and more beside them."""
     prefixed = {k: v for k, v in tensors.items() if k.startswith(HOST_PREFIX)} or tensors
     return {k.removeprefix(HOST_PREFIX): v for k, v in prefixed.items()}

@@ -7,6 +7,7 @@ LoRA that they trained is read here as well. The metadata says what it was train
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import LiDiTError
-from ..io.records import read_record
-from ..io.tensors import fill, read_safetensors, write_safetensors
+from ..errors import LiDiTError, shown
+from ..io.records import json_object, read_record
+from ..io.tensors import check_finite, fill, read_safetensors, write_safetensors
 from ..model.config import LiDiTConfig
 from ..model.dit import LiDiT
 from ..text.spec import LLMSpec
@@ -53,6 +54,17 @@ class LoraFile:
             for end in ("weight", "bias"):
                 if end in layer:
                     yield f"{name}.{end}", layer[end].float()
+
+    def shapes(self) -> dict[str, list[int]]:
+        """The weights that change, by name, and each change's shape; nothing is computed."""
+        found = {}
+        for name, layer in self.layers.items():
+            if "A" in layer:
+                found[f"{name}.weight"] = [layer["B"].shape[0], *layer["A"].shape[1:]]
+            for end in ("weight", "bias"):
+                if end in layer:
+                    found[f"{name}.{end}"] = list(layer[end].shape)
+        return found
 
     def lengthened(self, config: LiDiTConfig) -> LiDiTConfig:
         """The model's configuration with this LoRA on it, which may know longer prompts."""
@@ -94,6 +106,7 @@ def write_lora(
         tensors[f"{PREFIX}{name}.lora_A.weight"] = a
         tensors[f"{PREFIX}{name}.lora_B.weight"] = b
         tensors[f"{PREFIX}{name}.alpha"] = torch.tensor(float(alpha))
+    check_finite(tensors, path)
     ranks = sorted({a.shape[0] for a, _ in layers.values()})
     about = {"base": base, "rank": ranks[-1], "alpha": alpha, **_kind(config), LONGEST: longest}
     write_safetensors(path, tensors, {KEY: json.dumps(about, ensure_ascii=False)})
@@ -129,20 +142,24 @@ def read_lora(path: str | Path) -> LoraFile:
 
 def _check_pair(path: str | Path, name: str, layer: Layer) -> None:
     a, b = (list(layer[part].shape) if part in layer else [] for part in ("A", "B"))
-    if (a or b) and not (len(a) > 1 < len(b) and a[0] == b[1]):
+    if not {"A", "B"} & {*layer}:
+        return
+    fits = len(a) > 1 < len(b) and a[0] == b[1] > 0 and set(b[2:]) <= {1}
+    if not fits:
         raise LiDiTError(
             f"the LoRA {path} has A {tuple(a)} and B {tuple(b)} for {name}; expected "
             "(rank, in) and (out, rank): fetch the file again"
         )
+    alpha = layer.get("alpha", torch.ones(1)).flatten().tolist()
+    if len(alpha) != 1 or not math.isfinite(alpha[0]):
+        raise LiDiTError(
+            f"the LoRA {path} has alpha {shown(alpha)} for {name}; expected one finite number: "
+            "fetch the file again"
+        )
 
 
 def _about(path: str | Path, text: str) -> dict:
-    try:
-        about = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise LiDiTError(f"{path} describes itself in no JSON ({error}); fetch it again") from error
-    if not isinstance(about, dict):
-        raise LiDiTError(f"{path} describes itself as {about!r}; expected fields: fetch it again")
+    about = json_object(text, f"the description of the LoRA {path}")
     read_record(dict[str, int], about.get(LONGEST) or {}, f"the LoRA {path}: {LONGEST}")
     return about
 
@@ -161,33 +178,36 @@ def merge_lora(
 
 
 def _merged(config, weights, lora: LoraFile, strength: float) -> dict[str, Tensor]:
+    _check_fits(lora, config, weights)
     changes = dict(lora.changes())
-    _check_fits(lora, changes, config, weights)
     merged = {k: weights[k].float() + strength * v.view_as(weights[k]) for k, v in changes.items()}
     return {**weights, **merged}
 
 
-def _check_fits(lora: LoraFile, changes: Layer, config, weights: Mapping[str, Tensor]) -> None:
+def _check_fits(lora: LoraFile, config, weights: Mapping[str, Tensor]) -> None:
     prediction = lora.about.get("prediction", config.prediction)
+    changes = lora.shapes()
     unknown = [key for key in changes if key not in weights]
     misshapen = [k for k, v in changes.items() if k in weights and not _fits(v, weights[k])]
     fault = None
     if prediction != config.prediction:
-        fault = f"was trained to predict {prediction} and this LI-DiT predicts {config.prediction}"
+        asked = prediction if isinstance(prediction, str) else shown(prediction)
+        fault = f"was trained to predict {asked} and this LI-DiT predicts {config.prediction}"
     elif unknown:
         fault = f"changes {len(unknown)} weights that this LI-DiT lacks, {unknown[0]} first"
     elif misshapen:
-        shapes = (tuple(t[misshapen[0]].shape) for t in (changes, weights))
+        shapes = tuple(changes[misshapen[0]]), tuple(weights[misshapen[0]].shape)
         fault = "changes {} as {} and this LI-DiT has it as {}".format(misshapen[0], *shapes)
     if fault:
         base = lora.about.get("base")
+        base = base if isinstance(base, str) and len(base) < 200 else shown(base) if base else ""
         trained = f"it was trained on {base}" if base else "use one that was trained on this model"
         raise LiDiTError(f"the LoRA {lora.path} {fault}; {trained}")
 
 
-def _fits(change: Tensor, weight: Tensor) -> bool:
+def _fits(change: list[int], weight: Tensor) -> bool:
     """Equal shapes, but for the flattened axes of a convolution."""
-    return change.shape[:1] == weight.shape[:1] and change.numel() == weight.numel()
+    return change[:1] == [*weight.shape[:1]] and math.prod(change) == weight.numel()
 
 
 def load_with_loras(

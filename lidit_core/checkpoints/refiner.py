@@ -13,13 +13,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..errors import LiDiTError
-from ..io.records import read_record
-from ..io.tensors import check_tensors, read_safetensors, write_safetensors
+from ..errors import LiDiTError, shown
+from ..io.records import json_object, read_record
+from ..io.tensors import check_tensors, read_safetensors, shapes_of, write_safetensors
 from ..model.config import LiDiTConfig
 from ..model.dit import LiDiT
 from ..text.spec import LLMSpec
-from .lidit import read_lidit
+from .lidit import check_model_sizes, read_lidit
 
 KEY = "lidit_refiner"  # of the metadata
 PARTS = ("linguistic", "collaborative")
@@ -101,11 +101,8 @@ def read_refiner(path: str | Path) -> RefinerFile:
         raise LiDiTError(
             f"{path} is no refiner file; expected one that `lidit refiner` wrote from a LI-DiT"
         )
-    try:
-        data = json.loads(metadata[KEY])
-    except json.JSONDecodeError as error:
-        raise LiDiTError(f"{path} describes itself in no JSON ({error}); fetch it again") from error
-    if not isinstance(data, dict) or "llm" not in data:
+    data = json_object(metadata[KEY], f"the description of the refiner {path}")
+    if "llm" not in data:
         raise LiDiTError(f"{path} does not say which LLM it reads; fetch or write it again")
     spec = read_record(LLMSpec, data.pop("llm"), f"refiner {path}")
     return RefinerFile(path, spec, data, tensors)
@@ -123,8 +120,8 @@ def exchange_refiner(
     refiner = read_refiner(path)
     if refiner.sizes != json.loads(json.dumps(_sizes(config))):
         raise LiDiTError(
-            f"the refiner {path} was made for a model with {refiner.sizes}, and this one has "
-            f"{_sizes(config)}; use a refiner that was trained with this model"
+            f"the refiner {path} was made for a model with {shown(refiner.sizes)}, and this one "
+            f"has {_sizes(config)}; use a refiner that was trained with this model"
         )
     branch = refiner.branch_of(config, branch)
     llms = (*config.llms[:branch], refiner.spec, *config.llms[branch + 1 :])
@@ -142,5 +139,7 @@ def _merged(config, weights, tensors, branch: int, path) -> dict[str, Tensor]:
         if key.startswith(f"{part}.")
     }
     merged = {**kept, **taken}
-    check_tensors(merged, LiDiT(config, device="meta").state_dict(), f"the refiner {path}")
+    what = f"the refiner {path}"
+    check_model_sizes(config, shapes_of(merged), what)
+    check_tensors(merged, LiDiT(config, device="meta").state_dict(), what)
     return merged

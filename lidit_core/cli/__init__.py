@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from .. import __version__
-from ..errors import exit_status
+from ..errors import check, exit_status, shown
 from . import encode, fetch, generate, info, refiner
 
 VERBS = {v.__name__.split(".")[-1]: v for v in (generate, info, fetch, encode, refiner)}
@@ -62,5 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     logging.basicConfig(format="lidit: %(message)s", level=logging.WARNING)
     logging.getLogger("lidit_core").setLevel(logging.INFO)
-    args = build_parser().parse_args(argv)
-    return exit_status("lidit", lambda: args.run(args))
+    return exit_status("lidit", lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    words = sys.argv[1:] if argv is None else argv
+    for word in words:
+        check("\0" not in word, f"the word {shown(word)} holds a zero byte; leave that out")
+    args = build_parser().parse_args(words)
+    return args.run(args)

@@ -59,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
         print(_describe(spec, args.prompt, states))
     if args.out:
         cpu = {key: tensor.cpu() for key, tensor in tensors.items()}
-        write_safetensors(args.out, cpu, {"prompt": args.prompt})
+        prompt = args.prompt.encode("utf-8", "replace").decode()  # as the renderer reads it
+        write_safetensors(args.out, cpu, {"prompt": prompt})
         print(args.out)
     return 0
 

@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Callable, Mapping
+from typing import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from ..model.dit import LiDiT
+from ..errors import check, is_number, is_whole, shown
+from ..model.dit import LiDiT, check_latents
 from ..model.text_side import TEXT_AS_CONFIGURED, TextOptions
-from ..text.states import LLMStates, stack_states
+from ..text.states import LLMStates, check_text, stack_states
 from .objectives import clean_and_noise, coefficients, guided, model_timestep, sampling_times
 
 Text = Mapping[int, LLMStates]
+LARGEST_GUIDANCE = 1e6  # beyond it float32 is soon no number
+
+
+def check_guidance(guidance: float) -> None:
+    """Raise unless the guidance is a number that gives a picture: of NaN it would be black."""
+    check(
+        is_number(guidance) and abs(guidance) <= LARGEST_GUIDANCE,
+        f"guidance is {shown(guidance)}; expected a number from {-LARGEST_GUIDANCE:g} to "
+        f"{LARGEST_GUIDANCE:g}, 1 = none: give one, or leave it out for the model's own",
+    )
+
+
+def check_steps(steps: int) -> None:
+    """Raise unless it is a number of sampling steps."""
+    check(
+        is_whole(steps) and steps >= 1,
+        f"{shown(steps)} steps were asked for; expected 1 or more, a whole number",
+    )
 
 
 def initial_noise(seeds: list[int], channels: int, height: int, width: int) -> Tensor:
     """(B, channels, height, width): each sample's own, drawn on the CPU, whatever the batch."""
+    check(
+        isinstance(seeds, Sequence) and all(is_whole(seed) for seed in seeds),
+        f"seeds are {shown(seeds)}; expected a list of whole numbers of less than 64 bits",
+    )
     shape = (channels, height, width)
     return torch.stack(
         [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
@@ -44,6 +67,16 @@ def sample(
     config = model.config
     steps = config.steps if steps is None else steps
     guidance = config.guidance if guidance is None else guidance
+    check_steps(steps)
+    check_guidance(guidance)
+    check(
+        is_number(begin) and 0 < begin <= 1,
+        f"begin is {shown(begin)}; expected a time above 0 and up to 1, which is noise",
+    )
+    check_latents(noise, config.latent)
+    texts = {"positive text": positive} | ({"negative text": negative} if guidance != 1 else {})
+    for what, text in texts.items():
+        check_text(text, len(config.llms), len(noise), what)
     times = sampling_times(config.prediction, steps, config.shift)
     times = torch.cat([torch.tensor([begin]), times[times < begin]])
 

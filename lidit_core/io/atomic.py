@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     writes may read the file: safetensors 0.8 would keep its files to their owner.
     """
     path = Path(path)
+    if not path.name:  # "" and "."
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     beside.touch()

@@ -24,7 +24,8 @@ def save_picture(path: Path, pixels: Tensor, settings: Mapping[str, Any]) -> Non
     from PIL.PngImagePlugin import PngInfo
 
     text = PngInfo()
-    text.add_itxt("Description", str(settings.get("prompt", "")))
+    prompt = str(settings.get("prompt", "")).encode("utf-8", "replace").decode()
+    text.add_itxt("Description", prompt)
     text.add_text(KEY, json.dumps(dict(settings)))
     with replacing(path) as beside:
         Image.fromarray(pixels.numpy()).save(beside, format="PNG", pnginfo=text)
@@ -37,7 +38,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     try:
         with Image.open(path) as picture:
             return json.loads(picture.info[KEY])
-    except (OSError, UnidentifiedImageError, KeyError, ValueError) as error:
+    except (OSError, UnidentifiedImageError, KeyError, ValueError, RecursionError) as error:
         raise LiDiTError(
             f"{path} carries no settings of LI-DiT ({error}); expected a PNG that `lidit "
             "generate` wrote"

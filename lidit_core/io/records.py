@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import types
 import typing
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from ..errors import LiDiTError, check
+from ..errors import LiDiTError, check, first_line, shown
 
 
 def read_json(kind: Any, text: str, where: str, what: str, known: int) -> Any:
@@ -20,19 +21,33 @@ def read_json(kind: Any, text: str, where: str, what: str, known: int) -> Any:
         what: how a sentence on the whole calls it.
         known: the format that this version reads.
     """
-    try:
-        data = json.loads(text)
-        version = data.pop("format", None)
-    except (json.JSONDecodeError, AttributeError, TypeError) as error:
-        raise LiDiTError(
-            f"{what} is no JSON object ({error}); expected what this library writes: fetch the "
-            "file again"
-        ) from error
+    data = json_object(text, what)
+    version = data.pop("format", None)
     if version != known:
         raise LiDiTError(
-            f"{what} has format {version!r}; this version reads {known}: update the pack"
+            f"{what} has format {shown(version)}; this version reads {known}: update the pack"
         )
     return read_record(kind, data, where)
+
+
+def json_object(text: str, what: str) -> dict[str, Any]:
+    """The object that a JSON text holds; one sentence where it holds none.
+
+    Args:
+        what: how the sentence calls the text.
+    """
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:  # a number of too many digits is a ValueError
+        raise LiDiTError(
+            f"{what} is no JSON object ({first_line(error)}); expected what this library writes: "
+            "fetch the file again"
+        ) from error
+    check(
+        isinstance(data, dict),
+        f"{what} is {shown(data)} and no JSON object; expected fields: fetch the file again",
+    )
+    return data
 
 
 def read_record(kind: Any, data: Any, where: str) -> Any:
@@ -41,13 +56,13 @@ def read_record(kind: Any, data: Any, where: str) -> Any:
         return kind.from_dict(data)
     make: Callable[..., Any] = kind
     if is_dataclass(kind):
-        check(isinstance(data, dict), f"{where} is {data!r}; expected an object of fields")
+        check(isinstance(data, dict), f"{where} is {shown(data)}; expected an object of fields")
         hints = typing.get_type_hints(kind)
         known = [f.name for f in fields(kind)]
-        unknown = sorted(set(data) - set(known))
+        unknown = sorted(set(data) - set(known), key=str)
         check(
             not unknown,
-            f"{where} has unknown field {', '.join(map(repr, unknown))}; "
+            f"{where} has unknown field {', '.join(map(shown, unknown[:5]))}; "
             f"expected only {', '.join(known)}",
         )
         try:
@@ -67,17 +82,27 @@ def _read_value(kind: Any, data: Any, where: str) -> Any:
         plain = [k for k in typing.get_args(kind) if k is not type(None)]
         return read_record(next((k for k in plain if isinstance(data, k)), plain[0]), data, where)
     if kind is dict or origin is dict:
-        check(isinstance(data, dict), f"{where} is {data!r}; expected fields")
+        check(isinstance(data, dict), f"{where} is {shown(data)}; expected fields")
         inner = (typing.get_args(kind) or (str, None))[1]
         return {
             str(k): v if inner is None else read_record(inner, v, f"{where}.{k}")
             for k, v in data.items()
         }
     if origin is tuple:
-        check(isinstance(data, (list, tuple)), f"{where} is {data!r}; expected a list")
+        check(isinstance(data, (list, tuple)), f"{where} is {shown(data)}; expected a list")
         inner = typing.get_args(kind)[0]
         return tuple(read_record(inner, v, f"{where}[{i}]") for i, v in enumerate(data))
     number = kind is float and isinstance(data, int) and not isinstance(data, bool)
     right = number or (isinstance(data, kind) and not (kind is int and isinstance(data, bool)))
-    check(right, f"{where} is {data!r}; expected {kind.__name__}")
-    return kind(data)
+    check(right, f"{where} is {shown(data)}; expected {kind.__name__}")
+    return _finite(data, where) if kind is float else kind(data)
+
+
+def _finite(data: float, where: str) -> float:
+    """A number that is one: JSON and YAML know NaN, infinity, and integers beyond any float."""
+    try:
+        value = float(data)
+    except OverflowError:
+        value = math.inf
+    check(math.isfinite(value), f"{where} is {shown(data)}; expected a finite number")
+    return value

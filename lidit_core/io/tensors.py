@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -50,18 +50,77 @@ def write_safetensors(
         ) from error
 
 
+def check_finite(tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """Refuse to write weights that are not finite: whoever reads them gets a black picture."""
+    bad = [k for k, v in tensors.items() if v.is_floating_point() and not _is_finite(v)]
+    if bad:
+        raise LiDiTError(
+            f"{path} is not written, for {len(bad)} of its tensors, {bad[0]} first, hold numbers "
+            "that are not finite; expected finite ones: begin anew with a lower learning rate, or "
+            "go on from a checkpoint before they came"
+        )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    tensor = tensor.float() if tensor.itemsize < 2 else tensor  # float8 cannot be asked
+    return bool(tensor.isfinite().all())
+
+
 HOST_PREFIX = "model.diffusion_model."  # what a host's "save checkpoint" puts before every key
+
+
+Shape = Sequence[int]
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, Shape]:
+    """The tensors' shapes by name."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def shapes_in(file) -> dict[str, Shape]:
+    """The shapes by name in a file that `opened` gave; no weight is read."""
+    return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+
+
+def check_sizes(
+    found: Mapping[str, Shape], lists: Mapping[str, int], some: Mapping[str, Shape], what: str
+) -> None:
+    """Compare the sizes that a configuration asks for with a file, before a model is built of them.
+
+    A configuration that asks for ten million blocks is thereby refused in a moment.
+
+    Args:
+        lists: how many modules each list of modules has, by the beginning of their names.
+        some: the shapes of some tensors in which every width occurs.
+    """
+    for place, count in lists.items():
+        there = _members(found, place)
+        if there != count:
+            raise LiDiTError(
+                f"{what} does not fit its configuration, which asks for {count} of {place}N, and "
+                f"the file holds {there}; fetch the file again, or use the one made for this model"
+            )
+    _check_shapes({k: v for k, v in found.items() if k in some}, some, what)
+
+
+def _members(names: Iterable[str], place: str) -> int:
+    """How many modules are in the list whose members' names begin so."""
+    return len({n[len(place) :].split(".", 1)[0] for n in names if n.startswith(place)})
 
 
 def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
     """Compare key sets and shapes; the first five of each kind of fault are named."""
+    _check_shapes(shapes_of(found), shapes_of(expected), what)
+
+
+def _check_shapes(found: Mapping[str, Shape], expected: Mapping[str, Shape], what: str) -> None:
     faults = {
         "missing": [k for k in expected if k not in found],
         "unexpected": [k for k in found if k not in expected],
         "misshapen": [
-            f"{k} {tuple(found[k].shape)} instead of {tuple(expected[k].shape)}"
+            f"{k} {found[k]} instead of {expected[k]}"
             for k in expected
-            if k in found and found[k].shape != expected[k].shape
+            if k in found and found[k] != expected[k]
         ],
     }
     told = [_name_faults(kind, names) for kind, names in faults.items() if names]

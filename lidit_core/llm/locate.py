@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import LiDiTError
-from ..paths import llm_folder
+from ..paths import at_home, llm_folder
 from .demo_llms import DEMO_LLMS, DemoLLM
 from .fetch import paste_line
 
@@ -39,7 +39,7 @@ def locate(source: str | Path) -> Source:
     text = str(source)
     if text.startswith(HUB):
         return Source(text[len(HUB) :].split("/")[-1], None, repo=text[len(HUB) :])
-    path = Path(text).expanduser()
+    path = at_home(text)
     if path.suffix.lower() == ".gguf":
         return _gguf(path)
     if path.is_dir():

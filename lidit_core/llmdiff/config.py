@@ -25,6 +25,13 @@ class AdaptedLayer:
     width: int  # of the image features
     heads: int
 
+    def __post_init__(self) -> None:
+        check(
+            self.heads > 0 < self.width and self.width % self.heads == 0,
+            f"the adapter's layer {self.name} has width={self.width} and heads={self.heads}; "
+            "expected a width that its heads divide",
+        )
+
 
 @dataclass(frozen=True)
 class TokenRefiner:
@@ -65,6 +72,8 @@ class AdapterConfig:
         for name in ("context_width", "blocks"):
             value = getattr(self, name)
             check(value > 0, f"the adapter has {name}={value}; expected 1 or more")
+        pooled = self.pooled_width
+        check(pooled >= 0, f"the adapter has pooled_width={pooled}; expected 0 (none) or more")
         check(
             bool(self.modes) and set(self.modes) <= set(MODES),
             f"the adapter has modes {list(self.modes)}; expected some of {', '.join(MODES)}",

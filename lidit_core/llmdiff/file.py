@@ -9,7 +9,18 @@ import torch
 from torch import Tensor
 
 from ..errors import LiDiTError
-from ..io.tensors import check_tensors, fill, opened, read_safetensors, write_safetensors
+from ..io.tensors import (
+    Shape,
+    check_finite,
+    check_sizes,
+    check_tensors,
+    fill,
+    opened,
+    read_safetensors,
+    shapes_in,
+    shapes_of,
+    write_safetensors,
+)
 from .adapter import GATES, LLMDiffAdapter
 from .config import AdapterConfig
 
@@ -18,14 +29,17 @@ KEY = "llmdiff"  # of the metadata
 
 def write_adapter(path: str | Path, weights: Mapping[str, Tensor], config: AdapterConfig) -> None:
     """Write an adapter; a layer's scalars have no dimension in the file."""
+    check_finite(weights, path)
     scalars = {k: v.reshape(()) for k, v in weights.items() if _is_gate(k)}
     write_safetensors(path, {**weights, **scalars}, {KEY: config.to_json()})
 
 
 def read_adapter_config(path: str | Path) -> AdapterConfig:
-    """The configuration of an adapter, without its weights."""
+    """The configuration of an adapter whose tensors have its sizes; no weight is read."""
     with opened(path) as file:
-        return _config(file.metadata() or {}, path)
+        config = _config(file.metadata() or {}, path)
+        _check_adapter_sizes(config, shapes_in(file), path)
+        return config
 
 
 def read_adapter(path: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
@@ -37,6 +51,7 @@ def read_adapter(path: str | Path) -> tuple[AdapterConfig, dict[str, Tensor]]:
     tensors, metadata = read_safetensors(path)
     config = _config(metadata, path)
     tensors |= {k: v.reshape(1) for k, v in tensors.items() if _is_gate(k) and v.ndim == 0}
+    _check_adapter_sizes(config, shapes_of(tensors), path)
     expected = LLMDiffAdapter(config, device="meta").state_dict()
     check_tensors(tensors, expected, f"the adapter {path}")
     return config, tensors
@@ -51,6 +66,22 @@ def load_adapter(
     config, tensors = read_adapter(path)
     empty = LLMDiffAdapter(config, device="meta")
     return fill(empty, tensors, f"the adapter {path}", dtype).to(device)
+
+
+def _check_adapter_sizes(config: AdapterConfig, found: Mapping[str, Shape], path) -> None:
+    """Refuse a configuration whose sizes are not those of the tensors, before it is built."""
+    refiner, tokens = config.refiner, config.token_width
+    lists = {"layers.": len(config.layers), "refiner.blocks.": refiner.blocks if refiner else 0}
+    some: dict[str, Shape] = {"langevin.g": (config.blocks,), "norm.weight": (config.llm.width,)}
+    if refiner:
+        some["refiner.entry.weight"] = (refiner.width, config.llm.width)
+    if "replace" in config.modes:
+        some["to_context.weight"] = (config.context_width, tokens)
+    if "replace" in config.modes and config.pooled_width:
+        some["to_pooled.weight"] = (config.pooled_width, tokens)
+    for number, layer in enumerate(config.layers):
+        some[f"layers.{number}.q.weight"] = (layer.width, layer.width)
+    check_sizes(found, lists, some, f"the adapter {path}")
 
 
 def _is_gate(name: str) -> bool:

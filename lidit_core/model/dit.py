@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import LiDiTError
+from ..errors import LiDiTError, check, shown
 from ..text.states import LLMStates
 from .attention import AttentionFunction, scaled_dot_product
-from .config import LiDiTConfig
+from .config import LatentFormat, LiDiTConfig
 from .layers import (
     CrossAttention,
     Modulation,
@@ -104,6 +104,21 @@ def run_block(index: int, block: LiDiTBlock, x: Tensor, c: Tensor, text: TextCon
     return block(x, c, text, attention)
 
 
+def check_latents(x: Tensor, latent: LatentFormat) -> None:
+    """Raise unless these are latents that a model of this format paints in, of any precision."""
+    side, channels = latent.downsampling, latent.channels
+    check(
+        isinstance(x, Tensor),
+        f"latents are {shown(x)}; expected a tensor of shape (B, {channels}, H, W)",
+    )
+    check(
+        x.ndim == 4 and x.shape[1] == channels and x.numel() > 0,
+        f"latents have shape {tuple(x.shape)}; this LI-DiT paints in {latent.name} with {channels} "
+        f"channels: use its own VAE or an empty latent of (B, {channels}, height / {side}, "
+        f"width / {side})",
+    )
+
+
 class LiDiT(nn.Module):
     """The whole model: text side, patches with their position ResBlock, blocks, final layer.
 
@@ -151,7 +166,17 @@ class LiDiT(nn.Module):
         Returns:
             (B, channels, H, W)
         """
-        self._check(x)
+        check_latents(x, self.config.latent)
+        self._check_dtype(x)
+        check(
+            isinstance(t, Tensor) and t.shape == x.shape[:1],
+            f"t is {tuple(t.shape) if isinstance(t, Tensor) else shown(t)}; expected a timestep in "
+            f"[0, 1000] for each latent: torch.full(({len(x)},), t)",
+        )
+        check(
+            isinstance(options, TextOptions),
+            f"options is {shown(options)}; expected TextOptions, or none for what is configured",
+        )
         height, width = x.shape[-2:]
         context = self.text_side(text, t, x.dtype, attention, options)
         c = self.t_embedder(t, x.dtype) + self.pooled_text(context.pooled)  # (B, D)
@@ -174,14 +199,18 @@ class LiDiT(nn.Module):
         x = x.unflatten(2, (p, p, self.channels)).unflatten(1, (rows, -1))
         return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 
-    def _check(self, x: Tensor) -> None:
-        side = self.config.latent.downsampling
-        if x.ndim != 4 or x.shape[1] != self.channels:
-            raise LiDiTError(
-                f"latents have shape {tuple(x.shape)}; this LI-DiT paints in "
-                f"{self.config.latent.name} with {self.channels} channels: use its own VAE "
-                f"or an empty latent of (B, {self.channels}, height / {side}, width / {side})"
-            )
+    def _check_dtype(self, x: Tensor) -> None:
+        """Refuse latents of another kind than the weights, unless something casts them.
+
+        A host's layers cast their weights, and autocast both.
+        """
+        plain = type(self.patch_embedder) is nn.Conv2d
+        if not plain or x.dtype == self.dtype or torch.is_autocast_enabled(x.device.type):
+            return
+        raise LiDiTError(
+            f"latents are {x.dtype} and this LI-DiT computes in {self.dtype}; expected the same: "
+            "give it latents.to(model.dtype)"
+        )
 
     @torch.no_grad()
     def initialise(self) -> "LiDiT":

@@ -60,7 +60,6 @@ class Branch:
     seen: Tensor  # (B, L) bool, False = padding
     c: Tensor  # (B, D) the context vector: timestep and pooled text
     full: bool  # every token is seen
-    present: tuple[bool, ...]  # by row, whether it has a token
 
     def with_tokens(self, tokens: Tensor) -> "Branch":
         return replace(self, tokens=tokens)
@@ -150,11 +149,11 @@ class LinguisticTokenRefiner(nn.Module):
         hidden = self.entry_norm(self._as_dtype(states.hidden, dtype))  # (B, L, C)
         c = self.t_embedder(t, dtype) + self.c_embedder(masked_mean(hidden, seen))  # (B, D)
         x = self.entry(hidden)  # (B, L, D)
-        mask = self._mask(seen, states.full, dtype, options)
+        mask = self._mask(seen, states.rows.full, dtype, options)
         gated = self.config.gated if options.gated is None else options.gated
         for block in self.blocks:
             x = block(x, c, attention, mask, gated, options.strength)
-        return Branch(x, seen, c, states.full, tuple(row.seen > 0 for row in states.rows))
+        return Branch(x, seen, c, states.rows.full)
 
     def _as_dtype(self, hidden: Tensor, dtype: torch.dtype) -> Tensor:
         """Tokens beyond float16's range are made smaller first; the RMSNorm ignores their scale."""

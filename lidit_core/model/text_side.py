@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import LiDiTError
 from ..text.spec import LLMSpec
-from ..text.states import LLMStates, without_instruction
+from ..text.states import LLMStates, check_text, without_instruction
 from .attention import AttentionFunction, key_bias
 from .config import FUSIONS, RefinerConfig
 from .lists import ListOf
@@ -92,39 +92,37 @@ class TextSide(nn.Module):
         if (options.fusion or self.config.fusion) == "refiner":
             branches = self.collaborative(branches, attention)
         kept = {i: _truncate(branch, text[i]) for i, branch in branches.items()}
-        return _mix(kept, weights)
+        present = any(states.rows.present for states in text.values())
+        return _mix(kept, weights, present)
 
     def _check(self, text: Mapping[int, LLMStates], batch: int) -> None:
         known = len(self.linguistic)
-        if not text or not set(text) <= set(range(known)):
-            raise LiDiTError(
-                f"text came for branches {sorted(text)}; expected one or more of 0 to {known - 1}"
-            )
-        for i, states in text.items():
-            if len(states) != batch:
-                raise LiDiTError(
-                    f"branch {i} has text for {len(states)} samples; expected {batch}, "
-                    "one for each latent"
-                )
+        check_text(text, known, batch)
+        if not text:
+            raise LiDiTError(f"text came for no branch; expected one or more of 0 to {known - 1}")
 
 
 def _truncate(branch: Branch, states: LLMStates) -> Branch:
     """Drop the instruction."""
     left = without_instruction(branch.tokens, states)
-    present = tuple(row.kept > 0 for row in states.rows)
-    return Branch(left.tokens, left.kept, branch.c, left.full, present)
+    return Branch(left.tokens, left.kept, branch.c, left.full)
 
 
-def _mix(branches: Mapping[int, Branch], weights: Mapping[int, float]) -> TextContext:
-    """Concatenate the branches along tokens (paper) and pool them."""
+def _mix(
+    branches: Mapping[int, Branch], weights: Mapping[int, float], every_sample: bool
+) -> TextContext:
+    """Concatenate the branches along tokens (paper) and pool them.
+
+    Args:
+        every_sample: whether every sample is known to have a token.
+    """
     tokens = torch.cat([branch.tokens for branch in branches.values()], dim=1)
     seen = torch.cat([branch.seen for branch in branches.values()], dim=1)
     bias = key_bias(seen, tokens.dtype, all(branch.full for branch in branches.values()))
     if any(weight not in (0, 1) for weight in weights.values()):
         log_weights = _log_weights(branches, weights)
         bias = log_weights if bias is None else bias + log_weights
-    everywhere = all(map(any, zip(*(branch.present for branch in branches.values()))))
-    present = None if everywhere else seen.any(dim=1).to(tokens.dtype)[:, None, None]
+    present = None if every_sample else seen.any(dim=1).to(tokens.dtype)[:, None, None]
     return TextContext(tokens, bias, present, _pool(branches))
 
 

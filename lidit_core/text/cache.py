@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..errors import LiDiTError
 from ..io.tensors import write_safetensors
+from ..paths import at_home
 
 log = logging.getLogger(__name__)
 ABANDONED = 24 * 3600  # seconds after which a file that was never finished is thrown away
@@ -81,7 +82,7 @@ class DiskCache:
     """One safetensors file a prompt; the oldest go when `max_bytes` are exceeded."""
 
     def __init__(self, folder: str | Path, max_bytes: int = 2 << 30):
-        self.folder, self.max_bytes = Path(folder).expanduser(), max_bytes
+        self.folder, self.max_bytes = at_home(folder), max_bytes
         self._unseen = max_bytes  # bytes written since the folder was last looked through
 
     def __contains__(self, key: str) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from ..errors import check, shown
 from ..llm.compat import transformers_version
 from ..llm.hub import downloaded_commit
 from ..llm.loading import default_dtype, intended_device, load_llm
@@ -72,6 +73,10 @@ class PromptEncoder:
 
     def encode_rows(self, prompts: Sequence[str]) -> list[PromptStates]:
         """States of every prompt, unpadded, with how it was read; cached ones are not computed."""
+        check(
+            not isinstance(prompts, str) and all(isinstance(prompt, str) for prompt in prompts),
+            f"prompts are {shown(prompts)}; expected a list of texts, as ['a frog']",
+        )
         identity = self.identity()
         recalled = {prompt: self._recall(identity, prompt) for prompt in prompts}
         known = {prompt: states for prompt, states in recalled.items() if states is not None}

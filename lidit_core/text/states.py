@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import InitVar, dataclass
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import InitVar, dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import LiDiTError
+from ..errors import LiDiTError, shown
+from .rows import NO_TOKENS, Rows
 
 PADDING = 0  # no token
 INSTRUCTION = 1  # read by the refiners, dropped after them (paper: truncation comes last)
@@ -18,72 +18,43 @@ PROMPT = 2  # read by the refiners and kept for cross-attention: the prompt and 
 
 
 @dataclass(frozen=True)
-class Row:
-    """Where the tokens of one prompt lie, as numbers of Python."""
-
-    seen: int  # tokens that are no padding
-    kept: int  # tokens of the prompt
-    first: int  # the first of those; 0 where there is none
-
-
-NO_TOKENS = Row(0, 0, 0)
-
-
-def rows_of(roles: Tensor) -> tuple[Row, ...]:
-    """The rows of roles (B, L); waits for the device that they are on."""
-    kept = roles == PROMPT
-    if not roles.shape[1]:
-        return (NO_TOKENS,) * len(roles)
-    numbers = torch.stack(
-        [(roles != PADDING).sum(1), kept.sum(1), kept.to(torch.int32).argmax(1)], dim=1
-    )
-    return tuple(Row(*row) for row in numbers.tolist())
-
-
-@dataclass(frozen=True)
 class LLMStates:
     """States of a batch of prompts from one LLM, padded on the right.
 
     Roles are int32 rather than bool because hosts cast every other mask to float.
+
+    Args:
+        known: the rows of these roles, which go along with all that this class does to states;
+            None = they are read from the roles once, which waits for the device of those.
     """
 
     hidden: Tensor  # (B, L, C) float32 or bfloat16, never float16
     roles: Tensor  # (B, L) int32: PADDING, INSTRUCTION or PROMPT
-    known: InitVar[tuple[Row, ...] | None] = None  # the rows; whoever replaces roles leaves it out
+    known: InitVar[Rows | None] = None
+    rows: Rows = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self, known: tuple[Row, ...] | None) -> None:
+    def __post_init__(self, known: Rows | None) -> None:
+        for name, tensor in (("hidden", self.hidden), ("roles", self.roles)):
+            if not isinstance(tensor, Tensor):
+                raise LiDiTError(
+                    f"{name} of LLM states is {shown(tensor)}; expected tensors, hidden (B, L, C) "
+                    "of float32 or bfloat16 and roles (B, L) of int32"
+                )
         if self.hidden.ndim != 3 or self.roles.shape != self.hidden.shape[:2]:
             raise LiDiTError(
                 f"LLM states have shape {tuple(self.hidden.shape)} and roles "
                 f"{tuple(self.roles.shape)}; expected (B, L, C) and (B, L)"
             )
+        if known is None:
+            known = Rows.read(self.roles != PADDING, self.roles == PROMPT)
+        object.__setattr__(self, "rows", known)
 
-        if known is None and self.roles.device.type == "cpu":
-            known = rows_of(self.roles)
-        object.__setattr__(self, "known_rows", known)
+    def __repr__(self) -> str:
+        rows, length, width = self.hidden.shape
+        return f"LLMStates of {rows} prompts, {length} tokens, width {width}"
 
     def __len__(self) -> int:
         return self.hidden.shape[0]
-
-    @cached_property
-    def rows(self) -> tuple[Row, ...]:
-        """What a model decides by, so that no step of it waits for a device.
-
-        It is known from the start for states that were made on the CPU, and goes along with all
-        that this class does to them; of others it is read from the device once.
-        """
-        return rows_of(self.roles) if self.known_rows is None else self.known_rows
-
-    @property
-    def full(self) -> bool:
-        """Whether no row has padding."""
-        return all(row.seen == self.roles.shape[1] for row in self.rows)
-
-    @property
-    def first(self) -> int:
-        """The first token that any row keeps; 0 where none does."""
-        firsts = [row.first for row in self.rows if row.kept]
-        return min(firsts) if firsts else 0
 
     @property
     def width(self) -> int:
@@ -93,20 +64,21 @@ class LLMStates:
         """Choose rows of the batch (a slice, a list or an index tensor), keeping the padding."""
         return LLMStates(self.hidden[rows], self.roles[rows], self._chosen(rows))
 
-    def _chosen(self, rows: slice | Tensor | list[int]) -> tuple[Row, ...] | None:
+    def _chosen(self, rows: slice | Tensor | list[int]) -> Rows | None:
+        each = self.rows.each
         if isinstance(rows, slice):
-            return self.known_rows and self.known_rows[rows]
-        if isinstance(rows, Tensor) or self.known_rows is None:
-            return None
-        return tuple(self.known_rows[row] for row in rows)
+            return Rows.of(each[rows], self.roles.shape[1])
+        if isinstance(rows, list):
+            return Rows.of([each[row] for row in rows], self.roles.shape[1])
+        return None
 
     def to(self, device=None, dtype: torch.dtype | None = None) -> "LLMStates":
         hidden = self.hidden.to(device=device, dtype=dtype)
-        return LLMStates(hidden, self.roles.to(device), self.known_rows)
+        return LLMStates(hidden, self.roles.to(device), self.rows)
 
     def with_hidden(self, hidden: Tensor) -> "LLMStates":
         """Other states (B, L, any width) of the same tokens."""
-        return LLMStates(hidden, self.roles, self.known_rows)
+        return LLMStates(hidden, self.roles, self.rows)
 
     def padded(self, length: int) -> "LLMStates":
         """With padding up to this length, which is at least the present one."""
@@ -116,19 +88,48 @@ class LLMStates:
                 f"states of {self.roles.shape[1]} tokens cannot be padded to {length}; "
                 "expected a length that is not shorter"
             )
-        hidden = F.pad(self.hidden, (0, 0, 0, extra))
-        return LLMStates(hidden, F.pad(self.roles, (0, extra)), self.known_rows)
+        if not extra:
+            return self
+        hidden, roles = F.pad(self.hidden, (0, 0, 0, extra)), F.pad(self.roles, (0, extra))
+        return LLMStates(hidden, roles, Rows.of(self.rows.each, length))
 
     def trimmed(self) -> "LLMStates":
         """Without the padding that every row has."""
         tokens = (self.roles != PADDING).any(dim=0).nonzero()
         length = int(tokens[-1]) + 1 if len(tokens) else 0
-        return LLMStates(self.hidden[:, :length], self.roles[:, :length], self.known_rows)
+        rows = Rows.of(self.rows.each, length)
+        return LLMStates(self.hidden[:, :length], self.roles[:, :length], rows)
 
     def emptied(self) -> "LLMStates":
         """The same shape with no token in it: what a zeroed-out conditioning means."""
         hidden, roles = torch.zeros_like(self.hidden), torch.zeros_like(self.roles)
-        return LLMStates(hidden, roles, (NO_TOKENS,) * len(self))
+        return LLMStates(hidden, roles, Rows.of((NO_TOKENS,) * len(self), roles.shape[1]))
+
+
+def check_text(text: object, branches: int, rows: int, what: str = "text") -> None:
+    """Raise unless a text is states by branch, a row for each latent.
+
+    Args:
+        branches: how many the model has.
+        what: how the sentence calls the text.
+    """
+    if not isinstance(text, Mapping) or not set(text) <= set(range(branches)):
+        came = f"branches {sorted(text, key=str)}" if isinstance(text, Mapping) else shown(text)
+        raise LiDiTError(
+            f"{what} came for {came}; expected a dict of LLMStates by branch, of one or more of 0 "
+            f"to {branches - 1}"
+        )
+    for branch, states in text.items():
+        if not isinstance(states, LLMStates):
+            raise LiDiTError(
+                f"{what} of branch {branch} is {shown(states)}; expected LLMStates, as a "
+                "PromptEncoder gives them"
+            )
+        if len(states) != rows:
+            raise LiDiTError(
+                f"branch {branch} has {what} for {len(states)} samples; expected {rows}, one for "
+                "each latent: repeat a row with states[[0, 0]]"
+            )
 
 
 @dataclass(frozen=True)
@@ -146,9 +147,8 @@ def without_instruction(tokens: Tensor, states: LLMStates) -> KeptTokens:
     Args:
         states: what the tokens were refined from.
     """
-    first, length = states.first, states.roles.shape[1]
-    full = all(row.kept == length - first for row in states.rows)
-    return KeptTokens(tokens[:, first:], states.roles[:, first:] == PROMPT, full)
+    first = states.rows.first
+    return KeptTokens(tokens[:, first:], states.roles[:, first:] == PROMPT, states.rows.whole)
 
 
 def stack_states(batches: Sequence[LLMStates]) -> LLMStates:
@@ -158,7 +158,6 @@ def stack_states(batches: Sequence[LLMStates]) -> LLMStates:
         raise LiDiTError(f"cannot batch LLM states of widths {widths}; expected one LLM's states")
     length = max(b.roles.shape[1] for b in batches)
     padded = [b.padded(length) for b in batches]
-    known = [b.known_rows for b in padded]
-    rows = None if None in known else tuple(row for of_one in known if of_one for row in of_one)
-    hidden, roles = (torch.cat([getattr(b, name) for b in padded]) for name in ("hidden", "roles"))
+    rows = Rows.of((row for b in batches for row in b.rows.each), length)
+    hidden, roles = torch.cat([b.hidden for b in padded]), torch.cat([b.roles for b in padded])
     return LLMStates(hidden, roles, rows)

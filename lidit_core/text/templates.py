@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from ..errors import LiDiTError
+from ..errors import LiDiTError, check, first_line, shown
 
 PAPER_INSTRUCTION = (  # arXiv 2406.11831, verbatim; the wording of its system prompt is not given
     "Describe the image by detailing the color, shape, size, texture, quantity, text, "
@@ -36,13 +36,18 @@ class InstructionTemplate:
             value = getattr(self, field.name)
             if not isinstance(value, kind):
                 raise LiDiTError(
-                    f"template field {field.name} is {value!r}; expected {field.type}, "
+                    f"template field {field.name} is {shown(value)}; expected {field.type}, "
                     "so correct it in the template"
                 )
+            check(
+                kind is bool or _is_text(value),
+                f"template field {field.name} is {shown(value)} and holds half of a surrogate "
+                "pair, which is no text; take that out of the template",
+            )
         if self.layout.count("{prompt}") != 1 or self.layout.count("{instruction}") > 1:
             raise LiDiTError(
-                f"template {self.name!r} has the layout {self.layout!r}; expected {{prompt}} "
-                "exactly once and {instruction} at most once"
+                f"template {shown(self.name)} has the layout {shown(self.layout)}; expected "
+                "{prompt} exactly once and {instruction} at most once"
             )
 
     def user_turn(self) -> tuple[str, str]:
@@ -57,11 +62,15 @@ class InstructionTemplate:
     @classmethod
     def from_dict(cls, values: dict) -> InstructionTemplate:
         """Build from plain data; an unknown or missing field raises a LiDiTError."""
+        check(
+            isinstance(values, dict),
+            f"template is {shown(values)}; expected an object of fields with a name",
+        )
         known = [field.name for field in fields(cls)]
-        unknown = sorted(set(values) - set(known))
+        unknown = sorted(set(values) - set(known), key=str)
         if unknown:
             raise LiDiTError(
-                f"template has the unknown field {unknown[0]!r}; expected fields among "
+                f"template has the unknown field {shown(unknown[0])}; expected fields among "
                 f"{', '.join(known)}, so correct or remove it"
             )
         if "name" not in values:
@@ -73,11 +82,20 @@ class InstructionTemplate:
         """The inverse of `to_json`; `name` is for text that does not name itself."""
         try:
             values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise LiDiTError(f"template is not valid JSON ({error}); correct it") from error
+        except (ValueError, RecursionError) as error:  # ValueError: also of numbers too long
+            raise LiDiTError(
+                f"template is not valid JSON ({first_line(error)}); correct it"
+            ) from error
         if not isinstance(values, dict):
             raise LiDiTError(f"template is {text[:40]!r}; expected a JSON object with a name")
         return cls.from_dict({"name": name, **values} if name else values)
+
+
+def _is_text(value: str) -> bool:
+    try:
+        return bool(value.encode() or True)
+    except UnicodeEncodeError:
+        return False
 
 
 PRESETS = {
@@ -168,6 +186,6 @@ def find_template(source: str | InstructionTemplate) -> InstructionTemplate:
     if Path(source).suffix in SUFFIXES:
         return read_template(source)
     raise LiDiTError(
-        f"no template is named {source!r}; choose one of {', '.join(PRESETS)}, give a .json or "
-        ".txt file, or write the text itself with {prompt} in it"
+        f"no template is named {shown(source)}; choose one of {', '.join(PRESETS)}, give a .json "
+        "or .txt file, or write the text itself with {prompt} in it"
     )

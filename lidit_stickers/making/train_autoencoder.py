@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from lidit_core.errors import exit_status
-from lidit_core.io.tensors import read_safetensors, write_safetensors
+from lidit_core.io.tensors import check_finite, read_safetensors, write_safetensors
 from lidit_core.model.vae import DOWNSAMPLING
+from lidit_core.pipeline import find_device
 from lidit_train.recipe_file import read_recipe
 from lidit_train.vae.linear_encoder import principal_components
 from lidit_train.vae.trainer import AutoencoderRecipe, AutoencoderTrainer, Crops
@@ -107,14 +108,16 @@ def main() -> None:
     parser.add_argument("recipe", type=Path, help="a YAML file of lidit_train.vae.trainer's fields")
     parser.add_argument("--out", type=Path, required=True, help="the run's folder")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="repeat")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", help="cpu, cuda … (NVIDIA or AMD GPU, else cpu)")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     recipe = read_recipe(options.recipe, options.set, AutoencoderRecipe)
     crops = SceneCrops(recipe)
-    trainer = AutoencoderTrainer(recipe, linear_encoder, crops, options.out, options.device)
+    device = find_device(options.device)
+    trainer = AutoencoderTrainer(recipe, linear_encoder, crops, options.out, device)
     weights = {k: v.to(torch.bfloat16) for k, v in trainer.train().state_dict().items()}
     notes = {"font": "Noto Color Emoji, SIL OFL 1.1", "recipe": repr(recipe)}
+    check_finite(weights, options.out / "final.safetensors")
     write_safetensors(options.out / "final.safetensors", weights, notes)
 
 

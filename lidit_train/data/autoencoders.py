@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lidit_core.checkpoints.lidit import load_vae
 from lidit_core.errors import LiDiTError
 from lidit_core.model.config import LatentFormat
-from lidit_core.paths import SHIPPED_WEIGHTS
+from lidit_core.paths import SHIPPED_WEIGHTS, at_home
 from lidit_core.shipped import find_vae
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def find_autoencoder(name: str, latent: LatentFormat, model: Path | None = None)
     """
     if name == "shipped":
         return AutoencoderFile(find_vae(latent, model or SHIPPED_WEIGHTS / "a new model"))
-    path = Path(name).expanduser()
+    path = at_home(name)
     if not (path.is_file() or (path / "config.json").is_file()):
         raise LiDiTError(
             f"the recipe's autoencoder {name} is not there; expected 'shipped', a .safetensors in "

@@ -26,7 +26,7 @@ from lidit_core.text.states import LLMStates
 
 log = logging.getLogger(__name__)
 
-CHUNK = 32  # captions that an LLM reads at once
+CHUNK = 128  # captions that an LLM reads at once, and that are kept then
 TORCH = {"float32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -34,7 +34,7 @@ TORCH = {"float32": torch.float32, "bf16": torch.bfloat16}
 class CaptionStates:
     """What one LLM makes of some captions."""
 
-    states: LLMStates  # float32 (B, L, C), padded to the longest
+    states: LLMStates  # (B, L, C) in the dtype that is kept, padded to the longest
     used: tuple[int, ...]  # tokens of each caption that are read, the template's not counted
 
 
@@ -118,7 +118,7 @@ class CaptionReader:
 
     def read(self, texts: Sequence[str]) -> LLMStates:
         """Float32 states (B, L, C) of the texts, padded to the longest."""
-        return self.read_counted(texts).states
+        return self.read_counted(texts).states.to(dtype=torch.float32)
 
     def read_counted(self, texts: Sequence[str]) -> CaptionStates:
         """The states of the texts, and how many tokens of each are read."""
@@ -135,8 +135,7 @@ class CaptionReader:
             part = fresh[first : first + CHUNK]
             known |= dict(zip(part, self._compute(part)))
         rows = [known[text] for text in texts]
-        states = pad_states(rows).to(dtype=torch.float32)
-        return CaptionStates(states, tuple(row.used for row in rows))
+        return CaptionStates(pad_states(rows), tuple(row.used for row in rows))
 
     def _compute(self, texts: list[str]) -> list[PromptStates]:
         assert self.encoder is not None  # whoever calls has seen to it

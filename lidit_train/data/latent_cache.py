@@ -7,16 +7,18 @@ never meets an old piece, and work that was interrupted goes on with the first p
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from lidit_core.errors import LiDiTError
 from lidit_core.io.tensors import write_safetensors
@@ -30,6 +32,7 @@ log = logging.getLogger(__name__)
 PIECE = 512  # pictures in a file
 BATCH = 32  # pictures encoded at once
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises
+Part = tuple[int, np.ndarray, tuple[int, int]]  # of a source: indices, and their pictures' size
 Encode = Callable[[Tensor], Tensor]  # (B, 3, H, W) in [0, 1] -> latents (B, C, h, w)
 
 
@@ -65,12 +68,21 @@ class LatentCache:
         stages: Sequence[StageBuckets],
         encode: Encode,
         share: slice = slice(None),
+        workers: int = 0,
     ) -> None:
-        """Compute this process's share of the pieces that lack."""
+        """Compute this process's share of the pieces that lack; workers read the pictures."""
         pieces = list(self._pieces(sources, stages))
         absent = [piece for piece in pieces[share] if not piece[0].is_file()]
-        for done, (path, source, indices, size) in enumerate(absent, start=1):
-            write_safetensors(path, self._compute(sources[source], indices, size, encode), {})
+        parts = [
+            (source, indices[first : first + BATCH], size)
+            for _, source, indices, size in absent
+            for first in range(0, len(indices), BATCH)
+        ]
+        ahead = DataLoader(_Pictures(sources, parts), batch_size=None, num_workers=workers)
+        read = iter(ahead)
+        for done, piece in enumerate(absent, start=1):
+            own = itertools.islice(read, -(-len(piece[2]) // BATCH))
+            write_safetensors(piece[0], self._computed(own, encode), {})
             log.info("latents: %d of %d pieces", done, len(absent))
 
     def _pieces(self, sources, stages) -> Iterator[tuple[Path, int, np.ndarray, tuple[int, int]]]:
@@ -92,17 +104,12 @@ class LatentCache:
         return self.folder / f"{of.hexdigest()[:24]}.safetensors"
 
     @torch.no_grad()
-    def _compute(self, source, indices, size, encode: Encode) -> dict[str, Tensor]:
+    def _computed(self, read, encode: Encode) -> dict[str, Tensor]:
         parts, good = [], []
-        with ThreadPoolExecutor(4) as threads:
-            for first in range(0, len(indices), BATCH):
-                part = indices[first : first + BATCH]
-                read = list(threads.map(lambda i: read_picture(source, int(i), size), part))
-                good += [picture is not None for picture in read]
-                blank = torch.zeros(3, size[1], size[0], dtype=torch.uint8)
-                pictures = torch.stack([blank if p is None else p for p in read])
-                parts.append(encode(as_pixels(pictures)).to("cpu", self.dtype))
-        return {"latents": torch.cat(parts), "good": torch.tensor(good)}
+        for pictures, decoded in read:
+            parts.append(encode(as_pixels(pictures)).to("cpu", self.dtype))
+            good.append(decoded)
+        return {"latents": torch.cat(parts), "good": torch.cat(good)}
 
     def read(self, source: int, index: int, size: tuple[int, int]) -> Tensor | None:
         """A picture's latents (C, h, w) float32; None if the picture could not be decoded."""
@@ -113,7 +120,26 @@ class LatentCache:
         return file.get_slice("latents")[row : row + 1][0].float()
 
 
-@lru_cache(maxsize=256)
+class _Pictures(Dataset):
+    """Pictures (n, 3, H, W) uint8 of one source, and which of them could be decoded (n,)."""
+
+    def __init__(self, sources: Sequence[PictureSource], parts: Sequence[Part]) -> None:
+        self.sources, self.parts = sources, parts
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        source, indices, size = self.parts[number]
+        with ThreadPoolExecutor(4) as threads:
+            one = partial(read_picture, self.sources[source], size=size)
+            read = list(threads.map(one, indices.tolist()))
+        blank = torch.zeros(3, size[1], size[0], dtype=torch.uint8)
+        pictures = torch.stack([blank if picture is None else picture for picture in read])
+        return pictures, torch.tensor([picture is not None for picture in read])
+
+
+@lru_cache(maxsize=512)
 def _opened(path: Path):
     """The file and which of its pictures are good; kept open, for batches come back to it."""
     from safetensors import SafetensorError, safe_open

@@ -56,6 +56,19 @@ class Fetched:
     following: Following | None  # where the recipe has contrast
     replaced: tuple[tuple[int, int], ...]  # (source, index) of what could not be decoded
 
+    def pin_memory(self) -> Fetched:
+        """The same in memory that a GPU reads by itself, which torch's DataLoader asks for."""
+        states = self.states
+        if states is not None:
+            states = {i: replace(c, states=_pinned(c.states)) for i, c in states.items()}
+        return replace(
+            self,
+            pictures=None if self.pictures is None else self.pictures.pin_memory(),
+            latents=None if self.latents is None else self.latents.pin_memory(),
+            noise=self.noise.pin_memory(),
+            states=states,
+        )
+
 
 class Fetcher(torch.utils.data.Dataset):
     """Reads the rows ``share`` of a step's plan; it is what a worker process holds."""
@@ -168,6 +181,7 @@ class Loader:
             num_workers=workers,
             prefetch_factor=4 if workers else None,
             collate_fn=_as_it_is,
+            pin_memory=torch.device(self.device).type == "cuda",
         )
         for fetched in ahead:
             yield fetched, self.complete(fetched)
@@ -178,23 +192,36 @@ class Loader:
         if latents is None:
             assert fetched.pictures is not None  # it has one of both
             latents = self._latents(fetched.pictures)
-        x = normalise(latents.to(self.device), self.fetcher.spec.latent)
+        x = normalise(self._moved(latents), self.fetcher.spec.latent)
         read = fetched.states
         if read is None:
             read = self.fetcher.states(fetched.texts, fetched.plan.branches)
-        text = {i: _zeroed(c.states, fetched.zeroed).to(self.device) for i, c in read.items()}
+        text = {i: self._text(c.states, fetched.zeroed) for i, c in read.items()}
         zeroed = fetched.zeroed.tolist()
         content = fetched.content
         return Batch(
             x,
-            fetched.noise.to(self.device),
-            fetched.time.to(self.device),
+            self._moved(fetched.noise),
+            self._moved(fetched.time),
             text,
-            None if content is None else content.long().to(self.device),
+            None if content is None else self._moved(content.long()),
             ["" if none else text for text, none in zip(fetched.texts, zeroed)],
             {i: [0 if none else n for n, none in zip(c.used, zeroed)] for i, c in read.items()},
             self._contrasted(fetched, fetched.following, x) if fetched.following else None,
         )
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, non_blocking=True)
+
+    def _text(self, kept: LLMStates, zeroed: Tensor) -> LLMStates:
+        """The states on the device, made float32 there: half as much is moved of bf16.
+
+        A row that says so is without any token, which is what a zeroed-out conditioning means.
+        """
+        rows = kept.rows.emptied(zeroed.tolist(), kept.roles.shape[1])
+        nothing = self._moved(zeroed)[:, None]
+        roles = self._moved(kept.roles).masked_fill(nothing, PADDING)
+        return LLMStates(self._moved(kept.hidden), roles, rows).to(dtype=torch.float32)
 
     def _contrasted(self, fetched: Fetched, following: Following, x: Tensor) -> Contrasted:
         """The velocities of the rows that follow; x (B, C, h, w) are the batch's own latents."""
@@ -216,6 +243,5 @@ def _as_it_is(fetched: Item) -> Item:
     return fetched
 
 
-def _zeroed(states: LLMStates, zeroed: Tensor) -> LLMStates:
-    """Without any token where the row says so: what a zeroed-out conditioning means."""
-    return replace(states, roles=states.roles.masked_fill(zeroed[:, None], PADDING))
+def _pinned(states: LLMStates) -> LLMStates:
+    return LLMStates(states.hidden.pin_memory(), states.roles.pin_memory(), states.rows)

@@ -17,6 +17,7 @@ from lidit_core.errors import LiDiTError
 from lidit_core.io.atomic import replacing
 from lidit_core.io.records import read_record
 from lidit_core.model.config import LatentFormat, LiDiTConfig
+from lidit_core.paths import at_home
 
 from ..input_spec import InputSpec
 from ..recipe import Recipe
@@ -81,7 +82,7 @@ def prepare(
         llms: where LLMs are that are not found under their names.
         checkpoint: the model that is trained on, beside which its autoencoder may lie.
     """
-    cache = Path(recipe.cache.folder or out / "cache").expanduser()
+    cache = at_home(recipe.cache.folder or out / "cache")
     with accelerator.main_process_first():  # the others find the indices ready
         sources = tuple(open_source(s, recipe.data, cache / "index") for s in recipe.data.sources)
     stages = stage_buckets(recipe, spec, sources)
@@ -161,7 +162,7 @@ def _latents(
         return vae, None
     latents = LatentCache(cache / "latents", file.identity(), TORCH[recipe.cache.dtype])
     mine = slice(accelerator.process_index, None, accelerator.num_processes)
-    latents.prepare(sources, stages, vae.encode, mine)
+    latents.prepare(sources, stages, vae.encode, mine, recipe.data.workers)
     accelerator.wait_for_everyone()
     return vae, latents
 

@@ -14,6 +14,7 @@ import logging
 import pickle
 import shutil
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.tensor import DTensor
 
 from lidit_core.errors import LiDiTError, first_line
 
@@ -100,7 +103,7 @@ class Checkpoints:
             LiDiTError: it is damaged, or of another model or optimiser.
         """
         try:
-            _quietly(loader.load, state, checkpoint_id=path)
+            self._load_tensors(path, state)
             random = path / f"random-{self.accelerator.process_index}"
             if random.is_file():  # with more processes than before, new ones have none
                 _set_random_state(load_file(random))
@@ -111,6 +114,34 @@ class Checkpoints:
                 "run was begun with, name another folder with --out, or delete this checkpoint "
                 "if it is damaged, so that the one before it is taken"
             ) from error
+
+    def _load_tensors(self, path: Path, state: dict[str, Any]) -> None:
+        """Fill the state's tensors; scalars that were written as such get their one dimension.
+
+        An adapter's were of shape () before they became (1,), which can be divided over processes.
+        """
+        saved = FileSystemReader(path).read_metadata().state_dict_metadata
+        grown = [
+            (holder, key)
+            for place, holder, key in _tensors(state)
+            if getattr(saved.get(place), "size", None) == torch.Size()
+            and holder[key].shape == (1,)
+            and not isinstance(holder[key], DTensor)
+        ]
+        for holder, key in grown:
+            holder[key] = holder[key].view(())
+        _quietly(loader.load, state, checkpoint_id=path)
+        for holder, key in grown:
+            holder[key] = holder[key].view(1)
+
+
+def _tensors(state: dict, place: str = "") -> Iterator[tuple[str, dict, Any]]:
+    """Every tensor of a state: its name in a checkpoint, and where it stands."""
+    for key, value in list(state.items()):
+        if isinstance(value, dict):
+            yield from _tensors(value, f"{place}{key}.")
+        elif isinstance(value, torch.Tensor):
+            yield f"{place}{key}", state, key
 
 
 def decayed_to(path: Path) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,13 +36,18 @@ class Losses:
 
     def add(self, errors: Tensor, time_: Tensor) -> None:
         """Args: errors (B,) of samples and their times (B,) in (0, 1]."""
+        finite = errors.isfinite()  # a step that is skipped has others
+        errors = errors.nan_to_num(0.0, 0.0, 0.0)
         places = (time_ * self.bins).ceil().long().clamp(1, self.bins) - 1
         self.sums[0].index_add_(0, places, errors.double())
-        self.sums[1].index_add_(0, places, torch.ones_like(errors, dtype=torch.float64))
+        self.sums[1].index_add_(0, places, finite.double())
 
     def step(self, loss: float, norm: float, images: int) -> None:
-        self.loss, self.norm = self.loss + loss, self.norm + norm
-        self.steps, self.images = self.steps + 1, self.images + images
+        """Args: images: trained on in it; of a step without a finite loss or norm they are all."""
+        self.images += images
+        if math.isfinite(loss) and math.isfinite(norm):
+            self.loss, self.norm = self.loss + loss, self.norm + norm
+            self.steps += 1
 
     def state(self, accelerator: Accelerator) -> dict[str, Any]:
         """The sums over all processes, as JSON; every process must ask."""
@@ -59,13 +65,15 @@ class Losses:
         self.steps, self.images = state["steps"], state["images"]
 
     def line(self, accelerator: Accelerator) -> dict[str, Any]:
-        """Means over all processes; a bin without a sample is left out."""
+        """Means over all processes; a bin without a sample is left out, as is what has no step."""
         sums = cast(Tensor, accelerator.reduce(self.sums, "sum"))
         named = {
             f"loss {n / self.bins:.2g}-{(n + 1) / self.bins:.2g}": round(float(error / count), 6)
             for n, (error, count) in enumerate(sums.T.tolist())
             if count
         }
+        if not self.steps:
+            return named
         return {"loss": self.loss / self.steps, "norm": self.norm / self.steps, **named}
 
 
@@ -108,13 +116,20 @@ class Journal:
             self.accelerator.init_trackers("trackers", init_kwargs=options)
 
     def write(self, step: int, line: Mapping[str, Any], images: int) -> dict[str, Any]:
-        """Add a line; how fast it went and when is told too, but is no part of a curve."""
+        """Add a line; how fast it went and when is told too, but is no part of a curve.
+
+        A number that is not finite, as of weights that have grown without bounds, is left out.
+        """
         seconds, self.began = time.monotonic() - self.began, time.monotonic()
+        bad = [name for name, number in line.items() if not math.isfinite(number)]
+        if bad:
+            log.warning("%s of step %d is no finite number and is not logged", ", ".join(bad), step)
+            line = {name: number for name, number in line.items() if name not in bad}
         line = {"step": step, **line, "images/s": round(images / seconds, 2), "at": time.time()}
         if self.accelerator.is_main_process:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(json.dumps(line, allow_nan=False) + "\n")
         numbers = {k: v for k, v in line.items() if k not in ("step", "at")}
         self.accelerator.log(numbers, step=step)
         return line

@@ -7,6 +7,8 @@ torch.optim.Muon computes in bfloat16, which a CPU without it does a hundred tim
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -14,19 +16,21 @@ from .parallel import divided_like, whole
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
+TOGETHER = 1 << 22  # numbers at most that are made orthogonal at once, or one matrix
 LIKE_ADAMW = 0.2  # root mean square of a step, in learning rates
 
 
 @torch.no_grad()
-def orthogonalised(matrix: Tensor) -> Tensor:
-    """About U Vᵀ of a matrix U S Vᵀ: its singular values are brought close to 1."""
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """About U Vᵀ of each of n matrices U S Vᵀ (n, rows, columns): singular values close to 1."""
     a, b, c = NEWTON_SCHULZ
-    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    x = x / (x.norm() + 1e-7)
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / (torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(ITERATIONS):
-        square = x @ x.T
-        x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
-    return x.T if matrix.shape[0] > matrix.shape[1] else x
+        square = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
 
 
 class Muon(torch.optim.Optimizer):
@@ -38,16 +42,33 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self) -> None:
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self._update(p, p.grad, group)
+            for alike in _alike([p for p in group["params"] if p.grad is not None]):
+                self._update(alike, group)
 
-    def _update(self, p: nn.Parameter, grad: Tensor, group: dict) -> None:
-        velocity = self.state[p].setdefault("velocity", torch.zeros_like(p))
-        velocity.lerp_(grad, 1 - group["momentum"])
-        direction = grad.lerp(velocity, group["momentum"])  # Nesterov's
-        update = orthogonalised(whole(direction).flatten(1)).view(p.shape)
-        rows, columns = update.flatten(1).shape
-        p.mul_(1 - group["lr"] * group["weight_decay"])
-        update = divided_like(update, p)  # every process orthogonalises the whole matrix
-        p.add_(update, alpha=-group["lr"] * LIKE_ADAMW * max(rows, columns) ** 0.5)
+    def _update(self, alike: list[nn.Parameter], group: dict) -> None:
+        gradients = [p.grad for p in alike]
+        velocities = [self._velocity(p) for p in alike]
+        torch._foreach_lerp_(velocities, gradients, 1 - group["momentum"])
+        directions = torch._foreach_lerp(gradients, velocities, group["momentum"])  # Nesterov's
+        updates = orthogonalised(torch.stack([whole(d).flatten(1) for d in directions]))
+        length = group["lr"] * LIKE_ADAMW * max(updates.shape[1:]) ** 0.5
+        # every process made the whole matrices, and keeps its part of them
+        updates = [divided_like(update.view(p.shape), p) for p, update in zip(alike, updates)]
+        torch._foreach_mul_(alike, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(alike, updates, alpha=-length)
+
+    def _velocity(self, p: nn.Parameter) -> Tensor:
+        state = self.state[p]
+        if "velocity" not in state:
+            state["velocity"] = torch.zeros_like(p)
+        return state["velocity"]
+
+
+def _alike(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """Matrices of one shape together, which a GPU computes in a step; large ones one by one."""
+    shapes: dict[torch.Size, list[nn.Parameter]] = {}
+    for p in parameters:
+        shapes.setdefault(p.flatten(1).shape, []).append(p)
+    for shape, alike in shapes.items():
+        most = max(1, TOGETHER // shape.numel())
+        yield from (alike[first : first + most] for first in range(0, len(alike), most))

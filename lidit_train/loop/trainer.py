@@ -28,7 +28,7 @@ from .journal import Journal, Losses
 from .learning_rate import decay_factor, decay_start, learning_rate
 from .longest_prompt import LongestPrompts
 from .optimisers import optimisers_of
-from .parallel import is_sharded, together, whole
+from .parallel import is_sharded, local, together, whole
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +91,15 @@ class Trainer:
             if saves or self.step == self.decay_start:
                 self.save(fetched.plan.position)
                 self.journal.pause()
+        self._check_learnt()
+
+    def _check_learnt(self) -> None:
+        if self.step and self.skipped == self.step:
+            raise LiDiTError(
+                f"nothing was learnt, for the gradient was no number in any of the {self.step} "
+                "steps; expected some that count: lower optimiser.learning_rate, look at the "
+                "captions and pictures, and begin in another folder with --out"
+            )
 
     def averaged(self) -> dict[str, torch.Tensor]:
         """The learner's weights with their averages in place, whole; every process must ask."""
@@ -161,7 +170,7 @@ class Trainer:
         extra = {"rate": learning_rate(self.step - 1, self.recipe), "skipped": self.skipped}
         line = {**losses.line(self.accelerator), **extra, **self.learner.noted()}
         line = self.journal.write(self.step, line, losses.images)
-        told = self.step, self.recipe.steps, line["loss"], line["images/s"]
+        told = self.step, self.recipe.steps, line.get("loss", math.nan), line["images/s"]
         log.info("step %d of %d: loss %.4f, %.1f images/s", *told)
 
     def _tell_replaced(self, fetched: Fetched) -> None:
@@ -183,7 +192,21 @@ class Trainer:
         losses = self.losses.state(self.accelerator)
         longest = self.longest.gather(self.accelerator)
         numbers |= {**schedule, "losses": losses, "longest_prompts": longest, "position": position}
-        self.checkpoints.save(self.step, self._state(), numbers)
+        state = self._state()
+        self._check_finite(state)
+        self.checkpoints.save(self.step, state, numbers)
+
+    def _check_finite(self, state: dict[str, Any]) -> None:
+        """Refuse to keep weights that are not finite; every process must ask."""
+        weights = {**state["ema"], **state["learner"]}
+        bad = [name for name, weight in weights.items() if not local(weight).isfinite().all()]
+        count = torch.tensor(len(bad), device=self.accelerator.device)
+        if cast(torch.Tensor, self.accelerator.reduce(count, "sum")).item():
+            raise LiDiTError(
+                f"the weights after step {self.step} are not finite, {(bad or ['some'])[0]} first, "
+                "and are not saved; lower optimiser.learning_rate and start the same command "
+                "again, which goes on from the last checkpoint"
+            )
 
     def _stage(self) -> int:
         """The stage of the step before the present one."""

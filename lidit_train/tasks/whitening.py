@@ -3,6 +3,10 @@
 An LLM's states lie in a narrow cone: what they share is far larger than what tells one word from
 another, so a map drawn at random passes on mostly what they share, and learning to undo that
 takes long. Only the start differs; the architecture is the same.
+
+With few captions, or equal ones, the states vary along few directions or along none. What varies
+no more than rounding makes it is left out, for whitening would magnify it beyond all numbers, and
+a map whose states do not vary at all keeps the random start that it has.
 """
 
 from __future__ import annotations
@@ -10,22 +14,37 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lidit_core.errors import check
 from lidit_core.model.dit import LiDiT
 from lidit_core.model.refiners import LinguisticTokenRefiner, masked_mean
 from lidit_core.text.states import PADDING, LLMStates
 
 FLOOR = 1e-6  # of the largest variance; what lies below is rounding and is left out
+ROUNDING = 1e-11  # of the mean square: variance that rounding gives to equal float32 states
 SAMPLE = 1024  # captions that the statistics are taken from
 
 
 @torch.no_grad()
 def whiten(layer: nn.Linear, x: Tensor) -> None:
-    """Set a layer so that its outputs for x (N, C) have mean 0 and about variance 1, unrelated."""
+    """Set a layer so that its outputs for x (N, C) have mean 0 and about variance 1, unrelated.
+
+    Directions along which x does not vary are left out; without any the layer stays as it is.
+    """
+    check(
+        bool(x.isfinite().all()),
+        "an LLM's states of the captions hold numbers that are not finite, from which no map can "
+        "start; fetch the LLM again, delete the run's cache, or set model.whiten=false",
+    )
+    if not len(x):
+        return
     mean = x.mean(0)
     variances, axes = torch.linalg.eigh((x - mean).T @ (x - mean) / len(x))
     variances, axes = variances.flip(0), axes.flip(1)  # largest first
     n = min(layer.out_features, len(variances))
-    scale = variances[:n].rsqrt().where(variances[:n] > FLOOR * variances[0], 0.0)
+    varies = variances[:n] > max(FLOOR * variances[0], ROUNDING * x.square().mean())
+    if not varies.any():
+        return
+    scale = variances[:n].where(varies, 1.0).rsqrt().where(varies, 0.0)
     weight = torch.zeros_like(layer.weight)
     weight[:n] = (axes[:, :n] * scale).T
     weight = _turn(layer.out_features, weight) @ weight

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from lidit_core.checkpoints.lidit import load_vae
 from lidit_core.errors import LiDiTError
@@ -19,6 +20,8 @@ from ..loop.ema import EMA
 from ..loop.learning_rate import rate_factor
 from ..loop.muon import Muon
 from ..loop.state_files import StateFiles
+from ..ranges import one_of
+from ..recipe import PRECISIONS
 from .dead_units import revive
 from .linear_encoder import BYPASSED, set_linear_encoder
 
@@ -47,13 +50,19 @@ class AutoencoderRecipe:
     noise: float = 0.03  # deviation of the noise on latents: decoders must bear a model's errors
     restored: str = ""  # a file of latents as a model gives them (lidit_stickers.making.restore)
     restored_share: float = 0.5  # of the steps that learn from that file
-    save_every: int = 100  # steps
+    save_every: int = 100  # steps; a GPU makes a hundred in seconds, so give it thousands
     seed: int = 0
+    workers: int = 0  # processes that draw crops ahead; they change nothing but the time
+    precision: str = "float32"  # on a GPU, with its faster products (TF32), or bf16; a CPU
+    # computes in float32
 
     def __post_init__(self) -> None:
         for name in ("crop", "batch", "steps", "save_every"):
             if getattr(self, name) < 1:
                 raise LiDiTError(f"the autoencoder's {name} is {getattr(self, name)}; expected 1+")
+        if self.workers < 0:
+            raise LiDiTError(f"the autoencoder's workers is {self.workers}; expected 0 or more")
+        one_of("the autoencoder's precision", self.precision, PRECISIONS)
         if self.crop % 8 or any(side < 2 * self.crop for side in self.sides) or not self.sides:
             raise LiDiTError(
                 f"the autoencoder's crop is {self.crop} and its sides are {list(self.sides)}; "
@@ -76,6 +85,22 @@ class Crops:
 
     pictures: Tensor
     latents: Tensor | None = None
+
+    def pin_memory(self) -> Crops:
+        """The same where a GPU fetches it while the CPU goes on; the loader asks for it."""
+        latents = None if self.latents is None else self.latents.pin_memory()
+        return Crops(self.pictures.pin_memory(), latents)
+
+
+@dataclass(frozen=True)
+class _Draws(Dataset[Crops]):
+    """What each step learns from, by the step's number: the data set that workers read."""
+
+    recipe: AutoencoderRecipe
+    draw: Callable[[int, int, int], Crops]
+
+    def __getitem__(self, step: int) -> Crops:
+        return self.draw(*self.recipe.shape(step), step)
 
 
 def _edges(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,6 +153,7 @@ class AutoencoderTrainer:
     Args:
         linear: makes the encoder where the recipe has no start, see `linear_encoder`.
         draw: (crops, side, step) -> what the step learns from, decided by these numbers alone.
+        device: as PyTorch names it; the CPU waits for a GPU only where a state is saved.
     """
 
     def __init__(
@@ -141,7 +167,10 @@ class AutoencoderTrainer:
         self.files = StateFiles(folder, recipe.steps, recipe.decay)
         state = self.files.load()
         torch.manual_seed(recipe.seed)
-        self.recipe, self.draw, self.device = recipe, draw, device
+        self.recipe, self.draw, self.device = recipe, draw, torch.device(device)
+        self.on_gpu = self.device.type == "cuda"
+        if self.on_gpu:
+            torch.set_float32_matmul_precision("high")  # cuDNN takes TF32 without being told
         self.model = self._begin(linear).to(device, memory_format=torch.channels_last)
         self.ema = EMA(self.model, recipe.ema)
         self.optimisers = _optimisers(self.model)
@@ -157,11 +186,11 @@ class AutoencoderTrainer:
 
     def train(self) -> TinyAutoencoder:
         """Go on to the recipe's last step; returns the model with the averaged weights."""
-        errors: list[float] = []
-        while self.step < self.recipe.steps:
-            errors.append(self._train_step())
+        errors: list[Tensor] = []
+        for crops in self._drawn_ahead():
+            errors.append(self._train_step(crops))
             if self.files.is_due(self.step, self.recipe.save_every):
-                told = self.step, self.recipe.steps, sum(errors) / len(errors)
+                told = self.step, self.recipe.steps, torch.stack(errors).mean().item()
                 log.info("step %d of %d: L1 %.4f", *told)
                 errors.clear()
                 self._save()
@@ -172,26 +201,45 @@ class AutoencoderTrainer:
         self.model.load_state_dict(self.ema.over(self.model.state_dict()))
         return self.model.eval().cpu()
 
-    def _train_step(self) -> float:
+    def _drawn_ahead(self) -> Iterator[Crops]:
+        """What the steps from the present one on learn from, in their order."""
+        workers = self.recipe.workers
+        return iter(
+            DataLoader(
+                _Draws(self.recipe, self.draw),
+                batch_size=None,
+                sampler=range(self.step, self.recipe.steps),
+                num_workers=workers,
+                prefetch_factor=4 if workers else None,
+                pin_memory=self.on_gpu,
+                generator=torch.Generator(),  # or else it takes a number from the run's own
+            )
+        )
+
+    def _train_step(self, crops: Crops) -> Tensor:
         """One step; its mean absolute error."""
-        crops = self.draw(*self.recipe.shape(self.step), self.step)
-        pictures = crops.pictures.to(self.device, memory_format=torch.channels_last)
-        rebuilt = self.model.taesd_decoder(self._latents(crops, pictures))
-        loss, l1 = decoder_loss(rebuilt, pictures, self.recipe.edges)
+        pictures = crops.pictures.to(
+            self.device, non_blocking=True, memory_format=torch.channels_last
+        )
+        latents = self._latents(crops, pictures)
+        mixed = self.on_gpu and self.recipe.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
+            rebuilt = self.model.taesd_decoder(latents)
+        loss, l1 = decoder_loss(rebuilt.float(), pictures, self.recipe.edges)
         loss.backward()
         self._update()
         self.ema.update(self.model)
         self.step += 1
-        return l1.item()
+        return l1
 
     @torch.no_grad()
     def _latents(self, crops: Crops, pictures: Tensor) -> Tensor:
         """Those of a model as they are, or the encoder's with noise that the step decides."""
         if crops.latents is not None:
-            return crops.latents.to(self.device)
+            return crops.latents.to(self.device, non_blocking=True)
         latents = self.model.encode(pictures)
-        g = torch.Generator().manual_seed(self.step)
-        noise = torch.randn(latents.shape, generator=g).to(self.device)
+        g = torch.Generator(self.device).manual_seed(self.step)
+        noise = torch.randn(latents.shape, generator=g, device=self.device)
         return latents + self.recipe.noise * noise
 
     def _update(self) -> None:

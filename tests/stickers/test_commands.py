@@ -63,6 +63,14 @@ def test_a_decoder_learns_from_what_a_model_gives_back(tmp_path):
     load_vae(tmp_path / "final.safetensors")
 
 
+@pytest.mark.font
+def test_the_recipe_for_a_gpu_goes_on_from_the_decoder_that_ships(tmp_path):
+    options = "--device cpu --set batch=2 --set workers=1 --set steps=2 --set warmup=0"
+    recipe = f"recipes/autoencoder/stickers-gpu.yaml --set start={SHIPPED_VAE}"
+    _run(f"making.train_autoencoder {recipe} {options} --out {tmp_path}")
+    load_vae(tmp_path / "final.safetensors")
+
+
 def _run(words: str) -> None:
     subprocess.run([sys.executable, "-m", *f"lidit_stickers.{words}".split()], cwd=ROOT, check=True)
 

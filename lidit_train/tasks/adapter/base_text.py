@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lidit_core.demo.checkpoint import TEXT_PREFIX, read_standin
 from lidit_core.errors import LiDiTError
+from lidit_core.paths import at_home
 
 from .target import AdapterTarget
 
@@ -79,7 +80,7 @@ def find_base_text(target: AdapterTarget, folder: str) -> Path:
     """
     if target.shape.family == "small" and target.base.is_file() and not folder:
         return target.base
-    path = Path(folder or target.base).expanduser()
+    path = at_home(folder or target.base)
     parts = ("text_encoder", "text_encoder_2")[: 1 + bool(target.shape.adm)]
     lacking = [part for part in parts if not (path / part / "config.json").is_file()]
     if lacking:

@@ -1,6 +1,6 @@
 """What training an adapter will need, before any weight is loaded: memory, operations, time, disk.
 
-The U-Net is run once on torch's meta device, see lidit_train.tasks.adapter.unet_cost.
+The U-Net is run on torch's meta device, see lidit_train.tasks.adapter.unet_cost.
 """
 
 from __future__ import annotations
@@ -24,8 +24,12 @@ from .target import AdapterTarget
 from .unet_cost import UNetCost, unet_cost
 
 LLM = 0  # the only branch
-BACKWARD = 1.2  # of the forward pass's operations: gradients of activations, hardly any of weights
 KEPT_BY_CHECKPOINTS = 0.2  # assumed: of the activations, with blocks computed twice
+
+
+def _mixed(recipe: Recipe, device: Device) -> bool:
+    """Mixed precision, which a CPU does without."""
+    return recipe.compute.precision == "bf16" and not device.is_cpu
 
 
 def _numbers(module: nn.Module) -> int:
@@ -57,10 +61,11 @@ class AdapterPlan:
 
     def flops(self, stage: int) -> float:
         """Of training on one picture."""
-        unet, twice = self.unets[stage].flops, self.recipe.compute.checkpointing
+        cost = self.unets[stage].cost
+        runs = 2 if self.recipe.compute.checkpointing else 1
         tokens = next(iter(self.loads[stage].subsets[0][1].text.values())).read
         reading = 0 if self.keeps_states else self.llm.flops(tokens)
-        return unet * (1 + BACKWARD + twice) + reading
+        return runs * cost.forward + cost.backward + reading
 
     def seconds(self, stage: int) -> float:
         """Of a step."""
@@ -69,17 +74,17 @@ class AdapterPlan:
 
     def memory(self) -> dict[str, int]:
         """The bytes of each part in one process; shards are gathered a block at a time."""
-        half = self.recipe.compute.precision == "bf16" and not self.device.is_cpu
+        half = _mixed(self.recipe, self.device)
         share = KEPT_BY_CHECKPOINTS if self.recipe.compute.checkpointing else 1.0
         number = 2 if half else FLOAT32
-        kept = max(u.kept * load.micro for u, load in zip(self.unets, self.loads))
+        kept = max(u.cost.saved * load.micro for u, load in zip(self.unets, self.loads))
         read = 0 if self.keeps_states else self.llm.parameters * number
         return {
             "U-Net, frozen": self.unets[0].parameters * FLOAT32 // self.shards,
             "its matrices in bf16, while they are used": self.unets[0].parameters * 2 * half,
             "adapter, gradients, moments, average": 5 * FLOAT32 * self.adapter // self.shards,
             f"{self.llm.name}, frozen": read,
-            "activations of a micro batch": round(kept * share * number / FLOAT32),
+            "activations of a micro batch": round(kept * share),
         }
 
 
@@ -92,15 +97,16 @@ def make_adapter_plan(
     tokens = text_tokens(spec.llms)
     loads = stage_loads(recipe, spec, tokens)
     sides = [load.side // target.latent.downsampling for load in loads]
-    adapter = LLMDiffAdapter(target.adapter, device="meta")
+    device = device or find_device(recipe.hardware.device)
+    shape, mixed = target.shape, _mixed(recipe, device)
     kept = caches(recipe, spec, loads, tokens, counts_of(recipe))
     return AdapterPlan(
         recipe,
         target,
-        device or find_device(recipe.hardware.device),
+        device,
         llm_size(target.adapter.llm, options.llm),
-        _numbers(adapter),
-        tuple(unet_cost(target.shape, s, options.token_budget, adapter) for s in sides),
+        _numbers(LLMDiffAdapter(target.adapter, device="meta")),
+        tuple(unet_cost(shape, target.adapter, s, options.token_budget, mixed) for s in sides),
         loads,
         kept,
         caption_bytes(spec, LLM, tokens[LLM], recipe.cache.dtype),

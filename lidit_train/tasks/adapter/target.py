@@ -12,7 +12,7 @@ from lidit_core.llm.hub import model_folder
 from lidit_core.llm.locate import check_present, locate
 from lidit_core.llmdiff.config import AdaptedLayer, AdapterConfig
 from lidit_core.model.config import LatentFormat
-from lidit_core.paths import SHIPPED_WEIGHTS
+from lidit_core.paths import SHIPPED_WEIGHTS, at_home
 from lidit_core.text.spec import LLMSpec
 from lidit_core.text.templates import find_template
 from lidit_core.unet.families import FAMILIES, UNetShape, cross_attention_layers
@@ -85,7 +85,7 @@ def _shape(base: Path) -> UNetShape:
 def find_base(name: str) -> Path:
     """A shipped checkpoint by its name, or a path."""
     shipped = SHIPPED_WEIGHTS / f"{name}.safetensors"
-    return shipped if shipped.is_file() else Path(name).expanduser()
+    return shipped if shipped.is_file() else at_home(name)
 
 
 def _config(recipe: Adapter, shape: UNetShape) -> AdapterConfig:

@@ -14,6 +14,7 @@ from torch import Tensor
 from lidit_core.checkpoints.lidit import CONFIG_KEY, CONFIG_TENSOR
 from lidit_core.errors import LiDiTError
 from lidit_core.io.tensors import opened
+from lidit_core.paths import at_home
 from lidit_core.unet.shape import CONV_IN, metadata_config, without_prefix
 
 EXPECTED = (
@@ -66,7 +67,7 @@ class UNetFile:
 
 def find_unet(path: str | Path) -> UNetFile:
     """A U-Net in LDM's layout or diffusers', in a file or a folder."""
-    path = Path(path).expanduser()
+    path = at_home(path)
     files = _files_of_folder(path) if path.is_dir() else [_checked_file(path)]
     metadata: dict[str, str] = {}
     places: dict[str, tuple[Path, str]] = {}

@@ -18,7 +18,7 @@ from ...plan.llm_size import LLMSize, llm_size
 from ...plan.workload import FLOAT32, Sizes, StageLoad, branches_read, read_together, stage_loads
 from ...recipe import Recipe
 from .input import input_spec
-from .plan_flops import forward_flops, muon_flops, training_flops
+from .plan_cost import content_cost, model_cost, muon_flops
 from .plan_memory import Memory, Process, checkpoint_bytes, memory_of
 from .trained import Trained, Weights, count_weights, trained_by
 
@@ -156,7 +156,10 @@ def _image_flops(process: Process, load: StageLoad, sizes: Sizes) -> int:
     """Of training on a picture, with what is not cached."""
     recipe, config = process.recipe, process.config
     classes = recipe.content.classes if recipe.content else 0
-    total = training_flops(config, sizes, process.trained, recipe.compute.checkpointing, classes)
+    cost = model_cost(config, sizes, process.trained, process.mixed)
+    total = cost.training(recipe.compute.checkpointing)
+    content = content_cost(config.width, sizes.tokens, classes, process.mixed)
+    total += content.forward + content.backward
     if not process.keeps_states:
         total += sum(process.llms[i].flops(text.read) for i, text in sizes.text.items())
     if not recipe.cache.latents:
@@ -202,7 +205,8 @@ def _drawing(process: Process, tokens: Mapping[int, TextTokens]) -> float:
     times = process.recipe.steps // v.every
     text = {i: tokens[i] for i in v.branches or tokens}
     side = config.native_size // (config.patch * config.latent.downsampling)
-    once = forward_flops(config, Sizes(side * side, text))
+    sizes = Sizes(side * side, text)
+    once = model_cost(config, sizes, process.trained, process.mixed).whole.forward
     guided = 2 if (v.guidance or config.guidance) != 1 else 1
     alone = 1 if process.device.is_cpu else process.recipe.hardware.count
     flops = times * len(v.prompts) * (v.steps or config.steps) * guided * once

@@ -180,7 +180,7 @@ def _activations(process: Process, load: StageLoad, sizes: Sizes, again: bool) -
         sizes,
         load.micro,
         process.trained,
-        process.compute_bytes,
+        process.mixed,
         checkpointing=again,
         classes=content.classes if content else 0,
         contrast=process.recipe.contrast is not None,

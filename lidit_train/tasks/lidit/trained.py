@@ -44,10 +44,6 @@ class Trained:
         """Of the linear layer's LoRA; 0 = it has none."""
         return self.lora.rank if self.lora and self.adapted(layer) else 0
 
-    def learns(self, layer: str) -> bool:
-        """Whether a gradient is wanted for anything in this layer."""
-        return self.weight(f"{layer}.weight") or self.adapted(layer)
-
 
 def everything() -> Trained:
     return Trained()

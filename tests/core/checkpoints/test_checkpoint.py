@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import time
+
 import pytest
 import torch
 from tiny_lidit import lidit_config, randomise, save_lidit_files
@@ -13,6 +16,7 @@ from lidit_core.checkpoints.lidit import (
     load_lidit,
     load_vae,
     read_config,
+    save_lidit,
 )
 from lidit_core.errors import LiDiTError
 from lidit_core.io.tensors import HOST_PREFIX, read_safetensors, write_safetensors
@@ -77,6 +81,35 @@ def test_a_wrong_tensor_is_named(saved, change, words):
         load_lidit(path)
 
 
+@pytest.mark.parametrize(
+    "field, value, told",
+    [
+        (("depth",), 10_000_000, "asks for 10000000 of blocks.N, and the file holds 2"),
+        (("refiner", "blocks"), 10_000_000, "asks for 10000000 of text_side.linguistic.0.blocks.N"),
+        (("refiner", "collaborative_blocks"), 10_000_000, "collaborative.branches.0.N"),
+        (("width",), 1 << 62, "patch_embedder.weight .* instead of \\(4611686018427387904,"),
+        (("patch",), 4, "patch_embedder.weight"),
+        (("llms", 0, "width"), 1 << 40, "text_side.linguistic.0.entry.weight"),
+    ],
+)
+def test_sizes_that_the_tensors_do_not_have_are_refused_in_a_moment(saved, field, value, told):
+    """Before a model of that size is built, even of the meta device's."""
+    _, path = saved
+    tensors, metadata = read_safetensors(path)
+    changed = json.loads(metadata[CONFIG_KEY])
+    *outer, last = field
+    record = changed
+    for key in outer:
+        record = record[key]
+    record[last] = value
+    write_safetensors(path, tensors, {CONFIG_KEY: json.dumps(changed)})
+    for load in (read_config, load_lidit):
+        began = time.monotonic()
+        with pytest.raises(LiDiTError, match=told):
+            load(path)
+        assert time.monotonic() - began < 2
+
+
 @pytest.mark.parametrize("share", [0.0, 0.0001, 0.5, 0.99])
 def test_a_truncated_file_gets_one_sentence(saved, share):
     _, path = saved
@@ -107,6 +140,16 @@ def test_a_write_that_the_disk_refuses_is_one_sentence(tmp_path):
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(LiDiTError, match="cannot be written"):
         write_safetensors(tmp_path / "taken" / "y.safetensors", {"x": torch.zeros(2)}, {})
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_not_written(saved, number):
+    config, path = saved
+    before, weights = path.read_bytes(), load_lidit(path).bfloat16().state_dict()
+    weights["pooled_text.bias"][3] = number
+    with pytest.raises(LiDiTError, match="is not written, for 1 of .* pooled_text.bias first"):
+        save_lidit(weights, config, path)
+    assert path.read_bytes() == before
 
 
 def test_a_failed_write_keeps_the_old_file(saved):

@@ -61,6 +61,15 @@ def test_one_checkpoint_serves_any_subset_of_its_llms():
         assert all((one - other).abs().max() > 1e-4 for other in outputs[:i])
 
 
+def test_a_step_writes_no_tensor_out_for_a_sentence_that_is_not_needed(monkeypatch):
+    """Which takes a thousand looks at the device, and a step as long again."""
+    model, x, text = tiny(2), noisy(2, 6, 8), texts(2, 5, 12)
+    written = []
+    monkeypatch.setattr(torch.Tensor, "__repr__", lambda tensor, **_: written.append(tensor) or "")
+    run(model, x, text)
+    assert not written
+
+
 def test_no_text_leaves_cross_attention_out():
     model, x = tiny(1), noisy(2, 4, 4)
     text = texts(1, 6, 6)[0]

@@ -8,6 +8,8 @@ Where a change of the curve is meant, write it anew, and say in the commit why i
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -34,6 +36,17 @@ def test_the_golden_curve_of_smoke(tmp_path):
         assert line.keys() == expected.keys()
         # five other roundings (threads, kernels) of one CPU differed by 1.1e-4 at most
         assert line == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_curve_is_written_anew_by_its_command(tmp_path):
+    """A copy of this file, so that the curve of the repository stays."""
+    script, golden = tmp_path / Path(__file__).name, tmp_path / "golden" / GOLDEN.name
+    shutil.copy(__file__, script)
+    golden.parent.mkdir()
+    told = {"step": 10, "loss": 1.5, "at": 1e9, "images/s": 7.0}
+    (tmp_path / "log.jsonl").write_text(json.dumps(told) + "\n")
+    subprocess.run([sys.executable, script, tmp_path], check=True)
+    assert curve_of(golden) == [{"step": 10, "loss": 1.5}] == curve_of(tmp_path / "log.jsonl")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_adapter import differences, latents, new_adapter, new_learner
+from real_cost import real_cost
+from tiny_adapter import adapter_config, differences, latents, new_adapter, new_learner
 from tiny_adapter_training import adapter_recipe, make_world, run_adapter
 from tiny_llm import save_llm
 from tiny_unet import TINY
@@ -15,13 +16,15 @@ from tiny_unet import TINY
 import lidit_train.data.room
 from lidit_core.cli import main
 from lidit_core.errors import LiDiTError
-from lidit_core.llmdiff.adapter import LLMDiffAdapter
+from lidit_core.llmdiff.config import TokenRefiner
 from lidit_core.text.spec import LLMSpec
 from lidit_core.unet.families import FAMILIES
 from lidit_train.data.caption_states import CaptionReader
+from lidit_train.plan.counting import count
 from lidit_train.plan.llm_size import llm_size
 from lidit_train.tasks.adapter.plan import make_adapter_plan
 from lidit_train.tasks.adapter.target import adapter_target, pooled_width
+from lidit_train.tasks.adapter.unet import build_unet
 from lidit_train.tasks.adapter.unet_cost import unet_cost
 
 pytest.importorskip("diffusers")
@@ -57,32 +60,36 @@ def test_a_shipped_recipe_is_planned_without_a_checkpoint(
 
 
 def test_the_operations_are_those_that_are_published():
-    cost = unet_cost(FAMILIES["sd15"], 64, 77)
-    assert cost.parameters == pytest.approx(859.5e6, abs=0.1e6)
-    assert cost.flops == pytest.approx(0.80e12, rel=0.02)
+    unet = build_unet(FAMILIES["sd15"], "meta")
+    x, t, text = (torch.empty(1, *s, device="meta") for s in ((4, 64, 64), (), (77, 768)))
+    cost = count(lambda _: unet(x, t, text).sample, unet.parameters())
+    assert sum(p.numel() for p in unet.parameters()) == pytest.approx(859.5e6, abs=0.1e6)
+    assert cost.forward == pytest.approx(0.80e12, rel=0.02)
 
 
-@pytest.mark.parametrize("kind", ["sd15", "sdxl", "small"])
-def test_the_activations_are_those_that_autograd_keeps(kind):
-    adapter = new_adapter(kind, modes=("replace",))
+@pytest.mark.parametrize(
+    ("kind", "modes", "more", "near"),
+    [
+        ("sd15", ("replace",), {}, 0),
+        ("sdxl", ("replace",), {}, 0),
+        ("small", ("replace",), {"refiner": TokenRefiner(1, 24, 2), "timestep_gates": True}, 0),
+        ("small", ("add",), {}, 0.03),  # whose stand-in encoder gives fewer tokens than CLIP
+    ],
+)
+def test_an_adapter_costs_what_a_run_of_it_takes(kind, modes, more, near):
+    adapter = new_adapter(kind, modes=modes, **more)
     learner, (z, t) = new_learner(adapter, kind), latents(1, kind, side=32)
-    weights = {p.untyped_storage().data_ptr() for p in learner.parameters()}
-    kept, alive = {}, []
+    run = real_cost(lambda: learner.predict(z, t, differences(20), ["a cat"]), learner.parameters())
+    planned = unet_cost(TINY[kind], adapter.config, 32, 20).cost
+    assert planned.saved == pytest.approx(run.saved, rel=max(near, 0.002))
+    assert planned.forward == pytest.approx(run.forward, rel=near)
+    assert planned.backward == pytest.approx(run.backward, rel=near)
 
-    def pack(x):
-        storage = x.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-            alive.append(x)
-        return x
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        output = learner.predict(z, t, differences(20), ["a cat"])
-    assert output.requires_grad
-    planned = unet_cost(TINY[kind], 32, 20, LLMDiffAdapter(adapter.config, device="meta"))
-    assert planned.kept == pytest.approx(sum(kept.values()), rel=0.15)
-    alone = unet_cost(TINY[kind], 32, 20)
-    assert alone.kept < planned.kept and alone.flops < planned.flops
+def test_mixed_precision_keeps_less_and_computes_as_much():
+    whole, half = (unet_cost(TINY["small"], adapter_config("small"), 32, 20, m) for m in (0, 1))
+    assert half.cost.forward == whole.cost.forward
+    assert 0.5 * whole.cost.saved < half.cost.saved < 0.75 * whole.cost.saved
 
 
 def test_an_llm_that_is_read_by_differences_runs_twice(tmp_path):

@@ -1,4 +1,4 @@
-"""Operations by the formula against torch's own count.
+"""Operations that a plan counts against those of real runs.
 
 Run: pytest tests/train/plan/test_flops.py
 """
@@ -9,9 +9,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from real_cost import real_cost
 from tiny_lidit import random_lidit, random_noise, random_states
 from tiny_training import adapted
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -19,12 +20,13 @@ from lidit_core.model.config import RefinerConfig
 from lidit_core.model.presets import find_preset
 from lidit_train.data.token_guess import TextTokens
 from lidit_train.loop.muon import Muon
+from lidit_train.plan.counting import Cost
 from lidit_train.plan.workload import Sizes, image_tokens
 from lidit_train.recipe import Lora
-from lidit_train.tasks.lidit.plan_flops import forward_flops, muon_flops, training_flops
+from lidit_train.tasks.lidit.plan_cost import content_cost, model_cost, muon_flops
 from lidit_train.tasks.lidit.trained import everything, refiners_of, with_lora
 
-BATCH, INSTRUCTION = 3, 2
+BATCH, INSTRUCTION, DEPTH = 3, 2, 4
 READ = (7, 12)  # tokens of the two branches
 
 
@@ -33,17 +35,12 @@ def sizes_of(config, branches=(0, 1)) -> Sizes:
     return Sizes(image_tokens(config.patch * config.latent.downsampling, 48, 80), text)
 
 
-def counted(model, branches=(0, 1), backward=True, checkpointing=False) -> int:
-    """By torch, whose count knows attention only where it is made of products."""
+def real(model, branches=(0, 1), checkpointing=False) -> Cost:
     text = {i: random_states(*[READ[i]] * BATCH, instruction=INSTRUCTION) for i in branches}
     again = {"run_block": lambda _, block, *rest: checkpoint(block, *rest, use_reentrant=False)}
     options = again if checkpointing else {}
-    counter = FlopCounterMode(display=False)
-    with sdpa_kernel(SDPBackend.MATH), counter:
-        out = model(random_noise(BATCH, 10, 6), torch.full((BATCH,), 500.0), text, **options)
-        if backward:
-            out.sum().backward()
-    return counter.get_total_flops()
+    x, t = random_noise(BATCH, 10, 6), torch.full((BATCH,), 500.0)
+    return real_cost(lambda: model(x, t, text, **options), model.parameters())
 
 
 @pytest.mark.parametrize(
@@ -56,35 +53,53 @@ def counted(model, branches=(0, 1), backward=True, checkpointing=False) -> int:
         ((0, 1), {"entry_norm": False, "gated": False}),
     ],
 )
-def test_forward_and_training_are_what_torch_counts(branches, changes):
-    model = random_lidit(refiner=RefinerConfig(**changes))
-    sizes = sizes_of(model.config, branches)
-    assert counted(model, branches, backward=False) == BATCH * forward_flops(model.config, sizes)
-    assert counted(model, branches) == BATCH * training_flops(model.config, sizes)
+def test_forward_and_training_are_what_a_run_takes(branches, changes):
+    model = random_lidit(refiner=RefinerConfig(**changes), depth=DEPTH)
+    cost = model_cost(model.config, sizes_of(model.config, branches))
+    run = real(model, branches)
+    assert run.forward == BATCH * cost.whole.forward
+    assert run.forward + run.backward == BATCH * cost.training(checkpointing=False)
 
 
-def test_checkpointing_runs_the_blocks_again():
-    model = random_lidit()
-    sizes = sizes_of(model.config)
-    again = training_flops(model.config, sizes, checkpointing=True)
-    assert counted(model, checkpointing=True) == BATCH * again
+@pytest.mark.parametrize(
+    "trained", [everything(), refiners_of((0, 1)), with_lora(Lora(4, layers=("blocks.2",)))]
+)
+def test_checkpointing_runs_the_blocks_again(trained):
+    model = adapted(random_lidit(depth=DEPTH), trained)
+    cost = model_cost(model.config, sizes_of(model.config), trained)
+    run = real(model, checkpointing=True)
+    assert run.forward + run.backward == BATCH * cost.training(checkpointing=True)
 
 
 @pytest.mark.parametrize("fresh", [(0,), (0, 1)])
 def test_a_frozen_transformer_passes_gradients_on_without_making_its_own(fresh):
     trained = refiners_of(fresh)
-    model = adapted(random_lidit(), trained)
-    expected = BATCH * training_flops(model.config, sizes_of(model.config), trained)
-    assert counted(model) == pytest.approx(expected, rel=0.01)
-    assert expected < 0.8 * BATCH * training_flops(model.config, sizes_of(model.config))
+    model = adapted(random_lidit(depth=DEPTH), trained)
+    cost = model_cost(model.config, sizes_of(model.config), trained)
+    assert real(model).backward == BATCH * cost.whole.backward
+    all_learn = model_cost(model.config, sizes_of(model.config))
+    assert cost.training(False) < 0.8 * all_learn.training(False)
 
 
-@pytest.mark.parametrize("layers", [("blocks",), ("blocks", "text_side")])
+LORAS = [("blocks",), ("blocks", "text_side"), ("blocks.1",), ("blocks.0.mlp", "blocks.3")]
+
+
+@pytest.mark.parametrize("layers", LORAS)
 def test_a_lora_costs_its_own_products_and_the_gradients_through_the_rest(layers):
     trained = with_lora(Lora(rank=4, layers=layers))
-    model = adapted(random_lidit(), trained)
-    expected = BATCH * training_flops(model.config, sizes_of(model.config), trained)
-    assert counted(model) == pytest.approx(expected, rel=0.01)
+    model = adapted(random_lidit(depth=6), trained)
+    cost = model_cost(model.config, sizes_of(model.config), trained)
+    run = real(model)
+    assert run.forward == BATCH * cost.whole.forward
+    assert run.backward == BATCH * cost.whole.backward
+
+
+def test_the_map_that_learns_content_is_what_a_run_takes():
+    names, x = nn.Linear(8, 5), torch.randn(BATCH * 6, 8, requires_grad=True)
+    shown = torch.zeros(BATCH * 6, dtype=torch.long)
+    run = real_cost(lambda: nn.functional.cross_entropy(names(x), shown), names.parameters())
+    cost = BATCH * content_cost(8, 6, 5)
+    assert (run.forward, run.backward) == (cost.forward, cost.backward)
 
 
 def test_muon_is_what_torch_counts():
@@ -98,7 +113,7 @@ def test_muon_is_what_torch_counts():
     assert counter.get_total_flops() == muon_flops(model.config, everything())
 
 
-def test_the_formula_of_the_docstring_gives_the_same():
+def test_a_large_model_is_counted_as_by_hand():
     config = replace(find_preset("LI-DiT-1B"), native_size=256)
     d, c, n, p2c, length, kept = 1152, 4096, 256, 64, 80, 30
     refiner = 2 * length * c * d + 2 * length * c + 2 * (c * d + d**2) + 2 * (256 * d + d**2)
@@ -109,4 +124,4 @@ def test_the_formula_of_the_docstring_gives_the_same():
     block = 28 * n * d**2 + 4 * n**2 * d + 4 * k * d**2 + 4 * n * k * d + 18 * d**2
     expected = 2 * refiner + 2 * fused + rest + 28 * block + 2 * n * d * p2c + 4 * d**2
     text = {i: TextTokens(length, kept) for i in (0, 1)}
-    assert forward_flops(config, Sizes(n, text)) == expected
+    assert model_cost(config, Sizes(n, text)).whole.forward == expected

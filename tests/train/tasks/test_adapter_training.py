@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,10 @@ from tiny_adapter_training import (
 )
 from tiny_training import curve
 from tiny_unet import TINY, random_unet
+from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
+from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from lidit_core.errors import LiDiTError
 from lidit_core.llmdiff.file import load_adapter, read_adapter_config
@@ -312,3 +317,29 @@ def test_drawing_without_the_adapter_needs_the_bases_text_encoder(world):
     assert learner.own is None
     with pytest.raises(LiDiTError, match="which were not loaded"):
         learner.predict(torch.zeros(1, 16, 4, 4), torch.ones(1), None, ["a"], mode="base")
+
+
+def with_bare_scalars(checkpoint: Path) -> int:
+    """A checkpoint as it was written when a layer's scalars had no dimension; how many it has."""
+    state: dict = {}
+    load = {"storage_reader": FileSystemReader(checkpoint), "no_dist": True}
+    _load_state_dict(state, planner=_EmptyStateDictLoadPlanner(), **load)
+    bare = 0
+    for holder in (state["learner"], state["ema"], *state["optimisers"]["state"].values()):
+        for name, tensor in holder.items():
+            if isinstance(tensor, torch.Tensor) and tensor.shape == (1,):
+                holder[name], bare = tensor.reshape(()), bare + 1
+    save(state, checkpoint_id=checkpoint, no_dist=True)
+    return bare
+
+
+def test_a_checkpoint_whose_scalars_have_no_dimension_is_resumed(world, caplog):
+    whole = run_adapter(world, "scalars")
+    newest = world / "scalars" / "checkpoints" / "step-0000007"
+    shutil.rmtree(newest.with_name("step-0000008"))
+    (world / "scalars" / "final.safetensors").unlink()
+    assert with_bare_scalars(newest) > 8
+    caplog.set_level("INFO", "lidit_train")
+    again = run_adapter(world, "scalars")
+    assert "going on at step 7" in caplog.text and "does not fit" not in caplog.text
+    assert all(torch.equal(whole[name], again[name]) for name in whole)

@@ -27,8 +27,9 @@ CONFIG = replace(lidit_config("a", "b"), llms=(LLMSpec("a", 24), LLMSpec("b", 24
 def test_a_step_of_muon_goes_as_far_along_every_direction(shape):
     torch.manual_seed(0)
     matrix = torch.randn(shape) * torch.logspace(0, -1.5, shape[1])
+    matrices = torch.stack([matrix, 10 * matrix, matrix.flip(0) / 10])
     before = torch.linalg.svdvals(matrix)
-    after = torch.linalg.svdvals(orthogonalised(matrix))
+    after = torch.linalg.svdvals(orthogonalised(matrices))
     assert before.max() / before.min() > 8
     assert after.min() > 0.3 and after.max() < 1.3
 
@@ -58,6 +59,34 @@ def test_a_whitened_layer_tells_apart_what_hardly_differs():
     out = layer(states)
     assert out.mean(0).abs().max() < 1e-2
     assert torch.allclose(out.T @ out / len(out), torch.eye(16), atol=1e-2)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-40, 1e-7])
+def test_states_that_do_not_vary_leave_a_layer_its_start(noise):
+    """As those of captions that all say the same: rounding is not magnified to a million."""
+    torch.manual_seed(0)
+    states = torch.randn(24).expand(8, 24) + noise * torch.randn(8, 24)
+    layer = nn.Linear(24, 16)
+    before = layer.weight.clone()
+    whiten(layer, states)
+    assert torch.equal(layer.weight, before)
+    whiten(layer, states[:0])
+    assert torch.equal(layer.weight, before)
+
+
+def test_states_that_vary_along_few_directions_are_whitened_along_those():
+    torch.manual_seed(0)
+    states = torch.randn(500, 2) @ torch.randn(2, 24) + 30
+    layer = nn.Linear(24, 16)
+    whiten(layer, states)
+    out = layer(states)
+    variances = torch.linalg.svdvals(out - out.mean(0)).square() / len(out)
+    assert torch.allclose(variances[:2], torch.ones(2), atol=0.05) and variances[2:].max() < 1e-3
+
+
+def test_states_that_are_no_numbers_are_refused():
+    with pytest.raises(LiDiTError, match="not finite.*model.whiten=false"):
+        whiten(nn.Linear(4, 4), torch.tensor([[1.0, 2.0, 3.0, float("nan")]]))
 
 
 def test_the_entries_of_every_branch_are_whitened():

@@ -214,7 +214,7 @@ PAIR = f"{PREFIX}blocks.0.mlp.0.lora_"
     ({f"{PAIR}A.weight": (3, 32), f"{PAIR}B.weight": (128, 2)}, "{}", r"B \(128, 2\)"),
     ({f"{PAIR}A.weight": (3,), f"{PAIR}B.weight": (128, 3)}, "{}", r"A \(3,\)"),
     ({f"{PREFIX}blocks.0.mlp.0.diff": ()}, "{}", r"as \(\) and this"),
-    ({}, "[]", r"describes itself as \[\]"),
+    ({}, "[]", r"is \[\] and no JSON object"),
     ({}, "{", "no JSON"),
 ])  # fmt: skip
 def test_a_damaged_file_is_one_sentence(tmp_path, tensors, about, told):

@@ -61,6 +61,47 @@ def test_a_lengthened_run_decays_once(tmp_path):
     assert all(torch.equal(value, longer[name]) for name, value in straight.items())
 
 
+def test_workers_that_draw_ahead_change_nothing(tmp_path):
+    recipe = AutoencoderRecipe(crop=16, batch=4, wide_every=2, steps=6, warmup=1, save_every=4)
+    runs = [replace(recipe, workers=workers) for workers in (0, 2)]
+    none, two = (
+        AutoencoderTrainer(run, linear, flat_crops, tmp_path / str(run.workers)).train()
+        for run in runs
+    )
+    assert all(torch.equal(v, two.state_dict()[k]) for k, v in none.state_dict().items())
+
+
+def test_a_resumed_run_learns_from_the_steps_that_are_left(tmp_path):
+    recipe = AutoencoderRecipe(crop=16, batch=4, wide_every=2, steps=6, workers=2)
+    trainer = AutoencoderTrainer(recipe, linear, flat_crops, tmp_path)
+    trainer.step = 3
+    drawn = [crops.pictures for crops in trainer._drawn_ahead()]
+    expected = [flat_crops(*recipe.shape(step), step).pictures for step in (3, 4, 5)]
+    assert all(torch.equal(ours, true) for ours, true in zip(drawn, expected, strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_gpu_learns_and_resumes(precision, tmp_path):
+    """No step makes the CPU wait for the GPU, but where the state is saved."""
+    recipe = AutoencoderRecipe(crop=16, batch=4, steps=120, save_every=60, warmup=5)
+    recipe = replace(recipe, precision=precision, workers=2)
+    trainer = AutoencoderTrainer(recipe, linear, flat_crops, tmp_path, "cuda")
+    drawn = trainer._drawn_ahead()
+    trainer._train_step(next(drawn))  # libraries are loaded in the first
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trainer._train_step(next(drawn))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    trainer._save()
+    model = AutoencoderTrainer(recipe, linear, flat_crops, tmp_path, "cuda").train()
+    pictures = flat_crops(4, 16, 999).pictures
+    with torch.no_grad():
+        error = (model.decode(model.encode(pictures)) - pictures).abs().mean()
+    assert error < 0.1  # a constant grey is 0.25 off
+
+
 def some_pictures() -> torch.Tensor:
     return torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -90,8 +131,7 @@ def test_every_unit_of_the_decoder_learns_and_nothing_of_the_encoder(tmp_path):
     recipe = AutoencoderRecipe(str(file), crop=32, batch=4, steps=4, warmup=1, decay=0.0)
     trainer = AutoencoderTrainer(recipe, linear, lambda *_: Crops(pictures), tmp_path)
     before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
-    for _ in range(recipe.steps):
-        trainer._train_step()
+    trainer.train()
     after = trainer.model.state_dict()
     kept = {k for k, v in after.items() if torch.equal(v, before[k])}
     assert kept == {k for k in after if not k.startswith("taesd_decoder.")}
@@ -116,7 +156,16 @@ def test_wide_steps_see_as_many_pixels():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"crop": 0}, {"crop": 20}, {"sides": (64,)}, {"sides": ()}, {"batch": 0}]
+    "wrong",
+    [
+        {"crop": 0},
+        {"crop": 20},
+        {"sides": (64,)},
+        {"sides": ()},
+        {"batch": 0},
+        {"workers": -1},
+        {"precision": "half"},
+    ],
 )
 def test_what_cannot_be_trained_gets_a_sentence(wrong):
     with pytest.raises(LiDiTError, match="expected"):

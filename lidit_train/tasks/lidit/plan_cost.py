@@ -1,0 +1,211 @@
+"""Here is counted what a LI-DiT costs: operations, and bytes kept for the backward pass.
+
+The model is run on torch's meta device with few blocks. Neighbours in which the same weights learn
+cost the same, but for the first of them, before which no gradient may pass; so two stand for all,
+and the second is added as often as others are left out.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lidit_core.model.config import LiDiTConfig
+from lidit_core.model.dit import LiDiT, LiDiTBlock
+from lidit_core.text.states import INSTRUCTION, PROMPT, LLMStates
+
+from ...data.token_guess import TextTokens
+from ...plan.counting import META, Cost, SoFar, count
+from ...plan.workload import Sizes
+from ...recipe import Lora
+from .lora import LoraAdapter
+from .trained import Trained, everything, linear_layers, weight_shapes
+
+BLOCKS = "blocks."  # how the names in the DiT's blocks begin
+STANDING = 2  # blocks that stand for neighbours in which the same weights learn
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """What a LI-DiT takes for one picture."""
+
+    whole: Cost
+    refiners: int  # bytes saved of them
+    passed: tuple[Cost, ...]  # of each block that gradients pass through, in any order
+
+    def training(self, checkpointing: bool) -> int:
+        """Operations of a forward and a backward pass; checkpointing runs blocks again."""
+        again = sum(block.forward for block in self.passed) if checkpointing else 0
+        return self.whole.forward + self.whole.backward + again
+
+
+def model_cost(
+    config: LiDiTConfig, sizes: Sizes, trained: Trained | None = None, mixed: bool = False
+) -> ModelCost:
+    """Count a LI-DiT.
+
+    Args:
+        trained: which weights learn; by default all.
+        mixed: whether it computes in bfloat16 under autocast.
+    """
+    trained = trained or everything()
+    learning = frozenset(name for name in weight_shapes(config) if trained.weight(name))
+    adapted = frozenset(name for name in linear_layers(config) if trained.adapted(name))
+    text = tuple(sorted(sizes.text.items()))
+    return _model_cost(config, sizes.tokens, text, learning, adapted, trained.lora, mixed)
+
+
+@functools.lru_cache(maxsize=256)
+def _model_cost(
+    config: LiDiTConfig,
+    tokens: int,
+    text: tuple[tuple[int, TextTokens], ...],
+    learning: frozenset[str],
+    adapted: frozenset[str],
+    lora: Lora | None,
+    mixed: bool,
+) -> ModelCost:
+    """Run the model, once for everything that decides its cost.
+
+    Args:
+        learning, adapted: names of weights that learn, and of layers that have a LoRA.
+    """
+    alike = _alike(config.depth, learning | adapted)
+    standing = [i for run in alike for i in run[:STANDING]]
+    model = _some_blocks(config, learning, adapted, lora, standing)
+    whole, refiners, costs = _count(model, tokens, dict(text), mixed)
+    of = dict(zip(standing, costs))
+    left_out = [of[run[1]] for run in alike for _ in run[STANDING:]]
+    passed = tuple(cost for cost in (*costs, *left_out) if cost.saved)
+    return ModelCost(sum(left_out, whole), refiners, passed)
+
+
+def _alike(depth: int, learning: frozenset[str]) -> list[list[int]]:
+    """Part the blocks into runs of neighbours in which the same names learn."""
+    inside: list[set[str]] = [set() for _ in range(depth)]
+    for name in learning:
+        if name.startswith(BLOCKS):
+            _, index, rest = name.split(".", 2)
+            inside[int(index)].add(rest)
+    return [list(run) for _, run in itertools.groupby(range(depth), key=inside.__getitem__)]
+
+
+class _BlockByBlock:
+    """Run blocks and note what each takes.
+
+    Autograd goes back through the blocks in turn, so that a block's backward pass is what happens
+    from where its output has its gradient to where its input has it; the first one's is not told.
+    """
+
+    def __init__(self, so_far: SoFar) -> None:
+        self.so_far = so_far
+        self.forward: list[Cost] = []
+        self.reached: dict[int, int] = {}  # operations when a block's output has its gradient
+
+    def __call__(self, index: int, block: LiDiTBlock, x: Tensor, *rest) -> Tensor:
+        before, x = self.so_far(), block(x, *rest)
+        self.forward.append(self.so_far() - before)
+        if x.requires_grad:
+            x.register_hook(lambda _: self.reached.update({index: self.so_far().forward}))
+        return x
+
+    def costs(self) -> list[Cost]:
+        return [cost + Cost(backward=self._backward(i)) for i, cost in enumerate(self.forward)]
+
+    def _backward(self, index: int) -> int:
+        both = index in self.reached and index - 1 in self.reached
+        return self.reached[index - 1] - self.reached[index] if both else 0
+
+
+def _count(
+    model: LiDiT, tokens: int, text: Mapping[int, TextTokens], mixed: bool
+) -> tuple[Cost, int, list[Cost]]:
+    """Tell the cost of the whole, the bytes saved of the refiners, and the cost of each block."""
+    config = model.config
+    rows, columns = (side * config.patch for side in _sides(tokens))
+    x = torch.empty(1, config.latent.channels, rows, columns, device=META)
+    states = {i: _states(config.llms[i].width, read) for i, read in text.items()}
+    blocks: list[_BlockByBlock] = []
+    refiners: list[int] = []
+
+    def run(so_far: SoFar) -> Tensor:
+        blocks.append(_BlockByBlock(so_far))
+        model.text_side.register_forward_hook(lambda *_: refiners.append(so_far().saved))
+        return model(x, torch.empty(1, device=META), states, run_block=blocks[0])
+
+    whole = count(run, model.parameters(), mixed)
+    return whole, refiners[0], blocks[0].costs()
+
+
+def _some_blocks(
+    config: LiDiTConfig,
+    learning: frozenset[str],
+    adapted: frozenset[str],
+    lora: Lora | None,
+    blocks: Sequence[int],
+) -> LiDiT:
+    """Build a model on the meta device that has some blocks of the whole one, and its LoRA."""
+    model = LiDiT(replace(config, depth=len(blocks)), device=META)
+
+    def original(name: str) -> str:
+        if not name.startswith(BLOCKS):
+            return name
+        _, index, rest = name.split(".", 2)
+        return f"{BLOCKS}{blocks[int(index)]}.{rest}"
+
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(original(name) in learning)
+    if lora:
+        linear = ((name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear))
+        model.lora = LoraAdapter({k: m for k, m in linear if original(k) in adapted}, lora)
+    return model
+
+
+def _sides(tokens: int) -> tuple[int, int]:
+    """Choose rows and columns of so many image tokens, as near to a square as they can be."""
+    rows = next(n for n in range(int(tokens**0.5), 0, -1) if tokens % n == 0)
+    return rows, tokens // rows
+
+
+def _states(width: int, text: TextTokens) -> LLMStates:
+    """Make states of a text, with as much of it instruction as the image tokens do not read."""
+    roles = torch.full((1, text.read), PROMPT, dtype=torch.int32)
+    roles[:, : text.read - text.kept] = INSTRUCTION
+    return LLMStates(torch.empty(1, text.read, width, device=META), roles)
+
+
+@functools.lru_cache(maxsize=64)
+def content_cost(width: int, tokens: int, classes: int, mixed: bool = False) -> Cost:
+    """Count what the map that learns content takes for one picture; 0 classes = there is none."""
+    if not classes:
+        return Cost()
+    names = nn.Linear(width, classes, device=META)
+    x = torch.empty(1, tokens, width, device=META, requires_grad=True)
+    shown = torch.empty(tokens, dtype=torch.long, device=META)
+    return count(
+        lambda _: F.cross_entropy(names(x).flatten(0, 1), shown), names.parameters(), mixed
+    )
+
+
+def muon_flops(config: LiDiTConfig, trained: Trained) -> int:
+    """Count the operations of one step of Muon on the blocks' matrices, for any batch."""
+    shapes = [
+        shape
+        for name, shape in weight_shapes(config).items()
+        if len(shape) > 1 and BLOCKS in name and trained.weight(name)
+    ]
+    return sum(_orthogonalising(shape) for shape in shapes)
+
+
+@functools.lru_cache(maxsize=64)
+def _orthogonalising(shape: tuple[int, ...]) -> int:
+    from ...loop.muon import orthogonalised  # slow to import, for it runs on several devices
+
+    matrix = torch.empty(shape, device=META)
+    return count(lambda _: orthogonalised(matrix.flatten(1)[None]), ()).forward
