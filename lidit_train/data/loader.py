@@ -23,7 +23,7 @@ from ..batch import Batch
 from ..contrast import Contrasted
 from ..recipe import Recipe
 from .caption_states import CaptionStates
-from .latent_cache import as_pixels, read_picture
+from .latent_cache import read_picture
 from .prepare import Prepared
 from .sample_draws import Chance, chance
 from .schedule import Row, StepPlan
@@ -236,7 +236,7 @@ class Loader:
 
     @torch.no_grad()
     def _latents(self, pictures: Tensor) -> Tensor:
-        return self.vae.encode(as_pixels(pictures)).float()
+        return self.vae.encode(pictures).float()
 
 
 def _as_it_is(fetched: Item) -> Item:

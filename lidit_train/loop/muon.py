@@ -11,6 +11,10 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch import _foreach_add_ as foreach_add_  # pyright: ignore[reportPrivateImportUsage]
+from torch import _foreach_lerp as foreach_lerp  # pyright: ignore[reportPrivateImportUsage]
+from torch import _foreach_lerp_ as foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
+from torch import _foreach_mul_ as foreach_mul_  # pyright: ignore[reportPrivateImportUsage]
 
 from .parallel import divided_like, whole
 
@@ -46,16 +50,17 @@ class Muon(torch.optim.Optimizer):
                 self._update(alike, group)
 
     def _update(self, alike: list[nn.Parameter], group: dict) -> None:
-        gradients = [p.grad for p in alike]
+        gradients = [p.grad for p in alike if p.grad is not None]
+        weights: list[Tensor] = [*alike]
         velocities = [self._velocity(p) for p in alike]
-        torch._foreach_lerp_(velocities, gradients, 1 - group["momentum"])
-        directions = torch._foreach_lerp(gradients, velocities, group["momentum"])  # Nesterov's
+        foreach_lerp_(velocities, gradients, 1 - group["momentum"])
+        directions = foreach_lerp(gradients, velocities, group["momentum"])  # Nesterov's
         updates = orthogonalised(torch.stack([whole(d).flatten(1) for d in directions]))
         length = group["lr"] * LIKE_ADAMW * max(updates.shape[1:]) ** 0.5
         # every process made the whole matrices, and keeps its part of them
         updates = [divided_like(update.view(p.shape), p) for p, update in zip(alike, updates)]
-        torch._foreach_mul_(alike, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(alike, updates, alpha=-length)
+        foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        foreach_add_(weights, updates, alpha=-length)
 
     def _velocity(self, p: nn.Parameter) -> Tensor:
         state = self.state[p]
