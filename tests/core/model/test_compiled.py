@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import os
+import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 import torch
 from tiny_lidit import lidit_config, randomise
+from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lidit_core.model.attention import scaled_dot_product as attention
@@ -23,7 +26,7 @@ SYNCHRONISING = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "maske
 LENGTHS = [(9, 9), (13, 7), (6, 6)]  # tokens of a batch's two prompts, four of them instruction
 
 
-def states(width: int, lengths: tuple[int, ...], seed: int = 0) -> LLMStates:
+def states(width: int, lengths: Sequence[int], seed: int = 0) -> LLMStates:
     generator = torch.Generator().manual_seed(seed)
     rows = []
     for length in lengths:
@@ -38,11 +41,12 @@ def model() -> LiDiT:
     return randomise(LiDiT(lidit_config("alpha", "beta"))).eval()
 
 
-def call(model: LiDiT, lengths: tuple[int, ...]) -> tuple:
+def call(model: LiDiT, lengths: Sequence[int]) -> tuple:
     widths = [spec.width for spec in model.config.llms]
     text = {i: states(width, lengths, i) for i, width in enumerate(widths)}
-    x = torch.randn(2, model.channels, 8, 8, generator=torch.Generator().manual_seed(9))
-    return x, torch.tensor([900.0, 400.0]), text
+    noise = torch.Generator().manual_seed(9)
+    x = torch.randn(len(lengths), model.channels, 8, 8, generator=noise)
+    return x, torch.linspace(900, 400, len(lengths)), text
 
 
 class Looks(TorchDispatchMode):
@@ -110,3 +114,43 @@ def test_it_compiles_as_one_graph_and_gives_equal_numbers(model, part):
                 given = text, t, x.dtype, attention
                 expected, found = (run(*given).tokens for run in (model.text_side, compiled))
         assert (found - expected).abs().max() <= FEW * expected.abs().max()
+
+
+def batch_of_eight(model: LiDiT, draw: random.Random, empty: bool) -> tuple:
+    """Prompts of any length for a step, one of which may be without any token."""
+    x, t, text = call(model, [draw.randint(5, 30) for _ in range(8)])
+    nothing = (torch.arange(8) == (draw.randrange(8) if empty else -1))[:, None]
+    text = {i: replace(of, roles=of.roles.masked_fill(nothing, 0)) for i, of in text.items()}
+    return x, t, text
+
+
+@pytest.mark.parametrize("part", ["model", "blocks"])
+@pytest.mark.parametrize("empties, most", [((0, 0, 0, 0, 0), 2), ((0, 1, 0, 1, 1, 0, 0), 4)])
+def test_prompts_of_other_lengths_find_it_compiled(part, empties, most):
+    """One graph is made for the first length and one for any; the same again with an empty row."""
+    torch._dynamo.reset()
+    model, counter, draw = LiDiT(lidit_config("alpha", "beta")), CompileCounter(), random.Random(0)
+    compiled = torch.compile(model, fullgraph=True, backend=counter) if part == "model" else model
+    if part == "blocks":
+        for block in model.blocks:
+            block.compile(fullgraph=True, backend=counter)
+    for empty in empties:
+        compiled(*batch_of_eight(model, draw, bool(empty)))
+    assert 1 <= counter.frame_count <= most
+
+
+def test_templates_of_other_lengths_are_no_graphs_of_their_own():
+    torch._dynamo.reset()
+    model, counter = LiDiT(lidit_config("alpha", "beta")), CompileCounter()
+    compiled = torch.compile(model, fullgraph=True, backend=counter)
+    for instruction in (4, 5, 6, 7, 3):
+        x, t, text = call(model, [9, 12 + instruction])
+        compiled(x, t, {i: with_instruction(of, instruction) for i, of in text.items()})
+    assert counter.frame_count <= 3
+
+
+def with_instruction(of: LLMStates, tokens: int) -> LLMStates:
+    roles = of.roles.clone()
+    roles[:, :4] = PROMPT
+    roles[:, :tokens] = INSTRUCTION
+    return replace(of, roles=roles)
