@@ -216,7 +216,7 @@ class Loader:
     def _text(self, kept: LLMStates, zeroed: Tensor) -> LLMStates:
         """The states on the device, made float32 there: half as much is moved of bf16.
 
-        A row that says so is without any token, which is what a zeroed-out conditioning means.
+        A zeroed row has no token there, which is what a zeroed-out conditioning means.
         """
         rows = kept.rows.emptied(zeroed.tolist(), kept.roles.shape[1])
         nothing = self._moved(zeroed)[:, None]
