@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..errors import LiDiTError
 from ..model.attention import AttentionFunction, key_bias, scaled_dot_product
 from ..model.config import RefinerConfig
-from ..model.layers import EPS, TimestepEmbedder
+from ..model.layers import TimestepEmbedder, rms_norm
 from ..model.lists import ListOf
 from ..model.refiners import LinguisticTokenRefiner, masked_mean
 from ..text.spec import LLMSpec
@@ -92,7 +92,7 @@ class LLMDiffAdapter(nn.Module):
         llm, bare = config.llm.width, {"dtype": dtype, "device": device}
         self.config = config
         self.langevin = LangevinEncoding(config.blocks, llm, config.form, **layer)
-        self.norm = operations.RMSNorm(llm, eps=EPS, **bare)
+        self.norm = rms_norm(llm, **layer)
         if config.refiner:
             self.refiner = _refiner(config.llm, config.refiner, layer)
         if "replace" in config.modes:

@@ -28,6 +28,7 @@ from .layers import (
     feed_forward,
     modulate,
     plain_norm,
+    rms_norm,
 )
 from .lists import ListOf
 
@@ -125,7 +126,7 @@ class LinguisticTokenRefiner(nn.Module):
         layer = {"operations": operations, "dtype": dtype, "device": device}
         self.llm, self.config = llm, config
         if config.entry_norm:
-            self.entry_norm = operations.RMSNorm(llm.width, eps=EPS, dtype=dtype, device=device)
+            self.entry_norm = rms_norm(llm.width, **layer)
         else:
             self.entry_norm = nn.Identity()
         self.entry = operations.Linear(llm.width, width, dtype=dtype, device=device)
