@@ -23,6 +23,7 @@ from lidit_train.run import begin_run
 RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "stickers.yaml"
 PART = ("data.sources.0.count=900", "data.sources.0.distinct=300", "data.sources.1.count=100")
 PART += ("data.sources.1.distinct=50", "validation.every=0", "log.trackers=[]")
+PART += ("model.checkpoint=stickers",)  # the recipe's own has to be fetched from history first
 ROUNDS, BATCHES, STEPS = 3, 30, 6
 
 

@@ -38,6 +38,9 @@ class PromptStates:
     def cpu(self) -> PromptStates:
         return replace(self, hidden=self.hidden.cpu(), roles=self.roles.cpu())
 
+    def copied(self) -> PromptStates:
+        return replace(self, hidden=self.hidden.clone(), roles=self.roles.clone())
+
     @property
     def bytes(self) -> int:
         return self.hidden.numel() * self.hidden.element_size() + self.roles.numel() * 4

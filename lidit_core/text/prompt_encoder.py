@@ -72,7 +72,10 @@ class PromptEncoder:
         return pad_states(self.encode_rows(prompts))
 
     def encode_rows(self, prompts: Sequence[str]) -> list[PromptStates]:
-        """States of every prompt, unpadded, with how it was read; cached ones are not computed."""
+        """States of every prompt, unpadded, with how it was read; cached ones are not computed.
+
+        They are the caller's own: what is written into them is not found in the caches later.
+        """
         check(
             not isinstance(prompts, str) and all(isinstance(prompt, str) for prompt in prompts),
             f"prompts are {shown(prompts)}; expected a list of texts, as ['a frog']",
@@ -87,7 +90,7 @@ class PromptEncoder:
             for prompt, states in zip(fresh, rows, strict=True):
                 known[prompt] = states
                 self._remember(identity, prompt, states)
-        return [known[prompt] for prompt in prompts]
+        return [known[prompt].copied() for prompt in prompts]
 
     def encoder(self) -> LLMEncoder:
         """The encoder behind the caches; loads the LLM, again if its files have changed."""

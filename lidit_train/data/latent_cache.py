@@ -33,7 +33,7 @@ PIECE = 512  # pictures in a file
 BATCH = 32  # pictures encoded at once
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises
 Part = tuple[int, np.ndarray, tuple[int, int]]  # of a source: indices, and their pictures' size
-Encode = Callable[[Tensor], Tensor]  # (B, 3, H, W) in [0, 1] -> latents (B, C, h, w)
+Encode = Callable[[Tensor], Tensor]  # (B, 3, H, W) uint8 -> latents (B, C, h, w)
 
 
 def read_picture(source: PictureSource, index: int, size: tuple[int, int]) -> Tensor | None:
@@ -107,7 +107,7 @@ class LatentCache:
     def _computed(self, read, encode: Encode) -> dict[str, Tensor]:
         parts, good = [], []
         for pictures, decoded in read:
-            parts.append(encode(as_pixels(pictures)).to("cpu", self.dtype))
+            parts.append(encode(pictures).to("cpu", self.dtype))
             good.append(decoded)
         return {"latents": torch.cat(parts), "good": torch.cat(good)}
 

@@ -64,7 +64,8 @@ class Opened:
         return self.file.open(self.device)
 
     def encode(self, pictures: Tensor) -> Tensor:
-        return self.model.encode(pictures.to(self.device))
+        """Encode (B, 3, H, W) uint8, moved as it is: a GPU makes floats of it much sooner."""
+        return self.model.encode(as_pixels(pictures.to(self.device)))
 
 
 def prepare(
@@ -205,4 +206,4 @@ def some_latents(
     if latents is not None:
         return [x for x in (latents.read(*place) for place in chosen) if x is not None]
     pictures = [read_picture(sources[n], i, size) for n, i, size in chosen]
-    return [vae.encode(as_pixels(p[None]))[0].float().cpu() for p in pictures if p is not None]
+    return [vae.encode(p[None])[0].float().cpu() for p in pictures if p is not None]

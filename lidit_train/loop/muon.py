@@ -17,6 +17,7 @@ from .parallel import divided_like, whole
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 TOGETHER = 1 << 22  # numbers at most that are made orthogonal at once, or one matrix
+EACH = torch.ops.aten  # whose _foreach_ operations take a list of tensors in a few kernels
 LIKE_ADAMW = 0.2  # root mean square of a step, in learning rates
 
 
@@ -46,16 +47,17 @@ class Muon(torch.optim.Optimizer):
                 self._update(alike, group)
 
     def _update(self, alike: list[nn.Parameter], group: dict) -> None:
-        gradients = [p.grad for p in alike]
+        gradients = [p.grad for p in alike if p.grad is not None]
         velocities = [self._velocity(p) for p in alike]
-        torch._foreach_lerp_(velocities, gradients, 1 - group["momentum"])
-        directions = torch._foreach_lerp(gradients, velocities, group["momentum"])  # Nesterov's
+        EACH._foreach_lerp_.Scalar(velocities, gradients, 1 - group["momentum"])
+        # Nesterov's
+        directions = EACH._foreach_lerp.Scalar(gradients, velocities, group["momentum"])
         updates = orthogonalised(torch.stack([whole(d).flatten(1) for d in directions]))
         length = group["lr"] * LIKE_ADAMW * max(updates.shape[1:]) ** 0.5
         # every process made the whole matrices, and keeps its part of them
         updates = [divided_like(update.view(p.shape), p) for p, update in zip(alike, updates)]
-        torch._foreach_mul_(alike, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(alike, updates, alpha=-length)
+        EACH._foreach_mul_.Scalar(alike, 1 - group["lr"] * group["weight_decay"])
+        EACH._foreach_add_.List(alike, updates, alpha=-length)
 
     def _velocity(self, p: nn.Parameter) -> Tensor:
         state = self.state[p]

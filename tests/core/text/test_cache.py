@@ -54,6 +54,17 @@ def test_memory_is_bounded_and_drops_the_least_recently_used():
     assert cache.get("huge") is None and cache.bytes == 0
 
 
+def test_what_is_written_into_states_is_not_found_in_the_caches(llama, tmp_path):
+    encoder = PromptEncoder(llama, "short", disk_cache=tmp_path)
+    first, again = encoder.encode_rows(["a red cat", "a red cat"])
+    kept = first.hidden.clone(), first.roles.clone()
+    for row in (first, *encoder.encode_rows(["a red cat"])):
+        row.hidden.zero_()
+        row.roles.zero_()
+    for row in (again, *encoder.encode_rows(["a red cat"])):
+        assert torch.equal(row.hidden, kept[0]) and torch.equal(row.roles, kept[1])
+
+
 def test_disk_gives_back_what_it_was_given(tmp_path):
     disk = DiskCache(tmp_path)
     for dtype in (torch.float32, torch.bfloat16):
