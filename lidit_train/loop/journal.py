@@ -116,14 +116,19 @@ class Journal:
             self.accelerator.init_trackers("trackers", init_kwargs=options)
 
     def write(self, step: int, line: Mapping[str, Any], images: int) -> dict[str, Any]:
-        """Add a line; how fast it went and when is told too, but is no part of a curve."""
+        """Add a line; how fast it went and when is told too, but is no part of a curve.
+
+        A number that is not finite, as of weights that no longer are, is null in the file, for
+        JSON has none, and trackers are not told; the trainer ends such a run in its own sentence.
+        """
         seconds, self.began = time.monotonic() - self.began, time.monotonic()
         line = {"step": step, **line, "images/s": round(images / seconds, 2), "at": time.time()}
         if self.accelerator.is_main_process:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as file:
-                file.write(json.dumps(line, allow_nan=False) + "\n")
-        numbers = {k: v for k, v in line.items() if k not in ("step", "at")}
+                written = {k: v if math.isfinite(v) else None for k, v in line.items()}
+                file.write(json.dumps(written, allow_nan=False) + "\n")
+        numbers = {k: v for k, v in line.items() if k not in ("step", "at") and math.isfinite(v)}
         self.accelerator.log(numbers, step=step)
         return line
 
