@@ -47,6 +47,9 @@ def test_set_changes_fields_by_their_places(tmp_path):
         ("contrast.weight=0", "contrast has weight=0.0; expected above 0 and below 1"),
         ("contrast.weight=1", "contrast has weight=1.0; expected above 0 and below 1"),
         ("data.caption_dropout=2", "caption_dropout=2.0; expected 0 to 1"),
+        ("optimiser.learning_rate=1e39", "is 1e\\+39; expected a number from -1e\\+30 to 1e\\+30"),
+        ("data.sources.0.weight=.nan", "is nan; expected a number from"),
+        ("data.buckets.longest=1e9", "longest=1000000000.0; expected 1 to 100"),
         ("optimiser", "expected key.sub=value"),
     ],
 )
@@ -54,6 +57,12 @@ def test_a_mistake_in_a_recipe_is_one_sentence(tmp_path, change, told):
     with pytest.raises(LiDiTError, match=told) as caught:
         read_recipe(write_recipe(tmp_path, fields(tmp_path)), [change])
     assert "\n" not in str(caught.value)
+
+
+def test_a_rate_that_no_weight_bears_is_refused(tmp_path):
+    changes = ["stages.0.rate=1e20", "optimiser.learning_rate=1e20"]
+    with pytest.raises(LiDiTError, match="is 1e\\+40; expected 1e\\+30 at most, so lower one"):
+        read_recipe(write_recipe(tmp_path, fields(tmp_path)), changes)
 
 
 def test_contrast_needs_flow_matching_and_another_sample(tmp_path):
