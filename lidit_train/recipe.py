@@ -348,11 +348,3 @@ class Recipe:
     @property
     def steps(self) -> int:
         return sum(stage.steps for stage in self.stages)
-
-    def stage_at(self, step: int) -> tuple[int, Stage]:
-        """The stage of a step, and its number."""
-        for number, stage in enumerate(self.stages):
-            if step < stage.steps:
-                return number, stage
-            step -= stage.steps
-        return len(self.stages) - 1, self.stages[-1]

@@ -14,6 +14,7 @@ from tiny_training import fields, pictures, recipe_of, write_recipe
 
 from lidit_core.errors import LiDiTError
 from lidit_core.unet.families import FAMILIES
+from lidit_train.data.schedule import stage_at
 from lidit_train.recipe import Recipe
 from lidit_train.recipe_file import read_recipe
 from lidit_train.tasks.adapter.target import find_base
@@ -103,7 +104,7 @@ def test_a_step_knows_its_stage(tmp_path):
     stages = [{"images": 10, "batch": 4}, {"images": 8, "batch": 2}]
     made: Recipe = recipe_of(tmp_path, stages=stages)
     assert made.steps == 3 + 4
-    assert [made.stage_at(step)[0] for step in range(8)] == [0, 0, 0, 1, 1, 1, 1, 1]
+    assert [stage_at(step, made.stages)[0] for step in range(8)] == [0, 0, 0, 1, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.stem)
