@@ -1,0 +1,21 @@
+"""One prompt of a list, its category, and what a judge holds its pictures against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Item:
+    """A prompt that is to be painted.
+
+    Args:
+        category: in which the report counts it.
+        asked: what the prompt asks for, in the form that the list's judge reads.
+        key: the item's name in its benchmark; "" = its number will do.
+    """
+
+    prompt: str
+    category: str
+    asked: object = None
+    key: str = ""
