@@ -19,7 +19,8 @@ examples:
   lidit eval stickers --out before                          the stickers' 1,080 fixed prompts
   lidit eval my.safetensors --out after --against before    and whether a fine-tune helped
   lidit eval stickers --prompts paraphrases --every 10 --out some
-  lidit eval --pictures DIR --prompts evaluation --out scores    00000.png … made elsewhere
+  lidit eval --prompts evaluation --write prompts.txt            for pictures made elsewhere,
+  lidit eval --prompts evaluation --pictures DIR --out scores    then 00000.png … in DIR
   lidit eval stickers-sd --adapter stickers-adapter --mode add --out adapted
 
 benchmarks, from their own files:
@@ -37,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", nargs="?", help="a name or a checkpoint; a base where there is an --adapter")
     add("--prompts", default="evaluation", metavar="LIST", help="a list of prompts (evaluation)")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder of this evaluation")
+    add("--out", type=Path, metavar="DIR", help="folder of this evaluation")
+    add("--write", type=Path, metavar="FILE", help="only write the prompts into it, one a line")
     add("--pictures", type=Path, metavar="DIR", help="judge these instead of drawing")
     add("--judge", metavar="NAME", help="stickers, none, detector:MODEL or vqa:MODEL")
     add("--against", type=Path, metavar="DIR", help="an earlier evaluation to compare with")
@@ -65,6 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from lidit_core.cli.generate import fix_arithmetic
 
+    if args.write is not None:
+        return _write(args)
+    check(args.out is not None, "expected --out DIR, the folder of this evaluation")
     check(
         (args.model is None) == (args.pictures is not None),
         "expected either a model to draw with or --pictures DIR; see lidit eval --help",
@@ -73,4 +78,16 @@ def run(args: argparse.Namespace) -> int:
     from .evaluation import Evaluation
 
     print(Evaluation(args).run(), end="")
+    return 0
+
+
+def _write(args: argparse.Namespace) -> int:
+    from lidit_core.io.atomic import replacing
+
+    from .items import items_of, tasks_of
+
+    tasks = tasks_of(items_of(args.prompts), args.seed, 1, args.every)
+    with replacing(args.write) as beside:
+        beside.write_text("".join(f"{t.item.prompt}\n" for t in tasks), encoding="utf-8")
+    print(f"{len(tasks)} prompts in {args.write}")
     return 0

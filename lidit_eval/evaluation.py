@@ -20,8 +20,8 @@ from .benchmarks.layouts import lay_out
 from .drawers import model_file, open_drawer
 from .drawing import FOLDER, draw_missing, load_picture
 from .items import Task, fingerprint, items_of, tasks_of
-from .judge import Judge
-from .judges import default_judge, open_judge
+from .judges.judge import Judge
+from .judges.opening import default_judge, open_judge
 from .report import Judged, write_report
 from .verdicts import Verdicts
 
@@ -65,7 +65,8 @@ class Evaluation:
         }
         if args.pictures is not None:
             return {**about, "pictures": str(args.pictures)}
-        return {**about, "seed": args.seed, **self._drawn_with()}
+        drawn_with = {key: value for key, value in self._drawn_with().items() if value}
+        return {**about, "seed": args.seed, **drawn_with}
 
     def _drawn_with(self) -> dict[str, Any]:
         args = self.args
@@ -82,7 +83,7 @@ class Evaluation:
         }
 
     def _draw(self, about: dict[str, Any]) -> None:
-        shared = {key: about[key] for key in ("model", "steps", "cfg", "size", "lidit")}
+        shared = {key: about.get(key) for key in ("model", "steps", "cfg", "size", "lidit")}
         missing = [t for t in self.tasks if not (self.pictures / t.name(self.args.count)).exists()]
         if not missing:
             return

@@ -28,6 +28,8 @@ class Change:
     this: float
     low: float  # of the difference's 95 % interval, by the bootstrap over prompts
     high: float
+    better: int  # prompts that score higher here
+    worse: int
 
     @property
     def difference(self) -> float:
@@ -75,18 +77,19 @@ def compare(
 def _change(category: str, measure: str, pairs: Sequence[tuple[float, float]]) -> Change:
     other, this = np.asarray(pairs, np.float64).T
     low, high = bootstrap(this - other)
-    return Change(category, measure, len(pairs), other.mean(), this.mean(), low, high)
+    counts = int((this > other).sum()), int((this < other).sum())
+    return Change(category, measure, len(pairs), other.mean(), this.mean(), low, high, *counts)
 
 
 def markdown(changes: Sequence[Change]) -> str:
     """The changes as a table."""
     lines = [
-        "| category | measure | prompts | other | this | difference | 95 % interval |",
-        "|---|---|---|---|---|---|---|",
+        "| category | measure | prompts | other | this | difference | 95 % | better | worse |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
         f"| {c.category} | {c.measure} | {c.prompts} | {c.other:.3f} | {c.this:.3f} | "
-        f"{c.difference:+.3f} | {c.low:+.3f} to {c.high:+.3f} |"
+        f"{c.difference:+.3f} | {c.low:+.3f} to {c.high:+.3f} | {c.better} | {c.worse} |"
         for c in changes
     ]
     return "\n".join(lines) + "\n"

@@ -13,7 +13,7 @@ from lidit_core.io.atomic import replacing
 from .drawing import load_picture
 from .grids import grid
 from .items import Task
-from .judge import Verdict
+from .judges.judge import Verdict
 from .statistics import interval
 
 SHOWN = 64  # pictures of a category's sheet

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lidit_core.errors import LiDiTError
 
-from .judge import Verdict
+from .judges.judge import Verdict
 
 NAME = "verdicts.jsonl"
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from lidit_core.errors import check
 from lidit_eval.benchmarks.item import Item
-from lidit_eval.judge import Verdict
+from lidit_eval.judges.judge import Verdict
 
 from .scenes.grammar import Caption
 from .score import PROMPTS

@@ -27,6 +27,7 @@ BREACHES = {  # a contract: the file, and the line in it, that break it
     "model": ("lidit_core/model/config.py", "from ..llm.locate import available"),
     "core": ("lidit_core/text/renderer.py", "from ..model.vae import WIDTH"),
     "train": ("lidit_train/recipe.py", "from .batch import Batch"),
+    "eval": ("lidit_eval/items.py", "from .report import Judged"),
     "host": ("host/lidit/conds.py", "from ..llm.weights import pageable"),
     "stickers": ("lidit_stickers/scenes/scenes.py", "from ..source import StickerSource"),
 }

@@ -14,6 +14,7 @@ from tiny_llm import save_llm
 
 from lidit_core.cli import main
 from lidit_core.io.pictures import read_settings
+from lidit_core.llm.locate import available
 from lidit_eval.drawing import FOLDER
 from lidit_eval.items import items_of, tasks_of
 from lidit_eval.verdicts import NAME
@@ -125,6 +126,15 @@ def test_drawn_scenes_hit_and_others_miss(evaluate, tmp_path):
     )
     assert status == 0
     assert f"| all | strict | 9 | 1.000 | {means['wrong']:.3f} | {means['wrong'] - 1:+.3f} |" in out
+    worse = round(9 * (1 - means["wrong"]))
+    assert f"| 0 | {worse} |" in out.split("| all | strict |")[-1].splitlines()[0]
+
+
+def test_prompts_are_written_for_pictures_made_elsewhere(evaluate, tmp_path):
+    status, out, _ = evaluate("--write", "prompts.txt", model=False)
+    assert status == 0 and out == "9 prompts in prompts.txt\n"
+    prompts = [item.prompt for item in items_of("evaluation")[::EVERY]]
+    assert (tmp_path / "prompts.txt").read_text().splitlines() == prompts
 
 
 def scores(folder: Path) -> dict[tuple[str, str], float]:
@@ -160,6 +170,25 @@ def test_several_pictures_of_a_prompt_count_as_one_prompt(evaluate, tmp_path):
 def test_mistakes_are_told_in_a_sentence(evaluate, words, model, sentence):
     status, _, err = evaluate("--out", "out", *words, model=model)
     assert status == 2 and sentence in err and err.count("\n") == 1, err
+
+
+@pytest.mark.font
+@pytest.mark.llm
+@pytest.mark.parametrize("words", [["stickers-sd", "--adapter", "stickers-adapter"], ["stickers"]])
+def test_what_ships_is_evaluated(words, tmp_path, monkeypatch, capsys):
+    """The adapter's three modes give three pictures; its record names both files."""
+    if not available("SmolLM2-135M-Instruct"):
+        pytest.skip("SmolLM2-135M-Instruct is not on this machine; get it with `lidit fetch`")
+    monkeypatch.chdir(tmp_path)
+    modes = ("add", "replace", "base") if len(words) > 1 else ("add",)
+    for mode in modes:
+        options = ["--mode", mode, "--every", "1000", "--steps", "3", "--out", mode]
+        assert main(["eval", *words, *options]) == 0
+    pictures = {(tmp_path / mode / FOLDER / "00000.png").read_bytes() for mode in modes}
+    assert len(pictures) == len(modes)
+    record = json.loads((tmp_path / "add" / "report.json").read_text())["record"]
+    assert record["model"].startswith(f"{words[0]} (")
+    assert len(words) == 1 or record["adapter"].startswith("stickers-adapter (")
 
 
 @pytest.mark.font

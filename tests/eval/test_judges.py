@@ -27,8 +27,8 @@ from transformers import (
 from lidit_core.errors import LiDiTError
 from lidit_eval.benchmarks.dpg import Question
 from lidit_eval.benchmarks.item import Item
-from lidit_eval.detector import COLOURS, DetectorJudge, Found, faults, relations
-from lidit_eval.vqa import VQAJudge, what_holds
+from lidit_eval.judges.detector import COLOURS, DetectorJudge, Found, faults, relations
+from lidit_eval.judges.vqa import VQAJudge, what_holds
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 SMALL |= {"intermediate_size": 16, "image_size": 32, "patch_size": 16}

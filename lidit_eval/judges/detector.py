@@ -17,7 +17,7 @@ from PIL import Image
 
 from lidit_core.errors import check
 
-from .benchmarks.item import Item
+from ..benchmarks.item import Item
 from .judge import Verdict
 from .pretrained import open_pretrained
 

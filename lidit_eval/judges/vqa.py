@@ -16,8 +16,8 @@ from PIL import Image
 
 from lidit_core.errors import LiDiTError, check
 
-from .benchmarks.dpg import Question
-from .benchmarks.item import Item
+from ..benchmarks.dpg import Question
+from ..benchmarks.item import Item
 from .judge import Verdict
 from .pretrained import open_pretrained
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from .benchmarks.item import Item
+from ..benchmarks.item import Item
 
 
 @dataclass(frozen=True)

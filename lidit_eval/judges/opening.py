@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from lidit_core.errors import LiDiTError
 
-from .benchmarks.item import Item
+from ..benchmarks.item import Item
+from ..items import READERS, STICKERS
 from .detector import DetectorJudge
-from .items import READERS, STICKERS
 from .judge import Judge, NoJudge
 from .vqa import VQAJudge
 
