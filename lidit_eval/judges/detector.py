@@ -50,7 +50,7 @@ class DetectorJudge:
         LiDiTError: a model cannot be loaded, or the items are not GenEval's.
     """
 
-    measures = ("correct",)
+    measures: tuple[str, ...] = ("correct",)
 
     def __init__(self, source: str, items: Sequence[Item], device: str) -> None:
         detector, _, clip = source.partition(",")
@@ -105,12 +105,13 @@ def _at_least_a_pixel(box: Box) -> Box:
 
 
 def _asked(item: Item) -> dict[str, Any]:
+    asked: Any = item.asked
     check(
-        isinstance(item.asked, dict) and isinstance(item.asked.get("include"), list),
+        isinstance(asked, dict) and isinstance(asked.get("include"), list),
         f"the prompt {item.prompt!r} says nothing of objects; a detector judges GenEval's prompts "
         "(--prompts geneval:FILE)",
     )
-    return dict(item.asked)
+    return asked
 
 
 def faults(asked: Mapping[str, Any], found: Found) -> Iterator[str]:

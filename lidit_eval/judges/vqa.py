@@ -31,7 +31,7 @@ class VQAJudge:
         LiDiTError: the model cannot be loaded, or an item has no questions.
     """
 
-    measures = ("facts",)
+    measures: tuple[str, ...] = ("facts",)
 
     def __init__(self, source: str, items: Sequence[Item], device: str) -> None:
         for item in items:

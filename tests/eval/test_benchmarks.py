@@ -23,9 +23,10 @@ ASKED = {
     "include": [{"class": "bench", "count": 1}, {"class": "cup", "count": 1}],
     "prompt": "a photo of a bench and a cup",
 }
-QUESTIONS = """item_id,text,keywords,proposition_id,dependency,category_broad,category_detailed,tuple,question_natural_language
+COLUMNS = "item_id,text,keywords,proposition_id,dependency,category_broad,category_detailed,tuple"
+QUESTIONS = f"""{COLUMNS},question_natural_language
 3,"A cat, on a mat.",,1,0,entity,whole,entity - whole (cat),Is there a cat?
-3,"A cat, on a mat.",,2,"1, 3",relation,spatial,"relation - spatial (cat, mat, on)",Is the cat on the mat?
+3,"A cat, on a mat.",,2,"1, 3",relation,spatial,"relation - spatial (on)",Is the cat on the mat?
 3,"A cat, on a mat.",,3,0,entity,whole,entity - whole (mat),Is there a mat?
 """
 

@@ -35,8 +35,8 @@ SMALL |= {"intermediate_size": 16, "image_size": 32, "patch_size": 16}
 NAMES = {0: "cat", 1: "dog", 2: "cup"}
 
 
-def item(include: list[dict], exclude: list[dict] = [], tag: str = "x") -> Item:
-    asked = {"tag": tag, "include": include, "exclude": exclude, "prompt": "a cat"}
+def item(include: list[dict], tag: str = "x") -> Item:
+    asked = {"tag": tag, "include": include, "prompt": "a cat"}
     return Item("a cat", tag, asked)
 
 
