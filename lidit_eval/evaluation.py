@@ -19,7 +19,7 @@ from .benchmarks.item import Item
 from .benchmarks.layouts import lay_out
 from .drawers import model_file, open_drawer
 from .drawing import FOLDER, draw_missing, load_picture
-from .items import Task, fingerprint, items_of, tasks_of
+from .items import Task, items_of, prompts_hash, requests_hash, tasks_of
 from .judges.judge import Judge
 from .judges.opening import default_judge, open_judge
 from .report import Judged, write_report
@@ -58,7 +58,8 @@ class Evaluation:
         about = {
             "lidit": __version__,
             "prompts": args.prompts,
-            "prompts_sha256": fingerprint(self.items),
+            "prompts_sha256": prompts_hash(self.items),
+            "requests_sha256": requests_hash(self.items),
             "every": args.every,
             "count": args.count,
             "judge": self.judge.name,

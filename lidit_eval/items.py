@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,7 +72,15 @@ def tasks_of(items: Sequence[Item], seed: int, count: int, every: int = 1) -> li
     ]
 
 
-def fingerprint(items: Sequence[Item]) -> str:
+def prompts_hash(items: Sequence[Item]) -> str:
     """What tells two lists of prompts apart."""
-    text = "\n".join(f"{item.category}\t{item.prompt}" for item in items)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return _hash(f"{item.category}\t{item.prompt}" for item in items)
+
+
+def requests_hash(items: Sequence[Item]) -> str:
+    """What tells apart two lists that ask for other things; the same ones may be worded anew."""
+    return _hash(f"{item.category}\t{item.key or item.prompt}" for item in items)
+
+
+def _hash(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,4 +1,7 @@
-"""Two evaluations of the same prompts in pairs: pairs tell far smaller changes than two scores."""
+"""Two evaluations in pairs, of the same prompts or of the same requests in other words.
+
+Pairs tell far smaller changes than two scores do.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from .record import read_record_of
 from .report import Judged, by_prompt
 from .statistics import bootstrap
 
-SAME = ("prompts", "prompts_sha256", "judge", "count", "seed")
+SAME = ("requests_sha256", "judge", "count", "seed")
 
 
 @dataclass(frozen=True)
@@ -38,13 +41,13 @@ class Change:
 
 
 def check_comparable(record: dict, other: Path) -> None:
-    """Raise a LiDiTError unless both evaluations judged the same prompts in the same way."""
+    """Raise a LiDiTError unless both evaluations asked for the same, and judged in the same way."""
     theirs = read_record_of(other)
     for key in SAME:
         check(
             theirs.get(key) == record.get(key),
             f"{other} has {key}={theirs.get(key)!r} and this evaluation has {record.get(key)!r}; "
-            "expected the same prompts, seeds and judge in both",
+            "expected the same requests, seeds and judge in both",
         )
 
 

@@ -12,12 +12,13 @@ from lidit_eval.judges.judge import Verdict
 
 from .scenes.grammar import Caption
 from .score import PROMPTS
+from .scorer.facts import facts
 from .scorer.report import candidates, hit
 from .scorer.scorer import ACCEPT, describe, judge, read
 
 
 def _items(captions: Callable[[], list[Caption]]) -> Callable[[], list[Item]]:
-    return lambda: [Item(caption.text, caption.category, caption) for caption in captions()]
+    return lambda: [Item(c.text, c.category, c, repr(c.request)) for c in captions()]
 
 
 LISTS: Mapping[str, Callable[[], list[Item]]] = {n: _items(c) for n, c in PROMPTS.items()}
@@ -30,7 +31,7 @@ class StickerJudge:
         LiDiTError: the items are not the stickers'.
     """
 
-    name, measures = "stickers", ("strict", "nearest", "strict, whole prompt")
+    name, measures = "stickers", ("strict", "nearest", "facts, strict", "facts, nearest")
 
     def __init__(self, items: Sequence[Item]) -> None:
         self.kinds = candidates([_caption(item) for item in items])
@@ -44,13 +45,12 @@ class StickerJudge:
         )
         caption = _caption(item)
         strict, nearest = (read(picture, accept, self.kinds) for accept in (ACCEPT, 0.0))
-        met = judge(strict, caption.request)
-        scores = {
-            "strict": float(hit(met, caption)),
-            "nearest": float(hit(judge(nearest, caption.request), caption)),
-            "strict, whole prompt": float(met.all),
-        }
-        return Verdict(scores, describe(strict))
+        scores = {}
+        for name, reading in (("strict", strict), ("nearest", nearest)):
+            held = facts(reading, caption.request).values()
+            scores[name] = float(hit(judge(reading, caption.request), caption))
+            scores[f"facts, {name}"] = sum(held) / len(held)
+        return Verdict({measure: scores[measure] for measure in self.measures}, describe(strict))
 
 
 def _caption(item: Item) -> Caption:

@@ -12,7 +12,8 @@ class Item:
     Args:
         category: in which the report counts it.
         asked: what the prompt asks for, in the form that the list's judge reads.
-        key: the item's name in its benchmark; "" = its number will do.
+        key: what is asked for, whatever the words: prompts of one key may be compared. In a
+            benchmark it is the item's name; "" = the prompt itself.
     """
 
     prompt: str

@@ -58,7 +58,7 @@ def test_pictures_are_drawn_judged_and_reported(evaluate, tmp_path):
     assert status == 0
     report = json.loads((tmp_path / "one" / "report.json").read_text())
     assert {s["category"] for s in report["scores"]} == {*map(str, categories()), "all"}
-    assert [s["prompts"] for s in report["scores"] if s["category"] == "all"] == [9, 9, 9]
+    assert [s["prompts"] for s in report["scores"] if s["category"] == "all"] == [9, 9, 9, 9]
     assert all(0 <= s["low"] <= s["score"] <= s["high"] <= 1 for s in report["scores"])
     assert report["record"]["seed"] == 7 and "model.safetensors (" in report["record"]["model"]
     assert (tmp_path / "one" / "report.md").read_text() == out
