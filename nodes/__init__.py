@@ -9,6 +9,8 @@ class LiDiTExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Every node; imported here, so that what they need loads with the first of them."""
         from ..host.folders import register
+        from .conditioning.load import LiDiTLoadConditioning
+        from .conditioning.save import LiDiTSaveConditioning
         from .lidit.collaborative_refiner import LiDiTCollaborativeRefiner
         from .lidit.linguistic_refiner import LiDiTLinguisticTokenRefiner
         from .lidit.model_loader import LiDiTModelLoader
@@ -34,4 +36,6 @@ class LiDiTExtension(ComfyExtension):
             LLMDiffDemoCheckpoint,
             LLMDiffEncode,
             LLMDiffApply,
+            LiDiTSaveConditioning,
+            LiDiTLoadConditioning,
         ]

@@ -25,6 +25,8 @@ NODES = {
     "LLMDiffDemoCheckpoint",
     "LLMDiffEncode",
     "LLMDiffApply",
+    "LiDiTSaveConditioning",
+    "LiDiTLoadConditioning",
 }
 FASTEST_OF = 8  # loads; a busy machine's slow ones say nothing about the pack
 
