@@ -27,6 +27,7 @@ NODES = {
     "LLMDiffApply",
     "LiDiTSaveConditioning",
     "LiDiTLoadConditioning",
+    "LiDiTRecordConditioning",
 }
 FASTEST_OF = 8  # loads; a busy machine's slow ones say nothing about the pack
 
