@@ -13,7 +13,8 @@ from lidit_core.io.records import LARGEST
 from lidit_core.llmdiff.config import MODES, TokenRefiner
 from lidit_core.llmdiff.langevin import FORMS
 
-from .ranges import in_range, one_of
+from ..ranges import in_range, one_of
+from .keeping import Checkpoints
 
 OPTIMISERS = ("adamw", "muon")
 LANGUAGES = ("en", "zh", "mixed")  # of sticker scenes
@@ -264,15 +265,6 @@ class Compute:
     def __post_init__(self) -> None:
         one_of("the recipe's precision", self.precision, PRECISIONS)
         in_range(self, "compute", "micro_batch", low=0)
-
-
-@dataclass(frozen=True)
-class Checkpoints:
-    every: int = 500  # steps
-    keep: int = 2  # newest ones; the last before the rate's decay stays beside them
-
-    def __post_init__(self) -> None:
-        in_range(self, "checkpoints", "every", "keep", low=1)
 
 
 @dataclass(frozen=True)
