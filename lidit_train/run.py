@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,7 +24,7 @@ from .tasks.task import Task, open_task
 
 log = logging.getLogger(__name__)
 
-RECIPE, FINAL = "recipe.json", "final.safetensors"  # in the run's folder
+RECIPE, FINAL, WEIGHTS = "recipe.json", "final.safetensors", "weights"  # in the run's folder
 
 
 def train(
@@ -49,16 +49,35 @@ def train(
         _note_recipe(recipe, out)
     accelerator.wait_for_everyone()
     run = begin_run(recipe, out, accelerator, llms)
-    run.trainer.train(on_step)
-    weights = run.trainer.averaged()  # of all processes
-    if accelerator.is_main_process:
-        halved = {k: v.to("cpu", torch.bfloat16) for k, v in weights.items()}
-        run.task.save(
-            run.ready, run.trainer.learner, halved, run.trainer.longest.tokens, out / FINAL
-        )
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+    try:
+        run.trainer.train(on_step)
+        run.write(out / FINAL)
+    finally:
+        accelerator.end_training()
     return out / FINAL
+
+
+def export(
+    recipe: Recipe,
+    out: Path,
+    step: int,
+    device: str | None = None,
+    llms: Mapping[str, str] | None = None,
+) -> Path:
+    """Write the loadable file of a checkpoint that a run has kept.
+
+    Args:
+        step: that the checkpoint follows.
+        device, llms: as `train` takes them.
+    Returns:
+        The file, in ``out/weights``.
+    Raises:
+        LiDiTError: there is no such checkpoint, or it does not fit the recipe.
+    """
+    recipe = replace(recipe, compute=replace(recipe.compute, shard=False))
+    run = begin_run(recipe, out, accelerator_for(recipe.compute, device), llms)
+    run.trainer.take_up_step(step)
+    return run.write(weights_file(out, step))
 
 
 @dataclass(frozen=True)
@@ -68,6 +87,34 @@ class Run:
     task: Task
     ready: Prepared
     trainer: Trainer
+
+    def write(self, path: Path) -> Path:
+        """Write what was trained, as it now is, into one file; every process must call."""
+        trainer = self.trainer
+        weights = trainer.weights(averaged=trainer.recipe.checkpoints.weights != "plain")
+        if trainer.accelerator.is_main_process:
+            halved = {k: v.to("cpu", torch.bfloat16) for k, v in weights.items()}
+            self.task.save(self.ready, trainer.learner, halved, trainer.longest.tokens, path)
+        trainer.accelerator.wait_for_everyone()
+        return path
+
+    def write_step(self, step: int) -> None:
+        """Write the file of a checkpoint that is not the run's last, and drop those of old ones."""
+        trainer = self.trainer
+        if trainer.recipe.checkpoints.weights == "none" or step == trainer.recipe.steps:
+            return
+        folder = trainer.checkpoints.folder.parent
+        self.write(weights_file(folder, step))
+        if trainer.accelerator.is_main_process:
+            kept = {weights_file(folder, number) for number, _ in trainer.checkpoints.found()}
+            for file in weights_file(folder, step).parent.glob("step-*.safetensors"):
+                if file not in kept:
+                    file.unlink(missing_ok=True)
+
+
+def weights_file(out: Path, step: int) -> Path:
+    """The loadable file of a checkpoint."""
+    return out / WEIGHTS / f"step-{step:07d}.safetensors"
 
 
 def begin_run(
@@ -99,7 +146,9 @@ def begin_run(
         drawn = draw
 
     trainer = Trainer(recipe, learner, loader, accelerator, out, drawn)
-    return Run(task, ready, trainer)
+    run = Run(task, ready, trainer)
+    trainer.write = run.write_step
+    return run
 
 
 def _note_recipe(recipe: Recipe, out: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -30,6 +31,7 @@ from .learning_rate import decay_factor, decay_start, learning_rate
 from .longest_prompt import LongestPrompts
 from .optimisers import optimisers_of
 from .parallel import is_sharded, local, together, whole
+from .stopping import Signals, Stopped
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +58,9 @@ class Trainer:
         folder: Path,
         draw: Callable[[int], torch.Tensor] | None = None,
     ) -> None:
-        self.recipe, self.learner, self.loader, self.draw = recipe, learner, loader, draw
+        self.recipe, self.learner, self.loader = recipe, learner, loader
+        self.draw, self.stop, self.stopped = draw, Signals(), False
+        self.write: Callable[[int], object] = lambda step: None  # after each save, by all processes
         self.accelerator, self.schedule = accelerator, loader.schedule
         if recipe.compute.compile:
             for block in learner.blocks():
@@ -67,7 +71,7 @@ class Trainer:
         self.checkpoints = Checkpoints(folder / "checkpoints", recipe.checkpoints.keep, accelerator)
         self.journal = Journal(folder, recipe.log, accelerator, recipe.steps)
         self.longest = LongestPrompts([llm.name for llm in loader.fetcher.spec.llms])
-        self.step, self.bad, self.skipped = 0, 0, 0
+        self.step, self.bad, self.skipped, self.begun = 0, 0, 0, False
         self.losses = self.no_losses()  # since the log's last line
         self.decay_start = decay_start(recipe.steps, recipe.optimiser.decay)
 
@@ -75,9 +79,23 @@ class Trainer:
         """Go on from the newest checkpoint to the recipe's last step, which is saved too.
 
         So is the last step before the decay, from which a run that is lengthened goes on.
+
+        Raises:
+            Stopped: by Ctrl-C or SIGTERM; the step that was under way is saved.
         """
-        self.resume()
-        self.journal.begin(self.step)
+        self.begin()
+        with self.stop:
+            self._steps(on_step)
+        self._check_learnt()
+
+    def begin(self) -> None:
+        """Take up the newest checkpoint and open the log there; once."""
+        if not self.begun:
+            self.resume()
+            self.journal.begin(self.step)
+            self.begun = True
+
+    def _steps(self, on_step: Callable[[int, float], None]) -> None:
         for fetched, batch in self.loader:
             self._tell_replaced(fetched)
             loss, norm = self.train_step(batch, self.losses)
@@ -89,10 +107,12 @@ class Trainer:
                 self._write(self.losses)
                 self.losses = self.no_losses()
             self._draw()
-            if saves or self.step == self.decay_start:
+            if saves or self.step == self.decay_start or self.stopped:
                 self.save(fetched.plan.position)
+                self.write(self.step)
                 self.journal.pause()
-        self._check_learnt()
+            if self.stopped and self.step < self.recipe.steps:
+                raise Stopped(self.stop.number or signal.SIGTERM, self.step, self.recipe.steps)
 
     def _check_learnt(self) -> None:
         if self.step and self.skipped == self.step:
@@ -102,9 +122,10 @@ class Trainer:
                 "captions and pictures, and begin in another folder with --out"
             )
 
-    def averaged(self) -> dict[str, torch.Tensor]:
-        """The learner's weights with their averages in place, whole; every process must ask."""
-        return {k: whole(v) for k, v in self.ema.over(self.learner.state_dict()).items()}
+    def weights(self, averaged: bool = True) -> dict[str, torch.Tensor]:
+        """The learner's weights, with their averages in place or not, whole; all must ask."""
+        plain = self.learner.state_dict()
+        return {k: whole(v) for k, v in (self.ema.over(plain) if averaged else plain).items()}
 
     def train_step(self, batch: Batch, losses: Losses) -> tuple[float, float]:
         """One step; the mean loss of all processes and the gradient's norm."""
@@ -118,7 +139,14 @@ class Trainer:
         for optimiser in self.optimisers:
             optimiser.zero_grad()
         self.step += 1
-        return cast(torch.Tensor, self.accelerator.reduce(loss, "mean")).item(), norm
+        return self._shared(loss), norm
+
+    def _shared(self, loss: torch.Tensor) -> float:
+        """The mean loss of all processes; they learn too whether one of them is to stop."""
+        told = torch.stack([loss, loss.new_tensor(float(self.stop.number))])
+        mean, stop = cast(torch.Tensor, self.accelerator.reduce(told, "mean")).tolist()
+        self.stopped = stop > 0
+        return mean
 
     def _backward(self, batch: Batch, losses: Losses) -> torch.Tensor:
         """Gradients of the whole share, a micro batch at a time; this process's loss."""
@@ -227,6 +255,17 @@ class Trainer:
                 if number == len(found) - 1:
                     raise
                 log.warning("%s", error)
+
+    def take_up_step(self, step: int) -> None:
+        """Take up the checkpoint that follows a step."""
+        found = dict(self.checkpoints.found())
+        if step not in found:
+            there = ", ".join(map(str, sorted(found))) or "none"
+            raise LiDiTError(
+                f"{self.checkpoints.folder} has no checkpoint of step {step}; expected one of those "
+                f"that it has: {there}"
+            )
+        self._take_up(*self.checkpoints.load(found[step], self._state()))
 
     def _on_the_way(self) -> list[tuple[int, Path]]:
         """Step and folder of each checkpoint, the newest first; none of a shorter run's decay.

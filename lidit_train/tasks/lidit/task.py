@@ -53,6 +53,7 @@ class LiDiTTask:
         self.spec = input_spec(self.config)
         self.llms: Mapping[str, str] = {}
         self.checkpoint = checkpoint_path(recipe.model) if recipe.model.checkpoint else None
+        self._shown: LiDiTConfig | None = None  # with the previews that a file tells of
 
     def check_files(self) -> None:
         """Nothing is left to look for: the checkpoint's configuration has been read."""
@@ -90,11 +91,18 @@ class LiDiTTask:
             base = self.recipe.model.checkpoint or self.recipe.model.preset
             return save_lora(learner.lora, config, path, base, _part(weights, "lora."), longest)
         learnt = trained_branches(learner.model)
-        config = replace(config, llms=recorded(config.llms, longest, learnt))
-        if not config.latent.rgb_factors:
-            some = some_latents(ready.sources, ready.stages[-1], ready.vae, ready.latents)
-            config = with_preview(config, ready.vae.model, some)
+        latent = self._previews(config, ready).latent
+        config = replace(config, llms=recorded(config.llms, longest, learnt), latent=latent)
         save_lidit(_part(weights, "model."), config, path)
+
+    def _previews(self, config: LiDiTConfig, ready: Prepared) -> LiDiTConfig:
+        """The configuration with what a host needs for previews, which is found out once."""
+        if config.latent.rgb_factors:
+            return config
+        if self._shown is None:
+            some = some_latents(ready.sources, ready.stages[-1], ready.vae, ready.latents)
+            self._shown = with_preview(config, ready.vae.model, some)
+        return self._shown
 
     def plan(self, folder: Path) -> str:
         fresh = fresh_branches(self.recipe, self.config)
