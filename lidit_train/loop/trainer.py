@@ -6,6 +6,7 @@ import logging
 import math
 import signal
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -69,7 +70,7 @@ class Trainer:
         self.optimisers = optimisers_of(learner, recipe.optimiser)
         self.ema = EMA(learner, recipe.optimiser.ema)
         self.checkpoints = Checkpoints(folder / "checkpoints", recipe.checkpoints.keep, accelerator)
-        self.journal = Journal(folder, recipe.log, accelerator, recipe.steps)
+        self.journal = Journal(folder, recipe.log, accelerator, recipe.steps, asdict(recipe))
         self.longest = LongestPrompts([llm.name for llm in loader.fetcher.spec.llms])
         self.step, self.bad, self.skipped, self.begun = 0, 0, 0, False
         self.losses = self.no_losses()  # since the log's last line

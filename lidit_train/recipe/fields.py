@@ -283,7 +283,7 @@ class Validation:
 class Log:
     every: int = 10  # steps
     time_bins: int = 10  # of (0, 1], each with its own mean loss
-    trackers: tuple[str, ...] = ("tensorboard",)  # of accelerate, by name; left out if not there
+    trackers: tuple[str, ...] = ("tensorboard",)  # or "wandb"; left out if not installed
 
     def __post_init__(self) -> None:
         in_range(self, "log", "every", "time_bins", low=1)
