@@ -45,6 +45,9 @@ class StickerSource:
         """The scene at its bucket's size, which is a square."""
         return Image.fromarray(render(self._scene(index), size[0]))
 
+    def name(self, index: int) -> str:
+        return f"scene {index}"
+
     def content(self, index: int, rows: int, columns: int) -> np.ndarray:
         return content(self._scene(index), rows)
 

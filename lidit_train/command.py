@@ -44,6 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from .loop.voice import one_voice
+
+    logging.getLogger("lidit_train").setLevel(logging.INFO)
+    with one_voice():
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     from lidit_core.errors import LiDiTError
 
     from .recipe_file import read_recipe
@@ -76,11 +84,10 @@ def _train(recipe, args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from .data.schedule import stage_at
-    from .loop.parallel import is_first
     from .loop.stopping import Stopped
+    from .loop.voice import is_first
     from .run import train
 
-    logging.getLogger("lidit_train").setLevel(logging.INFO)
     with tqdm(total=recipe.steps, unit="step", disable=None if is_first() else True) as bar:
 
         def on_step(step: int, loss: float) -> None:

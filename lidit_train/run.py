@@ -14,11 +14,14 @@ from torch import Tensor
 
 from lidit_core.io.atomic import replacing
 
+from .checks import check_run
 from .data.loader import Fetcher, Loader
 from .data.prepare import Prepared, prepare
+from .lock import alone_in
 from .loop.parallel import accelerator_for, share_of, tell_processes
 from .loop.trainer import Trainer
 from .loop.validation import Grid, save_grid
+from .loop.voice import by_first
 from .recipe import Recipe
 from .tasks.task import Task, open_task
 
@@ -45,15 +48,18 @@ def train(
     """
     accelerator = accelerator_for(recipe.compute, device)
     tell_processes(accelerator)
-    if accelerator.is_main_process:
-        _note_recipe(recipe, out)
-    accelerator.wait_for_everyone()
-    run = begin_run(recipe, out, accelerator, llms)
-    try:
-        run.trainer.train(on_step)
-        run.write(out / FINAL)
-    finally:
-        accelerator.end_training()
+    task = open_task(recipe)
+    check_run(recipe, task, out, accelerator, {**task.llms, **(llms or {})})
+    with alone_in(out, accelerator):
+        by_first(accelerator, lambda: _tell_changes(recipe, out))
+        run = begin_run(recipe, out, accelerator, llms)
+        try:
+            run.trainer.begin()
+            by_first(accelerator, lambda: _note_recipe(recipe, out))
+            run.trainer.train(on_step)
+            run.write(out / FINAL)
+        finally:
+            accelerator.end_training()
     return out / FINAL
 
 
@@ -151,15 +157,24 @@ def begin_run(
     return run
 
 
-def _note_recipe(recipe: Recipe, out: Path) -> None:
-    """Keep the recipe with the run, and say what differs from the one before."""
-    path, ours = out / RECIPE, json.dumps(asdict(recipe), ensure_ascii=False)
-    if path.is_file():
-        changed = _differences(json.loads(path.read_text()), json.loads(ours))
+def _json_of(recipe: Recipe) -> str:
+    return json.dumps(asdict(recipe), ensure_ascii=False)
+
+
+def _tell_changes(recipe: Recipe, out: Path) -> None:
+    """Say what differs from the recipe that the run has been trained with so far."""
+    if (path := out / RECIPE).is_file():
+        changed = _differences(
+            json.loads(path.read_text(encoding="utf-8")), json.loads(_json_of(recipe))
+        )
         if changed:
             log.warning("the recipe has changed since the run began: %s", "; ".join(changed))
-    with replacing(path) as beside:
-        beside.write_text(ours)
+
+
+def _note_recipe(recipe: Recipe, out: Path) -> None:
+    """Keep the recipe with the run, which it has begun or gone on with."""
+    with replacing(out / RECIPE) as beside:
+        beside.write_text(_json_of(recipe), encoding="utf-8")
 
 
 def _differences(old, new, name: str = "") -> list[str]:

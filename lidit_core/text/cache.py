@@ -108,6 +108,17 @@ class DiskCache:
             return None
         return PromptStates(hidden, roles, (numbers[0], numbers[1]), *numbers[2:])
 
+    def tokens(self, key: str) -> tuple[int, int] | None:
+        """How many tokens of a kept prompt were read and how many it has, from the header."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self._path(key), framework="pt") as file:
+                numbers = [int(n) for n in file.metadata()["prompt"].split()]
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+            return None  # `get` tells of a damaged file
+        return numbers[2], numbers[3]
+
     def put(self, key: str, states: PromptStates) -> None:
         """Keep the states; where that fails it is logged, for they are not lost to the caller."""
         numbers = " ".join(map(str, (*states.span, states.used, states.total, states.budget)))

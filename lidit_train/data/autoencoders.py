@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
@@ -11,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from lidit_core.checkpoints.lidit import load_vae
-from lidit_core.errors import LiDiTError
+from lidit_core.errors import LiDiTError, check, first_line
 from lidit_core.model.config import LatentFormat
+from lidit_core.model.vae import CHANNELS
 from lidit_core.paths import SHIPPED_WEIGHTS, at_home
 from lidit_core.shipped import find_vae
 
 if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
     from diffusers.models.autoencoders.vae import DecoderOutput
     from diffusers.models.modeling_outputs import AutoencoderKLOutput
 
@@ -47,6 +50,24 @@ class AutoencoderFile:
             digest.update(file.read_bytes())
         return digest.hexdigest()
 
+    def check(self, latent: LatentFormat) -> None:
+        """Look whether it is an autoencoder of these latents, before anything is encoded.
+
+        Raises:
+            LiDiTError: it is not, or the package that reads it is missing.
+        """
+        channels = CHANNELS
+        if self.path.is_dir():
+            _diffusers(self.path)
+            channels = _folder_channels(self.path)
+        else:
+            load_vae(self.path)
+        check(
+            channels == latent.channels,
+            f"the recipe's autoencoder {self.path} makes latents of {channels} channels, and the "
+            f"model reads {latent.channels}; give the autoencoder of {latent.name}",
+        )
+
     def open(self, device: torch.device | str) -> Autoencoder:
         if self.path.is_dir():
             return DiffusersAutoencoder(self.path, device)
@@ -57,14 +78,7 @@ class DiffusersAutoencoder:
     """diffusers' AutoencoderKL, as SD3's: the mean of the posterior, without its sampling."""
 
     def __init__(self, folder: Path, device: torch.device | str) -> None:
-        try:
-            from diffusers import AutoencoderKL
-        except ImportError as error:
-            raise LiDiTError(
-                f"the autoencoder {folder} is read by diffusers, which is not installed; "
-                "install it with: python -m pip install diffusers"
-            ) from error
-        self.model = _placed(AutoencoderKL.from_pretrained(folder), device)
+        self.model = _placed(_diffusers(folder).from_pretrained(folder), device)
 
     @torch.no_grad()
     def encode(self, pictures: Tensor) -> Tensor:
@@ -76,6 +90,33 @@ class DiffusersAutoencoder:
         latents = latents.to(self.model.device)
         decoded = cast("DecoderOutput", self.model.decode(latents))
         return (decoded.sample / 2 + 0.5).clamp(0, 1)
+
+
+def _diffusers(folder: Path) -> type[AutoencoderKL]:
+    try:
+        from diffusers import AutoencoderKL
+    except ImportError as error:
+        raise LiDiTError(
+            f"the autoencoder {folder} is read by diffusers, which is not installed; "
+            "install it with: python -m pip install diffusers"
+        ) from error
+    return AutoencoderKL
+
+
+def _folder_channels(folder: Path) -> int:
+    """Of the latents, by the configuration of a folder that holds weights too."""
+    check(
+        any(folder.glob("*.safetensors")),
+        f"the recipe's autoencoder {folder} holds no .safetensors; fetch the folder again",
+    )
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return int(config.get("latent_channels", 4))
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise LiDiTError(
+            f"{folder / 'config.json'} is no configuration of diffusers' AutoencoderKL "
+            f"({first_line(error)}); fetch the folder again"
+        ) from error
 
 
 def _placed(model: Kind, device: torch.device | str) -> Kind:

@@ -116,6 +116,15 @@ class CaptionReader:
         """The states of one caption from the cache."""
         return self.disk.get(self._key(text)) if self.disk else None
 
+    def tokens(self, texts: Sequence[str]) -> list[tuple[int, int]]:
+        """How many tokens of each text are read, and how many it has; kept ones that are there."""
+        if self.disk is not None:
+            kept = (self.disk.tokens(self._key(text)) for text in texts)
+            return [counts for counts in kept if counts is not None]
+        assert self.encoder is not None  # as nothing is kept
+        rendered = map(self.encoder.encoder().renderer, texts)
+        return [(tokens.used, tokens.total) for tokens in rendered]
+
     def read(self, texts: Sequence[str]) -> LLMStates:
         """Float32 states (B, L, C) of the texts, padded to the longest."""
         return self.read_counted(texts).states.to(dtype=torch.float32)

@@ -23,6 +23,7 @@ from ..input_spec import InputSpec
 from ..recipe import Recipe
 from .autoencoders import Autoencoder, AutoencoderFile, find_autoencoder
 from .buckets import bucket_sizes, nearest_bucket
+from .budget import tell_cut
 from .caption_states import TORCH, CaptionReader
 from .latent_cache import LatentCache, as_pixels, read_picture
 from .latent_statistics import measured_format
@@ -86,6 +87,8 @@ def prepare(
     cache = at_home(recipe.cache.folder or out / "cache")
     with accelerator.main_process_first():  # the others find the indices ready
         sources = tuple(open_source(s, recipe.data, cache / "index") for s in recipe.data.sources)
+    if recipe.content:
+        _check_content(sources)
     stages = stage_buckets(recipe, spec, sources)
     schedule = Schedule(recipe, stages, tuple(range(len(spec.llms))))
     readers = _readers(recipe, spec, cache, accelerator, llms)
@@ -93,7 +96,18 @@ def prepare(
     vae, latents = _latents(recipe, spec, cache, sources, stages, accelerator, checkpoint)
     if recipe.model.measure_latents:
         spec = replace(spec, latent=_measured(spec, out, sources, stages, vae, latents))
+    for reader in readers.values():  # the last, as an LLM that keeps nothing is loaded for it
+        tell_cut(reader, _captions(sources))
     return Prepared(spec, sources, stages, readers, vae, latents, schedule)
+
+
+def _check_content(sources: Sequence[PictureSource]) -> None:
+    """Every source must say what its patches show, before a caption is read for such a run."""
+    if any(source.content(0, 1, 1) is None for source in sources):
+        raise LiDiTError(
+            "the recipe teaches content, but a source does not say what each patch shows; "
+            "leave content out of the recipe, or the source"
+        )
 
 
 def stage_buckets(
@@ -137,15 +151,19 @@ def _readers(recipe, spec: InputSpec, cache: Path, accelerator, llms) -> dict[in
         }
 
 
+def _captions(sources: Sequence[PictureSource]) -> list[str]:
+    """Every caption, each once."""
+    texts = (t for source in sources for i in range(len(source.sizes)) for t in source.captions(i))
+    return list(dict.fromkeys(text for text, _ in texts))
+
+
 def _read_captions(recipe: Recipe, spec: InputSpec, sources, readers, accelerator) -> None:
     """Fill the cache of states with the captions that each branch may meet."""
     if not (spec.keeps_states(recipe.cache) or recipe.cache.given):
         return
-    texts = ["", *recipe.validation.prompts]
-    for source in sources:
-        texts += [text for i in range(len(source.sizes)) for text, _ in source.captions(i)]
+    texts = dict.fromkeys(["", *recipe.validation.prompts]) | dict.fromkeys(_captions(sources))
     processes = accelerator.num_processes
-    mine = list(dict.fromkeys(texts))[accelerator.process_index :: processes]
+    mine = list(texts)[accelerator.process_index :: processes]
     for i, reader in readers.items():
         if not recipe.cache.given:
             check_room(spec, i, reader, mine, processes)

@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.state_dict import (
 from lidit_core.errors import LiDiTError
 
 from ..batch import Batch
-from ..data.loader import Fetched, Loader
+from ..data.loader import Loader
 from ..data.schedule import stage_at
 from ..learner import Learner
 from ..recipe import Recipe
@@ -33,6 +33,7 @@ from .longest_prompt import LongestPrompts
 from .optimisers import optimisers_of
 from .parallel import is_sharded, local, together, whole
 from .stopping import Signals, Stopped
+from .voice import of_all
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class Trainer:
     ) -> None:
         self.recipe, self.learner, self.loader = recipe, learner, loader
         self.draw, self.stop, self.stopped = draw, Signals(), False
-        self.write: Callable[[int], object] = lambda step: None  # after each save, by all processes
+        self.write: Callable[[int], object] = lambda step: None  # after each save, by all
         self.accelerator, self.schedule = accelerator, loader.schedule
         if recipe.compute.compile:
             for block in learner.blocks():
@@ -73,6 +74,8 @@ class Trainer:
         self.journal = Journal(folder, recipe.log, accelerator, recipe.steps, asdict(recipe))
         self.longest = LongestPrompts([llm.name for llm in loader.fetcher.spec.llms])
         self.step, self.bad, self.skipped, self.begun = 0, 0, 0, False
+        self.broken: set[tuple[int, int]] = set()  # source and place of what cannot be decoded
+        self.told: set[tuple[int, int]] = set()  # of those
         self.losses = self.no_losses()  # since the log's last line
         self.decay_start = decay_start(recipe.steps, recipe.optimiser.decay)
 
@@ -98,7 +101,7 @@ class Trainer:
 
     def _steps(self, on_step: Callable[[int, float], None]) -> None:
         for fetched, batch in self.loader:
-            self._tell_replaced(fetched)
+            self.broken |= set(fetched.replaced)
             loss, norm = self.train_step(batch, self.losses)
             self.longest.see(batch.used)
             self.losses.step(loss, norm, len(fetched.plan.rows))
@@ -202,11 +205,16 @@ class Trainer:
         line = self.journal.write(self.step, line, losses.images)
         told = self.step, self.recipe.steps, line.get("loss", math.nan), line["images/s"]
         log.info("step %d of %d: loss %.4f, %.1f images/s", *told)
+        self._tell_broken()
 
-    def _tell_replaced(self, fetched: Fetched) -> None:
-        for source, index in fetched.replaced:
-            name = self.recipe.data.sources[source].path
-            log.warning("picture %d of %s cannot be decoded; the next is taken", index, name)
+    def _tell_broken(self) -> None:
+        """Name, once, what a process could not decode; every process must ask."""
+        new = set(of_all(self.accelerator, sorted(self.broken - self.told)))
+        self.told |= new
+        for source, index in sorted(new):
+            name = self.loader.fetcher.sources[source].name(index)
+            place = self.recipe.data.sources[source].path
+            log.warning("%s of %s cannot be decoded; the next is taken in its place", name, place)
 
     def _draw(self) -> None:
         every = self.recipe.validation.every
@@ -263,8 +271,8 @@ class Trainer:
         if step not in found:
             there = ", ".join(map(str, sorted(found))) or "none"
             raise LiDiTError(
-                f"{self.checkpoints.folder} has no checkpoint of step {step}; expected one of those "
-                f"that it has: {there}"
+                f"{self.checkpoints.folder} has no checkpoint of step {step}; expected one of "
+                f"those that it has: {there}"
             )
         self._take_up(*self.checkpoints.load(found[step], self._state()))
 
@@ -304,7 +312,18 @@ class Trainer:
         if "losses" in numbers:
             self.losses.load_state(numbers["losses"], self.accelerator)
         self._tell_stage(numbers.get("stage", self._stage()))
-        log.info("going on at step %d of %d", self.step, self.recipe.steps)
+        self._tell_place()
+
+    def _tell_place(self) -> None:
+        if self.step < self.recipe.steps:
+            return log.info("going on at step %d of %d", self.step, self.recipe.steps)
+        if self.step == self.recipe.steps:
+            return log.info("all %d steps are done; the final file is written again", self.step)
+        log.warning(
+            "the run has made %d steps, and the recipe has only %d: nothing is trained, and the "
+            "final file is that of step %d; for a shorter run name another folder with --out",
+            *(self.step, self.recipe.steps, self.step),
+        )
 
     def _tell_stage(self, made: int) -> None:
         """Warn where the recipe, since changed, gives the last step to another stage."""

@@ -1,4 +1,4 @@
-"""What a run keeps as it goes: checkpoints to go on from, and files that are loaded and drawn with."""
+"""What a run keeps as it goes: checkpoints to go on from, files to draw with."""
 
 from __future__ import annotations
 

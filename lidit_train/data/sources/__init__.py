@@ -45,6 +45,10 @@ class PictureSource(Protocol):
         """What tells this picture from every other, and from itself after a change."""
         ...
 
+    def name(self, index: int) -> str:
+        """What a warning calls it."""
+        ...
+
     def captions(self, index: int) -> Sequence[tuple[str, float]]:
         """Its captions and how often each is read, relative to one another; at least one."""
         ...

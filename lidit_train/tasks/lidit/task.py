@@ -21,11 +21,11 @@ from ..unused_fields import refuse
 from ..whitening import SAMPLE, whiten_entries
 from .input import input_spec
 from .learner import LiDiTLearner
-from .lora import add_lora, save_lora
+from .lora import add_lora, linear_layers, save_lora
 from .plan import make_plan
 from .plan_text import plan_text
-from .start import begin, checkpoint_path, configuration, fresh_branches
-from .trained import trained_branches, trained_by
+from .start import begin, check_start, checkpoint_path, configuration, fresh_branches
+from .trained import on_meta, trained_branches, trained_by
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,9 @@ class LiDiTTask:
         self._shown: LiDiTConfig | None = None  # with the previews that a file tells of
 
     def check_files(self) -> None:
-        """Nothing is left to look for: the checkpoint's configuration has been read."""
+        check_start(self.recipe, self.config)
+        if self.recipe.trains == "lora":
+            linear_layers(on_meta(self.config), self.recipe.lora.layers)
 
     def learner(self, ready: Prepared) -> LiDiTLearner:
         recipe, config = self.recipe, replace(self.config, latent=ready.spec.latent)
