@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="STEP",
         help="write the loadable file of a checkpoint of --out",
     )
+    add("--clear-cache", action="store_true", help="delete cached files that RECIPE does not read")
     add("--device", choices=("cpu",), help="keep the run off the GPU that there is")
 
 
@@ -63,6 +64,8 @@ def _run(args: argparse.Namespace) -> int:
         raise LiDiTError("--out is missing; name the folder of the run, as --out runs/mine")
     if args.export is not None:
         return _export(recipe, args)
+    if args.clear_cache:
+        return _clear_cache(recipe, args)
     return _train(recipe, args)
 
 
@@ -77,6 +80,16 @@ def _export(recipe, args: argparse.Namespace) -> int:
     from .run import export
 
     print(export(recipe, args.out, args.export, args.device, _sources(args.llm)))
+    return 0
+
+
+def _clear_cache(recipe, args: argparse.Namespace) -> int:
+    from .run import clear_caches
+    from .units import as_bytes
+
+    sizes = clear_caches(recipe, args.out, args.device, _sources(args.llm))
+    told = "cached files that the recipe does not read are deleted"
+    print(f"{len(sizes)} {told}: {as_bytes(sum(sizes))}")
     return 0
 
 

@@ -16,18 +16,21 @@ from lidit_core.io.atomic import replacing
 
 from .checks import check_run
 from .data.loader import Fetcher, Loader
-from .data.prepare import Prepared, prepare
+from .data.prepare import Prepared, prepare, unused
+from .data.schedule import stage_at
 from .lock import alone_in
 from .loop.parallel import accelerator_for, share_of, tell_processes
 from .loop.trainer import Trainer
 from .loop.validation import Grid, save_grid
 from .loop.voice import by_first
+from .memory import sentence
 from .recipe import Recipe
 from .tasks.task import Task, open_task
 
 log = logging.getLogger(__name__)
 
 RECIPE, FINAL, WEIGHTS = "recipe.json", "final.safetensors", "weights"  # in the run's folder
+PLAN = "`lidit train --print-plan` says what a run needs"
 
 
 def train(
@@ -52,12 +55,14 @@ def train(
     check_run(recipe, task, out, accelerator, {**task.llms, **(llms or {})})
     with alone_in(out, accelerator):
         by_first(accelerator, lambda: _tell_changes(recipe, out))
-        run = begin_run(recipe, out, accelerator, llms)
+        with sentence(lambda: f"before the first step; {PLAN}"):
+            run = begin_run(recipe, out, accelerator, llms)
         try:
             run.trainer.begin()
             by_first(accelerator, lambda: _note_recipe(recipe, out))
-            run.trainer.train(on_step)
-            run.write(out / FINAL)
+            with sentence(lambda: _too_much(run.trainer)):
+                run.trainer.train(on_step)
+                run.write(out / FINAL)
         finally:
             accelerator.end_training()
     return out / FINAL
@@ -84,6 +89,26 @@ def export(
     run = begin_run(recipe, out, accelerator_for(recipe.compute, device), llms)
     run.trainer.take_up_step(step)
     return run.write(weights_file(out, step))
+
+
+def clear_caches(
+    recipe: Recipe, out: Path, device: str | None = None, llms: Mapping[str, str] | None = None
+) -> list[int]:
+    """Delete what a recipe's caches hold and it does not read.
+
+    Args:
+        device, llms: as `train` takes them.
+    Returns:
+        The bytes of each file that was deleted.
+    """
+    task, accelerator = open_task(recipe), accelerator_for(recipe.compute, device)
+    given = {**task.llms, **(llms or {})}
+    sizes = []
+    with alone_in(out, accelerator):
+        for path in unused(recipe, task.spec, out, accelerator, given, task.checkpoint):
+            sizes.append(path.stat().st_size)
+            path.unlink()
+    return sizes
 
 
 @dataclass(frozen=True)
@@ -144,7 +169,7 @@ def begin_run(
         grid = Grid(recipe.validation, {i: ready.readers[i] for i in chosen}, ready.spec)
 
         def draw(step: int) -> Tensor:
-            pixels = grid.draw(learner, ready.vae.model, accelerator.device)
+            pixels = grid.draw(learner, ready.vae, accelerator.device)
             if accelerator.is_main_process:
                 save_grid(pixels, out / "grids" / f"{step:07d}.png")
             return pixels
@@ -155,6 +180,17 @@ def begin_run(
     run = Run(task, ready, trainer)
     trainer.write = run.write_step
     return run
+
+
+def _too_much(trainer: Trainer) -> str:
+    """What was computed when memory was full, and what to set."""
+    compute, step = trainer.recipe.compute, trainer.step
+    batch = stage_at(step, trainer.recipe.stages)[1].batch // trainer.accelerator.num_processes
+    size = min(compute.micro_batch or batch, batch)
+    remedies = [f"compute.micro_batch={size // 2}"] * (size > 1)
+    remedies += ["compute.checkpointing=true"] * (not compute.checkpointing)
+    setting = f"set {' and '.join(remedies)}, or " if remedies else ""
+    return f"after step {step}, with {size} pictures at once; {setting}lower the resolution; {PLAN}"
 
 
 def _json_of(recipe: Recipe) -> str:

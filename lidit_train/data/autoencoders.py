@@ -68,28 +68,31 @@ class AutoencoderFile:
             f"model reads {latent.channels}; give the autoencoder of {latent.name}",
         )
 
-    def open(self, device: torch.device | str) -> Autoencoder:
+    def open(self, device: torch.device | str, half: bool = False) -> Autoencoder:
+        """Load it; ``half``: one of diffusers', which is large, computes in bf16."""
         if self.path.is_dir():
-            return DiffusersAutoencoder(self.path, device)
+            return DiffusersAutoencoder(self.path, device, half)
         return load_vae(self.path, device=device)
 
 
 class DiffusersAutoencoder:
     """diffusers' AutoencoderKL, as SD3's: the mean of the posterior, without its sampling."""
 
-    def __init__(self, folder: Path, device: torch.device | str) -> None:
-        self.model = _placed(_diffusers(folder).from_pretrained(folder), device)
+    def __init__(self, folder: Path, device: torch.device | str, half: bool = False) -> None:
+        dtype = torch.bfloat16 if half else torch.float32
+        self.model = _placed(_diffusers(folder).from_pretrained(folder, torch_dtype=dtype), device)
 
     @torch.no_grad()
     def encode(self, pictures: Tensor) -> Tensor:
-        encoded = cast("AutoencoderKLOutput", self.model.encode(2 * pictures - 1))
-        return encoded.latent_dist.mode()
+        pixels = (2 * pictures - 1).to(self.model.dtype)
+        encoded = cast("AutoencoderKLOutput", self.model.encode(pixels))
+        return encoded.latent_dist.mode().float()
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        latents = latents.to(self.model.device)
+        latents = latents.to(self.model.device, self.model.dtype)
         decoded = cast("DecoderOutput", self.model.decode(latents))
-        return (decoded.sample / 2 + 0.5).clamp(0, 1)
+        return (decoded.sample.float() / 2 + 0.5).clamp(0, 1)
 
 
 def _diffusers(folder: Path) -> type[AutoencoderKL]:

@@ -21,8 +21,8 @@ def tell_cut(reader: CaptionReader, captions: Sequence[str]) -> None:
     cut, read = sum(used < total for used, total in counts), max(used for used, _ in counts)
     of_all = "" if len(counts) == len(captions) else f" that were looked at of {len(captions):,}"
     log.warning(
-        "%s reads %d tokens of a caption, and %d of %d different captions%s are longer and are cut: "
-        "half of them have %d tokens or fewer, 9 of 10 have %d or fewer, and the longest has %d; "
+        "%s reads %d tokens of a caption, and %d of %d different captions%s are longer and are "
+        "cut: half of them have %d tokens or fewer, 9 of 10 have %d or fewer, the longest %d; "
         "raise the LLM's token_budget to have them read whole",
         *(reader.spec.name, read, cut, len(counts), of_all),
         *(lengths[len(lengths) // 2], lengths[len(lengths) * 9 // 10], lengths[-1]),

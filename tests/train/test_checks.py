@@ -8,20 +8,25 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
 from processes import ROOT, environment
 from tiny_training import fields, make_world, pictures, recipe_of, run, spec, write_recipe
 
+from lidit_core.cli import main
 from lidit_core.errors import LiDiTError
+from lidit_core.text.encoder import LLMEncoder
 from lidit_train.data.caption_states import CaptionReader
 from lidit_train.data.latent_cache import LatentCache
 from lidit_train.recipe_file import read_recipe
 from lidit_train.run import train
+from lidit_train.tasks.lidit.learner import LiDiTLearner
 
 
 @pytest.fixture(scope="module")
@@ -199,10 +204,8 @@ def test_captions_that_are_cut_are_counted_and_told(world, caplog):
         caplog.clear()
         run(folder, f"long-{cached}", llms, data=source, cache={"states": cached})
         (told,) = [m for m in caplog.messages if "are longer and are cut" in m]
-        assert re.search(
-            r"tiny reads 24 tokens of a caption, and 3 of 12 different captions are", told
-        ), told
-        assert re.search(r"the longest has \d{3,};", told), told
+        assert "tiny reads 24 tokens of a caption, and 3 of 12 different captions are" in told
+        assert re.search(r"the longest \d{3,};", told), told
     caplog.clear()
     run(folder, "short-ones", llms)
     assert "are cut" not in caplog.text
@@ -232,3 +235,52 @@ def test_a_disk_that_is_full_from_the_start_promises_no_older_checkpoint(world):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     assert not re.search(r"inline_container|enforce|\.cc|\.cpp", str(told.value)), told.value
+
+
+def test_full_memory_in_training_is_one_sentence_with_what_to_set(world, monkeypatch):
+    folder, llms = world
+    forward = LiDiTLearner.forward
+
+    def greedy(self, batch):
+        if len(batch) > 2:
+            torch.empty(1 << 60)  # more than any machine has
+        return forward(self, batch)
+
+    monkeypatch.setattr(LiDiTLearner, "forward", greedy)
+    told = "memory is full after step 0, with 4 pictures at once; set compute.micro_batch=2 and"
+    with pytest.raises(LiDiTError, match=told):
+        run(folder, "greedy", llms)
+    run(folder, "modest", llms, compute={"micro_batch": 2})
+
+
+def test_captions_are_read_in_halves_where_memory_is_full(world, monkeypatch):
+    folder, llms = world
+    rows = LLMEncoder.encode_rows
+
+    def greedy(self, prompts):
+        if len(prompts) > 3:
+            torch.empty(1 << 60)
+        return rows(self, prompts)
+
+    monkeypatch.setattr(LLMEncoder, "encode_rows", greedy)
+    assert run(folder, "halves", llms)
+
+
+def test_what_the_recipe_does_not_read_is_cleared_from_its_caches(world, capsys):
+    folder, llms = world
+    source = {"sources": [{"kind": "folder", "path": str(pictures(folder / "some"))}]}
+    run(folder, "cleared", llms, data=source)
+    cache = folder / "cleared" / "cache"
+    before = sorted(path for path in cache.rglob("*.safetensors"))
+    for name in ("03", "04"):
+        (folder / "some" / f"{name}.png").unlink()
+    command = [*words(folder, folder / "recipe.yaml", "cleared", llms)[2:], "--device", "cpu"]
+    assert main([*command, "--clear-cache"]) == 0
+    after = sorted(path for path in cache.rglob("*.safetensors"))
+    assert set(after) < set(before) and f"{len(before) - len(after)} cached files" in (
+        capsys.readouterr().out
+    )
+    shutil.rmtree(folder / "cleared" / "checkpoints")
+    run(folder, "cleared", llms, data=source)
+    assert main([*command, "--clear-cache"]) == 0
+    assert capsys.readouterr().out.startswith("0 cached files")

@@ -45,6 +45,14 @@ class PictureSource(Protocol):
         """What tells this picture from every other, and from itself after a change."""
         ...
 
+    def content_key(self, index: int) -> str:
+        """The same of a picture of the same bytes, wherever it lies and whenever it was copied.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        ...
+
     def name(self, index: int) -> str:
         """What a warning calls it."""
         ...

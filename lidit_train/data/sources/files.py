@@ -77,6 +77,13 @@ class PictureFiles:
         text = f"{self.name(index)}\0{size}\0{changed}"
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
+    def content_key(self, index: int) -> str:
+        with (self.root / self.name(index)).open("rb") as file:
+            digest = hashlib.sha256()
+            while block := file.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
+
     def captions(self, index: int) -> list[tuple[str, float]]:
         texts = (column[self._places[index]] for column in self._captions)
         return [(text, weight) for text, weight in zip(texts, self._weights) if text]

@@ -121,6 +121,11 @@ class ShardSource:
         of = (shard.name, shard.size, shard.changed, *row["picture"].tolist())
         return hashlib.sha256(repr(of).encode()).hexdigest()
 
+    def content_key(self, index: int) -> str:
+        row = self._rows[index]
+        data = read_at(self.shards[row["shard"]], *row["picture"].tolist())
+        return hashlib.sha256(data).hexdigest()
+
     def captions(self, index: int) -> list[tuple[str, float]]:
         row = self._rows[index]
         shard = self.shards[row["shard"]]

@@ -103,7 +103,7 @@ class LiDiTTask:
             return config
         if self._shown is None:
             some = some_latents(ready.sources, ready.stages[-1], ready.vae, ready.latents)
-            self._shown = with_preview(config, ready.vae.model, some)
+            self._shown = with_preview(config, ready.vae.decode, some)
         return self._shown
 
     def plan(self, folder: Path) -> str:
