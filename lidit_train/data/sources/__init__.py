@@ -9,6 +9,8 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+LINKED = "is not followed; name it as a source of its own"  # of a link to a folder
+
 
 @dataclass
 class LeftOut:
@@ -26,7 +28,8 @@ class LeftOut:
     def sentences(self) -> list[str]:
         """One a reason: ``3 pictures left out: cannot be decoded (a.png, b.png, c.png)``."""
         return [
-            f"{count} picture{'s' * (count != 1)} left out: {reason} "
+            f"{count} {'linked folder' if reason == LINKED else 'picture'}{'s' * (count != 1)} "
+            f"left out: {reason} "
             f"({', '.join(self.names[reason])}{', …' * (count > len(self.names[reason]))})"
             for reason, count in self.counts.items()
         ]
