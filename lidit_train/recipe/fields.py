@@ -32,7 +32,8 @@ class Model:
     changes: dict = field(default_factory=dict)  # fields of its LiDiTConfig that differ
     llms: tuple[str, ...] = ()  # the branches' LLMs by the names of the presets; () = as it has.
     # A branch of a checkpoint whose LLM is thereby another one starts afresh.
-    vae: str = "shipped"  # or a file in TAESD's layout, or a folder of diffusers' AutoencoderKL
+    vae: str = "shipped"  # or the base's own; or a file (TAESD's layout, Stable Diffusion's), or a
+    # folder of diffusers' AutoencoderKL
     measure_latents: bool = False  # take the latents' mean and deviation from the data
     whiten: bool = True  # fresh maps from LLM states start whitened (lidit_train.tasks.whitening)
 
@@ -70,7 +71,7 @@ class Adapter:
     form: str = "direct"  # of the Langevin dynamics, or "consecutive"
     refiner: TokenRefiner | None = None  # LI-DiT's, in front of the adapter
     timestep_gates: bool = False
-    text_encoders: str = ""  # mode add: a diffusers folder with the base's tokenizers and encoders
+    text_encoders: str = ""  # mode add: a checkpoint or a diffusers folder; "" = the base
 
     def __post_init__(self) -> None:
         check(
