@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -12,8 +12,7 @@ from torch import Tensor
 from lidit_core.model.config import LatentFormat, LiDiTConfig
 from lidit_core.model.latents import normalise
 
-from .autoencoders import Autoencoder
-
+Decode = Callable[[Tensor], Tensor]  # latents (B, C, h, w) -> pictures (B, 3, H, W) in [0, 1]
 PICTURES = 200  # that preview factors are fitted to
 
 
@@ -26,11 +25,11 @@ def measured_format(latents: Sequence[Tensor], base: LatentFormat) -> LatentForm
 
 
 @torch.no_grad()
-def with_preview(config: LiDiTConfig, vae: Autoencoder, latents: Sequence[Tensor]) -> LiDiTConfig:
+def with_preview(config: LiDiTConfig, decode: Decode, latents: Sequence[Tensor]) -> LiDiTConfig:
     """The configuration with preview factors: least squares from latents to their mean colours."""
     x, y = [], []
     for one in latents[:PICTURES]:
-        colours = 2 * F.avg_pool2d(vae.decode(one[None].float()), config.latent.downsampling) - 1
+        colours = 2 * F.avg_pool2d(decode(one[None].float()), config.latent.downsampling) - 1
         x.append(normalise(one[None], config.latent).flatten(2)[0].T)
         y.append(colours.float().cpu().flatten(2)[0].T)
     fit = torch.linalg.lstsq(F.pad(torch.cat(x), (0, 1), value=1.0), torch.cat(y)).solution

@@ -185,6 +185,7 @@ CHANGED = {  # a field -> another value than the basis has; with others where it
     "cache.given": "{folder}/no-states",
     "checkpoints.every": 2,
     "checkpoints.keep": (1, {"checkpoints.every": 1}),
+    "checkpoints.weights": "plain",
     "validation.every": 1,
     "validation.prompts": ["two dogs"],
     "validation.branches": [1],

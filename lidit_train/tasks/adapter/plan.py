@@ -12,15 +12,17 @@ from torch import nn
 
 from lidit_core.llmdiff.adapter import LLMDiffAdapter
 
+from ...data.latent_cache import BATCH
 from ...data.room import caption_bytes, free_disk
 from ...data.token_guess import text_tokens
+from ...plan.autoencoder_size import AutoencoderSize, autoencoder_size
 from ...plan.cache_sizes import Cached, caches, counts_of
 from ...plan.hardware import Device, find_device
 from ...plan.llm_size import LLMSize, llm_size
 from ...plan.workload import FLOAT32, StageLoad, stage_loads
 from ...recipe import Recipe
 from .input import input_spec
-from .target import AdapterTarget
+from .target import LATENTS, AdapterTarget
 from .unet_cost import UNetCost, unet_cost
 
 LLM = 0  # the only branch
@@ -72,6 +74,25 @@ class AdapterPlan:
         peak = self.device.share * self.device.peak(self.recipe.compute.precision)
         return self.flops(stage) * self.loads[stage].share / peak
 
+    @property
+    def autoencoder(self) -> AutoencoderSize:
+        """The tiny one of the stand-in, or the one that SD1.5 and SDXL have."""
+        large = self.target.shape.family in LATENTS
+        return autoencoder_size(large, _mixed(self.recipe, self.device))
+
+    @property
+    def peak(self) -> int:
+        """Bytes of the phase that needs most."""
+        return max(sum(parts.values()) for parts in (self.filling(), self.memory()))
+
+    def filling(self) -> dict[str, int]:
+        """The same while latents are computed, before the U-Net is there; empty if none are."""
+        if not self.recipe.cache.latents:
+            return {}
+        vae = self.autoencoder
+        most = max(vae.pictures(load.side, BATCH) for load in self.loads)
+        return {"autoencoder": vae.weights, "pictures being encoded": most}
+
     def memory(self) -> dict[str, int]:
         """The bytes of each part in one process; shards are gathered a block at a time."""
         half = _mixed(self.recipe, self.device)
@@ -79,13 +100,26 @@ class AdapterPlan:
         number = 2 if half else FLOAT32
         kept = max(u.cost.saved * load.micro for u, load in zip(self.unets, self.loads))
         read = 0 if self.keeps_states else self.llm.parameters * number
+        activations = round(kept * share)
+        drawn = self._decoding()
         return {
             "U-Net, frozen": self.unets[0].parameters * FLOAT32 // self.shards,
             "its matrices in bf16, while they are used": self.unets[0].parameters * 2 * half,
             "adapter, gradients, moments, average": 5 * FLOAT32 * self.adapter // self.shards,
             f"{self.llm.name}, frozen": read,
-            "activations of a micro batch": round(kept * share),
+            "autoencoder": drawn[0],
+            "activations of a micro batch, or pictures": max(activations, drawn[1]),
         }
+
+    def _decoding(self) -> tuple[int, int]:
+        """Bytes of the autoencoder's weights and of what it decodes or encodes in training."""
+        validation, vae = self.recipe.validation, self.autoencoder
+        most = 0
+        if validation.every and (prompts := len(validation.prompts)):
+            most = vae.pictures(self.target.native_size, prompts, decoded=True)
+        if not self.recipe.cache.latents:
+            most = max(most, *(vae.pictures(load.side, load.share) for load in self.loads))
+        return (vae.weights if most else 0), most
 
 
 def make_adapter_plan(

@@ -19,6 +19,7 @@ from lidit_core.model.presets import find_preset
 from lidit_core.model.vae import TinyAutoencoder
 from lidit_core.text.spec import LLMSpec
 from lidit_train.data.token_guess import TextTokens
+from lidit_train.plan.autoencoder_size import TINY_WEIGHTS
 from lidit_train.plan.cache_sizes import Count
 from lidit_train.plan.hardware import DEVICES, find_device
 from lidit_train.plan.llm_size import llm_size
@@ -39,7 +40,6 @@ from lidit_train.recipe import (
     Validation,
 )
 from lidit_train.tasks.lidit.plan import Plan, make_plan
-from lidit_train.tasks.lidit.plan_memory import VAE_WEIGHTS
 from lidit_train.tasks.lidit.plan_text import plan_text
 from lidit_train.tasks.lidit.start import configuration
 from lidit_train.tasks.lidit.trained import count_weights, everything, trained_by
@@ -320,7 +320,7 @@ def test_an_llm_that_is_not_there_is_guessed_by_name_or_width():
 def test_the_autoencoders_halves_have_the_size_that_is_reckoned_with():
     vae = TinyAutoencoder()
     for half in (vae.taesd_encoder, vae.taesd_decoder):
-        assert sum(p.numel() for p in half.parameters()) == pytest.approx(VAE_WEIGHTS, rel=0.02)
+        assert sum(p.numel() for p in half.parameters()) == pytest.approx(TINY_WEIGHTS, rel=0.02)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
