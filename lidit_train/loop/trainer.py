@@ -27,6 +27,7 @@ from ..learner import Learner
 from ..recipe import Recipe
 from .checkpoints import Checkpoints, decayed_to, tell_longer
 from .ema import EMA
+from .frozen import computing, holds_half
 from .journal import Journal, Losses
 from .learning_rate import decay_factor, decay_start, learning_rate
 from .longest_prompt import LongestPrompts
@@ -67,6 +68,7 @@ class Trainer:
         if recipe.compute.compile:
             for block in learner.blocks():
                 block.compile()
+        self.half = holds_half(recipe.compute, accelerator.mixed_precision == "bf16")
         self.parallel = together(learner, accelerator, recipe.compute)
         self.optimisers = optimisers_of(learner, recipe.optimiser)
         self.ema = EMA(learner, recipe.optimiser.ema)
@@ -159,7 +161,7 @@ class Trainer:
         for first in range(0, len(batch), size):
             part = batch.part(slice(first, first + size))
             last = first + size >= len(batch)
-            with self._gradients_shared(last), self.accelerator.autocast():
+            with self._gradients_shared(last), computing(self.accelerator, self.half):
                 loss, errors = self.parallel(part)
                 loss = loss * (len(part) / len(batch))
                 loss.backward()

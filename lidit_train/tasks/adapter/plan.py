@@ -15,6 +15,7 @@ from lidit_core.llmdiff.adapter import LLMDiffAdapter
 from ...data.latent_cache import BATCH
 from ...data.room import caption_bytes, free_disk
 from ...data.token_guess import text_tokens
+from ...loop.frozen import holds_half
 from ...plan.autoencoder_size import AutoencoderSize, autoencoder_size
 from ...plan.cache_sizes import Cached, caches, counts_of
 from ...plan.hardware import Device, find_device
@@ -97,14 +98,15 @@ class AdapterPlan:
         """The bytes of each part in one process; shards are gathered a block at a time."""
         half = _mixed(self.recipe, self.device)
         share = KEPT_BY_CHECKPOINTS if self.recipe.compute.checkpointing else 1.0
-        number = 2 if half else FLOAT32
+        number, held = 2 if half else FLOAT32, holds_half(self.recipe.compute, half)
+        copied = half and not held
         kept = max(u.cost.saved * load.micro for u, load in zip(self.unets, self.loads))
         read = 0 if self.keeps_states else self.llm.parameters * number
         activations = round(kept * share)
         drawn = self._decoding()
         return {
-            "U-Net, frozen": self.unets[0].parameters * FLOAT32 // self.shards,
-            "its matrices in bf16, while they are used": self.unets[0].parameters * 2 * half,
+            "U-Net, frozen": self.unets[0].parameters * (2 if held else FLOAT32) // self.shards,
+            "its matrices in bf16, while they are used": self.unets[0].parameters * 2 * copied,
             "adapter, gradients, moments, average": 5 * FLOAT32 * self.adapter // self.shards,
             f"{self.llm.name}, frozen": read,
             "autoencoder": drawn[0],

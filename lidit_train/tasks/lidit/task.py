@@ -120,6 +120,8 @@ def _part(weights: Mapping[str, Tensor], place: str) -> dict[str, Tensor]:
 def _check_recipe(recipe: Recipe) -> None:
     m = recipe.model
     refuse(recipe, {"adapter": "which is for a U-Net (trains: adapter)"})
+    if recipe.trains == "all":
+        refuse(recipe, {"compute.frozen": "and of such a model nothing is frozen"})
     if recipe.trains != "lora":
         beside = "which is for trains: lora"
         refuse(recipe, {f"lora.{name}": beside for name in ("rank", "alpha", "layers")})
