@@ -15,6 +15,7 @@ from lidit_core.paths import at_home
 from ...data.latent_cache import BATCH
 from ...data.room import STORED_BYTES
 from ...loop.frozen import holds_half
+from ...loop.validation import BATCH as DRAWN
 from ...plan.autoencoder_size import AutoencoderSize, autoencoder_size
 from ...plan.hardware import Device
 from ...plan.llm_size import LLMSize
@@ -64,12 +65,16 @@ class Memory:
     @property
     def moment(self) -> str:
         """That of the peak: of the training, or while caches are filled."""
-        training = self.at(HELD) + self.at(self.busiest)
-        return self.filling if self.at(self.filling) > training else self.busiest
+        return self.filling if self.at(self.filling) > self.training else self.busiest
+
+    @property
+    def training(self) -> int:
+        """The peak once the caches are filled."""
+        return self.at(HELD) + self.at(self.busiest)
 
     @property
     def peak(self) -> int:
-        return max(self.at(HELD) + self.at(self.busiest), self.at(self.filling))
+        return max(self.training, self.at(self.filling))
 
 
 @dataclass(frozen=True)
@@ -283,7 +288,7 @@ def _muon(process: Process) -> int:
 
 def _drawing(process: Process) -> list[MemoryPart]:
     """With and without guidance together; the averages stand in the weights' places."""
-    prompts = len(process.recipe.validation.prompts)
+    prompts = min(len(process.recipe.validation.prompts), DRAWN)
     if not prompts:
         return []
     config, side = process.config, process.config.native_size
