@@ -199,9 +199,8 @@ def _quietly(function, *arguments, **options) -> None:
 
 
 def _one_of(error: BaseException) -> BaseException:
-    if isinstance(error, CheckpointException) and error.failures:
-        return next(iter(error.failures.values()))[0]
-    return error
+    failures: dict = getattr(error, "failures", {})  # of a CheckpointException, by process
+    return next((failure[0] for failure in failures.values()), error)
 
 
 def _cause(error: BaseException, place: Path) -> str:
