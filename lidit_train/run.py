@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from .data.loader import Fetcher, Loader
 from .data.prepare import Prepared, prepare, unused
 from .data.schedule import stage_at
 from .lock import alone_in
+from .loop.computing.frozen import computing, halve_frozen, holds_half
 from .loop.parallel import accelerator_for, share_of, tell_processes
 from .loop.trainer import Trainer
 from .loop.validation import Grid, save_grid
@@ -160,7 +162,11 @@ def begin_run(
     task.check_files()
     given = {**task.llms, **(llms or {})}
     ready = prepare(recipe, task.spec, out, accelerator, given, task.checkpoint)
-    learner = task.learner(ready).to(accelerator.device)
+    learner = task.learner(ready)
+    half = holds_half(recipe.compute, accelerator.mixed_precision == "bf16")
+    if half:
+        halve_frozen(learner)
+    learner = learner.to(accelerator.device)
     fetcher = Fetcher(recipe, ready, share_of(accelerator))
     loader = Loader(fetcher, ready, accelerator.device)
     drawn: Callable[[int], Tensor] | None = None
@@ -169,7 +175,8 @@ def begin_run(
         grid = Grid(recipe.validation, {i: ready.readers[i] for i in chosen}, ready.spec)
 
         def draw(step: int) -> Tensor:
-            pixels = grid.draw(learner, ready.vae, accelerator.device)
+            with computing(accelerator, half) if half else nullcontext():
+                pixels = grid.draw(learner, ready.vae, accelerator.device)
             if accelerator.is_main_process:
                 save_grid(pixels, out / "grids" / f"{step:07d}.png")
             return pixels

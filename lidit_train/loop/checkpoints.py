@@ -198,16 +198,19 @@ def _quietly(function, *arguments, **options) -> None:
         function(*arguments, **options)
 
 
+def _one_of(error: BaseException) -> BaseException:
+    failures: dict = getattr(error, "failures", {})  # of a CheckpointException, by process
+    return next((failure[0] for failure in failures.values()), error)
+
+
 def _cause(error: BaseException, place: Path) -> str:
     """The reason in the system's words, of one process among those that a save collects."""
-    if isinstance(error, CheckpointException) and error.failures:
-        error = next(iter(error.failures.values()))[0]
-    refused, seen = error, error
+    error = _one_of(error)
+    seen: BaseException | None = error
     while seen is not None:
-        refused = seen if isinstance(seen, OSError) and seen.strerror else refused
+        if isinstance(seen, OSError) and seen.strerror:
+            return seen.strerror
         seen = seen.__cause__ or seen.__context__
-    if isinstance(refused, OSError) and refused.strerror:
-        return refused.strerror
     told = first_line(error)
     if "write" not in told and "enforce fail" not in told:
         return told

@@ -26,7 +26,8 @@ from ..data.schedule import stage_at
 from ..learner import Learner
 from ..recipe import Recipe
 from .checkpoints import Checkpoints, decayed_to, tell_longer
-from .cuda_graph import Replayed, can_be_replayed
+from .computing.cuda_graph import replayed
+from .computing.frozen import computing, holds_half
 from .ema import EMA
 from .journal import Journal, Losses
 from .learning_rate import decay_factor, decay_start, learning_rate
@@ -68,9 +69,9 @@ class Trainer:
         if recipe.compute.compile:
             for block in learner.blocks():
                 block.compile()
+        self.half = holds_half(recipe.compute, accelerator.mixed_precision == "bf16")
         self.parallel = together(learner, accelerator, recipe.compute)
-        replays = can_be_replayed(recipe.compute, accelerator.num_processes, accelerator.device)
-        self.replayed = Replayed(self._run, learner) if replays else None
+        self.replayed = replayed(self._run, learner, recipe.compute, accelerator)
         self.optimisers = optimisers_of(learner, recipe.optimiser)
         self.ema = EMA(learner, recipe.optimiser.ema)
         self.checkpoints = Checkpoints(folder / "checkpoints", recipe.checkpoints.keep, accelerator)
@@ -165,8 +166,7 @@ class Trainer:
         total = torch.zeros((), device=batch.x.device)
         for first in range(0, len(batch), size):
             part = batch.part(slice(first, first + size))
-            last = first + size >= len(batch)
-            with self._gradients_shared(last):
+            with self._gradients_shared(first + size >= len(batch)):
                 loss, errors = self._run(part, len(part) / len(batch))
             losses.add(errors, part.time)
             total += loss
@@ -174,7 +174,7 @@ class Trainer:
 
     def _run(self, batch: Batch, weight: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
         """Forward and backward pass: the loss (), weighted, and the errors (B,)."""
-        with self.accelerator.autocast():
+        with computing(self.accelerator, self.half):
             loss, errors = self.parallel(batch)
             loss = loss * weight
             loss.backward()

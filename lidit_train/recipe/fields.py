@@ -262,10 +262,17 @@ class Compute:
     checkpointing: bool = False  # compute the blocks' activations again in the backward pass
     compile: bool = False  # torch.compile of the transformer's blocks
     cuda_graph: bool = False  # replay a step as one CUDA graph, for small models on one GPU
+    frozen: str = ""  # matrices that do not learn, "bf16" or "float32"; "" = as it is computed
     shard: bool = False  # weights, gradients and optimiser over all processes (fully_shard)
 
     def __post_init__(self) -> None:
         one_of("the recipe's precision", self.precision, PRECISIONS)
+        one_of("the recipe's compute.frozen", self.frozen, ("", *PRECISIONS))
+        check(
+            not (self.shard and self.frozen == "bf16"),
+            "the recipe's compute has shard and frozen=bf16; a divided model has one precision, so "
+            "leave one of them out",
+        )
         in_range(self, "compute", "micro_batch", low=0)
 
 

@@ -177,6 +177,7 @@ CHANGED = {  # a field -> another value than the basis has; with others where it
     "compute.checkpointing": True,
     "compute.compile": True,
     "compute.cuda_graph": True,
+    "compute.frozen": "bf16",
     "compute.shard": True,
     "cache.states": False,
     "cache.latents": False,

@@ -15,6 +15,8 @@ from lidit_core.llmdiff.adapter import LLMDiffAdapter
 from ...data.latent_cache import BATCH
 from ...data.room import caption_bytes, free_disk
 from ...data.token_guess import text_tokens
+from ...loop.computing.frozen import holds_half
+from ...loop.validation import BATCH as DRAWN
 from ...plan.autoencoder_size import AutoencoderSize, autoencoder_size
 from ...plan.cache_sizes import Cached, caches, counts_of
 from ...plan.hardware import Device, find_device
@@ -26,6 +28,7 @@ from .target import LATENTS, AdapterTarget
 from .unet_cost import UNetCost, unet_cost
 
 LLM = 0  # the only branch
+ACTIVATIONS = "activations of a micro batch"
 KEPT_BY_CHECKPOINTS = 0.2  # assumed: of the activations, with blocks computed twice
 
 
@@ -83,7 +86,8 @@ class AdapterPlan:
     @property
     def peak(self) -> int:
         """Bytes of the phase that needs most."""
-        return max(sum(parts.values()) for parts in (self.filling(), self.memory()))
+        phases = self.filling(), self.memory(), self.drawing()
+        return max(sum(parts.values()) for parts in phases)
 
     def filling(self) -> dict[str, int]:
         """The same while latents are computed, before the U-Net is there; empty if none are."""
@@ -97,29 +101,28 @@ class AdapterPlan:
         """The bytes of each part in one process; shards are gathered a block at a time."""
         half = _mixed(self.recipe, self.device)
         share = KEPT_BY_CHECKPOINTS if self.recipe.compute.checkpointing else 1.0
-        number = 2 if half else FLOAT32
+        number, held = 2 if half else FLOAT32, holds_half(self.recipe.compute, half)
+        copied = half and not held
         kept = max(u.cost.saved * load.micro for u, load in zip(self.unets, self.loads))
         read = 0 if self.keeps_states else self.llm.parameters * number
-        activations = round(kept * share)
-        drawn = self._decoding()
         return {
-            "U-Net, frozen": self.unets[0].parameters * FLOAT32 // self.shards,
-            "its matrices in bf16, while they are used": self.unets[0].parameters * 2 * half,
+            "U-Net, frozen": self.unets[0].parameters * (2 if held else FLOAT32) // self.shards,
+            "its matrices in bf16, while they are used": self.unets[0].parameters * 2 * copied,
             "adapter, gradients, moments, average": 5 * FLOAT32 * self.adapter // self.shards,
             f"{self.llm.name}, frozen": read,
-            "autoencoder": drawn[0],
-            "activations of a micro batch, or pictures": max(activations, drawn[1]),
+            ACTIVATIONS: round(kept * share),
         }
 
-    def _decoding(self) -> tuple[int, int]:
-        """Bytes of the autoencoder's weights and of what it decodes or encodes in training."""
+    def drawing(self) -> dict[str, int]:
+        """The same while a validation or a batch goes through the autoencoder."""
         validation, vae = self.recipe.validation, self.autoencoder
-        most = 0
-        if validation.every and (prompts := len(validation.prompts)):
-            most = vae.pictures(self.target.native_size, prompts, decoded=True)
+        most = [0]
+        if validation.every and (prompts := min(len(validation.prompts), DRAWN)):
+            most.append(vae.pictures(self.target.native_size, prompts, decoded=True))
         if not self.recipe.cache.latents:
-            most = max(most, *(vae.pictures(load.side, load.share) for load in self.loads))
-        return (vae.weights if most else 0), most
+            most += [vae.pictures(load.side, load.share) for load in self.loads]
+        held = {name: size for name, size in self.memory().items() if name != ACTIVATIONS}
+        return {**held, "autoencoder": vae.weights, "its pictures": max(most)}
 
 
 def make_adapter_plan(

@@ -43,6 +43,8 @@ def _memory(plan: AdapterPlan) -> Iterator[str]:
         yield row(name, as_bytes(size))
     for name, size in plan.filling().items():
         yield row(f"while latents are cached: {name}", as_bytes(size))
+    if drawn := plan.drawing()["its pictures"]:
+        yield row("while pictures are drawn, for activations", as_bytes(drawn))
     total, there = plan.peak, plan.device.memory
     yield row("peak", as_bytes(total), "fits" if total <= there else "DOES NOT FIT")
 

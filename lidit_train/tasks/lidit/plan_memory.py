@@ -14,6 +14,8 @@ from lidit_core.paths import at_home
 
 from ...data.latent_cache import BATCH
 from ...data.room import STORED_BYTES
+from ...loop.computing.frozen import holds_half
+from ...loop.validation import BATCH as DRAWN
 from ...plan.autoencoder_size import AutoencoderSize, autoencoder_size
 from ...plan.hardware import Device
 from ...plan.llm_size import LLMSize
@@ -63,12 +65,16 @@ class Memory:
     @property
     def moment(self) -> str:
         """That of the peak: of the training, or while caches are filled."""
-        training = self.at(HELD) + self.at(self.busiest)
-        return self.filling if self.at(self.filling) > training else self.busiest
+        return self.filling if self.at(self.filling) > self.training else self.busiest
+
+    @property
+    def training(self) -> int:
+        """The peak once the caches are filled."""
+        return self.at(HELD) + self.at(self.busiest)
 
     @property
     def peak(self) -> int:
-        return max(self.at(HELD) + self.at(self.busiest), self.at(self.filling))
+        return max(self.training, self.at(self.filling))
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,11 @@ class Process:
     def mixed(self) -> bool:
         """Mixed precision, which a CPU does without."""
         return self.recipe.compute.precision == "bf16" and not self.device.is_cpu
+
+    @property
+    def holds_half(self) -> bool:
+        """Whether what is frozen is held in bf16."""
+        return holds_half(self.recipe.compute, self.mixed)
 
     @property
     def autoencoder(self) -> AutoencoderSize:
@@ -132,12 +143,14 @@ def checkpoint_bytes(recipe: Recipe, weights: Weights) -> int:
 
 def _state(process: Process) -> list[MemoryPart]:
     weights, each = process.weights, process.shards
+    half = weights.frozen if process.holds_half else 0
     buckets = process.recipe.hardware.count > 1 and not process.recipe.compute.shard
     context = 0 if process.device.is_cpu else CUDA_CONTEXT
     several = any(load.micro_batches > 1 for load in process.loads)
     when = HELD if several else UPDATE  # each step begins without any
     return [
-        MemoryPart("weights, float32", FLOAT32 * (weights.total + weights.lora) // each),
+        MemoryPart("weights, float32", FLOAT32 * (weights.total + weights.lora - half) // each),
+        MemoryPart("frozen weights, bf16", 2 * half // each),
         MemoryPart("gradients, float32", FLOAT32 * weights.stepped // each, when),
         MemoryPart("gradients' buckets, float32", FLOAT32 * weights.trained * buckets),
         MemoryPart(
@@ -239,7 +252,9 @@ def _states(process: Process, load: StageLoad, sizes: Sizes) -> int:
 
 def _copies(process: Process) -> int:
     """Autocast keeps its bfloat16 copies for the backward pass; shards are gathered as such."""
-    return 2 * process.weights.total if process.mixed and process.shards == 1 else 0
+    weights = process.weights
+    copied = weights.total - (weights.frozen if process.holds_half else 0)
+    return 2 * copied if process.mixed and process.shards == 1 else 0
 
 
 def _gathered(process: Process) -> int:
@@ -273,7 +288,7 @@ def _muon(process: Process) -> int:
 
 def _drawing(process: Process) -> list[MemoryPart]:
     """With and without guidance together; the averages stand in the weights' places."""
-    prompts = len(process.recipe.validation.prompts)
+    prompts = min(len(process.recipe.validation.prompts), DRAWN)
     if not prompts:
         return []
     config, side = process.config, process.config.native_size

@@ -40,6 +40,7 @@ from lidit_train.recipe import (
     Validation,
 )
 from lidit_train.tasks.lidit.plan import Plan, make_plan
+from lidit_train.tasks.lidit.plan_memory import ENCODING, READING, VALIDATION
 from lidit_train.tasks.lidit.plan_text import plan_text
 from lidit_train.tasks.lidit.start import configuration
 from lidit_train.tasks.lidit.trained import count_weights, everything, trained_by
@@ -146,13 +147,30 @@ MORE = [
     {"cache": Cache(dtype="float32")},
     {"content": Content()},
     {"contrast": Contrast()},
-    {"validation": Validation(prompts=("a",) * 400)},
 ]
 
 
 @pytest.mark.parametrize("change", MORE, ids=str)
 def test_memory_grows(change):
     assert plan_of(changed(**change)).memory.peak > plan_of().memory.peak
+
+
+def test_prompts_are_drawn_eight_at_a_time():
+    one, eight, many = (
+        plan_of(changed(validation=Validation(prompts=("a",) * n))).memory.at(VALIDATION)
+        for n in (1, 8, 400)
+    )
+    assert one < eight == many
+
+
+def test_the_peak_is_that_of_all_phases():
+    """An autoencoder that fills a cache may need more than the training."""
+    plan = plan_of()
+    assert plan.memory.training == plan.memory.peak > plan.memory.at(ENCODING) > 0
+    small = changed(stages=(Stage(1000, 1, resolution=1024),), trains="lora")
+    memory = plan_of(small).memory
+    assert memory.peak == max(memory.training, memory.at(READING), memory.at(ENCODING))
+    assert "before the model is there" in plan_text(plan)
 
 
 SLOWER = [
