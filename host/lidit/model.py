@@ -28,7 +28,7 @@ from .branches import model_text
 from .conditioning import text_of
 from .conds import CONDText
 from .diffusion import HostLiDiT, NoUNet
-from .schedule import check_prediction, model_timestep
+from .schedule import check_finite, check_prediction, model_timestep
 
 WEIGHT_DTYPES = {
     "default": None,  # as the host decides from the file and the device
@@ -130,6 +130,11 @@ class HostModel(comfy.model_base.BaseModel):
         """In LI-DiT's unit, whatever the schedule that a node has set counts in."""
         check_prediction(self.model_sampling, self.model_config.config.prediction)
         return model_timestep(self.model_sampling, timestep, self.own_sampling[0])
+
+    def process_latent_out(self, latent: Tensor) -> Tensor:
+        """The sampler's result; one with NaN in it would be a black picture without a word."""
+        check_finite(latent)
+        return super().process_latent_out(latent)
 
     def extra_conds_shapes(self, **values) -> dict:
         """Asked with an entry as it is, before the memory for sampling is made free."""

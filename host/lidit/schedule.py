@@ -59,6 +59,17 @@ def check_noise(timestep: Tensor) -> None:
         )
 
 
+def check_finite(latent: Tensor) -> None:
+    """Refuse a sampled latent with a number in it that is not finite."""
+    strange = int((~latent.isfinite()).sum())
+    if strange:
+        raise LiDiTError(
+            f"the sampler ended with {strange} of {latent.numel()} numbers that are not finite, "
+            "which no VAE can show; a schedule of a flow model that ends at sigma 1 does so "
+            "(Flip Sigmas, Split Sigmas at step 0), or weights or a guidance that are far too large"
+        )
+
+
 def model_timestep(sampling: Schedule, timestep: Tensor, own: Schedule) -> Tensor:
     """Translate a node's timestep (B,), whatever it counts in, to LI-DiT's, 0 to 1000.
 
