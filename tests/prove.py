@@ -47,6 +47,12 @@ PROOFS = {
         environment=(("LIDIT_FUZZ_INPUTS", "1000"),),
     ),
     "hosts": Proof("the nodes hold in every ComfyUI", ("tests/host",), in_hosts=True),
+    "nodes": Proof(
+        "every node of ComfyUI ends in a picture or in one sentence on a LI-DiT",
+        ("tests/host/test_every_node.py",),
+        in_hosts=True,
+        environment=(("LIDIT_EVERY_NODE", "1"),),
+    ),
     "browsers": Proof(
         "the workflows open and draw in a browser",
         ("tests/host", "-k", "browser"),

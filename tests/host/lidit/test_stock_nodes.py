@@ -243,9 +243,16 @@ def test_a_node_for_u_nets_is_declined_in_a_sentence(kit, model, run, node):
         kit.sample(changed, kit.prompt(seed=1), latent=empty(**BIG))
 
 
+def test_a_node_that_reads_off_what_other_models_have_is_declined_in_a_sentence(kit, model):
+    """As a preview of TripoSplat does, and detectors that take a MODEL."""
+    errors = kit.pack.module("lidit_core.errors")
+    with pytest.raises(errors.LiDiTError, match="'q_token_length', which a LI-DiT does not have"):
+        model.model.diffusion_model.q_token_length  # noqa: B018
+
+
 def test_who_asks_whether_a_part_is_there_is_told_no(model):
     inside = model.model.diffusion_model
-    assert not hasattr(inside, "middle_block")
+    assert not hasattr(inside, "middle_block") and not hasattr(inside, "q_token_length")
     assert "model_channels" not in model.model.model_config.unet_config
     assert model.model.model_config.unet_config.get("model_channels") is None
 
