@@ -58,6 +58,7 @@ def _print_plan(recipe, folder: Path) -> int:
 def _train(recipe, args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from .data.schedule import stage_at
     from .loop.parallel import is_first
     from .run import train
 
@@ -65,7 +66,7 @@ def _train(recipe, args: argparse.Namespace) -> int:
     with tqdm(total=recipe.steps, unit="step", disable=None if is_first() else True) as bar:
 
         def on_step(step: int, loss: float) -> None:
-            batch = recipe.stage_at(step - 1)[1].batch
+            batch = stage_at(step - 1, recipe.stages)[1].batch
             rate = batch * (bar.format_dict["rate"] or 0)
             bar.set_postfix_str(f"loss {loss:.3f}, {rate:.1f} images/s", refresh=False)
             bar.update(step - bar.n)

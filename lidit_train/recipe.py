@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from lidit_core.diffusion.objectives import Focus
 from lidit_core.errors import check
+from lidit_core.io.records import LARGEST
 from lidit_core.llmdiff.config import MODES, TokenRefiner
 from lidit_core.llmdiff.langevin import FORMS
 
@@ -124,7 +125,8 @@ class Buckets:
     limit: float = 4.0  # pictures longer than this are left out rather than cropped so far
 
     def __post_init__(self) -> None:
-        in_range(self, "buckets", "longest", "step", "limit", low=1)
+        in_range(self, "buckets", "step", "limit", low=1)
+        in_range(self, "buckets", "longest", low=1, high=100)
 
 
 @dataclass(frozen=True)
@@ -331,6 +333,12 @@ class Recipe:
     def __post_init__(self) -> None:
         check(bool(self.stages), "the recipe has no stages; expected one or more")
         for stage in self.stages:
+            rate = stage.rate * self.optimiser.learning_rate
+            check(
+                rate <= LARGEST,
+                f"a stage's rate times optimiser.learning_rate is {rate:g}; expected "
+                f"{LARGEST:g} at most, so lower one of them",
+            )
             for i in stage.sources:
                 check(
                     0 <= i < len(self.data.sources),
@@ -340,11 +348,3 @@ class Recipe:
     @property
     def steps(self) -> int:
         return sum(stage.steps for stage in self.stages)
-
-    def stage_at(self, step: int) -> tuple[int, Stage]:
-        """The stage of a step, and its number."""
-        for number, stage in enumerate(self.stages):
-            if step < stage.steps:
-                return number, stage
-            step -= stage.steps
-        return len(self.stages) - 1, self.stages[-1]

@@ -41,6 +41,11 @@ PROOFS = {
         ("tests/train", "tests/core", "tests/stickers", "-k", "killed or resume or goes_on"),
         times=5,
     ),
+    "compiled": Proof(
+        "LI-DiT and its text side compile as one graph and give equal numbers",
+        ("tests/core/model/test_compiled.py",),
+        environment=(("LIDIT_TEST_BACKEND", "inductor"),),
+    ),
     "fuzzing": Proof(
         "1,000 hostile inputs of each kind end in a result or in one sentence",
         ("tests/core/fuzzing", "tests/train/test_fuzzed_recipes.py"),

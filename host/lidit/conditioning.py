@@ -168,7 +168,7 @@ def _followed(text: PromptText, c0: Tensor | None) -> PromptText:
         return text.emptied()
     if c0.shape == first.hidden.shape and len(text.branches) == 1:  # ConditioningAverage and kin
         note(_changed(text.branches[0].llm, first, c0))
-        changed = text.branches[0].with_states(LLMStates(c0, first.roles))
+        changed = text.branches[0].with_states(first.with_hidden(c0))
         return replace(text, branches=(changed,))
     raise LiDiTError(
         f"a node changed this conditioning's first tensor to {tuple(c0.shape)}, which its "

@@ -9,6 +9,7 @@ import torch
 from comfy.conds import CONDRegular
 
 from ...lidit_core.model.text_side import TextOptions
+from ...lidit_core.text.rows import NO_TOKENS, Rows
 from ...lidit_core.text.states import LLMStates, stack_states
 
 
@@ -61,7 +62,8 @@ def _branch(texts: Sequence[ModelText], i: int) -> LLMStates:
 
 
 def _nothing(like: LLMStates, rows: int) -> LLMStates:
-    return LLMStates(like.hidden.new_zeros(rows, 1, like.width), like.roles.new_zeros(rows, 1))
+    hidden, roles = like.hidden.new_zeros(rows, 1, like.width), like.roles.new_zeros(rows, 1)
+    return LLMStates(hidden, roles, Rows.of((NO_TOKENS,) * rows, 1))
 
 
 class CONDText(CONDRegular):

@@ -58,7 +58,7 @@ class AddedText:
         """As the layers read it, which compute in this dtype."""
         text = self.text
         bias = None if self.full else ((~text.seen).to(dtype) * MASKED)[:, None, None, :]
-        return MaskedText(text.tokens.to(dtype), text.seen, text.gates, bias)
+        return MaskedText(text.tokens.to(dtype), text.seen, text.gates, self.full, bias)
 
 
 @dataclass(frozen=True)

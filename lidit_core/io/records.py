@@ -12,6 +12,8 @@ from typing import Any
 
 from ..errors import LiDiTError, check, first_line, shown
 
+LARGEST = 1e30  # of the numbers in a record; float32, which computes with them, ends at 3.4e38
+
 
 def read_json(kind: Any, text: str, where: str, what: str, known: int) -> Any:
     """A configuration from its JSON.
@@ -99,10 +101,11 @@ def _read_value(kind: Any, data: Any, where: str) -> Any:
 
 
 def _finite(data: float, where: str) -> float:
-    """A number that is one: JSON and YAML know NaN, infinity, and integers beyond any float."""
+    """A number that float32 bears: JSON and YAML know NaN, infinity, and any integer."""
     try:
         value = float(data)
     except OverflowError:
         value = math.inf
-    check(math.isfinite(value), f"{where} is {shown(data)}; expected a finite number")
+    limits = f"from {-LARGEST:g} to {LARGEST:g}"
+    check(abs(value) <= LARGEST, f"{where} is {shown(data)}; expected a number {limits}")
     return value

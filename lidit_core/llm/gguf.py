@@ -20,8 +20,10 @@ import torch
 
 from ..errors import LiDiTError, first_line
 from ..io.tensors import write_safetensors
-from .compat import dtype_argument
+from .compat import dtype_argument, transformers_version
 from .fetch import install_line
+from .gguf_tokenizer import CHECKED, make_sound
+from .gguf_vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 GGUF_NEEDS = ("gguf", "accelerate", "sentencepiece")  # what transformers reads them with
 ONE_AT_A_TIME = threading.Lock()  # `_remembering` changes what every thread sees
+TOKENIZER_FILES = (".json", ".jinja", ".model")  # and config.json, which is read with them
 SCRATCH = ".converting-"  # how the folder begins that a conversion works in
 ABANDONED = 24 * 3600  # seconds after which such a folder is thrown away
 EDGE, SAMPLE, SAMPLES = 1 << 20, 1 << 16, 64  # bytes of a file that its fingerprint is made from
@@ -66,12 +69,57 @@ def convert(parts: Sequence[Path], folder: Path) -> None:
             _convert(parts, folder, Path(scratch))
 
 
+def recheck(parts: Sequence[Path], folder: Path) -> None:
+    """Check the tokenizer of a copy that was converted before this was done, once.
+
+    It is mended, or the GGUF is converted again. Where it cannot be checked it stays as it is.
+    """
+    with ONE_AT_A_TIME:
+        if (folder / CHECKED).is_file():
+            return
+        log.info("checking the tokenizer of %s, once", folder.name)
+        try:
+            with tempfile.TemporaryDirectory(dir=folder, prefix=SCRATCH) as scratch:
+                _recheck(parts, folder, Path(scratch))
+            return
+        except LiDiTError as error:
+            log.info("%s is converted again: %s", parts[0].name, first_line(error))
+            (folder / "config.json").unlink()
+        except Exception as error:  # a damaged GGUF, no gguf package, a folder of read-only files
+            log.warning("the tokenizer in %s is not checked: %s", folder, first_line(error))
+            return
+    convert(parts, folder)
+
+
+def _recheck(parts: Sequence[Path], folder: Path, work: Path) -> None:
+    out = work / "out"
+    out.mkdir()
+    for file in folder.iterdir():
+        if file.suffix in TOKENIZER_FILES:
+            shutil.copy2(file, out)
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    with _joined(parts, work) as gguf:
+        said = vocabulary(gguf)
+    make_sound(out, said, parts[0].name)
+    names = {file.name for file in out.iterdir()}
+    _move(out, {n for n in names if before.get(n) != (out / n).read_bytes()}, folder, CHECKED)
+    for name in before.keys() - names:
+        (folder / name).unlink()
+
+
 def _convert(parts: Sequence[Path], folder: Path, work: Path) -> None:
     with _joined(parts, work) as gguf:
-        _write(gguf, work / "out")
-    names = sorted(p.name for p in (work / "out").iterdir())
-    for name in sorted(names, key="config.json".__eq__):
-        os.replace(work / "out" / name, folder / name)
+        _write(gguf, work / "out", parts[0].name)
+    names = {file.name for file in (work / "out").iterdir()}
+    for file in folder.iterdir():  # of an earlier conversion
+        if file.suffix in TOKENIZER_FILES and file.name not in names:
+            file.unlink()
+    _move(work / "out", names, folder, "config.json")
+
+
+def _move(out: Path, names: set[str], folder: Path, last: str) -> None:
+    for name in sorted(names, key=lambda name: (name == last, name)):
+        os.replace(out / name, folder / name)
 
 
 def _remove_abandoned(folder: Path) -> None:
@@ -92,10 +140,22 @@ def check_gguf(parts: Sequence[Path]) -> None:
 
 @contextlib.contextmanager
 def _joined(parts: Sequence[Path], work: Path) -> Iterator[Path]:
+    """One whole file, in a folder of its own where the system lets us link to it.
+
+    transformers would read a tokenizer_config.json beside the file, be it another LLM's or left by
+    an earlier conversion; so a chat template was lost.
+    """
+    alone = work / "gguf"
+    alone.mkdir()
     if len(parts) == 1:
-        yield parts[0]
+        link = alone / parts[0].name
+        try:
+            link.symlink_to(parts[0].resolve())
+        except OSError:  # Windows lets few users
+            link = parts[0]
+        yield link
         return
-    whole = work / "joined.gguf"
+    whole = alone / "joined.gguf"
     with whole.open("wb") as out:
         for part in parts:
             with part.open("rb") as file:
@@ -103,7 +163,7 @@ def _joined(parts: Sequence[Path], work: Path) -> Iterator[Path]:
     yield whole
 
 
-def _write(gguf: Path, out: Path) -> None:
+def _write(gguf: Path, out: Path, name: str) -> None:
     from transformers import AutoTokenizer
 
     where = {"gguf_file": gguf.name}
@@ -111,6 +171,7 @@ def _write(gguf: Path, out: Path) -> None:
         with _remembering():
             module = _dequantised(gguf)
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **where)
+            said = vocabulary(gguf)
     except ImportError as error:
         line = install_line(*([error.name] if error.name else GGUF_NEEDS))
         raise LiDiTError(
@@ -119,7 +180,8 @@ def _write(gguf: Path, out: Path) -> None:
     except Exception as error:  # the readers meet a damaged file with errors of any kind
         raise LiDiTError(
             f"GGUF file {gguf.name} cannot be converted ({first_line(error)}); it may be cut short "
-            "or of a kind that transformers does not read, so get it again or use safetensors"
+            f"or of a kind that transformers {transformers_version()} does not read, so get it "
+            "again, update transformers or use safetensors"
         ) from error
     out.mkdir()
     tokenizer.save_pretrained(out)
@@ -128,6 +190,38 @@ def _write(gguf: Path, out: Path) -> None:
         delattr(module.config, "quantization_config")
     module.config.save_pretrained(out)
     _for_older_readers(out / "config.json")
+    make_sound(out, said, name)
+
+
+def vocabulary(gguf: Path) -> Vocabulary:
+    """What the file's metadata say of its tokenizer."""
+    import gguf as package
+
+    fields = package.GGUFReader(str(gguf)).fields  # as transformers asks, for `_remembering`
+
+    def values(key: str) -> list:
+        field = fields.get(key)
+        if field is None:
+            return []
+        if package.GGUFValueType.STRING in field.types:
+            return [field.parts[i].tobytes().decode("utf-8", "replace") for i in field.data]
+        return [field.parts[i].tolist()[0] for i in field.data]
+
+    def value(key: str):
+        return next(iter(values(key)), None)
+
+    tokens = values("tokenizer.ggml.tokens")
+    roles = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+    special = {role: value(f"tokenizer.ggml.{key}_token_id") for role, key in roles.items()}
+    return Vocabulary(
+        architecture=value("general.architecture") or "",
+        model=value("tokenizer.ggml.model") or "",
+        tokens=tokens,
+        kinds=values("tokenizer.ggml.token_type") or [1] * len(tokens),
+        special={role: i for role, i in special.items() if i is not None and i < len(tokens)},
+        adds_bos=value("tokenizer.ggml.add_bos_token"),
+        chat_template=value("tokenizer.chat_template"),
+    )
 
 
 def _for_older_readers(path: Path) -> None:

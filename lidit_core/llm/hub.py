@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import LiDiTError, first_line
-from .gguf import convert
+from ..paths import llm_folder
+from .gguf import convert, recheck
+from .gguf_tokenizer import CHECKED
 from .locate import HUB, Source
 
 
@@ -15,7 +17,17 @@ def model_folder(found: Source) -> Path:
         return download(found.repo)
     if not found.converted:
         convert(found.parts, found.folder)
+    elif parts := _unchecked(found.folder, found.parts):
+        recheck(parts, found.folder)
     return found.folder
+
+
+def _unchecked(folder: Path, parts: tuple[Path, ...]) -> tuple[Path, ...]:
+    """The GGUF of a converted copy whose tokenizer was never checked; none of a user's folder."""
+    if folder.parent != llm_folder("") or (folder / CHECKED).is_file():
+        return ()
+    ggufs = parts or tuple(folder.glob("*.gguf"))
+    return ggufs if parts or len(ggufs) == 1 else ()
 
 
 def downloaded_commit(repo: str) -> str | None:

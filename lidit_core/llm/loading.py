@@ -16,6 +16,7 @@ from .decoder import build, text_config, truncated
 from .fetch import install_line
 from .hub import model_folder
 from .locate import locate
+from .words import check_words
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -155,6 +156,7 @@ def load_tokenizer(folder: Path, name: str):
             f"the tokenizer of {name} gives no offsets; expected a fast one, so add its "
             "tokenizer.json"
         )
+    check_words(tokenizer, name, folder)
     return tokenizer
 
 

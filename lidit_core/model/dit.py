@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import LiDiTError, check, shown
+from ..errors import LiDiTError, shown
 from ..text.states import LLMStates
 from .attention import AttentionFunction, scaled_dot_product
 from .config import LatentFormat, LiDiTConfig
@@ -107,16 +107,16 @@ def run_block(index: int, block: LiDiTBlock, x: Tensor, c: Tensor, text: TextCon
 def check_latents(x: Tensor, latent: LatentFormat) -> None:
     """Raise unless these are latents that a model of this format paints in, of any precision."""
     side, channels = latent.downsampling, latent.channels
-    check(
-        isinstance(x, Tensor),
-        f"latents are {shown(x)}; expected a tensor of shape (B, {channels}, H, W)",
-    )
-    check(
-        x.ndim == 4 and x.shape[1] == channels and x.numel() > 0,
-        f"latents have shape {tuple(x.shape)}; this LI-DiT paints in {latent.name} with {channels} "
-        f"channels: use its own VAE or an empty latent of (B, {channels}, height / {side}, "
-        f"width / {side})",
-    )
+    if not isinstance(x, Tensor):
+        raise LiDiTError(
+            f"latents are {shown(x)}; expected a tensor of shape (B, {channels}, H, W)"
+        )
+    if not (x.ndim == 4 and x.shape[1] == channels and x.numel() > 0):
+        raise LiDiTError(
+            f"latents have shape {tuple(x.shape)}; this LI-DiT paints in {latent.name} with "
+            f"{channels} channels: use its own VAE or an empty latent of (B, {channels}, height / "
+            f"{side}, width / {side})"
+        )
 
 
 class LiDiT(nn.Module):
@@ -167,16 +167,7 @@ class LiDiT(nn.Module):
             (B, channels, H, W)
         """
         check_latents(x, self.config.latent)
-        self._check_dtype(x)
-        check(
-            isinstance(t, Tensor) and t.shape == x.shape[:1],
-            f"t is {tuple(t.shape) if isinstance(t, Tensor) else shown(t)}; expected a timestep in "
-            f"[0, 1000] for each latent: torch.full(({len(x)},), t)",
-        )
-        check(
-            isinstance(options, TextOptions),
-            f"options is {shown(options)}; expected TextOptions, or none for what is configured",
-        )
+        self._check(x, t, options)
         height, width = x.shape[-2:]
         context = self.text_side(text, t, x.dtype, attention, options)
         c = self.t_embedder(t, x.dtype) + self.pooled_text(context.pooled)  # (B, D)
@@ -198,6 +189,23 @@ class LiDiT(nn.Module):
         p = self.config.patch
         x = x.unflatten(2, (p, p, self.channels)).unflatten(1, (rows, -1))
         return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+
+    def _check(self, x: Tensor, t: Tensor, options: TextOptions) -> None:
+        """Raise unless latents are what the weights compute with, and all else fits them.
+
+        Sentences are made where they are raised: a compiler could not follow their making.
+        """
+        self._check_dtype(x)
+        if not (isinstance(t, Tensor) and t.shape == x.shape[:1]):
+            came = tuple(t.shape) if isinstance(t, Tensor) else shown(t)
+            raise LiDiTError(
+                f"t is {came}; expected a timestep in [0, 1000] for each latent: "
+                f"torch.full(({len(x)},), t)"
+            )
+        if not isinstance(options, TextOptions):
+            raise LiDiTError(
+                f"options is {shown(options)}; expected TextOptions, or none for what is configured"
+            )
 
     def _check_dtype(self, x: Tensor) -> None:
         """Refuse latents of another kind than the weights, unless something casts them.

@@ -61,7 +61,7 @@ class RMSNorm(nn.RMSNorm):
         return F.rms_norm(x, self.normalized_shape, weight=self.weight.to(x.dtype), eps=self.eps)
 
 
-def rms_norm(width: int, operations=nn, dtype=None, device=None) -> nn.Module:
+def rms_norm(width: int, operations=nn, dtype=None, device=None) -> nn.RMSNorm:
     """RMSNorm with a gain, the host's own where the layers are a host's."""
     made = RMSNorm if operations is nn else operations.RMSNorm
     return made(width, eps=EPS, dtype=dtype, device=device)

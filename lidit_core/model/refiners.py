@@ -7,7 +7,7 @@ Shapes: B samples, L tokens of one LLM, K of the others, C the LLM's width, D th
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Mapping
 
 import torch
@@ -60,9 +60,10 @@ class Branch:
     tokens: Tensor  # (B, L, D)
     seen: Tensor  # (B, L) bool, False = padding
     c: Tensor  # (B, D) the context vector: timestep and pooled text
+    full: bool  # every token is seen
 
     def with_tokens(self, tokens: Tensor) -> "Branch":
-        return Branch(tokens, self.seen, self.c)
+        return replace(self, tokens=tokens)
 
 
 def masked_mean(x: Tensor, seen: Tensor) -> Tensor:
@@ -149,11 +150,11 @@ class LinguisticTokenRefiner(nn.Module):
         hidden = self.entry_norm(self._as_dtype(states.hidden, dtype))  # (B, L, C)
         c = self.t_embedder(t, dtype) + self.c_embedder(masked_mean(hidden, seen))  # (B, D)
         x = self.entry(hidden)  # (B, L, D)
-        mask = self._mask(seen, dtype, options)
+        mask = self._mask(seen, states.rows.full, dtype, options)
         gated = self.config.gated if options.gated is None else options.gated
         for block in self.blocks:
             x = block(x, c, attention, mask, gated, options.strength)
-        return Branch(x, seen, c)
+        return Branch(x, seen, c, states.rows.full)
 
     def _as_dtype(self, hidden: Tensor, dtype: torch.dtype) -> Tensor:
         """Tokens beyond float16's range are made smaller first; the RMSNorm ignores their scale."""
@@ -162,11 +163,13 @@ class LinguisticTokenRefiner(nn.Module):
             hidden = hidden / (largest / LARGEST_IN_FLOAT16).clamp(min=1)
         return hidden.to(dtype)
 
-    def _mask(self, seen: Tensor, dtype: torch.dtype, options: BranchOptions) -> Tensor | None:
+    def _mask(
+        self, seen: Tensor, all_seen: bool, dtype: torch.dtype, options: BranchOptions
+    ) -> Tensor | None:
         full = self.config.full_attention
         if options.full_attention is not None:
             full = options.full_attention
-        padding = key_bias(seen, dtype)
+        padding = key_bias(seen, dtype, all_seen)
         if full:
             return padding
         causal = causal_bias(seen.shape[1], dtype, seen.device)
@@ -178,6 +181,15 @@ class LinguisticTokenRefiner(nn.Module):
                 f"the LLM's states are {states.width} wide, but this refiner was trained on "
                 f"{self.llm.name} ({self.llm.width} wide): load that LLM, or a refiner for yours"
             )
+
+
+@dataclass(frozen=True)
+class Others:
+    """The tokens that a branch reads of the others."""
+
+    tokens: Tensor  # (B, K, D)
+    seen: Tensor  # (B, K) bool, False = padding
+    full: bool  # every token is seen
 
 
 class CollaborativeBlock(nn.Module):
@@ -198,21 +210,20 @@ class CollaborativeBlock(nn.Module):
     def forward(
         self,
         branch: Branch,
-        others: Tensor,
-        others_seen: Tensor,
+        others: Others,
         attention: AttentionFunction,
     ) -> Tensor:
-        """Args: others (B, K, D), others_seen (B, K) bool. Returns (B, L, D).
+        """Read the other branches; returns (B, L, D).
 
         A sample whose other branches hold no token passes unchanged, as with one LLM.
         """
         x = branch.tokens
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(branch.c)
-        together = others_seen.any(dim=1).to(x.dtype)[:, None, None]  # (B, 1, 1)
+        together = others.seen.any(dim=1).to(x.dtype)[:, None, None]  # (B, 1, 1)
         gate1, gate2 = gate1 * together, gate2 * together
         query = modulate(self.query_norm(x), shift1, scale1)
-        mask = key_bias(others_seen, x.dtype)
-        x = x + gate1 * self.cross_attn(query, self.others_norm(others), attention, mask)
+        mask = key_bias(others.seen, x.dtype, others.full)
+        x = x + gate1 * self.cross_attn(query, self.others_norm(others.tokens), attention, mask)
         return x + gate2 * self.mlp(modulate(self.mlp_norm(x), shift2, scale2))
 
 
@@ -247,16 +258,17 @@ class CollaborativeRefiner(nn.Module):
             return branches
         for n in range(self.blocks):
             branches = {
-                i: branch.with_tokens(self.branches[i][n](branch, *_others(branches, i), attention))
+                i: branch.with_tokens(self.branches[i][n](branch, _others(branches, i), attention))
                 for i, branch in branches.items()
             }
         return branches
 
 
-def _others(branches: Mapping[int, Branch], i: int) -> tuple[Tensor, Tensor]:
-    """Tokens (B, K, D) and mask (B, K) of every branch but i."""
+def _others(branches: Mapping[int, Branch], i: int) -> Others:
+    """Those of every branch but i."""
     others = [branch for j, branch in branches.items() if j != i]
-    return (
+    return Others(
         torch.cat([branch.tokens for branch in others], dim=1),
         torch.cat([branch.seen for branch in others], dim=1),
+        all(branch.full for branch in others),
     )

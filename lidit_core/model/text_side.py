@@ -87,13 +87,13 @@ class TextSide(nn.Module):
         weights = {i: options.of(i).weight for i in text}
         text = {i: states if weights[i] else states.emptied() for i, states in text.items()}
         branches = {
-            i: self.linguistic[i](states, t, dtype, attention, options.of(i))
-            for i, states in sorted(text.items())
+            i: self.linguistic[i](text[i], t, dtype, attention, options.of(i)) for i in sorted(text)
         }
         if (options.fusion or self.config.fusion) == "refiner":
             branches = self.collaborative(branches, attention)
-        kept = {i: _truncate(branch, text[i].roles) for i, branch in branches.items()}
-        return _mix(kept, weights)
+        kept = {i: _truncate(branch, text[i]) for i, branch in branches.items()}
+        present = any(states.rows.present for states in text.values())
+        return _mix(kept, weights, present)
 
     def _check(self, text: Mapping[int, LLMStates], batch: int) -> None:
         known = len(self.linguistic)
@@ -102,21 +102,27 @@ class TextSide(nn.Module):
             raise LiDiTError(f"text came for no branch; expected one or more of 0 to {known - 1}")
 
 
-def _truncate(branch: Branch, roles: Tensor) -> Branch:
+def _truncate(branch: Branch, states: LLMStates) -> Branch:
     """Drop the instruction."""
-    return Branch(*without_instruction(branch.tokens, roles), branch.c)
+    left = without_instruction(branch.tokens, states)
+    return Branch(left.tokens, left.kept, branch.c, left.full)
 
 
-def _mix(branches: Mapping[int, Branch], weights: Mapping[int, float]) -> TextContext:
-    """Concatenate the branches along tokens (paper) and pool them."""
+def _mix(
+    branches: Mapping[int, Branch], weights: Mapping[int, float], every_sample: bool
+) -> TextContext:
+    """Concatenate the branches along tokens (paper) and pool them.
+
+    Args:
+        every_sample: whether every sample is known to have a token.
+    """
     tokens = torch.cat([branch.tokens for branch in branches.values()], dim=1)
     seen = torch.cat([branch.seen for branch in branches.values()], dim=1)
-    bias = key_bias(seen, tokens.dtype)
+    bias = key_bias(seen, tokens.dtype, all(branch.full for branch in branches.values()))
     if any(weight not in (0, 1) for weight in weights.values()):
         log_weights = _log_weights(branches, weights)
         bias = log_weights if bias is None else bias + log_weights
-    any_token = seen.any(dim=1)
-    present = None if bool(any_token.all()) else any_token.to(tokens.dtype)[:, None, None]
+    present = None if every_sample else seen.any(dim=1).to(tokens.dtype)[:, None, None]
     return TextContext(tokens, bias, present, _pool(branches))
 
 

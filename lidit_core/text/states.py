@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import InitVar, dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import LiDiTError, check, shown
+from ..errors import LiDiTError, shown
+from .rows import NO_TOKENS, Rows
 
 PADDING = 0  # no token
 INSTRUCTION = 1  # read by the refiners, dropped after them (paper: truncation comes last)
@@ -21,23 +22,32 @@ class LLMStates:
     """States of a batch of prompts from one LLM, padded on the right.
 
     Roles are int32 rather than bool because hosts cast every other mask to float.
+
+    Args:
+        known: the rows of these roles, which go along with all that this class does to states;
+            None = they are read from the roles once, which waits for the device of those.
     """
 
     hidden: Tensor  # (B, L, C) float32 or bfloat16, never float16
     roles: Tensor  # (B, L) int32: PADDING, INSTRUCTION or PROMPT
+    known: InitVar[Rows | None] = None
+    rows: Rows = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, known: Rows | None) -> None:
         for name, tensor in (("hidden", self.hidden), ("roles", self.roles)):
-            check(
-                isinstance(tensor, Tensor),
-                f"{name} of LLM states is {shown(tensor)}; expected tensors, hidden (B, L, C) of "
-                "float32 or bfloat16 and roles (B, L) of int32",
-            )
+            if not isinstance(tensor, Tensor):
+                raise LiDiTError(
+                    f"{name} of LLM states is {shown(tensor)}; expected tensors, hidden (B, L, C) "
+                    "of float32 or bfloat16 and roles (B, L) of int32"
+                )
         if self.hidden.ndim != 3 or self.roles.shape != self.hidden.shape[:2]:
             raise LiDiTError(
                 f"LLM states have shape {tuple(self.hidden.shape)} and roles "
                 f"{tuple(self.roles.shape)}; expected (B, L, C) and (B, L)"
             )
+        if known is None:
+            known = Rows.read(self.roles != PADDING, self.roles == PROMPT)
+        object.__setattr__(self, "rows", known)
 
     def __repr__(self) -> str:
         rows, length, width = self.hidden.shape
@@ -52,12 +62,23 @@ class LLMStates:
 
     def __getitem__(self, rows: slice | Tensor | list[int]) -> "LLMStates":
         """Choose rows of the batch (a slice, a list or an index tensor), keeping the padding."""
-        return LLMStates(self.hidden[rows], self.roles[rows])
+        return LLMStates(self.hidden[rows], self.roles[rows], self._chosen(rows))
+
+    def _chosen(self, rows: slice | Tensor | list[int]) -> Rows | None:
+        each = self.rows.each
+        if isinstance(rows, slice):
+            return Rows.of(each[rows], self.roles.shape[1])
+        if isinstance(rows, list):
+            return Rows.of([each[row] for row in rows], self.roles.shape[1])
+        return None
 
     def to(self, device=None, dtype: torch.dtype | None = None) -> "LLMStates":
-        return replace(
-            self, hidden=self.hidden.to(device=device, dtype=dtype), roles=self.roles.to(device)
-        )
+        hidden = self.hidden.to(device=device, dtype=dtype)
+        return LLMStates(hidden, self.roles.to(device), self.rows)
+
+    def with_hidden(self, hidden: Tensor) -> "LLMStates":
+        """Other states (B, L, any width) of the same tokens."""
+        return LLMStates(hidden, self.roles, self.rows)
 
     def padded(self, length: int) -> "LLMStates":
         """With padding up to this length, which is at least the present one."""
@@ -67,17 +88,22 @@ class LLMStates:
                 f"states of {self.roles.shape[1]} tokens cannot be padded to {length}; "
                 "expected a length that is not shorter"
             )
-        return LLMStates(F.pad(self.hidden, (0, 0, 0, extra)), F.pad(self.roles, (0, extra)))
+        if not extra:
+            return self
+        hidden, roles = F.pad(self.hidden, (0, 0, 0, extra)), F.pad(self.roles, (0, extra))
+        return LLMStates(hidden, roles, Rows.of(self.rows.each, length))
 
     def trimmed(self) -> "LLMStates":
         """Without the padding that every row has."""
         tokens = (self.roles != PADDING).any(dim=0).nonzero()
         length = int(tokens[-1]) + 1 if len(tokens) else 0
-        return LLMStates(self.hidden[:, :length], self.roles[:, :length])
+        rows = Rows.of(self.rows.each, length)
+        return LLMStates(self.hidden[:, :length], self.roles[:, :length], rows)
 
     def emptied(self) -> "LLMStates":
         """The same shape with no token in it: what a zeroed-out conditioning means."""
-        return LLMStates(torch.zeros_like(self.hidden), torch.zeros_like(self.roles))
+        hidden, roles = torch.zeros_like(self.hidden), torch.zeros_like(self.roles)
+        return LLMStates(hidden, roles, Rows.of((NO_TOKENS,) * len(self), roles.shape[1]))
 
 
 def check_text(text: object, branches: int, rows: int, what: str = "text") -> None:
@@ -94,26 +120,35 @@ def check_text(text: object, branches: int, rows: int, what: str = "text") -> No
             f"to {branches - 1}"
         )
     for branch, states in text.items():
-        check(
-            isinstance(states, LLMStates),
-            f"{what} of branch {branch} is {shown(states)}; expected LLMStates, as a PromptEncoder "
-            "gives them",
-        )
-        check(
-            len(states) == rows,
-            f"branch {branch} has {what} for {len(states)} samples; expected {rows}, one for each "
-            "latent: repeat a row with states[[0, 0]]",
-        )
+        if not isinstance(states, LLMStates):
+            raise LiDiTError(
+                f"{what} of branch {branch} is {shown(states)}; expected LLMStates, as a "
+                "PromptEncoder gives them"
+            )
+        if len(states) != rows:
+            raise LiDiTError(
+                f"branch {branch} has {what} for {len(states)} samples; expected {rows}, one for "
+                "each latent: repeat a row with states[[0, 0]]"
+            )
 
 
-def without_instruction(tokens: Tensor, roles: Tensor) -> tuple[Tensor, Tensor]:
-    """Refined tokens (B, L, D) from the first that any sample keeps, and which are kept (B, K).
+@dataclass(frozen=True)
+class KeptTokens:
+    """What is left of a batch's tokens without the instruction."""
 
-    Leading tokens that no sample keeps are cut off; all others that are not kept are masked.
+    tokens: Tensor  # (B, K, D)
+    kept: Tensor  # (B, K) bool, False = masked
+    full: bool  # nothing is masked
+
+
+def without_instruction(tokens: Tensor, states: LLMStates) -> KeptTokens:
+    """Cut refined tokens (B, L, D) off before the first that any sample keeps, and mask others.
+
+    Args:
+        states: what the tokens were refined from.
     """
-    kept = roles == PROMPT
-    first = int(kept.any(dim=0).int().argmax()) if kept.shape[1] else 0
-    return tokens[:, first:], kept[:, first:]
+    first = states.rows.first
+    return KeptTokens(tokens[:, first:], states.roles[:, first:] == PROMPT, states.rows.whole)
 
 
 def stack_states(batches: Sequence[LLMStates]) -> LLMStates:
@@ -123,4 +158,6 @@ def stack_states(batches: Sequence[LLMStates]) -> LLMStates:
         raise LiDiTError(f"cannot batch LLM states of widths {widths}; expected one LLM's states")
     length = max(b.roles.shape[1] for b in batches)
     padded = [b.padded(length) for b in batches]
-    return LLMStates(torch.cat([b.hidden for b in padded]), torch.cat([b.roles for b in padded]))
+    rows = Rows.of((row for b in batches for row in b.rows.each), length)
+    hidden, roles = torch.cat([b.hidden for b in padded]), torch.cat([b.roles for b in padded])
+    return LLMStates(hidden, roles, rows)

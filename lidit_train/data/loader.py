@@ -214,9 +214,14 @@ class Loader:
         return tensor.to(self.device, non_blocking=True)
 
     def _text(self, kept: LLMStates, zeroed: Tensor) -> LLMStates:
-        """The states on the device, made float32 there: half as much is moved of bf16."""
-        moved = LLMStates(self._moved(kept.hidden), self._moved(kept.roles))
-        return _zeroed(moved.to(dtype=torch.float32), self._moved(zeroed))
+        """The states on the device, made float32 there: half as much is moved of bf16.
+
+        A zeroed row has no token there, which is what a zeroed-out conditioning means.
+        """
+        rows = kept.rows.emptied(zeroed.tolist(), kept.roles.shape[1])
+        nothing = self._moved(zeroed)[:, None]
+        roles = self._moved(kept.roles).masked_fill(nothing, PADDING)
+        return LLMStates(self._moved(kept.hidden), roles, rows).to(dtype=torch.float32)
 
     def _contrasted(self, fetched: Fetched, following: Following, x: Tensor) -> Contrasted:
         """The velocities of the rows that follow; x (B, C, h, w) are the batch's own latents."""
@@ -239,9 +244,4 @@ def _as_it_is(fetched: Item) -> Item:
 
 
 def _pinned(states: LLMStates) -> LLMStates:
-    return LLMStates(states.hidden.pin_memory(), states.roles.pin_memory())
-
-
-def _zeroed(states: LLMStates, zeroed: Tensor) -> LLMStates:
-    """Without any token where the row says so: what a zeroed-out conditioning means."""
-    return replace(states, roles=states.roles.masked_fill(zeroed[:, None], PADDING))
+    return LLMStates(states.hidden.pin_memory(), states.roles.pin_memory(), states.rows)

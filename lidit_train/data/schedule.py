@@ -62,6 +62,15 @@ def seeded(*parts: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(words[0]))
 
 
+def stage_at(step: int, stages: Sequence[Stage]) -> tuple[int, Stage]:
+    """Give the stage that a step belongs to, and its number; after the last step, the last."""
+    for number, stage in enumerate(stages):
+        if step < stage.steps:
+            return number, stage
+        step -= stage.steps
+    return len(stages) - 1, stages[-1]
+
+
 @dataclass
 class Schedule:
     """Iterates over the plans of the steps from ``step`` on."""
@@ -88,7 +97,7 @@ class Schedule:
 
     def next(self) -> StepPlan:
         """The plan of the present step; the schedule goes on to the following one."""
-        number, stage = self.recipe.stage_at(self.step)
+        number, stage = stage_at(self.step, self.recipe.stages)
         g = seeded(self.recipe.seed, self.step)
         subsets = self._subsets(stage)
         branches = subsets[_draw([s.weight for s in subsets], g)].branches

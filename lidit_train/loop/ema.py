@@ -27,7 +27,7 @@ class EMA:
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         weights = _trained(model)
-        torch._foreach_lerp_(
+        torch.ops.aten._foreach_lerp_.Scalar(
             [local(v) for v in self.weights.values()],
             [local(weights[k]).detach().float() for k in self.weights],
             1 - decay,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
+from ..data.schedule import stage_at
 from ..recipe import Recipe
 
 
@@ -27,5 +28,5 @@ def decay_start(total: int, decay: float) -> int:
 
 def learning_rate(step: int, recipe: Recipe) -> float:
     """The recipe's rate at a step, which its stage may scale."""
-    o, (_, stage) = recipe.optimiser, recipe.stage_at(step)
+    o, (_, stage) = recipe.optimiser, stage_at(step, recipe.stages)
     return o.learning_rate * stage.rate * rate_factor(step, o.warmup, recipe.steps, o.decay)

@@ -11,16 +11,13 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch import _foreach_add_ as foreach_add_  # pyright: ignore[reportPrivateImportUsage]
-from torch import _foreach_lerp as foreach_lerp  # pyright: ignore[reportPrivateImportUsage]
-from torch import _foreach_lerp_ as foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
-from torch import _foreach_mul_ as foreach_mul_  # pyright: ignore[reportPrivateImportUsage]
 
 from .parallel import divided_like, whole
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 TOGETHER = 1 << 22  # numbers at most that are made orthogonal at once, or one matrix
+EACH = torch.ops.aten  # whose _foreach_ operations take a list of tensors in a few kernels
 LIKE_ADAMW = 0.2  # root mean square of a step, in learning rates
 
 
@@ -51,16 +48,16 @@ class Muon(torch.optim.Optimizer):
 
     def _update(self, alike: list[nn.Parameter], group: dict) -> None:
         gradients = [p.grad for p in alike if p.grad is not None]
-        weights: list[Tensor] = [*alike]
         velocities = [self._velocity(p) for p in alike]
-        foreach_lerp_(velocities, gradients, 1 - group["momentum"])
-        directions = foreach_lerp(gradients, velocities, group["momentum"])  # Nesterov's
+        EACH._foreach_lerp_.Scalar(velocities, gradients, 1 - group["momentum"])
+        # Nesterov's
+        directions = EACH._foreach_lerp.Scalar(gradients, velocities, group["momentum"])
         updates = orthogonalised(torch.stack([whole(d).flatten(1) for d in directions]))
         length = group["lr"] * LIKE_ADAMW * max(updates.shape[1:]) ** 0.5
         # every process made the whole matrices, and keeps its part of them
         updates = [divided_like(update.view(p.shape), p) for p, update in zip(alike, updates)]
-        foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-        foreach_add_(weights, updates, alpha=-length)
+        EACH._foreach_mul_.Scalar(alike, 1 - group["lr"] * group["weight_decay"])
+        EACH._foreach_add_.List(alike, updates, alpha=-length)
 
     def _velocity(self, p: nn.Parameter) -> Tensor:
         state = self.state[p]

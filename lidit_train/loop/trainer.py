@@ -20,6 +20,7 @@ from lidit_core.errors import LiDiTError
 
 from ..batch import Batch
 from ..data.loader import Fetched, Loader
+from ..data.schedule import stage_at
 from ..learner import Learner
 from ..recipe import Recipe
 from .checkpoints import Checkpoints, decayed_to, tell_longer
@@ -210,7 +211,7 @@ class Trainer:
 
     def _stage(self) -> int:
         """The stage of the step before the present one."""
-        return self.recipe.stage_at(self.step - 1)[0]
+        return stage_at(self.step - 1, self.recipe.stages)[0]
 
     def _decay_factor(self, step: int) -> float:
         """What the recipe's decay leaves of the rate at the last of so many steps."""

@@ -14,6 +14,7 @@ from tiny_training import fields, pictures, recipe_of, write_recipe
 
 from lidit_core.errors import LiDiTError
 from lidit_core.unet.families import FAMILIES
+from lidit_train.data.schedule import stage_at
 from lidit_train.recipe import Recipe
 from lidit_train.recipe_file import read_recipe
 from lidit_train.tasks.adapter.target import find_base
@@ -47,6 +48,9 @@ def test_set_changes_fields_by_their_places(tmp_path):
         ("contrast.weight=0", "contrast has weight=0.0; expected above 0 and below 1"),
         ("contrast.weight=1", "contrast has weight=1.0; expected above 0 and below 1"),
         ("data.caption_dropout=2", "caption_dropout=2.0; expected 0 to 1"),
+        ("optimiser.learning_rate=1e39", "is 1e\\+39; expected a number from -1e\\+30 to 1e\\+30"),
+        ("data.sources.0.weight=.nan", "is nan; expected a number from"),
+        ("data.buckets.longest=1e9", "longest=1000000000.0; expected 1 to 100"),
         ("optimiser", "expected key.sub=value"),
     ],
 )
@@ -54,6 +58,12 @@ def test_a_mistake_in_a_recipe_is_one_sentence(tmp_path, change, told):
     with pytest.raises(LiDiTError, match=told) as caught:
         read_recipe(write_recipe(tmp_path, fields(tmp_path)), [change])
     assert "\n" not in str(caught.value)
+
+
+def test_a_rate_that_no_weight_bears_is_refused(tmp_path):
+    changes = ["stages.0.rate=1e20", "optimiser.learning_rate=1e20"]
+    with pytest.raises(LiDiTError, match="is 1e\\+40; expected 1e\\+30 at most, so lower one"):
+        read_recipe(write_recipe(tmp_path, fields(tmp_path)), changes)
 
 
 def test_contrast_needs_flow_matching_and_another_sample(tmp_path):
@@ -94,7 +104,7 @@ def test_a_step_knows_its_stage(tmp_path):
     stages = [{"images": 10, "batch": 4}, {"images": 8, "batch": 2}]
     made: Recipe = recipe_of(tmp_path, stages=stages)
     assert made.steps == 3 + 4
-    assert [made.stage_at(step)[0] for step in range(8)] == [0, 0, 0, 1, 1, 1, 1, 1]
+    assert [stage_at(step, made.stages)[0] for step in range(8)] == [0, 0, 0, 1, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda p: p.stem)

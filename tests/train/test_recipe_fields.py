@@ -167,7 +167,7 @@ CHANGED = {  # a field -> another value than the basis has; with others where it
     "optimiser.decay": 0.9,
     "optimiser.clip": 1e-3,
     "optimiser.ema": 0.01,
-    "optimiser.bad_steps": (2, {"optimiser.learning_rate": 1e38, "optimiser.clip": 0}),
+    "optimiser.bad_steps": (2, {"optimiser.learning_rate": 1e30, "optimiser.clip": 0}),
     "content.weight": (0.5, {"data.sources": [STICKERS], "content": {"block": 0}}),
     "content.block": (1, {"data.sources": [STICKERS], "content": {"block": 0}}),
     "content.classes": (70, {"data.sources": [STICKERS], "content": {"block": 0}}),

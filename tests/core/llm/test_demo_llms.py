@@ -52,6 +52,13 @@ def test_equal_to_transformers(llm, theirs, template):
             assert relative_error(states.hidden[0, : len(ids)], expected) <= 1e-5
 
 
+def test_a_prompt_is_read_in_words(llm):
+    """Some releases of transformers made of Gemma's GGUF a tokenizer that reads letters."""
+    text = "a cat to the left of a dog"
+    read = llm.tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert [llm.tokenizer.decode([i]).strip() for i in read] == text.split()
+
+
 def test_instruction_is_reused_whole(llm):
     """All but at most one token before the prompt, in every language."""
     for template in ("paper", "short"):

@@ -10,6 +10,8 @@ import sys
 import pytest
 import torch
 from processes import environment
+from tiny_adapter_training import adapter_recipe
+from tiny_adapter_training import make_world as make_adapter_world
 from tiny_training import fields, make_world, recipe_of, run, write_recipe
 
 from lidit_core.errors import LiDiTError
@@ -79,3 +81,29 @@ def test_weights_that_are_not_finite_are_no_checkpoint(world):
     with pytest.raises(LiDiTError, match="after step 0 are not finite, .* lower optimiser"):
         trainer.save({})
     assert not (folder / "bad" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 3e38])
+@pytest.mark.parametrize("trains", ["all", "adapter"])
+def test_a_run_whose_weights_compute_no_number_ends_with_a_sentence(world, tmp_path, trains, value):
+    """What it wrote until then is JSON, and trackers are told finite numbers alone."""
+    folder, llms = world
+    changes = {"stages": ONE, "optimiser": {"bad_steps": 2}}
+    if trains == "adapter":
+        pytest.importorskip("diffusers")
+        llms, recipe = {}, adapter_recipe(make_adapter_world(tmp_path), **changes)
+    else:
+        recipe = recipe_of(folder, *llms, **changes)
+    accelerator = accelerator_for(recipe.compute, "cpu")
+    trainer = begin_run(recipe, tmp_path / "run", accelerator, llms).trainer
+    told = []
+    trainer.accelerator.log = lambda numbers, step: told.append(numbers)
+    with torch.no_grad():
+        for weight in trainer.learner.parameters():
+            weight.fill_(value) if weight.requires_grad else None
+    with pytest.raises(LiDiTError, match="lower optimiser.learning_rate"):
+        trainer.train()
+    (line,) = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    json.loads(line, parse_constant=pytest.fail)
+    (numbers,) = told
+    assert all(map(math.isfinite, numbers.values())) and numbers["skipped"] == 1

@@ -55,11 +55,11 @@ def test_autocast_is_torchs_own(frozen):
 
 
 def test_masks_are_read_and_cost_nothing():
-    """A mask on the CPU decides what is run, as it does in `key_bias`."""
+    """A mask on the CPU may be looked at for what is run, and its bias counts for nothing."""
     x = torch.empty(2, 6, 8, device="meta", requires_grad=True)
 
     def attend(seen: Tensor) -> Cost:
-        mask = key_bias(seen, torch.float32)
+        mask = key_bias(seen, torch.float32, bool(seen.all()))
         return count(lambda _: scaled_dot_product(x, x, x, 2, mask) * seen[..., None], ())
 
     some, all_of = torch.tensor([[True] * 5 + [False]] * 2), torch.ones(2, 6, dtype=torch.bool)
