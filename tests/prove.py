@@ -54,7 +54,7 @@ PROOFS = {
     "hosts": Proof("the nodes hold in every ComfyUI", ("tests/host",), in_hosts=True),
     "nodes": Proof(
         "every node of ComfyUI ends in a picture or in one sentence on a LI-DiT",
-        ("tests/host/test_every_node.py",),
+        ("tests/host/every_node",),
         in_hosts=True,
         environment=(("LIDIT_EVERY_NODE", "1"),),
     ),
