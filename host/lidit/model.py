@@ -28,6 +28,7 @@ from .branches import model_text
 from .conditioning import text_of
 from .conds import CONDText
 from .diffusion import HostLiDiT, NoUNet
+from .sampling_checks import KEY, checked_sampling
 from .schedule import check_finite, check_prediction, model_timestep
 
 WEIGHT_DTYPES = {
@@ -66,9 +67,9 @@ class HostLatents(comfy.latent_formats.LatentFormat):
     def process_in(self, latent: Tensor) -> Tensor:
         if latent.shape[1] != self.format.channels:
             raise LiDiTError(
-                f"the latent has {latent.shape[1]} channels; this LI-DiT paints in "
+                f"the latent has {latent.shape[1]} channels; this model paints in "
                 f"{self.format.name} with {self.format.channels}: encode the picture with the VAE "
-                "of the LI-DiT model loader"
+                "of the model's own loader"
             )
         return normalise(latent, self.format)
 
@@ -186,6 +187,7 @@ def build_model(
     )
     dynamic = hasattr(patcher, "is_dynamic") and patcher.is_dynamic()
     model.load_model_weights(dict(weights), **({"assign": True} if dynamic else {}))
+    patcher.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, checked_sampling)
     return patcher
 
 

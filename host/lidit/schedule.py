@@ -48,12 +48,11 @@ def check_prediction(sampling: Schedule, prediction: str) -> None:
 _KINDS = (host.CONST, host.EPS, host.COSMOS_RFLOW)
 
 
-def check_noise(timestep: Tensor) -> None:
-    """Refuse a flow's timestep (B,), in 0 to 1000, that lies above pure noise."""
-    highest = float(timestep.max()) / LAST_TIMESTEP
-    if highest > 1 + ROUNDED:
+def check_noise_level(sigma: float) -> None:
+    """Refuse a flow's sigma above 1, which is pure noise."""
+    if sigma > 1 + ROUNDED:
         raise LiDiTError(
-            f"the schedule is at sigma {highest:.4g}, and this LI-DiT is a flow model, whose "
+            f"the schedule is at sigma {sigma:.4g}, and this LI-DiT is a flow model, whose "
             "pure noise is sigma 1; such schedules (AYS, GITS, Karras, Exponential, SD Turbo and "
             "others with a sigma range) are for eps models: use BasicScheduler or KSampler"
         )
@@ -80,7 +79,7 @@ def model_timestep(sampling: Schedule, timestep: Tensor, own: Schedule) -> Tenso
     if isinstance(sampling, host.CONST):
         unit = float(sampling.timestep(torch.ones(())))  # of pure noise: 1 or 1000
         ours = timestep * (LAST_TIMESTEP / unit)
-        check_noise(ours)
+        check_noise_level(float(ours.max()) / LAST_TIMESTEP)
         return ours
     steps = isinstance(sampling, host.ModelSamplingDiscrete)
     if steps and not isinstance(sampling, host.StableCascadeSampling):
