@@ -14,8 +14,17 @@ from .schedule import check_noise_level
 KEY = "lidit_sampling_checks"
 FROM_NOISE = 0.9  # of sigma 1: below it, what the latent holds shows in the picture
 LMS_STEPS = 20  # from which its rule of order 4 is right; at 12 a picture is in pieces
-# by the function's name: samplers that add noise as for models on which it has no upper bound
-FOR_EPS = {"sample_ddpm": "ddpm", "sample_lcm_upscale": "SamplerLCMUpscale"}
+# by the function's name: samplers that add noise as if the picture kept its size beside it
+FOR_EPS = {
+    "sample_ddpm": "ddpm",
+    "sample_lcm_upscale": "SamplerLCMUpscale",
+    "sample_dpmpp_2s_ancestral_cfg_pp": "dpmpp_2s_ancestral_cfg_pp",
+}
+# the same for what guidance adds; of the CFG++ samplers, euler's and its ancestral kin are right
+GUIDED_FOR_EPS = (
+    *("sample_dpmpp_2m_cfg_pp", "sample_res_multistep_cfg_pp"),
+    *("sample_res_multistep_ancestral_cfg_pp", "sample_gradient_estimation_cfg_pp"),
+)
 
 
 def checked_sampling(
@@ -36,7 +45,9 @@ def checked_sampling(
     schedule = guider.inner_model.model_sampling
     if len(sigmas) > 1 and isinstance(schedule, host.CONST):
         function = getattr(executor.class_obj, "sampler_function", None)
-        check_sampler(getattr(function, "__name__", ""), len(sigmas) - 1)
+        name = getattr(function, "__name__", "")
+        check_sampler(name, len(sigmas) - 1)
+        check_guidance(name, getattr(guider, "cfg", 1.0))
         check_noise_level(float(sigmas.max()))
         check_start(float(sigmas[0]), noise, latent_image)
     return executor(guider, sigmas, extra_args, callback, noise, latent_image, *rest)
@@ -53,6 +64,16 @@ def check_sampler(function: str, steps: int) -> None:
         note(
             f"the sampler lms takes {steps} steps, and its rule of order 4 draws a flow model's "
             f"pictures in pieces with less than {LMS_STEPS}; take more, or choose euler"
+        )
+
+
+def check_guidance(function: str, scale: float) -> None:
+    """Refuse a CFG++ sampler for eps models."""
+    if function in GUIDED_FOR_EPS and scale > 1:
+        raise LiDiTError(
+            f"the sampler {function.removeprefix('sample_')} adds guidance in the way of eps "
+            "models, and this LI-DiT is a flow model, whose pictures it draws in pieces above cfg "
+            f"1, which is {scale:g}; choose euler_cfg_pp, a sampler without cfg_pp, or cfg 1"
         )
 
 

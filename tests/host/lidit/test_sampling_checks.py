@@ -34,15 +34,24 @@ def notes(caplog) -> list[str]:
     return [r.getMessage() for r in caplog.records if "lidit" in r.name]
 
 
-def test_a_sampler_that_adds_noise_as_for_eps_models_is_refused(kit, model, on_noise):
+@pytest.mark.parametrize("sampler", ["ddpm", "dpmpp_2s_ancestral_cfg_pp"])
+def test_a_sampler_that_adds_noise_as_for_eps_models_is_refused(kit, model, on_noise, sampler):
     errors = kit.pack.module("lidit_core.errors")
-    with pytest.raises(errors.LiDiTError, match="the sampler ddpm adds noise.*eps models"):
-        on_noise(model, ramp(1.0, 4), "ddpm")
+    with pytest.raises(errors.LiDiTError, match=f"the sampler {sampler} adds noise.*eps models"):
+        on_noise(model, ramp(1.0, 4), sampler)
 
 
 def test_such_a_sampler_draws_with_a_model_that_predicts_eps(kit, on_noise, tmp_path):
     model = kit.model.load_model(save_small(tmp_path / "eps.safetensors", prediction="eps"))
     assert on_noise(model, ramp(14.6, 4), "ddpm").isfinite().all()
+
+
+def test_a_sampler_that_guides_as_for_eps_models_is_refused(kit, model):
+    errors, prompt = kit.pack.module("lidit_core.errors"), kit.prompt(seed=1)
+    with pytest.raises(errors.LiDiTError, match="dpmpp_2m_cfg_pp adds guidance.* which is 3; choose"):
+        kit.sample(model, prompt, sampler_name="dpmpp_2m_cfg_pp")
+    for sampler, cfg in (("dpmpp_2m_cfg_pp", 1.0), ("euler_cfg_pp", 3.0)):
+        assert kit.sample(model, prompt, sampler_name=sampler, cfg=cfg).isfinite().all()
 
 
 @pytest.mark.parametrize(("steps", "told"), [(12, True), (20, False)])
