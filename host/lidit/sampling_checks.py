@@ -13,7 +13,8 @@ from .schedule import check_noise_level
 
 KEY = "lidit_sampling_checks"
 FROM_NOISE = 0.9  # of sigma 1: below it, what the latent holds shows in the picture
-LMS_STEPS = 20  # from which its rule of order 4 is right; at 12 a picture is in pieces
+# samplers whose rule of order 4 goes astray between sigmas far apart, and steps that are enough
+ORDER_4, ENOUGH_STEPS = {"sample_lms": "lms", "sample_ipndm_v": "ipndm_v"}, 20
 # by the function's name: samplers that add noise as if the picture kept its size beside it
 FOR_EPS = {
     "sample_ddpm": "ddpm",
@@ -60,10 +61,11 @@ def check_sampler(function: str, steps: int) -> None:
             f"the sampler {FOR_EPS[function]} adds noise in the way of eps models, and this LI-DiT "
             "is a flow model, from which it draws noise alone; choose another, such as lcm or euler"
         )
-    if function == "sample_lms" and steps < LMS_STEPS:
+    if function in ORDER_4 and steps < ENOUGH_STEPS:
         note(
-            f"the sampler lms takes {steps} steps, and its rule of order 4 draws a flow model's "
-            f"pictures in pieces with less than {LMS_STEPS}; take more, or choose euler"
+            f"the sampler {ORDER_4[function]} takes {steps} steps, and its rule of order 4 draws a "
+            f"flow model's pictures in pieces with less than {ENOUGH_STEPS}; take more, or choose "
+            "euler"
         )
 
 

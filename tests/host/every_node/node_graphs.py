@@ -1,7 +1,7 @@
 """A graph for any of the host's nodes, built from what the host says of its inputs and outputs.
 
-Each draws with a LI-DiT, and the node stands where its outputs belong: a MODEL before the sampler,
-a CONDITIONING between the prompt and the sampler, and so on.
+The node stands where its outputs belong: a MODEL before the sampler, a CONDITIONING between the
+prompt and the sampler, and so on.
 """
 
 from __future__ import annotations
@@ -12,21 +12,31 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from node_benches import (
+    LATENT,
+    PARTS,
+    SAMPLER,
+    SAVE,
+    SHOWN,
+    STEPS,
+    SUPPLIED,
+    TRIED,
+    Bench,
+    Link,
+    advanced,
+)
 from node_sockets import Socket, sockets_of
-from workflow_kit import Api, changed, read
+from workflow_kit import Api, changed
 
-Link = list  # a node's id and the number of its output
-TRIED, LATENT, SHOWN = "30", "9", "31"  # ids of what is tried, saves the latent, shows a value
-LLM, LIDIT, POSITIVE, NEGATIVE, EMPTY, SAMPLER, DECODE, SAVE = "12345678"  # of the workflow's
-LORA = "lora.safetensors"  # in models/loras; see `sources`
-STEPS, SIDE = 4, 128  # of a picture
 REDRAWN = 0.5  # of the noise, for a latent that a node has changed
 OURS = ("MODEL", "CLIP", "CONDITIONING", "LATENT")
+CHOOSER, CHOSEN = "KSampler", ("sampler_name", "scheduler")
+CHOICE_STEPS = 10  # of a method or schedule, which may be right in enough steps alone
 DRAWS_WITH = ("SAMPLER", "SIGMAS", "GUIDER", "NOISE")
 
 # widgets that set how much is computed, or what is drawn; all others keep their defaults
-SMALL = {"width": SIDE, "height": SIDE, "target_width": SIDE, "target_height": SIDE}
-SMALL |= {"steps": STEPS, "length": 5, "video_frames": 5, "frames_number": 5, "seconds": 1.0}
+SIDES = ("width", "height", "target_width", "target_height")
+SMALL = {"steps": STEPS, "length": 5, "video_frames": 5, "frames_number": 5, "seconds": 1.0}
 SMALL |= {"cfg": 3.0, "seed": 4, "noise_seed": 4}
 NOTHING_SET = {"INT": 0, "FLOAT": 0.0, "STRING": "", "BOOLEAN": False}
 PROMPT = "a cat to the left of a red balloon on a blue background"
@@ -73,11 +83,17 @@ class Nodes:
         rest = set(self.stock) - set(self.taking)
         return [node for node in sorted(rest) if given & set(self.outputs(node))]
 
+    @property
+    def choices(self) -> list[str]:
+        """`KSampler, ddpm` and so on: the sampler with each of its methods and schedules."""
+        known = {socket.name: socket.choices for socket in self.sockets(CHOOSER)}
+        return [f"{CHOOSER}, {choice}" for name in CHOSEN for choice in known[name]]
+
     @cached_property
     def givers(self) -> dict[str, Link]:
         """By type, the node that gives it with the fewest others before it, and its output."""
         found: dict[str, Link] = {k: [node, 0] for k, node in PREFERRED.items()}
-        known = {*sources(), *found, *NOTHING_SET}
+        known = {*SUPPLIED, *found, *NOTHING_SET}
         while True:
             fresh = {}
             for node in self.stock:
@@ -103,6 +119,7 @@ class Graph:
     """A graph in the making, and how often an input of each type was connected."""
 
     nodes: Nodes
+    bench: Bench
     api: Api
     asked: Counter = field(default_factory=Counter)
 
@@ -149,9 +166,10 @@ class Graph:
     def widget(self, name: str, socket: Socket) -> Any:
         """What is set where nothing is connected."""
         options = socket.options
-        if name in SMALL and not isinstance(options.get("default"), str):
-            low, high = options.get("min", 0), options.get("max", SMALL[name])
-            return min(max(SMALL[name], low), high)
+        small = SMALL | dict.fromkeys(SIDES, self.bench.side)
+        if name in small and not isinstance(options.get("default"), str):
+            low, high = options.get("min", 0), options.get("max", small[name])
+            return min(max(small[name], low), high)
         default = options.get("default", options.get("min"))
         if socket.kind == "STRING" and options.get("multiline") and not default:
             return PROMPT
@@ -159,7 +177,7 @@ class Graph:
 
     def link(self, kind: str, name: str) -> Link | None:
         """To an output of this type: another one for the second input of a node."""
-        given = sources().get(kind)
+        given = self.bench.sources().get(kind)
         if given is not None:
             count = len(given) - 1
             number = 1 if kind == "CONDITIONING" and "neg" in name else self.asked[kind]
@@ -172,78 +190,6 @@ class Graph:
         return [known[0] if known else self.place(node), number]
 
 
-def sources() -> dict[str, list[Link]]:
-    """What the node's inputs are connected to: nodes of their own, so that no circle closes."""
-    return {
-        "MODEL": [[LIDIT, 0], ["22", 0]],
-        "CLIP": [[LLM, 0]],
-        "VAE": [[LIDIT, 1]],
-        "CONDITIONING": [["23", 0], ["24", 0]],
-        "LATENT": [["25", 0]],
-        "GUIDER": [["27", 0]],
-        "SIGMAS": [["28", 0]],
-    }
-
-
-def upstream(draws: bool) -> Api:
-    """The nodes that `sources` names.
-
-    Args:
-        draws: the latent is a drawn one instead of an empty one.
-    """
-    _, api = read("text_to_image")
-    api = changed(changed(api, "KSampler", steps=STEPS), "CLIPTextEncode", clip=[LLM, 0])
-    prompts = {"positive": ["23", 0], "negative": ["24", 0]}
-    sampler = api[SAMPLER]["inputs"]
-    lora = {"model": [LIDIT, 0], "lora_name": LORA, "strength_model": 1.0}
-    guider = {"model": [LIDIT, 0], **prompts, "cfg": sampler["cfg"]}
-    sigmas = {"model": [LIDIT, 0], "scheduler": "simple", "steps": STEPS, "denoise": 1.0}
-    return {
-        LLM: api[LLM],
-        LIDIT: api[LIDIT],
-        "22": {"class_type": "LoraLoaderModelOnly", "inputs": lora},
-        "23": api[POSITIVE],
-        "24": api[NEGATIVE],
-        "26": api[EMPTY],
-        "25": {
-            "class_type": "KSampler",
-            "inputs": {**sampler, **prompts, "latent_image": ["26", 0]},
-        }
-        if draws
-        else api[EMPTY],
-        "27": {"class_type": "CFGGuider", "inputs": guider},
-        "28": {"class_type": "BasicScheduler", "inputs": sigmas},
-    }
-
-
-def drawing() -> Api:
-    """The newcomer's workflow in few steps, which saves the latent too."""
-    _, api = read("text_to_image")
-    save = {"samples": [SAMPLER, 0], "filename_prefix": "tried"}
-    api = changed(api, "KSampler", steps=STEPS)
-    return {**api, LATENT: {"class_type": "SaveLatent", "inputs": save}}
-
-
-def advanced(api: Api) -> Api:
-    """The same with the sampler whose parts are nodes; they draw the same picture."""
-    old = api[SAMPLER]["inputs"]
-    sigmas = {"scheduler": "simple", "steps": old["steps"], "denoise": old["denoise"]}
-    guider = {name: old[name] for name in ("model", "positive", "negative", "cfg")}
-    parts = {
-        "noise": ("RandomNoise", {"noise_seed": old["seed"]}),
-        "guider": ("CFGGuider", guider),
-        "sampler": ("KSamplerSelect", {"sampler_name": old["sampler_name"]}),
-        "sigmas": ("BasicScheduler", {"model": old["model"], **sigmas}),
-    }
-    api = copy.deepcopy(api)
-    for name, (kind, inputs) in parts.items():
-        api[name] = {"class_type": kind, "inputs": inputs}
-    links = {name: [name, 0] for name in parts}
-    inputs = {**links, "latent_image": old["latent_image"]}
-    api[SAMPLER] = {"class_type": "SamplerCustomAdvanced", "inputs": inputs}
-    return api
-
-
 @dataclass
 class Trial:
     """A graph with the node in it, and the same without, where a picture is drawn."""
@@ -252,8 +198,8 @@ class Trial:
     plain: Api | None
 
 
-def trial(nodes: Nodes, node: str, everything: bool = False) -> Trial:
-    """Put a node on what a LI-DiT draws with.
+def trial(bench: Bench, nodes: Nodes, node: str, everything: bool = False) -> Trial:
+    """Put a node on what the bench draws with.
 
     Raises:
         Lacking: one of its inputs cannot be supplied.
@@ -262,23 +208,35 @@ def trial(nodes: Nodes, node: str, everything: bool = False) -> Trial:
     shows, latents = "IMAGE" in gives, "LATENT" in gives and "CONDITIONING" not in gives
     samples = latents and ("GUIDER" in takes or {"MODEL", "CONDITIONING"} <= takes)
     changes = latents and {"LATENT"} == takes & set(OURS) and not samples
-    graph = Graph(nodes, upstream(draws="LATENT" in takes and (shows or changes)))
+    graph = Graph(nodes, bench, bench.upstream(draws="LATENT" in takes and (shows or changes)))
     graph.place(node, TRIED, everything)
-    picture = _connected(drawing(), gives, samples, changes, shows)
+    picture = _connected(bench, gives, samples, changes, shows)
     if picture is None:
         if not nodes.info[node]["output_node"]:
             graph.add("PreviewAny", SHOWN, source=[TRIED, 0])
         return Trial(_needed(graph.api), None)
-    plain = drawing()
+    plain = bench.api
     if changes:
         plain = changed(plain, "KSampler", latent_image=["25", 0], denoise=REDRAWN)
-        plain = {**upstream(draws=True), **plain}
+        plain = {**bench.upstream(draws=True), **plain}
     return Trial(_needed({**graph.api, **picture}), _needed(plain))
 
 
-def _connected(api: Api, gives: list[str], samples: bool, changes: bool, shows: bool) -> Api | None:
+def trial_of_choice(bench: Bench, nodes: Nodes, choice: str) -> Trial:
+    """A method or schedule of `Nodes.choices` in the place of the bench's."""
+    chosen = choice.removeprefix(f"{CHOOSER}, ")
+    sockets = (socket for socket in nodes.sockets(CHOOSER) if socket.name in CHOSEN)
+    name = next(socket.name for socket in sockets if chosen in socket.choices)
+    plain = changed(bench.api, CHOOSER, steps=CHOICE_STEPS)
+    return Trial(changed(plain, CHOOSER, **{name: chosen}), plain)
+
+
+def _connected(
+    bench: Bench, gives: list[str], samples: bool, changes: bool, shows: bool
+) -> Api | None:
     """The drawing graph with the node's outputs where they belong; None where none does."""
     links = {kind: [[TRIED, n] for n, k in enumerate(gives) if k == kind] for kind in set(gives)}
+    api = bench.api
     if shows:
         shown = changed(api, "SaveImage", images=links["IMAGE"][0])
         return {SAVE: shown[SAVE]}
@@ -287,15 +245,17 @@ def _connected(api: Api, gives: list[str], samples: bool, changes: bool, shows: 
         return changed(api, "SaveLatent", samples=links["LATENT"][0])
     if not set(links) & {*OURS, *DRAWS_WITH}:
         return None
+    api = copy.deepcopy(api)
     if "CLIP" in links:
-        api = changed(api, "CLIPTextEncode", clip=links["CLIP"][0])
+        api = changed(api, bench.reads, clip=links["CLIP"][0])
     if set(links) & set(DRAWS_WITH):
         api = advanced(api)
-    for node in api.values():
-        if "MODEL" in links and "model" in node["inputs"]:
-            node["inputs"]["model"] = links["MODEL"][0]
-        if "positive" in node["inputs"]:
-            node["inputs"] |= zip(("positive", "negative"), links.get("CONDITIONING", ()))
+    for name in {SAMPLER, *PARTS} & api.keys():
+        inputs = api[name]["inputs"]
+        if "MODEL" in links and "model" in inputs:
+            inputs["model"] = links["MODEL"][0]
+        if "positive" in inputs:
+            inputs |= zip(("positive", "negative"), links.get("CONDITIONING", ()))
     sampler = api[SAMPLER]["inputs"]
     if "LATENT" in links:
         sampler["latent_image"] = links["LATENT"][0]

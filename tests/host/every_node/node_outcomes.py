@@ -1,4 +1,4 @@
-"""What becomes of a node of the host on a LI-DiT: a picture, a sentence, or a fault."""
+"""What becomes of a node of the host on a model: a picture, a sentence, or a fault."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ from typing import Any
 import numpy as np
 import websocket
 from host_server import Refused, Run
-from node_graphs import LATENT, SAMPLER, SAVE, Api, Lacking, Nodes, Trial, trial
+from node_benches import LATENT, SAVE, Bench, unet
+from node_graphs import Lacking, Nodes, Trial, trial, trial_of_choice
 from node_table import ALL_INPUTS
 from PIL import Image
 from safetensors.torch import load_file
+from workflow_kit import Api
 
 SAME = 0.05  # of 255, mean absolute: what rounding may change
 FAR = 35.0  # a picture in pieces
 FLAT = 4.0  # a standard deviation, of a picture with nothing on it
+OURS = "/custom_nodes/"  # in the path of what belongs to the pack
 TAKEN_BACK = "What was noted here before no longer holds."
 
-# what no stock node gives without a file that does not exist for a LI-DiT, by type or widget
+# what no stock node gives without a file of other models, by type or widget
 LACKING = {
-    "CONTROL_NET": "a ControlNet; none exists for a LI-DiT",
-    "control_net_name": "a ControlNet; none exists for a LI-DiT",
+    "CONTROL_NET": "the file of a ControlNet",
+    "control_net_name": "the file of a ControlNet",
     "CLIP_VISION": "the file of a CLIP that reads pictures",
     "CLIP_VISION_OUTPUT": "the file of a CLIP that reads pictures",
     "STYLE_MODEL": "a style model of Flux",
@@ -37,17 +40,6 @@ LACKING = {
     "folder": "a folder of pictures to train on",
     "folder_name": "a folder of pictures to train on",
 }
-# files of nodes for models of video, sound, 3-D or detection, which end in errors of their own
-# where they are given a VAE, a latent or a model of pictures, whichever it is
-OTHER_KINDS = {
-    f"comfy_extras.nodes_{name}"
-    for name in (
-        *("wan", "lt", "lt_audio", "hunyuan", "hunyuan3d", "cosmos", "kandinsky5", "audio"),
-        *("minimax_h3", "seedvr", "sam3", "sdpose", "rtdetr", "wanmove", "scail", "ar_video"),
-        *("trellis2", "triposplat"),
-    )
-}
-UNSHOWN = ("StableCascade_SuperResolutionControlnet",)  # its picture has 16 channels
 # why the picture is far from the one without the node
 WHY_FAR = {
     "CLIPMergeAdd": "an LLM added to itself",
@@ -56,7 +48,6 @@ WHY_FAR = {
     "ModelMergeSubtract": "a model less itself",
     "SamplerLMS": "a rule of order 4, which is right from about 20 steps",
     "SamplerDPMAdaptative": "the noise of the last sigma above 0 stays, less with more steps",
-    "SamplerLCMUpscale": "wrong with every flow model, as it adds noise in the way of eps models",
 }
 TOO_SLOW = ("LoraSave" + ALL_INPUTS,)  # minutes on a CPU
 # not for an ordinary test run: compiled, or of 1024 x 1024 pixels
@@ -75,21 +66,25 @@ class Outcome:
 
 
 class Trier:
-    """Puts nodes into graphs and runs them in a host."""
+    """Puts nodes on a bench and runs them in a host."""
 
-    def __init__(self, server: Any, nodes: Nodes) -> None:
-        self.server, self.nodes = server, nodes
+    def __init__(self, server: Any, nodes: Nodes, bench: Bench) -> None:
+        self.server, self.nodes, self.bench = server, nodes, bench
         self.plain: dict[str, Image.Image] = {}  # by graph
 
     def outcomes(self, node: str) -> Iterator[tuple[str, Outcome]]:
         """By row: with the required inputs, and with all that can be supplied where it differs."""
+        if node in self.nodes.choices:
+            yield node, self._outcome(node, trial_of_choice(self.bench, self.nodes, node))
+            return
         try:
-            required = trial(self.nodes, node)
+            required = trial(self.bench, self.nodes, node)
         except Lacking as lacking:
             yield node, self._lacks(lacking.args[0])
             return
         yield node, self._outcome(node, required)
-        everything, name = trial(self.nodes, node, everything=True), node + ALL_INPUTS
+        everything = trial(self.bench, self.nodes, node, everything=True)
+        name = node + ALL_INPUTS
         if everything != required and name not in TOO_SLOW:
             yield name, self._outcome(name, everything)
 
@@ -121,14 +116,22 @@ class Trier:
     def _error(self, name: str, run: Run) -> Outcome:
         (told,) = run.of_type("execution_error")
         words = told["exception_message"].strip()
-        if "/custom_nodes/" in told["exception_type"]:  # of the pack, whose errors are sentences
+        if OURS in told["exception_type"]:  # an error of the pack, which is a sentence
             return Outcome(f"refused: {words}", is_fault="\n" in words)
-        node = name.removesuffix(ALL_INPUTS)
-        ended = node if told["node_id"] == SAMPLER else told["node_type"]  # it, or what it is given
-        known = self.nodes.info[ended]["python_module"] in OTHER_KINDS or node in UNSHOWN
         kind = told["exception_type"].split(".")[-1]
         text = f"ComfyUI's own error: {kind}: {' '.join(words.split())}"
-        return Outcome(text, is_fault=not known)
+        in_ours = OURS in told["traceback"][-1]
+        return Outcome(text, is_fault=in_ours or self._works_on_a_unet(name))
+
+    def _works_on_a_unet(self, name: str) -> bool:
+        """Whether the node draws with a model that is the host's own."""
+        return self.server.draw(self._on_a_unet(name).api).ending == "execution_success"
+
+    def _on_a_unet(self, name: str) -> Trial:
+        if name in self.nodes.choices:
+            return trial_of_choice(unet(), self.nodes, name)
+        node = name.removesuffix(ALL_INPUTS)
+        return trial(unet(), self.nodes, node, everything=node != name)
 
     def _drawn(self, name: str, run: Run, plain: Image.Image) -> Outcome:
         picture, more = run.pictures[SAVE][0], noted(run)
@@ -136,15 +139,24 @@ class Trier:
             return Outcome("a latent that is not finite", is_fault=True)
         if picture.size != plain.size:
             return Outcome("a picture of another size" + more)
-        if np.asarray(picture.convert("L"), np.float32).std() < FLAT:
-            return Outcome("a picture with nothing on it", is_fault=True)
-        a, b = (np.asarray(each.convert("RGB"), np.float32) for each in (picture, plain))
-        distance = float(np.abs(a - b).mean())
-        if distance <= SAME:
+        away = distance(picture, plain)
+        if away <= SAME:
             return Outcome("the same picture" + more)
-        why = WHY_FAR.get(name.removesuffix(ALL_INPUTS))
-        told = f"another picture ({distance:.0f})" + (f", {why}" if why else "") + more
-        return Outcome(told, is_fault=distance > FAR and why is None)
+        is_far = away > FAR or is_flat(picture)
+        why = WHY_FAR.get(name.removesuffix(ALL_INPUTS)) if self.bench.ours or is_far else None
+        if is_far and not self.bench.ours and why is None:
+            why = self._far_on_a_unet(name)
+        told = f"another picture ({away:.0f})" + (f", {why}" if why else "") + more
+        return Outcome(told, is_fault=is_far and why is None)
+
+    def _far_on_a_unet(self, name: str) -> str | None:
+        """What is to be said where the node changes the host's own picture as much."""
+        attempt = self._on_a_unet(name)
+        run = self.server.draw(attempt.api)
+        if run.ending != "execution_success" or attempt.plain is None:
+            return None
+        away = distance(run.pictures[SAVE][0], self._without(attempt.plain))
+        return f"and so without the adapter ({away:.0f})" if away > FAR else None
 
     def _latents(self, run: Run) -> list[Any]:
         """What was saved."""
@@ -153,6 +165,17 @@ class Trier:
         folder = self.server.base / "output"
         files = [folder / place["subfolder"] / place["filename"] for place in places]
         return [load_file(file)["latent_tensor"] for file in files]
+
+
+def distance(a: Image.Image, b: Image.Image) -> float:
+    """Mean absolute difference, 0 to 255."""
+    a, b = (np.asarray(each.convert("RGB"), np.float32) for each in (a, b))
+    return float(np.abs(a - b).mean())
+
+
+def is_flat(picture: Image.Image) -> bool:
+    """Whether nothing is on it."""
+    return bool(np.asarray(picture.convert("L"), np.float32).std() < FLAT)
 
 
 def noted(run: Run) -> str:

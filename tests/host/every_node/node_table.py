@@ -1,4 +1,4 @@
-"""`docs/stock-nodes.md`: what each of the host's nodes does on a LI-DiT, by version of the host."""
+"""The tables of what each of the host's nodes does on a model, by version of the host."""
 
 from __future__ import annotations
 
@@ -6,32 +6,31 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-TABLE = Path(__file__).resolve().parents[3] / "docs" / "stock-nodes.md"
 HEAD = "| node | ComfyUI | what happens |\n|---|---|---|\n"
-ROW = re.compile(r"\| `(.+?)`(, all inputs)? \| ([0-9., ]+) \| (.+) \|")
+ROW = re.compile(r"\| `(.+?)`(, [^|]+)? \| ([0-9., ]+) \| (.+) \|")
 ALL_INPUTS = ", all inputs"  # of a trial in which optional inputs are connected too
 NEAR, NEARLY = 5, 0.3  # of 255, and of the distance: what another machine's rounding may change
 
 Rows = dict[str, dict[str, str]]  # what happens, by node and version
 
 
-def read_table(path: Path = TABLE) -> tuple[str, Rows]:
+def read_table(path: Path) -> tuple[str, Rows]:
     """The text before the rows, and the rows."""
     before, _, after = path.read_text(encoding="utf-8").partition(HEAD)
     rows: Rows = {}
-    for node, everything, versions, told in ROW.findall(after):
-        of_node = rows.setdefault(node + everything, {})
+    for node, more, versions, told in ROW.findall(after):
+        of_node = rows.setdefault(node + more, {})
         of_node.update(dict.fromkeys(versions.split(", "), told))
     return before, rows
 
 
-def read_rows(version: str, path: Path = TABLE) -> dict[str, str]:
+def read_rows(version: str, path: Path) -> dict[str, str]:
     """What happens by node in one version of the host."""
     _, rows = read_table(path)
     return {node: told[version] for node, told in rows.items() if version in told}
 
 
-def write_rows(version: str, happens: Mapping[str, str], path: Path = TABLE) -> None:
+def write_rows(version: str, happens: Mapping[str, str], path: Path) -> None:
     """Put these rows in the place of all that the version had."""
     before, rows = read_table(path)
     for told in rows.values():
@@ -43,8 +42,8 @@ def write_rows(version: str, happens: Mapping[str, str], path: Path = TABLE) -> 
 
 
 def _lines(node: str, told: Mapping[str, str]) -> list[str]:
-    name, everything, _ = node.partition(ALL_INPUTS)
-    shown = f"`{name}`{everything}"
+    name, *more = node.partition(", ")
+    shown = f"`{name}`{''.join(more)}"
     versions: dict[str, list[str]] = {}
     for version in sorted(told, key=lambda v: [int(n) for n in v.split(".")]):
         versions.setdefault(told[version], []).append(version)

@@ -1,8 +1,9 @@
-"""Every node of the host that takes what a LI-DiT gives, or that a LI-DiT draws with.
+"""Every node of the host that takes what a model of ours gives, or that the model draws with.
 
 The nodes are those that the running host lists, so that a newer host's are tried too. An ordinary
-run tries a tenth of them, and those without a row in `docs/stock-nodes.md`. LIDIT_EVERY_NODE=1
-tries all and writes the rows anew: `python3 run.py prove nodes`. Run by the host's Python.
+run tries a tenth of them, and those without a row in their table in `docs/`. LIDIT_EVERY_NODE=1
+tries all and writes the rows anew: `python3 run.py prove nodes`; with names of nodes and commas in
+the place of 1 it does so with these alone. Run by the host's Python.
 """
 
 from __future__ import annotations
@@ -12,33 +13,36 @@ import zlib
 
 import pytest
 from conftest import SHIPPED
-from node_table import HEAD, TABLE, agree, read_rows, write_rows
+from node_table import HEAD, agree, read_rows, write_rows
 
-ALL = os.environ.get("LIDIT_EVERY_NODE") == "1"
+ASKED = os.environ.get("LIDIT_EVERY_NODE", "")
 TENTH = 10
 LORA_STD = 0.01  # of random weights, which change the picture a little
 
 pytestmark = pytest.mark.skipif(not SHIPPED.exists(), reason="needs the trained weights")
 
 
-@pytest.fixture(scope="module")
-def trier(server, base):
+@pytest.fixture(params=["lidit", "llmdiff"])
+def trier(request, server, base):
+    import node_benches
     from model_kit import save_noisy_lora
-    from node_graphs import LORA, Nodes, drawing
+    from node_graphs import Nodes
     from node_outcomes import Trier
     from workflow_kit import need_llms
 
-    need_llms(drawing())
-    save_noisy_lora(SHIPPED, base / "models" / "loras" / LORA, LORA_STD)
-    return Trier(server, Nodes(server.get("/object_info")))
+    bench = getattr(node_benches, request.param)()
+    need_llms(bench.api)
+    save_noisy_lora(SHIPPED, base / "models" / "loras" / node_benches.LORA, LORA_STD)
+    return Trier(server, Nodes(server.get("/object_info")), bench)
 
 
 def chosen(nodes: list[str], known: dict[str, str]) -> list[str]:
     """A tenth, the same ones each time, and in a host that the table has no row of no more."""
     from node_outcomes import SLOW
 
-    if ALL:
-        return nodes
+    if ASKED:
+        names = ASKED.split(",")
+        return [node for node in nodes if ASKED == "1" or node.partition(", ")[0] in names]
     tenth = {node for node in nodes if zlib.crc32(node.encode()) % TENTH == 0}
     fresh = {node for node in nodes if node not in known} if known else set()
     return [node for node in nodes if node in tenth | fresh and node not in SLOW]
@@ -46,12 +50,13 @@ def chosen(nodes: list[str], known: dict[str, str]) -> list[str]:
 
 def test_every_node_ends_in_a_picture_or_a_sentence(trier):
     version = trier.server.get("/system_stats")["system"]["comfyui_version"]
-    known = read_rows(version)
-    nodes = trier.nodes.taking + trier.nodes.drawing
+    table = trier.bench.table
+    known = read_rows(version, table)
+    nodes = trier.nodes.taking + trier.nodes.drawing + trier.nodes.choices
     outcomes = dict(outcome for node in chosen(nodes, known) for outcome in trier.outcomes(node))
     happens = {node: outcome.text for node, outcome in outcomes.items()}
-    if ALL:
-        write_rows(version, happens)
+    if ASKED:
+        write_rows(version, happens if ASKED == "1" else {**known, **happens}, table)
     faults = [f"{node}: {outcome.text}" for node, outcome in outcomes.items() if outcome.is_fault]
     assert not faults, "\n".join(faults)
     changed = [
@@ -59,13 +64,16 @@ def test_every_node_ends_in_a_picture_or_a_sentence(trier):
         for node, told in happens.items()
         if node in known and not agree(told, known[node])
     ]
-    assert ALL or not changed, f"{TABLE.name} has other rows:\n" + "\n".join(changed)
+    assert ASKED or not changed, f"{table.name} has other rows:\n" + "\n".join(changed)
 
 
 def test_rows_are_written_as_they_are_read(tmp_path):
     path = tmp_path / "table.md"
     path.write_text(f"Before.\n\n{HEAD}")
-    old, new = {"A": "runs", "B": "refused: a | b"}, {"A": "runs", "B, all inputs": "runs"}
+    old, new = (
+        {"A": "runs", "B": "refused: a | b"},
+        {"A": "runs", "B, all inputs": "runs", "B, c": "runs"},
+    )
     write_rows("0.10.0", old, path)
     write_rows("0.9.1", new, path)
     assert read_rows("0.10.0", path) == {"A": "runs", "B": "refused: a / b"}

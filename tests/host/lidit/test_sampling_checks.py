@@ -48,16 +48,19 @@ def test_such_a_sampler_draws_with_a_model_that_predicts_eps(kit, on_noise, tmp_
 
 def test_a_sampler_that_guides_as_for_eps_models_is_refused(kit, model):
     errors, prompt = kit.pack.module("lidit_core.errors"), kit.prompt(seed=1)
-    with pytest.raises(errors.LiDiTError, match="dpmpp_2m_cfg_pp adds guidance.* which is 3; choose"):
+    with pytest.raises(errors.LiDiTError, match="dpmpp_2m_cfg_pp adds guidance.* which is 3;"):
         kit.sample(model, prompt, sampler_name="dpmpp_2m_cfg_pp")
     for sampler, cfg in (("dpmpp_2m_cfg_pp", 1.0), ("euler_cfg_pp", 3.0)):
         assert kit.sample(model, prompt, sampler_name=sampler, cfg=cfg).isfinite().all()
 
 
+@pytest.mark.parametrize("sampler", ["lms", "ipndm_v"])
 @pytest.mark.parametrize(("steps", "told"), [(12, True), (20, False)])
-def test_lms_is_told_to_take_more_steps(model, on_noise, caplog, steps, told):
-    on_noise(model, ramp(1.0, steps), "lms")
-    assert told == any("the sampler lms takes 12 steps" in text for text in notes(caplog))
+def test_a_rule_of_order_4_is_told_to_take_more_steps(
+    model, on_noise, caplog, sampler, steps, told
+):
+    on_noise(model, ramp(1.0, steps), sampler)
+    assert told == any(f"the sampler {sampler} takes 12 steps" in text for text in notes(caplog))
 
 
 @pytest.mark.parametrize(("first", "told"), [(1.0, False), (0.95, False), (0.6, True)])
