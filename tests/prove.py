@@ -49,13 +49,13 @@ PROOFS = {
     "fuzzing": Proof(
         "1,000 hostile inputs of each kind end in a result or in one sentence",
         ("tests/core/fuzzing", "tests/train/test_fuzzed_recipes.py"),
-        in_hosts=("tests/host/test_fuzzed_graphs.py",),
+        in_hosts=("tests/host/every_node/test_fuzzed_graphs.py",),
         environment=(("LIDIT_FUZZ_INPUTS", "1000"),),
     ),
     "hosts": Proof("the nodes hold in every ComfyUI", in_hosts=("tests/host",)),
     "nodes": Proof(
         "every node of ComfyUI ends in a picture or in one sentence on a LI-DiT",
-        in_hosts=("tests/host/every_node",),
+        in_hosts=("tests/host/every_node/test_every_node.py",),
         environment=(("LIDIT_EVERY_NODE", "1"),),
     ),
     "browsers": Proof(

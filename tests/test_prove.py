@@ -36,7 +36,7 @@ def test_the_proof_of_fuzzing_feeds_more_than_a_test_run(monkeypatch, tmp_path):
     monkeypatch.setattr(prove, "hosts", lambda: [("a host", tmp_path, tmp_path / "python")])
     (_, here, first), (_, there, second) = prove.attempts(prove.PROOFS["fuzzing"])
     assert {each["LIDIT_FUZZ_INPUTS"] for each in (first, second)} == {"1000"}
-    assert "tests/core/fuzzing" in here and "tests/host/test_fuzzed_graphs.py" in there
+    assert "tests/core/fuzzing" in here and "tests/host/every_node/test_fuzzed_graphs.py" in there
     assert second["COMFYUI_PATH"] == str(tmp_path)
 
 
