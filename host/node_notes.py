@@ -18,6 +18,7 @@ class NodeRun:
 
     prompt_id: str = ""
     node_id: str = ""
+    report: str = ""  # what its node itself says, before the notes
     notes: dict[object, tuple[int, str]] = field(default_factory=dict)
 
 
@@ -39,14 +40,25 @@ def note(sentence: str, about: object = None, rank: int = 1) -> None:
     log.warning("%s", sentence)
     if run is not None:
         run.notes[about or sentence] = rank, sentence
-        _marked.add(run.node_id)
-        _show(run.node_id, "\n".join(told for _, told in run.notes.values()))
+        _show_run(run)
+
+
+def report(text: str) -> dict[str, list[str]]:
+    """Show a text below the running node's widgets, before its notes; a later one replaces it.
+
+    Returns it for the node's entry in the history (`ui` of a NodeOutput), with the notes.
+    """
+    run = _running()
+    if run is None:
+        return {"text": [text]}
+    run.report = text
+    return {"text": [_show_run(run)]}
 
 
 def nothing_to_note() -> None:
-    """Take back what the running node shows from an earlier run, unless this one has notes too."""
+    """Take back what the running node shows from an earlier run, unless this one says more."""
     run = _running()
-    if run is not None and run.node_id in _marked and not run.notes:
+    if run is not None and run.node_id in _marked and not (run.notes or run.report):
         _marked.discard(run.node_id)
         _show(run.node_id, NOTHING)
 
@@ -60,6 +72,13 @@ def _running() -> NodeRun | None:
     if (context.prompt_id, context.node_id) != (_latest.prompt_id, _latest.node_id):
         _latest = NodeRun(context.prompt_id, context.node_id)
     return _latest
+
+
+def _show_run(run: NodeRun) -> str:
+    text = "\n".join(filter(None, [run.report, *(told for _, told in run.notes.values())]))
+    _marked.add(run.node_id)
+    _show(run.node_id, text)
+    return text
 
 
 def _show(node_id: str, text: str) -> None:

@@ -38,4 +38,5 @@ class LiDiTTextEncode(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip, text: str, template=None) -> io.NodeOutput:
-        return io.NodeOutput(*encode_prompt(clip, text, template))
+        conditioning, info = encode_prompt(clip, text, template)
+        return io.NodeOutput(conditioning, info, ui={"text": [info]})
