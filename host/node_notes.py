@@ -21,6 +21,10 @@ class NodeRun:
     report: str = ""  # what its node itself says, before the notes
     notes: dict[object, tuple[int, str]] = field(default_factory=dict)
 
+    @property
+    def text(self) -> str:
+        return "\n".join(filter(None, [self.report, *(told for _, told in self.notes.values())]))
+
 
 _latest = NodeRun()
 _marked: set[str] = set()  # ids of nodes that show a note; it stays on a node until another comes
@@ -43,16 +47,18 @@ def note(sentence: str, about: object = None, rank: int = 1) -> None:
         _show_run(run)
 
 
-def report(text: str) -> dict[str, list[str]]:
-    """Show a text below the running node's widgets, before its notes; a later one replaces it.
-
-    Returns it for the node's entry in the history (`ui` of a NodeOutput), with the notes.
-    """
+def report(text: str) -> None:
+    """Show a text below the running node's widgets, before its notes; a later one replaces it."""
     run = _running()
-    if run is None:
-        return {"text": [text]}
-    run.report = text
-    return {"text": [_show_run(run)]}
+    if run is not None:
+        run.report = text
+        _show_run(run)
+
+
+def shown() -> dict[str, list[str]]:
+    """What the running node shows, for its place in the history: `ui` of a NodeOutput."""
+    run = _running()
+    return {"text": [run.text] if run and run.text else []}
 
 
 def nothing_to_note() -> None:
@@ -74,11 +80,9 @@ def _running() -> NodeRun | None:
     return _latest
 
 
-def _show_run(run: NodeRun) -> str:
-    text = "\n".join(filter(None, [run.report, *(told for _, told in run.notes.values())]))
+def _show_run(run: NodeRun) -> None:
     _marked.add(run.node_id)
-    _show(run.node_id, text)
-    return text
+    _show(run.node_id, run.text)
 
 
 def _show(node_id: str, text: str) -> None:

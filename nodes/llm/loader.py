@@ -8,7 +8,7 @@ from ...host.llm.clip import DEVICES, DTYPES, block_named, describe_clip, open_c
 from ...host.llm.fetching import offers, present_source
 from ...host.llm.files import llm_choices, llm_fingerprint
 from ...host.llm.holder import LLMSettings
-from ...host.node_notes import report
+from ...host.node_notes import report, shown
 from ...host.progress import shown_on_node
 from ...lidit_core.text.templates import PRESETS, find_template
 from ..inputs import InstructionTemplateType
@@ -108,4 +108,5 @@ class LiDiTLLMLoader(io.ComfyNode):
         with shown_on_node():
             source = present_source(llm, fetch)
             clip = open_clip(LLMSettings(source, used, block, token_budget, dtype, device))
-        return io.NodeOutput(clip, ui=report(describe_clip(clip)))
+        report(describe_clip(clip))
+        return io.NodeOutput(clip, ui=shown())

@@ -39,9 +39,9 @@ async function agreed(name, dialog) {
 }
 
 /** Close the frontend's report of the error, which is dealt with. */
-function closeReport() {
+function closeReport(message) {
   const report = [...document.querySelectorAll('[role="dialog"]')].find((dialog) =>
-    dialog.innerText.includes(MISSING)
+    dialog.innerText.includes(message.trim().slice(0, 40))
   )
   report?.querySelector('.p-dialog-close-button, [aria-label="Close"]')?.click()
 }
@@ -53,7 +53,7 @@ async function offer({ detail }) {
   asking = true
   try {
     if (!(await agreed(detail.current_inputs?.llm?.[0] ?? "the LLM", dialog))) return
-    closeReport()
+    closeReport(detail.exception_message)
     fetch.value = true
     await app.queuePrompt(0)
   } finally {
