@@ -58,6 +58,12 @@ PROOFS = {
         in_hosts=True,
         times=3,
     ),
+    "first-run": Proof(
+        "from an empty cache, one confirmation or one switch draws a picture on every canvas",
+        ("tests/host/test_first_run.py",),
+        in_hosts=True,
+        environment=(("LIDIT_EVERY_CANVAS", "1"),),
+    ),
 }
 
 

@@ -15,7 +15,7 @@ from .conditioning import BranchText, text_of
 def describe_model(patcher: comfy.model_patcher.ModelPatcher, config: LiDiTConfig) -> str:
     """A LI-DiT's size in memory, and its branches."""
     branches = ", ".join(f"{i} {spec.name}" for i, spec in enumerate(config.llms, start=1))
-    return f"{patcher.model_size() / 1e6:,.0f} MB of weights\nits branches: {branches}"
+    return f"{patcher.model_size() / 1e6:,.0f} MB of weights\nbranches: {branches}"
 
 
 def describe_prompts(

@@ -22,8 +22,8 @@ def describe_llm(llm: LLM, token_budget: int, device: torch.device) -> str:
     dtype = str(next(llm.module.parameters()).dtype).removeprefix("torch.")
     more = memory_needed(llm, token_budget, "x" * token_budget)
     return (
-        f"{llm.name}: {llm.blocks} blocks, {size / 1e6:,.0f} MB of weights in RAM, {dtype}\n"
-        f"a prompt of {token_budget} tokens takes at most {more / 1e6:,.0f} MB more on {device}"
+        f"{llm.blocks} blocks, {dtype}: {size / 1e6:,.0f} MB in RAM\n"
+        f"{token_budget} tokens: at most {more / 1e6:,.0f} MB more on {device}"
     )
 
 
