@@ -88,11 +88,10 @@ def _show_run(run: NodeRun) -> None:
 def _show(node_id: str, text: str) -> None:
     """Put a text below the node's widgets, for the user who queued it.
 
-    Nodes 2.0 show its lines as one, so that each ends with a stop.
+    Nodes 2.0 show its lines as one, so that there are stops between them.
     """
     from server import PromptServer  # the host's; scripts that only load models have none
 
     host = getattr(PromptServer, "instance", None)
     if host is not None:
-        lines = (line.removesuffix(".") for line in text.splitlines())
-        host.send_progress_text(".\n".join([*lines, ""]).strip(), node_id, host.client_id)
+        host.send_progress_text(text.replace("\n", ".\n"), node_id, host.client_id)

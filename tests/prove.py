@@ -58,7 +58,7 @@ PROOFS = {
         in_hosts=True,
         times=3,
     ),
-    "first-run": Proof(
+    "newcomers": Proof(
         "from an empty cache, one confirmation or one switch draws a picture on every canvas",
         ("tests/host/test_first_run.py",),
         in_hosts=True,
