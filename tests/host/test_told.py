@@ -27,7 +27,7 @@ def told(server, api: Api, kind: str) -> str:
     run = server.draw(api)
     only_picture(run)
     node = node_of(api, kind)
-    (text,) = server.get(f"/history/{run.prompt_id}")[run.prompt_id]["outputs"][node]["text"]
+    (text,) = server.outputs(run.prompt_id)[node]["text"]
     if node in run.texts:  # else it did not run again
         lines = [line.removesuffix(".") for line in run.texts[node][-1].splitlines()]
         assert [line.removeprefix("note: ") for line in text.splitlines()][:3] == lines[:3]
@@ -71,7 +71,7 @@ def test_a_weight_of_0_is_told_where_it_is_set(server):
     need_llms(api)
     run = server.draw(changed(api, "LiDiTSampler", steps=3))
     only_picture(run)
-    history = server.get(f"/history/{run.prompt_id}")[run.prompt_id]["outputs"]
+    history = server.outputs(run.prompt_id)
     texts = {api[i]["class_type"]: history[i]["text"][0] for i in history if "text" in history[i]}
     assert texts["LiDiTCollaborativeRefiner"].endswith(f"; left out: {LLMS[1]}")
     assert f"; left out: {LLMS[1]}" in texts["LiDiTSampler"]
@@ -82,7 +82,7 @@ def test_llmdiff_encode_tells_its_tokens(server):
     need_llms(api)
     run = server.draw(changed(api, "KSampler", steps=2))
     assert run.ending == "execution_success"
-    history = server.get(f"/history/{run.prompt_id}")[run.prompt_id]["outputs"]
+    history = server.outputs(run.prompt_id)
     encoders = [i for i, node in api.items() if node["class_type"] == "LLMDiffEncode"]
     assert encoders
     for node in encoders:
