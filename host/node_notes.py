@@ -44,7 +44,8 @@ def note(sentence: str, about: object = None, rank: int = 1) -> None:
     log.warning("%s", sentence)
     if run is not None:
         run.notes[about or sentence] = rank, sentence
-        _show_run(run)
+        _marked.add(run.node_id)
+        _show(run.node_id, run.text)
 
 
 def report(text: str) -> None:
@@ -52,7 +53,8 @@ def report(text: str) -> None:
     run = _running()
     if run is not None:
         run.report = text
-        _show_run(run)
+        _marked.discard(run.node_id)  # what it shows from an earlier run is replaced
+        _show(run.node_id, run.text)
 
 
 def shown() -> dict[str, list[str]]:
@@ -78,11 +80,6 @@ def _running() -> NodeRun | None:
     if (context.prompt_id, context.node_id) != (_latest.prompt_id, _latest.node_id):
         _latest = NodeRun(context.prompt_id, context.node_id)
     return _latest
-
-
-def _show_run(run: NodeRun) -> None:
-    _marked.add(run.node_id)
-    _show(run.node_id, run.text)
 
 
 def _show(node_id: str, text: str) -> None:

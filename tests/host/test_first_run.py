@@ -106,7 +106,7 @@ def test_it_shows_progress_is_cancelled_goes_on_and_draws(fresh, api):
     for step in ("fetching SmolLM2", "converting SmolLM2", r"loading \d+ MB of weights"):
         shares = [int(t.split(": ")[1].split()[0]) for t in said if re.match(step, t)]
         assert shares == sorted(shares) and len(set(shares)) > 3, (step, shares)
-    assert re.search(r"^28 blocks, \w+: \d+ MB in RAM\n96 tokens: at most \d+ MB", said[-1])
+    assert re.search(r"^28 blocks, \w+: \d+ MB in RAM\.\n96 tokens: at most \d+ MB", said[-1])
     history = fresh.outputs(run.prompt_id)
     assert history[loader]["text"] == [said[-1].replace(".\n", "\n")]
     assert "FutureWarning" not in fresh.log and "Traceback" not in fresh.log.split("got prompt")[-1]
