@@ -50,7 +50,7 @@ def watch(browser: Browser, server: HostServer, known: set[str], clock: Clock) -
         if step and now != step:
             clock(step)
         step = now
-        time.sleep(0.1)
+        time.sleep(0.3)
     clock("the picture")
 
 
