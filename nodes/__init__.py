@@ -8,6 +8,7 @@ from comfy_api.latest import ComfyExtension, io
 class LiDiTExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Every node; imported here, so that what they need loads with the first of them."""
+        from ..host.exceptions import name_plainly
         from ..host.folders import register
         from .conditioning.load import LiDiTLoadConditioning
         from .conditioning.record import LiDiTRecordConditioning
@@ -24,6 +25,7 @@ class LiDiTExtension(ComfyExtension):
         from .llmdiff.demo_checkpoint import LLMDiffDemoCheckpoint
         from .llmdiff.encode import LLMDiffEncode
 
+        name_plainly()
         register()  # the folders that the nodes list, before any of them does
         return [
             LiDiTLLMLoader,

@@ -63,6 +63,12 @@ PROOFS = {
         in_hosts=("tests/host", "-k", "browser"),
         times=3,
     ),
+    "newcomers": Proof(
+        "from an empty cache, one confirmation or one switch draws a picture on every canvas",
+        ("tests/host/test_first_run.py",),
+        in_hosts=True,
+        environment=(("LIDIT_EVERY_CANVAS", "1"),),
+    ),
 }
 
 

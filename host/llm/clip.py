@@ -19,8 +19,9 @@ from comfy.supported_models_base import ClipTarget
 from ...lidit_core.errors import LiDiTError
 from ...lidit_core.llm.loading import default_dtype, load_llm
 from ...lidit_core.text.templates import InstructionTemplate
+from ..node_notes import report
 from .holder import HostCLIP, LLMHolder, LLMSettings
-from .notes import describe
+from .notes import describe, describe_llm, with_notes
 from .plain_text import TEMPLATE, PlainText
 from .weights import move_the_rest, store_in_fp8
 
@@ -68,10 +69,18 @@ def open_patcher(settings: LLMSettings, disable_dynamic: bool = False):
     return open_clip(settings, disable_dynamic).patcher
 
 
+def describe_clip(clip: LLMClip) -> str:
+    """What a user wants to know of a CLIP of `open_clip`."""
+    holder = clip.cond_stage_model
+    return describe_llm(holder.llm, holder.settings.token_budget, clip.patcher.load_device)
+
+
 def encode_prompt(
     clip: HostCLIP, text: str, template: InstructionTemplate | None = None
 ) -> tuple[list, str]:
     """Encode a prompt once: its CONDITIONING, and how this CLIP read it, a line each.
+
+    The running node shows it too.
 
     Raises:
         LiDiTError: the CLIP is not from the LLM loader.
@@ -88,7 +97,9 @@ def encode_prompt(
         )
     used = template or holder.settings.template
     block, device = holder.settings.block, clip.patcher.load_device
-    return conditioning, describe(text, read[0], holder.name, block, used.name, device)
+    told = describe(read[0], holder.name, block, used.name, device)
+    report(told)
+    return conditioning, with_notes(told, text, read[0])
 
 
 def block_named(text: str) -> int | str:

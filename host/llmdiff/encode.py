@@ -8,7 +8,8 @@ from ...lidit_core.errors import LiDiTError
 from ...lidit_core.text.encoder import pad_states
 from ..keys import reading_of
 from ..llm.holder import HostCLIP, LLMHolder
-from ..llm.notes import tell
+from ..llm.notes import describe, tell
+from ..node_notes import report
 from .conditioning import Reading
 
 DIFFERENCES = "differences"  # the block
@@ -26,8 +27,9 @@ def read_differences(clip: HostCLIP, text: str) -> Reading:
             clip.load_model()
         (row,) = holder.prompts(None, text, DIFFERENCES).encode_rows([text])
     tell(text, row)
-    states = pad_states([row]).to(model_management.intermediate_device())
     template = holder.settings.template
+    report(describe(row, holder.name, DIFFERENCES, template.name, clip.patcher.load_device))
+    states = pad_states([row]).to(model_management.intermediate_device())
     return Reading(holder.name, states, reading_of(DIFFERENCES, template), row.used)
 
 

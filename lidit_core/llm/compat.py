@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import inspect
 import re
 from pathlib import Path
 
@@ -77,6 +78,12 @@ def new_cache():
     from transformers import DynamicCache
 
     return DynamicCache()
+
+
+def cache_argument(module) -> str:
+    """The name of a decoder's argument for the cache, which 5.24 has renamed."""
+    names = inspect.signature(module.forward).parameters
+    return "cache" if "cache" in names else "past_key_values"
 
 
 def cached_layers(cache) -> list[tuple]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...host.lidit.fusion import fused
-from ...host.node_notes import in_history
+from ...host.lidit.told import describe_fused
+from ...host.node_notes import report, shown
 
 MOST = 4
 FUSION = {"as trained": None, "collaborative refiner": "refiner", "concatenation": "concatenation"}
@@ -57,4 +58,5 @@ class LiDiTCollaborativeRefiner(io.ComfyNode):
         given = [conditioning_1, *(rest[f"conditioning_{n}"] for n in numbers)]
         weights = [rest[f"weight_{n}"] for n in (1, *numbers)]
         entries = fused(given, weights, FUSION[fusion])
-        return io.NodeOutput(entries, ui=in_history())
+        report(describe_fused(entries))
+        return io.NodeOutput(entries, ui=shown())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...host.lidit.fusion import read_by
-from ...host.node_notes import in_history
+from ...host.node_notes import shown
 from ...lidit_core.model.refiners import BranchOptions
 from ..inputs import BRANCHES, branch_chosen
 
@@ -64,4 +64,4 @@ class LiDiTLinguisticTokenRefiner(io.ComfyNode):
         options = BranchOptions(ATTENTION[attention], GATING[gating], strength)
         branch = branch_chosen(refiner)
         entries = [read_by(entry, branch, options) for entry in conditioning]
-        return io.NodeOutput(entries, ui=in_history())
+        return io.NodeOutput(entries, ui=shown())

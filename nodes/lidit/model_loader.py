@@ -6,6 +6,8 @@ from comfy_api.latest import io
 
 from ...host.lidit import files as models
 from ...host.lidit import model
+from ...host.lidit.told import describe_model
+from ...host.node_notes import report, shown
 
 
 class LiDiTModelLoader(io.ComfyNode):
@@ -47,4 +49,6 @@ class LiDiTModelLoader(io.ComfyNode):
     def execute(cls, model_name: str, weight_dtype: str) -> io.NodeOutput:
         path = models.find_file(model_name)
         patcher = model.load_model(path, weight_dtype)
-        return io.NodeOutput(patcher, models.vae_of(model.config_of_model(patcher), path))
+        config = model.config_of_model(patcher)
+        report(describe_model(patcher, config))
+        return io.NodeOutput(patcher, models.vae_of(config, path), ui=shown())

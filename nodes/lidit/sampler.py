@@ -9,7 +9,8 @@ import nodes
 
 from ...host.lidit.guidance import guided_between
 from ...host.lidit.model import config_of_model
-from ...host.node_notes import in_history
+from ...host.lidit.told import describe_prompts
+from ...host.node_notes import report, shown
 
 
 class LiDiTSampler(io.ComfyNode):
@@ -101,8 +102,8 @@ class LiDiTSampler(io.ComfyNode):
         guidance_start,
         guidance_end,
     ) -> io.NodeOutput:
-        config_of_model(model)
+        report(describe_prompts(positive, negative, config_of_model(model)))
         guided = guided_between(model, guidance_start, guidance_end)
         how = (seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image)
-        drawn = nodes.common_ksampler(guided, *how, denoise=denoise)[0]
-        return io.NodeOutput(drawn, ui=in_history())
+        (latent,) = nodes.common_ksampler(guided, *how, denoise=denoise)
+        return io.NodeOutput(latent, ui=shown())

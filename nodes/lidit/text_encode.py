@@ -5,7 +5,6 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...host.llm.clip import encode_prompt
-from ...host.node_notes import in_history
 from ..inputs import InstructionTemplateType, prompt_input
 
 
@@ -40,4 +39,4 @@ class LiDiTTextEncode(io.ComfyNode):
     @classmethod
     def execute(cls, clip, text: str, template=None) -> io.NodeOutput:
         conditioning, info = encode_prompt(clip, text, template)
-        return io.NodeOutput(conditioning, info, ui=in_history())
+        return io.NodeOutput(conditioning, info, ui={"text": [info]})

@@ -5,7 +5,6 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...host.llm.files import template_choices, template_file, template_named
-from ...lidit_core.errors import LiDiTError
 from ...lidit_core.text.templates import with_texts
 from ..inputs import InstructionTemplateType
 
@@ -48,11 +47,8 @@ class LiDiTInstructionTemplate(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, preset: str | None = None) -> bool | str:
-        try:
-            return preset is None or template_file(preset) is None or True
-        except LiDiTError as error:
-            return str(error)
+    def validate_inputs(cls, preset: str | None = None) -> bool:
+        return True  # a name that is not there gets its sentence when the node runs
 
     @classmethod
     def fingerprint_inputs(cls, preset: str | None = None, **_) -> float:

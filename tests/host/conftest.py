@@ -101,8 +101,12 @@ def wait_for(coroutine: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base directory for the tests that do not make one of their own."""
+    return make_base(tmp_path_factory.mktemp("base"))
+
+
+def make_base(folder: Path) -> Path:
     """A base directory whose only custom node is a link to this checkout."""
-    folder = tmp_path_factory.mktemp("base")
     for name in ("custom_nodes", "input", "output", "temp", "user"):
         (folder / name).mkdir()
     (folder / "custom_nodes" / PACK_NAME).symlink_to(ROOT, target_is_directory=True)

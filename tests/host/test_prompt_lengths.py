@@ -158,7 +158,7 @@ def test_it_stands_on_the_node_cached_or_not_until_it_holds_no_more(server, api,
     run, again = draw(103, words(longest + 1))
     assert positive in run.cached and again == [note]
     _, both = draw(104, words(longest + 1), words(longest + 2))
-    assert len(both) == 2 and set(both[-1].split("\n")) >= {note}
+    assert len(both) == 2 and set(both[-1].split(".\n")) >= {note}
     assert f"negative prompt: {longest + 2} tokens" in both[-1]
     _, (back,) = draw(105, words(longest))
     assert back == "What was noted here before no longer holds."
@@ -188,7 +188,8 @@ def node_of_any(api, kind: str) -> str:
     return next(i for i, node in api.items() if node["class_type"] == kind)
 
 
-PREVIEWED = """() => app.graph._nodes.flatMap(node => (node.widgets ?? [])
+PREVIEWED = """() => app.graph._nodes.filter(node => node.type === 'KSampler')
+    .flatMap(node => (node.widgets ?? [])
     .filter(widget => widget.name === '$$node-text-preview')
     .map(widget => [node.type, widget.value]))"""
 

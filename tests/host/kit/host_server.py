@@ -136,6 +136,15 @@ class HostServer:
             time.sleep(0.3)
         raise RuntimeError(f"nothing ended within {RUN_SECONDS} s:\n{self.log[-2000:]}")
 
+    def outputs(self, prompt_id: str) -> dict[str, dict[str, Any]]:
+        """What the history keeps of each node of a prompt that ended; it comes a moment later."""
+        end = time.monotonic() + RUN_SECONDS
+        while time.monotonic() < end:
+            if entry := self.get(f"/history/{prompt_id}"):
+                return entry[prompt_id]["outputs"]
+            time.sleep(0.1)
+        raise RuntimeError(f"the history does not know {prompt_id} after {RUN_SECONDS} s")
+
     def draw(self, api: dict[str, Any]) -> "Run":
         """Queue a prompt with a client of its own and wait for its end."""
         with Client(self) as client:
