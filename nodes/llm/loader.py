@@ -10,15 +10,19 @@ from ...host.llm.holder import LLMSettings
 from ...lidit_core.errors import LiDiTError
 from ...lidit_core.text.templates import PRESETS, find_template
 from ..inputs import InstructionTemplateType
+from ..schema import schema
 
 
 class LiDiTLLMLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LiDiTLLMLoader",
             display_name="LI-DiT LLM Loader",
-            category="LI-DiT",
+            category="LI-DiT/loaders",
+            search_aliases="load LLM, language model, text encoder, CLIP loader, SmolLM2, "
+            "Gemma, Qwen, GGUF, LLM 加载, 文本编码器, テキストエンコーダー",
+            advanced="token_budget, dtype, device",
             description="Loads a decoder-only LLM as a CLIP, from safetensors or GGUF.",
             inputs=[
                 io.Combo.Input(
