@@ -10,8 +10,10 @@ class LiDiTExtension(ComfyExtension):
         """Every node; imported here, so that what they need loads with the first of them."""
         from ..host.folders import register
         from .lidit.collaborative_refiner import LiDiTCollaborativeRefiner
+        from .lidit.labelled_grid import LiDiTLabelledGrid
         from .lidit.linguistic_refiner import LiDiTLinguisticTokenRefiner
         from .lidit.model_loader import LiDiTModelLoader
+        from .lidit.reading_grid import LiDiTReadingGrid
         from .lidit.refiner_loader import LiDiTRefinerLoader
         from .lidit.sampler import LiDiTSampler
         from .lidit.text_encode import LiDiTTextEncode
@@ -31,6 +33,8 @@ class LiDiTExtension(ComfyExtension):
             LiDiTModelLoader,
             LiDiTRefinerLoader,
             LiDiTSampler,
+            LiDiTReadingGrid,
+            LiDiTLabelledGrid,
             LLMDiffDemoCheckpoint,
             LLMDiffEncode,
             LLMDiffApply,

@@ -22,6 +22,8 @@ NODES = {
     "LiDiTModelLoader",
     "LiDiTRefinerLoader",
     "LiDiTSampler",
+    "LiDiTReadingGrid",
+    "LiDiTLabelledGrid",
     "LLMDiffDemoCheckpoint",
     "LLMDiffEncode",
     "LLMDiffApply",
