@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+WEB_DIRECTORY = "./web"
+
 
 async def comfy_entrypoint():
     """The extension, for `nodes.load_custom_node` of the host."""

@@ -40,7 +40,7 @@ class LiDiTInstructionTemplate(io.ComfyNode):
                     default="",
                     multiline=True,
                     tooltip="What the LLM is told before the prompt; empty = the preset's. With "
-                    "{prompt} in it, it is the whole of the user's turn",
+                    "the word prompt in curly brackets in it, it is the whole of the user's turn",
                 ),
             ],
             outputs=[
