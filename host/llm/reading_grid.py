@@ -29,8 +29,8 @@ FUSIONS = {  # the LLMs' weights, and how they are fused
 Conditioning = list[Entry]
 
 
-def lines_of(text: str, axis: str, choices: Mapping[str, Any] | None = None) -> list[str]:
-    """The values of one axis, one a line.
+def lines_of(text: str, axis: str, choices: Mapping[str, Any] = {}) -> list[str]:
+    """The values of one axis, one a line; of the choices, where there are any.
 
     Raises:
         LiDiTError: no line, or one that is none of the choices.
@@ -38,7 +38,7 @@ def lines_of(text: str, axis: str, choices: Mapping[str, Any] | None = None) -> 
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         raise LiDiTError(f"{axis} is empty; write at least one value, each on a line of its own")
-    for line in lines if choices is not None else ():
+    for line in lines if choices else ():
         if line not in choices:
             raise LiDiTError(f"{axis} has {shown(line)}; expected {', '.join(choices)}, one a line")
     return lines

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from host_server import HostServer
-from PIL import Image
+from PIL import Image, ImageOps
 from workflow_kit import NAMES, WORKFLOWS, give_files, read, saving
 
 SIDE = 512  # of a thumbnail, in pixels
@@ -31,7 +31,8 @@ def grid(pictures: list[Image.Image]) -> Image.Image:
     square = Image.new("RGB", (SIDE, SIDE), BACKGROUND)
     for i, picture in enumerate(pictures):
         row, column = divmod(i, columns)
-        resized = picture.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
+        whole = picture.convert("RGB")
+        resized = ImageOps.pad(whole, (side, side), Image.Resampling.LANCZOS, BACKGROUND)
         square.paste(resized, (left + column * (side + GAP), top + row * (side + GAP)))
     return square
 
