@@ -24,6 +24,7 @@ class LiDiTRefinerLoader(io.ComfyNode):
                 io.Model.Input("model", tooltip="From the LI-DiT model loader"),
                 io.Combo.Input(
                     "refiner_name",
+                    display_name="refiner",
                     options=models.refiners(),
                     tooltip="A file that `lidit refiner` wrote, in models/diffusion_models",
                 ),

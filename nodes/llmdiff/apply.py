@@ -26,6 +26,7 @@ class LLMDiffApply(io.ComfyNode):
                 io.Model.Input("model", tooltip="A checkpoint of the adapter's family"),
                 io.Combo.Input(
                     "adapter_name",
+                    display_name="adapter",
                     options=llmdiff_files.adapters(),
                     tooltip="Adapters that come with this pack, or files in models/llmdiff",
                 ),

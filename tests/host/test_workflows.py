@@ -210,6 +210,11 @@ def test_they_are_served_as_templates(server):
         assert server.get(f"/api/workflow_templates/{PACK_NAME}/{name}.json") == read(name)[0]
 
 
+def test_the_browser_lists_the_newcomers_first(browser):
+    listed = "async () => await window.comfyAPI.api.api.getWorkflowTemplates()"
+    assert browser.page.evaluate(listed)[PACK_NAME] == NAMES
+
+
 @pytest.mark.skipif(not SHIPPED.exists(), reason="needs the trained weights, which draw them")
 def test_each_has_a_picture_in_the_template_browser(name):
     with Image.open(ROOT / "workflows" / f"{name}.jpg") as picture:

@@ -18,7 +18,7 @@ from help_pages import DOCS
 from host_browser import Browser
 from host_server import HostServer
 from PIL import Image
-from workflow_kit import NAMES, WORKFLOWS, give_files, read
+from workflow_kit import NAMES, WORKFLOWS, give_files, read, write_refiner
 
 SHOWN = {  # the workflow's number, and the nodes in the picture
     "LiDiTLLMLoader": (1, (1, 3, 4)),
@@ -95,6 +95,7 @@ def main(host: str, *names: str) -> None:
         for name in ("custom_nodes", "input", "user/default"):
             (base / name).mkdir(parents=True)
         (base / "user" / "default" / "comfy.settings.json").write_text(json.dumps(SETTINGS))
+        write_refiner(base / "models" / "diffusion_models")  # before the browser lists files
         (base / "custom_nodes" / "lidit").symlink_to(WORKFLOWS.parent, target_is_directory=True)
         with HostServer(Path(host), base, "lidit") as server, Browser(server.url) as browser:
             draw_all(server, browser, list(names or SHOWN))
