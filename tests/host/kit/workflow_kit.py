@@ -53,6 +53,15 @@ def changed(api: Api, kind: str | tuple[str, ...], **inputs: Any) -> Api:
     return api
 
 
+def with_stock_encode(api: Api) -> Api:
+    """A copy whose prompts go through the host's own text encode node, which shows no info."""
+    stock = {i: n for i, n in copy.deepcopy(api).items() if n["class_type"] != "PreviewAny"}
+    for node in stock.values():
+        if node["class_type"] == "LiDiTTextEncode":
+            node["class_type"] = "CLIPTextEncode"
+    return stock
+
+
 def node_of(api: Api, kind: str) -> str:
     (found,) = (i for i, node in api.items() if node["class_type"] == kind)
     return found
