@@ -21,10 +21,10 @@ from load_probe import OF_FILES, started_host
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCS, LOCALES = ROOT / "web" / "docs", ROOT / "locales"
-HEADINGS = {  # inputs, outputs, troubles; then the columns of the tables
-    "en": ("Inputs", "Outputs", "When something goes wrong", "name", "type", "default", "meaning"),
-    "zh": ("输入", "输出", "出了问题怎么办", "名称", "类型", "默认值", "说明"),
-    "ja": ("入力", "出力", "うまくいかないとき", "名前", "型", "既定値", "説明"),
+HEADINGS = {  # inputs, outputs, troubles; then the tables' words: two columns fit beside the canvas
+    "en": ("Inputs", "Outputs", "When something goes wrong", "name", "meaning", "default", ". "),
+    "zh": ("输入", "输出", "出了问题怎么办", "名称", "说明", "默认值", "。"),
+    "ja": ("入力", "出力", "うまくいかないとき", "名前", "説明", "既定値", "。"),
 }
 LANGUAGES = tuple(HEADINGS)
 SEED_CONTROL = "control_after_generate"  # the widget that a frontend adds below a seed
@@ -74,34 +74,33 @@ def paths(texts: dict[str, Any], at: str = "") -> Iterator[str]:
 
 def tables(node: type, texts: Texts, language: str) -> str:
     """The two sections of a page that follow from the node."""
-    inputs, outputs, _, *columns = HEADINGS[language]
+    inputs, outputs, _, name, meaning, default, stop = HEADINGS[language]
     rows = [
-        _row(_title(texts["inputs"][name]["name"], name), kind, options, name, texts)
-        for name, (kind, options) in inputs_of(node).items()
+        _row(texts["inputs"][put]["name"], put, texts["inputs"][put]["tooltip"] + stop, facts)
+        for put, (kind, options) in inputs_of(node).items()
+        for facts in [_facts(put, kind, options, default)]
     ]
-    named = texts["outputs"].values()
     given = [
-        f"| {text['name']} | {put.io_type} | {text['tooltip']} |"
-        for text, put in zip(named, node.GET_SCHEMA().outputs, strict=True)
+        _row(text["name"], text["name"], text["tooltip"] + stop, put.io_type)
+        for text, put in zip(texts["outputs"].values(), node.GET_SCHEMA().outputs, strict=True)
     ]
-    name, kind, default, meaning = columns
-    head = f"| {name} | {kind} | {default} | {meaning} |\n|---|---|---|---|\n"
-    head_out = f"| {name} | {kind} | {meaning} |\n|---|---|---|\n"
+    head = f"| {name} | {meaning} |\n|---|---|\n"
     above = f"## {inputs}\n\n{head}" + "\n".join(rows) + "\n\n" if rows else ""
-    return f"{above}## {outputs}\n\n{head_out}" + "\n".join(given) + "\n\n"
+    return f"{above}## {outputs}\n\n{head}" + "\n".join(given) + "\n\n"
 
 
-def _title(shown: str, name: str) -> str:
-    """What the node shows, and what a saved workflow has where that is another word."""
-    return f"`{name}`" if shown == name else f"{shown} `{name}`"
+def _row(shown: str, put: str, tooltip: str, facts: str) -> str:
+    """What the node shows, what a saved workflow has where that is another word, and what it is."""
+    return f"| **{shown}**{'' if shown == put else f' ({put})'} | {tooltip}*{facts}* |"
 
 
-def _row(title: str, kind: Any, options: dict, name: str, texts: Texts) -> str:
-    offered = ", ".join(f"`{choice}`" for choice in choices(name, kind, options))
-    shown = "COMBO" if isinstance(kind, list) else kind
-    default = "" if name in OF_FILES else json.dumps(options.get("default", ""), ensure_ascii=False)
-    default = default.strip('"').replace("\\n", ", ")
-    return f"| {title} | {offered or shown} | {default} | {texts['inputs'][name]['tooltip']} |"
+def _facts(put: str, kind: Any, options: dict, default: str) -> str:
+    """The choices of a combo, or the type; then the default where there is one."""
+    offered = ", ".join(choices(put, kind, options))
+    facts = offered or ("COMBO" if isinstance(kind, list) else str(kind))
+    value = json.dumps(options.get("default", ""), ensure_ascii=False).strip('"')
+    value = "" if put in OF_FILES else value.replace("\\n", ", ")
+    return f"{facts}; {default}: {value}" if value else facts
 
 
 def with_tables(page: str, node: type, texts: Texts, language: str) -> str:
