@@ -259,6 +259,7 @@ class Compute:
     micro_batch: int = 0  # images a process takes at once; 0 = its whole share of the batch
     checkpointing: bool = False  # compute the blocks' activations again in the backward pass
     compile: bool = False  # torch.compile of the transformer's blocks
+    cuda_graph: bool = False  # replay a step as one CUDA graph, for small models on one GPU
     shard: bool = False  # weights, gradients and optimiser over all processes (fully_shard)
 
     def __post_init__(self) -> None:
@@ -315,8 +316,7 @@ class Recipe:
     data: Data
     stages: tuple[Stage, ...]
     model: Model = Model()
-    trains: str = "all"  # "refiners": the DiT is frozen; "lora": everything is, but for a LoRA;
-    # "adapter": the U-Net is
+    trains: str = "all"  # "refiners" freezes the DiT, "lora" all but a LoRA, "adapter" the U-Net
     lora: Lora = Lora()
     adapter: Adapter | None = None
     optimiser: Optimiser = Optimiser()

@@ -9,6 +9,9 @@ class LiDiTExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Every node; imported here, so that what they need loads with the first of them."""
         from ..host.folders import register
+        from .conditioning.load import LiDiTLoadConditioning
+        from .conditioning.record import LiDiTRecordConditioning
+        from .conditioning.save import LiDiTSaveConditioning
         from .lidit.collaborative_refiner import LiDiTCollaborativeRefiner
         from .lidit.labelled_grid import LiDiTLabelledGrid
         from .lidit.linguistic_refiner import LiDiTLinguisticTokenRefiner
@@ -38,4 +41,7 @@ class LiDiTExtension(ComfyExtension):
             LLMDiffDemoCheckpoint,
             LLMDiffEncode,
             LLMDiffApply,
+            LiDiTSaveConditioning,
+            LiDiTLoadConditioning,
+            LiDiTRecordConditioning,
         ]

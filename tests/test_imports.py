@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-CODE = ("host", "nodes", "lidit_core", "lidit_train", "lidit_stickers")
+CODE = ("host", "nodes", "lidit_core", "lidit_train", "lidit_eval", "lidit_stickers")
 CONTRACTS = configparser.ConfigParser()
 CONTRACTS.read(ROOT / ".importlinter", encoding="utf-8")
 BREACHES = {  # a contract: the file, and the line in it, that break it
@@ -27,6 +27,7 @@ BREACHES = {  # a contract: the file, and the line in it, that break it
     "model": ("lidit_core/model/config.py", "from ..llm.locate import available"),
     "core": ("lidit_core/text/renderer.py", "from ..model.vae import WIDTH"),
     "train": ("lidit_train/recipe.py", "from .batch import Batch"),
+    "eval": ("lidit_eval/items.py", "from .report import Judged"),
     "host": ("host/lidit/conds.py", "from ..llm.weights import pageable"),
     "stickers": ("lidit_stickers/scenes/scenes.py", "from ..source import StickerSource"),
 }

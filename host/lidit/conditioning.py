@@ -9,7 +9,7 @@ strings in dicts and nothing else, so that the host can save, move and train on 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -93,6 +93,11 @@ class AnotherModel:
         )
 
 
+def for_lidit(llms: Iterable[str]) -> ForLiDiT:
+    """What an entry's model_conds are, whose states are those LLMs'."""
+    return ForLiDiT(", ".join(llms))
+
+
 def values_of(text: PromptText) -> dict[str, Any]:
     """The values of an entry."""
     numbered = {str(i): branch for i, branch in enumerate(text.branches)}
@@ -105,7 +110,7 @@ def values_of(text: PromptText) -> dict[str, Any]:
         READINGS: {i: b.reading for i, b in numbered.items()},
         USED: {i: b.used for i, b in numbered.items()},
         FUSION: text.fusion or "",
-        MODEL_CONDS: ForLiDiT(", ".join(b.llm for b in text.branches)),
+        MODEL_CONDS: for_lidit(b.llm for b in text.branches),
     }
 
 

@@ -24,6 +24,7 @@ from ..data.schedule import stage_at
 from ..learner import Learner
 from ..recipe import Recipe
 from .checkpoints import Checkpoints, decayed_to, tell_longer
+from .cuda_graph import Replayed, can_be_replayed
 from .ema import EMA
 from .journal import Journal, Losses
 from .learning_rate import decay_factor, decay_start, learning_rate
@@ -62,6 +63,8 @@ class Trainer:
             for block in learner.blocks():
                 block.compile()
         self.parallel = together(learner, accelerator, recipe.compute)
+        replays = can_be_replayed(recipe.compute, accelerator.num_processes, accelerator.device)
+        self.replayed = Replayed(self._run, learner) if replays else None
         self.optimisers = optimisers_of(learner, recipe.optimiser)
         self.ema = EMA(learner, recipe.optimiser.ema)
         self.checkpoints = Checkpoints(folder / "checkpoints", recipe.checkpoints.keep, accelerator)
@@ -122,18 +125,28 @@ class Trainer:
 
     def _backward(self, batch: Batch, losses: Losses) -> torch.Tensor:
         """Gradients of the whole share, a micro batch at a time; this process's loss."""
+        if self.replayed:
+            loss, errors = self.replayed(batch)
+            losses.add(errors, batch.time)
+            return loss
         size = self.recipe.compute.micro_batch or len(batch)
         total = torch.zeros((), device=batch.x.device)
         for first in range(0, len(batch), size):
             part = batch.part(slice(first, first + size))
             last = first + size >= len(batch)
-            with self._gradients_shared(last), self.accelerator.autocast():
-                loss, errors = self.parallel(part)
-                loss = loss * (len(part) / len(batch))
-                loss.backward()
+            with self._gradients_shared(last):
+                loss, errors = self._run(part, len(part) / len(batch))
             losses.add(errors, part.time)
-            total += loss.detach()
+            total += loss
         return total
+
+    def _run(self, batch: Batch, weight: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Forward and backward pass: the loss (), weighted, and the errors (B,)."""
+        with self.accelerator.autocast():
+            loss, errors = self.parallel(batch)
+            loss = loss * weight
+            loss.backward()
+        return loss.detach(), errors
 
     def _gradients_shared(self, now: bool):
         """Copies average their gradients with the last micro batch; divided models with each."""

@@ -27,6 +27,9 @@ NODES = {
     "LLMDiffDemoCheckpoint",
     "LLMDiffEncode",
     "LLMDiffApply",
+    "LiDiTSaveConditioning",
+    "LiDiTLoadConditioning",
+    "LiDiTRecordConditioning",
 }
 FASTEST_OF = 8  # loads; a busy machine's slow ones say nothing about the pack
 

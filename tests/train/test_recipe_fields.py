@@ -176,6 +176,7 @@ CHANGED = {  # a field -> another value than the basis has; with others where it
     "compute.micro_batch": 1,
     "compute.checkpointing": True,
     "compute.compile": True,
+    "compute.cuda_graph": True,
     "compute.shard": True,
     "cache.states": False,
     "cache.latents": False,

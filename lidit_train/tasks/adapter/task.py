@@ -36,6 +36,7 @@ UNUSED = {
     "lora.layers": "which is for trains: lora",
     "content": "which a block of a LI-DiT learns",
     "validation.branches": "and an adapter reads one LLM",
+    "compute.cuda_graph": "which records a LI-DiT: an adapter's checkpoint may read texts itself",
     "contrast": "which is of flow matching, and the adapter's base predicts eps or v",
 }
 

@@ -15,6 +15,7 @@ from lidit_core.model.config import LiDiTConfig
 
 from ...data.latent_statistics import with_preview
 from ...data.prepare import Prepared, some_captions, some_latents
+from ...loop.cuda_graph import check_alone
 from ...loop.longest_prompt import recorded
 from ...recipe import Recipe
 from ..unused_fields import refuse
@@ -110,6 +111,7 @@ def _part(weights: Mapping[str, Tensor], place: str) -> dict[str, Tensor]:
 def _check_recipe(recipe: Recipe) -> None:
     m = recipe.model
     refuse(recipe, {"adapter": "which is for a U-Net (trains: adapter)"})
+    check_alone(recipe.compute)
     if recipe.trains != "lora":
         beside = "which is for trains: lora"
         refuse(recipe, {f"lora.{name}": beside for name in ("rank", "alpha", "layers")})

@@ -18,7 +18,7 @@ from help_pages import DOCS
 from host_browser import Browser
 from host_server import HostServer
 from PIL import Image
-from workflow_kit import NAMES, WORKFLOWS, give_files, read, write_refiner
+from workflow_kit import NAMES, WORKFLOWS, Api, give_files, read, write_refiner
 
 SHOWN = {  # the workflow's number, and the nodes in the picture
     "LiDiTLLMLoader": (1, (1, 3, 4)),
@@ -35,6 +35,12 @@ SHOWN = {  # the workflow's number, and the nodes in the picture
     "LLMDiffEncode": (8, (2, 3, 4, 5, 6, 7)),
     "LLMDiffApply": (8, (6, 7, 8, 9)),
 }
+KEPT = {  # nodes of a graph that no workflow has: prompts kept as files
+    "LiDiTSaveConditioning": (1, 2, 3),
+    "LiDiTLoadConditioning": (4, 5, 6),
+    "LiDiTRecordConditioning": (1, 7),
+}
+PROMPTS = "prompts.txt"  # a file to record
 WIDTH = 760  # of a picture, in pixels
 LEFT, TOP = 120, 110  # of the canvas beside the frontend's own bars, in pixels of the page
 SHOW = """([ids, left, top, wide, high]) => {
@@ -69,6 +75,39 @@ def run_workflow(server: HostServer, browser: Browser, number: int) -> None:
     browser.page.wait_for_timeout(2500)
 
 
+def kept_prompts(server: HostServer) -> Api:
+    """A graph that keeps a prompt and draws with it, once the prompt is kept."""
+    first = read(NAMES[0])[1]
+    loader = {"class_type": "LiDiTLLMLoader", "inputs": {**first["1"]["inputs"]}}
+    del loader["inputs"]["custom_template"]
+    prompt = {"clip": ["1", 0], "text": first["3"]["inputs"]["text"]}
+    save = {"conditioning": ["2", 0], "filename_prefix": "conditioning/prompt"}
+    graph = {
+        "1": loader,
+        "2": {"class_type": "LiDiTTextEncode", "inputs": prompt},
+        "3": {"class_type": "LiDiTSaveConditioning", "inputs": save},
+    }
+    run = server.draw(graph)
+    if run.ending != "execution_success":
+        raise SystemExit(run.error)
+    (file,) = (server.base / "output" / "conditioning").iterdir()
+    sampler = {
+        **first["7"]["inputs"],
+        "positive": ["4", 0],
+        "negative": ["4", 0],
+        "model": ["5", 0],
+    }
+    del sampler["latent_image"]
+    record = {"clip": ["1", 0], "prompts": PROMPTS, "name": "my-encoder"}
+    return {
+        **graph,
+        "4": {"class_type": "LiDiTLoadConditioning", "inputs": {"file": file.name}},
+        "5": {"class_type": "LiDiTModelLoader", "inputs": first["5"]["inputs"]},
+        "6": {"class_type": "KSampler", "inputs": sampler},
+        "7": {"class_type": "LiDiTRecordConditioning", "inputs": record},
+    }
+
+
 def take(browser: Browser, ids: tuple[int, ...]) -> Image.Image:
     """What the canvas shows of these nodes."""
     room = browser.page.viewport_size
@@ -83,9 +122,18 @@ def draw_all(server: HostServer, browser: Browser, names: list[str]) -> None:
     for number in sorted({SHOWN[name][0] for name in names}):
         run_workflow(server, browser, number)
         for name in (n for n in names if SHOWN[n][0] == number):
-            picture = take(browser, SHOWN[name][1])
-            picture.thumbnail((WIDTH, 2 * WIDTH), Image.Resampling.LANCZOS)
-            picture.save(DOCS / name / "use.jpg", quality=80, optimize=True)
+            keep(take(browser, SHOWN[name][1]), name)
+
+
+def draw_kept(browser: Browser, graph: Api, names: list[str]) -> None:
+    browser.open(browser.from_api(graph, "kept"))
+    for name in names:
+        keep(take(browser, KEPT[name]), name)
+
+
+def keep(picture: Image.Image, name: str) -> None:
+    picture.thumbnail((WIDTH, 2 * WIDTH), Image.Resampling.LANCZOS)
+    picture.save(DOCS / name / "use.jpg", quality=80, optimize=True)
 
 
 def main(host: str, *names: str) -> None:
@@ -97,8 +145,14 @@ def main(host: str, *names: str) -> None:
         (base / "user" / "default" / "comfy.settings.json").write_text(json.dumps(SETTINGS))
         write_refiner(base / "models" / "diffusion_models")  # before the browser lists files
         (base / "custom_nodes" / "lidit").symlink_to(WORKFLOWS.parent, target_is_directory=True)
-        with HostServer(Path(host), base, "lidit") as server, Browser(server.url) as browser:
-            draw_all(server, browser, list(names or SHOWN))
+        (base / "input" / PROMPTS).write_text("a cat\na dog\n")
+        with HostServer(Path(host), base, "lidit") as server:
+            chosen = list(names or (*SHOWN, *KEPT))
+            kept = [name for name in chosen if name in KEPT]
+            graph = kept_prompts(server) if kept else {}
+            with Browser(server.url) as browser:
+                draw_kept(browser, graph, kept)
+                draw_all(server, browser, [name for name in chosen if name in SHOWN])
 
 
 if __name__ == "__main__":

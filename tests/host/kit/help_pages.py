@@ -85,8 +85,8 @@ def tables(node: type, texts: Texts, language: str) -> str:
         for text, put in zip(texts["outputs"].values(), node.GET_SCHEMA().outputs, strict=True)
     ]
     head = f"| {name} | {meaning} |\n|---|---|\n"
-    above = f"## {inputs}\n\n{head}" + "\n".join(rows) + "\n\n" if rows else ""
-    return f"{above}## {outputs}\n\n{head}" + "\n".join(given) + "\n\n"
+    parts = [(title, lines) for title, lines in ((inputs, rows), (outputs, given)) if lines]
+    return "".join(f"## {title}\n\n{head}" + "\n".join(lines) + "\n\n" for title, lines in parts)
 
 
 def _row(shown: str, put: str, tooltip: str, facts: str) -> str:
