@@ -97,7 +97,7 @@ def test_every_page_shows_its_node_in_use(pack, language):
     for name in pack.classes:
         (shown,) = re.findall(r"!\[.+?\]\((.+?)\)", page_of(name, language))
         with Image.open(DOCS / shown) as picture:
-            assert picture.format == "JPEG" and min(picture.size) >= 200
+            assert picture.format == "JPEG" and min(picture.size) >= 160
     assert sum(path.stat().st_size for path in DOCS.rglob("*.jpg")) < PICTURES
 
 
