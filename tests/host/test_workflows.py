@@ -133,7 +133,7 @@ def kept(ui: dict) -> tuple:
     nodes = {
         n["id"]: (
             *(n["type"], n.get("title"), [round(x) for x in n["pos"]]),
-            *(n.get("color"), n.get("widgets_values"), n["properties"].get("cnr_id")),
+            *(n.get("color"), n.get("widgets_values") or None, n["properties"].get("cnr_id")),
         )
         for n in ui["nodes"]
     }

@@ -68,7 +68,12 @@ def node_of(api: Api, kind: str) -> str:
 
 
 def essence(api: Api) -> dict[str, tuple]:
-    return {i: (node["class_type"], node["inputs"]) for i, node in api.items()}
+    """What runs; a newer host also sends what it previewed last, which no older one knows."""
+    return {i: (node["class_type"], _inputs(node)) for i, node in api.items()}
+
+
+def _inputs(node: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in node["inputs"].items() if not k.startswith("preview")}
 
 
 def saving(api: Api) -> set[str]:
