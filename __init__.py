@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-WEB_DIRECTORY = "./web"  # what the canvas loads: js/
+WEB_DIRECTORY = "./web"  # what the canvas loads: js/, and the help pages of docs/
 
 
 async def comfy_entrypoint():

@@ -14,8 +14,10 @@ class LiDiTExtension(ComfyExtension):
         from .conditioning.record import LiDiTRecordConditioning
         from .conditioning.save import LiDiTSaveConditioning
         from .lidit.collaborative_refiner import LiDiTCollaborativeRefiner
+        from .lidit.labelled_grid import LiDiTLabelledGrid
         from .lidit.linguistic_refiner import LiDiTLinguisticTokenRefiner
         from .lidit.model_loader import LiDiTModelLoader
+        from .lidit.reading_grid import LiDiTReadingGrid
         from .lidit.refiner_loader import LiDiTRefinerLoader
         from .lidit.sampler import LiDiTSampler
         from .lidit.text_encode import LiDiTTextEncode
@@ -36,6 +38,8 @@ class LiDiTExtension(ComfyExtension):
             LiDiTModelLoader,
             LiDiTRefinerLoader,
             LiDiTSampler,
+            LiDiTReadingGrid,
+            LiDiTLabelledGrid,
             LLMDiffDemoCheckpoint,
             LLMDiffEncode,
             LLMDiffApply,

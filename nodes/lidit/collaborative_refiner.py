@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ...host.lidit.fusion import fused
 from ...host.lidit.told import describe_fused
 from ...host.node_notes import report, shown
+from ..schema import schema
 
 MOST = 4
 FUSION = {"as trained": None, "collaborative refiner": "refiner", "concatenation": "concatenation"}
@@ -32,12 +33,16 @@ class LiDiTCollaborativeRefiner(io.ComfyNode):
             )
             for n in range(2, MOST + 1)
         ]
-        return io.Schema(
+        return schema(
             node_id="LiDiTCollaborativeRefiner",
-            display_name="LI-DiT Collaborative Refiner",
-            category="LI-DiT",
-            description="Lets several LLMs read one prompt together. The fusion runs inside the "
-            "model at every step. The first one's area, mask, range and hooks win.",
+            display_name="LI-DiT Combine LLMs",
+            category="LI-DiT/conditioning",
+            search_aliases="collaborative refiner, refiner, two LLMs, fusion, dual CLIP, "
+            "合并 LLM, LLM 結合",
+            advanced="weight_3, weight_4",
+            description="Lets several LLMs read one prompt together (the paper's collaborative "
+            "refiner). The fusion runs inside the model at every step. The first one's area, "
+            "mask, range and hooks win.",
             inputs=[
                 io.Conditioning.Input("conditioning_1", tooltip="The prompt as LLM 1 reads it"),
                 *others,

@@ -8,15 +8,19 @@ from ...host.lidit import files as models
 from ...host.lidit import model
 from ...host.lidit.told import describe_model
 from ...host.node_notes import report, shown
+from ..schema import schema
 
 
 class LiDiTModelLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LiDiTModelLoader",
             display_name="LI-DiT Model Loader",
-            category="LI-DiT",
+            category="LI-DiT/loaders",
+            search_aliases="load diffusion model, load checkpoint, UNET loader, stickers, "
+            "加载模型, モデル読み込み",
+            advanced="weight_dtype",
             description="Loads a LI-DiT and its VAE. The model's own refiners read the prompt.",
             inputs=[
                 io.Combo.Input(

@@ -11,15 +11,17 @@ from ...host.lidit.guidance import guided_between
 from ...host.lidit.model import config_of_model
 from ...host.lidit.told import describe_prompts
 from ...host.node_notes import report, shown
+from ..schema import schema
 
 
 class LiDiTSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LiDiTSampler",
             display_name="LI-DiT Sampler",
-            category="LI-DiT",
+            category="LI-DiT/sampling",
+            search_aliases="KSampler, sampler, guidance interval, 采样器, サンプラー",
             description="KSampler, set as the sticker weights like it, with a guidance interval.",
             inputs=[
                 io.Model.Input("model", tooltip="A LI-DiT"),

@@ -6,15 +6,18 @@ from comfy_api.latest import io
 
 from ...host.llm.clip import encode_prompt
 from ..inputs import InstructionTemplateType, prompt_input
+from ..schema import schema
 
 
 class LiDiTTextEncode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LiDiTTextEncode",
             display_name="LI-DiT Text Encode",
-            category="LI-DiT",
+            category="LI-DiT/conditioning",
+            search_aliases="text encoder, CLIP text encode, prompt, LLM prompt, 提示词, "
+            "文本编码, プロンプト",
             description="As CLIP Text Encode, with a template of its own if you like, and a text "
             "that says how the LLM read the prompt.",
             inputs=[

@@ -12,6 +12,7 @@ from ...host.node_notes import report, shown
 from ...host.progress import shown_on_node
 from ...lidit_core.text.templates import PRESETS, find_template
 from ..inputs import InstructionTemplateType
+from ..schema import schema
 
 OFFERED = "; ".join(f"{name}: {offer}" for name, offer in offers().items())
 
@@ -32,10 +33,13 @@ def llm_input() -> io.Combo.Input:
 class LiDiTLLMLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LiDiTLLMLoader",
             display_name="LI-DiT LLM Loader",
-            category="LI-DiT",
+            category="LI-DiT/loaders",
+            search_aliases="load LLM, language model, text encoder, CLIP loader, SmolLM2, "
+            "Gemma, Qwen, GGUF, LLM 加载, 文本编码器, テキストエンコーダー",
+            advanced="token_budget, dtype, device",
             description="Loads a decoder-only LLM as a CLIP, from safetensors or GGUF. The demo "
             f"LLMs are fetched on first use, once you allow it. {OFFERED}.",
             inputs=[

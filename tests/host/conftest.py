@@ -116,6 +116,10 @@ def make_base(folder: Path) -> Path:
     (folder / "user" / "default" / "comfy.settings.json").write_text(settings)
     if not SHIPPED.exists():  # the trained weights, once they ship, are listed by the pack itself
         save_random_checkpoint(folder / "models" / "diffusion_models" / SHIPPED.name)
+    else:
+        from workflow_kit import write_refiner
+
+        write_refiner(folder / "models" / "diffusion_models")
     return folder
 
 
@@ -218,8 +222,8 @@ def browser(server) -> Iterator:
 @pytest.fixture
 def api() -> dict[str, Any]:
     """The newcomer's workflow, as it is queued."""
-    from workflow_kit import need_llms, read
+    from workflow_kit import FIRST, need_llms, read
 
-    api = read("text_to_image")[1]
+    api = read(FIRST)[1]
     need_llms(api)
     return api

@@ -10,7 +10,7 @@ import pytest
 from conftest import SHIPPED
 from llmdiff_kit import adapter_config
 from model_kit import fuse, save_small, small_config
-from workflow_kit import changed, need_llms, node_of, only_picture, read
+from workflow_kit import ADAPTS, FIRST, changed, need_llms, node_of, only_picture, read
 
 from lidit_core.checkpoints.lidit import read_config
 from lidit_core.llmdiff.file import read_adapter_config
@@ -166,7 +166,7 @@ def test_it_stands_on_the_node_cached_or_not_until_it_holds_no_more(server, api,
 
 
 def test_an_adapters_node_tells_too(server):
-    _, api = read("llmdiff")
+    _, api = read(ADAPTS)
     need_llms(api)
     name = api[node_of_any(api, "LLMDiffApply")]["inputs"]["adapter_name"]
     most = read_adapter_config(SHIPPED.with_name(name)).llm.longest_prompt
@@ -195,9 +195,9 @@ PREVIEWED = """() => app.graph._nodes.filter(node => node.type === 'KSampler')
 
 
 def test_the_browser_shows_it_on_the_sampler(browser, server, api, longest):
-    ui, _ = read("text_to_image")
+    ui, _ = read(FIRST)
     browser.open(ui)
-    browser.set("CLIPTextEncode", "text", words(longest + 3))
+    browser.set("LiDiTTextEncode", "text", words(longest + 3))
     browser.set("KSampler", "steps", 1)
     before = set(server.get("/history"))
     browser.run()
