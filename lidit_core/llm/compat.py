@@ -99,6 +99,9 @@ def can_reuse(module, length: int) -> bool:
     and convolution layers do not. Before 4.53 sliding-window layers expect a cache that drops what
     left the window.
     """
+    longest = getattr(module, "longest_reuse", None)  # of decoders that a host runs
+    if longest is not None:
+        return length <= longest
     window = getattr(module.config, "sliding_window", None)
     if not only_attention(module):
         return False

@@ -6,10 +6,10 @@ from comfy_api.latest import io
 
 from ...host.llm.clip import DEVICES, DTYPES, block_named, open_clip
 from ...host.llm.files import llm_choices, llm_fingerprint, llm_source
-from ...host.llm.holder import LLMSettings
+from ...host.llm.reader import LLMSettings
 from ...lidit_core.errors import LiDiTError
-from ...lidit_core.text.templates import PRESETS, find_template
-from ..inputs import InstructionTemplateType
+from ...lidit_core.text.templates import find_template
+from ..inputs import InstructionTemplateType, budget_input, layer_input, template_input
 
 
 class LiDiTLLMLoader(io.ComfyNode):
@@ -27,27 +27,9 @@ class LiDiTLLMLoader(io.ComfyNode):
                     tooltip="From models/llm and the other folders for text encoders, then what "
                     "was fetched. The weights read the LLM that they were trained on",
                 ),
-                io.Combo.Input(
-                    "template",
-                    options=list(PRESETS),
-                    default="short",
-                    tooltip="The instruction before the prompt. The stickers were trained with "
-                    "'short'; 'paper' is the paper's own",
-                ),
-                io.String.Input(
-                    "layer",
-                    default="-3",
-                    tooltip="Whose output is read: a block counted from the end (-3 is the "
-                    "paper's) or from 1, or 'all'",
-                ),
-                io.Int.Input(
-                    "token_budget",
-                    default=96,
-                    min=1,
-                    max=32768,
-                    tooltip="Tokens of the prompt that are read at most, the template's not "
-                    "counted; the stickers were trained with 96",
-                ),
+                template_input(),
+                layer_input(),
+                budget_input(),
                 io.Combo.Input(
                     "dtype",
                     options=list(DTYPES),
