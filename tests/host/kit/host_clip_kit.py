@@ -11,11 +11,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
+from clip_kit import DEFAULTS, PROMPTS
 from safetensors.torch import load_file, save_file
-from tiny_llm import CORPUS, chat_tokenizer, save_llm
+from tiny_llm import CORPUS, chat_tokenizer, relative_error, save_llm
 
 FP8 = torch.float8_e4m3fn
+SETTINGS = {"template": "short", "layer": "-3", "token_budget": 96, "llm_name": ""}
+CLASSES = {"qwen3": "Qwen3_06B", "mistral": "Mistral3Small24B", "gemma3": "Gemma3_4B"}
+CLOSE = 1e-5  # of a token's state, relative
 SIZES = {"intermediate_size": 96, "num_hidden_layers": 5, "num_key_value_heads": 2, "head_dim": 128}
 
 
@@ -75,6 +80,49 @@ CASES = {
         {"rope_parameters": _rope(5e5), "rms_norm_eps": 1e-5, "max_position_embeddings": 8192},
     ),
 }
+
+
+class Bench:
+    """One host's LLMs: as CLIPs of its loaders, of our node, and of our own loader."""
+
+    def __init__(self, host, pack) -> None:
+        from comfy import model_management
+
+        model_management.unload_all_models()
+        pack.module("lidit_core.text.cache").MEMORY.clear()
+        self.host, self.pack = host, pack
+        self.error = pack.module("lidit_core.errors").LiDiTError
+        self.qwen = "qwen3" if self.has("qwen3") else "qwen2.5"
+
+    def has(self, name: str) -> bool:
+        """Whether this release of the host runs LLMs of the kind."""
+        from comfy.text_encoders import llama
+
+        return hasattr(llama, CLASSES.get(name, "Llama2"))
+
+    def saved(self, name: str) -> tuple[Path, dict[str, torch.Tensor], Any]:
+        """An LLM of the kind in the host's models/llm, its weights, and its tokenizer."""
+        if not self.has(name):
+            pytest.skip(f"this host does not run {name}")
+        folder = self.host.base / "models" / "llm" / "hosted" / name
+        tokenizer = tokenizer_for(self.pack, name)
+        if not folder.is_dir():
+            save_case(folder, name, tokenizer)
+        return folder, weights_of(folder), tokenizer
+
+    def theirs(self, name: str, change=dict):
+        """The CLIP of the host's, its weights changed or not."""
+        _, weights, tokenizer = self.saved(name)
+        return host_clip(name, change(weights), tokenizer)
+
+    def read(self, clip, **settings):
+        """The CLIP of our node."""
+        return self.pack.run("LiDiTLLMFromCLIP", clip=clip, **{**SETTINGS, **settings})[0]
+
+    def ours(self, name: str, **settings):
+        """The same LLM by our own loader, in float32."""
+        settings = {"llm": f"hosted/{name}", **DEFAULTS, **settings}
+        return self.pack.run("LiDiTLLMLoader", **settings)[0]
 
 
 def tokenizer_for(pack, name: str):
@@ -147,7 +195,7 @@ def in_fp8(weights: dict[str, torch.Tensor], how: str) -> tuple[dict, dict]:
             told = json.dumps({"format": "float8_e4m3fn"}).encode()
             stored[f"{layer}.comfy_quant"] = torch.tensor(list(told), dtype=torch.uint8)
     if how == "old":
-        stored["scaled_fp8"] = torch.zeros(2, dtype=FP8)
+        stored["scaled_fp8"] = torch.tensor([], dtype=FP8)
     return stored, meant
 
 
@@ -197,8 +245,9 @@ def _llama(weights: dict[str, torch.Tensor], sizes: dict[str, Any], tokenizer):
     from comfy.text_encoders.hunyuan_video import LLAMAModel
 
     class Model(sd1_clip.SD1ClipModel):
-        def __init__(self, device="cpu", dtype=None, model_options={}):
-            super().__init__(device, dtype, model_options, name="llama", clip_model=LLAMAModel)
+        def __init__(self, device="cpu", dtype=None, model_options=None):
+            options = model_options or {}
+            super().__init__(device, dtype, options, name="llama", clip_model=LLAMAModel)
 
     class Part:
         pass
@@ -274,6 +323,25 @@ def spiece() -> torch.Tensor:
         minloglevel=2,
     )
     return torch.tensor(list(file.getvalue()), dtype=torch.uint8)
+
+
+def states_of(clip, prompt: str) -> torch.Tensor:
+    """The states (1, L, C) of a prompt, as any node of the host gets them."""
+    with torch.inference_mode():
+        return clip.encode_from_tokens(clip.tokenize(prompt))
+
+
+def check_equal(clip, reference, prompts: list[str] = PROMPTS) -> None:
+    """Two CLIPs give the same states of each prompt."""
+    for prompt in prompts:
+        found, expected = states_of(clip, prompt), states_of(reference, prompt)
+        assert found.shape == expected.shape
+        assert relative_error(found, expected) < CLOSE, prompt
+
+
+def layer_of(name: str) -> str:
+    """The host takes a Mistral as narrow as this one for the first blocks of the whole."""
+    return "2" if name == "mistral" else "-3"
 
 
 EMBEDDED = {"gemma3": ("spiece_model", spiece), "mistral": ("tekken_model", tekken)}

@@ -1,133 +1,62 @@
-"""LLMs of the host's own loaders, read as ours are. Run: see conftest.py"""
+"""States of LLMs of the host's own loaders, by our node. Run: see conftest.py"""
 
 from __future__ import annotations
 
 import pytest
-import torch
-from clip_kit import DEFAULTS, PROMPTS
+from clip_kit import PROMPTS
 from host_clip_kit import (
     CASES,
+    CLOSE,
+    Bench,
+    check_equal,
     host_clip,
     in_fp8,
+    layer_of,
     save_case,
-    tokenizer_for,
-    weights_of,
+    states_of,
     write_meant,
 )
 from tiny_llm import reference_states, relative_error
 
-CLOSE = 1e-5  # of a token's state, relative
-SETTINGS = {"template": "short", "layer": "-3", "token_budget": 96, "llm_name": ""}
 TEMPLATES = ("none", "short", "paper")
 
 
-@pytest.fixture(scope="module")
-def kinds(pack):
-    """The kinds that this host has."""
-    import comfy.text_encoders.llama as llama
-
-    classes = {"qwen3": "Qwen3_06B", "mistral": "Mistral3Small24B", "gemma3": "Gemma3_4B"}
-    return [name for name in CASES if hasattr(llama, classes.get(name, "Llama2"))]
-
-
-@pytest.fixture(scope="module")
-def saved(host, pack, kinds):
-    """`saved(kind)`: one LLM of it in the host's models/llm, its weights, and its tokenizer."""
-
-    def save(name):
-        if name not in kinds:
-            pytest.skip(f"this host does not run {name}")
-        folder = host.base / "models" / "llm" / "hosted" / name
-        tokenizer = tokenizer_for(pack, name)
-        if not folder.is_dir():
-            save_case(folder, name, tokenizer)
-        return folder, weights_of(folder), tokenizer
-
-    return save
-
-
-@pytest.fixture(autouse=True)
-def fresh(pack):
-    from comfy import model_management
-
-    model_management.unload_all_models()
-    pack.module("lidit_core.text.cache").MEMORY.clear()
-
-
 @pytest.fixture
-def error(pack):
-    return pack.module("lidit_core.errors").LiDiTError
-
-
-@pytest.fixture
-def read(pack):
-    """`read(clip, layer=…)`: the CLIP of our node."""
-
-    def run(clip, **settings):
-        return pack.run("LiDiTLLMFromCLIP", clip=clip, **{**SETTINGS, **settings})[0]
-
-    return run
-
-
-@pytest.fixture
-def ours(pack):
-    """`ours(name, layer=…)`: the same LLM by our own loader, in float32."""
-
-    def load(name, **settings):
-        return pack.run("LiDiTLLMLoader", llm=name, **{**DEFAULTS, **settings})[0]
-
-    return load
-
-
-def states(clip, prompt):
-    with torch.inference_mode():
-        return clip.encode_from_tokens(clip.tokenize(prompt))
-
-
-def check_equal(clip, reference, prompts=PROMPTS):
-    for prompt in prompts:
-        found, expected = states(clip, prompt), states(reference, prompt)
-        assert found.shape == expected.shape
-        assert relative_error(found, expected) < CLOSE, prompt
-
-
-def layer_of(name):
-    """The host takes a Mistral as narrow as this one for the first blocks of the whole."""
-    return "2" if name == "mistral" else "-3"
+def bench(host, pack):
+    return Bench(host, pack)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_states_equal_our_own(saved, read, ours, name):
-    _, weights, tokenizer = saved(name)
-    source = host_clip(name, weights, tokenizer)
+def test_states_equal_our_own(bench, name):
+    source = bench.theirs(name)
     for template in TEMPLATES:
         settings = {"layer": layer_of(name), "template": template}
-        check_equal(read(source, **settings), ours(f"hosted/{name}", **settings))
+        check_equal(bench.read(source, **settings), bench.ours(name, **settings))
     every = {"layer": "1" if name == "mistral" else "all"}
-    check_equal(read(source, **every), ours(f"hosted/{name}", **every), PROMPTS[:1])
+    check_equal(bench.read(source, **every), bench.ours(name, **every), PROMPTS[:1])
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_states_equal_those_of_transformers(pack, saved, read, name):
-    folder, weights, tokenizer = saved(name)
-    clip = read(host_clip(name, weights, tokenizer), layer=layer_of(name))
-    reader, block = clip.cond_stage_model, int(layer_of(name))
-    encoder = pack.module("lidit_core.text.encoder").LLMEncoder(reader.llm, "short", 96, "cpu")
+def test_states_equal_those_of_transformers(bench, name):
+    folder, _, _ = bench.saved(name)
+    clip, block = bench.read(bench.theirs(name), layer=layer_of(name)), int(layer_of(name))
+    made = bench.pack.module("lidit_core.text.encoder").LLMEncoder
+    encoder = made(clip.cond_stage_model.llm, "short", 96, "cpu")
     for prompt in PROMPTS:
         expected = reference_states(folder, encoder.renderer(prompt).ids)[block]
-        assert relative_error(states(clip, prompt)[0], expected) < CLOSE
+        assert relative_error(states_of(clip, prompt)[0], expected) < CLOSE
 
 
 @pytest.mark.parametrize("how", ["plain", "old", "new"])
-def test_weights_of_8_bits_are_run_as_they_are(host, saved, read, ours, how):
+def test_weights_of_8_bits_are_run_as_they_are(bench, how):
     import comfy.utils
 
     if how == "new" and not hasattr(comfy.utils, "detect_layer_quantization"):
         pytest.skip("this host does not read comfy_quant")
-    folder, weights, tokenizer = saved("qwen3")
+    folder, weights, tokenizer = bench.saved(bench.qwen)
     stored, meant = in_fp8(weights, how)
-    copy = folder.with_name(f"qwen3-{how}")
-    save_case(copy, "qwen3", tokenizer)
+    copy = folder.with_name(f"{folder.name}-{how}")
+    save_case(copy, folder.name, tokenizer)
     write_meant(copy, meant)
-    clip = read(host_clip("qwen3", stored, tokenizer))
-    check_equal(clip, ours(f"hosted/qwen3-{how}"))
+    clip = bench.read(host_clip(folder.name, stored, tokenizer))
+    check_equal(clip, bench.ours(copy.name))
