@@ -51,6 +51,12 @@ PROOFS = {
         ("tests/core/fuzzing", "tests/train/test_fuzzed_recipes.py"),
         environment=(("LIDIT_FUZZ_INPUTS", "1000"),),
     ),
+    "sizes": Proof(
+        "an LLM of a real size through ComfyUI's own loader takes its file's memory, and frees it",
+        ("tests/host/llm/test_host_clip_sizes.py",),
+        in_hosts=True,
+        environment=(("LIDIT_REAL_SIZES", "1"),),
+    ),
     "hosts": Proof("the nodes hold in every ComfyUI", ("tests/host",), in_hosts=True),
     "browsers": Proof(
         "the workflows open and draw in a browser",

@@ -37,11 +37,23 @@ class HostBlock(nn.Module):
         super().__init__()
         self.self_attn = block.self_attn
         object.__setattr__(self, "whole", block)  # no second path to its weights
+        self.gives_keys = "past_key_value" in inspect.signature(block.forward).parameters
 
     def forward(self, x: Tensor, **options) -> tuple[Tensor, object]:
         """States (B, L, C) after the block, and its keys and values where the host gives them."""
-        out = self.whole(x.clone(), **options)  # newer hosts write the output over the input
-        return out if isinstance(out, tuple) else (out, None)
+        x = x.clone()  # newer hosts write the output over the input
+        if self.gives_keys:
+            return self.whole(x, **options)
+        hook = self.self_attn.register_forward_hook(_states_alone)
+        try:
+            return self.whole(x, **options), None
+        finally:
+            hook.remove()
+
+
+def _states_alone(module: nn.Module, args: tuple, out) -> Tensor:
+    """An attention's output for older hosts, where what takes its place gives a pair."""
+    return out[0] if isinstance(out, tuple) else out
 
 
 class HostDecoder(nn.Module):
@@ -55,10 +67,11 @@ class HostDecoder(nn.Module):
         _check_runs_alike(model, label)
         self.layers = nn.ModuleList(HostBlock(block) for block in model.layers[:kept])
         object.__setattr__(self, "host", model)
-        self.label, self.windows = label, [_window(block) for block in model.layers[:kept]]
+        self.label = label
+        self.windows = [_window(block, model.config) for block in model.layers[:kept]]
         modules = [module for block in model.layers[:kept] for module in block.modules()]
         object.__setattr__(self, "norms", [m for m in modules if getattr(m, "add", False) is True])
-        self.reuses = "past_key_value" in inspect.signature(model.layers[0].forward).parameters
+        self.reuses = self.layers[0].gives_keys
         # the longest text that may be read on top of a cache: the host's windows count from there
         self.longest_reuse = min((w for w in self.windows if w), default=1 << 30) * self.reuses
         own = model.config
@@ -175,9 +188,16 @@ def _check_runs_alike(model: nn.Module, label: str) -> None:
     )
 
 
-def _window(block: nn.Module) -> int:
-    """How many tokens a block sees, itself included; 0 = all."""
-    return int(getattr(block, "sliding_attention", 0) or 0)
+def _window(block: nn.Module, config) -> int:
+    """How many tokens a block sees, itself included; 0 = all.
+
+    Told by its rope: older hosts have the lengths of the windows at the other blocks.
+    """
+    lengths, bases = getattr(config, "sliding_attention", None), config.rope_theta
+    if not lengths or not isinstance(bases, list):
+        return 0
+    base = bases[1 if block.sliding_attention else 0]
+    return max(lengths) if base == min(bases) else 0
 
 
 def _mask(seen: Tensor, past: int, x: Tensor, window: int) -> Tensor:
