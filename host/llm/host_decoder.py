@@ -19,6 +19,7 @@ from ...lidit_core.llm.compat import cached_layers
 
 BLOCKS = (llama.TransformerBlock, llama.TransformerBlockGemma2)
 RUN_ALIKE = ("llama", "gemma3")  # the host's `transformer_type`
+SAMPLED = 16  # numbers of each matrix
 LARGEST = 1e5  # of a token's root mean square; an LLM's is below 1e3, of lost scales above 1e6
 
 
@@ -65,6 +66,7 @@ class HostDecoder(nn.Module):
     def __init__(self, model: nn.Module, kept: int, label: str):
         super().__init__()
         _check_runs_alike(model, label)
+        _check_filled([model.embed_tokens, *model.layers[:kept]], label)
         self.layers = nn.ModuleList(HostBlock(block) for block in model.layers[:kept])
         object.__setattr__(self, "host", model)
         self.label = label
@@ -186,6 +188,24 @@ def _check_runs_alike(model: nn.Module, label: str) -> None:
         f"a node has changed how this {label} runs ({type(model).__name__} of "
         f"{type(model.layers[0]).__name__}); connect the CLIP as its loader gives it",
     )
+
+
+def _check_filled(parts: list[nn.Module], label: str) -> None:
+    """Refuse weights that are all 0 or not finite: those that the host did not find in its file.
+
+    A few numbers of each matrix are looked at; those of quantised ones are not numbers.
+    """
+    for part in parts:
+        for name, weight in part.named_parameters():
+            plain = type(weight) is nn.Parameter and weight.is_floating_point()
+            if plain and weight.ndim == 2 and weight.is_contiguous() and not weight.is_meta:
+                places = torch.linspace(0, weight.numel() - 1, SAMPLED, device=weight.device)
+                few = weight.detach().view(-1)[places.long()].float()
+                check(
+                    bool(few.isfinite().all() and few.any()),
+                    f"{name} of a block of this {label} is all 0 or not finite; ComfyUI did not "
+                    "find it in the file (see its log at the load), so download another one",
+                )
 
 
 def _window(block: nn.Module, config) -> int:

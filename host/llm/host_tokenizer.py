@@ -8,11 +8,13 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
+from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
 from ...lidit_core.errors import LiDiTError, first_line
+from ...lidit_core.llm.compat import tokenizer_around
 
 ADDED = (2, 3, 4)  # types of SentencePiece's pieces: unknown, control, defined by a user
 CHAT_TOKENS = ("<start_of_turn>", "<end_of_turn>")  # those that a template may write
@@ -40,7 +42,7 @@ def readable_tokenizer(tokenizers: object, name: str, chat: str):
         ) from error
 
 
-def _part_for(tokenizers: object, name: str):
+def _part_for(tokenizers: object, name: str) -> Any:
     """What of a CLIP's tokenizers is for the text model of this name."""
     found = dict(_parts(tokenizers))
     if name not in found and len(found) != 1:
@@ -51,7 +53,7 @@ def _part_for(tokenizers: object, name: str):
     return found.get(name) or next(iter(found.values()))
 
 
-def _parts(tokenizers: object) -> Iterator[tuple[str, object]]:
+def _parts(tokenizers: object) -> Iterator[tuple[str, Any]]:
     for name, part in vars(tokenizers).items():
         if callable(getattr(part, "tokenizer", None)):
             yield name, part
@@ -70,16 +72,14 @@ def _converted(part, chat: str):
 
 def _wrapped(core: Tokenizer, beginnings: tuple[str, ...], chat: str):
     """The tokenizer of transformers around one, with the token that begins a text."""
-    from transformers import PreTrainedTokenizerFast
-
     bos = next(name for name in beginnings if core.token_to_id(name) is not None)
     core.post_processor = TemplateProcessing(
         single=f"{bos} $A", special_tokens=[(bos, core.token_to_id(bos))]
     )
-    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token=bos, chat_template=chat)
+    return tokenizer_around(core, bos_token=bos, chat_template=chat)
 
 
-def _byte_pairs(own, tekken: object) -> Tokenizer:
+def _byte_pairs(own, tekken: Any) -> Tokenizer:
     """Byte-level BPE, which the host runs in Python: Llama 3's and Mistral's."""
     merges = sorted(own._merges, key=own._merges.get)
     core = Tokenizer(models.BPE(dict(own._vocab), merges, ignore_merges=True))
@@ -92,7 +92,7 @@ def _byte_pairs(own, tekken: object) -> Tokenizer:
     return core
 
 
-def _word_pattern(tekken: object) -> str:
+def _word_pattern(tekken: Any) -> str:
     """What words are: as a Mistral's own file says, where the host splits as for Llama 3."""
     if tekken is None:
         from comfy.text_encoders import bpe_tokenizer
@@ -140,8 +140,8 @@ def pieces_of(model: bytes) -> Iterator[tuple[str, int]]:
             yield piece[1].decode("utf-8"), piece.get(3, 1)
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, bytes | int]]:
-    """Numbers and values of a protocol buffer's fields."""
+def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
+    """Numbers and values of a protocol buffer's fields: whole numbers, or bytes."""
     place = 0
     while place < len(message):
         key, place = _varint(message, place)

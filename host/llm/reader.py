@@ -83,6 +83,13 @@ class PromptReader:
     def reset_clip_options(self) -> None:
         """Nothing is kept from one prompt to the next."""
 
+    def generate(self, *_, **__) -> None:
+        """Refuse what the host's nodes for writing text ask for."""
+        raise LiDiTError(
+            "this CLIP reads prompts for LI-DiT and writes no text; connect the CLIP of one of "
+            "ComfyUI's own loaders to the node that generates text"
+        )
+
     def set_clip_options(self, options: dict) -> None:
         if options.get("layer") is not None:
             raise LiDiTError(

@@ -72,6 +72,17 @@ def read_tokenizer(folder: Path):
     return tokenizer
 
 
+def tokenizer_around(core, **special: str):
+    """A tokenizer of transformers around one of the `tokenizers` library.
+
+    Args:
+        special: its special tokens by their roles (bos_token and so on), and its chat_template.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(tokenizer_object=core, **special)
+
+
 def new_cache():
     """An empty cache that keeps every key, those outside of a sliding window too."""
     from transformers import DynamicCache

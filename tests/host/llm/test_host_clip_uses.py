@@ -135,12 +135,22 @@ def test_lost_scales_and_lost_tensors_are_refused(bench):
     with pytest.raises(bench.error, match="states of this .* are of size"):
         states_of(lost, PROMPT)
 
-    def broken(weights):
-        spoilt = torch.full_like(weights["model.layers.1.mlp.up_proj.weight"], float("nan"))
-        return {**weights, "model.layers.1.mlp.up_proj.weight": spoilt}
+    for value in (0.0, float("nan")):  # what memory holds that nothing was read into
+        with pytest.raises(bench.error, match="up_proj.weight of a block of this .* is all 0 or"):
+            bench.read(bench.theirs(bench.qwen, lambda w, v=value: filled(w, v)))
 
-    with pytest.raises(bench.error, match="are of size nan"):
-        states_of(bench.read(bench.theirs(bench.qwen, broken)), PROMPT)
+
+def filled(weights, value):
+    key = "model.layers.1.mlp.up_proj.weight"
+    return {**weights, key: torch.full_like(weights[key], value)}
+
+
+def test_a_file_without_a_tensor_is_refused(bench):
+    """Whatever the memory holds that the host reads nothing into: zeros, or numbers of any size."""
+    key = "model.layers.1.mlp.up_proj.weight"
+    with pytest.raises(bench.error, match="file"):
+        source = bench.theirs(bench.qwen, lambda w: {k: w[k] for k in w if k != key})
+        states_of(bench.read(source), PROMPT)
 
 
 def test_names(bench, caplog):
@@ -148,7 +158,10 @@ def test_names(bench, caplog):
     told = bench.read(source).cond_stage_model.name
     assert "wide with 5 blocks" in told and "write the name" in caplog.text
     caplog.clear()
-    assert bench.read(source, llm_name="My-LLM").cond_stage_model.name == "My-LLM"
+    ((_, values),) = bench.pack.run(
+        "LiDiTTextEncode", clip=bench.read(source, llm_name="My-LLM"), text="a cat"
+    )[0]
+    assert values["lidit_llm"] == {"0": "My-LLM"}
     assert not caplog.text
     with pytest.raises(bench.error, match="which is 2560 wide with 36 blocks"):
         bench.read(source, llm_name="Qwen3-4B")
