@@ -42,6 +42,6 @@ def _whole(clip: HostCLIP) -> PromptReader:
     if holder.settings.block not in ("all", DIFFERENCES):
         raise LiDiTError(
             f"this CLIP reads {holder.name} at layer {holder.settings.block}, and LLMDiff needs "
-            f"every block; set the layer to 'all' in {holder.made_by}"
+            f"every block; set {holder.made_by}'s layer to 'all'"
         )
     return holder
