@@ -196,8 +196,9 @@ def test_what_is_no_llm_is_refused(pack, bench, host):
     clip = bench.read(bench.theirs(bench.qwen))
     with pytest.raises(bench.error, match="is read as an LLM already"):
         bench.read(clip)
-    with pytest.raises(bench.error, match="writes no text"):
-        clip.generate(clip.tokenize(PROMPT))
+    if hasattr(clip, "generate"):  # older hosts write no text
+        with pytest.raises(bench.error, match="writes no text"):
+            clip.generate(clip.tokenize(PROMPT))
     with pytest.raises(bench.error, match="expected one of ComfyUI's loaders"):
         bench.read(object())
     with pytest.raises(bench.error, match="choose the layer in LI-DiT LLM from CLIP"):
