@@ -21,6 +21,7 @@ class LiDiTExtension(ComfyExtension):
         from .lidit.refiner_loader import LiDiTRefinerLoader
         from .lidit.sampler import LiDiTSampler
         from .lidit.text_encode import LiDiTTextEncode
+        from .llm.from_clip import LiDiTLLMFromCLIP
         from .llm.instruction_template import LiDiTInstructionTemplate
         from .llm.loader import LiDiTLLMLoader
         from .llmdiff.apply import LLMDiffApply
@@ -31,6 +32,7 @@ class LiDiTExtension(ComfyExtension):
         register()  # the folders that the nodes list, before any of them does
         return [
             LiDiTLLMLoader,
+            LiDiTLLMFromCLIP,
             LiDiTInstructionTemplate,
             LiDiTTextEncode,
             LiDiTLinguisticTokenRefiner,

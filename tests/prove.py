@@ -58,6 +58,11 @@ PROOFS = {
         in_hosts=("tests/host/every_node/test_every_node.py",),
         environment=(("LIDIT_EVERY_NODE", "1"),),
     ),
+    "sizes": Proof(
+        "an LLM of a real size through ComfyUI's own loader takes its file's memory, and frees it",
+        in_hosts=("tests/host/llm/test_host_clip_sizes.py",),
+        environment=(("LIDIT_REAL_SIZES", "1"),),
+    ),
     "browsers": Proof(
         "the workflows open and draw in a browser",
         in_hosts=("tests/host", "-k", "browser"),

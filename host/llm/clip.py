@@ -20,9 +20,10 @@ from ...lidit_core.errors import LiDiTError
 from ...lidit_core.llm.loading import default_dtype, load_llm
 from ...lidit_core.text.templates import InstructionTemplate
 from ..node_notes import report
-from .holder import HostCLIP, LLMHolder, LLMSettings
+from .holder import LLMHolder
 from .notes import describe, describe_llm, with_notes
 from .plain_text import TEMPLATE, PlainText
+from .reader import HostCLIP, LLMSettings, PromptReader
 from .weights import move_the_rest, store_in_fp8
 
 DTYPES = ("auto", "float32", "bfloat16", "fp8_e4m3fn")
@@ -83,13 +84,14 @@ def encode_prompt(
     The running node shows it too.
 
     Raises:
-        LiDiTError: the CLIP is not from the LLM loader.
+        LiDiTError: the CLIP is not from one of our nodes.
     """
     holder = getattr(clip, "cond_stage_model", None)
-    if not isinstance(holder, LLMHolder):
+    if not isinstance(holder, PromptReader):
         raise LiDiTError(
             f"this CLIP holds {type(holder).__name__}, whose states LI-DiT was not trained on; "
-            "expected an LLM, so connect the LI-DiT LLM loader, or use CLIPTextEncode for others"
+            "expected an LLM, so connect the LI-DiT LLM loader, put LI-DiT LLM from CLIP between "
+            "if it is one, or use CLIPTextEncode for others"
         )
     with holder.noting() as read:
         conditioning = clip.encode_from_tokens_scheduled(
@@ -141,12 +143,12 @@ class LLMClip(comfy.sd.CLIP):
     """The host's CLIP, except that the LLM is loaded only when a prompt is not in the cache."""
 
     @property
-    def cond_stage_model(self) -> LLMHolder:
+    def cond_stage_model(self) -> PromptReader:
         """The patcher's: a node that chooses the device exchanges the patcher alone."""
         return self.patcher.model if hasattr(self, "patcher") else self._holder
 
     @cond_stage_model.setter
-    def cond_stage_model(self, holder: LLMHolder) -> None:
+    def cond_stage_model(self, holder: PromptReader) -> None:
         self._holder = holder  # the host sets it before it makes the patcher
 
     def clone(self, *args, **kwargs) -> LLMClip:

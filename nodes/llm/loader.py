@@ -7,11 +7,11 @@ from comfy_api.latest import io
 from ...host.llm.clip import DEVICES, DTYPES, block_named, describe_clip, open_clip
 from ...host.llm.fetching import offers, present_source
 from ...host.llm.files import llm_choices, llm_fingerprint
-from ...host.llm.holder import LLMSettings
+from ...host.llm.reader import LLMSettings
 from ...host.node_notes import report, shown
 from ...host.progress import shown_on_node
-from ...lidit_core.text.templates import PRESETS, find_template
-from ..inputs import InstructionTemplateType
+from ...lidit_core.text.templates import find_template
+from ..inputs import InstructionTemplateType, budget_input, layer_input, template_input
 from ..schema import schema
 
 OFFERED = "; ".join(f"{name}: {offer}" for name, offer in offers().items())
@@ -44,27 +44,9 @@ class LiDiTLLMLoader(io.ComfyNode):
             f"LLMs are fetched on first use, once you allow it. {OFFERED}.",
             inputs=[
                 llm_input(),
-                io.Combo.Input(
-                    "template",
-                    options=list(PRESETS),
-                    default="short",
-                    tooltip="The instruction before the prompt. The stickers were trained with "
-                    "'short'; 'paper' is the paper's own",
-                ),
-                io.String.Input(
-                    "layer",
-                    default="-3",
-                    tooltip="Whose output is read: a block counted from the end (-3 is the "
-                    "paper's) or from 1, or 'all'",
-                ),
-                io.Int.Input(
-                    "token_budget",
-                    default=96,
-                    min=1,
-                    max=32768,
-                    tooltip="Tokens of the prompt that are read at most, the template's not "
-                    "counted; the stickers were trained with 96",
-                ),
+                template_input(),
+                layer_input(),
+                budget_input(),
                 io.Combo.Input(
                     "dtype",
                     options=list(DTYPES),

@@ -15,6 +15,7 @@ from load_probe import SNAPSHOT
 
 NODES = {
     "LiDiTLLMLoader",
+    "LiDiTLLMFromCLIP",
     "LiDiTInstructionTemplate",
     "LiDiTTextEncode",
     "LiDiTLinguisticTokenRefiner",
