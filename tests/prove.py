@@ -70,8 +70,7 @@ PROOFS = {
     ),
     "newcomers": Proof(
         "from an empty cache, one confirmation or one switch draws a picture on every canvas",
-        ("tests/host/test_first_run.py",),
-        in_hosts=True,
+        in_hosts=("tests/host/test_first_run.py",),
         environment=(("LIDIT_EVERY_CANVAS", "1"),),
     ),
 }

@@ -9,15 +9,19 @@ from ...host.llm.host_clip import read_as_llm
 from ...host.llm.reader import LLMSettings
 from ...lidit_core.text.templates import find_template
 from ..inputs import InstructionTemplateType, budget_input, layer_input, template_input
+from ..schema import schema
 
 
 class LiDiTLLMFromCLIP(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LiDiTLLMFromCLIP",
             display_name="LI-DiT LLM from CLIP",
-            category="LI-DiT",
+            category="LI-DiT/loaders",
+            search_aliases="text encoder as LLM, CLIP to LLM, Qwen, Gemma, Mistral, Llama, fp8, "
+            "文本编码器, テキストエンコーダー",
+            advanced="token_budget, llm_name",
             description="Reads prompts with the LLM of a CLIP from another loader (CLIPLoader and "
             "its GGUF and quantised relatives): Qwen 2.5, 3 and 3 VL, Gemma 3, Mistral Small 3, "
             "Llama 3. The weights stay that CLIP's, as they are; nothing is loaded twice.",

@@ -55,7 +55,7 @@ def fresh(machine):
 
 @pytest.fixture
 def api():
-    return read("text_to_image")[1]
+    return read("1_first_picture")[1]
 
 
 def allowed(api):
@@ -152,7 +152,7 @@ def assert_drawn(server, entry, api):
 
 @pytest.mark.parametrize("kind", CANVASES)
 def test_in_a_browser_one_confirmation_draws_the_picture(fresh, canvas, tmp_path, kind):
-    ui, api = read("text_to_image")
+    ui, api = read("1_first_picture")
     before = set(fresh.get("/history"))
     open_on(canvas, ui, kind)
     canvas.run()
@@ -175,7 +175,7 @@ def test_in_a_browser_one_confirmation_draws_the_picture(fresh, canvas, tmp_path
 
 @every_canvas
 def test_without_the_extension_it_is_run_switch_run(fresh, canvas, tmp_path):
-    ui, api = read("text_to_image")
+    ui, api = read("1_first_picture")
     canvas.context.route("**/js/fetch.js", lambda route: route.abort())
     canvas.page.close()
     canvas.page = canvas._open_page()

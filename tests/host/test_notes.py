@@ -18,12 +18,12 @@ SEEDS = iter(range(1000, 2000))  # so that nothing is cached
 
 def lidit(**sampler: Any) -> Api:
     quick = {"steps": 2, "seed": next(SEEDS), **sampler}
-    return changed(read("text_to_image")[1], "KSampler", **quick)
+    return changed(read("1_first_picture")[1], "KSampler", **quick)
 
 
 def llmdiff(adapted: bool = True, joined: bool = True) -> Api:
     """The graph that draws in mode add, with or without adapter and LLM text."""
-    api = read("llmdiff")[1]
+    api = read("8_llm_for_your_checkpoint")[1]
     ends = (*(str(n) for n in (9, 11, 13, 14, 16, 17, 19, 20, 22)), *(() if joined else "67"))
     api = {i: node for i, node in api.items() if i not in ends}
     api = changed(api, "KSampler", steps=2, seed=next(SEEDS), model=["8" if adapted else "1", 0])

@@ -67,7 +67,7 @@ def test_the_model_loader_names_its_branches(server, api):
 
 
 def test_a_weight_of_0_is_told_where_it_is_set(server):
-    api = changed(read("two_llms")[1], "LiDiTCollaborativeRefiner", weight_2=0.0)
+    api = changed(read("3_two_llms")[1], "LiDiTCollaborativeRefiner", weight_2=0.0)
     need_llms(api)
     run = server.draw(changed(api, "LiDiTSampler", steps=3))
     only_picture(run)
@@ -78,7 +78,7 @@ def test_a_weight_of_0_is_told_where_it_is_set(server):
 
 
 def test_llmdiff_encode_tells_its_tokens(server):
-    api = read("llmdiff")[1]
+    api = read("8_llm_for_your_checkpoint")[1]
     need_llms(api)
     run = server.draw(changed(api, "KSampler", steps=2))
     assert run.ending == "execution_success"

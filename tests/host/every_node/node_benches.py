@@ -85,7 +85,7 @@ def saving_latents(api: Api) -> Api:
 
 def lidit() -> Bench:
     """The newcomer's workflow; its second model has a LoRA."""
-    api = saving_latents(read("text_to_image")[1])
+    api = saving_latents(read("1_first_picture")[1])
     lora = node("LoraLoaderModelOnly", model=[MODEL, 0], lora_name=LORA, strength_model=1.0)
     return Bench(api, lora, [LLM, 0], "CLIPTextEncode", DOCS / "stock-nodes.md")
 
@@ -93,8 +93,16 @@ def lidit() -> Bench:
 def llmdiff() -> Bench:
     """The checkpoint that ships, with its adapter; that of the second model is weaker."""
     own = unet().api
-    loader = next(n for n in read("llmdiff")[1].values() if n["class_type"] == "LiDiTLLMLoader")
-    adapter = next(n for n in read("llmdiff")[1].values() if n["class_type"] == "LLMDiffApply")
+    loader = next(
+        n
+        for n in read("8_llm_for_your_checkpoint")[1].values()
+        if n["class_type"] == "LiDiTLLMLoader"
+    )
+    adapter = next(
+        n
+        for n in read("8_llm_for_your_checkpoint")[1].values()
+        if n["class_type"] == "LLMDiffApply"
+    )
     adapter = node("LLMDiffApply", **{**adapter["inputs"], "model": [CHECKPOINT, 0]})
     api = changed(own, "KSampler", model=[MODEL, 0]) | {LLM: loader, MODEL: adapter}
     api |= {OWN_POSITIVE: own[POSITIVE], OWN_NEGATIVE: own[NEGATIVE]}
@@ -110,7 +118,7 @@ def llmdiff() -> Bench:
 
 def unet() -> Bench:
     """The same checkpoint alone: a U-Net of the host's."""
-    api = saving_latents(read("text_to_image")[1]) | {CHECKPOINT: node("LLMDiffDemoCheckpoint")}
+    api = saving_latents(read("1_first_picture")[1]) | {CHECKPOINT: node("LLMDiffDemoCheckpoint")}
     api = {name: each for name, each in api.items() if name not in (LLM, MODEL)}
     api = changed(api, "KSampler", model=[CHECKPOINT, 0])
     api = changed(api, "VAEDecode", vae=[CHECKPOINT, 2])

@@ -39,6 +39,7 @@ KEPT = {  # nodes of a graph that no workflow has: prompts kept as files
     "LiDiTSaveConditioning": (1, 2, 3),
     "LiDiTLoadConditioning": (4, 5, 6),
     "LiDiTRecordConditioning": (1, 7),
+    "LiDiTLLMFromCLIP": (8, 9, 10),
 }
 PROMPTS = "prompts.txt"  # a file to record
 WIDTH = 760  # of a picture, in pixels
@@ -105,6 +106,19 @@ def kept_prompts(server: HostServer) -> Api:
         "5": {"class_type": "LiDiTModelLoader", "inputs": first["5"]["inputs"]},
         "6": {"class_type": "KSampler", "inputs": sampler},
         "7": {"class_type": "LiDiTRecordConditioning", "inputs": record},
+        **foreign_llm(),
+    }
+
+
+def foreign_llm() -> Api:
+    """Another loader's LLM, read as ours; its file need not be there for the picture."""
+    file = {"clip_name": "qwen_3_4b.safetensors", "type": "lumina2", "device": "default"}
+    read_as = {"clip": ["8", 0], "template": "short", "layer": "-3", "token_budget": 96}
+    read_as |= {"llm_name": "Qwen3-4B"}
+    return {
+        "8": {"class_type": "CLIPLoader", "inputs": file},
+        "9": {"class_type": "LiDiTLLMFromCLIP", "inputs": read_as},
+        "10": {"class_type": "LiDiTTextEncode", "inputs": {"clip": ["9", 0], "text": "a cat"}},
     }
 
 

@@ -66,7 +66,7 @@ def main(pictures: str = "") -> None:
             clock("ComfyUI has started")
             with Browser(server.url) as browser:
                 clock("its page is open")
-                browser.open(read("text_to_image")[0])
+                browser.open(read("1_first_picture")[0])
                 clock("the workflow is open")
                 first_run(browser, server, clock, pictures)
 
