@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ...lidit_core.errors import LiDiTError
 from ...lidit_core.llm.loading import LLM
 from ...lidit_core.llm.locate import locate
-from ...lidit_core.text.cache import PromptStates, StateCache
+from ...lidit_core.text.cache import PromptStates
 from ...lidit_core.text.encoder import LLMEncoder, pad_states
 from ...lidit_core.text.prompt_encoder import PromptEncoder, file_identity
 from ...lidit_core.text.states import PADDING, LLMStates
@@ -157,7 +157,7 @@ class LLMHolder(nn.Module):
         )
         prompts.weights = [*self.files, self.settings.dtype == "fp8_e4m3fn"]
         if patcher is None:
-            prompts.memory = StateCache(0)
+            prompts.caches.memory = None
         elif patcher.patches:
             prompts.weights.append(str(patcher.patches_uuid))
         return prompts
