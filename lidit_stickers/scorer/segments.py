@@ -117,4 +117,6 @@ def _part(mask: np.ndarray, children: list[Part]) -> Part:
 
 def components(mask: np.ndarray) -> np.ndarray:
     """8-connected components of an (H, W) bool mask: int32 labels, 0 outside, 1.. inside."""
-    return ndimage.label(mask, np.ones((3, 3), bool), output=np.int32)[0]
+    labels = np.zeros(mask.shape, np.int32)
+    ndimage.label(mask, np.ones((3, 3), bool), output=labels)
+    return labels
