@@ -39,7 +39,7 @@ def save(conditioning: list[Entry], prefix: str) -> Path:
     while path.exists():  # the host counts pictures alone
         counter += 1
         path = Path(folder) / f"{name}_{counter:05}_{SUFFIX}"
-    entries = [(sequence, _storable(values)) for sequence, values in conditioning]
+    entries = [(sequence, storable(values)) for sequence, values in conditioning]
     try:
         write_encoded(path, EncodedPrompts([EncodedPrompt(entries)]))
     except NotStorable as error:
@@ -50,7 +50,12 @@ def save(conditioning: list[Entry], prefix: str) -> Path:
     return path
 
 
-def _storable(values: Mapping[str, Any]) -> dict[str, Any]:
+def storable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of an entry that a file holds, and that are not made anew with each entry.
+
+    Raises:
+        LiDiTError: hooks are among them.
+    """
     check(
         not values.get("hooks"),
         "the conditioning cannot be saved with hooks, which no file holds; save it before they "

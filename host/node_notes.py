@@ -51,6 +51,12 @@ def nothing_to_note() -> None:
         _show(run.node_id, NOTHING)
 
 
+def in_history() -> dict[str, list[str]] | None:
+    """The running node's notes as an output of its own, which the host's history keeps."""
+    run = _running()
+    return {"text": [told for _, told in run.notes.values()]} if run and run.notes else None
+
+
 def _running() -> NodeRun | None:
     """The node that the host executes; None where a script calls."""
     global _latest

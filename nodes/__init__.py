@@ -10,6 +10,7 @@ class LiDiTExtension(ComfyExtension):
         """Every node; imported here, so that what they need loads with the first of them."""
         from ..host.folders import register
         from .conditioning.load import LiDiTLoadConditioning
+        from .conditioning.record import LiDiTRecordConditioning
         from .conditioning.save import LiDiTSaveConditioning
         from .lidit.collaborative_refiner import LiDiTCollaborativeRefiner
         from .lidit.linguistic_refiner import LiDiTLinguisticTokenRefiner
@@ -38,4 +39,5 @@ class LiDiTExtension(ComfyExtension):
             LLMDiffApply,
             LiDiTSaveConditioning,
             LiDiTLoadConditioning,
+            LiDiTRecordConditioning,
         ]

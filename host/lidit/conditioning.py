@@ -133,6 +133,11 @@ def text_of(c0: Tensor | None, values: Mapping[str, Any]) -> PromptText:
             "LLMDiff adapter; connect a prompt from LI-DiT Text Encode or CLIP Text Encode to a "
             "LI-DiT"
         )
+    if HIDDEN not in values and c0 is None:
+        raise LiDiTError(
+            "a node gave the sampler a conditioning without any text, as some guiders do where "
+            "their negative prompt is left open; connect a prompt there, which may be empty"
+        )
     if HIDDEN not in values:
         raise LiDiTError(
             "this conditioning holds no LLM states: it was encoded by another text encoder; "

@@ -90,6 +90,13 @@ class LLMHolder(nn.Module):
                 "loading; choose the layer in the LLM loader instead"
             )
 
+    def generate(self, tokens: dict, **options) -> None:
+        """Refuse to write text, which nodes of the host ask of a CLIP."""
+        raise LiDiTError(
+            "a node asks this CLIP to write text, and the LLM loader loads an LLM without the part "
+            "that writes; load one for that node with the loader that it was made for"
+        )
+
     def load_sd(self, state: dict):
         return self.load_state_dict(state, strict=False)
 

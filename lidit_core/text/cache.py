@@ -91,11 +91,11 @@ class DiskCache:
         self._unseen = max_bytes  # bytes written since the folder was last looked through
 
     def __contains__(self, key: str) -> bool:
-        return self._path(key).is_file()
+        return self.path(key).is_file()
 
     def get(self, key: str) -> PromptStates | None:
         """The states under `key`; a damaged file counts as none and is removed."""
-        path = self._path(key)
+        path = self.path(key)
         if not path.is_file():
             return None
         from safetensors import SafetensorError, safe_open
@@ -110,19 +110,31 @@ class DiskCache:
             return None
         return PromptStates(hidden, roles, (numbers[0], numbers[1]), *numbers[2:])
 
+    def tokens(self, key: str) -> tuple[int, int] | None:
+        """How many tokens of a kept prompt were read and how many it has, from the header."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.path(key), framework="pt") as file:
+                numbers = [int(n) for n in file.metadata()["prompt"].split()]
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+            return None  # `get` tells of a damaged file
+        return numbers[2], numbers[3]
+
     def put(self, key: str, states: PromptStates) -> None:
         """Keep the states; where that fails it is logged, for they are not lost to the caller."""
         numbers = " ".join(map(str, (*states.span, states.used, states.total, states.budget)))
         tensors = {"hidden": states.hidden.cpu(), "roles": states.roles.cpu()}
         try:
-            write_safetensors(self._path(key), tensors, {"prompt": numbers})
+            write_safetensors(self.path(key), tensors, {"prompt": numbers})
         except LiDiTError as error:
             log.warning("the states of a prompt are not kept: %s", error)
         self._unseen += states.bytes
         if self._unseen > self.max_bytes // 16:
             self._prune()
 
-    def _path(self, key: str) -> Path:
+    def path(self, key: str) -> Path:
+        """The file of a key, whether it is there or not."""
         return self.folder / key[:2] / f"{key}.safetensors"
 
     def _prune(self) -> None:

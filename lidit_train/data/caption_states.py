@@ -24,6 +24,8 @@ from lidit_core.text.prompt_encoder import PromptEncoder
 from lidit_core.text.spec import LLMSpec
 from lidit_core.text.states import LLMStates
 
+from ..memory import is_full
+
 log = logging.getLogger(__name__)
 
 CHUNK = 128  # captions that an LLM reads at once, and that are kept then
@@ -85,7 +87,7 @@ class CaptionReader:
         """Those whose states are not kept yet, each once, the shortest first."""
         if self.disk is None:
             return []
-        keys = {text: states_key(self.identity, text) for text in texts}
+        keys = {text: self._key(text) for text in texts}
         absent = [text for text, key in keys.items() if key not in self.disk]
         return sorted(absent, key=len)
 
@@ -109,9 +111,22 @@ class CaptionReader:
                 f"{disk.folder}; make room on its disk, or set cache.states to false"
             )
 
+    def files(self, texts: Sequence[str]) -> list[Path]:
+        """Where the states of these texts are kept, or would be."""
+        return [] if self.disk is None else [self.disk.path(self._key(text)) for text in texts]
+
     def unload(self) -> None:
         """Let go of the LLM: from here on everything comes from the cache."""
         self.encoder = None
+
+    def tokens(self, texts: Sequence[str]) -> list[tuple[int, int]]:
+        """How many tokens of each text are read, and how many it has; kept ones that are there."""
+        if self.disk is not None:
+            kept = (self.disk.tokens(self._key(text)) for text in texts)
+            return [counts for counts in kept if counts is not None]
+        assert self.encoder is not None  # as nothing is kept
+        rendered = map(self.encoder.encoder().renderer, texts)
+        return [(tokens.used, tokens.total) for tokens in rendered]
 
     def read(self, texts: Sequence[str]) -> LLMStates:
         """Float32 states (B, L, C) of the texts, padded to the longest."""
@@ -135,8 +150,19 @@ class CaptionReader:
                 f"the cache has no states of {texts[0][:60]!r} from {self.spec.name}; it was "
                 "changed while training, so start the same command again"
             )
-        rows = self.encoder.encoder().encode_rows(texts)
+        try:
+            rows = self.encoder.encoder().encode_rows(texts)
+        except Exception as error:
+            if len(texts) == 1 or not is_full(error):
+                raise
+            rows = None  # halves are read outside of the handler, which holds what has failed
+        if rows is None:
+            half = len(texts) // 2
+            return [*self._compute(texts[:half]), *self._compute(texts[half:])]
         return [replace(row.cpu(), hidden=row.hidden.cpu().to(TORCH[self.dtype])) for row in rows]
+
+    def _key(self, text: str) -> str:
+        return states_key(self.identity, text)
 
 
 def _encoder(spec: LLMSpec, llm: str, device) -> PromptEncoder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...host.lidit.fusion import fused
+from ...host.node_notes import in_history
 
 MOST = 4
 FUSION = {"as trained": None, "collaborative refiner": "refiner", "concatenation": "concatenation"}
@@ -55,4 +56,5 @@ class LiDiTCollaborativeRefiner(io.ComfyNode):
         numbers = [n for n in range(2, MOST + 1) if rest.get(f"conditioning_{n}") is not None]
         given = [conditioning_1, *(rest[f"conditioning_{n}"] for n in numbers)]
         weights = [rest[f"weight_{n}"] for n in (1, *numbers)]
-        return io.NodeOutput(fused(given, weights, FUSION[fusion]))
+        entries = fused(given, weights, FUSION[fusion])
+        return io.NodeOutput(entries, ui=in_history())

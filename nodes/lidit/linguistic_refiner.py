@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...host.lidit.fusion import read_by
+from ...host.node_notes import in_history
 from ...lidit_core.model.refiners import BranchOptions
 from ..inputs import BRANCHES, branch_chosen
 
@@ -62,4 +63,5 @@ class LiDiTLinguisticTokenRefiner(io.ComfyNode):
     def execute(cls, conditioning, refiner, attention, gating, strength) -> io.NodeOutput:
         options = BranchOptions(ATTENTION[attention], GATING[gating], strength)
         branch = branch_chosen(refiner)
-        return io.NodeOutput([read_by(entry, branch, options) for entry in conditioning])
+        entries = [read_by(entry, branch, options) for entry in conditioning]
+        return io.NodeOutput(entries, ui=in_history())

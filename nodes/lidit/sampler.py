@@ -9,6 +9,7 @@ import nodes
 
 from ...host.lidit.guidance import guided_between
 from ...host.lidit.model import config_of_model
+from ...host.node_notes import in_history
 
 
 class LiDiTSampler(io.ComfyNode):
@@ -103,4 +104,5 @@ class LiDiTSampler(io.ComfyNode):
         config_of_model(model)
         guided = guided_between(model, guidance_start, guidance_end)
         how = (seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image)
-        return io.NodeOutput(nodes.common_ksampler(guided, *how, denoise=denoise)[0])
+        drawn = nodes.common_ksampler(guided, *how, denoise=denoise)[0]
+        return io.NodeOutput(drawn, ui=in_history())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...host.llm.clip import encode_prompt
+from ...host.node_notes import in_history
 from ..inputs import InstructionTemplateType, prompt_input
 
 
@@ -38,4 +39,5 @@ class LiDiTTextEncode(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip, text: str, template=None) -> io.NodeOutput:
-        return io.NodeOutput(*encode_prompt(clip, text, template))
+        conditioning, info = encode_prompt(clip, text, template)
+        return io.NodeOutput(conditioning, info, ui=in_history())

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ...host.llmdiff.conditioning import WIDTHS, blank, joined
 from ...host.llmdiff.encode import read_differences
+from ...host.node_notes import in_history
 from ..inputs import prompt_input
 
 
@@ -48,4 +49,4 @@ class LLMDiffEncode(io.ComfyNode):
     def execute(cls, clip, text: str, base: str, conditioning=None) -> io.NodeOutput:
         reading = read_differences(clip, text)
         entries = [blank(base, reading)] if conditioning is None else conditioning
-        return io.NodeOutput(joined(entries, reading))
+        return io.NodeOutput(joined(entries, reading), ui=in_history())

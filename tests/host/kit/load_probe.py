@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 OF_FILES = (
-    *("llm", "template", "preset", "model_name", "refiner_name", "adapter_name", "file"),
+    *("llm", "template", "preset", "model_name", "refiner_name", "adapter_name", "file", "prompts"),
     *("sampler_name", "scheduler"),
 )
 SNAPSHOT = Path(__file__).with_name("schema.json")

@@ -13,7 +13,8 @@ from lidit_core.io.records import LARGEST
 from lidit_core.llmdiff.config import MODES, TokenRefiner
 from lidit_core.llmdiff.langevin import FORMS
 
-from .ranges import in_range, one_of
+from ..ranges import in_range, one_of
+from .keeping import Checkpoints
 
 OPTIMISERS = ("adamw", "muon")
 LANGUAGES = ("en", "zh", "mixed")  # of sticker scenes
@@ -31,7 +32,8 @@ class Model:
     changes: dict = field(default_factory=dict)  # fields of its LiDiTConfig that differ
     llms: tuple[str, ...] = ()  # the branches' LLMs by the names of the presets; () = as it has.
     # A branch of a checkpoint whose LLM is thereby another one starts afresh.
-    vae: str = "shipped"  # or a file in TAESD's layout, or a folder of diffusers' AutoencoderKL
+    vae: str = "shipped"  # or the base's own; or a file (TAESD's layout, Stable Diffusion's), or a
+    # folder of diffusers' AutoencoderKL
     measure_latents: bool = False  # take the latents' mean and deviation from the data
     whiten: bool = True  # fresh maps from LLM states start whitened (lidit_train.tasks.whitening)
 
@@ -69,7 +71,7 @@ class Adapter:
     form: str = "direct"  # of the Langevin dynamics, or "consecutive"
     refiner: TokenRefiner | None = None  # LI-DiT's, in front of the adapter
     timestep_gates: bool = False
-    text_encoders: str = ""  # mode add: a diffusers folder with the base's tokenizers and encoders
+    text_encoders: str = ""  # mode add: a checkpoint or a diffusers folder; "" = the base
 
     def __post_init__(self) -> None:
         check(
@@ -260,20 +262,18 @@ class Compute:
     checkpointing: bool = False  # compute the blocks' activations again in the backward pass
     compile: bool = False  # torch.compile of the transformer's blocks
     cuda_graph: bool = False  # replay a step as one CUDA graph, for small models on one GPU
+    frozen: str = ""  # matrices that do not learn, "bf16" or "float32"; "" = as it is computed
     shard: bool = False  # weights, gradients and optimiser over all processes (fully_shard)
 
     def __post_init__(self) -> None:
         one_of("the recipe's precision", self.precision, PRECISIONS)
+        one_of("the recipe's compute.frozen", self.frozen, ("", *PRECISIONS))
+        check(
+            not (self.shard and self.frozen == "bf16"),
+            "the recipe's compute has shard and frozen=bf16; a divided model has one precision, so "
+            "leave one of them out",
+        )
         in_range(self, "compute", "micro_batch", low=0)
-
-
-@dataclass(frozen=True)
-class Checkpoints:
-    every: int = 500  # steps
-    keep: int = 2  # newest ones; the last before the rate's decay stays beside them
-
-    def __post_init__(self) -> None:
-        in_range(self, "checkpoints", "every", "keep", low=1)
 
 
 @dataclass(frozen=True)
@@ -292,7 +292,7 @@ class Validation:
 class Log:
     every: int = 10  # steps
     time_bins: int = 10  # of (0, 1], each with its own mean loss
-    trackers: tuple[str, ...] = ("tensorboard",)  # of accelerate, by name; left out if not there
+    trackers: tuple[str, ...] = ("tensorboard",)  # or "wandb"; left out if not installed
 
     def __post_init__(self) -> None:
         in_range(self, "log", "every", "time_bins", low=1)

@@ -13,14 +13,15 @@ from dataclasses import replace
 from itertools import zip_longest
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from lidit_core.errors import check
 from lidit_core.text.rows import Rows
 from lidit_core.text.states import LLMStates
 
-from ..batch import Batch
-from ..recipe import Compute
+from ...batch import Batch
+from ...recipe import Compute
 
 log = logging.getLogger(__name__)
 
@@ -169,3 +170,12 @@ class Replayed:
             self.recordings[shape_of(batch)] = recording
             log.info("recorded CUDA graph %d", len(self.recordings))
         return recording.replay(batch)
+
+
+def replayed(
+    run: Run, learner: nn.Module, compute: Compute, accelerator: Accelerator
+) -> Replayed | None:
+    """What runs batches by recordings, where the recipe asks for it and there is a GPU."""
+    if can_be_replayed(compute, accelerator.num_processes, accelerator.device):
+        return Replayed(run, learner)
+    return None
