@@ -58,10 +58,21 @@ PROOFS = {
         in_hosts=("tests/host/every_node/test_every_node.py",),
         environment=(("LIDIT_EVERY_NODE", "1"),),
     ),
+    "sizes": Proof(
+        "an LLM of a real size through ComfyUI's own loader takes its file's memory, and frees it",
+        in_hosts=("tests/host/llm/test_host_clip_sizes.py",),
+        environment=(("LIDIT_REAL_SIZES", "1"),),
+    ),
     "browsers": Proof(
         "the workflows open and draw in a browser",
         in_hosts=("tests/host", "-k", "browser"),
         times=3,
+    ),
+    "newcomers": Proof(
+        "from an empty cache, one confirmation or one switch draws a picture on every canvas",
+        ("tests/host/test_first_run.py",),
+        in_hosts=True,
+        environment=(("LIDIT_EVERY_CANVAS", "1"),),
     ),
 }
 

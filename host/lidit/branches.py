@@ -93,5 +93,5 @@ def _only(read: BranchText, config: LiDiTConfig) -> int:
         return 0
     raise LiDiTError(
         f"this model was trained on {' and '.join(spec.name for spec in config.llms)}, not on "
-        f"{read.llm}; load one of those, or choose its branch in the linguistic token refiner node"
+        f"{read.llm}; load one of those, or choose its branch in LI-DiT Prompt Refiner"
     )

@@ -188,7 +188,7 @@ def _changed(llm: str, first: LLMStates, c0: Tensor) -> str:
     if torch.allclose(c0.float(), first.hidden.float() * scale, rtol=1e-2, atol=0):
         return (
             f"a node multiplied the states of {llm} by {scale:.3g}, which has no effect: the "
-            "refiner brings them to one size; use the strength of LI-DiT Linguistic Token Refiner"
+            "refiner brings them to one size; use the strength of LI-DiT Prompt Refiner"
         )
     return (
         f"a node changed the states of {llm}, and they are read as the {first.roles.shape[1]} "

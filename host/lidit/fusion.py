@@ -17,8 +17,8 @@ def read_by(entry: Entry, branch: int | None, options: BranchOptions) -> Entry:
     if len(text.branches) > 1:
         names = ", ".join(b.llm for b in text.branches)
         raise LiDiTError(
-            f"this conditioning already fuses {names}; put the linguistic token refiner between "
-            "each LLM's prompt and the collaborative refiner"
+            f"this conditioning already fuses {names}; put LI-DiT Prompt Refiner between "
+            "each LLM's prompt and LI-DiT Combine LLMs"
         )
     read = next(iter(text.branches))
     options = replace(options, weight=read.options.weight)

@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import torch
 
+from ...lidit_core.llm.loading import LLM
 from ...lidit_core.text.cache import PromptStates
 from ...lidit_core.text.notes import literal_notes, prompt_notes
 from ..node_notes import note
+from .memory import memory_needed
+
+
+def describe_llm(llm: LLM, token_budget: int, device: torch.device) -> str:
+    """What a user wants to know of an LLM that was loaded: its memory.
+
+    Args:
+        token_budget: tokens of a prompt at most.
+        device: where prompts are encoded.
+    """
+    size = sum(weights.nbytes for weights in llm.module.parameters())
+    dtype = str(next(llm.module.parameters()).dtype).removeprefix("torch.")
+    more = memory_needed(llm, token_budget, "x" * token_budget)
+    return (
+        f"{llm.blocks} blocks, {dtype}: {size / 1e6:,.0f} MB in RAM\n"
+        f"{token_budget} tokens: at most {more / 1e6:,.0f} MB more on {device}"
+    )
 
 
 def describe(
-    prompt: str,
     states: PromptStates,
     llm: str,
     block: int | str,
@@ -28,14 +45,17 @@ def describe(
     first, end = states.span
     place = f"{first} to {end - 1}" if end > first else "empty"
     (length, width), dtype = states.hidden.shape, str(states.hidden.dtype).removeprefix("torch.")
-    lines = [
-        f"{llm}, after block {block}, template {template}",
+    return (
+        f"{llm}, after block {block}, template {template}\n"
         f"{states.used} of {states.budget} tokens used; {length} with the template, "
-        f"the prompt is {place}",
-        f"states {width} wide, {dtype}, "
-        + ("cached" if states.cached else f"computed on {device}"),
-    ]
-    return "\n".join([*lines, *(f"note: {told}" for told in prompt_notes(prompt, states))])
+        f"the prompt is {place}\n"
+        f"states {width} wide, {dtype}, " + ("cached" if states.cached else f"computed on {device}")
+    )
+
+
+def with_notes(described: str, prompt: str, states: PromptStates) -> str:
+    """The same, and a line for all that was cut or is read otherwise than elsewhere."""
+    return "\n".join([described, *(f"note: {told}" for told in prompt_notes(prompt, states))])
 
 
 def tell(text: str, row: PromptStates) -> None:

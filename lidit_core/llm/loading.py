@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import LiDiTError, first_line
+from ..progress import tell
 from .blocks import EVERY_BLOCK, kept_blocks
 from .compat import check_transformers, read_tokenizer
 from .decoder import build, text_config, truncated
@@ -117,6 +118,7 @@ def load_llm(
         raise LiDiTError(f"dtype of an LLM is {dtype}; expected float32 or bfloat16, so choose one")
     check_transformers()
     found = locate(source)
+    tell(f"reading {found.name}", 0)
     folder = model_folder(found)
     config = text_config(folder, found.name)
     total = config.num_hidden_layers

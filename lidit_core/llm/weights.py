@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import LiDiTError
+from ..progress import told
 
 if TYPE_CHECKING:
     from safetensors import safe_open
@@ -82,7 +83,9 @@ class Checkpoint:
     def read(self, wanted: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
         """The wanted tensors by a decoder's own names, checked against its shapes, in `dtype`."""
         prefix, state = self.prefix(wanted), {}
-        for name, like in wanted.items():
+        size = sum(like.numel() for like in wanted.values()) * dtype.itemsize
+        what = f"loading {size / 1e6:,.0f} MB of weights"
+        for name, like in told(what, wanted.items(), len(wanted)):
             tensor = self.files[prefix + name].get_tensor(prefix + name)
             if tensor.shape != like.shape:
                 raise LiDiTError(

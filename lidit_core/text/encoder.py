@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import LiDiTError
 from ..llm.blocks import EVERY_BLOCK
-from ..llm.compat import cached_layers, can_reuse, new_cache
+from ..llm.compat import cache_argument, cached_layers, can_reuse, new_cache
 from ..llm.loading import LLM
 from .cache import PromptStates
 from .differences import check_differences, difference_states
@@ -64,10 +64,10 @@ def run_decoder(
         input_ids=ids.to(device),
         attention_mask=mask.to(device),
         position_ids=positions.to(device),
-        past_key_values=cache,
         use_cache=cache is not None,
         output_hidden_states=every_block,
         return_dict=True,
+        **{cache_argument(module): cache},
     )
     return torch.cat(out.hidden_states, -1) if every_block else out.last_hidden_state
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...host import encoded_prompts
+from ..schema import schema
 
 
 class LiDiTLoadConditioning(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LiDiTLoadConditioning",
             display_name="Load Conditioning",
-            category="LI-DiT",
+            category="LI-DiT/conditioning",
+            search_aliases="load prompt embeds, text embeddings, load conditioning, cached prompt, "
+            "加载条件, 条件付け 読み込み",
             description="An encoded prompt that Save Conditioning kept: no language model is "
             "loaded for it.",
             inputs=[

@@ -7,15 +7,18 @@ import comfy.utils
 from comfy_api.latest import io, ui
 
 from ...host import recording
+from ..schema import schema
 
 
 class LiDiTRecordConditioning(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LiDiTRecordConditioning",
             display_name="Record Conditioning",
-            category="LI-DiT",
+            category="LI-DiT/conditioning",
+            search_aliases="cache text embeddings, prompt cache, dataset, encode prompts, "
+            "记录条件, 条件付け 記録",
             description="Keeps what a text encoder makes of every line of a text file, to train "
             "from. Any CLIP of ComfyUI will do. A recording that was stopped goes on.",
             inputs=[

@@ -5,15 +5,18 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ...host import encoded_prompts
+from ..schema import schema
 
 
 class LiDiTSaveConditioning(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LiDiTSaveConditioning",
             display_name="Save Conditioning",
-            category="LI-DiT",
+            category="LI-DiT/conditioning",
+            search_aliases="save prompt embeds, text embeddings, save conditioning, cache prompt, "
+            "保存条件, 条件付け 保存",
             description="Keeps an encoded prompt as a file in the output folder. Load Conditioning "
             "draws with it later, or on another machine, without the language model.",
             inputs=[

@@ -5,7 +5,9 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...host.lidit.fusion import fused
-from ...host.node_notes import in_history
+from ...host.lidit.told import describe_fused
+from ...host.node_notes import report, shown
+from ..schema import schema
 
 MOST = 4
 FUSION = {"as trained": None, "collaborative refiner": "refiner", "concatenation": "concatenation"}
@@ -31,12 +33,16 @@ class LiDiTCollaborativeRefiner(io.ComfyNode):
             )
             for n in range(2, MOST + 1)
         ]
-        return io.Schema(
+        return schema(
             node_id="LiDiTCollaborativeRefiner",
-            display_name="LI-DiT Collaborative Refiner",
-            category="LI-DiT",
-            description="Lets several LLMs read one prompt together. The fusion runs inside the "
-            "model at every step. The first one's area, mask, range and hooks win.",
+            display_name="LI-DiT Combine LLMs",
+            category="LI-DiT/conditioning",
+            search_aliases="collaborative refiner, refiner, two LLMs, fusion, dual CLIP, "
+            "合并 LLM, LLM 結合",
+            advanced="weight_3, weight_4",
+            description="Lets several LLMs read one prompt together (the paper's collaborative "
+            "refiner). The fusion runs inside the model at every step. The first one's area, "
+            "mask, range and hooks win.",
             inputs=[
                 io.Conditioning.Input("conditioning_1", tooltip="The prompt as LLM 1 reads it"),
                 *others,
@@ -57,4 +63,5 @@ class LiDiTCollaborativeRefiner(io.ComfyNode):
         given = [conditioning_1, *(rest[f"conditioning_{n}"] for n in numbers)]
         weights = [rest[f"weight_{n}"] for n in (1, *numbers)]
         entries = fused(given, weights, FUSION[fusion])
-        return io.NodeOutput(entries, ui=in_history())
+        report(describe_fused(entries))
+        return io.NodeOutput(entries, ui=shown())

@@ -5,17 +5,19 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...host.llm.clip import encode_prompt
-from ...host.node_notes import in_history
 from ..inputs import InstructionTemplateType, prompt_input
+from ..schema import schema
 
 
 class LiDiTTextEncode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LiDiTTextEncode",
             display_name="LI-DiT Text Encode",
-            category="LI-DiT",
+            category="LI-DiT/conditioning",
+            search_aliases="text encoder, CLIP text encode, prompt, LLM prompt, 提示词, "
+            "文本编码, プロンプト",
             description="As CLIP Text Encode, with a template of its own if you like, and a text "
             "that says how the LLM read the prompt.",
             inputs=[
@@ -40,4 +42,4 @@ class LiDiTTextEncode(io.ComfyNode):
     @classmethod
     def execute(cls, clip, text: str, template=None) -> io.NodeOutput:
         conditioning, info = encode_prompt(clip, text, template)
-        return io.NodeOutput(conditioning, info, ui=in_history())
+        return io.NodeOutput(conditioning, info, ui={"text": [info]})

@@ -27,6 +27,21 @@ SET = """([type, name, value]) => {
     for (const node of app.graph._nodes.filter(node => node.type === type))
         node.widgets.find(widget => widget.name === name).value = value
 }"""
+SAVED = "() => JSON.stringify((app.rootGraph ?? app.graph).serialize())"
+SETTING = "([name, value]) => app.extensionManager.setting.set(name, value)"
+MODERN = "Comfy.VueNodes.Enabled"  # Nodes 2.0
+DRAWN = """() => Object.fromEntries(app.graph._nodes.map(node => {
+    const least = node.computeSize(), [w, h] = [0, 1].map(i => Math.max(node.size[i], least[i]))
+    return [node.id, [node.pos[0], node.pos[1] - 30, w, h + 30]]
+}))"""
+DRAWN_MODERN = """() => {
+    const ds = app.canvas.ds
+    return Object.fromEntries([...document.querySelectorAll('[data-node-id]')].map(element => {
+        const node = app.graph.getNodeById(element.dataset.nodeId)
+        const { width, height } = element.getBoundingClientRect()
+        return [node.id, [node.pos[0], node.pos[1] - 30, width / ds.scale, height / ds.scale]]
+    }))
+}"""
 RUN = '[data-testid="queue-button"] button, button[data-testid="queue-button"]'
 ALERTS = "() => [...document.querySelectorAll('.p-toast-message')].map(alert => alert.innerText)"
 FIT = """() => {
@@ -94,6 +109,22 @@ class Browser:
     def from_api(self, api: dict[str, Any], name: str) -> dict[str, Any]:
         """The workflow that the frontend makes of an API graph."""
         return json.loads(self.page.evaluate(FROM_API, [api, name]))
+
+    def saved(self) -> dict[str, Any]:
+        """The open workflow as the frontend would save it."""
+        return json.loads(self.page.evaluate(SAVED))
+
+    def setting(self, name: str, value: Any) -> None:
+        self.page.evaluate(SETTING, [name, value])
+        self.page.wait_for_timeout(500)
+
+    def boxes(self, modern: bool) -> dict[str, list[float]]:
+        """Each node's left, top, width and height on the canvas, its title included."""
+        if not modern:
+            return self.page.evaluate(DRAWN)
+        self.page.evaluate(FIT)
+        self.page.wait_for_timeout(2000)
+        return self.page.evaluate(DRAWN_MODERN)
 
     def set(self, node_id: str, widget: str, value: Any) -> None:
         """Set a widget of all nodes of a kind in the open workflow."""

@@ -9,7 +9,7 @@ import pytest
 from conftest import SHIPPED
 from lora_pictures import LIGHT
 from PIL import Image
-from workflow_kit import Api, is_picture, node_of, prepare, read, same, saving
+from workflow_kit import TRAINS, Api, is_picture, node_of, prepare, read, same, saving
 
 NEAR, FAR = 30, 60  # of a colour to another, in mean steps of 255 per channel
 
@@ -17,7 +17,7 @@ NEAR, FAR = 30, 60  # of a colour to another, in mean steps of 255 per channel
 @pytest.fixture(scope="module")
 def api(server: Any) -> Api:
     """The workflow that trains, as it is queued."""
-    api = read("train_lora")[1]
+    api = read(TRAINS)[1]
     prepare(server, api)
     return api
 
