@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...lidit_core.errors import LiDiTError
 from ...lidit_core.llm.loading import LLM
-from ...lidit_core.text.cache import PromptStates, StateCache
+from ...lidit_core.text.cache import PromptStates
 from ...lidit_core.text.encoder import LLMEncoder, pad_states
 from ...lidit_core.text.prompt_encoder import PromptEncoder
 from ...lidit_core.text.states import PADDING, LLMStates
@@ -161,7 +161,7 @@ class PromptReader:
         )
         prompts.weights = self.weights_identity()
         if patcher is None:
-            prompts.memory = StateCache(0)
+            prompts.caches.memory = None
         elif patcher.patches:
             prompts.weights.append(str(patcher.patches_uuid))
         return prompts

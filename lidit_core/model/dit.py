@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from ..errors import LiDiTError, shown
@@ -173,7 +174,7 @@ class LiDiT(nn.Module):
         c = self.t_embedder(t, x.dtype) + self.pooled_text(context.pooled)  # (B, D)
         x = self.position(self.patch_embedder(self._pad(x)))  # (B, D, H/p, W/p)
         rows = x.shape[-2]
-        x = x.flatten(2).transpose(1, 2).contiguous()  # (B, N, D); every norm would copy it
+        x = rearrange(x, "b d h w -> b (h w) d").contiguous()  # every norm would copy it
         for index, block in enumerate(self.blocks):
             x = run_block(index, block, x, c, context, attention)  # (B, N, D)
         return self._unpatchify(self.final_layer(x, c), rows)[..., :height, :width]
@@ -187,8 +188,7 @@ class LiDiT(nn.Module):
     def _unpatchify(self, x: Tensor, rows: int) -> Tensor:
         """(B, N, p·p·channels) -> (B, channels, rows·p, columns·p)."""
         p = self.config.patch
-        x = x.unflatten(2, (p, p, self.channels)).unflatten(1, (rows, -1))
-        return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+        return rearrange(x, "b (h w) (p q c) -> b c (h p) (w q)", h=rows, p=p, q=p)
 
     def _check(self, x: Tensor, t: Tensor, options: TextOptions) -> None:
         """Raise unless latents are what the weights compute with, and all else fits them.

@@ -6,10 +6,12 @@ Neither holds model weights. Keys name everything that can change a state.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -153,3 +155,58 @@ class DiskCache:
             with contextlib.suppress(OSError):
                 path.unlink()
             total -= size
+
+
+@dataclass
+class StateCaches:
+    """The caches in front of an encoder; either may be left out."""
+
+    memory: StateCache | None
+    disk: DiskCache | None
+
+    def states(
+        self,
+        prompts: Sequence[str],
+        identity: Callable[[], str],
+        compute: Callable[[list[str]], list[PromptStates]],
+    ) -> list[PromptStates]:
+        """States of every prompt; those that are in no cache are computed together, and kept.
+
+        Args:
+            identity: gives all that can change the states but the prompt. It is asked again after
+                a computation, since an LLM may be converted when it is first loaded.
+            compute: encodes the prompts that are in no cache, and gives states on the CPU.
+        """
+        before = identity()
+        recalled = {prompt: self.recall(states_key(before, prompt)) for prompt in prompts}
+        known = {prompt: states for prompt, states in recalled.items() if states is not None}
+        fresh = [prompt for prompt in recalled if prompt not in known]
+        if fresh:
+            computed = compute(fresh)
+            after = identity()
+            for prompt, states in zip(fresh, computed, strict=True):
+                known[prompt] = states
+                self.remember(states_key(after, prompt), states)
+        return [known[prompt] for prompt in prompts]
+
+    def recall(self, key: str) -> PromptStates | None:
+        """The states under `key`; what one cache has is put into the other."""
+        states = self.memory.get(key) if self.memory else None
+        if states is None:
+            states = self.disk.get(key) if self.disk else None
+            if states is not None and self.memory:
+                self.memory.put(key, states)
+        elif self.disk and key not in self.disk:
+            self.disk.put(key, states)
+        return None if states is None else replace(states, cached=True)
+
+    def remember(self, key: str, states: PromptStates) -> None:
+        """Put the states into every cache that there is."""
+        for cache in (self.memory, self.disk):
+            if cache:
+                cache.put(key, states)
+
+
+def states_key(identity: str, prompt: str) -> str:
+    """The name of a prompt's states in the caches."""
+    return hashlib.sha256(f"{identity}\0{prompt}".encode("utf-8", "surrogatepass")).hexdigest()

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
@@ -124,3 +125,13 @@ def test_the_server_lists_the_pack_and_no_complaint(server):
     ours = [(failed, Path(folder).name) for _, failed, folder in times]
     assert ours == [("", PACK_NAME)]
     assert set(server.get("/object_info")) >= NODES
+
+
+def test_the_host_brings_what_the_pack_does_not_ask_for():
+    """Nothing of pyproject.toml's `standalone` is installed beside ComfyUI."""
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (listed,) = re.findall(r"^standalone = \[(.*?)\]", project, re.M | re.S)
+    needed = set(re.findall(r'"([\w-]+)', listed))
+    asked = re.findall(r"^([\w-]+)", (HOST / "requirements.txt").read_text(), re.M)
+    torch_brings = re.findall(r"^[\w-]+", "\n".join(requires("torch") or ()), re.M)
+    assert {"torch", "einops", "scipy"} <= needed <= {*asked, *torch_brings}
