@@ -9,11 +9,11 @@ from typing import Any
 import folder_paths
 
 from ..lidit_core.errors import check
+from ..lidit_core.io.conditioning import Entry
 from ..lidit_core.io.pictures import read_prompts
 from ..lidit_core.io.recording import Recording, record
 from .encoded_prompts import storable
 from .folders import plain_name
-from .keys import Entry
 
 FOLDER = "recordings"  # below the output folder
 
@@ -47,7 +47,7 @@ def record_prompts(
 
     def encode(text: str) -> list[Entry]:
         entries = clip.encode_from_tokens_scheduled(clip.tokenize(text))
-        return [[sequence, storable(values)] for sequence, values in entries]
+        return [(sequence, storable(values)) for sequence, values in entries]
 
     about = {"encoder": type(clip.cond_stage_model).__name__}
     return record(encode, prompts, folder, about, on_prompt)

@@ -16,7 +16,7 @@ from ...lidit_core.llm.blocks import kept_blocks
 from ...lidit_core.llm.loading import LLM
 from ..node_notes import note
 from .clip import LLMClip
-from .host_decoder import HostDecoder, text_models
+from .host_decoder import HostDecoder, HostModule, text_models
 from .host_kinds import Kind, Sizes, check_name, kind_of, label_of, told_name
 from .host_tokenizer import readable_tokenizer
 from .plain_text import PlainText
@@ -74,6 +74,7 @@ class HostLLM(LLM):
 
     @property
     def device(self) -> torch.device:
+        assert isinstance(self.module, HostDecoder)
         return self.module.host.embed_tokens.weight.device
 
 
@@ -104,7 +105,7 @@ def host_llm(
     return HostLLM(label, decoder, tokenizer, block, kept, width, context), bool(told)
 
 
-def _sizes(model: nn.Module, kind: Kind) -> Sizes:
+def _sizes(model: HostModule, kind: Kind) -> Sizes:
     """The LLM's sizes; of one that ends before its final norm those of the whole."""
     blocks = len(model.layers)
     if model.norm is None and kind.whole:
@@ -112,7 +113,7 @@ def _sizes(model: nn.Module, kind: Kind) -> Sizes:
     return Sizes(model.config.hidden_size, blocks, model.vocab_size)
 
 
-def _kept(model: nn.Module, block: int | str, sizes: Sizes, name: str) -> int:
+def _kept(model: HostModule, block: int | str, sizes: Sizes, name: str) -> int:
     kept, there = kept_blocks(block, sizes.blocks, name), len(model.layers)
     check(
         kept <= there,

@@ -7,6 +7,7 @@ import functools
 import inspect
 from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from comfy.ldm.common_dit import rms_norm
@@ -17,13 +18,15 @@ from torch import Tensor, nn
 from ...lidit_core.errors import LiDiTError, check
 from ...lidit_core.llm.compat import cached_layers
 
+HostModule = Any  # a module of the host, whose classes differ from release to release
+
 BLOCKS = (llama.TransformerBlock, llama.TransformerBlockGemma2)
 RUN_ALIKE = ("llama", "gemma3")  # the host's `transformer_type`
 SAMPLED = 16  # numbers of each matrix
 LARGEST = 1e5  # of a token's root mean square; an LLM's is below 1e3, of lost scales above 1e6
 
 
-def text_models(clip_model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def text_models(clip_model: nn.Module) -> Iterator[tuple[str, HostModule]]:
     """Every text model that a CLIP holds whose decoder is a list of blocks, by its name there."""
     for name, module in clip_model.named_modules():
         transformer = getattr(module, "transformer", None)
@@ -34,7 +37,10 @@ def text_models(clip_model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 class HostBlock(nn.Module):
     """One block of the host's, as `text/differences.py` reads blocks; it leaves its input alone."""
 
-    def __init__(self, block: nn.Module):
+    whole: HostModule
+    self_attn: HostModule
+
+    def __init__(self, block: HostModule):
         super().__init__()
         self.self_attn = block.self_attn
         object.__setattr__(self, "whole", block)  # no second path to its weights
@@ -63,7 +69,11 @@ class HostDecoder(nn.Module):
     It holds no weights of its own. Texts of a batch are padded on the right.
     """
 
-    def __init__(self, model: nn.Module, kept: int, label: str):
+    host: HostModule
+    norms: list[HostModule]
+    layers: HostModule  # a ModuleList of HostBlocks
+
+    def __init__(self, model: HostModule, kept: int, label: str):
         super().__init__()
         _check_runs_alike(model, label)
         _check_filled([model.embed_tokens, *model.layers[:kept]], label)
@@ -162,7 +172,7 @@ def _as_the_host(known: list[tuple[Tensor, Tensor]]) -> tuple | list:
 
 
 @contextlib.contextmanager
-def exact_norms(norms: list[nn.Module]) -> Iterator[None]:
+def exact_norms(norms: list[HostModule]) -> Iterator[None]:
     """Have Gemma's norms add 1 to their weights in float32 meanwhile, as transformers does.
 
     The host adds it in the weights' dtype: in bfloat16 that changed states by 1e-2.
@@ -176,12 +186,12 @@ def exact_norms(norms: list[nn.Module]) -> Iterator[None]:
             del norm.forward
 
 
-def _exact_norm(norm: nn.Module, x: Tensor) -> Tensor:
+def _exact_norm(norm: HostModule, x: Tensor) -> Tensor:
     weight = norm.weight.to(x.device, torch.float32)
     return rms_norm(x, weight + 1.0, norm.eps)
 
 
-def _check_runs_alike(model: nn.Module, label: str) -> None:
+def _check_runs_alike(model: HostModule, label: str) -> None:
     blocks = all(type(block) in BLOCKS for block in model.layers)
     check(
         blocks and model.config.transformer_type in RUN_ALIKE and type(model) is llama.Llama2_,
@@ -208,7 +218,7 @@ def _check_filled(parts: list[nn.Module], label: str) -> None:
                 )
 
 
-def _window(block: nn.Module, config) -> int:
+def _window(block: HostModule, config) -> int:
     """How many tokens a block sees, itself included; 0 = all.
 
     Told by its rope: older hosts have the lengths of the windows at the other blocks.

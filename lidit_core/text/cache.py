@@ -108,7 +108,8 @@ class DiskCache:
             log.warning("%s is damaged (%s) and is computed again", path, error)
             path.unlink(missing_ok=True)
             return None
-        return PromptStates(hidden, roles, (numbers[0], numbers[1]), *numbers[2:])
+        first, end, used, total, budget = numbers
+        return PromptStates(hidden, roles, (first, end), used, total, budget)
 
     def tokens(self, key: str) -> tuple[int, int] | None:
         """How many tokens of a kept prompt were read and how many it has, from the header."""

@@ -22,7 +22,7 @@ from lidit_core.shipped import find_vae
 from .ldm_autoencoder import ldm_channels, ldm_identity, ldm_prefix, read_ldm
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.autoencoders.vae import DecoderOutput
     from diffusers.models.modeling_outputs import AutoencoderKLOutput
 
@@ -114,7 +114,7 @@ class DiffusersAutoencoder:
 
 def _diffusers(folder: Path) -> type[AutoencoderKL]:
     try:
-        from diffusers import AutoencoderKL
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     except ImportError as error:
         raise LiDiTError(
             f"the autoencoder {folder} is read by diffusers, which is not installed; "

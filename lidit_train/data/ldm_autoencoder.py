@@ -13,7 +13,7 @@ from torch import Tensor
 from lidit_core.io.tensors import opened
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 PREFIXES = ("first_stage_model.", "vae.", "")
 FIRST = "encoder.down.0.block.0.conv1.weight"  # by which the layout is known

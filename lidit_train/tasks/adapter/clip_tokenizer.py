@@ -31,8 +31,14 @@ def clip_tokenizer() -> CLIPTokenizer:
         (Path(folder) / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
         lines = "\n".join(["#version: 0.2", *merges, ""])
         (Path(folder) / "merges.txt").write_text(lines, encoding="utf-8")
-        special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
-        return CLIPTokenizer.from_pretrained(folder, model_max_length=TOKENS, **special)
+        return CLIPTokenizer.from_pretrained(
+            folder,
+            model_max_length=TOKENS,
+            bos_token=START,
+            eos_token=END,
+            unk_token=END,
+            pad_token=END,
+        )
 
 
 def _symbols() -> list[str]:
