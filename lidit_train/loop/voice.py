@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
-from torch.distributed.distributed_c10d import TCPStore
+from torch.distributed import TCPStore
 
 from lidit_core.errors import LiDiTError
 

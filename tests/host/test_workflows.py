@@ -14,7 +14,6 @@ import time
 import numpy as np
 import pytest
 from conftest import HERE, PACK_NAME, ROOT, SHIPPED
-from host_browser import MODERN
 from PIL import Image
 from workflow_kit import (
     EMPTY,
@@ -91,6 +90,8 @@ def _within(a: list[float], b: list[float]) -> bool:
 def test_nodes_fit_where_they_are_drawn(browser, server, host, name, modern):
     if modern and host.version.startswith("0.3."):
         pytest.skip("this host's Nodes 2.0 are an early trial")
+    from host_browser import MODERN  # which needs playwright, as the browser does
+
     ui, api = read(name)
     need_nodes(server, api)
     browser.setting(MODERN, modern)
