@@ -57,10 +57,10 @@ def report(text: str) -> None:
         _show(run.node_id, run.text)
 
 
-def shown() -> dict[str, list[str]]:
+def shown() -> dict[str, list[str]] | None:
     """What the running node shows, for its place in the history: `ui` of a NodeOutput."""
     run = _running()
-    return {"text": [run.text] if run and run.text else []}
+    return {"text": [run.text]} if run and run.text else None
 
 
 def nothing_to_note() -> None:

@@ -40,12 +40,15 @@ def checked_sampling(
 ) -> Tensor:
     """The host's wrapper around a sampler's run.
 
+    Only a KSAMPLER is known to read sigmas as noise levels: the host's trainer, which is a sampler
+    too, numbers its pictures by them.
+
     Raises:
         LiDiTError: what the sampler would draw is noise.
     """
     schedule = guider.inner_model.model_sampling
-    if len(sigmas) > 1 and isinstance(schedule, host.CONST):
-        function = getattr(executor.class_obj, "sampler_function", None)
+    function = getattr(executor.class_obj, "sampler_function", None)
+    if function is not None and len(sigmas) > 1 and isinstance(schedule, host.CONST):
         name = getattr(function, "__name__", "")
         check_sampler(name, len(sigmas) - 1)
         check_guidance(name, getattr(guider, "cfg", 1.0))

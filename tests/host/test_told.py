@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from workflow_kit import Api, changed, need_llms, node_of, only_picture, read
+from workflow_kit import Api, changed, graph, need_llms, node_of, only_picture
 
 LLMS = ("SmolLM2-135M-Instruct", "gemma-3-270m")
 PROMPT = "a (cat:1.3) to the left of a red balloon on a blue background"
@@ -13,8 +13,10 @@ LONG = "a cat " * 60  # more tokens than are read
 
 
 @pytest.fixture
-def api(api) -> Api:
-    """The newcomer's workflow with our own nodes for its text and its sampler."""
+def api() -> Api:
+    """A graph with our own nodes for its text and its sampler."""
+    api = graph("text_to_image")
+    need_llms(api)
     sampler = api[node_of(api, "KSampler")]
     sampler["class_type"] = "LiDiTSampler"
     sampler["inputs"] |= {"guidance_start": 0.0, "guidance_end": 1.0, "steps": 3}
@@ -67,7 +69,7 @@ def test_the_model_loader_names_its_branches(server, api):
 
 
 def test_a_weight_of_0_is_told_where_it_is_set(server):
-    api = changed(read("3_two_llms")[1], "LiDiTCollaborativeRefiner", weight_2=0.0)
+    api = changed(graph("two_llms"), "LiDiTCollaborativeRefiner", weight_2=0.0)
     need_llms(api)
     run = server.draw(changed(api, "LiDiTSampler", steps=3))
     only_picture(run)
@@ -78,7 +80,7 @@ def test_a_weight_of_0_is_told_where_it_is_set(server):
 
 
 def test_llmdiff_encode_tells_its_tokens(server):
-    api = read("8_llm_for_your_checkpoint")[1]
+    api = graph("llmdiff")
     need_llms(api)
     run = server.draw(changed(api, "KSampler", steps=2))
     assert run.ending == "execution_success"

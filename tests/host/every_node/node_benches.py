@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from workflow_kit import EMPTY as EMPTY_LATENT
-from workflow_kit import Api, changed, read
+from workflow_kit import Api, changed, graph
 
 Link = list  # a node's id and the number of its output
 TRIED, SHOWN = "30", "31"  # ids of what is tried, and of what shows a value
@@ -85,7 +85,7 @@ def saving_latents(api: Api) -> Api:
 
 def lidit() -> Bench:
     """The newcomer's workflow; its second model has a LoRA."""
-    api = saving_latents(read("1_first_picture")[1])
+    api = saving_latents(graph("text_to_image"))
     lora = node("LoraLoaderModelOnly", model=[MODEL, 0], lora_name=LORA, strength_model=1.0)
     return Bench(api, lora, [LLM, 0], "CLIPTextEncode", DOCS / "stock-nodes.md")
 
@@ -93,16 +93,8 @@ def lidit() -> Bench:
 def llmdiff() -> Bench:
     """The checkpoint that ships, with its adapter; that of the second model is weaker."""
     own = unet().api
-    loader = next(
-        n
-        for n in read("8_llm_for_your_checkpoint")[1].values()
-        if n["class_type"] == "LiDiTLLMLoader"
-    )
-    adapter = next(
-        n
-        for n in read("8_llm_for_your_checkpoint")[1].values()
-        if n["class_type"] == "LLMDiffApply"
-    )
+    loader = next(n for n in graph("llmdiff").values() if n["class_type"] == "LiDiTLLMLoader")
+    adapter = next(n for n in graph("llmdiff").values() if n["class_type"] == "LLMDiffApply")
     adapter = node("LLMDiffApply", **{**adapter["inputs"], "model": [CHECKPOINT, 0]})
     api = changed(own, "KSampler", model=[MODEL, 0]) | {LLM: loader, MODEL: adapter}
     api |= {OWN_POSITIVE: own[POSITIVE], OWN_NEGATIVE: own[NEGATIVE]}
@@ -118,7 +110,7 @@ def llmdiff() -> Bench:
 
 def unet() -> Bench:
     """The same checkpoint alone: a U-Net of the host's."""
-    api = saving_latents(read("1_first_picture")[1]) | {CHECKPOINT: node("LLMDiffDemoCheckpoint")}
+    api = saving_latents(graph("text_to_image")) | {CHECKPOINT: node("LLMDiffDemoCheckpoint")}
     api = {name: each for name, each in api.items() if name not in (LLM, MODEL)}
     api = changed(api, "KSampler", model=[CHECKPOINT, 0])
     api = changed(api, "VAEDecode", vae=[CHECKPOINT, 2])

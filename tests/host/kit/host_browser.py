@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import shutil
 import tempfile
@@ -9,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from playwright.sync_api import Page, Route, sync_playwright
+from playwright.sync_api import Page, Playwright, Route, sync_playwright
 
 READY = "() => window.app?.extensionManager && window.LiteGraph?.registered_node_types[%r]"
 MISSING = """ui => {
@@ -66,6 +68,14 @@ def keep_local(route: Route) -> None:
     route.continue_() if local else route.abort()
 
 
+@functools.cache
+def _playwright() -> Playwright:
+    """The one of this process: a second one would have to run inside the first one's loop."""
+    started = sync_playwright().start()
+    atexit.register(started.stop)
+    return started
+
+
 class Browser:
     """One window on the host's canvas."""
 
@@ -74,8 +84,7 @@ class Browser:
 
     def __enter__(self) -> "Browser":
         self.profile = tempfile.TemporaryDirectory()
-        self.playwright = sync_playwright().start()
-        self.context = self.playwright.chromium.launch_persistent_context(
+        self.context = _playwright().chromium.launch_persistent_context(
             self.profile.name,
             executable_path=find_chromium(),
             args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
@@ -87,7 +96,6 @@ class Browser:
 
     def __exit__(self, *_: Any) -> None:
         self.context.close()
-        self.playwright.stop()
         self.profile.cleanup()
 
     def _open_page(self) -> Page:

@@ -43,6 +43,12 @@ def read(name: str) -> tuple[dict[str, Any], Api]:
     return ui, json.loads((HERE / "api" / f"{name}.json").read_text(encoding="utf-8"))
 
 
+def graph(name: str) -> Api:
+    """A graph of the tests' own, of stock nodes where there are any: "text_to_image" and others."""
+    path = HERE / "kit" / "graphs" / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def changed(api: Api, kind: str | tuple[str, ...], **inputs: Any) -> Api:
     """A copy with these inputs in all nodes of a kind."""
     api, kinds = copy.deepcopy(api), (kind,) if isinstance(kind, str) else kind
