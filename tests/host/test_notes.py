@@ -136,7 +136,7 @@ def test_what_is_found_is_told_everywhere(server, name):
     ((node, text),) = told.items()
     (line,) = (line.removesuffix(".") for line in text.splitlines() if words in line)
     assert server.log[before:].count(line) == 1
-    kept = server.get(f"/history/{run.prompt_id}")[run.prompt_id]["outputs"].get(node, {})
+    kept = server.outputs(run.prompt_id).get(node, {})
     assert (words in "\n".join(kept.get("text", []))) == kind.startswith("L")
 
 

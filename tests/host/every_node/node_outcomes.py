@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import websocket
-from host_server import Refused, Run
+from host_server import OUR_ERRORS, Refused, Run
 from node_benches import LATENT, SAVE, Bench, unet
 from node_graphs import Lacking, Nodes, Trial, trial, trial_of_choice
 from node_table import ALL_INPUTS
@@ -116,7 +116,9 @@ class Trier:
     def _error(self, name: str, run: Run) -> Outcome:
         (told,) = run.of_type("execution_error")
         words = told["exception_message"].strip()
-        if OURS in told["exception_type"]:  # an error of the pack, which is a sentence
+        if (
+            told["exception_type"].split(".")[-1] in OUR_ERRORS
+        ):  # an error of the pack, which is a sentence
             return Outcome(f"refused: {words}", is_fault="\n" in words)
         kind = told["exception_type"].split(".")[-1]
         text = f"ComfyUI's own error: {kind}: {' '.join(words.split())}"

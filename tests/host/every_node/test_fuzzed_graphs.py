@@ -19,7 +19,7 @@ from workflow_kit import NAMES as EVERY
 from workflow_kit import SAMPLERS, Api, changed, prepare, read
 
 websocket = pytest.importorskip("websocket", reason="needs websocket-client")
-from host_server import Client, HostServer, Refused, Run  # noqa: E402
+from host_server import OUR_ERRORS, Client, HostServer, Refused, Run  # noqa: E402
 
 NAMES = [EVERY[number] for number in (0, 2, 3, 5, 7)]
 PACKS = "custom_nodes"  # where the host has modules of packs
@@ -103,7 +103,7 @@ def traceback_of(info: dict[str, Any]) -> list[str]:
 def fault_of_error(run: Run) -> str:
     """Nothing for a sentence of ours, and for an error of the host's that we have no part in."""
     (told,) = run.of_type("execution_error")
-    if OURS in told["exception_type"]:
+    if told["exception_type"].split(".")[-1] in OUR_ERRORS:
         return not_a_sentence(told["exception_message"])
     frames = [line for line in told["traceback"] if OURS in line]
     return (

@@ -34,6 +34,9 @@ TEXT = 3  # the kind of a binary message
 ENDINGS = ("execution_success", "execution_error", "execution_interrupted")
 
 
+OUR_ERRORS = ("LiDiTError", "MissingLLM", "NotStorable")  # as the canvas is told of them
+
+
 class Refused(Exception):
     """The server's answer 400: what it says is wrong with the prompt."""
 
