@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Mapping
+from typing import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,7 @@ class BranchOptions:
     full_attention: bool | None = None
     gated: bool | None = None
     strength: float = 1.0  # scales both gates of every refiner block; 0 = no refiner
-    weight: float = 1.0  # w adds log w to the branch's keys in cross-attention; 0 removes it
+    weight: float = 1.0  # of the branch beside the others: 1 = as trained, 0 = it is removed
 
     def __post_init__(self) -> None:
         if not (self.weight >= 0 and math.isfinite(self.weight)):
@@ -61,9 +61,15 @@ class Branch:
     seen: Tensor  # (B, L) bool, False = padding
     c: Tensor  # (B, D) the context vector: timestep and pooled text
     full: bool  # every token is seen
+    weight: float = 1.0  # see `BranchOptions`
 
     def with_tokens(self, tokens: Tensor) -> "Branch":
         return replace(self, tokens=tokens)
+
+    @property
+    def holds(self) -> Tensor:
+        """Which samples have a token here: (B,) bool."""
+        return self.seen.any(dim=1)
 
 
 def masked_mean(x: Tensor, seen: Tensor) -> Tensor:
@@ -154,7 +160,7 @@ class LinguisticTokenRefiner(nn.Module):
         gated = self.config.gated if options.gated is None else options.gated
         for block in self.blocks:
             x = block(x, c, attention, mask, gated, options.strength)
-        return Branch(x, seen, c, states.rows.full)
+        return Branch(x, seen, c, states.rows.full, options.weight)
 
     def _as_dtype(self, hidden: Tensor, dtype: torch.dtype) -> Tensor:
         """Tokens beyond float16's range are made smaller first; the RMSNorm ignores their scale."""
@@ -188,8 +194,8 @@ class Others:
     """The tokens that a branch reads of the others."""
 
     tokens: Tensor  # (B, K, D)
-    seen: Tensor  # (B, K) bool, False = padding
-    full: bool  # every token is seen
+    bias: Tensor | None  # (B, 1, 1, K), or None where every token counts equally
+    share: Tensor  # (B, 1, 1) in 0 to 1, what is taken of what is read; 0 = there is no other
 
 
 class CollaborativeBlock(nn.Module):
@@ -219,11 +225,9 @@ class CollaborativeBlock(nn.Module):
         """
         x = branch.tokens
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(branch.c)
-        together = others.seen.any(dim=1).to(x.dtype)[:, None, None]  # (B, 1, 1)
-        gate1, gate2 = gate1 * together, gate2 * together
-        query = modulate(self.query_norm(x), shift1, scale1)
-        mask = key_bias(others.seen, x.dtype, others.full)
-        x = x + gate1 * self.cross_attn(query, self.others_norm(others.tokens), attention, mask)
+        gate1, gate2 = gate1 * others.share, gate2 * others.share
+        query, read = modulate(self.query_norm(x), shift1, scale1), self.others_norm(others.tokens)
+        x = x + gate1 * self.cross_attn(query, read, attention, others.bias)
         return x + gate2 * self.mlp(modulate(self.mlp_norm(x), shift2, scale2))
 
 
@@ -267,8 +271,42 @@ class CollaborativeRefiner(nn.Module):
 def _others(branches: Mapping[int, Branch], i: int) -> Others:
     """Those of every branch but i."""
     others = [branch for j, branch in branches.items() if j != i]
-    return Others(
-        torch.cat([branch.tokens for branch in others], dim=1),
-        torch.cat([branch.seen for branch in others], dim=1),
-        all(branch.full for branch in others),
-    )
+    return Others(torch.cat([b.tokens for b in others], dim=1), branch_bias(others), _share(others))
+
+
+def branch_bias(branches: Sequence[Branch]) -> Tensor | None:
+    """Of the keys of some branches, one after the other: see `key_bias`; log w for a weight w."""
+    seen, dtype = torch.cat([b.seen for b in branches], dim=1), branches[0].tokens.dtype
+    bias = key_bias(seen, dtype, all(b.full for b in branches))
+    if not weighted(branches):
+        return bias
+    logs = [b.tokens.new_full((b.tokens.shape[1],), _log(b.weight)) for b in branches]
+    logs = torch.cat(logs)[None, None, None]
+    return logs if bias is None else bias + logs
+
+
+def branch_shares(branches: Sequence[Branch]) -> Tensor:
+    """Each branch's share of a pooled text by weight, (N, B); 0 where it holds no token."""
+    holds = torch.stack([branch.holds for branch in branches])
+    logs = torch.tensor([[_log(branch.weight)] for branch in branches], device=holds.device)
+    return torch.softmax(logs + (~holds).float() * MASKED, dim=0) * holds
+
+
+def weighted(branches: Sequence[Branch]) -> bool:
+    """Whether weights differ: a constant cancels, and one of 0 has emptied its branch."""
+    return len({branch.weight for branch in branches if branch.weight}) > 1
+
+
+def _log(weight: float) -> float:
+    """Its logarithm; a removed branch holds no token, so its number does not matter."""
+    return math.log(weight or 1.0)
+
+
+def _share(others: Sequence[Branch]) -> Tensor:
+    """The largest weight of those that hold a token, at most 1: (B, 1, 1).
+
+    A constant on every key of the only other branch cancels in the softmax, so without this factor
+    a weight near 0 would be far from a branch that is removed.
+    """
+    shares = [b.holds.to(b.tokens.dtype) * min(b.weight or 1.0, 1.0) for b in others]
+    return torch.stack(shares).amax(dim=0)[:, None, None]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
-from typing import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from ..errors import LiDiTError
 from ..text.spec import LLMSpec
 from ..text.states import LLMStates, check_text, without_instruction
-from .attention import AttentionFunction, key_bias
+from .attention import AttentionFunction
 from .config import FUSIONS, RefinerConfig
 from .lists import ListOf
 from .refiners import (
@@ -20,7 +19,10 @@ from .refiners import (
     BranchOptions,
     CollaborativeRefiner,
     LinguisticTokenRefiner,
+    branch_bias,
+    branch_shares,
     masked_mean,
+    weighted,
 )
 
 
@@ -49,7 +51,7 @@ class TextContext:
     tokens: Tensor  # (B, K, D)
     bias: Tensor | None  # (B, 1, 1, K), or None where every token counts equally
     present: Tensor | None  # (B, 1, 1): 0 for a sample without any token, or None
-    pooled: Tensor  # (B, D): mean over branches of each branch's mean over its tokens
+    pooled: Tensor  # (B, D): mean by weight over branches of each one's mean over its tokens
 
 
 class TextSide(nn.Module):
@@ -84,16 +86,14 @@ class TextSide(nn.Module):
     ) -> TextContext:
         """Args: text by branch, t (B,) in [0, 1000], dtype to compute in."""
         self._check(text, t.shape[0])
-        weights = {i: options.of(i).weight for i in text}
-        text = {i: states if weights[i] else states.emptied() for i, states in text.items()}
+        text = {i: of if options.of(i).weight else of.emptied() for i, of in text.items()}
         branches = {
             i: self.linguistic[i](text[i], t, dtype, attention, options.of(i)) for i in sorted(text)
         }
         if (options.fusion or self.config.fusion) == "refiner":
             branches = self.collaborative(branches, attention)
-        kept = {i: _truncate(branch, text[i]) for i, branch in branches.items()}
-        present = any(states.rows.present for states in text.values())
-        return _mix(kept, weights, present)
+        kept = [_truncate(branch, text[i]) for i, branch in branches.items()]
+        return _mix(kept, any(states.rows.present for states in text.values()))
 
     def _check(self, text: Mapping[int, LLMStates], batch: int) -> None:
         known = len(self.linguistic)
@@ -105,39 +105,31 @@ class TextSide(nn.Module):
 def _truncate(branch: Branch, states: LLMStates) -> Branch:
     """Drop the instruction."""
     left = without_instruction(branch.tokens, states)
-    return Branch(left.tokens, left.kept, branch.c, left.full)
+    return replace(branch, tokens=left.tokens, seen=left.kept, full=left.full)
 
 
-def _mix(
-    branches: Mapping[int, Branch], weights: Mapping[int, float], every_sample: bool
-) -> TextContext:
+def _mix(branches: Sequence[Branch], every_sample: bool) -> TextContext:
     """Concatenate the branches along tokens (paper) and pool them.
 
     Args:
         every_sample: whether every sample is known to have a token.
     """
-    tokens = torch.cat([branch.tokens for branch in branches.values()], dim=1)
-    seen = torch.cat([branch.seen for branch in branches.values()], dim=1)
-    bias = key_bias(seen, tokens.dtype, all(branch.full for branch in branches.values()))
-    if any(weight not in (0, 1) for weight in weights.values()):
-        log_weights = _log_weights(branches, weights)
-        bias = log_weights if bias is None else bias + log_weights
-    present = None if every_sample else seen.any(dim=1).to(tokens.dtype)[:, None, None]
-    return TextContext(tokens, bias, present, _pool(branches))
+    tokens = torch.cat([branch.tokens for branch in branches], dim=1)
+    present = None if every_sample else _present(branches, tokens.dtype)
+    return TextContext(tokens, branch_bias(branches), present, _pool(branches))
 
 
-def _log_weights(branches: Mapping[int, Branch], weights: Mapping[int, float]) -> Tensor:
-    """(1, 1, 1, K); a removed branch holds no token, so its number does not matter."""
-    logs = [
-        branch.tokens.new_full((branch.tokens.shape[1],), math.log(weights[i] or 1.0))
-        for i, branch in branches.items()
-    ]
-    return torch.cat(logs)[None, None, None]
+def _present(branches: Sequence[Branch], dtype: torch.dtype) -> Tensor:
+    """(B, 1, 1): 0 for a sample without any token."""
+    seen = torch.cat([branch.seen for branch in branches], dim=1)
+    return seen.any(dim=1).to(dtype)[:, None, None]
 
 
-def _pool(branches: Mapping[int, Branch]) -> Tensor:
-    """Mean over a sample's branches that hold a token of the mean over those tokens: (B, D)."""
-    means = torch.stack([masked_mean(b.tokens, b.seen) for b in branches.values()])
-    holds = torch.stack([b.seen.any(dim=1) for b in branches.values()])[..., None]
-    holds = holds.to(means.dtype)
+def _pool(branches: Sequence[Branch]) -> Tensor:
+    """The mean by weight over a sample's branches that hold a token, of each one's mean: (B, D)."""
+    means = torch.stack([masked_mean(b.tokens, b.seen) for b in branches])
+    if weighted(branches):
+        shares = branch_shares(branches)[..., None]
+        return (means.float() * shares).sum(dim=0).to(means.dtype)
+    holds = torch.stack([b.holds for b in branches])[..., None].to(means.dtype)
     return (means * holds).sum(dim=0) / holds.sum(dim=0).clamp(min=1)
