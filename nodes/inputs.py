@@ -20,6 +20,6 @@ def prompt_input() -> io.String.Input:
         default="",
         multiline=True,
         dynamic_prompts=True,
-        tooltip="The prompt, in the LLM's languages. Weights such as (word:1.3), embeddings and "
-        "BREAK are read as plain text",
+        tooltip="The prompt, in the LLM's languages. Embeddings and BREAK are read as plain text, "
+        "and so are weights such as (word:1.3) unless emphasis is on",
     )

@@ -40,6 +40,9 @@ def model_text(
         if read.options.weight:
             tell_length(config.llms[branch], read.used, kind, patched)
         states[branch], options[branch] = read.states, _told(read.options, config.refiner)
+    counted = [branch for branch, how in options.items() if how.weight]
+    if len(counted) == 1:  # its weight is idle, and would keep prompts out of one batch
+        options[counted[0]] = replace(options[counted[0]], weight=1.0)
     fusion = None if text.fusion == config.refiner.fusion else text.fusion
     return ModelText(states, TextOptions(options, fusion))
 

@@ -21,7 +21,7 @@ from ...lidit_core.llm.loading import default_dtype, load_llm
 from ...lidit_core.text.templates import InstructionTemplate
 from .holder import HostCLIP, LLMHolder, LLMSettings
 from .notes import describe
-from .plain_text import TEMPLATE, PlainText
+from .plain_text import EMPHASIS, TEMPLATE, PlainText
 from .weights import move_the_rest, store_in_fp8
 
 DTYPES = ("auto", "float32", "bfloat16", "fp8_e4m3fn")
@@ -69,9 +69,15 @@ def open_patcher(settings: LLMSettings, disable_dynamic: bool = False):
 
 
 def encode_prompt(
-    clip: HostCLIP, text: str, template: InstructionTemplate | None = None
+    clip: HostCLIP,
+    text: str,
+    template: InstructionTemplate | None = None,
+    emphasis: bool = False,
 ) -> tuple[list, str]:
     """Encode a prompt once: its CONDITIONING, and how this CLIP read it, a line each.
+
+    Args:
+        emphasis: whether the prompt is read for weights, as in (word:1.3).
 
     Raises:
         LiDiTError: the CLIP is not from the LLM loader.
@@ -84,11 +90,11 @@ def encode_prompt(
         )
     with holder.noting() as read:
         conditioning = clip.encode_from_tokens_scheduled(
-            clip.tokenize(text, **{TEMPLATE: template})
+            clip.tokenize(text, **{TEMPLATE: template, EMPHASIS: emphasis or None})
         )
     used = template or holder.settings.template
     block, device = holder.settings.block, clip.patcher.load_device
-    return conditioning, describe(text, read[0], holder.name, block, used.name, device)
+    return conditioning, describe(text, read[0], holder.name, block, used.name, device, emphasis)
 
 
 def block_named(text: str) -> int | str:

@@ -17,6 +17,7 @@ from ...lidit_core.errors import LiDiTError
 from ...lidit_core.llm.loading import LLM
 from ...lidit_core.llm.locate import locate
 from ...lidit_core.text.cache import PromptStates, StateCache
+from ...lidit_core.text.emphasis import encode_emphasised
 from ...lidit_core.text.encoder import LLMEncoder, pad_states
 from ...lidit_core.text.prompt_encoder import PromptEncoder, file_identity
 from ...lidit_core.text.states import PADDING, LLMStates
@@ -26,7 +27,7 @@ from ..lidit.conditioning import BranchText, PromptText, values_of
 from .files import model_name
 from .memory import memory_needed
 from .notes import tell
-from .plain_text import TEMPLATE, plain_text_of
+from .plain_text import EMPHASIS, TEMPLATE, plain_text_of
 from .weights import move_the_rest, pageable
 
 TEMPLATES_KEPT = 4  # whose instruction stays computed, each a few MB
@@ -124,9 +125,10 @@ class LLMHolder(nn.Module):
         """States (1, L, C), their mean (1, C) float32, and the values of a CONDITIONING entry."""
         text = plain_text_of(tokens)
         template = tokens.get(TEMPLATE) or self.settings.template
-        (row,) = self.prompts(template, text).encode_rows([text])
+        emphasis, prompts = bool(tokens.get(EMPHASIS)), self.prompts(template, text)
+        row = encode_emphasised(prompts, text) if emphasis else prompts.encode_rows([text])[0]
         states = pad_states([row]).to(model_management.intermediate_device())
-        tell(text, row)
+        tell(text, row, emphasis)
         if self.noted is not None:
             self.noted.append(row)
         reading = reading_of(self.settings.block, template)

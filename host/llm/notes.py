@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ...lidit_core.text.cache import PromptStates
+from ...lidit_core.text.emphasis import emphasis_notes
 from ...lidit_core.text.notes import literal_notes, prompt_notes
 from ..node_notes import note
 
@@ -16,6 +17,7 @@ def describe(
     block: int | str,
     template: str,
     device: torch.device,
+    emphasis: bool = False,
 ) -> str:
     """What a user wants to know of a prompt that was read, a line each.
 
@@ -24,6 +26,7 @@ def describe(
         block: the block whose states were read; see `load_llm`.
         template: the name of the instruction template that was used.
         device: where the states were computed if they were not cached.
+        emphasis: whether the prompt was read for weights.
     """
     first, end = states.span
     place = f"{first} to {end - 1}" if end > first else "empty"
@@ -35,15 +38,25 @@ def describe(
         f"states {width} wide, {dtype}, "
         + ("cached" if states.cached else f"computed on {device}"),
     ]
-    return "\n".join([*lines, *(f"note: {told}" for told in prompt_notes(prompt, states))])
+    if states.emphasis is not None:
+        weights = sorted(set(states.emphasis[first:end].tolist()))
+        lines.append("weights of its tokens: " + ", ".join(f"{weight:g}" for weight in weights))
+    notes = prompt_notes(prompt, states, emphasis)
+    return "\n".join([*lines, *(f"note: {told}" for told in notes)])
 
 
-def tell(text: str, row: PromptStates) -> None:
-    """Note on the encoding node that a prompt was cut, or what it has that is no code."""
+def tell(text: str, row: PromptStates, emphasis: bool = False) -> None:
+    """Note on the encoding node that a prompt was cut, or what of it has no effect.
+
+    Args:
+        emphasis: whether the prompt was read for weights.
+    """
     if row.used < row.total:
         note(
             f"only the first {row.used} of the prompt's {row.total} tokens are read; shorten it, "
             "or raise the LLM loader's token budget where the model was trained with more"
         )
-    for literal in literal_notes(text):
+    for literal in literal_notes(text, emphasis):
         note(f"in the prompt, {literal}")
+    for idle in emphasis_notes(text, row) if emphasis else ():
+        note(idle)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import LiDiTError
@@ -62,6 +63,7 @@ class Branch:
     c: Tensor  # (B, D) the context vector: timestep and pooled text
     full: bool  # every token is seen
     weight: float = 1.0  # see `BranchOptions`
+    emphasis: Tensor | None = None  # (B, L) weights above 0 of tokens; None = 1 for all
 
     def with_tokens(self, tokens: Tensor) -> "Branch":
         return replace(self, tokens=tokens)
@@ -72,9 +74,16 @@ class Branch:
         return self.seen.any(dim=1)
 
 
-def masked_mean(x: Tensor, seen: Tensor) -> Tensor:
-    """Mean over the tokens seen: (B, L, D), (B, L) -> (B, D); zero where there are none."""
-    share = seen.float() / seen.sum(dim=1, keepdim=True).clamp(min=1)
+def masked_mean(x: Tensor, seen: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean over the tokens seen: (B, L, D), (B, L) -> (B, D); zero where there are none.
+
+    Args:
+        weights: (B, L), how much each token counts; None = all alike.
+    """
+    if weights is None:
+        share = seen.float() / seen.sum(dim=1, keepdim=True).clamp(min=1)
+    else:
+        share = F.normalize(seen * weights.float(), p=1, dim=1)
     return torch.einsum("bl,bld->bd", share, x.float()).to(x.dtype)
 
 

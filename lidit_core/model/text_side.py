@@ -32,6 +32,8 @@ class TextOptions:
 
     branches: Mapping[int, BranchOptions] = field(default_factory=dict)  # missing = defaults
     fusion: str | None = None
+    emphasis: bool | None = None  # of tokens: False = weights in the states are left unread; True
+    # = prompts are read for them, where prompts are read (`Pipeline.pictures`); None = neither
 
     def __post_init__(self) -> None:
         if self.fusion not in (None, *FUSIONS):
@@ -86,14 +88,14 @@ class TextSide(nn.Module):
     ) -> TextContext:
         """Args: text by branch, t (B,) in [0, 1000], dtype to compute in."""
         self._check(text, t.shape[0])
-        text = {i: of if options.of(i).weight else of.emptied() for i, of in text.items()}
+        text = {i: _asked(of, options, i) for i, of in text.items()}
         branches = {
             i: self.linguistic[i](text[i], t, dtype, attention, options.of(i)) for i in sorted(text)
         }
         if (options.fusion or self.config.fusion) == "refiner":
             branches = self.collaborative(branches, attention)
         kept = [_truncate(branch, text[i]) for i, branch in branches.items()]
-        return _mix(kept, any(states.rows.present for states in text.values()))
+        return _mix(kept, any(of.rows.present and of.emphasis is None for of in text.values()))
 
     def _check(self, text: Mapping[int, LLMStates], batch: int) -> None:
         known = len(self.linguistic)
@@ -102,10 +104,19 @@ class TextSide(nn.Module):
             raise LiDiTError(f"text came for no branch; expected one or more of 0 to {known - 1}")
 
 
+def _asked(states: LLMStates, options: TextOptions, branch: int) -> LLMStates:
+    """Without what the options leave out."""
+    if not options.of(branch).weight:
+        return states.emptied()
+    return states.without_emphasis() if options.emphasis is False else states
+
+
 def _truncate(branch: Branch, states: LLMStates) -> Branch:
     """Drop the instruction."""
     left = without_instruction(branch.tokens, states)
-    return replace(branch, tokens=left.tokens, seen=left.kept, full=left.full)
+    return replace(
+        branch, tokens=left.tokens, seen=left.kept, full=left.full, emphasis=left.emphasis
+    )
 
 
 def _mix(branches: Sequence[Branch], every_sample: bool) -> TextContext:
@@ -116,7 +127,23 @@ def _mix(branches: Sequence[Branch], every_sample: bool) -> TextContext:
     """
     tokens = torch.cat([branch.tokens for branch in branches], dim=1)
     present = None if every_sample else _present(branches, tokens.dtype)
-    return TextContext(tokens, branch_bias(branches), present, _pool(branches))
+    return TextContext(tokens, _bias(branches), present, _pool(branches))
+
+
+def _bias(branches: Sequence[Branch]) -> Tensor | None:
+    """Of the keys of the model's cross-attention: what is seen, weights of branches and tokens."""
+    bias = branch_bias(branches)
+    if all(branch.emphasis is None for branch in branches):
+        return bias
+    logs = torch.cat([_log_emphasis(branch) for branch in branches], dim=1)[:, None, None]
+    return logs if bias is None else bias + logs
+
+
+def _log_emphasis(branch: Branch) -> Tensor:
+    """(B, K)"""
+    if branch.emphasis is None:
+        return branch.tokens.new_zeros(branch.seen.shape)
+    return branch.emphasis.log().to(branch.tokens.dtype)
 
 
 def _present(branches: Sequence[Branch], dtype: torch.dtype) -> Tensor:
@@ -127,7 +154,7 @@ def _present(branches: Sequence[Branch], dtype: torch.dtype) -> Tensor:
 
 def _pool(branches: Sequence[Branch]) -> Tensor:
     """The mean by weight over a sample's branches that hold a token, of each one's mean: (B, D)."""
-    means = torch.stack([masked_mean(b.tokens, b.seen) for b in branches])
+    means = torch.stack([masked_mean(b.tokens, b.seen, b.emphasis) for b in branches])
     if weighted(branches):
         shares = branch_shares(branches)[..., None]
         return (means.float() * shares).sum(dim=0).to(means.dtype)

@@ -34,16 +34,20 @@ class PromptStates:
     total: int  # tokens of the prompt before it was cut
     budget: int  # tokens of a prompt that the LLM reads at most under this template
     cached: bool = False  # whether they were there before they were asked for
+    offsets: Tensor | None = None  # (used, 2) int32, the characters of the prompt's tokens
+    emphasis: Tensor | None = None  # (L,) float32, see `LLMStates`; never in a cache
 
     def cpu(self) -> PromptStates:
         return replace(self, hidden=self.hidden.cpu(), roles=self.roles.cpu())
 
     def copied(self) -> PromptStates:
-        return replace(self, hidden=self.hidden.clone(), roles=self.roles.clone())
+        offsets = None if self.offsets is None else self.offsets.clone()
+        return replace(self, hidden=self.hidden.clone(), roles=self.roles.clone(), offsets=offsets)
 
     @property
     def bytes(self) -> int:
-        return self.hidden.numel() * self.hidden.element_size() + self.roles.numel() * 4
+        places = 0 if self.offsets is None else self.offsets.numel()
+        return self.hidden.numel() * self.hidden.element_size() + (self.roles.numel() + places) * 4
 
 
 class StateCache:
@@ -102,16 +106,19 @@ class DiskCache:
             with safe_open(path, framework="pt") as file:
                 numbers = [int(n) for n in file.metadata()["prompt"].split()]
                 hidden, roles = file.get_tensor("hidden"), file.get_tensor("roles")
+                offsets = file.get_tensor("offsets") if "offsets" in file.keys() else None
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             log.warning("%s is damaged (%s) and is computed again", path, error)
             path.unlink(missing_ok=True)
             return None
-        return PromptStates(hidden, roles, (numbers[0], numbers[1]), *numbers[2:])
+        return PromptStates(hidden, roles, (numbers[0], numbers[1]), *numbers[2:], offsets=offsets)
 
     def put(self, key: str, states: PromptStates) -> None:
         """Keep the states; where that fails it is logged, for they are not lost to the caller."""
         numbers = " ".join(map(str, (*states.span, states.used, states.total, states.budget)))
         tensors = {"hidden": states.hidden.cpu(), "roles": states.roles.cpu()}
+        if states.offsets is not None:  # files of older versions have none
+            tensors["offsets"] = states.offsets
         try:
             write_safetensors(self._path(key), tensors, {"prompt": numbers})
         except LiDiTError as error:

@@ -177,7 +177,8 @@ class LLMEncoder:
             )
         roles = torch.tensor(tokens.roles, dtype=torch.int32, device=hidden.device)
         counts = tokens.used, tokens.total, self.renderer.budget
-        return PromptStates(hidden.clone(), roles, tokens.span, *counts)
+        offsets = torch.tensor(tokens.offsets, dtype=torch.int32).reshape(-1, 2)
+        return PromptStates(hidden.clone(), roles, tokens.span, *counts, offsets=offsets)
 
 
 def check_every_block(llm: LLM) -> None:
@@ -195,7 +196,11 @@ def pad_states(rows: Sequence[PromptStates]) -> LLMStates:
     """One padded batch of prompts that were encoded alone."""
     if not rows:
         raise LiDiTError("no prompt was given; expected at least one, and it may be empty")
-    return LLMStates(
-        nn.utils.rnn.pad_sequence([row.hidden for row in rows], batch_first=True),
-        nn.utils.rnn.pad_sequence([row.roles for row in rows], True, float(PADDING)),
-    )
+    hidden = nn.utils.rnn.pad_sequence([row.hidden for row in rows], batch_first=True)
+    roles = nn.utils.rnn.pad_sequence([row.roles for row in rows], True, float(PADDING))
+    emphasis = None
+    if any(row.emphasis is not None for row in rows):
+        ones = (torch.ones_like(row.roles, dtype=torch.float32) for row in rows)
+        each = [r.emphasis if r.emphasis is not None else o for r, o in zip(rows, ones)]
+        emphasis = nn.utils.rnn.pad_sequence(each, True, 1.0)
+    return LLMStates(hidden, roles, emphasis=emphasis)

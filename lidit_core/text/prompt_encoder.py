@@ -71,10 +71,14 @@ class PromptEncoder:
         """States (B, L, C) of the prompts, on the CPU, padded on the right to the longest."""
         return pad_states(self.encode_rows(prompts))
 
-    def encode_rows(self, prompts: Sequence[str]) -> list[PromptStates]:
+    def encode_rows(self, prompts: Sequence[str], offsets: bool = False) -> list[PromptStates]:
         """States of every prompt, unpadded, with how it was read; cached ones are not computed.
 
         They are the caller's own: what is written into them is not found in the caches later.
+
+        Args:
+            offsets: whether the places of the tokens in the prompt are needed, which the files of
+                older versions lack: the states of those are then computed anew.
         """
         check(
             not isinstance(prompts, str) and all(isinstance(prompt, str) for prompt in prompts),
@@ -82,7 +86,11 @@ class PromptEncoder:
         )
         identity = self.identity()
         recalled = {prompt: self._recall(identity, prompt) for prompt in prompts}
-        known = {prompt: states for prompt, states in recalled.items() if states is not None}
+        known = {
+            prompt: states
+            for prompt, states in recalled.items()
+            if states is not None and not (offsets and states.offsets is None)
+        }
         fresh = [prompt for prompt in recalled if prompt not in known]
         if fresh:
             rows = [row.cpu() for row in self.encoder().encode_rows(fresh)]

@@ -23,6 +23,13 @@ class LiDiTTextEncode(io.ComfyNode):
                 InstructionTemplateType.Input(
                     "template", optional=True, tooltip="Instead of the LLM loader's template"
                 ),
+                io.Boolean.Input(
+                    "emphasis",
+                    default=False,
+                    optional=True,
+                    tooltip="On: weights as in (word:1.3) or ((word)) are read as CLIP Text Encode "
+                    "reads them for other models. Off: they are plain text",
+                ),
             ],
             outputs=[
                 io.Conditioning.Output(
@@ -37,5 +44,5 @@ class LiDiTTextEncode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, clip, text: str, template=None) -> io.NodeOutput:
-        return io.NodeOutput(*encode_prompt(clip, text, template))
+    def execute(cls, clip, text: str, template=None, emphasis: bool = False) -> io.NodeOutput:
+        return io.NodeOutput(*encode_prompt(clip, text, template, emphasis))
