@@ -22,7 +22,7 @@ _HOME = {
     "InstructionTemplate": "text.templates",
     "PromptEncoder": "text.prompt_encoder",
     "LinguisticTokenRefiner": "model.refiners",
-    "CollaborativeRefiner": "model.refiners",
+    "CollaborativeRefiner": "model.collaborative",
     "BranchOptions": "model.refiners",
     "TextOptions": "model.text_side",
     "LiDiT": "model.dit",

@@ -3,7 +3,8 @@
     python -m lidit_stickers.emphasis --model stickers --seeds 60
 
 Every weight is drawn with the same seeds. Of each: how often the scorer finds a dog and a cat, how
-much of the picture dogs take (their boxes), and how often the background is a plain one.
+much of the picture dogs take (their boxes), and how often the background is a plain one. An object
+counts as the glyph that it resembles most.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def measure(pipeline: Pipeline, weights: Sequence[float], seeds: int) -> list[Ro
             orders = [Order(PROMPT.format(weight=weight), seed) for seed in range(seeds)]
             readings = []
             for picture in pipeline.pictures(orders, options=TextOptions(emphasis=True)):
-                readings.append(read(np.asarray(picture)))
+                readings.append(read(np.asarray(picture), accept=0))
                 bar.update()
             rows.append(summed(weight, readings))
     return rows

@@ -12,18 +12,11 @@ from ..errors import LiDiTError
 from ..text.spec import LLMSpec
 from ..text.states import LLMStates, check_text, without_instruction
 from .attention import AttentionFunction
+from .branch import Branch, branch_bias, branch_shares, masked_mean, weighted
+from .collaborative import CollaborativeRefiner
 from .config import FUSIONS, RefinerConfig
 from .lists import ListOf
-from .refiners import (
-    Branch,
-    BranchOptions,
-    CollaborativeRefiner,
-    LinguisticTokenRefiner,
-    branch_bias,
-    branch_shares,
-    masked_mean,
-    weighted,
-)
+from .refiners import BranchOptions, LinguisticTokenRefiner
 
 
 @dataclass(frozen=True)

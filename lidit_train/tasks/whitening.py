@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from lidit_core.errors import check
+from lidit_core.model.branch import masked_mean
 from lidit_core.model.dit import LiDiT
-from lidit_core.model.refiners import LinguisticTokenRefiner, masked_mean
+from lidit_core.model.refiners import LinguisticTokenRefiner
 from lidit_core.text.states import PADDING, LLMStates
 
 FLOOR = 1e-6  # of the largest variance; what lies below is rounding and is left out
