@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..lidit_core.llm.blocks import Block, shown_block
 from ..lidit_core.text.templates import InstructionTemplate
 
 HIDDEN, ROLES, NAMES = "lidit_hidden", "lidit_roles", "lidit_llm"
@@ -14,6 +15,6 @@ LLMDIFF = "llmdiff_states"  # of what llmdiff_conditioning.py writes
 Entry = list  # [Tensor, dict]
 
 
-def reading_of(block: int | str, template: InstructionTemplate) -> str:
+def reading_of(block: Block, template: InstructionTemplate) -> str:
     """How an LLM is read, as one string: refiners are trained on one way of reading it."""
-    return f"{block} {template.to_json()}"
+    return f"{shown_block(block)} {template.to_json()}"

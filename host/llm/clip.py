@@ -17,6 +17,7 @@ from comfy.patcher_extension import CallbacksMP
 from comfy.supported_models_base import ClipTarget
 
 from ...lidit_core.errors import LiDiTError
+from ...lidit_core.llm.blocks import Block, plain_block
 from ...lidit_core.llm.loading import default_dtype, load_llm
 from ...lidit_core.text.templates import InstructionTemplate
 from .holder import HostCLIP, LLMHolder, LLMSettings
@@ -97,17 +98,17 @@ def encode_prompt(
     return conditioning, describe(text, read[0], holder.name, block, used.name, device, emphasis)
 
 
-def block_named(text: str) -> int | str:
-    """A block as a user writes it: a whole number, or "all"."""
+def block_named(text: str) -> Block:
+    """A block as a user writes it: a whole number, several with commas, or "all"."""
     text = str(text).strip().lower()
     if text == "all":
         return text
     try:
-        return int(text)
+        return plain_block([int(number) for number in text.split(",")])
     except ValueError:
         raise LiDiTError(
-            f"layer is {text[:40]!r}; expected 'all' or a whole number such as -3, the third block "
-            "from the end"
+            f"layer is {text[:40]!r}; expected 'all', a whole number such as -3, the third block "
+            "from the end, or several such as -3,-9,-15"
         ) from None
 
 

@@ -14,6 +14,7 @@ from comfy import model_management
 from torch import Tensor, nn
 
 from ...lidit_core.errors import LiDiTError
+from ...lidit_core.llm.blocks import Block
 from ...lidit_core.llm.loading import LLM
 from ...lidit_core.llm.locate import locate
 from ...lidit_core.text.cache import PromptStates, StateCache
@@ -39,7 +40,7 @@ class LLMSettings:
 
     source: str  # see `locate`
     template: InstructionTemplate = find_template("paper")
-    block: int | str = -3  # see `load_llm`
+    block: Block = -3  # see `load_llm`
     token_budget: int = 256
     dtype: str = "auto"  # of clip.DTYPES; fp8 stores the weights and computes in what auto gives
     device: str = "default"  # one of clip.DEVICES
@@ -139,7 +140,7 @@ class LLMHolder(nn.Module):
         return states.hidden, mean_state(states), values
 
     def prompts(
-        self, template: InstructionTemplate | None, text: str, block: int | str | None = None
+        self, template: InstructionTemplate | None, text: str, block: Block | None = None
     ) -> PromptEncoder:
         """The LLM behind the cache, or without it where the weights are not known.
 
@@ -164,9 +165,7 @@ class LLMHolder(nn.Module):
             prompts.weights.append(str(patcher.patches_uuid))
         return prompts
 
-    def _open(
-        self, template: InstructionTemplate, patcher, text: str, block: int | str
-    ) -> LLMEncoder:
+    def _open(self, template: InstructionTemplate, patcher, text: str, block: Block) -> LLMEncoder:
         """The encoder of this template, the LLM on its device with this patcher's weights."""
         patches = None
         if patcher is not None:

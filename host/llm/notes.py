@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ...lidit_core.llm.blocks import Block, shown_block
 from ...lidit_core.text.cache import PromptStates
 from ...lidit_core.text.emphasis import emphasis_notes
 from ...lidit_core.text.notes import literal_notes, prompt_notes
@@ -14,7 +15,7 @@ def describe(
     prompt: str,
     states: PromptStates,
     llm: str,
-    block: int | str,
+    block: Block,
     template: str,
     device: torch.device,
     emphasis: bool = False,
@@ -32,7 +33,7 @@ def describe(
     place = f"{first} to {end - 1}" if end > first else "empty"
     (length, width), dtype = states.hidden.shape, str(states.hidden.dtype).removeprefix("torch.")
     lines = [
-        f"{llm}, after block {block}, template {template}",
+        f"{llm}, after block {shown_block(block)}, template {template}",
         f"{states.used} of {states.budget} tokens used; {length} with the template, "
         f"the prompt is {place}",
         f"states {width} wide, {dtype}, "

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .attention import MASKED, key_bias
+from .taps import RoutedTaps
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Branch:
     full: bool  # every token is seen
     weight: float = 1.0  # see `BranchOptions`
     emphasis: Tensor | None = None  # (B, L) weights above 0 of tokens; None = 1 for all
+    registers: int = 0  # of the tokens, the first ones that are no text
+    taps: RoutedTaps | None = None  # what the transformer's blocks read beside the tokens
 
     def with_tokens(self, tokens: Tensor) -> "Branch":
         return replace(self, tokens=tokens)
@@ -34,6 +37,15 @@ class Branch:
     def holds(self) -> Tensor:
         """Which samples have a token here: (B,) bool."""
         return self.seen.any(dim=1)
+
+
+def pooled(branch: Branch) -> Tensor:
+    """The mean of the text's tokens by their weights, registers left out: (B, D)."""
+    r, emphasis = branch.registers, branch.emphasis
+    if not r:
+        return masked_mean(branch.tokens, branch.seen, emphasis)
+    emphasis = None if emphasis is None else emphasis[:, r:]
+    return masked_mean(branch.tokens[:, r:], branch.seen[:, r:], emphasis)
 
 
 def masked_mean(x: Tensor, seen: Tensor, weights: Tensor | None = None) -> Tensor:

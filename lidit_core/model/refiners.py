@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LiDiTError
+from ..llm.blocks import shown_block
 from ..text.spec import LLMSpec
 from ..text.states import PADDING, LLMStates
 from .attention import MASKED, AttentionFunction, key_bias
@@ -27,6 +28,7 @@ from .layers import (
     feed_forward,
     rms_norm,
 )
+from .taps import RoutedTaps, TapMix, table
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,9 @@ class LinguisticTokenRefiner(nn.Module):
         operations=nn,
         dtype=None,
         device=None,
+        depth: int = 0,
     ) -> None:
+        """Args: depth, blocks of the transformer, which matter where taps are routed."""
         super().__init__()
         layer = {"operations": operations, "dtype": dtype, "device": device}
         self.llm, self.config = llm, config
@@ -107,11 +111,17 @@ class LinguisticTokenRefiner(nn.Module):
         else:
             self.entry_norm = nn.Identity()
         self.entry = operations.Linear(llm.width, width, dtype=dtype, device=device)
-        self.t_embedder = TimestepEmbedder(width, **layer)
+        self.t_embedder = TimestepEmbedder(width, **layer) if config.gates == "time" else None
         self.c_embedder = TwoLayerMap(llm.width, width, **layer)
         self.blocks = nn.ModuleList(
             RefinerBlock(width, heads, config.qk_norm, **layer) for _ in range(config.blocks)
         )
+        self.taps = TapMix(llm.taps, config.mix, depth, **layer) if llm.taps > 1 else None
+        self.registers = None
+        if config.registers:
+            self.registers = operations.Embedding(
+                config.registers, width, dtype=dtype, device=device
+            )
 
     def forward(
         self,
@@ -123,15 +133,59 @@ class LinguisticTokenRefiner(nn.Module):
     ) -> Branch:
         """Args: t (B,) in [0, 1000]; dtype to compute in. Returns tokens (B, L, D) and c."""
         self._check(states)
-        seen = states.roles != PADDING
-        hidden = self.entry_norm(self._as_dtype(states.hidden, dtype))  # (B, L, C)
-        c = self.t_embedder(t, dtype) + self.c_embedder(masked_mean(hidden, seen))  # (B, D)
+        seen, full = states.roles != PADDING, states.rows.full
+        hidden = self.entered(states, dtype)  # (B, L, C)
+        c = self.c_embedder(masked_mean(hidden, seen))  # (B, D)
+        if self.t_embedder is not None:
+            c = self.t_embedder(t, dtype) + c
         x = self.entry(hidden)  # (B, L, D)
-        mask = self._mask(seen, states.rows.full, dtype, options)
+        if self.registers is not None:
+            x, seen, full = self._with_registers(x, seen, full)
+        mask = self._mask(seen, full, dtype, options)
         gated = self.config.gated if options.gated is None else options.gated
         for block in self.blocks:
             x = block(x, c, attention, mask, gated, options.strength)
-        return Branch(x, seen, c, states.rows.full, options.weight)
+        return Branch(
+            x,
+            seen,
+            c,
+            full,
+            options.weight,
+            registers=self.config.registers,
+            taps=self._routed(states, dtype),
+        )
+
+    @torch.no_grad()
+    def initialise_tables(self) -> None:
+        """What is neither a layer nor a gain, before training."""
+        if self.taps is not None:
+            self.taps.initialise()
+        if self.registers is not None:
+            nn.init.normal_(self.registers.weight, std=0.02)
+
+    def entered(self, states: LLMStates, dtype: torch.dtype) -> Tensor:
+        """The normed states that the entry and the context vector are made of: (B, L, C)."""
+        if self.taps is None:
+            return self.entry_norm(self._as_dtype(states.hidden, dtype))
+        return self.taps(self._normed(states)).to(dtype)
+
+    def _normed(self, states: LLMStates) -> Tensor:
+        """Every tap by itself, in float32, the gain included: (B, L, K, C)."""
+        return self.entry_norm(states.hidden.float().unflatten(-1, (self.llm.taps, -1)))
+
+    def _routed(self, states: LLMStates, dtype: torch.dtype) -> RoutedTaps | None:
+        if self.taps is None or self.taps.routes is None:
+            return None
+        return self.taps.routed(self.entry(self._normed(states).to(dtype)))
+
+    def _with_registers(self, x: Tensor, seen: Tensor, full: bool) -> tuple[Tensor, Tensor, bool]:
+        """Before the tokens, and for a sample without any token masked as those are."""
+        assert self.registers is not None  # as whoever calls knows
+        rows, count = x.shape[0], self.config.registers
+        vectors = table(self.registers, x).to(x.dtype).expand(rows, count, -1)
+        there = seen.any(dim=1, keepdim=True).expand(rows, count)
+        some = full and seen.shape[1] > 0
+        return torch.cat([vectors, x], dim=1), torch.cat([there, seen], dim=1), some
 
     def _as_dtype(self, hidden: Tensor, dtype: torch.dtype) -> Tensor:
         """Tokens beyond float16's range are made smaller first; the RMSNorm ignores their scale."""
@@ -153,8 +207,10 @@ class LinguisticTokenRefiner(nn.Module):
         return causal if padding is None else causal + padding
 
     def _check(self, states: LLMStates) -> None:
-        if states.width != self.llm.width:
+        if states.width != self.llm.state_width:
+            layers = f", blocks {shown_block(self.llm.block)}" if self.llm.taps > 1 else ""
             raise LiDiTError(
                 f"the LLM's states are {states.width} wide, but this refiner was trained on "
-                f"{self.llm.name} ({self.llm.width} wide): load that LLM, or a refiner for yours"
+                f"{self.llm.name} ({self.llm.state_width} wide{layers}): load that LLM, or a "
+                "refiner for yours"
             )

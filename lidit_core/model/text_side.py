@@ -6,17 +6,19 @@ from dataclasses import dataclass, field, replace
 from typing import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import LiDiTError
 from ..text.spec import LLMSpec
 from ..text.states import LLMStates, check_text, without_instruction
 from .attention import AttentionFunction
-from .branch import Branch, branch_bias, branch_shares, masked_mean, weighted
+from .branch import Branch, branch_bias, branch_shares, pooled, weighted
 from .collaborative import CollaborativeRefiner
 from .config import FUSIONS, RefinerConfig
 from .lists import ListOf
 from .refiners import BranchOptions, LinguisticTokenRefiner
+from .taps import RoutedTaps, added_by_block
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,13 @@ class TextContext:
     bias: Tensor | None  # (B, 1, 1, K), or None where every token counts equally
     present: Tensor | None  # (B, 1, 1): 0 for a sample without any token, or None
     pooled: Tensor  # (B, D): mean by weight over branches of each one's mean over its tokens
+    taps: tuple[tuple[Tensor, RoutedTaps | None], ...] = ()  # of each branch, where they are routed
+
+    def of_block(self, index: int) -> TextContext:
+        """What one block of the transformer reads."""
+        if not self.taps:
+            return self
+        return replace(self, tokens=self.tokens + added_by_block(self.taps, index), taps=())
 
 
 class TextSide(nn.Module):
@@ -61,13 +70,15 @@ class TextSide(nn.Module):
         operations=nn,
         dtype=None,
         device=None,
+        depth: int = 0,
     ) -> None:
+        """Args: depth, blocks of the transformer that reads the text."""
         super().__init__()
         layer = {"operations": operations, "dtype": dtype, "device": device}
         self.config = config
         self.width = width
         self.linguistic = ListOf(
-            LinguisticTokenRefiner(llm, width, heads, config, **layer) for llm in llms
+            LinguisticTokenRefiner(llm, width, heads, config, **layer, depth=depth) for llm in llms
         )
         self.collaborative = CollaborativeRefiner(len(llms), width, heads, config, **layer)
 
@@ -87,8 +98,23 @@ class TextSide(nn.Module):
         }
         if (options.fusion or self.config.fusion) == "refiner":
             branches = self.collaborative(branches, attention)
-        kept = [_truncate(branch, text[i]) for i, branch in branches.items()]
+        kept = [self._truncate(branch, text[i]) for i, branch in branches.items()]
         return _mix(kept, any(of.rows.present and of.emphasis is None for of in text.values()))
+
+    def _truncate(self, branch: Branch, states: LLMStates) -> Branch:
+        """Drop the instruction."""
+        left = without_instruction(branch.tokens[:, branch.registers :], states)
+        text = Branch(
+            left.tokens,
+            left.kept,
+            branch.c,
+            left.full and (not branch.registers or states.rows.present),
+            branch.weight,
+            left.emphasis,
+            taps=branch.taps and branch.taps.cut(states.rows.first),
+        )
+        kept = branch.registers and self.config.registers_kept
+        return _with_registers(branch, text) if kept else text
 
     def _check(self, text: Mapping[int, LLMStates], batch: int) -> None:
         known = len(self.linguistic)
@@ -104,11 +130,18 @@ def _asked(states: LLMStates, options: TextOptions, branch: int) -> LLMStates:
     return states.without_emphasis() if options.emphasis is False else states
 
 
-def _truncate(branch: Branch, states: LLMStates) -> Branch:
-    """Drop the instruction."""
-    left = without_instruction(branch.tokens, states)
+def _with_registers(branch: Branch, text: Branch) -> Branch:
+    """The registers of a branch before what is left of its text."""
+    r, emphasis = branch.registers, text.emphasis
+    if emphasis is not None:
+        emphasis = F.pad(emphasis, (r, 0), value=1.0)
     return replace(
-        branch, tokens=left.tokens, seen=left.kept, full=left.full, emphasis=left.emphasis
+        text,
+        tokens=torch.cat([branch.tokens[:, :r], text.tokens], dim=1),
+        seen=torch.cat([branch.seen[:, :r], text.seen], dim=1),
+        emphasis=emphasis,
+        registers=r,
+        taps=text.taps and text.taps.after(r),
     )
 
 
@@ -120,7 +153,9 @@ def _mix(branches: Sequence[Branch], every_sample: bool) -> TextContext:
     """
     tokens = torch.cat([branch.tokens for branch in branches], dim=1)
     present = None if every_sample else _present(branches, tokens.dtype)
-    return TextContext(tokens, _bias(branches), present, _pool(branches))
+    taps = [(branch.tokens, branch.taps) for branch in branches]
+    routed = tuple(taps) if any(of for _, of in taps) else ()
+    return TextContext(tokens, _bias(branches), present, _pool(branches), routed)
 
 
 def _bias(branches: Sequence[Branch]) -> Tensor | None:
@@ -147,7 +182,7 @@ def _present(branches: Sequence[Branch], dtype: torch.dtype) -> Tensor:
 
 def _pool(branches: Sequence[Branch]) -> Tensor:
     """The mean by weight over a sample's branches that hold a token, of each one's mean: (B, D)."""
-    means = torch.stack([masked_mean(b.tokens, b.seen, b.emphasis) for b in branches])
+    means = torch.stack([pooled(branch) for branch in branches])
     if weighted(branches):
         shares = branch_shares(branches)[..., None]
         return (means.float() * shares).sum(dim=0).to(means.dtype)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LiDiTError
-from ..llm.blocks import EVERY_BLOCK
+from ..llm.blocks import EVERY_BLOCK, shown_block
 from ..llm.compat import cached_layers, can_reuse, new_cache
 from ..llm.loading import LLM
 from .cache import PromptStates
@@ -48,10 +48,12 @@ def run_decoder(
     cache: object | None = None,
     past: int = 0,
     every_block: bool = False,
+    taps: Sequence[int] = (),
 ) -> Tensor:
     """Run token ids (B rows of any length) after `past` cached ones: states (B, L, C).
 
-    With `every_block` C is (blocks + 1) x width: the embeddings, then every block's output.
+    With `every_block` C is (blocks + 1) x width: the embeddings, then every block's output. With
+    `taps` it is len(taps) x width: the outputs of these blocks.
     """
     length = max(map(len, texts))
     ids = torch.zeros(len(texts), length, dtype=torch.long)
@@ -66,9 +68,11 @@ def run_decoder(
         position_ids=positions.to(device),
         past_key_values=cache,
         use_cache=cache is not None,
-        output_hidden_states=every_block,
+        output_hidden_states=every_block or bool(taps),
         return_dict=True,
     )
+    if taps:
+        return torch.cat([out.hidden_states[tap] for tap in taps], -1)
     return torch.cat(out.hidden_states, -1) if every_block else out.last_hidden_state
 
 
@@ -167,7 +171,7 @@ class LLMEncoder:
         run = functools.partial(run_decoder, decoder, texts, self.device, cache, past)
         if self.differences:
             return difference_states(decoder, run)
-        return run(every_block=self.llm.block == "all")
+        return run(every_block=self.llm.block == "all", taps=self.llm.taps)
 
     def _states(self, tokens: PromptTokens, hidden: Tensor) -> PromptStates:
         if not torch.isfinite(hidden).all():
@@ -185,8 +189,8 @@ def check_every_block(llm: LLM) -> None:
     """Raise a LiDiTError unless the LLM can give block differences."""
     if llm.block not in EVERY_BLOCK:
         raise LiDiTError(
-            f"the LLM {llm.name} was loaded up to block {llm.block}; expected every block for "
-            "differences, so load it with block 'differences'"
+            f"the LLM {llm.name} was loaded up to block {shown_block(llm.block)}; expected "
+            "every block for differences, so load it with block 'differences'"
         )
     check_differences(llm.module, llm.name)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from ..errors import check, shown
+from ..llm.blocks import Block, plain_block
 from ..llm.compat import transformers_version
 from ..llm.hub import downloaded_commit
 from ..llm.loading import default_dtype, intended_device, load_llm
@@ -44,7 +45,7 @@ class PromptEncoder:
         self,
         source: str | Path,
         template: str | InstructionTemplate = "paper",
-        block: int | str = -3,
+        block: Block = -3,
         token_budget: int = 256,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
@@ -53,7 +54,7 @@ class PromptEncoder:
         open_encoder: Callable[[], LLMEncoder] | None = None,
     ):
         self.source, self.template = source, find_template(template)
-        self.block, self.token_budget = block, token_budget
+        self.block, self.token_budget = plain_block(block), token_budget
         self.device = intended_device(device, device_map)
         self.dtype = dtype or default_dtype(self.device)
         self.disk = DiskCache(disk_cache) if disk_cache else None

@@ -65,7 +65,7 @@ def whiten_entry(refiner: LinguisticTokenRefiner, states: LLMStates) -> None:
     rows = torch.randperm(len(states), generator=torch.Generator().manual_seed(0))[:SAMPLE]
     states = states[rows].to(dtype=torch.float32)
     seen = states.roles != PADDING
-    hidden = refiner.entry_norm(states.hidden)
+    hidden = refiner.entered(states, torch.float32)
     whiten(refiner.entry, hidden[seen])
     whiten(refiner.c_embedder.in_layer, masked_mean(hidden, seen))
 

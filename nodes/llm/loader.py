@@ -38,7 +38,8 @@ class LiDiTLLMLoader(io.ComfyNode):
                     "layer",
                     default="-3",
                     tooltip="Whose output is read: a block counted from the end (-3 is the "
-                    "paper's) or from 1, or 'all'",
+                    "paper's) or from 1, several such as -3,-9,-15 for weights that were trained "
+                    "on them, or 'all'",
                 ),
                 io.Int.Input(
                     "token_budget",
