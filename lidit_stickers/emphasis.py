@@ -98,6 +98,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("lidit_stickers.emphasis", description=summary)
     add = parser.add_argument
     add("--model", default="stickers", help="a name or a checkpoint (stickers)")
+    add("--llm", action="append", default=[], metavar="[NAME=]LLM", help="where an LLM is; repeat")
     add("--seeds", type=int, default=60, metavar="N", help="pictures of every weight (60)")
     add("--weights", type=float, nargs="+", default=WEIGHTS, metavar="W", help="(0 … 2)")
     add("--device", metavar="NAME", help="(a GPU, else cpu)")
@@ -109,7 +110,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
-    rows = measure(load_pipeline(args.model, device=args.device), args.weights, args.seeds)
+    pipeline = load_pipeline(args.model, args.llm, device=args.device)
+    rows = measure(pipeline, args.weights, args.seeds)
     print(table(rows))
     if args.out:
         measured = {"model": args.model, "prompt": PROMPT, "seeds": args.seeds}

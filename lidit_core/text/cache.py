@@ -104,14 +104,15 @@ class DiskCache:
 
         try:
             with safe_open(path, framework="pt") as file:
-                numbers = [int(n) for n in file.metadata()["prompt"].split()]
+                first, stop, *counts = (int(n) for n in file.metadata()["prompt"].split())
+                used, total, budget = counts
                 hidden, roles = file.get_tensor("hidden"), file.get_tensor("roles")
                 offsets = file.get_tensor("offsets") if "offsets" in file.keys() else None
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             log.warning("%s is damaged (%s) and is computed again", path, error)
             path.unlink(missing_ok=True)
             return None
-        return PromptStates(hidden, roles, (numbers[0], numbers[1]), *numbers[2:], offsets=offsets)
+        return PromptStates(hidden, roles, (first, stop), used, total, budget, offsets=offsets)
 
     def put(self, key: str, states: PromptStates) -> None:
         """Keep the states; where that fails it is logged, for they are not lost to the caller."""
