@@ -36,6 +36,7 @@ _HOME = {
     "Pipeline": "pipeline",
     "Order": "pipeline",
     "Settings": "pipeline",
+    "look": "inspection",
     "save_refiner": "checkpoints.refiner",
     "exchange_refiner": "checkpoints.refiner",
     "merge_lora": "checkpoints.lora",
