@@ -15,15 +15,24 @@ def branch_chosen(choice: str) -> int | None:
     return None if choice == BRANCHES[0] else int(choice) - 1
 
 
-def prompt_input() -> io.String.Input:
-    """The box for a prompt that an LLM reads."""
+def prompt_input(emphasis: bool = False) -> io.String.Input:
+    """The box for a prompt that an LLM reads.
+
+    Args:
+        emphasis: whether the node has a switch for weights of words.
+    """
+    literal = "Weights such as (word:1.3), embeddings and BREAK are read as plain text"
+    if emphasis:
+        literal = (
+            "Embeddings and BREAK are read as plain text, and so are weights such as (word:1.3) "
+            "unless emphasis is on"
+        )
     return io.String.Input(
         "text",
         default="",
         multiline=True,
         dynamic_prompts=True,
-        tooltip="The prompt, in the LLM's languages. Weights such as (word:1.3), embeddings and "
-        "BREAK are read as plain text",
+        tooltip=f"The prompt, in the LLM's languages. {literal}",
     )
 
 
@@ -44,7 +53,7 @@ def layer_input() -> io.String.Input:
         "layer",
         default="-3",
         tooltip="Whose output is read: a block counted from the end (-3 is the paper's) or from 1, "
-        "or 'all'",
+        "several such as -3,-9,-15 for weights that were trained on them, or 'all'",
     )
 
 

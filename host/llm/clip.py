@@ -17,12 +17,13 @@ from comfy.patcher_extension import CallbacksMP
 from comfy.supported_models_base import ClipTarget
 
 from ...lidit_core.errors import LiDiTError
+from ...lidit_core.llm.blocks import Block, plain_block
 from ...lidit_core.llm.loading import default_dtype, load_llm
 from ...lidit_core.text.templates import InstructionTemplate
 from ..node_notes import report
 from .holder import LLMHolder
 from .notes import describe, describe_llm, with_notes
-from .plain_text import TEMPLATE, PlainText
+from .plain_text import EMPHASIS, TEMPLATE, PlainText
 from .reader import HostCLIP, LLMSettings, PromptReader
 from .weights import move_the_rest, store_in_fp8
 
@@ -77,11 +78,17 @@ def describe_clip(clip: LLMClip) -> str:
 
 
 def encode_prompt(
-    clip: HostCLIP, text: str, template: InstructionTemplate | None = None
+    clip: HostCLIP,
+    text: str,
+    template: InstructionTemplate | None = None,
+    emphasis: bool = False,
 ) -> tuple[list, str]:
     """Encode a prompt once: its CONDITIONING, and how this CLIP read it, a line each.
 
     The running node shows it too.
+
+    Args:
+        emphasis: whether the prompt is read for weights, as in (word:1.3).
 
     Raises:
         LiDiTError: the CLIP is not from one of our nodes.
@@ -95,26 +102,26 @@ def encode_prompt(
         )
     with holder.noting() as read:
         conditioning = clip.encode_from_tokens_scheduled(
-            clip.tokenize(text, **{TEMPLATE: template})
+            clip.tokenize(text, **{TEMPLATE: template, EMPHASIS: emphasis or None})
         )
     used = template or holder.settings.template
     block, device = holder.settings.block, clip.patcher.load_device
     told = describe(read[0], holder.name, block, used.name, device)
     report(told)
-    return conditioning, with_notes(told, text, read[0])
+    return conditioning, with_notes(told, text, read[0], emphasis)
 
 
-def block_named(text: str) -> int | str:
-    """A block as a user writes it: a whole number, or "all"."""
+def block_named(text: str) -> Block:
+    """A block as a user writes it: a whole number, several with commas, or "all"."""
     text = str(text).strip().lower()
     if text == "all":
         return text
     try:
-        return int(text)
+        return plain_block([int(number) for number in text.split(",")])
     except ValueError:
         raise LiDiTError(
-            f"layer is {text[:40]!r}; expected 'all' or a whole number such as -3, the third block "
-            "from the end"
+            f"layer is {text[:40]!r}; expected 'all', a whole number such as -3, the third block "
+            "from the end, or several such as -3,-9,-15"
         ) from None
 
 

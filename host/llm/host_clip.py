@@ -12,7 +12,7 @@ from comfy.patcher_extension import CallbacksMP
 from torch import nn
 
 from ...lidit_core.errors import LiDiTError, check
-from ...lidit_core.llm.blocks import kept_blocks
+from ...lidit_core.llm.blocks import Block, kept_blocks, shown_block, tap_indices
 from ...lidit_core.llm.loading import LLM
 from ..node_notes import note
 from .clip import LLMClip
@@ -79,7 +79,7 @@ class HostLLM(LLM):
 
 
 def host_llm(
-    clip_model: nn.Module, tokenizers: object, block: int | str, name: str
+    clip_model: nn.Module, tokenizers: object, block: Block, name: str
 ) -> tuple[HostLLM, bool]:
     """The one LLM that a CLIP's model holds, and whether it is known as a released one.
 
@@ -101,8 +101,9 @@ def host_llm(
     decoder = HostDecoder(model, _kept(model, block, sizes, label), kind.label)
     tokenizer = readable_tokenizer(tokenizers, place, kind.chat)
     kept, width = decoder.config.num_hidden_layers, sizes.width
-    context = model.config.max_position_embeddings
-    return HostLLM(label, decoder, tokenizer, block, kept, width, context), bool(told)
+    context, taps = model.config.max_position_embeddings, tap_indices(block, sizes.blocks, label)
+    made = HostLLM(label, decoder, tokenizer, block, kept, width, context, taps=taps)
+    return made, bool(told)
 
 
 def _sizes(model: HostModule, kind: Kind) -> Sizes:
@@ -113,12 +114,12 @@ def _sizes(model: HostModule, kind: Kind) -> Sizes:
     return Sizes(model.config.hidden_size, blocks, model.vocab_size)
 
 
-def _kept(model: HostModule, block: int | str, sizes: Sizes, name: str) -> int:
+def _kept(model: HostModule, block: Block, sizes: Sizes, name: str) -> int:
     kept, there = kept_blocks(block, sizes.blocks, name), len(model.layers)
     check(
         kept <= there,
-        f"layer {block} is block {kept} of {name}, and this CLIP holds its first {there} blocks "
-        f"alone; choose 1 to {there}, or load the whole LLM",
+        f"layer {shown_block(block)} is block {kept} of {name}, and this CLIP holds its first "
+        f"{there} blocks alone; choose 1 to {there}, or load the whole LLM",
     )
     return kept
 

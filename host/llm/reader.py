@@ -14,8 +14,10 @@ from comfy import model_management
 from torch import Tensor
 
 from ...lidit_core.errors import LiDiTError
+from ...lidit_core.llm.blocks import Block, shown_block
 from ...lidit_core.llm.loading import LLM
 from ...lidit_core.text.cache import PromptStates
+from ...lidit_core.text.emphasis import encode_emphasised
 from ...lidit_core.text.encoder import LLMEncoder, pad_states
 from ...lidit_core.text.prompt_encoder import PromptEncoder
 from ...lidit_core.text.states import PADDING, LLMStates
@@ -24,7 +26,7 @@ from ..keys import reading_of
 from ..lidit.conditioning import BranchText, PromptText, values_of
 from .memory import memory_needed
 from .notes import tell
-from .plain_text import TEMPLATE, plain_text_of
+from .plain_text import EMPHASIS, TEMPLATE, plain_text_of
 
 TEMPLATES_KEPT = 4  # whose instruction stays computed, each a few MB
 
@@ -35,7 +37,7 @@ class LLMSettings:
 
     source: str  # see `locate`
     template: InstructionTemplate = find_template("paper")
-    block: int | str = -3  # see `load_llm`
+    block: Block = -3  # see `load_llm`
     token_budget: int = 256
     dtype: str = "auto"  # of clip.DTYPES; fp8 stores the weights and computes in what auto gives
     device: str = "default"  # one of clip.DEVICES
@@ -94,7 +96,8 @@ class PromptReader:
         if options.get("layer") is not None:
             raise LiDiTError(
                 f"CLIP Set Last Layer asks for layer {options['layer']} of an LLM that is read at "
-                f"layer {self.settings.block}; choose the layer in {self.made_by} instead"
+                f"layer {shown_block(self.settings.block)}; choose the layer in {self.made_by} "
+                "instead"
             )
 
     def serves(self, patcher) -> bool:
@@ -128,9 +131,10 @@ class PromptReader:
         """States (1, L, C), their mean (1, C) float32, and the values of a CONDITIONING entry."""
         text = plain_text_of(tokens)
         template = tokens.get(TEMPLATE) or self.settings.template
-        (row,) = self.prompts(template, text).encode_rows([text])
+        emphasis, prompts = bool(tokens.get(EMPHASIS)), self.prompts(template, text)
+        row = encode_emphasised(prompts, text) if emphasis else prompts.encode_rows([text])[0]
         states = pad_states([row]).to(model_management.intermediate_device())
-        tell(text, row)
+        tell(text, row, emphasis)
         if self.noted is not None:
             self.noted.append(row)
         reading = reading_of(self.settings.block, template)
@@ -141,7 +145,7 @@ class PromptReader:
         return states.hidden, mean_state(states), values
 
     def prompts(
-        self, template: InstructionTemplate | None, text: str, block: int | str | None = None
+        self, template: InstructionTemplate | None, text: str, block: Block | None = None
     ) -> PromptEncoder:
         """The LLM behind the cache, or without it where the weights are not known.
 
@@ -166,9 +170,7 @@ class PromptReader:
             prompts.weights.append(str(patcher.patches_uuid))
         return prompts
 
-    def _open(
-        self, template: InstructionTemplate, patcher, text: str, block: int | str
-    ) -> LLMEncoder:
+    def _open(self, template: InstructionTemplate, patcher, text: str, block: Block) -> LLMEncoder:
         """The encoder of this template, the LLM on its device with this patcher's weights."""
         patches = None
         if patcher is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy import model_management
 
 from ...lidit_core.errors import LiDiTError
+from ...lidit_core.llm.blocks import shown_block
 from ...lidit_core.text.encoder import pad_states
 from ..keys import reading_of
 from ..llm.notes import describe, tell
@@ -43,7 +44,7 @@ def _whole(clip: HostCLIP) -> PromptReader:
         )
     if holder.settings.block not in ("all", DIFFERENCES):
         raise LiDiTError(
-            f"this CLIP reads {holder.name} at layer {holder.settings.block}, and LLMDiff needs "
-            f"every block; set {holder.made_by}'s layer to 'all'"
+            f"this CLIP reads {holder.name} at layer {shown_block(holder.settings.block)}, and "
+            f"LLMDiff needs every block; set {holder.made_by}'s layer to 'all'"
         )
     return holder

@@ -12,9 +12,9 @@ from types import ModuleType
 
 from .. import __version__
 from ..errors import check, exit_status, shown
-from . import encode, fetch, generate, info, refiner
+from . import encode, fetch, generate, info, inspect, refiner
 
-VERBS = {v.__name__.split(".")[-1]: v for v in (generate, info, fetch, encode, refiner)}
+VERBS = {v.__name__.split(".")[-1]: v for v in (generate, info, inspect, fetch, encode, refiner)}
 ABOVE = {
     "train": "lidit_train.command",
     "eval": "lidit_eval.command",

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..errors import LiDiTError, first_line
 from ..progress import tell
-from .blocks import EVERY_BLOCK, kept_blocks
+from .blocks import EVERY_BLOCK, Block, kept_blocks, plain_block, tap_indices
 from .compat import check_transformers, read_tokenizer
 from .decoder import build, text_config, truncated
 from .fetch import install_line
@@ -38,16 +38,18 @@ class LLM:
     name: str
     module: nn.Module
     tokenizer: object
-    block: int | str  # as asked for: an index into `hidden_states`, or one of `EVERY_BLOCK`
+    block: Block  # as asked for: an index into `hidden_states`, several, or one of `EVERY_BLOCK`
     blocks: int  # blocks that are loaded
     width: int  # channels of a hidden state
     context: int  # tokens that the LLM can read
     placed: torch.device | None = None  # where inputs go if accelerate spread the module
+    taps: tuple[int, ...] = ()  # the indices of several blocks, in the order asked for
 
     @property
     def state_width(self) -> int:
-        """Channels of the states: `width`, times blocks + 1 where all blocks are asked for."""
-        return self.width * (self.blocks + 1) if self.block in EVERY_BLOCK else self.width
+        """Channels of the states: `width` times the blocks, the embeddings too where it is all."""
+        read = self.blocks + 1 if self.block in EVERY_BLOCK else len(self.taps) or 1
+        return self.width * read
 
     @property
     def dtype(self) -> torch.dtype:
@@ -91,7 +93,7 @@ def intended_device(
 @torch.inference_mode(False)
 def load_llm(
     source: str | Path,
-    block: int | str = -3,
+    block: Block = -3,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     device_map: str | dict | None = None,
@@ -102,8 +104,9 @@ def load_llm(
     Args:
         source: see `locate`; a GGUF file is converted on first use.
         block: index into transformers' `hidden_states` (0 would be the embeddings, -1 the last
-            block; always without the final norm), "all", or "differences": what each block adds
-            because of the tokens before, see `text/differences.py`.
+            block; always without the final norm), several in a tuple, whose states then lie side
+            by side, "all", or "differences": what each block adds because of the tokens before,
+            see `text/differences.py`.
         dtype: float32 or bfloat16; by default whichever suits the device.
         device: where the LLM goes; by default the CPU. With a `device_map` it only chooses dtype.
         device_map: "auto", or module names with their device ("cuda:0", "cpu"): spreads the LLM
@@ -122,7 +125,8 @@ def load_llm(
     folder = model_folder(found)
     config = text_config(folder, found.name)
     total = config.num_hidden_layers
-    kept = kept_blocks(block, total, found.name)
+    block = plain_block(block)
+    taps, kept = tap_indices(block, total, found.name), kept_blocks(block, total, found.name)
     tokenizer = load_tokenizer(folder, found.name)
     module = build(truncated(config, kept), folder, dtype)
     module, placed = dispatch(module, device_map) if device_map else (module.to(device), None)
@@ -130,7 +134,7 @@ def load_llm(
         lay_out_for_cpu(module)
     context = getattr(config, "max_position_embeddings", None) or 1 << 20
     width = config.hidden_size
-    return LLM(found.name, module, tokenizer, block, kept, width, context, placed)
+    return LLM(found.name, module, tokenizer, block, kept, width, context, placed, taps)
 
 
 def lay_out_for_cpu(module: nn.Module) -> None:

@@ -134,7 +134,9 @@ class LiDiT(nn.Module):
         self.config = config
         width, heads, p = config.width, config.heads, config.patch
         self.channels = config.latent.channels
-        self.text_side = TextSide(config.llms, width, heads, config.refiner, **layer)
+        self.text_side = TextSide(
+            config.llms, width, heads, config.refiner, **layer, depth=config.depth
+        )
         self.patch_embedder = operations.Conv2d(
             self.channels, width, p, stride=p, dtype=dtype, device=device
         )
@@ -176,7 +178,7 @@ class LiDiT(nn.Module):
         rows = x.shape[-2]
         x = rearrange(x, "b d h w -> b (h w) d").contiguous()  # every norm would copy it
         for index, block in enumerate(self.blocks):
-            x = run_block(index, block, x, c, context, attention)  # (B, N, D)
+            x = run_block(index, block, x, c, context.of_block(index), attention)  # (B, N, D)
         return self._unpatchify(self.final_layer(x, c), rows)[..., :height, :width]
 
     def _pad(self, x: Tensor) -> Tensor:
@@ -232,6 +234,8 @@ class LiDiT(nn.Module):
         for embedder in self._all(TimestepEmbedder):
             nn.init.normal_(embedder.in_layer.weight, std=0.02)
             nn.init.normal_(embedder.out_layer.weight, std=0.02)
+        for refiner in self.text_side.linguistic:
+            refiner.initialise_tables()
         nn.init.zeros_(self.final_layer.linear.weight)  # zero-out the output
         return self
 

@@ -36,16 +36,20 @@ class PromptStates:
     total: int  # tokens of the prompt before it was cut
     budget: int  # tokens of a prompt that the LLM reads at most under this template
     cached: bool = False  # whether they were there before they were asked for
+    offsets: Tensor | None = None  # (used, 2) int32, the characters of the prompt's tokens
+    emphasis: Tensor | None = None  # (L,) float32, see `LLMStates`; never in a cache
 
     def cpu(self) -> PromptStates:
         return replace(self, hidden=self.hidden.cpu(), roles=self.roles.cpu())
 
     def copied(self) -> PromptStates:
-        return replace(self, hidden=self.hidden.clone(), roles=self.roles.clone())
+        offsets = None if self.offsets is None else self.offsets.clone()
+        return replace(self, hidden=self.hidden.clone(), roles=self.roles.clone(), offsets=offsets)
 
     @property
     def bytes(self) -> int:
-        return self.hidden.numel() * self.hidden.element_size() + self.roles.numel() * 4
+        places = 0 if self.offsets is None else self.offsets.numel()
+        return self.hidden.numel() * self.hidden.element_size() + (self.roles.numel() + places) * 4
 
 
 class StateCache:
@@ -104,12 +108,13 @@ class DiskCache:
             with safe_open(path, framework="pt") as file:
                 numbers = [int(n) for n in file.metadata()["prompt"].split()]
                 hidden, roles = file.get_tensor("hidden"), file.get_tensor("roles")
+                offsets = file.get_tensor("offsets") if "offsets" in file.keys() else None
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             log.warning("%s is damaged (%s) and is computed again", path, error)
             path.unlink(missing_ok=True)
             return None
         first, end, used, total, budget = numbers
-        return PromptStates(hidden, roles, (first, end), used, total, budget)
+        return PromptStates(hidden, roles, (first, end), used, total, budget, offsets=offsets)
 
     def tokens(self, key: str) -> tuple[int, int] | None:
         """How many tokens of a kept prompt were read and how many it has, from the header."""
@@ -126,6 +131,8 @@ class DiskCache:
         """Keep the states; where that fails it is logged, for they are not lost to the caller."""
         numbers = " ".join(map(str, (*states.span, states.used, states.total, states.budget)))
         tensors = {"hidden": states.hidden.cpu(), "roles": states.roles.cpu()}
+        if states.offsets is not None:  # files of older versions have none
+            tensors["offsets"] = states.offsets
         try:
             write_safetensors(self.path(key), tensors, {"prompt": numbers})
         except LiDiTError as error:
@@ -170,6 +177,7 @@ class StateCaches:
         prompts: Sequence[str],
         identity: Callable[[], str],
         compute: Callable[[list[str]], list[PromptStates]],
+        offsets: bool = False,
     ) -> list[PromptStates]:
         """States of every prompt; those that are in no cache are computed together, and kept.
 
@@ -177,10 +185,16 @@ class StateCaches:
             identity: gives all that can change the states but the prompt. It is asked again after
                 a computation, since an LLM may be converted when it is first loaded.
             compute: encodes the prompts that are in no cache, and gives states on the CPU.
+            offsets: whether states without the places of their tokens, which the files of older
+                versions lack, are computed anew.
         """
         before = identity()
         recalled = {prompt: self.recall(states_key(before, prompt)) for prompt in prompts}
-        known = {prompt: states for prompt, states in recalled.items() if states is not None}
+        known = {
+            prompt: states
+            for prompt, states in recalled.items()
+            if states is not None and not (offsets and states.offsets is None)
+        }
         fresh = [prompt for prompt in recalled if prompt not in known]
         if fresh:
             computed = compute(fresh)

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from ..errors import check, shown
+from ..llm.blocks import Block, plain_block
 from ..llm.compat import transformers_version
 from ..llm.hub import downloaded_commit
 from ..llm.loading import default_dtype, intended_device, load_llm
@@ -43,7 +44,7 @@ class PromptEncoder:
         self,
         source: str | Path,
         template: str | InstructionTemplate = "paper",
-        block: int | str = -3,
+        block: Block = -3,
         token_budget: int = 256,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
@@ -52,7 +53,7 @@ class PromptEncoder:
         open_encoder: Callable[[], LLMEncoder] | None = None,
     ):
         self.source, self.template = source, find_template(template)
-        self.block, self.token_budget = block, token_budget
+        self.block, self.token_budget = plain_block(block), token_budget
         self.device = intended_device(device, device_map)
         self.dtype = dtype or default_dtype(self.device)
         self.caches = StateCaches(MEMORY, DiskCache(disk_cache) if disk_cache else None)
@@ -69,16 +70,20 @@ class PromptEncoder:
         """States (B, L, C) of the prompts, on the CPU, padded on the right to the longest."""
         return pad_states(self.encode_rows(prompts))
 
-    def encode_rows(self, prompts: Sequence[str]) -> list[PromptStates]:
+    def encode_rows(self, prompts: Sequence[str], offsets: bool = False) -> list[PromptStates]:
         """States of every prompt, unpadded, with how it was read; cached ones are not computed.
 
         They are the caller's own: what is written into them is not found in the caches later.
+
+        Args:
+            offsets: whether the places of the tokens in the prompt are needed, which the files of
+                older versions lack: the states of those are then computed anew.
         """
         check(
             not isinstance(prompts, str) and all(isinstance(prompt, str) for prompt in prompts),
             f"prompts are {shown(prompts)}; expected a list of texts, as ['a frog']",
         )
-        rows = self.caches.states(prompts, self.identity, self._compute)
+        rows = self.caches.states(prompts, self.identity, self._compute, offsets)
         return [states.copied() for states in rows]
 
     def encoder(self) -> LLMEncoder:

@@ -20,7 +20,8 @@ def _weight(n: int) -> io.Float.Input:
         min=0.0,
         max=16.0,
         step=0.05,
-        tooltip=f"How much the picture looks at LLM {n}: 1 changes nothing, 0 removes it",
+        tooltip=f"How much LLM {n} counts beside the others: 1 changes nothing, towards 0 it goes "
+        "over into 0, which removes it",
     )
 
 

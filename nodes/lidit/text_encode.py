@@ -22,9 +22,16 @@ class LiDiTTextEncode(io.ComfyNode):
             "that says how the LLM read the prompt.",
             inputs=[
                 io.Clip.Input("clip", tooltip="From the LI-DiT LLM loader"),
-                prompt_input(),
+                prompt_input(emphasis=True),
                 InstructionTemplateType.Input(
                     "template", optional=True, tooltip="Instead of the LLM loader's template"
+                ),
+                io.Boolean.Input(
+                    "emphasis",
+                    default=False,
+                    optional=True,
+                    tooltip="On: weights as in (word:1.3) or ((word)) are read as CLIP Text Encode "
+                    "reads them for other models. Off: they are plain text",
                 ),
             ],
             outputs=[
@@ -40,6 +47,6 @@ class LiDiTTextEncode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, clip, text: str, template=None) -> io.NodeOutput:
-        conditioning, info = encode_prompt(clip, text, template)
+    def execute(cls, clip, text: str, template=None, emphasis: bool = False) -> io.NodeOutput:
+        conditioning, info = encode_prompt(clip, text, template, emphasis)
         return io.NodeOutput(conditioning, info, ui={"text": [info]})

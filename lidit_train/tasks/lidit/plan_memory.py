@@ -246,7 +246,7 @@ def _states(process: Process, load: StageLoad, sizes: Sizes) -> int:
     each = FLOAT32 if process.device.is_cpu else 2
     if process.keeps_states:
         each = STORED_BYTES[process.recipe.cache.dtype]
-    widths = {i: process.config.llms[i].width for i in sizes.text}
+    widths = {i: process.config.llms[i].state_width for i in sizes.text}
     return each * load.micro * sum(text.read * widths[i] for i, text in sizes.text.items())
 
 
