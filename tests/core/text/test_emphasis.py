@@ -9,11 +9,11 @@ import torch
 from tiny_llm import chat_tokenizer, metaspace_tokenizer, plain_tokenizer, save_llm
 
 from lidit_core.errors import LiDiTError
-from lidit_core.text.cache import MEMORY, DiskCache
+from lidit_core.text.cache import MEMORY, DiskCache, states_key
 from lidit_core.text.emphasis import encode_emphasised, read_emphasis, token_weight
 from lidit_core.text.encoder import pad_states
 from lidit_core.text.notes import prompt_notes
-from lidit_core.text.prompt_encoder import PromptEncoder, states_key
+from lidit_core.text.prompt_encoder import PromptEncoder
 from lidit_core.text.renderer import PromptRenderer
 from lidit_core.text.states import stack_states
 from lidit_core.text.templates import PRESETS, find_template
@@ -134,13 +134,13 @@ def test_states_of_an_older_file_are_computed_anew_only_where_places_are_needed(
     (new,) = encoder.encode_rows([text])
     old = replace(new, offsets=None, hidden=new.hidden + 1)
     MEMORY.clear()
-    encoder.disk.put(key, old)
+    encoder.caches.disk.put(key, old)
     (row,) = encoder.encode_rows([text])
     assert row.cached and torch.equal(row.hidden, old.hidden)
     row = encode_emphasised(encoder, "two cats and (a dog:2)")
     assert not row.cached and torch.equal(row.hidden, new.hidden) and row.emphasis is not None
     MEMORY.clear()
-    assert torch.equal(DiskCache(encoder.disk.folder).get(key).offsets, new.offsets)
+    assert torch.equal(DiskCache(encoder.caches.disk.folder).get(key).offsets, new.offsets)
     assert encode_emphasised(encoder, "two cats and (a dog:2)").cached
 
 

@@ -1,4 +1,4 @@
-"""The command that measures weights of words. Run: pytest tests/stickers/test_emphasis.py"""
+"""The command that measures weights of words. Run: pytest tests/stickers/test_emphasis_command.py"""
 
 from __future__ import annotations
 
