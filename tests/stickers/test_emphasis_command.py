@@ -1,4 +1,7 @@
-"""The command that measures weights of words. Run: pytest tests/stickers/test_emphasis_command.py"""
+"""The command that measures weights of words.
+
+Run: pytest tests/stickers/test_emphasis_command.py
+"""
 
 from __future__ import annotations
 
