@@ -87,13 +87,14 @@ def test_weights_lie_on_the_words_of_every_llm(kit, pack, load, reader, caplog):
     assert not close(kit.sample(reader, one_plain, one), kit.sample(reader, one, one_plain), 1e-3)
 
 
-def test_weights_survive_saving_and_a_fusion(kit, pack, load, reader, tmp_path):
+def test_weights_survive_saving_and_a_fusion(kit, pack, load, reader, host):
     one = encode(pack, load(), MARKED, emphasis=True)[0]
     two = encode(pack, load("Gemma3Text"), PLAIN)[0]
     duo = fuse(kit, one, two)
     assert list(duo[0][1][kit.keys.EMPHASIS]) == ["0"]
-    torch.save(duo, tmp_path / "conditioning.pt")
-    again = torch.load(tmp_path / "conditioning.pt", weights_only=True)
+    pack.run("LiDiTSaveConditioning", conditioning=duo, filename_prefix="conditioning/weights")
+    (path,) = (host.base / "output" / "conditioning").glob("weights_*")
+    (again,) = pack.run("LiDiTLoadConditioning", file=f"conditioning/{path.name} [output]")
     expected = kit.sample(reader, duo, two)
     assert torch.equal(kit.sample(reader, again, two), expected)
     assert not close(

@@ -130,6 +130,22 @@ def test_block_differences_equal_our_own(pack, bench):
     assert relative_error(found.states.hidden, expected.states.hidden) < CLOSE
 
 
+def test_several_layers_equal_our_own(bench):
+    layers = {"layer": "-3,1,-2"}
+    check_equal(bench.read(bench.theirs(bench.qwen), **layers), bench.ours(bench.qwen, **layers))
+
+
+def test_weights_of_words_are_read_as_by_our_own(pack, bench):
+    how = {"text": "two cats and (a dog:1.5)", "emphasis": True}
+    with torch.inference_mode():
+        ((_, found),), info = pack.run(
+            "LiDiTTextEncode", clip=bench.read(bench.theirs(bench.qwen)), **how
+        )
+        ((_, expected),), _ = pack.run("LiDiTTextEncode", clip=bench.ours(bench.qwen), **how)
+    assert "weights of its tokens: 1, 1.5" in info
+    assert torch.equal(found["lidit_emphasis"]["0"], expected["lidit_emphasis"]["0"])
+
+
 def test_lost_scales_and_lost_tensors_are_refused(bench):
     lost = bench.read(bench.theirs(bench.qwen, lambda weights: in_fp8(weights, "lost")[0]))
     with pytest.raises(bench.error, match="states of this .* are of size"):
