@@ -72,14 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="language model: a name, a model folder, a .gguf or hub:owner/name; once for each "
         "(those of the model)",
     )
-    add(
-        "--lora",
-        action="append",
-        type=lora_of,
-        default=[],
-        metavar="FILE[:STRENGTH]",
-        help="a LoRA trained on the model; once for each (none)",
-    )
+    add_lora(parser)
     add("--seed", type=int, default=0, metavar="N", help="of the first picture (0)")
     add("--count", type=int, default=1, metavar="N", help="pictures of every prompt (1)")
     add("--steps", type=int, metavar="N", help="sampling steps (the model's)")
@@ -88,6 +81,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, metavar="PATH", help="file or folder (picture.png, or pictures/)")
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps … (NVIDIA or AMD GPU, else cpu)")
     add_for_llms(parser)
+
+
+def add_lora(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--lora",
+        action="append",
+        type=lora_of,
+        default=[],
+        metavar="FILE[:STRENGTH]",
+        help="a LoRA trained on the model; once for each (none)",
+    )
 
 
 def add_for_llms(parser: argparse.ArgumentParser) -> None:
