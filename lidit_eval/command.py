@@ -33,7 +33,7 @@ benchmarks, from their own files:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from lidit_core.cli.generate import add_for_llms, lora_of, size_of
+    from lidit_core.cli.generate import add_for_llms, add_lora, size_of
 
     add = parser.add_argument
     add("model", nargs="?", help="a name or a checkpoint; a base where there is an --adapter")
@@ -52,14 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--adapter", metavar="FILE", help="an LLMDiff adapter for the model")
     add("--mode", choices=("add", "replace", "base"), default="add", help="of the adapter (add)")
     add("--llm", action="append", default=[], metavar="[NAME=]LLM", help="as for generate")
-    add(
-        "--lora",
-        action="append",
-        type=lora_of,
-        default=[],
-        metavar="FILE[:STRENGTH]",
-        help="a LoRA on the model; once for each (none)",
-    )
+    add_lora(parser)
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps … (NVIDIA or AMD GPU, else cpu)")
     add_for_llms(parser)
 

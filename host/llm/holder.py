@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ...lidit_core.errors import LiDiTError
 from ...lidit_core.llm.loading import LLM
 from ...lidit_core.llm.locate import locate
 from ...lidit_core.text.prompt_encoder import file_identity
@@ -25,13 +24,6 @@ class LLMHolder(PromptReader, nn.Module):
         self.dtypes = {llm.dtype}
         self.device = torch.device("cpu")  # the host's: where the weights were loaded to last
         self.manual_cast_dtype = None  # the host's
-
-    def generate(self, tokens: dict, **options) -> None:
-        """Refuse to write text, which nodes of the host ask of a CLIP."""
-        raise LiDiTError(
-            "a node asks this CLIP to write text, and the LLM loader loads an LLM without the part "
-            "that writes; load one for that node with the loader that it was made for"
-        )
 
     def load_sd(self, state: dict):
         return self.load_state_dict(state, strict=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -75,9 +76,9 @@ class PromptReader:
         self._patcher = None
         self._patches = None  # on the weights when they ran last; None where that is not known
 
+    @abstractmethod
     def weights_identity(self) -> list:
         """What tells these weights from others, but for what the host patches."""
-        raise NotImplementedError
 
     def settle(self, device: torch.device) -> None:
         """See to weights that the host has moved to the device before they are used."""

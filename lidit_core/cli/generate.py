@@ -73,14 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="language model: a name, a model folder, a .gguf or hub:owner/name; once for each "
         "(those of the model)",
     )
-    add(
-        "--lora",
-        action="append",
-        type=lora_of,
-        default=[],
-        metavar="FILE[:STRENGTH]",
-        help="a LoRA trained on the model; once for each (none)",
-    )
+    add_lora(parser)
     add(
         "--emphasis",
         action="store_true",
@@ -94,6 +87,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, metavar="PATH", help="file or folder (picture.png, or pictures/)")
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps … (NVIDIA or AMD GPU, else cpu)")
     add_for_llms(parser)
+
+
+def add_lora(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--lora",
+        action="append",
+        type=lora_of,
+        default=[],
+        metavar="FILE[:STRENGTH]",
+        help="a LoRA trained on the model; once for each (none)",
+    )
 
 
 def add_for_llms(parser: argparse.ArgumentParser) -> None:

@@ -24,12 +24,14 @@ from pathlib import Path
 if __package__:
     from ..errors import LiDiTError, exit_status
     from ..io.atomic import replacing
+    from ..io.hashes import sha256
     from ..progress import is_heard, tell
     from .demo_llms import DEMO_LLMS, DemoLLM, Wheel, find_demo
 else:  # a plain script: portable Pythons do not even look beside it
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     from lidit_core.errors import LiDiTError, exit_status
     from lidit_core.io.atomic import replacing
+    from lidit_core.io.hashes import sha256
     from lidit_core.llm.demo_llms import DEMO_LLMS, DemoLLM, Wheel, find_demo
     from lidit_core.progress import is_heard, tell
 
@@ -97,13 +99,6 @@ def is_complete(llm: DemoLLM) -> bool:
     """Whether the LLM is in the user cache: its exact GGUF, or a copy converted from it."""
     converted = (llm.target.parent / "config.json").is_file()
     return converted or (llm.target.is_file() and sha256(llm.target) == llm.sha256)
-
-
-def sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    for block in _blocks_of_file(path):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def _existing(path: Path) -> Path:
@@ -213,10 +208,12 @@ def _ended(process: subprocess.Popen[str]) -> str | None:
 
 
 def _bytes_in(folder: Path) -> int:
+    """Bytes of the files in a folder, from which pip moves files and folders meanwhile."""
     total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # pip has moved it
-            total += path.stat().st_size if path.is_file() else 0
+    for place, _, names in os.walk(folder):  # which passes over folders that are gone
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.stat(os.path.join(place, name)).st_size
     return total
 
 

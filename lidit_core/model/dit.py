@@ -18,6 +18,7 @@ from ..text.states import LLMStates
 from .attention import AttentionFunction, scaled_dot_product
 from .config import LatentFormat, LiDiTConfig
 from .layers import (
+    GELU,
     CrossAttention,
     Modulation,
     SelfAttention,
@@ -62,7 +63,7 @@ class LiDiTBlock(nn.Module):
         self.cross_norm = plain_norm(width, **layer)
         self.cross_attn = CrossAttention(width, heads, **layer)
         self.mlp_norm = plain_norm(width, **layer)
-        self.mlp = feed_forward(width, nn.GELU(approximate="tanh"), **layer)
+        self.mlp = feed_forward(width, GELU(), **layer)
         self.modulation = Modulation(width, 9, **layer)
 
     def forward(

@@ -151,6 +151,18 @@ def test_several_pictures_of_a_prompt_count_as_one_prompt(evaluate, tmp_path):
     assert seeds == [240, 241]
 
 
+def test_a_benchmarks_pictures_lie_as_its_own_evaluator_reads_them(evaluate, tmp_path):
+    asked = {"tag": "counting", "include": [{"class": "cat", "count": 2}], "prompt": "two cats"}
+    (tmp_path / "evaluation_metadata.jsonl").write_text(json.dumps(asked) + "\n")
+    words = ["--prompts", "geneval:evaluation_metadata.jsonl", "--count", "4", "--judge", "none"]
+    status, out, _ = evaluate(*words, "--out", "g")
+    assert status == 0 and "Failures" not in out
+    names = sorted(
+        path.name for path in (tmp_path / "g" / "samples" / "00000" / "samples").iterdir()
+    )
+    assert names == ["0000.png", "0001.png", "0002.png", "0003.png"]
+
+
 @pytest.mark.parametrize(
     ("words", "model", "sentence"),
     [

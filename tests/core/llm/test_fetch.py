@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
+import threading
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -254,3 +256,26 @@ def test_the_line_to_paste_runs(index):
     assert line.endswith(" smollm2")
     shown = subprocess.run(f"{line} --help", shell=True, capture_output=True, text=True)
     assert shown.returncode == 0 and "--file" in shown.stdout
+
+
+def test_what_arrives_is_counted_while_pip_moves_it(tmp_path):
+    """Files and folders vanish between their listing and their size."""
+    (tmp_path / "stays").write_bytes(b"12345")
+    stop = threading.Event()
+
+    def move() -> None:
+        while not stop.is_set():
+            for n in range(20):
+                (tmp_path / f"pip-{n}").mkdir()
+                (tmp_path / f"pip-{n}" / "part").write_bytes(b"1")
+            for n in range(20):
+                shutil.rmtree(tmp_path / f"pip-{n}")
+
+    mover = threading.Thread(target=move)
+    mover.start()
+    try:
+        found = {fetch._bytes_in(tmp_path) for _ in range(300)}
+    finally:
+        stop.set()
+        mover.join()
+    assert min(found) >= 5 and max(found) <= 25

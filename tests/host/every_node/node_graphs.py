@@ -123,7 +123,7 @@ class Graph:
     api: Api
     asked: Counter = field(default_factory=Counter)
 
-    def add(self, kind: str, name: str | None = None, **inputs: Any) -> str:
+    def add(self, kind: str, name: str | None = None, /, **inputs: Any) -> str:
         """Its id."""
         name = name or f"{kind}{len(self.api)}"
         self.api[name] = {"class_type": kind, "inputs": inputs}

@@ -39,8 +39,9 @@ KEPT = {  # nodes of a graph that no workflow has: prompts kept as files
     "LiDiTSaveConditioning": (1, 2, 3),
     "LiDiTLoadConditioning": (4, 5, 6),
     "LiDiTRecordConditioning": (1, 7),
-    "LiDiTLLMFromCLIP": (8, 9, 10),
 }
+FOREIGN = {"LiDiTLLMFromCLIP": (1, 2, 3)}  # the same of another loader's LLM
+FOREIGN_FILE = "qwen_3_4b.safetensors"
 PROMPTS = "prompts.txt"  # a file to record
 WIDTH = 760  # of a picture, in pixels
 LEFT, TOP = 120, 110  # of the canvas beside the frontend's own bars, in pixels of the page
@@ -92,6 +93,7 @@ def kept_prompts(server: HostServer) -> Api:
     if run.ending != "execution_success":
         raise SystemExit(run.error)
     (file,) = (server.base / "output" / "conditioning").iterdir()
+    kept = f"conditioning/{file.name} [output]"
     sampler = {
         **first["7"]["inputs"],
         "positive": ["4", 0],
@@ -102,23 +104,22 @@ def kept_prompts(server: HostServer) -> Api:
     record = {"clip": ["1", 0], "prompts": PROMPTS, "name": "my-encoder"}
     return {
         **graph,
-        "4": {"class_type": "LiDiTLoadConditioning", "inputs": {"file": file.name}},
+        "4": {"class_type": "LiDiTLoadConditioning", "inputs": {"file": kept}},
         "5": {"class_type": "LiDiTModelLoader", "inputs": first["5"]["inputs"]},
         "6": {"class_type": "KSampler", "inputs": sampler},
         "7": {"class_type": "LiDiTRecordConditioning", "inputs": record},
-        **foreign_llm(),
     }
 
 
 def foreign_llm() -> Api:
-    """Another loader's LLM, read as ours; its file need not be there for the picture."""
-    file = {"clip_name": "qwen_3_4b.safetensors", "type": "lumina2", "device": "default"}
-    read_as = {"clip": ["8", 0], "template": "short", "layer": "-3", "token_budget": 96}
+    """Another loader's LLM, read as ours; for the picture its file need only be listed."""
+    file = {"clip_name": FOREIGN_FILE, "type": "lumina2", "device": "default"}
+    read_as = {"clip": ["1", 0], "template": "short", "layer": "-3", "token_budget": 96}
     read_as |= {"llm_name": "Qwen3-4B"}
     return {
-        "8": {"class_type": "CLIPLoader", "inputs": file},
-        "9": {"class_type": "LiDiTLLMFromCLIP", "inputs": read_as},
-        "10": {"class_type": "LiDiTTextEncode", "inputs": {"clip": ["9", 0], "text": "a cat"}},
+        "1": {"class_type": "CLIPLoader", "inputs": file},
+        "2": {"class_type": "LiDiTLLMFromCLIP", "inputs": read_as},
+        "3": {"class_type": "LiDiTTextEncode", "inputs": {"clip": ["2", 0], "text": "a cat"}},
     }
 
 
@@ -139,10 +140,12 @@ def draw_all(server: HostServer, browser: Browser, names: list[str]) -> None:
             keep(take(browser, SHOWN[name][1]), name)
 
 
-def draw_kept(browser: Browser, graph: Api, names: list[str]) -> None:
-    browser.open(browser.from_api(graph, "kept"))
-    for name in names:
-        keep(take(browser, KEPT[name]), name)
+def draw_graph(browser: Browser, graph: Api, shown: dict[str, tuple[int, ...]]) -> None:
+    browser.page.reload()  # for lists of files that were written since
+    browser.page.wait_for_timeout(6000)
+    browser.open(browser.from_api(graph, "help"))
+    for name, ids in shown.items():
+        keep(take(browser, ids), name)
 
 
 def keep(picture: Image.Image, name: str) -> None:
@@ -160,12 +163,17 @@ def main(host: str, *names: str) -> None:
         write_refiner(base / "models" / "diffusion_models")  # before the browser lists files
         (base / "custom_nodes" / "lidit").symlink_to(WORKFLOWS.parent, target_is_directory=True)
         (base / "input" / PROMPTS).write_text("a cat\na dog\n")
+        (base / "models" / "text_encoders").mkdir()
+        (base / "models" / "text_encoders" / FOREIGN_FILE).touch()
         with HostServer(Path(host), base, "lidit") as server:
-            chosen = list(names or (*SHOWN, *KEPT))
-            kept = [name for name in chosen if name in KEPT]
+            chosen = list(names or (*SHOWN, *KEPT, *FOREIGN))
+            kept = {name: ids for name, ids in KEPT.items() if name in chosen}
+            foreign = {name: ids for name, ids in FOREIGN.items() if name in chosen}
             graph = kept_prompts(server) if kept else {}
             with Browser(server.url) as browser:
-                draw_kept(browser, graph, kept)
+                for shown, api in ((kept, graph), (foreign, foreign_llm())):
+                    if shown:
+                        draw_graph(browser, api, shown)
                 draw_all(server, browser, [name for name in chosen if name in SHOWN])
 
 

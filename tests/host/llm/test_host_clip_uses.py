@@ -161,11 +161,15 @@ def filled(weights, value):
     return {**weights, key: torch.full_like(weights[key], value)}
 
 
-def test_a_file_without_a_tensor_is_refused(bench):
-    """Whatever the memory holds that the host reads nothing into: zeros, or numbers of any size."""
-    key = "model.layers.1.mlp.up_proj.weight"
+@pytest.mark.parametrize("memory", [0.0, 1e9, float("nan")])
+def test_what_a_missing_tensor_leaves_in_memory_is_refused(bench, memory):
+    """The host reads nothing into it; zeros, and numbers that no weight has, are seen."""
+    source = bench.theirs(bench.qwen)
+    weights = dict(source.cond_stage_model.named_parameters())
+    (name,) = (name for name in weights if name.endswith("layers.1.mlp.up_proj.weight"))
+    with torch.no_grad():
+        weights[name].fill_(memory)
     with pytest.raises(bench.error, match="file"):
-        source = bench.theirs(bench.qwen, lambda w: {k: w[k] for k in w if k != key})
         states_of(bench.read(source), PROMPT)
 
 
