@@ -26,7 +26,7 @@ AT_ONCE = 4096  # files handed to them
 
 
 @dataclass(frozen=True)
-class Row:
+class PictureEntry:
     """One picture before it was looked at."""
 
     name: str  # its path below the folder, with "/"
@@ -45,8 +45,8 @@ class PictureFiles:
     def __init__(
         self,
         root: Path,
-        rows: Iterable[Row],
-        captions_of: Callable[[Row], Sequence[bytes | str | None]],
+        rows: Iterable[PictureEntry],
+        captions_of: Callable[[PictureEntry], Sequence[bytes | str | None]],
         weights: dict[str, float],
         data: Data,
         left_out: LeftOut,
@@ -98,9 +98,11 @@ class PictureFiles:
 
 
 def _looked_at(
-    root: Path, rows: Iterable[Row], captions_of: Callable[[Row], Sequence[bytes | str | None]]
-) -> Iterator[tuple[Row, list[tuple[str, int]], tuple[int, int], tuple[int, int]]]:
-    def look(row: Row):
+    root: Path,
+    rows: Iterable[PictureEntry],
+    captions_of: Callable[[PictureEntry], Sequence[bytes | str | None]],
+) -> Iterator[tuple[PictureEntry, list[tuple[str, int]], tuple[int, int], tuple[int, int]]]:
+    def look(row: PictureEntry):
         captions = [read_caption(raw) for raw in captions_of(row)]
         return row, captions, *_size_and_stamp(root / row.name)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import LINKED, LeftOut
-from .files import PictureFiles, Row
+from .files import PictureEntry, PictureFiles
 from .formats import is_picture, places, sought, unread_format
 from .reading import printable
 
@@ -27,11 +27,11 @@ class FolderSource(PictureFiles):
         root, left_out = Path(source.path), LeftOut()
         wanted = sought(source.captions)
 
-        def captions_of(row: Row) -> list[bytes | None]:
+        def captions_of(row: PictureEntry) -> list[bytes | None]:
             stem = row.name.rpartition(".")[0]
             return [_first(root, stem, extensions) for extensions in wanted]
 
-        rows = (Row(name, name) for name in picture_names(root, left_out))
+        rows = (PictureEntry(name, name) for name in picture_names(root, left_out))
         where = places(source.captions)
         super().__init__(root, rows, captions_of, source.captions, data, left_out, where)
 

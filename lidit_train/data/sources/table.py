@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lidit_core.errors import LiDiTError
 
 from . import LeftOut
-from .files import PictureFiles, Row
+from .files import PictureEntry, PictureFiles
 from .reading import LEAVES, climbs, printable
 from .rows import TABLES, read_columns, read_rows
 
@@ -52,7 +52,9 @@ def table_file(path: Path) -> Path:
     )
 
 
-def _rows(table: Path, image: str, captions: list[str], left_out: LeftOut) -> Iterator[Row]:
+def _rows(
+    table: Path, image: str, captions: list[str], left_out: LeftOut
+) -> Iterator[PictureEntry]:
     for label, fields in read_rows(table, [image, *captions]):
         name = None if fields is None else fields.get(image)
         if fields is None:
@@ -64,7 +66,7 @@ def _rows(table: Path, image: str, captions: list[str], left_out: LeftOut) -> It
         else:
             texts = [fields.get(column) for column in captions]
             texts = tuple(text if isinstance(text, str) else None for text in texts)
-            yield Row(name.replace("\\", "/"), f"{label}: {name}", texts)
+            yield PictureEntry(name.replace("\\", "/"), f"{label}: {name}", texts)
 
 
 def _image_column(source: Source, table: Path, columns: Sequence[str]) -> str:

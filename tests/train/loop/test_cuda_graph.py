@@ -125,7 +125,7 @@ def moved(given: Batch, device: str) -> Batch:
     contrasted = Contrasted(to(contrasted.velocity), to(contrasted.apart))
     x, noise, time = to(given.x), to(given.noise), to(given.time)
     return replace(
-        given, x=x, noise=noise, time=time, text=text, content=to(content), contrasted=contrasted
+        given, x=x, noise=noise, time=time, states=text, content=to(content), contrasted=contrasted
     )
 
 
