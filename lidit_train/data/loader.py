@@ -26,7 +26,7 @@ from .caption_states import CaptionStates
 from .latent_cache import read_picture
 from .prepare import Prepared
 from .sample_draws import Chance, chance
-from .schedule import StepPicture, StepBatch
+from .schedule import StepBatch, StepPicture
 from .workers import ignore_interrupts
 
 Item = TypeVar("Item")
