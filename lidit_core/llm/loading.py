@@ -12,10 +12,11 @@ from torch import nn
 from ..errors import LiDiTError, first_line
 from .blocks import EVERY_BLOCK, kept_blocks
 from .compat import check_transformers, read_tokenizer
-from .decoder import build, text_config, truncated
 from .fetch import install_line
 from .hub import model_folder
 from .locate import locate
+from .weights.checkpoint import checkpoint_files
+from .weights.decoder import build, text_config
 from .words import check_words
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -29,7 +30,7 @@ class _Decoder(Protocol):
 
 @dataclass(frozen=True)
 class LLM:
-    """A tokenizer and a decoder without its last blocks, final norm and head.
+    """A tokenizer and a decoder without its last blocks and its head.
 
     `module` is a plain `nn.Module` that a host may wrap, cast, place and offload.
     """
@@ -119,10 +120,9 @@ def load_llm(
     found = locate(source)
     folder = model_folder(found)
     config = text_config(folder, found.name)
-    total = config.num_hidden_layers
-    kept = kept_blocks(block, total, found.name)
+    kept = kept_blocks(block, config.num_hidden_layers, found.name)
     tokenizer = load_tokenizer(folder, found.name)
-    module = build(truncated(config, kept), folder, dtype)
+    module = build(config, kept, checkpoint_files(folder), dtype, found.name)
     module, placed = dispatch(module, device_map) if device_map else (module.to(device), None)
     if placed is None and computes_on.type == "cpu":
         lay_out_for_cpu(module)

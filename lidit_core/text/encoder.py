@@ -16,6 +16,7 @@ from ..llm.compat import cached_layers, can_reuse, new_cache
 from ..llm.loading import LLM
 from .cache import PromptStates
 from .differences import check_differences, difference_states
+from .outputs import block_outputs
 from .renderer import PromptRenderer, PromptTokens
 from .states import PADDING, LLMStates
 from .templates import InstructionTemplate, find_template
@@ -60,16 +61,16 @@ def run_decoder(
         ids[row, : len(text)] = torch.tensor(text)
         mask[row, : past + len(text)] = 1
     positions = torch.arange(past, past + length).expand(len(texts), -1)
-    out = module(
-        input_ids=ids.to(device),
-        attention_mask=mask.to(device),
-        position_ids=positions.to(device),
-        past_key_values=cache,
-        use_cache=cache is not None,
-        output_hidden_states=every_block,
-        return_dict=True,
-    )
-    return torch.cat(out.hidden_states, -1) if every_block else out.last_hidden_state
+    with block_outputs(module, every_block) as outputs:
+        module(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            position_ids=positions.to(device),
+            past_key_values=cache,
+            use_cache=cache is not None,
+            return_dict=True,
+        )
+    return torch.cat([states.to(device) for states in outputs.states], -1)
 
 
 class LLMEncoder:
