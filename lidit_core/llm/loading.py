@@ -13,6 +13,7 @@ from ..errors import LiDiTError, first_line
 from .blocks import EVERY_BLOCK, kept_blocks
 from .compat import check_transformers, read_tokenizer
 from .fetch import install_line
+from .gguf.write import Progress
 from .hub import model_folder
 from .locate import locate
 from .weights.checkpoint import checkpoint_files
@@ -96,6 +97,7 @@ def load_llm(
     device: torch.device | str | None = None,
     device_map: str | dict | None = None,
     computes_on: torch.device | str | None = None,
+    progress: Progress | None = None,
 ) -> LLM:
     """Load the tokenizer and the first blocks of an LLM.
 
@@ -110,6 +112,7 @@ def load_llm(
             over GPUs and the CPU through accelerate. It never goes to disk.
         computes_on: where it will run, if a host moves it there from `device`; chooses dtype and
             the weights' layout.
+        progress: told how many values of how many are converted, where a GGUF is.
     """
     device = intended_device(device, device_map)
     computes_on = torch.device(computes_on or device)
@@ -118,7 +121,7 @@ def load_llm(
         raise LiDiTError(f"dtype of an LLM is {dtype}; expected float32 or bfloat16, so choose one")
     check_transformers()
     found = locate(source)
-    folder = model_folder(found)
+    folder = model_folder(found, progress)
     config = text_config(folder, found.name)
     kept = kept_blocks(block, config.num_hidden_layers, found.name)
     tokenizer = load_tokenizer(folder, found.name)

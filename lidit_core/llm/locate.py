@@ -5,14 +5,19 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
+import logging
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import LiDiTError
+from ..errors import LiDiTError, check
 from ..paths import at_home, llm_folder
 from .demo_llms import DEMO_LLMS, DemoLLM
 from .fetch import paste_line
 
+log = logging.getLogger(__name__)
+COPY = re.compile("-[0-9a-f]{8}")  # what follows a GGUF's name in that of its copy
 HUB = "hub:"  # the prefix that permits going online
 
 
@@ -99,27 +104,67 @@ def stated_width(found: Source) -> int | None:
 
 
 def _gguf(path: Path) -> Source:
-    if not path.is_file():
-        raise LiDiTError(f"GGUF file {path} does not exist; correct the path")
+    from .gguf.convert import NOTE, copy_name, older_copy_name, outdated
+    from .gguf.header import split_files
+
+    stem, parts = split_files(path)
+    if not all(part.is_file() for part in parts):
+        return _copy_without_its_gguf(path, stem)
+    content = _content(tuple(map(_version, parts)))
+    older = llm_folder(older_copy_name(stem, content))
+    right = (older / "config.json").is_file() and not (older / NOTE).is_file()
+    if right and not outdated(parts, older):
+        return Source(stem, older, parts)
+    return Source(stem, llm_folder(copy_name(stem, content)), parts)
+
+
+def _copy_without_its_gguf(path: Path, stem: str) -> Source:
+    """The one copy that was made of a GGUF of this name, which is there no more."""
+    copies = [f for f in llm_folder("").glob("*/") if COPY.fullmatch(f.name.removeprefix(stem))]
+    copies = [f for f in copies if f.name.startswith(stem) and (f / "config.json").is_file()]
+    check(len(copies) == 1, f"GGUF file {path} does not exist; correct the path")
+    log.warning("GGUF file %s is gone; its copy in %s is used", path, copies[0])
+    return Source(stem, copies[0])
+
+
+def _version(path: Path) -> tuple[Path, int, int]:
     stat = path.stat()
-    content = _content(path.resolve(), stat.st_size, stat.st_mtime_ns)
-    return Source(path.stem, llm_folder(f"{path.stem}-{content[:8]}"), (path,))
+    return path.resolve(), stat.st_size, stat.st_mtime_ns
 
 
 @functools.lru_cache(maxsize=64)
-def _content(path: Path, size: int, mtime_ns: int) -> str:
-    """A GGUF file's fingerprint, after which its converted copy is named; read once a version."""
-    from .gguf import fingerprint
+def _content(versions: tuple[tuple[Path, int, int], ...]) -> str:
+    """A GGUF's fingerprint, after which its converted copy is named; read once a version."""
+    from .gguf.convert import fingerprint
 
-    return fingerprint([path])
+    return fingerprint([path for path, *_ in versions])
+
+
+def given_name(path: Path) -> str:
+    """The name of a model folder as it was given: of a link the link's own.
+
+    A snapshot in a Hugging Face cache has its repository's, for its own is a commit.
+    """
+    path = Path(os.path.abspath(path))
+    repository = path.parent.parent.name
+    if path.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.split("--")[-1]
+    return path.name
+
+
+def whole_ggufs(folder: Path) -> list[Path]:
+    """The GGUF files in a folder, of a split one the first alone."""
+    from .gguf.header import later_split
+
+    return [path for path in sorted(folder.glob("*.gguf")) if not later_split(path)]
 
 
 def _folder(path: Path) -> Source:
     """A model folder, or one that holds nothing but one GGUF file."""
-    name = path.resolve().name
+    name = given_name(path)
     if (path / "config.json").is_file():
         return Source(name, path)
-    ggufs = sorted(path.glob("*.gguf"))
+    ggufs = whole_ggufs(path)
     if len(ggufs) == 1:
         return _gguf(ggufs[0])
     raise LiDiTError(
@@ -129,12 +174,14 @@ def _folder(path: Path) -> Source:
 
 
 def _named(name: str) -> Source | None:
+    from .gguf.header import split_files
+
     folder = llm_folder(name)
     if (folder / "config.json").is_file():
         return Source(name, folder)
-    ggufs = sorted(folder.glob("*.gguf"))
+    ggufs = whole_ggufs(folder)
     if len(ggufs) == 1:
-        return Source(name, folder, tuple(ggufs))
+        return Source(name, folder, split_files(ggufs[0])[1])
     demo = next((llm for llm in DEMO_LLMS if llm.name == name), None)
     parts = package_parts(demo) if demo else None
     return Source(name, folder, parts) if parts else None

@@ -13,6 +13,7 @@ import torch
 
 from ..errors import check, shown
 from ..llm.compat import transformers_version
+from ..llm.gguf.convert import copy_identity
 from ..llm.hub import downloaded_commit
 from ..llm.loading import default_dtype, intended_device, load_llm
 from ..llm.locate import Source, locate
@@ -144,6 +145,8 @@ def file_identity(found: Source) -> list:
     """Place, size and time of every file that makes an LLM; of one on the hub, its commit."""
     if found.folder is None:
         return [found.repo, downloaded_commit(found.repo)]
+    if found.converted and (copy := copy_identity(found.folder)):
+        return copy
     if found.converted:  # once a prompt, also of one in the cache: pathlib would take twice as long
         places = {os.path.abspath(found.folder)}
         with os.scandir(found.folder) as entries:

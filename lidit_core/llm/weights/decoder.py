@@ -98,7 +98,12 @@ def build(config, kept: int, files: list[Path], dtype: torch.dtype, name: str) -
     checkpoint = Checkpoint(files)
     check_config(config, kept, checkpoint, name)
     total, config = config.num_hidden_layers, truncated(config, kept)
-    module = _without_weights(config, name)
+    module = empty_model(config, name)
+    check(
+        "input_ids" in inspect.signature(module.forward).parameters,
+        f"{name} is a {config.model_type}, which does not read token ids; expected a decoder-only "
+        "LLM",
+    )
     place = f"{blocks_name(module)}."
     ignored = getattr(module, "_keys_to_ignore_on_load_unexpected", None) or ()
     wanted = dict(module.state_dict())
@@ -126,25 +131,28 @@ def _describes(name: str, read: set[str]) -> bool:
     return name.rpartition(".")[0] + ".weight" in read and not name.endswith(".bias")
 
 
-def _without_weights(config, name: str) -> nn.Module:
+def empty_model(config, name: str, kind=None) -> nn.Module:
+    """What a configuration makes, on the meta device but for what is computed.
+
+    Args:
+        kind: one of transformers' Auto classes; by default that of decoders alone.
+    """
     from transformers import AutoModel
 
+    known = getattr(AutoModel, "_model_mapping", None)
+    check(
+        kind is not None or known is None or type(config) in known,
+        f"{name} is a {config.model_type}, of which transformers has no decoder that runs alone; "
+        "choose an LLM of another kind",
+    )
     try:
         with _EmptyOnMeta():
-            module = AutoModel.from_config(config, trust_remote_code=False)
-        parameters = inspect.signature(module.forward).parameters
+            return (kind or AutoModel).from_config(config, trust_remote_code=False)
     except Exception as error:  # whatever a model's class makes of strange values
         raise LiDiTError(
             f"no {config.model_type} can be made of the config.json of {name} "
             f"({first_line(error)}); expected what its maker wrote, so download it again"
         ) from error
-    check(
-        "input_ids" in parameters,
-        f"{name} is a {config.model_type}, which does not read token ids; expected a decoder-only "
-        "LLM",
-    )
-    blocks_name(module)
-    return module
 
 
 def _converted_by_transformers(

@@ -1,0 +1,153 @@
+"""The files of the model folder that a GGUF becomes: weights, config.json, tokenizer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import Tensor
+
+from ...errors import LiDiTError, check, first_line
+from ..compat import transformers_version
+from ..weights.decoder import empty_model
+from .architectures import ARCHITECTURES, Architecture
+from .byte_level import write_byte_level
+from .config import FACTORS, config_of
+from .foreign import FOREIGN, check_foreign, save_config, whole_model
+from .header import Header, TensorInfo
+from .shards import ShardWriter
+from .tensors import in_rotated_halves, unpacked
+from .tokenizer import make_sound
+from .vocabulary import vocabulary_of
+
+Progress = Callable[[int, int], None]  # told how many values of how many are done
+TOKENIZED_BY_TRANSFORMERS = {"llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", *FOREIGN}
+ENCODERS = ("t5", "t5encoder", "bert", "modern-bert", "nomic-bert", "jina-bert-v2", "clip")
+
+
+def serves(architecture: str | None) -> bool:
+    """Whether an LLM of this architecture, as GGUF files name it, can be read."""
+    return architecture in ARCHITECTURES or architecture in FOREIGN
+
+
+def check_serves(header: Header, name: str) -> None:
+    """Raise a LiDiTError unless the file is a decoder-only LLM of a kind that is read."""
+    kind = header.architecture
+    what = "an encoder" if kind in ENCODERS else "of a kind that is not read"
+    check(
+        serves(kind),
+        f"GGUF file {name} cannot be converted (it is a {kind or 'file that names no architecture'}, "
+        f"{what}); expected one of {', '.join([*ARCHITECTURES, *FOREIGN])}, or give the LLM as "
+        "safetensors",
+    )
+
+
+def write_folder(header: Header, gguf: Path, out: Path, name: str, progress: Progress) -> None:
+    """Write everything into `out`.
+
+    Args:
+        gguf: the file, alone in its folder; the first of its splits.
+        name: how sentences call it.
+    """
+    check_serves(header, name)
+    if header.architecture in FOREIGN:
+        _write_foreign(header, gguf, out, name, progress)
+    else:
+        _write_own(header, out, name, progress)
+    _write_tokenizer(header, gguf, out, name)
+
+
+def _write_own(header: Header, out: Path, name: str, progress: Progress) -> None:
+    kind = ARCHITECTURES[header.architecture]
+    factors = {k: unpacked(header.tensors[k]).tolist() for k in FACTORS if k in header.tensors}
+    config = config_of(header, factors, name)
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    (out / "config.json").write_text(text, encoding="utf-8")
+    wanted = _wanted(out, name)
+    sources = _sources(wanted, kind, header, name)
+    writer, done = ShardWriter(out), 0
+    total = sum(info.count for info in sources.values())
+    for key, info in sources.items():
+        writer.add(key, _as_transformers_has_it(unpacked(info), info, kind, config))
+        done += info.count
+        progress(done, total)
+    writer.close()
+
+
+def _wanted(folder: Path, name: str) -> dict[str, Tensor]:
+    """The tensors of the whole LLM that a config.json makes, without their values."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # a kind that this release does not know, or strange values
+        raise LiDiTError(
+            f"the LLM in {name} is not known to transformers {transformers_version()} "
+            f"({first_line(error)}); update it, or get the LLM as safetensors"
+        ) from error
+    return dict(empty_model(config, name, AutoModelForCausalLM).state_dict())
+
+
+def _sources(
+    wanted: dict[str, Tensor], kind: Architecture, header: Header, name: str
+) -> dict[str, TensorInfo]:
+    """By its name in transformers, the file's tensor; all of each are used and have the shape."""
+    tied = "output.weight" not in header.tensors
+    named = {key: kind.gguf_name(key) for key in wanted if not (tied and key == "lm_head.weight")}
+    missing = [found or key for key, found in named.items() if found not in header.tensors]
+    check(
+        not missing,
+        f"{name} lacks {len(missing)} tensors, the first {missing[0] if missing else ''}; "
+        "expected a whole LLM, so get it again",
+    )
+    left = sorted(header.tensors.keys() - set(named.values()) - set(FACTORS))
+    check(
+        not left,
+        f"{name} holds {len(left)} tensors that a {kind.model_type} does not have, the first "
+        f"{left[0] if left else ''}; get the LLM as safetensors",
+    )
+    sources = {key: header.tensors[found] for key, found in named.items() if found}
+    for key, info in sources.items():
+        check(
+            info.shape == tuple(wanted[key].shape),
+            f"tensor {info.name} of {name} has shape {info.shape}; expected "
+            f"{tuple(wanted[key].shape)} by its metadata, so get the file again",
+        )
+    return sources
+
+
+def _as_transformers_has_it(
+    tensor: Tensor, info: TensorInfo, kind: Architecture, config: dict
+) -> Tensor:
+    if kind.shifted and info.name.endswith("norm.weight"):
+        return tensor - 1
+    heads = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}
+    part = info.name.split(".")[-2]
+    if kind.permuted and part in heads:
+        return in_rotated_halves(tensor, config[heads[part]])
+    return tensor
+
+
+def _write_foreign(header: Header, gguf: Path, out: Path, name: str, progress: Progress) -> None:
+    check_foreign(header, name)
+    module = whole_model(gguf, header)
+    save_config(module.config, out / "config.json")
+    writer, state = ShardWriter(out), module.state_dict()
+    tied = getattr(module.config, "tie_word_embeddings", False)
+    for number, (key, tensor) in enumerate(state.items()):
+        if not (tied and key == "lm_head.weight"):
+            writer.add(key, tensor)
+        progress(number + 1, len(state))
+    writer.close()
+
+
+def _write_tokenizer(header: Header, gguf: Path, out: Path, name: str) -> None:
+    said = vocabulary_of(header)
+    if header.architecture in TOKENIZED_BY_TRANSFORMERS:
+        from transformers import AutoTokenizer
+
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(out)
+    else:
+        write_byte_level(header, said, out, name)
+    make_sound(out, said, name)
