@@ -177,9 +177,9 @@ def _named(name: str) -> Source | None:
     from .gguf.header import split_files
 
     folder = llm_folder(name)
-    if (folder / "config.json").is_file():
-        return Source(name, folder)
     ggufs = whole_ggufs(folder)
+    if (folder / "config.json").is_file() and len(ggufs) != 1:
+        return Source(name, folder)
     if len(ggufs) == 1:
         return Source(name, folder, split_files(ggufs[0])[1])
     demo = next((llm for llm in DEMO_LLMS if llm.name == name), None)

@@ -98,7 +98,6 @@ ARCHITECTURES = {
     "qwen2vl": Architecture("qwen2", QWEN2),  # of text, all three positions are the same
     "qwen3": Architecture("qwen3", QWEN2),
     "qwen3vl": Architecture("qwen3", QWEN2),  # pictures alone add to its first blocks
-    "gemma": Architecture("gemma", GELU, shifted=True, scaled_rope=False),
     "gemma2": Architecture(
         "gemma2", GELU, {**WINDOW, **CAPS}, SANDWICH, shifted=True, scaled_rope=False
     ),

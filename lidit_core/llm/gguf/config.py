@@ -42,7 +42,7 @@ def config_of(header: Header, factors: dict[str, list[float]], name: str) -> dic
     fields |= {field: own[key] for key, field in (SIZES | kind.keys).items() if key in own}
     fields.setdefault("num_key_value_heads", fields["num_attention_heads"])
     fields.setdefault("rope_theta", 10000.0)  # as llama.cpp
-    fields |= _tensor_fields(header.tensors, name)
+    fields |= _tensor_fields(header.tensors, name) | _token_fields(header)
     fields |= _head_fields(own, kind, fields, name)
     fields |= _rope_scaling(own, kind, factors, fields, name)
     fields |= _of_its_kind(kind.model_type, own, fields)
@@ -96,6 +96,13 @@ def _tensor_fields(tensors: dict[str, TensorInfo], name: str) -> dict:
         "attention_bias": "blk.0.attn_q.bias" in tensors,
         "mlp_bias": "blk.0.ffn_up.bias" in tensors,
     }
+
+
+def _token_fields(header: Header) -> dict:
+    """The special tokens, or that there is none: classes have ids of their own where none is said."""
+    roles = {"pad": "padding", "bos": "bos", "eos": "eos"}
+    said = header.fields
+    return {f"{r}_token_id": said.get(f"tokenizer.ggml.{key}_token_id") for r, key in roles.items()}
 
 
 def _head_fields(own: dict, kind: Architecture, fields: dict, name: str) -> dict:

@@ -15,7 +15,9 @@ from ...errors import LiDiTError, check
 
 MAGIC = b"GGUF"
 SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)  # as llama.cpp names splits
-NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}  # fmt: skip
+NUMBERS = {  # the format's numbers of types, as `struct` writes them
+    0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d",
+}  # fmt: skip
 TEXT, LIST = 8, 9
 MOST = 1 << 26  # entries of a list, letters of a text, tensors: more is a damaged file
 SHORT = 64  # of a list, entries that `brief` reads
@@ -57,7 +59,7 @@ def read_header(path: Path, brief: bool = False) -> Header:
     """The header of one file.
 
     Args:
-        brief: leave out long lists, those of a tokenizer, and the tensors.
+        brief: leave out long lists, which are those of a tokenizer.
 
     Raises:
         LiDiTError: it is no GGUF, or cut short.
@@ -91,7 +93,7 @@ class _Reader:
         for _ in range(fields):
             name = self.text()
             found[name] = self.value(*self.numbers("I"))
-        return Header(found, {} if self.brief else self.tensors(tensors, found))
+        return Header(found, self.tensors(tensors, found))
 
     def plausible(self, *counts: int) -> None:
         if max(counts) > MOST:
@@ -145,9 +147,9 @@ class _Reader:
         return {n: TensorInfo(n, s, k, start + offset, self.path) for n, s, k, offset in listed}
 
 
-def joined_header(files: Sequence[Path]) -> Header:
+def joined_header(files: Sequence[Path], brief: bool = False) -> Header:
     """The header of a GGUF that may be split over files: the first one's metadata, all tensors."""
-    headers = [read_header(file) for file in files]
+    headers = [read_header(file, brief) for file in files]
     tensors = {name: info for header in headers for name, info in header.tensors.items()}
     return Header(headers[0].fields, tensors)
 

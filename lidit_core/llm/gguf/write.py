@@ -19,7 +19,7 @@ from .header import Header, TensorInfo
 from .shards import ShardWriter
 from .tensors import in_rotated_halves, unpacked
 from .tokenizer import make_sound
-from .vocabulary import vocabulary_of
+from .vocabulary import BYTE_LEVEL, vocabulary_of
 
 Progress = Callable[[int, int], None]  # told how many values of how many are done
 TOKENIZED_BY_TRANSFORMERS = {"llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", *FOREIGN}
@@ -33,12 +33,12 @@ def serves(architecture: str | None) -> bool:
 
 def check_serves(header: Header, name: str) -> None:
     """Raise a LiDiTError unless the file is a decoder-only LLM of a kind that is read."""
-    kind = header.architecture
+    kind = header.architecture or "file that names no architecture"
     what = "an encoder" if kind in ENCODERS else "of a kind that is not read"
     check(
         serves(kind),
-        f"GGUF file {name} cannot be converted (it is a {kind or 'file that names no architecture'}, "
-        f"{what}); expected one of {', '.join([*ARCHITECTURES, *FOREIGN])}, or give the LLM as "
+        f"GGUF file {name} cannot be converted (it is a {kind}, {what}); "
+        f"expected one of {', '.join([*ARCHITECTURES, *FOREIGN])}, or give the LLM as "
         "safetensors",
     )
 
@@ -144,7 +144,8 @@ def _write_foreign(header: Header, gguf: Path, out: Path, name: str, progress: P
 
 def _write_tokenizer(header: Header, gguf: Path, out: Path, name: str) -> None:
     said = vocabulary_of(header)
-    if header.architecture in TOKENIZED_BY_TRANSFORMERS:
+    odd = said.model == BYTE_LEVEL and header.architecture.startswith("gemma")
+    if header.architecture in TOKENIZED_BY_TRANSFORMERS and not odd:
         from transformers import AutoTokenizer
 
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(out)
