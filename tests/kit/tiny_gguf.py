@@ -5,6 +5,7 @@ The names are the gguf package's own, which the pack's table is thereby compared
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ SHIFTED = ("gemma2", "gemma3")
 def tiny_model(family: str, **changes):
     """A random LLM of a class, its norms and biases unlike those that a class begins with."""
     set_seed(0)
+    changes = copy.deepcopy(changes)  # configurations write into what they are given
     model = AutoModelForCausalLM.from_config(tiny_config(family, len(chat_tokenizer()), **changes))
     with torch.no_grad():
         for name, weight in model.named_parameters():

@@ -99,7 +99,7 @@ def _tensor_fields(tensors: dict[str, TensorInfo], name: str) -> dict:
 
 
 def _token_fields(header: Header) -> dict:
-    """The special tokens, or that there is none: classes have ids of their own where none is said."""
+    """The special tokens, or that there is none: classes have ids of their own."""
     roles = {"pad": "padding", "bos": "bos", "eos": "eos"}
     said = header.fields
     return {f"{r}_token_id": said.get(f"tokenizer.ggml.{key}_token_id") for r, key in roles.items()}
