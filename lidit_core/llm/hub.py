@@ -10,6 +10,7 @@ from .gguf.convert import convert, discard, outdated, recheck
 from .gguf.tokenizer import CHECKED
 from .gguf.write import Progress
 from .locate import HUB, Source, whole_ggufs
+from .single.file import prepare
 
 
 def model_folder(found: Source, progress: Progress | None = None) -> Path:
@@ -20,6 +21,10 @@ def model_folder(found: Source, progress: Progress | None = None) -> Path:
     """
     if found.folder is None:
         return download(found.repo)
+    if found.weights and not found.converted:
+        prepare(found.weights, found.folder, found.tokenizer, found.name)
+    if found.weights:
+        return found.folder
     if found.converted and found.parts and outdated(found.parts, found.folder):
         discard(found.folder)
     if not found.converted:

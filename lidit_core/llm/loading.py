@@ -16,6 +16,7 @@ from .fetch import install_line
 from .gguf.write import Progress
 from .hub import model_folder
 from .locate import locate
+from .single.file import check_vocabulary
 from .weights.checkpoint import checkpoint_files
 from .weights.decoder import build, text_config
 from .words import check_words
@@ -125,7 +126,11 @@ def load_llm(
     config = text_config(folder, found.name)
     kept = kept_blocks(block, config.num_hidden_layers, found.name)
     tokenizer = load_tokenizer(folder, found.name)
-    module = build(config, kept, checkpoint_files(folder), dtype, found.name)
+    files = [found.weights] if found.weights else checkpoint_files(folder)
+    module = build(config, kept, files, dtype, found.name)
+    if found.weights:  # whose tokenizer came from elsewhere
+        rows = cast(_Decoder, module).get_input_embeddings().weight.shape[0]
+        check_vocabulary(tokenizer, rows, found.name)
     module, placed = dispatch(module, device_map) if device_map else (module.to(device), None)
     if placed is None and computes_on.type == "cpu":
         lay_out_for_cpu(module)

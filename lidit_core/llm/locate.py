@@ -18,6 +18,7 @@ from .fetch import paste_line
 
 log = logging.getLogger(__name__)
 COPY = re.compile("-[0-9a-f]{8}")  # what follows a GGUF's name in that of its copy
+SINGLE = ".safetensors"
 HUB = "hub:"  # the prefix that permits going online
 
 
@@ -29,6 +30,8 @@ class Source:
     folder: Path | None  # holds config.json, or will once converted; None for the hub
     parts: tuple[Path, ...] = ()  # of the GGUF
     repo: str = ""  # on the hub
+    weights: Path | None = None  # the file, where it is a single one; `folder` says what it is
+    tokenizer: Path | None = None  # the model folder that was named for its tokenizer
 
     @property
     def converted(self) -> bool:
@@ -38,22 +41,21 @@ class Source:
 def locate(source: str | Path) -> Source:
     """Find an LLM without reading it.
 
-    `source` is the path of a model folder or of a GGUF file, a name (looked up in the user cache
-    and among the installed packages), or `hub:owner/name`.
+    `source` is the path of a model folder, of a GGUF file or of a single safetensors file (after
+    whose name "@FOLDER" may name a tokenizer), a name (looked up in the user cache and among the
+    installed packages), or `hub:owner/name`.
     """
     text = str(source)
     if text.startswith(HUB):
         return Source(text[len(HUB) :].split("/")[-1], None, repo=text[len(HUB) :])
     path = at_home(text)
+    weights, at, tokenizer = text.partition(f"{SINGLE}@")
+    if path.suffix.lower() == SINGLE or at:
+        return _single(at_home(weights + SINGLE if at else text), tokenizer)
     if path.suffix.lower() == ".gguf":
         return _gguf(path)
     if path.is_dir():
         return _folder(path)
-    if path.suffix.lower() == ".safetensors":
-        raise LiDiTError(
-            f"{path} is the weights of an LLM alone; expected a model folder, so put it into a "
-            "folder of its own together with its config.json and tokenizer.json"
-        )
     found = None if path.is_absolute() or ".." in path.parts else _named(text)
     if found is None:
         raise LiDiTError(
@@ -116,6 +118,28 @@ def _gguf(path: Path) -> Source:
     if right and not outdated(parts, older):
         return Source(stem, older, parts)
     return Source(stem, llm_folder(copy_name(stem, content)), parts)
+
+
+def _single(path: Path, tokenizer: str) -> Source:
+    """One file of weights; the folder that says what it is, is made at the load."""
+    from .single.file import digest
+
+    check(path.is_file(), f"the file {path} does not exist; correct the path")
+    named = model_folder_of(tokenizer) if tokenizer else None
+    stem = path.stem
+    folder = llm_folder(f"{stem}-{digest(path, named)[:8]}")
+    return Source(stem, folder, weights=path, tokenizer=named)
+
+
+def model_folder_of(source: str) -> Path:
+    """The folder of an LLM that is named for its tokenizer; nothing is converted for it."""
+    found = locate(source)
+    check(
+        found.folder is not None and (found.folder / "tokenizer.json").is_file(),
+        f"{source} has no tokenizer.json; name a model folder that has the tokenizer",
+    )
+    assert found.folder is not None
+    return found.folder
 
 
 def _copy_without_its_gguf(path: Path, stem: str) -> Source:

@@ -17,6 +17,7 @@ from ..llm.gguf.convert import copy_identity
 from ..llm.hub import downloaded_commit
 from ..llm.loading import default_dtype, intended_device, load_llm
 from ..llm.locate import Source, locate
+from ..llm.single.file import digest
 from .cache import MEMORY, DiskCache, PromptStates
 from .encoder import LLMEncoder, pad_states
 from .states import LLMStates
@@ -145,6 +146,8 @@ def file_identity(found: Source) -> list:
     """Place, size and time of every file that makes an LLM; of one on the hub, its commit."""
     if found.folder is None:
         return [found.repo, downloaded_commit(found.repo)]
+    if found.weights:  # the folder is named after all that its states depend on
+        return [found.folder.name, digest(found.weights, found.tokenizer)]
     if found.converted and (copy := copy_identity(found.folder)):
         return copy
     if found.converted:  # once a prompt, also of one in the cache: pathlib would take twice as long

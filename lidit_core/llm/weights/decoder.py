@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from ...errors import LiDiTError, check, first_line
 from ..compat import dtype_argument
 from .audit import check_blocks, check_config, check_stated, check_unread, check_widths
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, checkpoint_files
 
 
 class _EmptyOnMeta(TorchFunctionMode):
@@ -162,6 +162,11 @@ def _converted_by_transformers(
     from transformers import AutoModel
 
     folder = files[0].parent
+    check(
+        (folder / "config.json").is_file() and files == checkpoint_files(folder),
+        f"{files[0]} lacks {len(missing)} tensors of {name}, the first {missing[0]}; expected a "
+        "whole LLM of its kind, so get it again, or give it as a model folder",
+    )
     options = {dtype_argument(): dtype, "output_loading_info": True, "local_files_only": True,
                "use_safetensors": True}  # fmt: skip
     error = None
