@@ -12,13 +12,13 @@ from torch import nn
 from ..errors import LiDiTError, first_line
 from .blocks import EVERY_BLOCK, kept_blocks
 from .compat import check_transformers, read_tokenizer
+from .decoder.build import build, text_config
+from .decoder.checkpoint import checkpoint_files
 from .fetch import install_line
 from .gguf.write import Progress
 from .hub import model_folder
 from .locate import locate
 from .single.file import check_vocabulary
-from .weights.checkpoint import checkpoint_files
-from .weights.decoder import build, text_config
 from .words import check_words
 
 DTYPES = (torch.float32, torch.bfloat16)

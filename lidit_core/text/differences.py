@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..errors import LiDiTError
 from ..llm.compat import only_attention
-from ..llm.weights.decoder import decoder_blocks
+from ..llm.decoder.build import decoder_blocks
 from .outputs import first_tensor
 
 SelfPass = Callable[[nn.Module, Tensor, dict], Tensor]  # block, x (B, L, C), its keywords -> x

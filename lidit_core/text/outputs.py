@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from ..errors import LiDiTError
-from ..llm.weights.decoder import decoder_blocks
+from ..llm.decoder.build import decoder_blocks
 
 
 class BlockOutputs:

@@ -39,7 +39,7 @@ def config_of(header: Header, factors: dict[str, list[float]], name: str) -> dic
     check(not missing, f"{name} does not say its {', '.join(missing)}; {REMEDY}")
     _check_sizes(own, header, name)
     fields = {"model_type": kind.model_type, "torch_dtype": "float32", **kind.fields}
-    fields |= {field: own[key] for key, field in (SIZES | kind.keys).items() if key in own}
+    fields |= {field: own[key] for key, field in {**SIZES, **kind.keys}.items() if key in own}
     fields.setdefault("num_key_value_heads", fields["num_attention_heads"])
     fields.setdefault("rope_theta", 10000.0)  # as llama.cpp
     fields |= _tensor_fields(header.tensors, name) | _token_fields(header)

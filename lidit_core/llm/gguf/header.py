@@ -125,7 +125,7 @@ class _Reader:
             return self.many(NUMBERS[inner], count)
         if self.brief and count > SHORT:
             for _ in range(count):
-                self.file.seek(*self.numbers("Q"), 1)
+                self.file.seek(self.numbers("Q")[0], 1)
             return []
         return [self.value(inner) for _ in range(count)]
 

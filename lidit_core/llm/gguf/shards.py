@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ...io.tensors import write_safetensors
-from ..weights.checkpoint import INDEX, SINGLE
+from ..decoder.checkpoint import INDEX, SINGLE
 
 SHARD = 1 << 27  # bytes that are gathered before they are written
 

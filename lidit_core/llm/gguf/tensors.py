@@ -55,11 +55,11 @@ def _keeps(values: Tensor, rounded: Tensor, side: int) -> bool:
 
 def _pieces(info: TensorInfo) -> Iterator[np.ndarray]:
     """The values in float32, in order, a few rows at once."""
-    import gguf
+    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
     try:
-        kind = gguf.GGMLQuantizationType(info.kind)
-        block, size = gguf.GGML_QUANT_SIZES[kind]
+        kind = GGMLQuantizationType(info.kind)
+        block, size = GGML_QUANT_SIZES[kind]
     except (ValueError, KeyError) as error:
         raise LiDiTError(
             f"tensor {info.name} of {info.file.name} is packed in a way, number {info.kind}, that "
@@ -83,11 +83,11 @@ def _pieces(info: TensorInfo) -> Iterator[np.ndarray]:
 
 
 def _values(raw: np.ndarray, kind, info: TensorInfo) -> np.ndarray:
-    import gguf
+    from gguf.quants import dequantize
 
     plain = {"F32": np.float32, "F64": np.float64, "F16": np.float16}.get(kind.name)
     try:
-        values = raw.view(plain) if plain else gguf.dequantize(raw, kind)
+        values = raw.view(plain) if plain else dequantize(raw, kind)
     except NotImplementedError as error:
         raise LiDiTError(
             f"tensor {info.name} of {info.file.name} is packed as {kind.name}, which this release "

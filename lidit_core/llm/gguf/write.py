@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...errors import LiDiTError, check, first_line
 from ..compat import transformers_version
-from ..weights.decoder import empty_model
+from ..decoder.build import empty_model
 from .architectures import ARCHITECTURES, Architecture
 from .byte_level import write_byte_level
 from .config import FACTORS, config_of

@@ -14,8 +14,8 @@ import torch
 
 from ...errors import LiDiTError, check
 from ...io.atomic import replacing
-from ..weights.audit import most_blocks
-from ..weights.checkpoint import Checkpoint
+from ..decoder.audit import most_blocks
+from ..decoder.checkpoint import Checkpoint
 from .released import Shapes, candidates, named
 
 log = logging.getLogger(__name__)

@@ -104,13 +104,13 @@ NOT_LATER = r"^(?!.*(2507|thinking|1m)).*qwen"
 
 
 def _qwen2(name: str, blocks: int, *sizes: int) -> Released:
-    shapes = Shapes("qwen2", *sizes, False)
+    shapes = Shapes._make(("qwen2", *sizes, False))
     return Released(name, blocks, shapes, 64 if sizes[1] < 1000 else 128, {}, NOT_LATER)
 
 
 def _qwen3(name: str, blocks: int, *sizes: int) -> list[Released]:
     """The LLM, its later release with another base, and the tower of the one that sees."""
-    plain, seeing = (Shapes("qwen3", *sizes, pictures) for pictures in (False, True))
+    plain, seeing = (Shapes._make(("qwen3", *sizes, pictures)) for pictures in (False, True))
     return [
         Released(name, blocks, plain, 128, {}, NOT_LATER),
         Released(f"{name}-2507", blocks, plain, 128, LATER_QWEN, r"2507"),
@@ -119,7 +119,7 @@ def _qwen3(name: str, blocks: int, *sizes: int) -> list[Released]:
 
 
 def _shapes(kind: str, *sizes: int) -> Shapes:
-    return Shapes(kind, *sizes, False)
+    return Shapes._make((kind, *sizes, False))
 
 
 RELEASED: tuple[Released, ...] = (

@@ -12,11 +12,11 @@ from tiny_llm import chat_tokenizer, relative_error, save_llm
 from transformers import AutoConfig, AutoModel
 
 from lidit_core.errors import LiDiTError
+from lidit_core.llm.decoder.build import empty_model
 from lidit_core.llm.loading import load_llm
 from lidit_core.llm.locate import locate
 from lidit_core.llm.single.file import EMBEDDED, shapes_of
 from lidit_core.llm.single.released import RELEASED, Released, candidates, named
-from lidit_core.llm.weights.decoder import empty_model
 from lidit_core.text.encoder import LLMEncoder
 from lidit_core.text.prompt_encoder import file_identity
 
@@ -70,8 +70,8 @@ def test_plain_dtypes(file, folder, tmp_path, cache, kind):
 
     copy = shutil.copytree(folder, tmp_path / "copy")
     change(file, store)
-    change(copy / "model.safetensors",
-           lambda state: {k: v.float() for k, v in store(state).items()}, {"format": "pt"})  # fmt: skip
+    whole = copy / "model.safetensors"
+    change(whole, lambda s: {k: v.float() for k, v in store(s).items()}, {"format": "pt"})
     assert torch.equal(encoded(file), encoded(copy))
 
 
@@ -171,13 +171,19 @@ def test_released_shapes_are_those_of_the_class(one, tmp_path):
 
 
 FILES = {
-    "qwen_3_4b": "Qwen3-4B", "qwen_3_4b_fp8_scaled": "Qwen3-4B", "Qwen3-4B-Instruct-2507": "Qwen3-4B-2507",
-    "qwen3_06b_base": "Qwen3-0.6B", "qwen_2.5_vl_7b_fp8_scaled": "Qwen2.5-7B",
-    "gemma_3_12B_it": "gemma-3-12b", "gemma_2_2b_fp16": "gemma-2-2b",
-    "llama_3.1_8b_instruct_fp8_scaled": "Llama-3.1-8B", "Meta-Llama-3-8B": "Llama-3-8B",
-    "llava_llama3_fp8_scaled": "llava-llama-3-8b", "mistral_3_small_flux2_bf16": "Mistral-Small-3.2-24B",
+    "qwen_3_4b": "Qwen3-4B",
+    "qwen_3_4b_fp8_scaled": "Qwen3-4B",
+    "Qwen3-4B-Instruct-2507": "Qwen3-4B-2507",
+    "qwen3_06b_base": "Qwen3-0.6B",
+    "qwen_2.5_vl_7b_fp8_scaled": "Qwen2.5-7B",
+    "gemma_3_12B_it": "gemma-3-12b",
+    "gemma_2_2b_fp16": "gemma-2-2b",
+    "llama_3.1_8b_instruct_fp8_scaled": "Llama-3.1-8B",
+    "Meta-Llama-3-8B": "Llama-3-8B",
+    "llava_llama3_fp8_scaled": "llava-llama-3-8b",
+    "mistral_3_small_flux2_bf16": "Mistral-Small-3.2-24B",
     "SmolLM2-135M-Instruct": "SmolLM2-135M",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -200,9 +206,11 @@ def test_a_released_llm_by_its_shapes_alone(tmp_path, cache):
     config = AutoConfig.from_pretrained(tmp_path)
     (tmp_path / "config.json").unlink()
     torch.manual_seed(0)
-    model = AutoModel.from_config(config).to(torch.bfloat16).eval()
+    model = AutoModel.from_config(config).eval()
+    for weight in model.parameters():
+        weight.data = weight.data.bfloat16().float()
     tokenizer = chat_tokenizer().backend_tokenizer.to_str().encode()
-    state = {f"model.{k}": v for k, v in model.state_dict().items()}
+    state = {f"model.{k}": v.bfloat16() for k, v in model.state_dict().items()}
     state[EMBEDDED] = torch.tensor(list(tokenizer), dtype=torch.uint8)
     file = tmp_path / "smollm2_135m_bf16.safetensors"
     save_file(state, file)
@@ -210,7 +218,7 @@ def test_a_released_llm_by_its_shapes_alone(tmp_path, cache):
     encoder = LLMEncoder(llm, "short")
     ids = encoder.renderer("two bees").ids
     with torch.no_grad():
-        theirs = model.float()(torch.tensor([ids]), output_hidden_states=True).hidden_states[3][0]
+        theirs = model(torch.tensor([ids]), output_hidden_states=True).hidden_states[3][0]
     assert relative_error(encoder.encode(["two bees"]).hidden[0], theirs) <= 1e-5
     with pytest.raises(LiDiTError, match="block 31 is not in smollm2_135m_bf16, which has 30"):
         load_llm(file, 31)
