@@ -270,7 +270,7 @@ def lint_imports(root: Path = ROOT) -> int:
     """
     with tempfile.TemporaryDirectory() as folder:
         pack = Path(folder) / "pack"
-        for name in ("host", "nodes", "lidit_core", "lidit_train", "lidit_stickers"):
+        for name in ("host", "nodes", "lidit_core", "lidit_train", "lidit_eval", "lidit_stickers"):
             ignored = shutil.ignore_patterns("weights", "__pycache__")
             shutil.copytree(root / name, pack / name, ignore=ignored)
         shutil.copy(root / "__init__.py", pack)

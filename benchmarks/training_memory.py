@@ -53,7 +53,7 @@ def recipe_of(changes: tuple[str, ...]) -> Recipe:
 def planned(recipe: Recipe, config: LiDiTConfig) -> int:
     """Bytes at the peak, without what a validation needs: none is reached here."""
     trained = trained_by(recipe, config, fresh_branches(recipe, config))
-    return make_plan(recipe, config, trained, device=DEVICES[THIS_CPU]).memory.peak
+    return make_plan(recipe, config, trained, device=DEVICES[THIS_CPU]).memory.training
 
 
 def resident(what: str) -> int:

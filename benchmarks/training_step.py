@@ -36,7 +36,7 @@ def random_batch(config: LiDiTConfig, size: int, side: int, subset, device: str)
     """A batch of pictures of side x side pixels."""
     steps = side // config.latent.downsampling
     x = torch.randn(size, config.latent.channels, steps, steps, device=device)
-    text = {i: _states(config.llms[i].width, size, device) for i in subset}
+    text = {i: _states(config.llms[i].state_width, size, device) for i in subset}
     patches = steps // config.patch
     shown = torch.randint(0, Content().classes, (size, patches, patches), device=device)
     return Batch(x, torch.randn_like(x), torch.rand(size, device=device), text, shown)

@@ -18,7 +18,12 @@ class NodeRun:
 
     prompt_id: str = ""
     node_id: str = ""
+    report: str = ""  # what its node itself says, before the notes
     notes: dict[object, tuple[int, str]] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        return "\n".join(filter(None, [self.report, *(told for _, told in self.notes.values())]))
 
 
 _latest = NodeRun()
@@ -40,13 +45,28 @@ def note(sentence: str, about: object = None, rank: int = 1) -> None:
     if run is not None:
         run.notes[about or sentence] = rank, sentence
         _marked.add(run.node_id)
-        _show(run.node_id, "\n".join(told for _, told in run.notes.values()))
+        _show(run.node_id, run.text)
+
+
+def report(text: str) -> None:
+    """Show a text below the running node's widgets, before its notes; a later one replaces it."""
+    run = _running()
+    if run is not None:
+        run.report = text
+        _marked.discard(run.node_id)  # what it shows from an earlier run is replaced
+        _show(run.node_id, run.text)
+
+
+def shown() -> dict[str, list[str]] | None:
+    """What the running node shows, for its place in the history: `ui` of a NodeOutput."""
+    run = _running()
+    return {"text": [run.text]} if run and run.text else None
 
 
 def nothing_to_note() -> None:
-    """Take back what the running node shows from an earlier run, unless this one has notes too."""
+    """Take back what the running node shows from an earlier run, unless this one says more."""
     run = _running()
-    if run is not None and run.node_id in _marked and not run.notes:
+    if run is not None and run.node_id in _marked and not (run.notes or run.report):
         _marked.discard(run.node_id)
         _show(run.node_id, NOTHING)
 
@@ -63,9 +83,12 @@ def _running() -> NodeRun | None:
 
 
 def _show(node_id: str, text: str) -> None:
-    """Put a text below the node's widgets, for the user who queued it."""
+    """Put a text below the node's widgets, for the user who queued it.
+
+    Nodes 2.0 show its lines as one, so that there are stops between them.
+    """
     from server import PromptServer  # the host's; scripts that only load models have none
 
     host = getattr(PromptServer, "instance", None)
     if host is not None:
-        host.send_progress_text(text, node_id, host.client_id)
+        host.send_progress_text(text.replace("\n", ".\n"), node_id, host.client_id)

@@ -23,9 +23,11 @@ from .io.pictures import to_pixels
 from .model.config import LiDiTConfig
 from .model.dit import LiDiT
 from .model.latents import denormalise
+from .model.text_side import TEXT_AS_CONFIGURED, TextOptions
 from .model.vae import TinyAutoencoder
 from .shipped import find_model, find_vae
 from .text.cache import PromptStates
+from .text.emphasis import encode_emphasised
 from .text.encoder import pad_states
 from .text.notes import prompt_notes
 from .text.prompt_encoder import PromptEncoder
@@ -112,11 +114,13 @@ class Pipeline:
         orders: Sequence[Order],
         settings: Settings = Settings(),
         on_step: Callable[[int], None] = lambda pictures: None,
+        options: TextOptions = TEXT_AS_CONFIGURED,
     ) -> Iterator[Tensor]:
         """Draw the orders one after the other: (H, W, 3) uint8 each, on the CPU.
 
         Args:
             on_step: told, after every sampling step, how many pictures took it.
+            options: how the text is used; with `emphasis` prompts are read for (word:1.3).
         """
         check(
             isinstance(orders, Sequence) and all(isinstance(order, Order) for order in orders),
@@ -124,33 +128,42 @@ class Pipeline:
             "[Order('a frog', seed=0)]",
         )
         check(isinstance(settings, Settings), f"settings is {shown(settings)}; expected Settings")
+        check(
+            isinstance(options, TextOptions), f"options is {shown(options)}; expected TextOptions"
+        )
         settings = settings.filled(self.model.config)
         assert settings.size is not None  # as `filled`
         check_size(settings.size, self.model.config)
-        return self._pictures(orders, settings, on_step)
+        return self._pictures(orders, settings, on_step, options)
 
-    def _pictures(self, orders: Sequence[Order], settings: Settings, on_step) -> Iterator[Tensor]:
+    def _pictures(self, orders, settings: Settings, on_step, options) -> Iterator[Tensor]:
         guided = settings.guidance != 1  # else the negative prompt is not even encoded
         told: set[str] = set()
-        negative = self.encode([settings.negative], told) if guided else {}
+        emphasis = bool(options.emphasis)
+        negative = self.encode([settings.negative], told, emphasis) if guided else {}
         for start in range(0, len(orders), BATCH):
             part = orders[start : start + BATCH]
-            positive = self.encode([order.prompt for order in part], told)
-            yield from self._draw(part, positive, negative, settings, on_step)
+            positive = self.encode([order.prompt for order in part], told, emphasis)
+            yield from self._draw(part, positive, negative, settings, on_step, options)
 
-    def encode(self, prompts: Sequence[str], told: set[str] | None = None) -> dict[int, LLMStates]:
+    def encode(
+        self, prompts: Sequence[str], told: set[str] | None = None, emphasis: bool = False
+    ) -> dict[int, LLMStates]:
         """States by branch, one row a prompt.
 
         Prompts are encoded one by one: in a batch a bfloat16 LLM gives slightly other numbers.
         What was cut, is longer than the model was trained on or is read otherwise than elsewhere
         is logged, but for the notes in ``told``, to which the new ones are added.
+
+        Args:
+            emphasis: whether prompts are read for weights, as in (word:1.3).
         """
         told = set() if told is None else told
         read = {
-            branch: [row for prompt in prompts for row in encoder.encode_rows([prompt])]
+            branch: [_read(encoder, prompt, emphasis) for prompt in prompts]
             for branch, encoder in self.encoders.items()
         }
-        notes = dict.fromkeys(self._notes(prompts, read))
+        notes = dict.fromkeys(self._notes(prompts, read, emphasis))
         for note in (n for n in notes if n not in told):
             log.warning("%s", note)
         told.update(notes)
@@ -160,16 +173,18 @@ class Pipeline:
         }
 
     def _notes(
-        self, prompts: Sequence[str], read: Mapping[int, Sequence[PromptStates]]
+        self, prompts: Sequence[str], read: Mapping[int, Sequence[PromptStates]], emphasis: bool
     ) -> Iterator[str]:
         for number, prompt in enumerate(prompts):
             for branch, rows in read.items():
                 spec, row = self.model.config.llms[branch], rows[number]
-                notes = (*prompt_notes(prompt, row), spec.length_note(row.used))
+                notes = (*prompt_notes(prompt, row, emphasis), spec.length_note(row.used))
                 yield from (f"of the prompt {prompt!r}: {note}" for note in notes if note)
 
     @torch.no_grad()
-    def _draw(self, orders, positive, negative, settings: Settings, on_step) -> Iterator[Tensor]:
+    def _draw(
+        self, orders, positive, negative, settings: Settings, on_step, options
+    ) -> Iterator[Tensor]:
         latent = self.model.config.latent
         assert settings.size is not None  # as `filled`
         width, height = (side // latent.downsampling for side in settings.size)
@@ -182,6 +197,7 @@ class Pipeline:
             {branch: states[rows] for branch, states in negative.items()},
             settings.steps,
             settings.guidance,
+            options,
             on_step=lambda step: on_step(len(orders)),
         )
         check(
@@ -191,6 +207,10 @@ class Pipeline:
         )
         for row in denormalise(latents, latent).split(1):
             yield to_pixels(self.vae.decode(row))[0]
+
+
+def _read(encoder: PromptEncoder, prompt: str, emphasis: bool) -> PromptStates:
+    return encode_emphasised(encoder, prompt) if emphasis else encoder.encode_rows([prompt])[0]
 
 
 def check_size(size: tuple[int, int], config: LiDiTConfig) -> None:

@@ -1,7 +1,7 @@
 """The best that any model can score: drawn scenes as the autoencoder gives them back.
 
     python -m lidit_stickers.ceiling --out DIR
-    python -m lidit_stickers.score --pictures DIR
+    lidit eval --pictures DIR --out OUT
 
 The first draws every prompt as it should be and sends it through the autoencoder.
 """

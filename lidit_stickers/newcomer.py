@@ -1,7 +1,7 @@
 """An object that the shipped weights have never seen, a traffic light, for a fine-tune to teach.
 
     python -m lidit_stickers.newcomer --write FOLDER
-    python -m lidit_stickers.score --prompts newcomer --write prompts.txt
+    lidit eval --prompts newcomer --write prompts.txt
 
 The first writes 20 captioned pictures to train on, the second 60 prompts to measure with. Every
 prompt holds a combination that `heldout` keeps out of the 20: a background, a partner, a number.

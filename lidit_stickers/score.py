@@ -21,6 +21,7 @@ from lidit_core.errors import LiDiTError, exit_status
 from lidit_core.io.atomic import replacing
 
 from .evaluation import chinese_prompts, evaluation_prompts, synonym_prompts
+from .many_facts import dense_prompts, early_prompts, late_prompts
 from .newcomer import newcomer_prompts
 from .paraphrases import long_prompts, long_prompts_in_short, mixed_prompts, paraphrases
 from .scenes.grammar import Caption
@@ -36,6 +37,9 @@ PROMPTS: dict[str, Callable[[], list[Caption]]] = {
     "long": long_prompts,
     "long-in-short": long_prompts_in_short,
     "mixed": mixed_prompts,
+    "dense": dense_prompts,
+    "early": early_prompts,
+    "late": late_prompts,
 }
 
 

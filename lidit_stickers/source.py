@@ -45,6 +45,12 @@ class StickerSource:
         """The scene at its bucket's size, which is a square."""
         return Image.fromarray(render(self._scene(index), size[0]))
 
+    def content_key(self, index: int) -> str:
+        return self.key(index)  # a drawn scene has no file
+
+    def name(self, index: int) -> str:
+        return f"scene {index}"
+
     def content(self, index: int, rows: int, columns: int) -> np.ndarray:
         return content(self._scene(index), rows)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from pathlib import Path
 
 HELP = "train from a recipe: a model, refiners for another LLM, a LoRA, an adapter"
@@ -16,6 +17,7 @@ examples:
   lidit train recipes/smoke.yaml --out runs/smoke           a minute, to see that all works
   lidit train --print-plan recipes/LI-DiT-1B.yaml           memory, hours and caches, beforehand
   lidit train recipes/finetune.yaml --out runs/mine --set data.sources.0.path=my-pictures
+  lidit train recipes/smoke.yaml --out runs/smoke --export 50         a loadable file of its step 50
 """
 
 
@@ -32,10 +34,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="change a field of the recipe; a number is a place in a list; repeat",
     )
     add("--llm", action="append", default=[], metavar="NAME=LLM", help="where an LLM is; repeat")
+    add(
+        "--export",
+        type=int,
+        metavar="STEP",
+        help="write the loadable file of a checkpoint of --out",
+    )
+    add("--clear-cache", action="store_true", help="delete cached files that RECIPE does not read")
     add("--device", choices=("cpu",), help="keep the run off the GPU that there is")
 
 
 def run(args: argparse.Namespace) -> int:
+    from .loop.voice import one_voice
+
+    logging.getLogger("lidit_train").setLevel(logging.INFO)
+    with one_voice():
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     from lidit_core.errors import LiDiTError
 
     from .recipe_file import read_recipe
@@ -45,6 +62,10 @@ def run(args: argparse.Namespace) -> int:
         return _print_plan(recipe, args.out or Path("."))
     if args.out is None:
         raise LiDiTError("--out is missing; name the folder of the run, as --out runs/mine")
+    if args.export is not None:
+        return _export(recipe, args)
+    if args.clear_cache:
+        return _clear_cache(recipe, args)
     return _train(recipe, args)
 
 
@@ -55,14 +76,31 @@ def _print_plan(recipe, folder: Path) -> int:
     return 0
 
 
+def _export(recipe, args: argparse.Namespace) -> int:
+    from .run import export
+
+    print(export(recipe, args.out, args.export, args.device, _sources(args.llm)))
+    return 0
+
+
+def _clear_cache(recipe, args: argparse.Namespace) -> int:
+    from .run import clear_caches
+    from .units import as_bytes
+
+    sizes = clear_caches(recipe, args.out, args.device, _sources(args.llm))
+    told = "cached files that the recipe does not read are deleted"
+    print(f"{len(sizes)} {told}: {as_bytes(sum(sizes))}")
+    return 0
+
+
 def _train(recipe, args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from .data.schedule import stage_at
-    from .loop.parallel import is_first
+    from .loop.stopping import Stopped
+    from .loop.voice import is_first
     from .run import train
 
-    logging.getLogger("lidit_train").setLevel(logging.INFO)
     with tqdm(total=recipe.steps, unit="step", disable=None if is_first() else True) as bar:
 
         def on_step(step: int, loss: float) -> None:
@@ -71,7 +109,13 @@ def _train(recipe, args: argparse.Namespace) -> int:
             bar.set_postfix_str(f"loss {loss:.3f}, {rate:.1f} images/s", refresh=False)
             bar.update(step - bar.n)
 
-        final = train(recipe, args.out, args.device, _sources(args.llm), on_step)
+        try:
+            final = train(recipe, args.out, args.device, _sources(args.llm), on_step)
+        except Stopped as stopped:
+            bar.close()
+            if is_first():
+                print(f"lidit: {stopped}", file=sys.stderr)
+            return 128 + stopped.number  # as shells say it
     if is_first():
         print(final)
     return 0

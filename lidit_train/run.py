@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,17 +15,24 @@ from torch import Tensor
 
 from lidit_core.io.atomic import replacing
 
+from .checks import check_run
 from .data.loader import Fetcher, Loader
-from .data.prepare import Prepared, prepare
+from .data.prepare import Prepared, prepare, unused
+from .data.schedule import stage_at
+from .lock import alone_in
+from .loop.computing.frozen import computing, halve_frozen, holds_half
 from .loop.parallel import accelerator_for, share_of, tell_processes
 from .loop.trainer import Trainer
 from .loop.validation import Grid, save_grid
+from .loop.voice import by_first
+from .memory import sentence
 from .recipe import Recipe
 from .tasks.task import Task, open_task
 
 log = logging.getLogger(__name__)
 
-RECIPE, FINAL = "recipe.json", "final.safetensors"  # in the run's folder
+RECIPE, FINAL, WEIGHTS = "recipe.json", "final.safetensors", "weights"  # in the run's folder
+PLAN = "`lidit train --print-plan` says what a run needs"
 
 
 def train(
@@ -45,20 +53,64 @@ def train(
     """
     accelerator = accelerator_for(recipe.compute, device)
     tell_processes(accelerator)
-    if accelerator.is_main_process:
-        _note_recipe(recipe, out)
-    accelerator.wait_for_everyone()
-    run = begin_run(recipe, out, accelerator, llms)
-    run.trainer.train(on_step)
-    weights = run.trainer.averaged()  # of all processes
-    if accelerator.is_main_process:
-        halved = {k: v.to("cpu", torch.bfloat16) for k, v in weights.items()}
-        run.task.save(
-            run.ready, run.trainer.learner, halved, run.trainer.longest.tokens, out / FINAL
-        )
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
+    task = open_task(recipe)
+    check_run(recipe, task, out, accelerator, {**task.llms, **(llms or {})})
+    with alone_in(out, accelerator):
+        by_first(accelerator, lambda: _tell_changes(recipe, out))
+        with sentence(lambda: f"before the first step; {PLAN}"):
+            run = begin_run(recipe, out, accelerator, llms)
+        try:
+            run.trainer.begin()
+            by_first(accelerator, lambda: _note_recipe(recipe, out))
+            with sentence(lambda: _too_much(run.trainer)):
+                run.trainer.train(on_step)
+                run.write(out / FINAL)
+        finally:
+            accelerator.end_training()
     return out / FINAL
+
+
+def export(
+    recipe: Recipe,
+    out: Path,
+    step: int,
+    device: str | None = None,
+    llms: Mapping[str, str] | None = None,
+) -> Path:
+    """Write the loadable file of a checkpoint that a run has kept.
+
+    Args:
+        step: that the checkpoint follows.
+        device, llms: as `train` takes them.
+    Returns:
+        The file, in ``out/weights``.
+    Raises:
+        LiDiTError: there is no such checkpoint, or it does not fit the recipe.
+    """
+    recipe = replace(recipe, compute=replace(recipe.compute, shard=False))
+    run = begin_run(recipe, out, accelerator_for(recipe.compute, device), llms)
+    run.trainer.take_up_step(step)
+    return run.write(weights_file(out, step))
+
+
+def clear_caches(
+    recipe: Recipe, out: Path, device: str | None = None, llms: Mapping[str, str] | None = None
+) -> list[int]:
+    """Delete what a recipe's caches hold and it does not read.
+
+    Args:
+        device, llms: as `train` takes them.
+    Returns:
+        The bytes of each file that was deleted.
+    """
+    task, accelerator = open_task(recipe), accelerator_for(recipe.compute, device)
+    given = {**task.llms, **(llms or {})}
+    sizes = []
+    with alone_in(out, accelerator):
+        for path in unused(recipe, task.spec, out, accelerator, given, task.checkpoint):
+            sizes.append(path.stat().st_size)
+            path.unlink()
+    return sizes
 
 
 @dataclass(frozen=True)
@@ -68,6 +120,34 @@ class Run:
     task: Task
     ready: Prepared
     trainer: Trainer
+
+    def write(self, path: Path) -> Path:
+        """Write what was trained, as it now is, into one file; every process must call."""
+        trainer = self.trainer
+        weights = trainer.weights(averaged=trainer.recipe.checkpoints.weights != "plain")
+        if trainer.accelerator.is_main_process:
+            halved = {k: v.to("cpu", torch.bfloat16) for k, v in weights.items()}
+            self.task.save(self.ready, trainer.learner, halved, trainer.longest.tokens, path)
+        trainer.accelerator.wait_for_everyone()
+        return path
+
+    def write_step(self, step: int) -> None:
+        """Write the file of a checkpoint that is not the run's last, and drop those of old ones."""
+        trainer = self.trainer
+        if trainer.recipe.checkpoints.weights == "none" or step == trainer.recipe.steps:
+            return
+        folder = trainer.checkpoints.folder.parent
+        self.write(weights_file(folder, step))
+        if trainer.accelerator.is_main_process:
+            kept = {weights_file(folder, number) for number, _ in trainer.checkpoints.found()}
+            for file in weights_file(folder, step).parent.glob("step-*.safetensors"):
+                if file not in kept:
+                    file.unlink(missing_ok=True)
+
+
+def weights_file(out: Path, step: int) -> Path:
+    """The loadable file of a checkpoint."""
+    return out / WEIGHTS / f"step-{step:07d}.safetensors"
 
 
 def begin_run(
@@ -82,7 +162,11 @@ def begin_run(
     task.check_files()
     given = {**task.llms, **(llms or {})}
     ready = prepare(recipe, task.spec, out, accelerator, given, task.checkpoint)
-    learner = task.learner(ready).to(accelerator.device)
+    learner = task.learner(ready)
+    half = holds_half(recipe.compute, accelerator.mixed_precision == "bf16")
+    if half:
+        halve_frozen(learner)
+    learner = learner.to(accelerator.device)
     fetcher = Fetcher(recipe, ready, share_of(accelerator))
     loader = Loader(fetcher, ready, accelerator.device)
     drawn: Callable[[int], Tensor] | None = None
@@ -91,7 +175,8 @@ def begin_run(
         grid = Grid(recipe.validation, {i: ready.readers[i] for i in chosen}, ready.spec)
 
         def draw(step: int) -> Tensor:
-            pixels = grid.draw(learner, ready.vae.model, accelerator.device)
+            with computing(accelerator, half) if half else nullcontext():
+                pixels = grid.draw(learner, ready.vae, accelerator.device)
             if accelerator.is_main_process:
                 save_grid(pixels, out / "grids" / f"{step:07d}.png")
             return pixels
@@ -99,18 +184,40 @@ def begin_run(
         drawn = draw
 
     trainer = Trainer(recipe, learner, loader, accelerator, out, drawn)
-    return Run(task, ready, trainer)
+    run = Run(task, ready, trainer)
+    trainer.write = run.write_step
+    return run
+
+
+def _too_much(trainer: Trainer) -> str:
+    """What was computed when memory was full, and what to set."""
+    compute, step = trainer.recipe.compute, trainer.step
+    batch = stage_at(step, trainer.recipe.stages)[1].batch // trainer.accelerator.num_processes
+    size = min(compute.micro_batch or batch, batch)
+    remedies = [f"compute.micro_batch={size // 2}"] * (size > 1)
+    remedies += ["compute.checkpointing=true"] * (not compute.checkpointing)
+    setting = f"set {' and '.join(remedies)}, or " if remedies else ""
+    return f"after step {step}, with {size} pictures at once; {setting}lower the resolution; {PLAN}"
+
+
+def _json_of(recipe: Recipe) -> str:
+    return json.dumps(asdict(recipe), ensure_ascii=False)
+
+
+def _tell_changes(recipe: Recipe, out: Path) -> None:
+    """Say what differs from the recipe that the run has been trained with so far."""
+    if (path := out / RECIPE).is_file():
+        changed = _differences(
+            json.loads(path.read_text(encoding="utf-8")), json.loads(_json_of(recipe))
+        )
+        if changed:
+            log.warning("the recipe has changed since the run began: %s", "; ".join(changed))
 
 
 def _note_recipe(recipe: Recipe, out: Path) -> None:
-    """Keep the recipe with the run, and say what differs from the one before."""
-    path, ours = out / RECIPE, json.dumps(asdict(recipe), ensure_ascii=False)
-    if path.is_file():
-        changed = _differences(json.loads(path.read_text()), json.loads(ours))
-        if changed:
-            log.warning("the recipe has changed since the run began: %s", "; ".join(changed))
-    with replacing(path) as beside:
-        beside.write_text(ours)
+    """Keep the recipe with the run, which it has begun or gone on with."""
+    with replacing(out / RECIPE) as beside:
+        beside.write_text(_json_of(recipe), encoding="utf-8")
 
 
 def _differences(old, new, name: str = "") -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..lidit_core.text.templates import PRESETS
+
 InstructionTemplateType = io.Custom("LIDIT_TEMPLATE")
 BRANCHES = ["by LLM name", "1", "2", "3", "4"]
 
@@ -13,13 +15,55 @@ def branch_chosen(choice: str) -> int | None:
     return None if choice == BRANCHES[0] else int(choice) - 1
 
 
-def prompt_input() -> io.String.Input:
-    """The box for a prompt that an LLM reads."""
+def prompt_input(emphasis: bool = False) -> io.String.Input:
+    """The box for a prompt that an LLM reads.
+
+    Args:
+        emphasis: whether the node has a switch for weights of words.
+    """
+    literal = "Weights such as (word:1.3), embeddings and BREAK are read as plain text"
+    if emphasis:
+        literal = (
+            "Embeddings and BREAK are read as plain text, and so are weights such as (word:1.3) "
+            "unless emphasis is on"
+        )
     return io.String.Input(
         "text",
         default="",
         multiline=True,
         dynamic_prompts=True,
-        tooltip="The prompt, in the LLM's languages. Weights such as (word:1.3), embeddings and "
-        "BREAK are read as plain text",
+        tooltip=f"The prompt, in the LLM's languages. {literal}",
+    )
+
+
+def template_input() -> io.Combo.Input:
+    """The instruction before a prompt, a preset."""
+    return io.Combo.Input(
+        "template",
+        options=list(PRESETS),
+        default="short",
+        tooltip="The instruction before the prompt. The stickers were trained with 'short'; "
+        "'paper' is the paper's own",
+    )
+
+
+def layer_input() -> io.String.Input:
+    """The block of an LLM whose output is read; see `host.llm.clip.block_named`."""
+    return io.String.Input(
+        "layer",
+        default="-3",
+        tooltip="Whose output is read: a block counted from the end (-3 is the paper's) or from 1, "
+        "several such as -3,-9,-15 for weights that were trained on them, or 'all'",
+    )
+
+
+def budget_input() -> io.Int.Input:
+    """How many tokens of a prompt are read at most."""
+    return io.Int.Input(
+        "token_budget",
+        default=96,
+        min=1,
+        max=32768,
+        tooltip="Tokens of the prompt that are read at most, the template's not counted; the "
+        "stickers were trained with 96",
     )

@@ -1,7 +1,7 @@
 """Runs a long proof and notes its result in docs/proofs.md: `python3 run.py prove NAME`.
 
-A proof is a choice of tests, in every ComfyUI there is where it needs one, some of them many times
-over. The tests themselves are those of `python3 run.py test`, which runs each once.
+A proof is a choice of tests, here or in every ComfyUI there is, some of them many times over. The
+tests themselves are those of `python3 run.py test`, which runs each once.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Proof:
     """Tests, and how they are run."""
 
     says: str
-    words: tuple[str, ...]  # for pytest
-    in_hosts: bool = False  # by the Python of every ComfyUI
+    here: tuple[str, ...] = ()  # words for pytest; none = no test
+    in_hosts: tuple[str, ...] = ()  # the same for the Python of every ComfyUI
     times: int = 1
     environment: tuple[tuple[str, str], ...] = ()  # names and values, for the tests
 
@@ -49,14 +49,29 @@ PROOFS = {
     "fuzzing": Proof(
         "1,000 hostile inputs of each kind end in a result or in one sentence",
         ("tests/core/fuzzing", "tests/train/test_fuzzed_recipes.py"),
+        in_hosts=("tests/host/every_node/test_fuzzed_graphs.py",),
         environment=(("LIDIT_FUZZ_INPUTS", "1000"),),
     ),
-    "hosts": Proof("the nodes hold in every ComfyUI", ("tests/host",), in_hosts=True),
+    "hosts": Proof("the nodes hold in every ComfyUI", in_hosts=("tests/host",)),
+    "nodes": Proof(
+        "every node of ComfyUI ends in a picture or in one sentence on a LI-DiT",
+        in_hosts=("tests/host/every_node/test_every_node.py",),
+        environment=(("LIDIT_EVERY_NODE", "1"),),
+    ),
+    "sizes": Proof(
+        "an LLM of a real size through ComfyUI's own loader takes its file's memory, and frees it",
+        in_hosts=("tests/host/llm/test_host_clip_sizes.py",),
+        environment=(("LIDIT_REAL_SIZES", "1"),),
+    ),
     "browsers": Proof(
         "the workflows open and draw in a browser",
-        ("tests/host", "-k", "browser"),
-        in_hosts=True,
+        in_hosts=("tests/host", "-k", "browser"),
         times=3,
+    ),
+    "newcomers": Proof(
+        "from an empty cache, one confirmation or one switch draws a picture on every canvas",
+        in_hosts=("tests/host/test_first_run.py",),
+        environment=(("LIDIT_EVERY_CANVAS", "1"),),
     ),
 }
 
@@ -71,18 +86,16 @@ def hosts() -> list[tuple[str, Path, Path]]:
 
 def attempts(proof: Proof) -> list[tuple[str, list[str], dict[str, str]]]:
     """Where, which command and which environment, one for each time that the tests are run."""
-    places = [("here", [sys.executable], {})]
-    if proof.in_hosts:
-        places = [
-            (name, [str(python)], {"COMFYUI_PATH": str(folder)}) for name, folder, python in hosts()
-        ]
+    places = [("here", [sys.executable], proof.here, {})] if proof.here else []
+    for name, folder, python in hosts() if proof.in_hosts else ():
+        places.append((name, [str(python)], proof.in_hosts, {"COMFYUI_PATH": str(folder)}))
     return [
         (
             name,
-            [*python, "-m", "pytest", "-q", *proof.words],
+            [*python, "-m", "pytest", "-q", *words],
             {**os.environ, **dict(proof.environment), **more},
         )
-        for name, python, more in places
+        for name, python, words, more in places
         for _ in range(proof.times)
     ]
 

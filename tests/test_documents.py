@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("lidit_core", "lidit_train", "lidit_stickers", "host", "nodes", "tests")
+PACKAGES = ("lidit_core", "lidit_train", "lidit_eval", "lidit_stickers", "host", "nodes", "tests")
 ROOMS = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("README.md"))
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOMS])
 NAMED = re.compile(r"`((?:lidit_\w+|host|nodes|tests|benchmarks|recipes|docs|workflows)/[\w./-]*)`")

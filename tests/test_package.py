@@ -5,10 +5,14 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import zipfile
 from collections import Counter
 from pathlib import Path
+
+import pytest
 
 import lidit_core
 from lidit_core.cli import build_parser
@@ -88,6 +92,30 @@ def tracked_files() -> list[Path]:
 def test_tracked_files_stay_small():
     sizes = {path: path.stat().st_size for path in tracked_files()}
     assert sum(sizes.values()) < LARGEST, sorted(sizes.items(), key=lambda item: -item[1])[:5]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> list[str]:
+    """The names of the files in a wheel of the code, built from a copy and without a network."""
+    tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("wheels")
+    for path in tracked_files():
+        if path.suffix in (".py", ".toml") or path.name in ("README.md", "LICENSE"):
+            (tree / path.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, tree / path.relative_to(ROOT))
+    words = ["wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", out, tree]
+    result = subprocess.run([sys.executable, "-m", "pip", *words], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    (file,) = out.glob("*.whl")
+    return zipfile.ZipFile(file).namelist()
+
+
+def test_all_code_but_forwards_is_installed(wheel):
+    """`stickers/` and `lidit_core/fetch.py` start what has moved, and stay in the repository."""
+    packages = tuple(item.removesuffix("*") + "/" for item in quoted_list("include"))
+    code = {path.relative_to(ROOT).as_posix() for path in tracked_files() if path.suffix == ".py"}
+    wanted = {name for name in code if name.startswith(packages)} - {"lidit_core/fetch.py"}
+    assert {name for name in wheel if name.endswith(".py")} == wanted
+    assert {"lidit_core/llm/fetch.py", "lidit_core/cli/fetch.py"} <= wanted
 
 
 def documented_commands() -> list[list[str]]:

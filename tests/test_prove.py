@@ -31,14 +31,16 @@ def test_a_proof_is_noted_with_its_commit(monkeypatch, tmp_path, capsys, holds):
     assert result in capsys.readouterr().out
 
 
-def test_the_proof_of_fuzzing_feeds_more_than_a_test_run(monkeypatch):
+def test_the_proof_of_fuzzing_feeds_more_than_a_test_run(monkeypatch, tmp_path):
     monkeypatch.delenv("LIDIT_FUZZ_INPUTS", raising=False)
-    ((_, _, environment),) = prove.attempts(prove.PROOFS["fuzzing"])
-    assert environment["LIDIT_FUZZ_INPUTS"] == "1000"
+    monkeypatch.setattr(prove, "hosts", lambda: [("a host", tmp_path, tmp_path / "python")])
+    (_, here, first), (_, there, second) = prove.attempts(prove.PROOFS["fuzzing"])
+    assert {each["LIDIT_FUZZ_INPUTS"] for each in (first, second)} == {"1000"}
+    assert "tests/core/fuzzing" in here and "tests/host/every_node/test_fuzzed_graphs.py" in there
+    assert second["COMFYUI_PATH"] == str(tmp_path)
 
 
 def test_every_proof_chooses_tests():
     for name, proof in prove.PROOFS.items():
-        assert all((ROOT / word).exists() for word in proof.words if word.startswith("tests/")), (
-            name
-        )
+        chosen = [word for word in (*proof.here, *proof.in_hosts) if word.startswith("tests/")]
+        assert chosen and all((ROOT / word).exists() for word in chosen), name

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...lidit_core.errors import LiDiTError
+from ...lidit_core.llm.blocks import shown_block
 from ...lidit_core.model.config import LiDiTConfig, RefinerConfig
 from ...lidit_core.model.refiners import BranchOptions
 from ...lidit_core.model.text_side import TextOptions
+from ...lidit_core.text.spec import LLMSpec
 from ..keys import reading_of
 from ..node_notes import note
 from ..prompt_lengths import tell_length
@@ -40,6 +42,9 @@ def model_text(
         if read.options.weight:
             tell_length(config.llms[branch], read.used, kind, patched)
         states[branch], options[branch] = read.states, _told(read.options, config.refiner)
+    counted = [branch for branch, how in options.items() if how.weight]
+    if len(counted) == 1:  # its weight is idle, and would keep prompts out of one batch
+        options[counted[0]] = replace(options[counted[0]], weight=1.0)
     fusion = None if text.fusion == config.refiner.fusion else text.fusion
     return ModelText(states, TextOptions(options, fusion))
 
@@ -66,18 +71,19 @@ def branch_of(read: BranchText, config: LiDiTConfig) -> int:
             f"({', '.join(names)}); choose one of them"
         )
     spec = config.llms[branch]
-    if read.states.width != spec.width:
+    if read.states.width != spec.state_width:
         raise LiDiTError(
             f"the states of {read.llm} are {read.states.width} wide, and this model's branch was "
-            f"trained on {spec.name}, {spec.width} wide; load that LLM, or a refiner for yours"
+            f"trained on {spec.name}, {spec.state_width} wide{_layers(spec)}; load that LLM, or a "
+            "refiner for yours"
         )
     if read.llm != spec.name:
         note(f"{read.llm} is read by the branch that was trained on {spec.name}")
     if read.reading not in ("", reading_of(spec.block, spec.template)):
         note(
             "the prompt was read with another template or layer than this model was trained on; "
-            f"for {spec.name} choose template {spec.template.name!r} and layer {spec.block} in the "
-            "LLM loader"
+            f"for {spec.name} choose template {spec.template.name!r} and layer "
+            f"{shown_block(spec.block)} in the LLM loader"
         )
     if read.used > spec.token_budget:
         note(
@@ -88,10 +94,16 @@ def branch_of(read: BranchText, config: LiDiTConfig) -> int:
     return branch
 
 
+def _layers(spec: LLMSpec) -> str:
+    """What a width says of several layers, and where to choose them."""
+    layers = shown_block(spec.block)
+    return f": layer {layers} in the LLM loader" if spec.taps > 1 else ""
+
+
 def _only(read: BranchText, config: LiDiTConfig) -> int:
     if len(config.llms) == 1:
         return 0
     raise LiDiTError(
         f"this model was trained on {' and '.join(spec.name for spec in config.llms)}, not on "
-        f"{read.llm}; load one of those, or choose its branch in the linguistic token refiner node"
+        f"{read.llm}; load one of those, or choose its branch in LI-DiT Prompt Refiner"
     )

@@ -9,7 +9,7 @@ strings in dicts and nothing else, so that the host can save, move and train on 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from ...lidit_core.model.refiners import BranchOptions
 from ...lidit_core.text.states import LLMStates
 from ..keys import (
     BRANCHES,
+    EMPHASIS,
     FUSION,
     HIDDEN,
     LLMDIFF,
@@ -93,6 +94,11 @@ class AnotherModel:
         )
 
 
+def for_lidit(llms: Iterable[str]) -> ForLiDiT:
+    """What an entry's model_conds are, whose states are those LLMs'."""
+    return ForLiDiT(", ".join(llms))
+
+
 def values_of(text: PromptText) -> dict[str, Any]:
     """The values of an entry."""
     numbered = {str(i): branch for i, branch in enumerate(text.branches)}
@@ -104,14 +110,22 @@ def values_of(text: PromptText) -> dict[str, Any]:
         OPTIONS: {i: _numbers(b.options) for i, b in numbered.items()},
         READINGS: {i: b.reading for i, b in numbered.items()},
         USED: {i: b.used for i, b in numbered.items()},
+        **_emphasis({i: b.states.emphasis for i, b in numbered.items()}),
         FUSION: text.fusion or "",
-        MODEL_CONDS: ForLiDiT(", ".join(b.llm for b in text.branches)),
+        MODEL_CONDS: for_lidit(b.llm for b in text.branches),
     }
+
+
+def _emphasis(weights: Mapping[str, Tensor | None]) -> dict[str, Any]:
+    """The weights of tokens, where there are some: other entries are as they ever were."""
+    given = {i: of for i, of in weights.items() if of is not None}
+    return {EMPHASIS: given} if given else {}
 
 
 def entry_of(text: PromptText, like: Entry | None = None) -> Entry:
     """An entry with this text; what else ``like`` carries (area, mask, range, hooks) is kept."""
     kept = dict(like[1]) if like is not None else {"pooled_output": None}
+    kept.pop(EMPHASIS, None)
     return [text.branches[0].states.hidden, {**kept, **values_of(text)}]
 
 
@@ -128,6 +142,11 @@ def text_of(c0: Tensor | None, values: Mapping[str, Any]) -> PromptText:
             "LLMDiff adapter; connect a prompt from LI-DiT Text Encode or CLIP Text Encode to a "
             "LI-DiT"
         )
+    if HIDDEN not in values and c0 is None:
+        raise LiDiTError(
+            "a node gave the sampler a conditioning without any text, as some guiders do where "
+            "their negative prompt is left open; connect a prompt there, which may be empty"
+        )
     if HIDDEN not in values:
         raise LiDiTError(
             "this conditioning holds no LLM states: it was encoded by another text encoder; "
@@ -141,7 +160,11 @@ def _branch(values: Mapping[str, Any], i: str) -> BranchText:
     branch, numbers = int(values[BRANCHES][i]), values[OPTIONS][i]
     return BranchText(
         values[NAMES][i],
-        LLMStates(values[HIDDEN][i], values[ROLES][i].to(torch.int32)),
+        LLMStates(
+            values[HIDDEN][i],
+            values[ROLES][i].to(torch.int32),
+            emphasis=values.get(EMPHASIS, {}).get(i),
+        ),
         None if branch == NOT_CHOSEN else branch,
         BranchOptions(
             _switch(numbers["full_attention"]),
@@ -161,10 +184,18 @@ def _followed(text: PromptText, c0: Tensor | None) -> PromptText:
         return text
     if not c0.any():  # ConditioningZeroOut
         return text.emptied()
+    llm = text.branches[0].llm
+    if c0.shape == first.hidden.shape and (scale := _scale(first, c0)):  # ConditioningMultiply
+        note(
+            f"a node multiplied the states of {llm} by {scale:.3g}, which has no effect: the "
+            "refiner brings them to one size; use the strength of LI-DiT Prompt Refiner, or "
+            "write a weight into the prompt, as (word:1.3), and switch on emphasis in LI-DiT Text "
+            "Encode"
+        )
+        return _with_first(text, c0)
     if c0.shape == first.hidden.shape and len(text.branches) == 1:  # ConditioningAverage and kin
-        note(_changed(text.branches[0].llm, first, c0))
-        changed = text.branches[0].with_states(first.with_hidden(c0))
-        return replace(text, branches=(changed,))
+        note(_changed(llm, first))
+        return _with_first(text, c0)
     raise LiDiTError(
         f"a node changed this conditioning's first tensor to {tuple(c0.shape)}, which its "
         f"{len(text.branches)} LLMs' states of {tuple(first.hidden.shape)} cannot follow; instead "
@@ -172,14 +203,22 @@ def _followed(text: PromptText, c0: Tensor | None) -> PromptText:
     )
 
 
-def _changed(llm: str, first: LLMStates, c0: Tensor) -> str:
-    """What a note says of states that a node of the host has changed."""
+def _with_first(text: PromptText, hidden: Tensor) -> PromptText:
+    """With other states of the first LLM."""
+    first, *others = text.branches
+    changed = first.with_states(first.states.with_hidden(hidden))
+    return replace(text, branches=(changed, *others))
+
+
+def _scale(first: LLMStates, c0: Tensor) -> float:
+    """What the states were multiplied by, more than 0; 0 where something else was done to them."""
     scale = float(c0.float().norm() / first.hidden.float().norm())
-    if torch.allclose(c0.float(), first.hidden.float() * scale, rtol=1e-2, atol=0):
-        return (
-            f"a node multiplied the states of {llm} by {scale:.3g}, which has no effect: the "
-            "refiner brings them to one size; use the strength of LI-DiT Linguistic Token Refiner"
-        )
+    same = torch.allclose(c0.float(), first.hidden.float() * scale, rtol=1e-2, atol=0)
+    return scale if same else 0.0
+
+
+def _changed(llm: str, first: LLMStates) -> str:
+    """What a note says of states that a node of the host has changed."""
     return (
         f"a node changed the states of {llm}, and they are read as the {first.roles.shape[1]} "
         "tokens of its first prompt: of a longer other prompt the end is left out, and of a "

@@ -20,13 +20,16 @@ from .patches import PatchedAttention, check_patches
 UNET_PARTS = ("input_blocks", "middle_block", "output_blocks", "model_channels")
 
 
-class NotAUNet(LiDiTError, AttributeError, KeyError):
-    """A node asked for a part of a U-Net; who only looks whether it is there is told no."""
+class NoSuchPart(LiDiTError, AttributeError, KeyError):
+    """A node asked for what other models have; who only looks whether it is there is told no."""
 
     def __init__(self, part: str) -> None:
         super().__init__(
             f"a node asks this model for {part!r}, a part of a U-Net that a LI-DiT, a transformer, "
             "does not have; take that node out (FreeU and Self-Attention Guidance are such nodes)"
+            if part in UNET_PARTS
+            else f"a node asks this model for {part!r}, which a LI-DiT does not have: the node is "
+            "for a model of another kind; take it out"
         )
 
     __str__ = Exception.__str__  # KeyError's would put it in quotes
@@ -36,7 +39,7 @@ class NoUNet(dict):
     """The host's description of a U-Net, for a model that is none."""
 
     def __missing__(self, part: str):
-        raise NotAUNet(part)
+        raise NoSuchPart(part)
 
 
 class HostLiDiT(LiDiT):
@@ -50,9 +53,12 @@ class HostLiDiT(LiDiT):
         self.in_channels = self.channels  # stock nodes read it
 
     def __getattr__(self, name: str) -> Any:
-        if name in UNET_PARTS:
-            raise NotAUNet(name)
-        return super().__getattr__(name)
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name.startswith("_"):
+                raise
+            raise NoSuchPart(name) from None
 
     def forward(
         self,

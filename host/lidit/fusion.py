@@ -8,6 +8,7 @@ from dataclasses import replace
 from ...lidit_core.errors import LiDiTError
 from ...lidit_core.model.refiners import BranchOptions
 from ..keys import Entry
+from ..node_notes import note
 from .conditioning import BranchText, PromptText, entry_of, text_of
 
 
@@ -17,8 +18,8 @@ def read_by(entry: Entry, branch: int | None, options: BranchOptions) -> Entry:
     if len(text.branches) > 1:
         names = ", ".join(b.llm for b in text.branches)
         raise LiDiTError(
-            f"this conditioning already fuses {names}; put the linguistic token refiner between "
-            "each LLM's prompt and the collaborative refiner"
+            f"this conditioning already fuses {names}; put LI-DiT Prompt Refiner between "
+            "each LLM's prompt and LI-DiT Combine LLMs"
         )
     read = next(iter(text.branches))
     options = replace(options, weight=read.options.weight)
@@ -53,7 +54,18 @@ def _fused_entry(entries: Sequence[Entry], weights: Sequence[float], fusion) -> 
         text = text_of(*entry)
         branches += [_weighted(branch, weight) for branch in text.branches]
         fusion = fusion or text.fusion
+    _tell_of_idle_weight(branches)
     return entry_of(PromptText(_same_rows(branches), fusion), like=entries[0])
+
+
+def _tell_of_idle_weight(branches: Sequence[BranchText]) -> None:
+    """Note a weight of the only LLM: it says how much that one counts beside others."""
+    read = [branch for branch in branches if branch.options.weight]
+    if len(read) == 1 and read[0].options.weight != 1:
+        note(
+            f"the weight {read[0].options.weight:g} of {read[0].llm} has no effect, for no other "
+            "LLM takes part; connect a second one, or give weight 1"
+        )
 
 
 def _weighted(branch: BranchText, weight: float) -> BranchText:

@@ -28,7 +28,8 @@ from .branches import model_text
 from .conditioning import text_of
 from .conds import CONDText
 from .diffusion import HostLiDiT, NoUNet
-from .schedule import check_prediction, model_timestep
+from .sampling_checks import KEY, checked_sampling
+from .schedule import check_finite, check_prediction, model_timestep
 
 WEIGHT_DTYPES = {
     "default": None,  # as the host decides from the file and the device
@@ -66,9 +67,9 @@ class HostLatents(comfy.latent_formats.LatentFormat):
     def process_in(self, latent: Tensor) -> Tensor:
         if latent.shape[1] != self.format.channels:
             raise LiDiTError(
-                f"the latent has {latent.shape[1]} channels; this LI-DiT paints in "
+                f"the latent has {latent.shape[1]} channels; this model paints in "
                 f"{self.format.name} with {self.format.channels}: encode the picture with the VAE "
-                "of the LI-DiT model loader"
+                "of the model's own loader"
             )
         return normalise(latent, self.format)
 
@@ -131,6 +132,11 @@ class HostModel(comfy.model_base.BaseModel):
         check_prediction(self.model_sampling, self.model_config.config.prediction)
         return model_timestep(self.model_sampling, timestep, self.own_sampling[0])
 
+    def process_latent_out(self, latent: Tensor) -> Tensor:
+        """The sampler's result; one with NaN in it would be a black picture without a word."""
+        check_finite(latent)
+        return super().process_latent_out(latent)
+
     def extra_conds_shapes(self, **values) -> dict:
         """Asked with an entry as it is, before the memory for sampling is made free."""
         states = values.get(HIDDEN)
@@ -181,6 +187,7 @@ def build_model(
     )
     dynamic = hasattr(patcher, "is_dynamic") and patcher.is_dynamic()
     model.load_model_weights(dict(weights), **({"assign": True} if dynamic else {}))
+    patcher.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, checked_sampling)
     return patcher
 
 

@@ -48,14 +48,24 @@ def check_prediction(sampling: Schedule, prediction: str) -> None:
 _KINDS = (host.CONST, host.EPS, host.COSMOS_RFLOW)
 
 
-def check_noise(timestep: Tensor) -> None:
-    """Refuse a flow's timestep (B,), in 0 to 1000, that lies above pure noise."""
-    highest = float(timestep.max()) / LAST_TIMESTEP
-    if highest > 1 + ROUNDED:
+def check_noise_level(sigma: float) -> None:
+    """Refuse a flow's sigma above 1, which is pure noise."""
+    if sigma > 1 + ROUNDED:
         raise LiDiTError(
-            f"the schedule is at sigma {highest:.4g}, and this LI-DiT is a flow model, whose "
+            f"the schedule is at sigma {sigma:.4g}, and this LI-DiT is a flow model, whose "
             "pure noise is sigma 1; such schedules (AYS, GITS, Karras, Exponential, SD Turbo and "
             "others with a sigma range) are for eps models: use BasicScheduler or KSampler"
+        )
+
+
+def check_finite(latent: Tensor) -> None:
+    """Refuse a sampled latent with a number in it that is not finite."""
+    strange = int((~latent.isfinite()).sum())
+    if strange:
+        raise LiDiTError(
+            f"the sampler ended with {strange} of {latent.numel()} numbers that are not finite, "
+            "which no VAE can show; a schedule of a flow model that ends at sigma 1 does so "
+            "(Flip Sigmas, Split Sigmas at step 0), or weights or a guidance that are far too large"
         )
 
 
@@ -69,7 +79,7 @@ def model_timestep(sampling: Schedule, timestep: Tensor, own: Schedule) -> Tenso
     if isinstance(sampling, host.CONST):
         unit = float(sampling.timestep(torch.ones(())))  # of pure noise: 1 or 1000
         ours = timestep * (LAST_TIMESTEP / unit)
-        check_noise(ours)
+        check_noise_level(float(ours.max()) / LAST_TIMESTEP)
         return ours
     steps = isinstance(sampling, host.ModelSamplingDiscrete)
     if steps and not isinstance(sampling, host.StableCascadeSampling):

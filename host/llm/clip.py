@@ -17,11 +17,14 @@ from comfy.patcher_extension import CallbacksMP
 from comfy.supported_models_base import ClipTarget
 
 from ...lidit_core.errors import LiDiTError
+from ...lidit_core.llm.blocks import Block, plain_block
 from ...lidit_core.llm.loading import default_dtype, load_llm
 from ...lidit_core.text.templates import InstructionTemplate
-from .holder import HostCLIP, LLMHolder, LLMSettings
-from .notes import describe
-from .plain_text import TEMPLATE, PlainText
+from ..node_notes import report
+from .holder import LLMHolder
+from .notes import describe, describe_llm, with_notes
+from .plain_text import EMPHASIS, TEMPLATE, PlainText
+from .reader import HostCLIP, LLMSettings, PromptReader
 from .weights import move_the_rest, store_in_fp8
 
 DTYPES = ("auto", "float32", "bfloat16", "fp8_e4m3fn")
@@ -68,40 +71,57 @@ def open_patcher(settings: LLMSettings, disable_dynamic: bool = False):
     return open_clip(settings, disable_dynamic).patcher
 
 
+def describe_clip(clip: LLMClip) -> str:
+    """What a user wants to know of a CLIP of `open_clip`."""
+    holder = clip.cond_stage_model
+    return describe_llm(holder.llm, holder.settings.token_budget, clip.patcher.load_device)
+
+
 def encode_prompt(
-    clip: HostCLIP, text: str, template: InstructionTemplate | None = None
+    clip: HostCLIP,
+    text: str,
+    template: InstructionTemplate | None = None,
+    emphasis: bool = False,
 ) -> tuple[list, str]:
     """Encode a prompt once: its CONDITIONING, and how this CLIP read it, a line each.
 
+    The running node shows it too.
+
+    Args:
+        emphasis: whether the prompt is read for weights, as in (word:1.3).
+
     Raises:
-        LiDiTError: the CLIP is not from the LLM loader.
+        LiDiTError: the CLIP is not from one of our nodes.
     """
     holder = getattr(clip, "cond_stage_model", None)
-    if not isinstance(holder, LLMHolder):
+    if not isinstance(holder, PromptReader):
         raise LiDiTError(
             f"this CLIP holds {type(holder).__name__}, whose states LI-DiT was not trained on; "
-            "expected an LLM, so connect the LI-DiT LLM loader, or use CLIPTextEncode for others"
+            "expected an LLM, so connect the LI-DiT LLM loader, put LI-DiT LLM from CLIP between "
+            "if it is one, or use CLIPTextEncode for others"
         )
     with holder.noting() as read:
         conditioning = clip.encode_from_tokens_scheduled(
-            clip.tokenize(text, **{TEMPLATE: template})
+            clip.tokenize(text, **{TEMPLATE: template, EMPHASIS: emphasis or None})
         )
     used = template or holder.settings.template
     block, device = holder.settings.block, clip.patcher.load_device
-    return conditioning, describe(text, read[0], holder.name, block, used.name, device)
+    told = describe(read[0], holder.name, block, used.name, device)
+    report(told)
+    return conditioning, with_notes(told, text, read[0], emphasis)
 
 
-def block_named(text: str) -> int | str:
-    """A block as a user writes it: a whole number, or "all"."""
+def block_named(text: str) -> Block:
+    """A block as a user writes it: a whole number, several with commas, or "all"."""
     text = str(text).strip().lower()
     if text == "all":
         return text
     try:
-        return int(text)
+        return plain_block([int(number) for number in text.split(",")])
     except ValueError:
         raise LiDiTError(
-            f"layer is {text[:40]!r}; expected 'all' or a whole number such as -3, the third block "
-            "from the end"
+            f"layer is {text[:40]!r}; expected 'all', a whole number such as -3, the third block "
+            "from the end, or several such as -3,-9,-15"
         ) from None
 
 
@@ -130,12 +150,12 @@ class LLMClip(comfy.sd.CLIP):
     """The host's CLIP, except that the LLM is loaded only when a prompt is not in the cache."""
 
     @property
-    def cond_stage_model(self) -> LLMHolder:
+    def cond_stage_model(self) -> PromptReader:
         """The patcher's: a node that chooses the device exchanges the patcher alone."""
         return self.patcher.model if hasattr(self, "patcher") else self._holder
 
     @cond_stage_model.setter
-    def cond_stage_model(self, holder: LLMHolder) -> None:
+    def cond_stage_model(self, holder: PromptReader) -> None:
         self._holder = holder  # the host sets it before it makes the patcher
 
     def clone(self, *args, **kwargs) -> LLMClip:

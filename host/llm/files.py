@@ -30,9 +30,13 @@ def model_name(file: str) -> str:
 
 
 def llm_choices() -> list[str]:
-    """What a combo offers; the demo LLM always, whose absence is told when it is run."""
-    names = list(_llms())
-    return names if SMOLLM2.name in names else [*names, SMOLLM2.name]
+    """What a combo offers; the demo LLMs always, whose absence is told when they are run."""
+    return list(dict.fromkeys([*_llms(), *(llm.name for llm in DEMO_LLMS)]))
+
+
+def is_here(name: str) -> bool:
+    """Whether an LLM of `llm_choices` is on this machine."""
+    return plain_name(name) in _llms()
 
 
 def llm_source(name: str) -> str:
@@ -53,10 +57,19 @@ def llm_source(name: str) -> str:
 
 
 def llm_fingerprint(name: str) -> list:
-    """What changes when the LLM's files do; not when its GGUF is converted."""
-    source = llm_source(name)
-    demo = next((llm for llm in DEMO_LLMS if llm.name == source), None)
-    if demo and (parts := package_parts(demo)):
+    """What changes when the LLM's files do; not when its GGUF is fetched or converted.
+
+    Of an LLM that is not here, which is told when it is loaded, it is its name.
+    """
+    demo = next((llm for llm in DEMO_LLMS if llm.name == name), None)
+    try:
+        source = llm_source(name)
+    except LiDiTError:
+        return [demo.sha256 if demo else name]
+    if demo and source == name and demo.target.is_file():
+        whole = demo.target.stat().st_size == demo.size
+        return [demo.sha256] if whole else _stats([demo.target])
+    if demo and source == name and (parts := package_parts(demo)):
         return _stats(parts)
     folder = llm_folder(source) if source == name else Path(source)
     ggufs = [folder] if folder.suffix.lower() == ".gguf" else sorted(folder.glob("*.gguf"))

@@ -9,7 +9,8 @@ from ...lidit_core.errors import LiDiTError
 from ..node_notes import note
 
 TEMPLATE = "lidit_template"  # of tokens: another template than the CLIP's own
-
+EMPHASIS = "lidit_emphasis"  # of tokens: whether the text is read for weights, (word:1.3)
+OURS = (TEMPLATE, EMPHASIS)
 
 PICTURES_AND_SOUND = ("images", "image", "image_embeds", "video", "audio")
 ASIDE = ("return_word_ids", "min_length", "skip_template", "thinking")  # what changes no text
@@ -35,7 +36,10 @@ class PlainTokens(dict):
 
 
 class PlainText:
-    """The host's tokenizer, which leaves text alone: weights, embeddings and BREAK are text."""
+    """The host's tokenizer, which leaves text alone: weights, embeddings and BREAK are text.
+
+    Asked for with `EMPHASIS`, weights are read where the LLM reads the text.
+    """
 
     def __init__(self, embedding_directory=None, tokenizer_data=None):
         pass
@@ -43,8 +47,7 @@ class PlainText:
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **options) -> dict:
         _check_options(options)
         tokens = PlainTokens(lidit=[[(text, 1.0)]])
-        if options.get(TEMPLATE) is not None:
-            tokens[TEMPLATE] = options[TEMPLATE]
+        tokens.update({name: options[name] for name in OURS if options.get(name) is not None})
         return tokens
 
     def state_dict(self) -> dict:
@@ -54,7 +57,7 @@ class PlainText:
 def _check_options(options: Mapping[str, Any]) -> None:
     """Refuse pictures and sound, and tell of other values that nodes for other models hand on."""
     for name, value in options.items():
-        if name == TEMPLATE or name in ASIDE or not _is_given(value):
+        if name in OURS or name in ASIDE or not _is_given(value):
             continue
         if name in PICTURES_AND_SOUND:
             raise LiDiTError(

@@ -13,9 +13,14 @@ import torch
 from comfy.supported_models_base import ClipTarget
 from torch import Tensor, nn
 
+from ...lidit_core.checkpoints.lidit import read_config
 from ...lidit_core.demo.bag_of_words import BagOfWords
 from ...lidit_core.demo.checkpoint import TEXT_PREFIX, StandInConfig, read_standin
 from ...lidit_core.io.tensors import HOST_PREFIX, check_tensors
+from ...lidit_core.model.config import LatentFormat
+from ...lidit_core.model.latents import with_colours_of
+from ...lidit_core.paths import SHIPPED_WEIGHTS
+from ...lidit_core.shipped import SHIPPED_MODELS
 from ...lidit_core.unet.families import host_config
 from ...lidit_core.unet.shape import read_shape
 from ..lidit.files import vae_of
@@ -31,10 +36,19 @@ class StandInKind(comfy.supported_models_base.BASE):
     def __init__(self, config: StandInConfig, unet: dict) -> None:
         super().__init__(unet)
         self.prediction = config.prediction
-        self.latent_format = HostLatents(config.latent)
+        self.latent_format = HostLatents(with_preview(config.latent))
 
     def model_type(self, state_dict, prefix=""):
         return PREDICTIONS[self.prediction]
+
+
+def with_preview(latent: LatentFormat) -> LatentFormat:
+    """The same with the preview colours of a shipped LI-DiT that paints in these latents."""
+    shipped = SHIPPED_WEIGHTS / SHIPPED_MODELS["stickers"].file
+    if latent.rgb_factors or not shipped.is_file():
+        return latent
+    other = read_config(shipped).latent
+    return with_colours_of(other, latent) if other.name == latent.name else latent
 
 
 class BagOfWordsClip(nn.Module):

@@ -5,10 +5,12 @@ from __future__ import annotations
 from comfy import model_management
 
 from ...lidit_core.errors import LiDiTError
+from ...lidit_core.llm.blocks import shown_block
 from ...lidit_core.text.encoder import pad_states
 from ..keys import reading_of
-from ..llm.holder import HostCLIP, LLMHolder
-from ..llm.notes import tell
+from ..llm.notes import describe, tell
+from ..llm.reader import HostCLIP, PromptReader
+from ..node_notes import report
 from .conditioning import Reading
 
 DIFFERENCES = "differences"  # the block
@@ -26,22 +28,23 @@ def read_differences(clip: HostCLIP, text: str) -> Reading:
             clip.load_model()
         (row,) = holder.prompts(None, text, DIFFERENCES).encode_rows([text])
     tell(text, row)
-    states = pad_states([row]).to(model_management.intermediate_device())
     template = holder.settings.template
+    report(describe(row, holder.name, DIFFERENCES, template.name, clip.patcher.load_device))
+    states = pad_states([row]).to(model_management.intermediate_device())
     return Reading(holder.name, states, reading_of(DIFFERENCES, template), row.used)
 
 
-def _whole(clip: HostCLIP) -> LLMHolder:
+def _whole(clip: HostCLIP) -> PromptReader:
     """The LLM of this CLIP with all of its blocks."""
     holder = getattr(clip, "cond_stage_model", None)
-    if not isinstance(holder, LLMHolder):
+    if not isinstance(holder, PromptReader):
         raise LiDiTError(
             f"this CLIP holds {type(holder).__name__}, and LLMDiff reads an LLM; connect the "
             "LI-DiT LLM loader with layer 'all' here, and this CLIP's prompt as conditioning"
         )
     if holder.settings.block not in ("all", DIFFERENCES):
         raise LiDiTError(
-            f"this CLIP reads {holder.name} at layer {holder.settings.block}, and LLMDiff needs "
-            "every block; set the LLM loader's layer to 'all'"
+            f"this CLIP reads {holder.name} at layer {shown_block(holder.settings.block)}, and "
+            f"LLMDiff needs every block; set {holder.made_by}'s layer to 'all'"
         )
     return holder

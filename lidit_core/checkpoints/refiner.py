@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import LiDiTError, shown
 from ..io.records import json_object, read_record
 from ..io.tensors import check_tensors, read_safetensors, shapes_of, write_safetensors
-from ..model.config import LiDiTConfig
+from ..model.config import LiDiTConfig, RefinerConfig
 from ..model.dit import LiDiT
 from ..text.spec import LLMSpec
 from .lidit import check_model_sizes, read_lidit
@@ -105,7 +105,13 @@ def read_refiner(path: str | Path) -> RefinerFile:
     if "llm" not in data:
         raise LiDiTError(f"{path} does not say which LLM it reads; fetch or write it again")
     spec = read_record(LLMSpec, data.pop("llm"), f"refiner {path}")
-    return RefinerFile(path, spec, data, tensors)
+    return RefinerFile(path, spec, _filled(data, path), tensors)
+
+
+def _filled(sizes: dict, path: str | Path) -> dict:
+    """The sizes with the fields that older files do not know."""
+    known = read_record(RefinerConfig, sizes.get("refiner"), f"refiner {path}.refiner")
+    return {**sizes, "refiner": asdict(known)}
 
 
 def exchange_refiner(

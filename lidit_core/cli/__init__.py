@@ -12,10 +12,13 @@ from types import ModuleType
 
 from .. import __version__
 from ..errors import check, exit_status, shown
-from . import encode, fetch, generate, info, refiner
+from . import encode, fetch, generate, info, inspect, refiner
 
-VERBS = {v.__name__.split(".")[-1]: v for v in (generate, info, fetch, encode, refiner)}
-ABOVE = {"train": "lidit_train.command"}  # verbs of packages above this one, where they are there
+VERBS = {v.__name__.split(".")[-1]: v for v in (generate, info, inspect, fetch, encode, refiner)}
+ABOVE = {
+    "train": "lidit_train.command",
+    "eval": "lidit_eval.command",
+}  # verbs of packages above this one, where they are there
 
 EXAMPLES = """\
 a first picture:

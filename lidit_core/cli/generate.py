@@ -27,6 +27,7 @@ examples:
   lidit generate "a red car" --model stickers-duo         two language models together
   lidit generate "a fox" --model my.safetensors --llm SmolLM2-135M-Instruct=models/SmolLM2
   lidit generate "a fox" --lora style.safetensors:0.8     with a LoRA, at 0.8 of its strength
+  lidit generate "two cats and (a dog:1.5)" --emphasis    the dog counts more than the cats
 
 seeds:
   Picture k of a run (from 0) has the seed --seed + k. Every PNG carries its own seed, so one
@@ -72,13 +73,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="language model: a name, a model folder, a .gguf or hub:owner/name; once for each "
         "(those of the model)",
     )
+    add_lora(parser)
     add(
-        "--lora",
-        action="append",
-        type=lora_of,
-        default=[],
-        metavar="FILE[:STRENGTH]",
-        help="a LoRA trained on the model; once for each (none)",
+        "--emphasis",
+        action="store_true",
+        help="read (word:1.3), ((word)) and \\( in prompts as ComfyUI does (plain text)",
     )
     add("--seed", type=int, default=0, metavar="N", help="of the first picture (0)")
     add("--count", type=int, default=1, metavar="N", help="pictures of every prompt (1)")
@@ -88,6 +87,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, metavar="PATH", help="file or folder (picture.png, or pictures/)")
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps … (NVIDIA or AMD GPU, else cpu)")
     add_for_llms(parser)
+
+
+def add_lora(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--lora",
+        action="append",
+        type=lora_of,
+        default=[],
+        metavar="FILE[:STRENGTH]",
+        help="a LoRA trained on the model; once for each (none)",
+    )
 
 
 def add_for_llms(parser: argparse.ArgumentParser) -> None:
@@ -168,6 +178,7 @@ def _draw(pipeline, orders, settings, paths: list[Path], args: argparse.Namespac
 
     from .. import __version__
     from ..io.pictures import save_picture
+    from ..model.text_side import TextOptions
 
     config = pipeline.model.config
     filled = settings.filled(config)
@@ -180,9 +191,11 @@ def _draw(pipeline, orders, settings, paths: list[Path], args: argparse.Namespac
         "loras": [[Path(path).name, strength] for path, strength in args.lora],
         "llms": [config.llms[branch].name for branch in pipeline.encoders],
         "lidit": __version__,
+        **({"emphasis": True} if args.emphasis else {}),
     }
     with tqdm(total=len(orders) * filled.steps, unit="step", disable=None, leave=False) as bar:
-        pictures = pipeline.pictures(orders, settings, on_step=bar.update)
+        options = TextOptions(emphasis=args.emphasis or None)
+        pictures = pipeline.pictures(orders, settings, bar.update, options)
         for order, path, pixels in zip(orders, paths, pictures):
             save_picture(path, pixels, {"prompt": order.prompt, "seed": order.seed, **shared})
             bar.write(f"{path}  seed {order.seed}  {order.prompt}")

@@ -68,6 +68,8 @@ def count_parameters(config) -> int:
 
 
 def _table(title: str, config) -> str:
+    from ..llm.blocks import shown_block
+
     latent, refiner = config.latent, config.refiner
     rows = {
         "parameters": f"{count_parameters(config) / 1e6:,.1f} million",
@@ -85,8 +87,8 @@ def _table(title: str, config) -> str:
     lines = [title, *(f"  {name:<14} {value}" for name, value in rows.items())]
     for spec in config.llms:
         lines.append(
-            f"  {'LLM':<14} {spec.name}: {spec.width} wide, block {spec.block}, template "
-            f"{spec.template.name!r}, up to {spec.token_budget} tokens{_trained_on(spec)}"
+            f"  {'LLM':<14} {spec.name}: {spec.width} wide, block {shown_block(spec.block)}, "
+            f"template {spec.template.name!r}, up to {spec.token_budget} tokens{_trained_on(spec)}"
         )
         text = " ".join(f"{spec.template.system} {spec.template.instruction}".split())
         lines.append(f"  {'':<14} {text!r}" if text else f"  {'':<14} no instruction")

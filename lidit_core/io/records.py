@@ -82,7 +82,7 @@ def _read_value(kind: Any, data: Any, where: str) -> Any:
         if data is None and type(None) in typing.get_args(kind):
             return None
         plain = [k for k in typing.get_args(kind) if k is not type(None)]
-        return read_record(next((k for k in plain if isinstance(data, k)), plain[0]), data, where)
+        return read_record(next((k for k in plain if _may_be(data, k)), plain[0]), data, where)
     if kind is dict or origin is dict:
         check(isinstance(data, dict), f"{where} is {shown(data)}; expected fields")
         inner = (typing.get_args(kind) or (str, None))[1]
@@ -98,6 +98,12 @@ def _read_value(kind: Any, data: Any, where: str) -> Any:
     right = number or (isinstance(data, kind) and not (kind is int and isinstance(data, bool)))
     check(right, f"{where} is {shown(data)}; expected {kind.__name__}")
     return _finite(data, where) if kind is float else kind(data)
+
+
+def _may_be(data: Any, kind: Any) -> bool:
+    """Whether data, of which JSON and YAML make lists, may be of one kind of a union."""
+    origin = typing.get_origin(kind) or kind
+    return isinstance(data, (list, tuple) if origin is tuple else origin)
 
 
 def _finite(data: float, where: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,14 +41,32 @@ def opened(path: str | Path) -> Iterator:
 def write_safetensors(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> None:
-    """Write beside, then rename: the old file stays whole until the new one is."""
+    """Write beside, then rename: the old file stays whole until the new one is.
+
+    The same tensors and metadata give the same bytes.
+    """
     try:
         with replacing(path) as beside:
             save_file({k: v.contiguous() for k, v in tensors.items()}, beside, dict(metadata))
+            if len(metadata) > 1:
+                _sort_metadata(beside)
     except (SafetensorError, OSError) as error:
         raise LiDiTError(
             f"{path} cannot be written ({error}); make room on its disk, or write somewhere else"
         ) from error
+
+
+def _sort_metadata(path: Path) -> None:
+    """Write the metadata's keys in order in place: safetensors leaves them to chance."""
+    with open(path, "r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        metadata = header.pop("__metadata__")
+        ordered = {"__metadata__": dict(sorted(metadata.items())), **header}
+        text = json.dumps(ordered, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= length:  # the same characters, so always, but for odd ones' escapes
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 def check_finite(tensors: Mapping[str, Tensor], path: str | Path) -> None:

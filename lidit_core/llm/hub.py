@@ -8,17 +8,12 @@ from ..errors import LiDiTError, first_line
 from ..paths import llm_folder
 from .gguf.convert import convert, discard, outdated, recheck
 from .gguf.tokenizer import CHECKED
-from .gguf.write import Progress
 from .locate import HUB, Source, whole_ggufs
 from .single.file import prepare
 
 
-def model_folder(found: Source, progress: Progress | None = None) -> Path:
-    """The model folder of a located LLM, converted or downloaded first where need be.
-
-    Args:
-        progress: told how much of a conversion is done.
-    """
+def model_folder(found: Source) -> Path:
+    """The model folder of a located LLM, converted or downloaded first where need be."""
     if found.folder is None:
         return download(found.repo)
     if found.weights and not found.converted:
@@ -28,7 +23,7 @@ def model_folder(found: Source, progress: Progress | None = None) -> Path:
     if found.converted and found.parts and outdated(found.parts, found.folder):
         discard(found.folder)
     if not found.converted:
-        convert(found.parts, found.folder, progress)
+        convert(found.parts, found.folder)
     elif parts := _unchecked(found.folder, found.parts):
         recheck(parts, found.folder)
     return found.folder

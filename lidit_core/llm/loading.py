@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from ..errors import LiDiTError, first_line
-from .blocks import EVERY_BLOCK, kept_blocks
+from ..progress import tell
+from .blocks import EVERY_BLOCK, Block, kept_blocks, plain_block, tap_indices
 from .compat import check_transformers, read_tokenizer
 from .decoder.build import build, text_config
 from .decoder.checkpoint import checkpoint_files
 from .fetch import install_line
-from .gguf.write import Progress
 from .hub import model_folder
 from .locate import locate
 from .single.file import check_vocabulary
@@ -40,16 +40,18 @@ class LLM:
     name: str
     module: nn.Module
     tokenizer: object
-    block: int | str  # as asked for: an index into `hidden_states`, or one of `EVERY_BLOCK`
+    block: Block  # as asked for: an index into `hidden_states`, several, or one of `EVERY_BLOCK`
     blocks: int  # blocks that are loaded
     width: int  # channels of a hidden state
     context: int  # tokens that the LLM can read
     placed: torch.device | None = None  # where inputs go if accelerate spread the module
+    taps: tuple[int, ...] = ()  # the indices of several blocks, in the order asked for
 
     @property
     def state_width(self) -> int:
-        """Channels of the states: `width`, times blocks + 1 where all blocks are asked for."""
-        return self.width * (self.blocks + 1) if self.block in EVERY_BLOCK else self.width
+        """Channels of the states: `width` times the blocks, the embeddings too where it is all."""
+        read = self.blocks + 1 if self.block in EVERY_BLOCK else len(self.taps) or 1
+        return self.width * read
 
     @property
     def dtype(self) -> torch.dtype:
@@ -93,27 +95,26 @@ def intended_device(
 @torch.inference_mode(False)
 def load_llm(
     source: str | Path,
-    block: int | str = -3,
+    block: Block = -3,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     device_map: str | dict | None = None,
     computes_on: torch.device | str | None = None,
-    progress: Progress | None = None,
 ) -> LLM:
     """Load the tokenizer and the first blocks of an LLM.
 
     Args:
         source: see `locate`; a GGUF file is converted on first use.
         block: index into transformers' `hidden_states` (0 would be the embeddings, -1 the last
-            block; always without the final norm), "all", or "differences": what each block adds
-            because of the tokens before, see `text/differences.py`.
+            block; always without the final norm), several in a tuple, whose states then lie side
+            by side, "all", or "differences": what each block adds because of the tokens before,
+            see `text/differences.py`.
         dtype: float32 or bfloat16; by default whichever suits the device.
         device: where the LLM goes; by default the CPU. With a `device_map` it only chooses dtype.
         device_map: "auto", or module names with their device ("cuda:0", "cpu"): spreads the LLM
             over GPUs and the CPU through accelerate. It never goes to disk.
         computes_on: where it will run, if a host moves it there from `device`; chooses dtype and
             the weights' layout.
-        progress: told how many values of how many are converted, where a GGUF is.
     """
     device = intended_device(device, device_map)
     computes_on = torch.device(computes_on or device)
@@ -122,9 +123,12 @@ def load_llm(
         raise LiDiTError(f"dtype of an LLM is {dtype}; expected float32 or bfloat16, so choose one")
     check_transformers()
     found = locate(source)
-    folder = model_folder(found, progress)
+    tell(f"reading {found.name}", 0)
+    folder = model_folder(found)
     config = text_config(folder, found.name)
-    kept = kept_blocks(block, config.num_hidden_layers, found.name)
+    total = config.num_hidden_layers
+    block = plain_block(block)
+    taps, kept = tap_indices(block, total, found.name), kept_blocks(block, total, found.name)
     tokenizer = load_tokenizer(folder, found.name)
     files = [found.weights] if found.weights else checkpoint_files(folder)
     module = build(config, kept, files, dtype, found.name)
@@ -136,7 +140,7 @@ def load_llm(
         lay_out_for_cpu(module)
     context = getattr(config, "max_position_embeddings", None) or 1 << 20
     width = config.hidden_size
-    return LLM(found.name, module, tokenizer, block, kept, width, context, placed)
+    return LLM(found.name, module, tokenizer, block, kept, width, context, placed, taps)
 
 
 def lay_out_for_cpu(module: nn.Module) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import LiDiTError, check
 from ..paths import at_home, llm_folder
-from .demo_llms import DEMO_LLMS, DemoLLM
+from .demo_llms import DEMO_LLMS, DemoLLM, MissingLLM
 from .fetch import paste_line
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def installed_llms() -> list[str]:
 def check_present(source: str) -> None:
     """Raise the line to paste where a demo LLM is asked for by name and is not there."""
     if not available(source) and any(source == llm.name for llm in DEMO_LLMS):
-        raise LiDiTError(
+        raise MissingLLM(
             f"the LLM {source} is not on this machine; fetch it with: {paste_line(source)}"
         )
 

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from ..errors import LiDiTError
 from ..model.attention import AttentionFunction, key_bias, scaled_dot_product
+from ..model.branch import masked_mean
 from ..model.config import RefinerConfig
 from ..model.layers import TimestepEmbedder, rms_norm
 from ..model.lists import ListOf
-from ..model.refiners import LinguisticTokenRefiner, masked_mean
+from ..model.refiners import LinguisticTokenRefiner
 from ..text.spec import LLMSpec
 from ..text.states import LLMStates, without_instruction
 from .config import AdaptedLayer, AdapterConfig, TokenRefiner

@@ -17,6 +17,8 @@ from ..text.spec import LLMSpec
 FORMAT = 1  # of the JSON; raised when an old reader would misread a new file
 PREDICTIONS = ("flow", "eps", "v")
 FUSIONS = ("refiner", "concatenation")
+MIXES = ("mean", "linear", "routed")
+GATES = ("time", "none")
 
 
 def _check_positive(record: object, what: str, *names: str) -> None:
@@ -36,15 +38,25 @@ class RefinerConfig:
     qk_norm: bool = True  # RMSNorm on query and key
     fusion: str = "refiner"  # or "concatenation" (paper: Table 6)
     collaborative_blocks: int = 1  # N of the collaborative refiner (paper: 1)
+    mix: str = "mean"  # of an LLM's taps, where it has several; see lidit_core.model.taps
+    registers: int = 0  # vectors that stand before each LLM's tokens in both refiners
+    registers_kept: bool = True  # whether they are keys of the model's cross-attention too
+    gates: str = "time"  # what c is made of beside the pooled text; "none" = of that alone
 
     def __post_init__(self) -> None:
-        for name in ("blocks", "collaborative_blocks"):
+        for name in ("blocks", "collaborative_blocks", "registers"):
             value = getattr(self, name)
             check(value >= 0, f"refiner has {name}={value}; expected 0 or more")
         check(
             self.fusion in FUSIONS,
             f"refiner has fusion={self.fusion!r}; expected one of {', '.join(FUSIONS)}",
         )
+        for name, known in (("mix", MIXES), ("gates", GATES)):
+            value = getattr(self, name)
+            check(
+                value in known,
+                f"refiner has {name}={value!r}; expected one of {', '.join(known)}",
+            )
 
 
 @dataclass(frozen=True)
@@ -107,6 +119,12 @@ class LiDiTConfig:
             f"width {self.width} is no multiple of heads {self.heads}; choose heads that divide it",
         )
         check(len(self.llms) > 0, "a LI-DiT with 0 LLMs was asked for; expected 1 or more")
+        taps = [llm.name for llm in self.llms if llm.taps > 1]
+        check(
+            self.refiner.entry_norm or not taps,
+            f"{', '.join(taps)} is read at several blocks by a refiner without entry_norm, and "
+            "their states differ in size; set refiner.entry_norm to true, or read one block",
+        )
         names = [llm.name for llm in self.llms]
         check(len(set(names)) == len(names), f"LLM names {names} repeat; name each branch once")
         check(

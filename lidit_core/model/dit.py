@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from ..errors import LiDiTError, shown
@@ -17,6 +18,7 @@ from ..text.states import LLMStates
 from .attention import AttentionFunction, scaled_dot_product
 from .config import LatentFormat, LiDiTConfig
 from .layers import (
+    GELU,
     CrossAttention,
     Modulation,
     SelfAttention,
@@ -61,7 +63,7 @@ class LiDiTBlock(nn.Module):
         self.cross_norm = plain_norm(width, **layer)
         self.cross_attn = CrossAttention(width, heads, **layer)
         self.mlp_norm = plain_norm(width, **layer)
-        self.mlp = feed_forward(width, nn.GELU(approximate="tanh"), **layer)
+        self.mlp = feed_forward(width, GELU(), **layer)
         self.modulation = Modulation(width, 9, **layer)
 
     def forward(
@@ -133,7 +135,9 @@ class LiDiT(nn.Module):
         self.config = config
         width, heads, p = config.width, config.heads, config.patch
         self.channels = config.latent.channels
-        self.text_side = TextSide(config.llms, width, heads, config.refiner, **layer)
+        self.text_side = TextSide(
+            config.llms, width, heads, config.refiner, **layer, depth=config.depth
+        )
         self.patch_embedder = operations.Conv2d(
             self.channels, width, p, stride=p, dtype=dtype, device=device
         )
@@ -173,9 +177,9 @@ class LiDiT(nn.Module):
         c = self.t_embedder(t, x.dtype) + self.pooled_text(context.pooled)  # (B, D)
         x = self.position(self.patch_embedder(self._pad(x)))  # (B, D, H/p, W/p)
         rows = x.shape[-2]
-        x = x.flatten(2).transpose(1, 2).contiguous()  # (B, N, D); every norm would copy it
+        x = rearrange(x, "b d h w -> b (h w) d").contiguous()  # every norm would copy it
         for index, block in enumerate(self.blocks):
-            x = run_block(index, block, x, c, context, attention)  # (B, N, D)
+            x = run_block(index, block, x, c, context.of_block(index), attention)  # (B, N, D)
         return self._unpatchify(self.final_layer(x, c), rows)[..., :height, :width]
 
     def _pad(self, x: Tensor) -> Tensor:
@@ -187,8 +191,7 @@ class LiDiT(nn.Module):
     def _unpatchify(self, x: Tensor, rows: int) -> Tensor:
         """(B, N, p·p·channels) -> (B, channels, rows·p, columns·p)."""
         p = self.config.patch
-        x = x.unflatten(2, (p, p, self.channels)).unflatten(1, (rows, -1))
-        return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+        return rearrange(x, "b (h w) (p q c) -> b c (h p) (w q)", h=rows, p=p, q=p)
 
     def _check(self, x: Tensor, t: Tensor, options: TextOptions) -> None:
         """Raise unless latents are what the weights compute with, and all else fits them.
@@ -232,6 +235,8 @@ class LiDiT(nn.Module):
         for embedder in self._all(TimestepEmbedder):
             nn.init.normal_(embedder.in_layer.weight, std=0.02)
             nn.init.normal_(embedder.out_layer.weight, std=0.02)
+        for refiner in self.text_side.linguistic:
+            refiner.initialise_tables()
         nn.init.zeros_(self.final_layer.linear.weight)  # zero-out the output
         return self
 

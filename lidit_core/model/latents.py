@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -22,3 +24,18 @@ def normalise(latents: Tensor, format: LatentFormat) -> Tensor:
 def denormalise(latents: Tensor, format: LatentFormat) -> Tensor:
     """The inverse of ``normalise``."""
     return latents.float() * _per_channel(format.std, latents) + _per_channel(format.mean, latents)
+
+
+def with_colours_of(other: LatentFormat, format: LatentFormat) -> LatentFormat:
+    """The format with the preview colours of another one of the same autoencoder.
+
+    They are translated from the other's scale and shift of each channel to its own.
+    """
+    scale, std, shift, mean = (
+        torch.tensor(values, dtype=torch.float64).expand(format.channels)
+        for values in (other.std, format.std, other.mean, format.mean)
+    )
+    factors = torch.tensor(other.rgb_factors, dtype=torch.float64) / scale[:, None]
+    bias = torch.tensor(other.rgb_bias, dtype=torch.float64) + (mean - shift) @ factors
+    rows = tuple(tuple(row) for row in (factors * std[:, None]).tolist())
+    return replace(format, rgb_factors=rows, rgb_bias=tuple(bias.tolist()))

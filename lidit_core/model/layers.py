@@ -136,6 +136,22 @@ def feed_forward(
     )
 
 
+class GELU(nn.GELU):
+    """GELU (its tanh form), written over its input where no gradient is wanted.
+
+    Its input is a Linear's fresh output of 4·D numbers a token, the largest tensor of a step. A
+    second one of that size makes a CPU's allocator fetch its pages anew: 4 % of LI-DiT-1B's step.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(approximate="tanh")
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return super().forward(x)
+        return torch.ops.aten.gelu_(x, approximate=self.approximate)
+
+
 class Modulation(nn.Module):
     """SiLU and one Linear from a conditioning vector (B, D) to ``count`` vectors (B, 1, D)."""
 

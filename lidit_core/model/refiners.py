@@ -1,36 +1,34 @@
-"""The two refiners of LI-DiT (arXiv 2406.11831, Sec. 3.2), which undo an LLM's causal bias.
+"""The linguistic token refiner of LI-DiT (arXiv 2406.11831, Sec. 3.2), against causal bias.
 
-Both depend on the timestep, so they run inside the denoiser at every step.
-Shapes: B samples, L tokens of one LLM, K of the others, C the LLM's width, D the model's.
+It depends on the timestep, so it runs inside the denoiser at every step.
+Shapes: B samples, L tokens of one LLM, C the LLM's width, D the model's.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import LiDiTError
+from ..llm.blocks import shown_block
 from ..text.spec import LLMSpec
 from ..text.states import PADDING, LLMStates
 from .attention import MASKED, AttentionFunction, key_bias
+from .branch import Branch, masked_mean
 from .config import RefinerConfig
 from .layers import (
     EPS,
-    CrossAttention,
     Modulation,
     SelfAttention,
     TimestepEmbedder,
     TwoLayerMap,
     feed_forward,
-    modulate,
-    plain_norm,
     rms_norm,
 )
-from .lists import ListOf
+from .taps import RoutedTaps, TapMix, table
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class BranchOptions:
     full_attention: bool | None = None
     gated: bool | None = None
     strength: float = 1.0  # scales both gates of every refiner block; 0 = no refiner
-    weight: float = 1.0  # w adds log w to the branch's keys in cross-attention; 0 removes it
+    weight: float = 1.0  # of the branch beside the others: 1 = as trained, 0 = it is removed
 
     def __post_init__(self) -> None:
         if not (self.weight >= 0 and math.isfinite(self.weight)):
@@ -51,25 +49,6 @@ class BranchOptions:
 
 BRANCH_AS_CONFIGURED = BranchOptions()
 LARGEST_IN_FLOAT16 = 1000.0  # of a state, with room for what a norm computes from it
-
-
-@dataclass(frozen=True)
-class Branch:
-    """One LLM's tokens on their way through the refiners."""
-
-    tokens: Tensor  # (B, L, D)
-    seen: Tensor  # (B, L) bool, False = padding
-    c: Tensor  # (B, D) the context vector: timestep and pooled text
-    full: bool  # every token is seen
-
-    def with_tokens(self, tokens: Tensor) -> "Branch":
-        return replace(self, tokens=tokens)
-
-
-def masked_mean(x: Tensor, seen: Tensor) -> Tensor:
-    """Mean over the tokens seen: (B, L, D), (B, L) -> (B, D); zero where there are none."""
-    share = seen.float() / seen.sum(dim=1, keepdim=True).clamp(min=1)
-    return torch.einsum("bl,bld->bd", share, x.float()).to(x.dtype)
 
 
 def causal_bias(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -121,7 +100,9 @@ class LinguisticTokenRefiner(nn.Module):
         operations=nn,
         dtype=None,
         device=None,
+        depth: int = 0,
     ) -> None:
+        """Args: depth, blocks of the transformer, which matter where taps are routed."""
         super().__init__()
         layer = {"operations": operations, "dtype": dtype, "device": device}
         self.llm, self.config = llm, config
@@ -130,11 +111,17 @@ class LinguisticTokenRefiner(nn.Module):
         else:
             self.entry_norm = nn.Identity()
         self.entry = operations.Linear(llm.width, width, dtype=dtype, device=device)
-        self.t_embedder = TimestepEmbedder(width, **layer)
+        self.t_embedder = TimestepEmbedder(width, **layer) if config.gates == "time" else None
         self.c_embedder = TwoLayerMap(llm.width, width, **layer)
         self.blocks = nn.ModuleList(
             RefinerBlock(width, heads, config.qk_norm, **layer) for _ in range(config.blocks)
         )
+        self.taps = TapMix(llm.taps, config.mix, depth, **layer) if llm.taps > 1 else None
+        self.registers = None
+        if config.registers:
+            self.registers = operations.Embedding(
+                config.registers, width, dtype=dtype, device=device
+            )
 
     def forward(
         self,
@@ -146,15 +133,59 @@ class LinguisticTokenRefiner(nn.Module):
     ) -> Branch:
         """Args: t (B,) in [0, 1000]; dtype to compute in. Returns tokens (B, L, D) and c."""
         self._check(states)
-        seen = states.roles != PADDING
-        hidden = self.entry_norm(self._as_dtype(states.hidden, dtype))  # (B, L, C)
-        c = self.t_embedder(t, dtype) + self.c_embedder(masked_mean(hidden, seen))  # (B, D)
+        seen, full = states.roles != PADDING, states.rows.full
+        hidden = self.entered(states, dtype)  # (B, L, C)
+        c = self.c_embedder(masked_mean(hidden, seen))  # (B, D)
+        if self.t_embedder is not None:
+            c = self.t_embedder(t, dtype) + c
         x = self.entry(hidden)  # (B, L, D)
-        mask = self._mask(seen, states.rows.full, dtype, options)
+        if self.registers is not None:
+            x, seen, full = self._with_registers(x, seen, full)
+        mask = self._mask(seen, full, dtype, options)
         gated = self.config.gated if options.gated is None else options.gated
         for block in self.blocks:
             x = block(x, c, attention, mask, gated, options.strength)
-        return Branch(x, seen, c, states.rows.full)
+        return Branch(
+            x,
+            seen,
+            c,
+            full,
+            options.weight,
+            registers=self.config.registers,
+            taps=self._routed(states, dtype),
+        )
+
+    @torch.no_grad()
+    def initialise_tables(self) -> None:
+        """What is neither a layer nor a gain, before training."""
+        if self.taps is not None:
+            self.taps.initialise()
+        if self.registers is not None:
+            nn.init.normal_(self.registers.weight, std=0.02)
+
+    def entered(self, states: LLMStates, dtype: torch.dtype) -> Tensor:
+        """The normed states that the entry and the context vector are made of: (B, L, C)."""
+        if self.taps is None:
+            return self.entry_norm(self._as_dtype(states.hidden, dtype))
+        return self.taps(self._normed(states)).to(dtype)
+
+    def _normed(self, states: LLMStates) -> Tensor:
+        """Every tap by itself, in float32, the gain included: (B, L, K, C)."""
+        return self.entry_norm(states.hidden.float().unflatten(-1, (self.llm.taps, -1)))
+
+    def _routed(self, states: LLMStates, dtype: torch.dtype) -> RoutedTaps | None:
+        if self.taps is None or self.taps.routes is None:
+            return None
+        return self.taps.routed(self.entry(self._normed(states).to(dtype)))
+
+    def _with_registers(self, x: Tensor, seen: Tensor, full: bool) -> tuple[Tensor, Tensor, bool]:
+        """Before the tokens, and for a sample without any token masked as those are."""
+        assert self.registers is not None  # as whoever calls knows
+        rows, count = x.shape[0], self.config.registers
+        vectors = table(self.registers, x).to(x.dtype).expand(rows, count, -1)
+        there = seen.any(dim=1, keepdim=True).expand(rows, count)
+        some = full and seen.shape[1] > 0
+        return torch.cat([vectors, x], dim=1), torch.cat([there, seen], dim=1), some
 
     def _as_dtype(self, hidden: Tensor, dtype: torch.dtype) -> Tensor:
         """Tokens beyond float16's range are made smaller first; the RMSNorm ignores their scale."""
@@ -176,99 +207,10 @@ class LinguisticTokenRefiner(nn.Module):
         return causal if padding is None else causal + padding
 
     def _check(self, states: LLMStates) -> None:
-        if states.width != self.llm.width:
+        if states.width != self.llm.state_width:
+            layers = f", blocks {shown_block(self.llm.block)}" if self.llm.taps > 1 else ""
             raise LiDiTError(
                 f"the LLM's states are {states.width} wide, but this refiner was trained on "
-                f"{self.llm.name} ({self.llm.width} wide): load that LLM, or a refiner for yours"
+                f"{self.llm.name} ({self.llm.state_width} wide{layers}): load that LLM, or a "
+                "refiner for yours"
             )
-
-
-@dataclass(frozen=True)
-class Others:
-    """The tokens that a branch reads of the others."""
-
-    tokens: Tensor  # (B, K, D)
-    seen: Tensor  # (B, K) bool, False = padding
-    full: bool  # every token is seen
-
-
-class CollaborativeBlock(nn.Module):
-    """One branch reads the others (cross-attention, then FFN), both modulated by its own c."""
-
-    def __init__(
-        self, width: int, heads: int, qk_norm=True, operations=nn, dtype=None, device=None
-    ) -> None:
-        super().__init__()
-        layer = {"operations": operations, "dtype": dtype, "device": device}
-        self.query_norm = plain_norm(width, **layer)
-        self.others_norm = plain_norm(width, **layer)
-        self.cross_attn = CrossAttention(width, heads, qk_norm, **layer)
-        self.mlp_norm = plain_norm(width, **layer)
-        self.mlp = feed_forward(width, nn.SiLU(), **layer)
-        self.modulation = Modulation(width, 6, **layer)
-
-    def forward(
-        self,
-        branch: Branch,
-        others: Others,
-        attention: AttentionFunction,
-    ) -> Tensor:
-        """Read the other branches; returns (B, L, D).
-
-        A sample whose other branches hold no token passes unchanged, as with one LLM.
-        """
-        x = branch.tokens
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(branch.c)
-        together = others.seen.any(dim=1).to(x.dtype)[:, None, None]  # (B, 1, 1)
-        gate1, gate2 = gate1 * together, gate2 * together
-        query = modulate(self.query_norm(x), shift1, scale1)
-        mask = key_bias(others.seen, x.dtype, others.full)
-        x = x + gate1 * self.cross_attn(query, self.others_norm(others.tokens), attention, mask)
-        return x + gate2 * self.mlp(modulate(self.mlp_norm(x), shift2, scale2))
-
-
-class CollaborativeRefiner(nn.Module):
-    """N parallel branches, each reading the others as they were at the block's input."""
-
-    def __init__(
-        self,
-        branches: int,
-        width: int,
-        heads: int,
-        config: RefinerConfig,
-        operations=nn,
-        dtype=None,
-        device=None,
-    ) -> None:
-        super().__init__()
-        layer = {"operations": operations, "dtype": dtype, "device": device}
-        blocks = config.collaborative_blocks if branches > 1 else 0
-        self.blocks = blocks
-        self.branches = ListOf(
-            ListOf(CollaborativeBlock(width, heads, config.qk_norm, **layer) for _ in range(blocks))
-            for _ in range(branches)
-        )
-
-    def forward(
-        self, branches: Mapping[int, Branch], attention: AttentionFunction
-    ) -> dict[int, Branch]:
-        """The same branches, fused; with one of them this is the identity."""
-        branches = dict(branches)
-        if len(branches) < 2:
-            return branches
-        for n in range(self.blocks):
-            branches = {
-                i: branch.with_tokens(self.branches[i][n](branch, _others(branches, i), attention))
-                for i, branch in branches.items()
-            }
-        return branches
-
-
-def _others(branches: Mapping[int, Branch], i: int) -> Others:
-    """Those of every branch but i."""
-    others = [branch for j, branch in branches.items() if j != i]
-    return Others(
-        torch.cat([branch.tokens for branch in others], dim=1),
-        torch.cat([branch.seen for branch in others], dim=1),
-        all(branch.full for branch in others),
-    )

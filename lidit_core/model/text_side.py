@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
-from typing import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import LiDiTError
 from ..text.spec import LLMSpec
 from ..text.states import LLMStates, check_text, without_instruction
-from .attention import AttentionFunction, key_bias
+from .attention import AttentionFunction
+from .branch import Branch, branch_bias, branch_shares, pooled, weighted
+from .collaborative import CollaborativeRefiner
 from .config import FUSIONS, RefinerConfig
 from .lists import ListOf
-from .refiners import (
-    Branch,
-    BranchOptions,
-    CollaborativeRefiner,
-    LinguisticTokenRefiner,
-    masked_mean,
-)
+from .refiners import BranchOptions, LinguisticTokenRefiner
+from .taps import RoutedTaps, added_by_block
 
 
 @dataclass(frozen=True)
@@ -30,6 +27,8 @@ class TextOptions:
 
     branches: Mapping[int, BranchOptions] = field(default_factory=dict)  # missing = defaults
     fusion: str | None = None
+    emphasis: bool | None = None  # of tokens: False = weights in the states are left unread; True
+    # = prompts are read for them, where prompts are read (`Pipeline.pictures`); None = neither
 
     def __post_init__(self) -> None:
         if self.fusion not in (None, *FUSIONS):
@@ -49,7 +48,14 @@ class TextContext:
     tokens: Tensor  # (B, K, D)
     bias: Tensor | None  # (B, 1, 1, K), or None where every token counts equally
     present: Tensor | None  # (B, 1, 1): 0 for a sample without any token, or None
-    pooled: Tensor  # (B, D): mean over branches of each branch's mean over its tokens
+    pooled: Tensor  # (B, D): mean by weight over branches of each one's mean over its tokens
+    taps: tuple[tuple[Tensor, RoutedTaps | None], ...] = ()  # of each branch, where they are routed
+
+    def of_block(self, index: int) -> TextContext:
+        """What one block of the transformer reads."""
+        if not self.taps:
+            return self
+        return replace(self, tokens=self.tokens + added_by_block(self.taps, index), taps=())
 
 
 class TextSide(nn.Module):
@@ -64,13 +70,15 @@ class TextSide(nn.Module):
         operations=nn,
         dtype=None,
         device=None,
+        depth: int = 0,
     ) -> None:
+        """Args: depth, blocks of the transformer that reads the text."""
         super().__init__()
         layer = {"operations": operations, "dtype": dtype, "device": device}
         self.config = config
         self.width = width
         self.linguistic = ListOf(
-            LinguisticTokenRefiner(llm, width, heads, config, **layer) for llm in llms
+            LinguisticTokenRefiner(llm, width, heads, config, **layer, depth=depth) for llm in llms
         )
         self.collaborative = CollaborativeRefiner(len(llms), width, heads, config, **layer)
 
@@ -84,16 +92,29 @@ class TextSide(nn.Module):
     ) -> TextContext:
         """Args: text by branch, t (B,) in [0, 1000], dtype to compute in."""
         self._check(text, t.shape[0])
-        weights = {i: options.of(i).weight for i in text}
-        text = {i: states if weights[i] else states.emptied() for i, states in text.items()}
+        text = {i: _asked(of, options, i) for i, of in text.items()}
         branches = {
             i: self.linguistic[i](text[i], t, dtype, attention, options.of(i)) for i in sorted(text)
         }
         if (options.fusion or self.config.fusion) == "refiner":
             branches = self.collaborative(branches, attention)
-        kept = {i: _truncate(branch, text[i]) for i, branch in branches.items()}
-        present = any(states.rows.present for states in text.values())
-        return _mix(kept, weights, present)
+        kept = [self._truncate(branch, text[i]) for i, branch in branches.items()]
+        return _mix(kept, any(of.rows.present and of.emphasis is None for of in text.values()))
+
+    def _truncate(self, branch: Branch, states: LLMStates) -> Branch:
+        """Drop the instruction."""
+        left = without_instruction(branch.tokens[:, branch.registers :], states)
+        text = Branch(
+            left.tokens,
+            left.kept,
+            branch.c,
+            left.full and (not branch.registers or states.rows.present),
+            branch.weight,
+            left.emphasis,
+            taps=branch.taps and branch.taps.cut(states.rows.first),
+        )
+        kept = branch.registers and self.config.registers_kept
+        return _with_registers(branch, text) if kept else text
 
     def _check(self, text: Mapping[int, LLMStates], batch: int) -> None:
         known = len(self.linguistic)
@@ -102,42 +123,68 @@ class TextSide(nn.Module):
             raise LiDiTError(f"text came for no branch; expected one or more of 0 to {known - 1}")
 
 
-def _truncate(branch: Branch, states: LLMStates) -> Branch:
-    """Drop the instruction."""
-    left = without_instruction(branch.tokens, states)
-    return Branch(left.tokens, left.kept, branch.c, left.full)
+def _asked(states: LLMStates, options: TextOptions, branch: int) -> LLMStates:
+    """Without what the options leave out."""
+    if not options.of(branch).weight:
+        return states.emptied()
+    return states.without_emphasis() if options.emphasis is False else states
 
 
-def _mix(
-    branches: Mapping[int, Branch], weights: Mapping[int, float], every_sample: bool
-) -> TextContext:
+def _with_registers(branch: Branch, text: Branch) -> Branch:
+    """The registers of a branch before what is left of its text."""
+    r, emphasis = branch.registers, text.emphasis
+    if emphasis is not None:
+        emphasis = F.pad(emphasis, (r, 0), value=1.0)
+    return replace(
+        text,
+        tokens=torch.cat([branch.tokens[:, :r], text.tokens], dim=1),
+        seen=torch.cat([branch.seen[:, :r], text.seen], dim=1),
+        emphasis=emphasis,
+        registers=r,
+        taps=text.taps and text.taps.after(r),
+    )
+
+
+def _mix(branches: Sequence[Branch], every_sample: bool) -> TextContext:
     """Concatenate the branches along tokens (paper) and pool them.
 
     Args:
         every_sample: whether every sample is known to have a token.
     """
-    tokens = torch.cat([branch.tokens for branch in branches.values()], dim=1)
-    seen = torch.cat([branch.seen for branch in branches.values()], dim=1)
-    bias = key_bias(seen, tokens.dtype, all(branch.full for branch in branches.values()))
-    if any(weight not in (0, 1) for weight in weights.values()):
-        log_weights = _log_weights(branches, weights)
-        bias = log_weights if bias is None else bias + log_weights
-    present = None if every_sample else seen.any(dim=1).to(tokens.dtype)[:, None, None]
-    return TextContext(tokens, bias, present, _pool(branches))
+    tokens = torch.cat([branch.tokens for branch in branches], dim=1)
+    present = None if every_sample else _present(branches, tokens.dtype)
+    taps = [(branch.tokens, branch.taps) for branch in branches]
+    routed = tuple(taps) if any(of for _, of in taps) else ()
+    return TextContext(tokens, _bias(branches), present, _pool(branches), routed)
 
 
-def _log_weights(branches: Mapping[int, Branch], weights: Mapping[int, float]) -> Tensor:
-    """(1, 1, 1, K); a removed branch holds no token, so its number does not matter."""
-    logs = [
-        branch.tokens.new_full((branch.tokens.shape[1],), math.log(weights[i] or 1.0))
-        for i, branch in branches.items()
-    ]
-    return torch.cat(logs)[None, None, None]
+def _bias(branches: Sequence[Branch]) -> Tensor | None:
+    """Of the keys of the model's cross-attention: what is seen, weights of branches and tokens."""
+    bias = branch_bias(branches)
+    if all(branch.emphasis is None for branch in branches):
+        return bias
+    logs = torch.cat([_log_emphasis(branch) for branch in branches], dim=1)[:, None, None]
+    return logs if bias is None else bias + logs
 
 
-def _pool(branches: Mapping[int, Branch]) -> Tensor:
-    """Mean over a sample's branches that hold a token of the mean over those tokens: (B, D)."""
-    means = torch.stack([masked_mean(b.tokens, b.seen) for b in branches.values()])
-    holds = torch.stack([b.seen.any(dim=1) for b in branches.values()])[..., None]
-    holds = holds.to(means.dtype)
+def _log_emphasis(branch: Branch) -> Tensor:
+    """(B, K)"""
+    if branch.emphasis is None:
+        return branch.tokens.new_zeros(branch.seen.shape)
+    return branch.emphasis.log().to(branch.tokens.dtype)
+
+
+def _present(branches: Sequence[Branch], dtype: torch.dtype) -> Tensor:
+    """(B, 1, 1): 0 for a sample without any token."""
+    seen = torch.cat([branch.seen for branch in branches], dim=1)
+    return seen.any(dim=1).to(dtype)[:, None, None]
+
+
+def _pool(branches: Sequence[Branch]) -> Tensor:
+    """The mean by weight over a sample's branches that hold a token, of each one's mean: (B, D)."""
+    means = torch.stack([pooled(branch) for branch in branches])
+    if weighted(branches):
+        shares = branch_shares(branches)[..., None]
+        return (means.float() * shares).sum(dim=0).to(means.dtype)
+    holds = torch.stack([b.holds for b in branches])[..., None].to(means.dtype)
     return (means * holds).sum(dim=0) / holds.sum(dim=0).clamp(min=1)

@@ -6,10 +6,12 @@ Neither holds model weights. Keys name everything that can change a state.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,16 +36,20 @@ class PromptStates:
     total: int  # tokens of the prompt before it was cut
     budget: int  # tokens of a prompt that the LLM reads at most under this template
     cached: bool = False  # whether they were there before they were asked for
+    offsets: Tensor | None = None  # (used, 2) int32, the characters of the prompt's tokens
+    emphasis: Tensor | None = None  # (L,) float32, see `LLMStates`; never in a cache
 
     def cpu(self) -> PromptStates:
         return replace(self, hidden=self.hidden.cpu(), roles=self.roles.cpu())
 
     def copied(self) -> PromptStates:
-        return replace(self, hidden=self.hidden.clone(), roles=self.roles.clone())
+        offsets = None if self.offsets is None else self.offsets.clone()
+        return replace(self, hidden=self.hidden.clone(), roles=self.roles.clone(), offsets=offsets)
 
     @property
     def bytes(self) -> int:
-        return self.hidden.numel() * self.hidden.element_size() + self.roles.numel() * 4
+        places = 0 if self.offsets is None else self.offsets.numel()
+        return self.hidden.numel() * self.hidden.element_size() + (self.roles.numel() + places) * 4
 
 
 class StateCache:
@@ -89,11 +95,11 @@ class DiskCache:
         self._unseen = max_bytes  # bytes written since the folder was last looked through
 
     def __contains__(self, key: str) -> bool:
-        return self._path(key).is_file()
+        return self.path(key).is_file()
 
     def get(self, key: str) -> PromptStates | None:
         """The states under `key`; a damaged file counts as none and is removed."""
-        path = self._path(key)
+        path = self.path(key)
         if not path.is_file():
             return None
         from safetensors import SafetensorError, safe_open
@@ -102,25 +108,41 @@ class DiskCache:
             with safe_open(path, framework="pt") as file:
                 numbers = [int(n) for n in file.metadata()["prompt"].split()]
                 hidden, roles = file.get_tensor("hidden"), file.get_tensor("roles")
+                offsets = file.get_tensor("offsets") if "offsets" in file.keys() else None
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             log.warning("%s is damaged (%s) and is computed again", path, error)
             path.unlink(missing_ok=True)
             return None
-        return PromptStates(hidden, roles, (numbers[0], numbers[1]), *numbers[2:])
+        first, end, used, total, budget = numbers
+        return PromptStates(hidden, roles, (first, end), used, total, budget, offsets=offsets)
+
+    def tokens(self, key: str) -> tuple[int, int] | None:
+        """How many tokens of a kept prompt were read and how many it has, from the header."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.path(key), framework="pt") as file:
+                numbers = [int(n) for n in file.metadata()["prompt"].split()]
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+            return None  # `get` tells of a damaged file
+        return numbers[2], numbers[3]
 
     def put(self, key: str, states: PromptStates) -> None:
         """Keep the states; where that fails it is logged, for they are not lost to the caller."""
         numbers = " ".join(map(str, (*states.span, states.used, states.total, states.budget)))
         tensors = {"hidden": states.hidden.cpu(), "roles": states.roles.cpu()}
+        if states.offsets is not None:  # files of older versions have none
+            tensors["offsets"] = states.offsets
         try:
-            write_safetensors(self._path(key), tensors, {"prompt": numbers})
+            write_safetensors(self.path(key), tensors, {"prompt": numbers})
         except LiDiTError as error:
             log.warning("the states of a prompt are not kept: %s", error)
         self._unseen += states.bytes
         if self._unseen > self.max_bytes // 16:
             self._prune()
 
-    def _path(self, key: str) -> Path:
+    def path(self, key: str) -> Path:
+        """The file of a key, whether it is there or not."""
         return self.folder / key[:2] / f"{key}.safetensors"
 
     def _prune(self) -> None:
@@ -141,3 +163,65 @@ class DiskCache:
             with contextlib.suppress(OSError):
                 path.unlink()
             total -= size
+
+
+@dataclass
+class StateCaches:
+    """The caches in front of an encoder; either may be left out."""
+
+    memory: StateCache | None
+    disk: DiskCache | None
+
+    def states(
+        self,
+        prompts: Sequence[str],
+        identity: Callable[[], str],
+        compute: Callable[[list[str]], list[PromptStates]],
+        offsets: bool = False,
+    ) -> list[PromptStates]:
+        """States of every prompt; those that are in no cache are computed together, and kept.
+
+        Args:
+            identity: gives all that can change the states but the prompt. It is asked again after
+                a computation, since an LLM may be converted when it is first loaded.
+            compute: encodes the prompts that are in no cache, and gives states on the CPU.
+            offsets: whether states without the places of their tokens, which the files of older
+                versions lack, are computed anew.
+        """
+        before = identity()
+        recalled = {prompt: self.recall(states_key(before, prompt)) for prompt in prompts}
+        known = {
+            prompt: states
+            for prompt, states in recalled.items()
+            if states is not None and not (offsets and states.offsets is None)
+        }
+        fresh = [prompt for prompt in recalled if prompt not in known]
+        if fresh:
+            computed = compute(fresh)
+            after = identity()
+            for prompt, states in zip(fresh, computed, strict=True):
+                known[prompt] = states
+                self.remember(states_key(after, prompt), states)
+        return [known[prompt] for prompt in prompts]
+
+    def recall(self, key: str) -> PromptStates | None:
+        """The states under `key`; what one cache has is put into the other."""
+        states = self.memory.get(key) if self.memory else None
+        if states is None:
+            states = self.disk.get(key) if self.disk else None
+            if states is not None and self.memory:
+                self.memory.put(key, states)
+        elif self.disk and key not in self.disk:
+            self.disk.put(key, states)
+        return None if states is None else replace(states, cached=True)
+
+    def remember(self, key: str, states: PromptStates) -> None:
+        """Put the states into every cache that there is."""
+        for cache in (self.memory, self.disk):
+            if cache:
+                cache.put(key, states)
+
+
+def states_key(identity: str, prompt: str) -> str:
+    """The name of a prompt's states in the caches."""
+    return hashlib.sha256(f"{identity}\0{prompt}".encode("utf-8", "surrogatepass")).hexdigest()

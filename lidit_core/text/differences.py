@@ -28,7 +28,7 @@ from .outputs import first_tensor
 SelfPass = Callable[[nn.Module, Tensor, dict], Tensor]  # block, x (B, L, C), its keywords -> x
 
 ATTENTION_NAMES = ("self_attn", "self_attention", "attention", "attn")  # of a block's part
-CACHE_NAMES = ("past_key_values", "past_key_value", "layer_past")  # of a block's keywords
+CACHE_NAMES = ("cache", "past_key_values", "past_key_value", "layer_past")  # a block's keywords
 PLAIN_PARTS = {  # of an attention that is its value and output projections where it sees one token
     *("q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj", "v_norm", "rotary_emb"),
     *("q_norm", "k_norm", "q_layernorm", "k_layernorm", "qk_norm"),

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LiDiTError
-from ..llm.blocks import EVERY_BLOCK
-from ..llm.compat import cached_layers, can_reuse, new_cache
+from ..llm.blocks import EVERY_BLOCK, shown_block
+from ..llm.compat import cache_argument, cached_layers, can_reuse, new_cache
 from ..llm.loading import LLM
 from .cache import PromptStates
 from .differences import check_differences, difference_states
@@ -49,10 +49,12 @@ def run_decoder(
     cache: object | None = None,
     past: int = 0,
     every_block: bool = False,
+    taps: Sequence[int] = (),
 ) -> Tensor:
     """Run token ids (B rows of any length) after `past` cached ones: states (B, L, C).
 
-    With `every_block` C is (blocks + 1) x width: the embeddings, then every block's output.
+    With `every_block` C is (blocks + 1) x width: the embeddings, then every block's output. With
+    `taps` it is len(taps) x width: the outputs of these blocks.
     """
     length = max(map(len, texts))
     ids = torch.zeros(len(texts), length, dtype=torch.long)
@@ -61,14 +63,14 @@ def run_decoder(
         ids[row, : len(text)] = torch.tensor(text)
         mask[row, : past + len(text)] = 1
     positions = torch.arange(past, past + length).expand(len(texts), -1)
-    with block_outputs(module, every_block) as outputs:
+    with block_outputs(module, taps, every_block) as outputs:
         module(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
             position_ids=positions.to(device),
-            past_key_values=cache,
             use_cache=cache is not None,
             return_dict=True,
+            **{cache_argument(module): cache},
         )
     return torch.cat([states.to(device) for states in outputs.states], -1)
 
@@ -168,7 +170,7 @@ class LLMEncoder:
         run = functools.partial(run_decoder, decoder, texts, self.device, cache, past)
         if self.differences:
             return difference_states(decoder, run)
-        return run(every_block=self.llm.block == "all")
+        return run(every_block=self.llm.block == "all", taps=self.llm.taps)
 
     def _states(self, tokens: PromptTokens, hidden: Tensor) -> PromptStates:
         if not torch.isfinite(hidden).all():
@@ -178,15 +180,16 @@ class LLMEncoder:
             )
         roles = torch.tensor(tokens.roles, dtype=torch.int32, device=hidden.device)
         counts = tokens.used, tokens.total, self.renderer.budget
-        return PromptStates(hidden.clone(), roles, tokens.span, *counts)
+        offsets = torch.tensor(tokens.offsets, dtype=torch.int32).reshape(-1, 2)
+        return PromptStates(hidden.clone(), roles, tokens.span, *counts, offsets=offsets)
 
 
 def check_every_block(llm: LLM) -> None:
     """Raise a LiDiTError unless the LLM can give block differences."""
     if llm.block not in EVERY_BLOCK:
         raise LiDiTError(
-            f"the LLM {llm.name} was loaded up to block {llm.block}; expected every block for "
-            "differences, so load it with block 'differences'"
+            f"the LLM {llm.name} was loaded up to block {shown_block(llm.block)}; expected "
+            "every block for differences, so load it with block 'differences'"
         )
     check_differences(llm.module, llm.name)
 
@@ -196,7 +199,11 @@ def pad_states(rows: Sequence[PromptStates]) -> LLMStates:
     """One padded batch of prompts that were encoded alone."""
     if not rows:
         raise LiDiTError("no prompt was given; expected at least one, and it may be empty")
-    return LLMStates(
-        nn.utils.rnn.pad_sequence([row.hidden for row in rows], batch_first=True),
-        nn.utils.rnn.pad_sequence([row.roles for row in rows], True, float(PADDING)),
-    )
+    hidden = nn.utils.rnn.pad_sequence([row.hidden for row in rows], batch_first=True)
+    roles = nn.utils.rnn.pad_sequence([row.roles for row in rows], True, float(PADDING))
+    emphasis = None
+    if any(row.emphasis is not None for row in rows):
+        ones = (torch.ones_like(row.roles, dtype=torch.float32) for row in rows)
+        each = [r.emphasis if r.emphasis is not None else o for r, o in zip(rows, ones)]
+        emphasis = nn.utils.rnn.pad_sequence(each, True, 1.0)
+    return LLMStates(hidden, roles, emphasis=emphasis)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import Tensor, nn
@@ -12,20 +12,25 @@ from ..llm.decoder.build import decoder_blocks
 
 
 class BlockOutputs:
-    """The states that enter the first block, and those that each block gives, (B, L, C) each."""
+    """The states (B, L, C) that blocks give; those before the first one have the index 0."""
 
-    def __init__(self, blocks: int, every: bool) -> None:
-        self.blocks, self.every = blocks, every
-        self.states: list[Tensor] = []  # of every block, or of the last alone
+    def __init__(self, blocks: int, wanted: Sequence[int]) -> None:
+        self.blocks, self.wanted = blocks, wanted
+        self.taken: dict[int, Tensor] = {}  # by their index
         self.ran: list[int] = []  # the blocks' numbers in the order that they ran
 
     def take(self, number: int, entered: Tensor, left: Tensor) -> None:
         """Note that a block ran."""
-        if self.every and not self.ran:
-            self.states.append(entered)
-        if self.every or number == self.blocks - 1:
-            self.states.append(left)
+        if number == 0 and 0 in self.wanted:
+            self.taken[0] = entered
+        if number + 1 in self.wanted:
+            self.taken[number + 1] = left
         self.ran.append(number)
+
+    @property
+    def states(self) -> list[Tensor]:
+        """Those wanted, in the order in which they were."""
+        return [self.taken[index] for index in self.wanted]
 
     def check(self, kind: str) -> None:
         """Raise a LiDiTError unless every block ran once, in order."""
@@ -37,14 +42,18 @@ class BlockOutputs:
 
 
 @contextmanager
-def block_outputs(module: nn.Module, every: bool = False) -> Iterator[BlockOutputs]:
+def block_outputs(
+    module: nn.Module, taps: Sequence[int] = (), every: bool = False
+) -> Iterator[BlockOutputs]:
     """Take what the decoder's blocks give while it runs once within the block.
 
     Args:
-        every: of every block, and what enters the first; otherwise of the last block alone.
+        taps: the indices of the states that are wanted; by default the last block's alone.
+        every: those of every block are wanted, and before them what enters the first.
     """
     blocks = decoder_blocks(module)
-    outputs = BlockOutputs(len(blocks), every)
+    wanted = range(len(blocks) + 1) if every else taps or (len(blocks),)
+    outputs = BlockOutputs(len(blocks), wanted)
 
     def watching(number: int):
         def hook(block: nn.Module, args: tuple, options: dict, out) -> None:

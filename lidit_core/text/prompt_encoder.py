@@ -6,19 +6,19 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from ..errors import check, shown
+from ..llm.blocks import Block, plain_block
 from ..llm.compat import transformers_version
 from ..llm.gguf.convert import copy_identity
 from ..llm.hub import downloaded_commit
 from ..llm.loading import default_dtype, intended_device, load_llm
 from ..llm.locate import Source, locate
 from ..llm.single.file import digest
-from .cache import MEMORY, DiskCache, PromptStates
+from .cache import MEMORY, DiskCache, PromptStates, StateCaches
 from .encoder import LLMEncoder, pad_states
 from .states import LLMStates
 from .templates import InstructionTemplate, find_template
@@ -46,7 +46,7 @@ class PromptEncoder:
         self,
         source: str | Path,
         template: str | InstructionTemplate = "paper",
-        block: int | str = -3,
+        block: Block = -3,
         token_budget: int = 256,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
@@ -55,11 +55,10 @@ class PromptEncoder:
         open_encoder: Callable[[], LLMEncoder] | None = None,
     ):
         self.source, self.template = source, find_template(template)
-        self.block, self.token_budget = block, token_budget
+        self.block, self.token_budget = plain_block(block), token_budget
         self.device = intended_device(device, device_map)
         self.dtype = dtype or default_dtype(self.device)
-        self.disk = DiskCache(disk_cache) if disk_cache else None
-        self.memory = MEMORY
+        self.caches = StateCaches(MEMORY, DiskCache(disk_cache) if disk_cache else None)
         self.device_map, self.open_encoder = device_map, open_encoder
         self._encoder: LLMEncoder | None = None
         self._files: list = []  # what the LLM was loaded from
@@ -73,26 +72,21 @@ class PromptEncoder:
         """States (B, L, C) of the prompts, on the CPU, padded on the right to the longest."""
         return pad_states(self.encode_rows(prompts))
 
-    def encode_rows(self, prompts: Sequence[str]) -> list[PromptStates]:
+    def encode_rows(self, prompts: Sequence[str], offsets: bool = False) -> list[PromptStates]:
         """States of every prompt, unpadded, with how it was read; cached ones are not computed.
 
         They are the caller's own: what is written into them is not found in the caches later.
+
+        Args:
+            offsets: whether the places of the tokens in the prompt are needed, which the files of
+                older versions lack: the states of those are then computed anew.
         """
         check(
             not isinstance(prompts, str) and all(isinstance(prompt, str) for prompt in prompts),
             f"prompts are {shown(prompts)}; expected a list of texts, as ['a frog']",
         )
-        identity = self.identity()
-        recalled = {prompt: self._recall(identity, prompt) for prompt in prompts}
-        known = {prompt: states for prompt, states in recalled.items() if states is not None}
-        fresh = [prompt for prompt in recalled if prompt not in known]
-        if fresh:
-            rows = [row.cpu() for row in self.encoder().encode_rows(fresh)]
-            identity = self.identity()  # a first load may have converted the LLM
-            for prompt, states in zip(fresh, rows, strict=True):
-                known[prompt] = states
-                self._remember(identity, prompt, states)
-        return [known[prompt].copied() for prompt in prompts]
+        rows = self.caches.states(prompts, self.identity, self._compute, offsets)
+        return [states.copied() for states in rows]
 
     def encoder(self) -> LLMEncoder:
         """The encoder behind the caches; loads the LLM, again if its files have changed."""
@@ -123,23 +117,8 @@ class PromptEncoder:
         ]
         return json.dumps(parts)
 
-    def _recall(self, identity: str, prompt: str) -> PromptStates | None:
-        key = states_key(identity, prompt)
-        states = self.memory.get(key)
-        if self.disk is not None:
-            if states is None:
-                states = self.disk.get(key)
-                if states is not None:
-                    self.memory.put(key, states)
-            elif key not in self.disk:
-                self.disk.put(key, states)
-        return None if states is None else replace(states, cached=True)
-
-    def _remember(self, identity: str, prompt: str, states: PromptStates) -> None:
-        key = states_key(identity, prompt)
-        self.memory.put(key, states)
-        if self.disk:
-            self.disk.put(key, states)
+    def _compute(self, prompts: list[str]) -> list[PromptStates]:
+        return [states.cpu() for states in self.encoder().encode_rows(prompts)]
 
 
 def file_identity(found: Source) -> list:
@@ -160,8 +139,3 @@ def file_identity(found: Source) -> list:
     # where they are counts too, for archives may set the times of all files alike
     place = hashlib.sha256("\0".join(sorted(places)).encode()).hexdigest()[:12]
     return [place, *sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in files)]
-
-
-def states_key(identity: str, prompt: str) -> str:
-    """The name of a prompt's states in the caches."""
-    return hashlib.sha256(f"{identity}\0{prompt}".encode("utf-8", "surrogatepass")).hexdigest()

@@ -32,6 +32,7 @@ class PromptTokens:
     span: tuple[int, int]  # token span of the prompt, the template's tail not counted
     used: int  # tokens of the prompt that are in `ids`
     total: int  # tokens of the prompt before it was cut
+    offsets: tuple[tuple[int, int], ...] = ()  # characters of the prompt, of each of its tokens
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,8 @@ class PromptRenderer:
         return ids, offsets, start, max(start, stop)
 
     def _tokens(self, prompt: str) -> PromptTokens:
-        ids, _, start, stop = self._run(prompt)
+        ids, offsets, start, stop = self._run(prompt)
+        places = offsets_in(offsets, start, stop, len(self.before), len(prompt))
         span = (len(self.head_ids) + start, len(self.head_ids) + stop)
         ids = [*self.head_ids, *ids, *self.tail_ids] or [self._null()]
         roles = [INSTRUCTION] * span[0] + [PROMPT] * (len(ids) - span[0])
@@ -156,7 +158,7 @@ class PromptRenderer:
             roles[span[1] :] = [INSTRUCTION] * (len(ids) - span[1])
         if PROMPT not in roles:  # an empty prompt: the template's last token stands for it
             roles[-1] = PROMPT
-        return PromptTokens(tuple(ids), tuple(roles), span, stop - start, stop - start)
+        return PromptTokens(tuple(ids), tuple(roles), span, stop - start, stop - start, places)
 
     def _null(self) -> int:
         """The one token of an empty prompt where neither template nor tokenizer puts any."""
@@ -221,3 +223,17 @@ def prompt_span(offsets: list[tuple[int, int]], start: int, stop: int) -> tuple[
         if begin < stop and (b > a or a < stop):
             last = index + 1
     return first, max(first, last)
+
+
+def offsets_in(
+    offsets: list[tuple[int, int]], start: int, stop: int, before: int, length: int
+) -> tuple[tuple[int, int], ...]:
+    """Where tokens start to stop lie in a prompt of so many characters after `before` others.
+
+    Blanks before a token count to it, as in `prompt_span`.
+    """
+    places, covered = [], 0
+    for a, b in offsets[:stop]:
+        begin, covered = min(a, covered), max(covered, b)
+        places.append(tuple(min(max(place - before, 0), length) for place in (begin, b)))
+    return tuple(places[start:])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..errors import check
-from ..llm.blocks import EVERY_BLOCK
+from ..llm.blocks import EVERY_BLOCK, plain_block, taps_in
 from .templates import InstructionTemplate, find_template
 
 
@@ -14,18 +14,20 @@ class LLMSpec:
     """The LLM that a branch was trained on, and how its states are made."""
 
     name: str  # as the LLM's own card names it
-    width: int  # numbers in a hidden state
-    block: int | str = -3  # whose output is read; -3 = third to last (paper); or see `load_llm`
+    width: int  # numbers in a hidden state of one block
+    block: int | str | tuple[int, ...] = -3  # whose output is read; -3 = third to last (paper);
+    # several are taps, whose states are mixed; or see `load_llm`
     template: InstructionTemplate = field(default_factory=lambda: find_template("paper"))
     token_budget: int = 256  # tokens of a prompt that are read; a longer one is cut, and it is said
     longest_prompt: int | None = None  # tokens of the longest prompt trained on; None = not known
 
     def __post_init__(self) -> None:
         check(self.width > 0, f"LLM {self.name!r} has width {self.width}; expected 1 or more")
+        object.__setattr__(self, "block", plain_block(self.block))
         check(
-            isinstance(self.block, int) or self.block in EVERY_BLOCK,
-            f"LLM {self.name!r} is read at block {self.block!r}; expected a number, 'all' or "
-            "'differences'",
+            isinstance(self.block, (int, tuple)) or self.block in EVERY_BLOCK,
+            f"LLM {self.name!r} is read at block {self.block!r}; expected a number, several, 'all' "
+            "or 'differences'",
         )
         check(
             self.token_budget > 0,
@@ -36,6 +38,16 @@ class LLMSpec:
             f"LLM {self.name!r} has longest_prompt={self.longest_prompt}; expected 0 or more "
             "tokens, or null where it is not known",
         )
+
+    @property
+    def taps(self) -> int:
+        """How many blocks' states are mixed; 1 where one is read."""
+        return taps_in(self.block)
+
+    @property
+    def state_width(self) -> int:
+        """Numbers in the states of one token."""
+        return self.width * self.taps
 
     def length_note(self, used: int) -> str:
         """A sentence on a prompt that is longer than all that were trained on; "" for any other.

@@ -31,6 +31,7 @@ class LLMStates:
     hidden: Tensor  # (B, L, C) float32 or bfloat16, never float16
     roles: Tensor  # (B, L) int32: PADDING, INSTRUCTION or PROMPT
     known: InitVar[Rows | None] = None
+    emphasis: Tensor | None = None  # (B, L) float32, weight of each token; None = 1 for all
     rows: Rows = field(init=False, repr=False, compare=False)
 
     def __post_init__(self, known: Rows | None) -> None:
@@ -44,6 +45,11 @@ class LLMStates:
             raise LiDiTError(
                 f"LLM states have shape {tuple(self.hidden.shape)} and roles "
                 f"{tuple(self.roles.shape)}; expected (B, L, C) and (B, L)"
+            )
+        if self.emphasis is not None and self.emphasis.shape != self.roles.shape:
+            raise LiDiTError(
+                f"emphasis of LLM states has shape {tuple(self.emphasis.shape)}; expected "
+                f"{tuple(self.roles.shape)}, a weight for each token"
             )
         if known is None:
             known = Rows.read(self.roles != PADDING, self.roles == PROMPT)
@@ -62,7 +68,8 @@ class LLMStates:
 
     def __getitem__(self, rows: slice | Tensor | list[int]) -> "LLMStates":
         """Choose rows of the batch (a slice, a list or an index tensor), keeping the padding."""
-        return LLMStates(self.hidden[rows], self.roles[rows], self._chosen(rows))
+        emphasis = None if self.emphasis is None else self.emphasis[rows]
+        return LLMStates(self.hidden[rows], self.roles[rows], self._chosen(rows), emphasis)
 
     def _chosen(self, rows: slice | Tensor | list[int]) -> Rows | None:
         each = self.rows.each
@@ -74,11 +81,16 @@ class LLMStates:
 
     def to(self, device=None, dtype: torch.dtype | None = None) -> "LLMStates":
         hidden = self.hidden.to(device=device, dtype=dtype)
-        return LLMStates(hidden, self.roles.to(device), self.rows)
+        emphasis = None if self.emphasis is None else self.emphasis.to(device)
+        return LLMStates(hidden, self.roles.to(device), self.rows, emphasis)
 
     def with_hidden(self, hidden: Tensor) -> "LLMStates":
         """Other states (B, L, any width) of the same tokens."""
-        return LLMStates(hidden, self.roles, self.rows)
+        return LLMStates(hidden, self.roles, self.rows, self.emphasis)
+
+    def without_emphasis(self) -> "LLMStates":
+        """The same with a weight of 1 for every token."""
+        return LLMStates(self.hidden, self.roles, self.rows)
 
     def padded(self, length: int) -> "LLMStates":
         """With padding up to this length, which is at least the present one."""
@@ -91,14 +103,16 @@ class LLMStates:
         if not extra:
             return self
         hidden, roles = F.pad(self.hidden, (0, 0, 0, extra)), F.pad(self.roles, (0, extra))
-        return LLMStates(hidden, roles, Rows.of(self.rows.each, length))
+        emphasis = None if self.emphasis is None else F.pad(self.emphasis, (0, extra), value=1.0)
+        return LLMStates(hidden, roles, Rows.of(self.rows.each, length), emphasis)
 
     def trimmed(self) -> "LLMStates":
         """Without the padding that every row has."""
         tokens = (self.roles != PADDING).any(dim=0).nonzero()
         length = int(tokens[-1]) + 1 if len(tokens) else 0
         rows = Rows.of(self.rows.each, length)
-        return LLMStates(self.hidden[:, :length], self.roles[:, :length], rows)
+        emphasis = None if self.emphasis is None else self.emphasis[:, :length]
+        return LLMStates(self.hidden[:, :length], self.roles[:, :length], rows, emphasis)
 
     def emptied(self) -> "LLMStates":
         """The same shape with no token in it: what a zeroed-out conditioning means."""
@@ -139,6 +153,7 @@ class KeptTokens:
     tokens: Tensor  # (B, K, D)
     kept: Tensor  # (B, K) bool, False = masked
     full: bool  # nothing is masked
+    emphasis: Tensor | None = None  # (B, K) weights above 0; None = 1 for all
 
 
 def without_instruction(tokens: Tensor, states: LLMStates) -> KeptTokens:
@@ -148,7 +163,11 @@ def without_instruction(tokens: Tensor, states: LLMStates) -> KeptTokens:
         states: what the tokens were refined from.
     """
     first = states.rows.first
-    return KeptTokens(tokens[:, first:], states.roles[:, first:] == PROMPT, states.rows.whole)
+    tokens, kept = tokens[:, first:], states.roles[:, first:] == PROMPT
+    if states.emphasis is None:
+        return KeptTokens(tokens, kept, states.rows.whole)
+    emphasis = states.emphasis[:, first:]
+    return KeptTokens(tokens, kept & (emphasis > 0), False, emphasis.masked_fill(emphasis <= 0, 1))
 
 
 def stack_states(batches: Sequence[LLMStates]) -> LLMStates:
@@ -160,4 +179,12 @@ def stack_states(batches: Sequence[LLMStates]) -> LLMStates:
     padded = [b.padded(length) for b in batches]
     rows = Rows.of((row for b in batches for row in b.rows.each), length)
     hidden, roles = torch.cat([b.hidden for b in padded]), torch.cat([b.roles for b in padded])
-    return LLMStates(hidden, roles, rows)
+    return LLMStates(hidden, roles, rows, _stacked_emphasis(padded))
+
+
+def _stacked_emphasis(batches: Sequence[LLMStates]) -> Tensor | None:
+    if all(b.emphasis is None for b in batches):
+        return None
+    ones = (torch.ones_like(b.roles, dtype=torch.float32) for b in batches)
+    pairs = zip(batches, ones, strict=True)
+    return torch.cat([one if b.emphasis is None else b.emphasis for b, one in pairs])

@@ -92,7 +92,7 @@ class StandIn(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        from diffusers import UNet2DConditionModel
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
         self.unet = UNet2DConditionModel(**UNET)
         self.text = BagOfWords(UNET["cross_attention_dim"], length=LENGTH)

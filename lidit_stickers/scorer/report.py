@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from lidit_core.errors import LiDiTError
+from lidit_eval.grids import grid
+from lidit_eval.statistics import wilson
 
 from ..scenes.grammar import Caption
 from ..scenes.kinds import KINDS, KNOWN_KINDS
 from .scorer import ACCEPT, Reading, Verdict, describe, judge, read
 
-CELL, LABEL = 128, 52  # picture side and height of the text under it, pixels
 WHOLE = ("chinese", "mixed")  # categories that test the whole request
-_LINES, _LETTERS = 4, 25  # of a label
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class Report:
     def hits(self) -> list[bool]:
         """For each picture, whether its category's test is met."""
         pairs = zip(self.verdicts, self.captions, strict=True)
-        return [_hit(verdict, caption) for verdict, caption in pairs]
+        return [hit(verdict, caption) for verdict, caption in pairs]
 
     @property
     def overall(self) -> Row:
@@ -77,16 +75,6 @@ class Report:
             for r in (*self.rows, *((self.overall,) if len(self.rows) > 1 else ()))
         ]
         return "\n".join([head, *lines]) + "\n"
-
-
-def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson score interval of a share."""
-    if n == 0:
-        return 0.0, 1.0
-    share, width = hits / n, z * z / n
-    middle = (share + width / 2) / (1 + width)
-    half = z * sqrt(share * (1 - share) / n + width / (4 * n)) / (1 + width)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def report(
@@ -119,30 +107,16 @@ def _rows(captions: Sequence[Caption], verdicts: Sequence[Verdict]) -> tuple[Row
     groups: dict[str, list[tuple[bool, bool]]] = {}
     for caption, verdict in zip(captions, verdicts, strict=True):
         group = groups.setdefault(caption.category, [])
-        group.append((_hit(verdict, caption), verdict.all))
+        group.append((hit(verdict, caption), verdict.all))
     return tuple(
         Row(name, len(group), sum(hit for hit, _ in group), sum(whole for _, whole in group))
         for name, group in groups.items()
     )
 
 
-def _hit(verdict: Verdict, caption: Caption) -> bool:
+def hit(verdict: Verdict, caption: Caption) -> bool:
     """The category's own test; categories without one of their own test the whole request."""
     return verdict.all if caption.category in WHOLE else verdict.category(caption.category)
-
-
-def grid(pictures: Sequence[np.ndarray], labels: Sequence[str], columns: int = 8) -> Image.Image:
-    """The pictures in rows, each with its label underneath."""
-    rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (columns * (CELL + 4), rows * (CELL + LABEL + 4)), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(10)
-    for i, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
-        x, y = i % columns * (CELL + 4), i // columns * (CELL + LABEL + 4)
-        sheet.paste(Image.fromarray(picture).resize((CELL, CELL)), (x, y))
-        lines = [part for line in label.split("\n") for part in textwrap.wrap(line, _LETTERS)]
-        text = "\n".join(lines[:_LINES])
-        draw.multiline_text((x + 1, y + CELL + 1), text, "black", font, spacing=1)
-    return sheet
 
 
 def sample_grids(

@@ -151,18 +151,18 @@ def judge(reading: Reading, request: SceneRequest) -> Verdict:
     return Verdict(
         objects=Counter(o.kind for o in reading.objects) == wanted,
         background=request.background in (None, reading.background),
-        colour=present and all(map(_coloured, request.items, groups)),
-        relation=request.relation is None or (present and _related(request.relation, *groups)),
-        size=present and _sized(request.items, groups),
-        place=request.place is None or (present and _placed(request.place, groups[0])),
+        colour=present and all(map(coloured, request.items, groups)),
+        relation=request.relation is None or (present and related(request.relation, *groups)),
+        size=present and sized(request.items, groups),
+        place=request.place is None or (present and placed(request.place, groups[0])),
     )
 
 
-def _coloured(item: Item, group: list[Found]) -> bool:
+def coloured(item: Item, group: list[Found]) -> bool:
     return item.colour is None or all(found.colour == item.colour for found in group)
 
 
-def _related(relation: str, first: list[Found], second: list[Found]) -> bool:
+def related(relation: str, first: list[Found], second: list[Found]) -> bool:
     """Every object of the first group lies clearly on its side of every one of the second."""
     axis = 0 if relation in ("left of", "right of") else 1
     low, high = (first, second) if relation in ("left of", "above") else (second, first)
@@ -170,7 +170,7 @@ def _related(relation: str, first: list[Found], second: list[Found]) -> bool:
     return min(found.centre[axis] for found in high) - edge >= RELATION_GAP
 
 
-def _placed(place: str, group: list[Found]) -> bool:
+def placed(place: str, group: list[Found]) -> bool:
     """Whether every object's centre lies where it was asked for."""
     return all(_is_at(place, *found.centre) for found in group)
 
@@ -182,7 +182,7 @@ def _is_at(place: str, x: float, y: float) -> bool:
     return (along if place in ("left", "top") else 1 - along) < 0.5 - OFF_MIDDLE / 2
 
 
-def _sized(items: tuple[Item, ...], groups: list[list[Found]]) -> bool:
+def sized(items: tuple[Item, ...], groups: list[list[Found]]) -> bool:
     """Sizes that were asked for: against each other where two differ, else in the picture."""
     sides = [float(np.mean([found.side for found in group])) for group in groups]
     if len(items) == 1 and items[0].count == 1:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image, ImageFilter
+from scipy import ndimage
 
 from ..scenes.kinds import BACKGROUNDS
 
@@ -116,39 +117,6 @@ def _part(mask: np.ndarray, children: list[Part]) -> Part:
 
 def components(mask: np.ndarray) -> np.ndarray:
     """8-connected components of an (H, W) bool mask: int32 labels, 0 outside, 1.. inside."""
-    edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
-    rows, starts = np.nonzero(edges == 1)
-    ends = np.nonzero(edges == -1)[1]  # run i covers [starts[i], ends[i]) of rows[i]
-    parent = _linked_runs(rows.tolist(), starts.tolist(), ends.tolist())
-    roots = np.array([_root(parent, i) for i in range(len(parent))], np.int64)
-    numbers = np.unique(roots, return_inverse=True)[1] + 1 if len(roots) else roots
-    lengths = ends - starts
     labels = np.zeros(mask.shape, np.int32)
-    labels[mask] = np.repeat(numbers, lengths)  # runs are in row-major order, like mask's True
+    ndimage.label(mask, np.ones((3, 3), bool), output=labels)
     return labels
-
-
-def _linked_runs(rows: list[int], starts: list[int], ends: list[int]) -> list[int]:
-    """Union-find parents of the runs, joined where runs of neighbouring rows touch."""
-    parent = list(range(len(rows)))
-    above = 0  # first run of the row above that may still touch
-    for i in range(len(rows)):
-        while above < i and (rows[above] < rows[i] - 1 or _before(above, i, rows, starts, ends)):
-            above += 1
-        j = above
-        while j < i and rows[j] == rows[i] - 1 and starts[j] <= ends[i]:
-            parent[_root(parent, i)] = _root(parent, j)
-            j += 1
-    return parent
-
-
-def _before(j: int, i: int, rows: list[int], starts: list[int], ends: list[int]) -> bool:
-    """Whether run j of the row above ends before run i begins, diagonal contact included."""
-    return rows[j] == rows[i] - 1 and ends[j] < starts[i]
-
-
-def _root(parent: list[int], i: int) -> int:
-    while parent[i] != i:
-        parent[i] = parent[parent[i]]
-        i = parent[i]
-    return i

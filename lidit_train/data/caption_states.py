@@ -18,11 +18,13 @@ from lidit_core.errors import LiDiTError
 from lidit_core.io.atomic import replacing
 from lidit_core.llm.hub import model_folder
 from lidit_core.llm.locate import locate
-from lidit_core.text.cache import DiskCache, PromptStates
+from lidit_core.text.cache import DiskCache, PromptStates, StateCaches, states_key
 from lidit_core.text.encoder import pad_states
-from lidit_core.text.prompt_encoder import PromptEncoder, states_key
+from lidit_core.text.prompt_encoder import PromptEncoder
 from lidit_core.text.spec import LLMSpec
 from lidit_core.text.states import LLMStates
+
+from ..memory import is_full
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +62,7 @@ class CaptionReader:
         self.spec, self.dtype = spec, dtype if folder else "float32"
         self.encoder = None if given else _encoder(spec, llm, device)
         self.disk = DiskCache(folder, max_bytes=1 << 62) if folder else None
+        self.caches = StateCaches(None, self.disk)  # a memory would be full at once
         if self.encoder is None:
             assert folder is not None  # what is given lies there
             self.identity = _noted(folder, spec)
@@ -84,7 +87,8 @@ class CaptionReader:
         """Those whose states are not kept yet, each once, the shortest first."""
         if self.disk is None:
             return []
-        absent = [t for t in dict.fromkeys(texts) if self._key(t) not in self.disk]
+        keys = {text: self._key(text) for text in texts}
+        absent = [text for text, key in keys.items() if key not in self.disk]
         return sorted(absent, key=len)
 
     def prepare(self, texts: Sequence[str]) -> None:
@@ -99,8 +103,7 @@ class CaptionReader:
             )
         for first in range(0, len(absent), CHUNK):
             part = absent[first : first + CHUNK]
-            for text, states in zip(part, self._compute(part)):
-                disk.put(self._key(text), states)
+            self._states(part)
             log.info("%s: %d of %d captions read", self.spec.name, first + len(part), len(absent))
         if absent and self.missing(absent):
             raise LiDiTError(
@@ -108,13 +111,22 @@ class CaptionReader:
                 f"{disk.folder}; make room on its disk, or set cache.states to false"
             )
 
+    def files(self, texts: Sequence[str]) -> list[Path]:
+        """Where the states of these texts are kept, or would be."""
+        return [] if self.disk is None else [self.disk.path(self._key(text)) for text in texts]
+
     def unload(self) -> None:
         """Let go of the LLM: from here on everything comes from the cache."""
         self.encoder = None
 
-    def kept(self, text: str) -> PromptStates | None:
-        """The states of one caption from the cache."""
-        return self.disk.get(self._key(text)) if self.disk else None
+    def tokens(self, texts: Sequence[str]) -> list[tuple[int, int]]:
+        """How many tokens of each text are read, and how many it has; kept ones that are there."""
+        if self.disk is not None:
+            kept = (self.disk.tokens(self._key(text)) for text in texts)
+            return [counts for counts in kept if counts is not None]
+        assert self.encoder is not None  # as nothing is kept
+        rendered = map(self.encoder.encoder().renderer, texts)
+        return [(tokens.used, tokens.total) for tokens in rendered]
 
     def read(self, texts: Sequence[str]) -> LLMStates:
         """Float32 states (B, L, C) of the texts, padded to the longest."""
@@ -122,24 +134,31 @@ class CaptionReader:
 
     def read_counted(self, texts: Sequence[str]) -> CaptionStates:
         """The states of the texts, and how many tokens of each are read."""
-        distinct = list(dict.fromkeys(texts))
-        kept = {text: self.kept(text) for text in distinct}
-        known = {text: states for text, states in kept.items() if states is not None}
-        fresh = [text for text in distinct if text not in known]
-        if fresh and self.encoder is None:
-            raise LiDiTError(
-                f"the cache has no states of {fresh[0][:60]!r} from {self.spec.name}; it was "
-                "changed while training, so start the same command again"
-            )
-        for first in range(0, len(fresh), CHUNK):
-            part = fresh[first : first + CHUNK]
-            known |= dict(zip(part, self._compute(part)))
+        distinct, known = list(dict.fromkeys(texts)), {}
+        for first in range(0, len(distinct), CHUNK):
+            part = distinct[first : first + CHUNK]
+            known |= dict(zip(part, self._states(part)))
         rows = [known[text] for text in texts]
         return CaptionStates(pad_states(rows), tuple(row.used for row in rows))
 
+    def _states(self, texts: list[str]) -> list[PromptStates]:
+        return self.caches.states(texts, lambda: self.identity, self._compute)
+
     def _compute(self, texts: list[str]) -> list[PromptStates]:
-        assert self.encoder is not None  # whoever calls has seen to it
-        rows = self.encoder.encoder().encode_rows(texts)
+        if self.encoder is None:
+            raise LiDiTError(
+                f"the cache has no states of {texts[0][:60]!r} from {self.spec.name}; it was "
+                "changed while training, so start the same command again"
+            )
+        try:
+            rows = self.encoder.encoder().encode_rows(texts)
+        except Exception as error:
+            if len(texts) == 1 or not is_full(error):
+                raise
+            rows = None  # halves are read outside of the handler, which holds what has failed
+        if rows is None:
+            half = len(texts) // 2
+            return [*self._compute(texts[:half]), *self._compute(texts[half:])]
         return [replace(row.cpu(), hidden=row.hidden.cpu().to(TORCH[self.dtype])) for row in rows]
 
     def _key(self, text: str) -> str:

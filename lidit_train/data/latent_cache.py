@@ -1,16 +1,21 @@
 """Latents of all pictures, computed once and kept in pieces; what cannot be read is marked.
 
-A piece is named after all that its latents depend on, so a changed picture, shape or autoencoder
-never meets an old piece, and work that was interrupted goes on with the first piece that lacks.
+The pictures of a bucket are taken 512 at a time. Such a chunk is named after all that its latents
+depend on, pictures by their path, size and time of change, so that a start over the same data looks
+into no picture. A chunk of a new name is looked for picture by picture, each by its bytes: what is
+known, wherever it lies and whenever it was copied, is not encoded again. A chunk is thus a piece of
+its own, or a list of places in pieces.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -21,22 +26,28 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lidit_core.errors import LiDiTError
-from lidit_core.io.tensors import write_safetensors
+from lidit_core.io.atomic import replacing
+from lidit_core.io.tensors import opened, write_safetensors
 
 from .buckets import fit
 from .schedule import StageBuckets
 from .sources import PictureSource
+from .workers import ignore_interrupts
 
 log = logging.getLogger(__name__)
 
-PIECE = 512  # pictures in a file
-BATCH = 32  # pictures encoded at once
+PIECE = 512  # pictures in a chunk
+BATCH = 32  # pictures encoded at once, at most
+AREA = BATCH * 256 * 256  # pixels encoded at once, at most
+KEYS = "keys"  # in a piece's metadata: of each of its pictures
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises
-Part = tuple[int, np.ndarray, tuple[int, int]]  # of a source: indices, and their pictures' size
+Size = tuple[int, int]  # of a bucket: width, height
+Part = tuple[int, np.ndarray, Size]  # of a source: indices, and their pictures' size
+Place = tuple[str, int]  # a piece's file, and the row in it
 Encode = Callable[[Tensor], Tensor]  # (B, 3, H, W) uint8 -> latents (B, C, h, w)
 
 
-def read_picture(source: PictureSource, index: int, size: tuple[int, int]) -> Tensor | None:
+def read_picture(source: PictureSource, index: int, size: Size) -> Tensor | None:
     """(3, H, W) uint8 at the size of its bucket, (width, height); None if it cannot be decoded."""
     try:
         picture = fit(source.picture(index, size), size)
@@ -50,6 +61,21 @@ def as_pixels(pictures: Tensor) -> Tensor:
     return (pictures.float() / 255).contiguous(memory_format=torch.channels_last)
 
 
+def at_once(size: Size) -> int:
+    """Pictures of this width and height that an autoencoder is given together."""
+    return max(1, min(BATCH, AREA // (size[0] * size[1])))
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Up to 512 pictures of one source and one bucket."""
+
+    name: str
+    source: int
+    indices: np.ndarray
+    size: Size
+
+
 class LatentCache:
     """The latents of every picture of every stage.
 
@@ -60,7 +86,8 @@ class LatentCache:
 
     def __init__(self, folder: Path, vae: str, dtype: torch.dtype) -> None:
         self.folder, self.vae, self.dtype = folder, vae, dtype
-        self._place: dict[tuple[int, int, tuple[int, int]], tuple[Path, int]] = {}
+        self._rows: dict[tuple[int, int, Size], tuple[str, int]] = {}  # chunk, and row in it
+        self._lists: dict[str, list[Place] | None] = {}  # of chunks that are no piece of their own
 
     def prepare(
         self,
@@ -70,58 +97,156 @@ class LatentCache:
         share: slice = slice(None),
         workers: int = 0,
     ) -> None:
-        """Compute this process's share of the pieces that lack; workers read the pictures."""
-        pieces = list(self._pieces(sources, stages))
-        absent = [piece for piece in pieces[share] if not piece[0].is_file()]
-        parts = [
-            (source, indices[first : first + BATCH], size)
-            for _, source, indices, size in absent
-            for first in range(0, len(indices), BATCH)
+        """Compute this process's share of what lacks; workers read the pictures."""
+        self._lists.clear()
+        absent = [c for c in self.chunks(sources, stages)[share] if self._places(c.name) is None]
+        known = self._known() if absent else {}
+        found = [self._found(sources, chunk, known) for chunk in absent]
+        missing = [
+            chunk.indices[[place is None for place in places]]
+            for chunk, places in zip(absent, found)
         ]
-        ahead = DataLoader(_Pictures(sources, parts), batch_size=None, num_workers=workers)
-        read = iter(ahead)
-        for done, piece in enumerate(absent, start=1):
-            own = itertools.islice(read, -(-len(piece[2]) // BATCH))
-            write_safetensors(piece[0], self._computed(own, encode), {})
+        parts = [
+            (chunk.source, part, chunk.size)
+            for chunk, indices in zip(absent, missing)
+            for part in _batches(indices, chunk.size)
+        ]
+        read = iter(
+            DataLoader(
+                _Pictures(sources, parts),
+                batch_size=None,
+                num_workers=workers,
+                worker_init_fn=ignore_interrupts,
+            )
+        )
+        for done, (chunk, places, indices) in enumerate(zip(absent, found, missing), start=1):
+            own = itertools.islice(read, -(-len(indices) // at_once(chunk.size)))
+            self._write(chunk, places, len(indices), own, encode)
             log.info("latents: %d of %d pieces", done, len(absent))
 
-    def _pieces(self, sources, stages) -> Iterator[tuple[Path, int, np.ndarray, tuple[int, int]]]:
-        """Every piece: its file, source, pictures and their size; each picture finds its place."""
+    def chunks(
+        self, sources: Sequence[PictureSource], stages: Sequence[StageBuckets]
+    ) -> list[Chunk]:
+        """Every chunk; each picture finds its place."""
+        found = []
         for stage in stages:
             for number, buckets in enumerate(stage.members):
                 for size, members in zip(stage.sizes, buckets):
                     for first in range(0, len(members), PIECE):
                         indices = members[first : first + PIECE]
-                        path = self._path(sources[number], indices, size)
+                        name = self._name(sources[number], indices, size)
+                        chunk = Chunk(name, number, indices, size)
                         for row, index in enumerate(indices):
-                            self._place[number, int(index), size] = path, row
-                        yield path, number, indices, size
+                            self._rows[number, int(index), size] = chunk.name, row
+                        found.append(chunk)
+        return found
 
-    def _path(self, source: PictureSource, indices: np.ndarray, size: tuple[int, int]) -> Path:
+    def _name(self, source: PictureSource, indices: np.ndarray, size: Size) -> str:
         of = hashlib.sha256(f"{self.vae}\0{self.dtype}\0{size}".encode())
         for index in indices:
             of.update(b"\0" + source.key(int(index)).encode())
-        return self.folder / f"{of.hexdigest()[:24]}.safetensors"
+        return of.hexdigest()[:24]
+
+    def _places(self, name: str) -> list[Place] | None:
+        """Where a chunk's pictures are, if all of them are there; [] = in its own piece."""
+        if self._piece(name).is_file():
+            return []
+        places = _listed(self.folder / f"{name}.json")
+        if places is None or not all((self.folder / f).is_file() for f in {f for f, _ in places}):
+            return None
+        return places
+
+    def _piece(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+    def _known(self) -> dict[str, Place]:
+        """Every picture of which the folder has latents, by its bytes, if its piece says that."""
+        known = {}
+        for path in sorted(self.folder.glob("*.safetensors")):
+            try:
+                with opened(path) as file:
+                    keys = json.loads((file.metadata() or {}).get(KEYS, "[]"))
+            except (LiDiTError, ValueError):  # a broken piece is told of when it is read
+                continue
+            known |= {key: (path.name, row) for row, key in enumerate(keys)}
+        return known
+
+    def _found(self, sources, chunk: Chunk, known: dict[str, Place]) -> list[Place | None]:
+        if not known:
+            return [None] * len(chunk.indices)
+        return [
+            known.get(self._key(key, chunk.size)) for key in _keys(sources[chunk.source], chunk)
+        ]
+
+    def _key(self, picture: str, size: Size) -> str:
+        of = f"{self.vae}\0{self.dtype}\0{size}\0{picture}"
+        return hashlib.sha256(of.encode()).hexdigest()[:32]
 
     @torch.no_grad()
-    def _computed(self, read, encode: Encode) -> dict[str, Tensor]:
-        parts, good = [], []
-        for pictures, decoded in read:
+    def _write(self, chunk: Chunk, places: list[Place | None], count: int, read, encode) -> None:
+        """Write a piece of what was read, and a list where some of the chunk lies elsewhere."""
+        parts, good, keys = [], [], []
+        for pictures, decoded, own in read:
             parts.append(encode(pictures).to("cpu", self.dtype))
             good.append(decoded)
-        return {"latents": torch.cat(parts), "good": torch.cat(good)}
+            keys += [self._key(key, chunk.size) for key in own]
+        whole = count == len(places)
+        name = chunk.name if whole else hashlib.sha256("".join(keys).encode()).hexdigest()[:24]
+        path = self._piece(name)
+        if count:
+            tensors = {"latents": torch.cat(parts), "good": torch.cat(good)}
+            write_safetensors(path, tensors, {KEYS: json.dumps(keys)})
+        if not whole:
+            rows = iter(range(count))
+            listed = [place or (path.name, next(rows)) for place in places]
+            with replacing(self.folder / f"{chunk.name}.json") as beside:
+                beside.write_text(json.dumps(listed))
 
-    def read(self, source: int, index: int, size: tuple[int, int]) -> Tensor | None:
+    def read(self, source: int, index: int, size: Size) -> Tensor | None:
         """A picture's latents (C, h, w) float32; None if the picture could not be decoded."""
-        path, row = self._place[source, index, size]
-        file, good = _opened(path)
+        name, row = self._rows[source, index, size]
+        if name not in self._lists:
+            self._lists[name] = None if self._piece(name).is_file() else self._places(name)
+        places = self._lists[name]
+        file, row = (f"{name}.safetensors", row) if places is None else places[row]
+        held, good = _opened(self.folder / file)
         if not good[row]:
             return None
-        return file.get_slice("latents")[row : row + 1][0].float()
+        return held.get_slice("latents")[row : row + 1][0].float()
+
+    def unused(
+        self, sources: Sequence[PictureSource], stages: Sequence[StageBuckets]
+    ) -> list[Path]:
+        """The folder's files that hold no latents of these pictures."""
+        used = set()
+        for chunk in self.chunks(sources, stages):
+            places = self._places(chunk.name) or []
+            used |= {file for file, _ in places}
+            used.add(f"{chunk.name}.{'json' if places else 'safetensors'}")
+        files = (p for end in ("safetensors", "json") for p in self.folder.glob(f"*.{end}"))
+        return sorted(path for path in files if path.name not in used)
+
+
+def _batches(indices: np.ndarray, size: Size) -> Iterator[np.ndarray]:
+    step = at_once(size)
+    yield from (indices[first : first + step] for first in range(0, len(indices), step))
+
+
+def _keys(source: PictureSource, chunk: Chunk) -> list[str]:
+    with ThreadPoolExecutor(4) as threads:
+        return list(threads.map(partial(_content_key, source), chunk.indices.tolist()))
+
+
+def _content_key(source: PictureSource, index: int) -> str:
+    """Of a picture's bytes; of one that cannot be read just now, of what is known of its file."""
+    try:
+        return source.content_key(index)
+    except OSError:
+        return f"unreadable {source.key(index)}"
 
 
 class _Pictures(Dataset):
-    """Pictures (n, 3, H, W) uint8 of one source, and which of them could be decoded (n,)."""
+    """Pictures (n, 3, H, W) uint8 of one source, which could be decoded (n,), and their keys."""
 
     def __init__(self, sources: Sequence[PictureSource], parts: Sequence[Part]) -> None:
         self.sources, self.parts = sources, parts
@@ -129,14 +254,23 @@ class _Pictures(Dataset):
     def __len__(self) -> int:
         return len(self.parts)
 
-    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
-        source, indices, size = self.parts[number]
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor, list[str]]:
+        place, indices, size = self.parts[number]
+        source = self.sources[place]
         with ThreadPoolExecutor(4) as threads:
-            one = partial(read_picture, self.sources[source], size=size)
-            read = list(threads.map(one, indices.tolist()))
+            read = list(threads.map(partial(read_picture, source, size=size), indices.tolist()))
+            keys = list(threads.map(partial(_content_key, source), indices.tolist()))
         blank = torch.zeros(3, size[1], size[0], dtype=torch.uint8)
         pictures = torch.stack([blank if picture is None else picture for picture in read])
-        return pictures, torch.tensor([picture is not None for picture in read])
+        return pictures, torch.tensor([picture is not None for picture in read]), keys
+
+
+def _listed(path: Path) -> list[Place] | None:
+    """A chunk's list of places; None where there is no list, or a broken one."""
+    try:
+        return [(str(file), int(row)) for file, row in json.loads(path.read_text())]
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 @lru_cache(maxsize=512)

@@ -27,6 +27,7 @@ from .latent_cache import read_picture
 from .prepare import Prepared
 from .sample_draws import Chance, chance
 from .schedule import Row, StepPlan
+from .workers import ignore_interrupts
 
 Item = TypeVar("Item")
 
@@ -181,6 +182,7 @@ class Loader:
             num_workers=workers,
             prefetch_factor=4 if workers else None,
             collate_fn=_as_it_is,
+            worker_init_fn=ignore_interrupts,
             pin_memory=torch.device(self.device).type == "cuda",
         )
         for fetched in ahead:

@@ -17,14 +17,17 @@ from lidit_core.errors import LiDiTError
 from lidit_core.io.atomic import replacing
 from lidit_core.io.records import read_record
 from lidit_core.model.config import LatentFormat, LiDiTConfig
+from lidit_core.model.vae import DOWNSAMPLING
 from lidit_core.paths import at_home
 
 from ..input_spec import InputSpec
+from ..memory import InParts
 from ..recipe import Recipe
 from .autoencoders import Autoencoder, AutoencoderFile, find_autoencoder
 from .buckets import bucket_sizes, nearest_bucket
+from .budget import tell_cut
 from .caption_states import TORCH, CaptionReader
-from .latent_cache import LatentCache, as_pixels, read_picture
+from .latent_cache import LatentCache, as_pixels, at_once, read_picture
 from .latent_statistics import measured_format
 from .room import check_room
 from .schedule import Schedule, StageBuckets
@@ -35,6 +38,10 @@ log = logging.getLogger(__name__)
 
 MEASURED = 2048  # pictures that the latents' statistics are taken from
 UNCACHED = 256  # of them, where each must be encoded for that
+FULL = (
+    "lower the stage's resolution, end what else uses this memory, or keep the run off the GPU "
+    "with --device cpu"
+)
 LATENTS = "latents.json"  # in the run's folder: the format with what was measured
 CONFIG = "config.json"  # where runs of before keep it, in a LI-DiT's whole configuration
 
@@ -54,18 +61,37 @@ class Prepared:
 
 @dataclass
 class Opened:
-    """The autoencoder, opened when it is first needed."""
+    """The autoencoder, opened when it is first needed; it takes what memory has room for."""
 
     file: AutoencoderFile
     device: torch.device | str
+    half: bool = False  # computes in bf16, where it is diffusers'
 
     @cached_property
     def model(self) -> Autoencoder:
-        return self.file.open(self.device)
+        return self.file.open(self.device, self.half)
+
+    @cached_property
+    def _encoder(self) -> InParts:
+        return InParts(lambda x: self.model.encode(as_pixels(x.to(self.device))), FULL)
+
+    @cached_property
+    def _decoder(self) -> InParts:
+        return InParts(lambda x: self.model.decode(x.to(self.device)), FULL)
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Encode (B, 3, H, W) uint8, moved as it is: a GPU makes floats of it much sooner."""
-        return self.model.encode(as_pixels(pictures.to(self.device)))
+        return self._encoder(pictures, at_once((pictures.shape[3], pictures.shape[2])))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1] of latents (B, C, h, w) before they are normalised."""
+        width, height = (DOWNSAMPLING * latents.shape[side] for side in (3, 2))
+        return self._decoder(latents, at_once((width, height)))
+
+    def let_go(self) -> None:
+        """Free its memory until it is needed again."""
+        for name in ("model", "_encoder", "_decoder"):
+            self.__dict__.pop(name, None)
 
 
 def prepare(
@@ -86,6 +112,8 @@ def prepare(
     cache = at_home(recipe.cache.folder or out / "cache")
     with accelerator.main_process_first():  # the others find the indices ready
         sources = tuple(open_source(s, recipe.data, cache / "index") for s in recipe.data.sources)
+    if recipe.content:
+        _check_content(sources)
     stages = stage_buckets(recipe, spec, sources)
     schedule = Schedule(recipe, stages, tuple(range(len(spec.llms))))
     readers = _readers(recipe, spec, cache, accelerator, llms)
@@ -93,7 +121,38 @@ def prepare(
     vae, latents = _latents(recipe, spec, cache, sources, stages, accelerator, checkpoint)
     if recipe.model.measure_latents:
         spec = replace(spec, latent=_measured(spec, out, sources, stages, vae, latents))
+    for reader in readers.values():  # the last, as an LLM that keeps nothing is loaded for it
+        tell_cut(reader, _captions(sources))
     return Prepared(spec, sources, stages, readers, vae, latents, schedule)
+
+
+def unused(
+    recipe: Recipe,
+    spec: InputSpec,
+    out: Path,
+    accelerator: Accelerator,
+    llms: Mapping[str, str],
+    checkpoint: Path | None = None,
+) -> list[Path]:
+    """Files in the recipe's caches that hold nothing it reads; the arguments are `prepare`'s."""
+    cache = at_home(recipe.cache.folder or out / "cache")
+    sources = tuple(open_source(s, recipe.data, cache / "index") for s in recipe.data.sources)
+    texts = ["", *recipe.validation.prompts, *_captions(sources)]
+    readers = _readers(recipe, spec, cache, accelerator, llms).values()
+    kept = {path for reader in readers for path in reader.files(texts)}
+    states = [p for p in sorted((cache / "states").glob("*/*.safetensors")) if p not in kept]
+    file = find_autoencoder(recipe.model.vae, spec.latent, checkpoint)
+    latents = LatentCache(cache / "latents", file.identity(), TORCH[recipe.cache.dtype])
+    return states + latents.unused(sources, stage_buckets(recipe, spec, sources))
+
+
+def _check_content(sources: Sequence[PictureSource]) -> None:
+    """Every source must say what its patches show, before a caption is read for such a run."""
+    if any(source.content(0, 1, 1) is None for source in sources):
+        raise LiDiTError(
+            "the recipe teaches content, but a source does not say what each patch shows; "
+            "leave content out of the recipe, or the source"
+        )
 
 
 def stage_buckets(
@@ -137,15 +196,19 @@ def _readers(recipe, spec: InputSpec, cache: Path, accelerator, llms) -> dict[in
         }
 
 
+def _captions(sources: Sequence[PictureSource]) -> list[str]:
+    """Every caption, each once."""
+    texts = (t for source in sources for i in range(len(source.sizes)) for t in source.captions(i))
+    return list(dict.fromkeys(text for text, _ in texts))
+
+
 def _read_captions(recipe: Recipe, spec: InputSpec, sources, readers, accelerator) -> None:
     """Fill the cache of states with the captions that each branch may meet."""
     if not (spec.keeps_states(recipe.cache) or recipe.cache.given):
         return
-    texts = ["", *recipe.validation.prompts]
-    for source in sources:
-        texts += [text for i in range(len(source.sizes)) for text, _ in source.captions(i)]
+    texts = dict.fromkeys(["", *recipe.validation.prompts]) | dict.fromkeys(_captions(sources))
     processes = accelerator.num_processes
-    mine = list(dict.fromkeys(texts))[accelerator.process_index :: processes]
+    mine = list(texts)[accelerator.process_index :: processes]
     for i, reader in readers.items():
         if not recipe.cache.given:
             check_room(spec, i, reader, mine, processes)
@@ -158,12 +221,14 @@ def _latents(
     recipe: Recipe, spec: InputSpec, cache: Path, sources, stages, accelerator, checkpoint
 ):
     file = find_autoencoder(recipe.model.vae, spec.latent, checkpoint)
-    vae = Opened(file, accelerator.device)
+    half = accelerator.mixed_precision == "bf16"
+    vae = Opened(file, accelerator.device, half)
     if not recipe.cache.latents:
         return vae, None
     latents = LatentCache(cache / "latents", file.identity(), TORCH[recipe.cache.dtype])
     mine = slice(accelerator.process_index, None, accelerator.num_processes)
     latents.prepare(sources, stages, vae.encode, mine, recipe.data.workers)
+    vae.let_go()
     accelerator.wait_for_everyone()
     return vae, latents
 

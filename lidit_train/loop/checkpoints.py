@@ -9,8 +9,10 @@ another number of processes.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import pickle
 import shutil
 import warnings
@@ -34,6 +36,7 @@ log = logging.getLogger(__name__)
 
 PREFIX = "step-"
 NUMBERS = "numbers.json"
+FULL = 64 << 20  # bytes: with fewer left a disk counts as full
 DAMAGED = (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError)
 
 
@@ -68,9 +71,10 @@ class Checkpoints:
         except (CheckpointException, SafetensorError, OSError, RuntimeError) as error:
             if self.accelerator.is_main_process:
                 shutil.rmtree(beside, ignore_errors=True)
+            before = "the one before it is whole: " if self.found() else "there is none before it: "
             raise LiDiTError(
-                f"the checkpoint {path} cannot be written ({_cause(error)}); the one before it is "
-                "whole: make room on its disk and start the same command again"
+                f"the checkpoint {path} cannot be written ({_cause(error, self.folder)}); {before}"
+                "make room on its disk and start the same command again"
             ) from error
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
@@ -109,10 +113,12 @@ class Checkpoints:
                 _set_random_state(load_file(random))
             return state, json.loads((path / NUMBERS).read_text())
         except (CheckpointException, SafetensorError, OSError, *DAMAGED) as error:
+            older = [step for step, other in self.found() if other < path]
+            then = f"that of step {older[0]} is taken" if older else "the run begins anew"
             raise LiDiTError(
-                f"the checkpoint {path} does not fit ({_cause(error)}); take the recipe that the "
-                "run was begun with, name another folder with --out, or delete this checkpoint "
-                "if it is damaged, so that the one before it is taken"
+                f"the checkpoint {path} does not fit ({_cause(error, path)}); take the recipe that "
+                "the run was begun with, name another folder with --out, or delete this checkpoint "
+                f"if it is damaged, so that {then}"
             ) from error
 
     def _load_tensors(self, path: Path, state: dict[str, Any]) -> None:
@@ -192,8 +198,27 @@ def _quietly(function, *arguments, **options) -> None:
         function(*arguments, **options)
 
 
-def _cause(error: BaseException) -> str:
-    """The reason of one process among those that a CheckpointException collects."""
-    if isinstance(error, CheckpointException) and error.failures:
-        return first_line(next(iter(error.failures.values()))[0])
-    return first_line(error)
+def _one_of(error: BaseException) -> BaseException:
+    failures: dict = getattr(error, "failures", {})  # of a CheckpointException, by process
+    return next((failure[0] for failure in failures.values()), error)
+
+
+def _cause(error: BaseException, place: Path) -> str:
+    """The reason in the system's words, of one process among those that a save collects."""
+    error = _one_of(error)
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.strerror:
+            return seen.strerror
+        seen = seen.__cause__ or seen.__context__
+    told = first_line(error)
+    if "write" not in told and "enforce fail" not in told:
+        return told
+    # torch's writer in C++ keeps the system's reason to itself
+    return os.strerror(errno.ENOSPC if _is_full(place) else errno.EIO)
+
+
+def _is_full(place: Path) -> bool:
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free < FULL

@@ -15,13 +15,12 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.tracking import filter_trackers
 from torch import Tensor
 
-from lidit_core.errors import LiDiTError
 from lidit_core.io.atomic import replacing
 
 from ..recipe import Log
+from .trackers import open_trackers, show_picture
 
 log = logging.getLogger(__name__)
 
@@ -78,12 +77,24 @@ class Losses:
 
 
 class Journal:
-    """Writes ``log.jsonl`` in the run's folder and tells accelerate's trackers; rank 0 alone."""
+    """Writes ``log.jsonl`` in the run's folder and tells the trackers; rank 0 alone.
 
-    def __init__(self, folder: Path, recipe: Log, accelerator: Accelerator, steps: int) -> None:
+    Args:
+        stored: the whole recipe, for trackers that keep it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        recipe: Log,
+        accelerator: Accelerator,
+        steps: int,
+        stored: Mapping[str, Any] | None = None,
+    ) -> None:
         self.path, self.recipe, self.accelerator, self.steps = (
             folder / "log.jsonl", recipe, accelerator, steps,
         )  # fmt: skip
+        self.stored = stored or {}
         self.began = time.monotonic()
 
     def begin(self, step: int) -> None:
@@ -92,28 +103,8 @@ class Journal:
             lines = self.path.read_text().splitlines(keepends=True)
             with replacing(self.path) as beside:
                 beside.write_text("".join(line for line in lines if _is_before(line, step)))
-        self._open_trackers(step)
+        open_trackers(self.accelerator, self.recipe.trackers, self.path.parent, step, self.stored)
         self.began = time.monotonic()
-
-    def _open_trackers(self, step: int) -> None:
-        folder = str(self.path.parent)
-        there = []
-        for name in self.recipe.trackers:
-            try:
-                found = filter_trackers([name], logging_dir=folder)
-            except ValueError as error:
-                raise LiDiTError(
-                    f"the recipe's tracker {name!r} is none of accelerate's; expected "
-                    "'tensorboard', 'wandb' or another that `accelerate` knows"
-                ) from error
-            there += found
-            if not found:
-                log.warning("the tracker %s is left out: its package is not installed", name)
-        if there:
-            self.accelerator.log_with = there
-            self.accelerator.project_configuration.logging_dir = folder
-            options = {"tensorboard": {"purge_step": step + 1}}
-            self.accelerator.init_trackers("trackers", init_kwargs=options)
 
     def write(self, step: int, line: Mapping[str, Any], images: int) -> dict[str, Any]:
         """Add a line; how fast it went and when is told too, but is no part of a curve.
@@ -140,9 +131,7 @@ class Journal:
 
     def picture(self, step: int, name: str, pixels: Tensor) -> None:
         """Show a picture (H, W, 3) uint8 where a tracker can."""
-        for tracker in self.accelerator.trackers:
-            if hasattr(tracker, "log_images"):
-                tracker.log_images({name: pixels[None].numpy()}, step=step, dataformats="NHWC")
+        show_picture(self.accelerator, step, name, pixels)
 
 
 def _is_before(line: str, step: int) -> bool:

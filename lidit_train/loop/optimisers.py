@@ -16,6 +16,7 @@ STATE = {torch.optim.AdamW: ("exp_avg", "exp_avg_sq"), Muon: ("velocity",)}
 def optimisers_of(learner: nn.Module, recipe: Optimiser) -> list[torch.optim.Optimizer]:
     """AdamW, where only matrices decay; Muon for the blocks' matrices where asked for.
 
+    Embeddings, which hold a text side's registers and the mix of its layers, do not decay.
     The blocks are the transformer's and the linguistic refiners', and an adapter's added
     projections; the collaborative refiner's matrices stay with AdamW. What is frozen is left out.
     """
@@ -24,10 +25,15 @@ def optimisers_of(learner: nn.Module, recipe: Optimiser) -> list[torch.optim.Opt
     if recipe.name == "muon":
         inner = [p for name, p in trained if p.ndim > 1 and any(part in name for part in INNER)]
     chosen = {id(p) for p in inner}
+    tables = {id(m.weight) for m in learner.modules() if isinstance(m, nn.Embedding)}
+
+    def decays(p: nn.Parameter) -> bool:
+        return p.ndim > 1 and id(p) not in tables
+
     rest = [p for _, p in trained if id(p) not in chosen]
     groups = [
-        {"params": [p for p in rest if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in rest if decays(p)], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in rest if not decays(p)], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     found: list[torch.optim.Optimizer] = []

@@ -30,6 +30,7 @@ from lidit_core.errors import LiDiTError
 
 from ..learner import Learner
 from ..recipe import Compute
+from .voice import hush
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def _check_joined(joined: int) -> None:
 def tell_processes(accelerator: Accelerator) -> None:
     """The first process says how many there are; from then on it alone tells how things go."""
     if not accelerator.is_main_process:
-        return logging.getLogger(__package__).setLevel(logging.WARNING)
+        return hush()
     count, device = accelerator.num_processes, accelerator.device.type
     log.info("training on %d process%s (%s)", count, "" if count == 1 else "es", device)
     if count == 1 and set(os.environ) >= ASKED:
@@ -81,11 +82,6 @@ def tell_processes(accelerator: Accelerator) -> None:
         )
 
 
-def is_first() -> bool:
-    """Whether this process speaks for all, as far as the launcher's environment says."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def together(learner: Learner, accelerator: Accelerator, compute: Compute) -> nn.Module:
     """The module to call: with gradients averaged over all processes, and shared out if asked."""
     if compute.shard:
@@ -94,17 +90,22 @@ def together(learner: Learner, accelerator: Accelerator, compute: Compute) -> nn
     return accelerator.prepare_model(learner)
 
 
+def check_several(accelerator: Accelerator) -> None:
+    """Refuse to divide a model over one process."""
+    if accelerator.num_processes < 2:
+        raise LiDiTError(
+            "the recipe's compute.shard divides the model over several processes, and this is one; "
+            f"start it with `{SEVERAL}`, or leave it out"
+        )
+
+
 def shard(learner: Learner, accelerator: Accelerator, compute: Compute) -> None:
     """Divide weights, gradients and optimiser over all processes, a block at a time.
 
     Raises:
         LiDiTError: there is but one process.
     """
-    if accelerator.num_processes < 2:
-        raise LiDiTError(
-            "the recipe's compute.shard divides the model over several processes, and this is one; "
-            f"start it with `{SEVERAL}`, or leave it out"
-        )
+    check_several(accelerator)
     learner.to(accelerator.device)
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     policy = MixedPrecisionPolicy()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,18 +21,21 @@ from torch.distributed.checkpoint.state_dict import (
 from lidit_core.errors import LiDiTError
 
 from ..batch import Batch
-from ..data.loader import Fetched, Loader
+from ..data.loader import Loader
 from ..data.schedule import stage_at
 from ..learner import Learner
 from ..recipe import Recipe
 from .checkpoints import Checkpoints, decayed_to, tell_longer
-from .cuda_graph import Replayed, can_be_replayed
+from .computing.cuda_graph import replayed
+from .computing.frozen import computing, holds_half
 from .ema import EMA
 from .journal import Journal, Losses
 from .learning_rate import decay_factor, decay_start, learning_rate
 from .longest_prompt import LongestPrompts
 from .optimisers import optimisers_of
 from .parallel import is_sharded, local, together, whole
+from .stopping import Signals, Stopped
+from .voice import of_all
 
 log = logging.getLogger(__name__)
 
@@ -57,20 +62,24 @@ class Trainer:
         folder: Path,
         draw: Callable[[int], torch.Tensor] | None = None,
     ) -> None:
-        self.recipe, self.learner, self.loader, self.draw = recipe, learner, loader, draw
+        self.recipe, self.learner, self.loader = recipe, learner, loader
+        self.draw, self.stop, self.stopped = draw, Signals(), False
+        self.write: Callable[[int], object] = lambda step: None  # after each save, by all
         self.accelerator, self.schedule = accelerator, loader.schedule
         if recipe.compute.compile:
             for block in learner.blocks():
                 block.compile()
+        self.half = holds_half(recipe.compute, accelerator.mixed_precision == "bf16")
         self.parallel = together(learner, accelerator, recipe.compute)
-        replays = can_be_replayed(recipe.compute, accelerator.num_processes, accelerator.device)
-        self.replayed = Replayed(self._run, learner) if replays else None
+        self.replayed = replayed(self._run, learner, recipe.compute, accelerator)
         self.optimisers = optimisers_of(learner, recipe.optimiser)
         self.ema = EMA(learner, recipe.optimiser.ema)
         self.checkpoints = Checkpoints(folder / "checkpoints", recipe.checkpoints.keep, accelerator)
-        self.journal = Journal(folder, recipe.log, accelerator, recipe.steps)
+        self.journal = Journal(folder, recipe.log, accelerator, recipe.steps, asdict(recipe))
         self.longest = LongestPrompts([llm.name for llm in loader.fetcher.spec.llms])
-        self.step, self.bad, self.skipped = 0, 0, 0
+        self.step, self.bad, self.skipped, self.begun = 0, 0, 0, False
+        self.broken: set[tuple[int, int]] = set()  # source and place of what cannot be decoded
+        self.told: set[tuple[int, int]] = set()  # of those
         self.losses = self.no_losses()  # since the log's last line
         self.decay_start = decay_start(recipe.steps, recipe.optimiser.decay)
 
@@ -78,11 +87,25 @@ class Trainer:
         """Go on from the newest checkpoint to the recipe's last step, which is saved too.
 
         So is the last step before the decay, from which a run that is lengthened goes on.
+
+        Raises:
+            Stopped: by Ctrl-C or SIGTERM; the step that was under way is saved.
         """
-        self.resume()
-        self.journal.begin(self.step)
+        self.begin()
+        with self.stop:
+            self._steps(on_step)
+        self._check_learnt()
+
+    def begin(self) -> None:
+        """Take up the newest checkpoint and open the log there; once."""
+        if not self.begun:
+            self.resume()
+            self.journal.begin(self.step)
+            self.begun = True
+
+    def _steps(self, on_step: Callable[[int, float], None]) -> None:
         for fetched, batch in self.loader:
-            self._tell_replaced(fetched)
+            self.broken |= set(fetched.replaced)
             loss, norm = self.train_step(batch, self.losses)
             self.longest.see(batch.used)
             self.losses.step(loss, norm, len(fetched.plan.rows))
@@ -92,10 +115,12 @@ class Trainer:
                 self._write(self.losses)
                 self.losses = self.no_losses()
             self._draw()
-            if saves or self.step == self.decay_start:
+            if saves or self.step == self.decay_start or self.stopped:
                 self.save(fetched.plan.position)
+                self.write(self.step)
                 self.journal.pause()
-        self._check_learnt()
+            if self.stopped and self.step < self.recipe.steps:
+                raise Stopped(self.stop.number or signal.SIGTERM, self.step, self.recipe.steps)
 
     def _check_learnt(self) -> None:
         if self.step and self.skipped == self.step:
@@ -105,9 +130,10 @@ class Trainer:
                 "captions and pictures, and begin in another folder with --out"
             )
 
-    def averaged(self) -> dict[str, torch.Tensor]:
-        """The learner's weights with their averages in place, whole; every process must ask."""
-        return {k: whole(v) for k, v in self.ema.over(self.learner.state_dict()).items()}
+    def weights(self, averaged: bool = True) -> dict[str, torch.Tensor]:
+        """The learner's weights, with their averages in place or not, whole; all must ask."""
+        plain = self.learner.state_dict()
+        return {k: whole(v) for k, v in (self.ema.over(plain) if averaged else plain).items()}
 
     def train_step(self, batch: Batch, losses: Losses) -> tuple[float, float]:
         """One step; the mean loss of all processes and the gradient's norm."""
@@ -121,7 +147,14 @@ class Trainer:
         for optimiser in self.optimisers:
             optimiser.zero_grad()
         self.step += 1
-        return cast(torch.Tensor, self.accelerator.reduce(loss, "mean")).item(), norm
+        return self._shared(loss), norm
+
+    def _shared(self, loss: torch.Tensor) -> float:
+        """The mean loss of all processes; they learn too whether one of them is to stop."""
+        told = torch.stack([loss, loss.new_tensor(float(self.stop.number))])
+        mean, stop = cast(torch.Tensor, self.accelerator.reduce(told, "mean")).tolist()
+        self.stopped = stop > 0
+        return mean
 
     def _backward(self, batch: Batch, losses: Losses) -> torch.Tensor:
         """Gradients of the whole share, a micro batch at a time; this process's loss."""
@@ -133,8 +166,7 @@ class Trainer:
         total = torch.zeros((), device=batch.x.device)
         for first in range(0, len(batch), size):
             part = batch.part(slice(first, first + size))
-            last = first + size >= len(batch)
-            with self._gradients_shared(last):
+            with self._gradients_shared(first + size >= len(batch)):
                 loss, errors = self._run(part, len(part) / len(batch))
             losses.add(errors, part.time)
             total += loss
@@ -142,7 +174,7 @@ class Trainer:
 
     def _run(self, batch: Batch, weight: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
         """Forward and backward pass: the loss (), weighted, and the errors (B,)."""
-        with self.accelerator.autocast():
+        with computing(self.accelerator, self.half):
             loss, errors = self.parallel(batch)
             loss = loss * weight
             loss.backward()
@@ -186,11 +218,16 @@ class Trainer:
         line = self.journal.write(self.step, line, losses.images)
         told = self.step, self.recipe.steps, line.get("loss", math.nan), line["images/s"]
         log.info("step %d of %d: loss %.4f, %.1f images/s", *told)
+        self._tell_broken()
 
-    def _tell_replaced(self, fetched: Fetched) -> None:
-        for source, index in fetched.replaced:
-            name = self.recipe.data.sources[source].path
-            log.warning("picture %d of %s cannot be decoded; the next is taken", index, name)
+    def _tell_broken(self) -> None:
+        """Name, once, what a process could not decode; every process must ask."""
+        new = set(of_all(self.accelerator, sorted(self.broken - self.told)))
+        self.told |= new
+        for source, index in sorted(new):
+            name = self.loader.fetcher.sources[source].name(index)
+            place = self.recipe.data.sources[source].path
+            log.warning("%s of %s cannot be decoded; the next is taken in its place", name, place)
 
     def _draw(self) -> None:
         every = self.recipe.validation.every
@@ -241,6 +278,17 @@ class Trainer:
                     raise
                 log.warning("%s", error)
 
+    def take_up_step(self, step: int) -> None:
+        """Take up the checkpoint that follows a step."""
+        found = dict(self.checkpoints.found())
+        if step not in found:
+            there = ", ".join(map(str, sorted(found))) or "none"
+            raise LiDiTError(
+                f"{self.checkpoints.folder} has no checkpoint of step {step}; expected one of "
+                f"those that it has: {there}"
+            )
+        self._take_up(*self.checkpoints.load(found[step], self._state()))
+
     def _on_the_way(self) -> list[tuple[int, Path]]:
         """Step and folder of each checkpoint, the newest first; none of a shorter run's decay.
 
@@ -277,7 +325,18 @@ class Trainer:
         if "losses" in numbers:
             self.losses.load_state(numbers["losses"], self.accelerator)
         self._tell_stage(numbers.get("stage", self._stage()))
-        log.info("going on at step %d of %d", self.step, self.recipe.steps)
+        self._tell_place()
+
+    def _tell_place(self) -> None:
+        if self.step < self.recipe.steps:
+            return log.info("going on at step %d of %d", self.step, self.recipe.steps)
+        if self.step == self.recipe.steps:
+            return log.info("all %d steps are done; the final file is written again", self.step)
+        log.warning(
+            "the run has made %d steps, and the recipe has only %d: nothing is trained, and the "
+            "final file is that of step %d; for a shorter run name another folder with --out",
+            *(self.step, self.recipe.steps, self.step),
+        )
 
     def _tell_stage(self, made: int) -> None:
         """Warn where the recipe, since changed, gives the last step to another stage."""

@@ -15,8 +15,8 @@ from lidit_core.model.latents import denormalise
 from lidit_core.text.states import LLMStates
 
 from ..batch import Shown
-from ..data.autoencoders import Autoencoder
 from ..data.caption_states import CaptionReader
+from ..data.prepare import Opened
 from ..input_spec import InputSpec
 from ..learner import Learner
 from ..recipe import Validation
@@ -41,7 +41,7 @@ class Grid:
         self.recipe, self.spec = recipe, spec
         self.texts = {i: reader.read([*recipe.prompts, ""]) for i, reader in readers.items()}
 
-    def draw(self, learner: Learner, vae: Autoencoder, device: torch.device | str) -> Tensor:
+    def draw(self, learner: Learner, vae: Opened, device: torch.device | str) -> Tensor:
         """All prompts, one after the other, as one picture (H, W, 3) uint8."""
         count = len(self.recipe.prompts)
         pictures = []
@@ -50,7 +50,7 @@ class Grid:
             pictures.append(self._draw(learner, vae, rows, device))
         return _tiled(torch.cat(pictures))
 
-    def _draw(self, learner: Learner, vae: Autoencoder, rows: Tensor, device) -> Tensor:
+    def _draw(self, learner: Learner, vae: Opened, rows: Tensor, device) -> Tensor:
         latent, last = self.spec.latent, len(self.recipe.prompts)
         side = self.spec.native_size // latent.downsampling
         seeds = [self.recipe.seed + int(row) for row in rows]

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from lidit_core.errors import check
+from lidit_core.model.branch import masked_mean
 from lidit_core.model.dit import LiDiT
-from lidit_core.model.refiners import LinguisticTokenRefiner, masked_mean
+from lidit_core.model.refiners import LinguisticTokenRefiner
 from lidit_core.text.states import PADDING, LLMStates
 
 FLOOR = 1e-6  # of the largest variance; what lies below is rounding and is left out
@@ -64,7 +65,7 @@ def whiten_entry(refiner: LinguisticTokenRefiner, states: LLMStates) -> None:
     rows = torch.randperm(len(states), generator=torch.Generator().manual_seed(0))[:SAMPLE]
     states = states[rows].to(dtype=torch.float32)
     seen = states.roles != PADDING
-    hidden = refiner.entry_norm(states.hidden)
+    hidden = refiner.entered(states, torch.float32)
     whiten(refiner.entry, hidden[seen])
     whiten(refiner.c_embedder.in_layer, masked_mean(hidden, seen))
 

@@ -10,7 +10,7 @@ own square root, so that coarse ones stay larger than fine ones, as in a picture
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from lidit_core.model.vae import CHANNELS, DOWNSAMPLING, TinyAutoencoder, bias_of, convolution
@@ -33,7 +33,8 @@ def principal_components(pictures: list[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def _blocks(pictures: Tensor) -> Tensor:
-    return F.unfold(pictures, DOWNSAMPLING, stride=DOWNSAMPLING).transpose(1, 2).flatten(0, 1)
+    side = DOWNSAMPLING
+    return rearrange(pictures, "b c (h y) (w x) -> (b h w) (c y x)", y=side, x=side)
 
 
 @torch.no_grad()
@@ -64,6 +65,6 @@ def _space_to_depth(weight: Tensor, channels: int) -> None:
 
 def _as_last_step(weight: Tensor) -> Tensor:
     """The map (16, 192), columns (c, y, x) of a block, as a 2x2 convolution of 48 channels."""
-    cells = weight.view(-1, 3, 2, 2, 2, 2, 2, 2)  # k, c, y4, y2, y1, x4, x2, x1
-    # channels are (y2, x2, y1, x1, c): the second space-to-depth is the outer one
-    return cells.permute(0, 3, 6, 4, 7, 1, 2, 5).reshape(-1, 48, 2, 2)
+    # y4 is the block's half, y2 that half's; the second space-to-depth is the outer one
+    layout = "k (c y4 y2 y1 x4 x2 x1) -> k (y2 x2 y1 x1 c) y4 x4"
+    return rearrange(weight, layout, c=3, y4=2, y2=2, y1=2, x4=2, x2=2, x1=2)

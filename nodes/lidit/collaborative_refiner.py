@@ -5,6 +5,9 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...host.lidit.fusion import fused
+from ...host.lidit.told import describe_fused
+from ...host.node_notes import report, shown
+from ..schema import schema
 
 MOST = 4
 FUSION = {"as trained": None, "collaborative refiner": "refiner", "concatenation": "concatenation"}
@@ -17,7 +20,8 @@ def _weight(n: int) -> io.Float.Input:
         min=0.0,
         max=16.0,
         step=0.05,
-        tooltip=f"How much the picture looks at LLM {n}: 1 changes nothing, 0 removes it",
+        tooltip=f"How much LLM {n} counts beside the others: 1 changes nothing, towards 0 it goes "
+        "over into 0, which removes it",
     )
 
 
@@ -30,12 +34,16 @@ class LiDiTCollaborativeRefiner(io.ComfyNode):
             )
             for n in range(2, MOST + 1)
         ]
-        return io.Schema(
+        return schema(
             node_id="LiDiTCollaborativeRefiner",
-            display_name="LI-DiT Collaborative Refiner",
-            category="LI-DiT",
-            description="Lets several LLMs read one prompt together. The fusion runs inside the "
-            "model at every step. The first one's area, mask, range and hooks win.",
+            display_name="LI-DiT Combine LLMs",
+            category="LI-DiT/conditioning",
+            search_aliases="collaborative refiner, refiner, two LLMs, fusion, dual CLIP, "
+            "合并 LLM, LLM 結合",
+            advanced="weight_3, weight_4",
+            description="Lets several LLMs read one prompt together (the paper's collaborative "
+            "refiner). The fusion runs inside the model at every step. The first one's area, "
+            "mask, range and hooks win.",
             inputs=[
                 io.Conditioning.Input("conditioning_1", tooltip="The prompt as LLM 1 reads it"),
                 *others,
@@ -55,4 +63,6 @@ class LiDiTCollaborativeRefiner(io.ComfyNode):
         numbers = [n for n in range(2, MOST + 1) if rest.get(f"conditioning_{n}") is not None]
         given = [conditioning_1, *(rest[f"conditioning_{n}"] for n in numbers)]
         weights = [rest[f"weight_{n}"] for n in (1, *numbers)]
-        return io.NodeOutput(fused(given, weights, FUSION[fusion]))
+        entries = fused(given, weights, FUSION[fusion])
+        report(describe_fused(entries))
+        return io.NodeOutput(entries, ui=shown())

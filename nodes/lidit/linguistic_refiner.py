@@ -5,8 +5,10 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...host.lidit.fusion import read_by
+from ...host.node_notes import shown
 from ...lidit_core.model.refiners import BranchOptions
 from ..inputs import BRANCHES, branch_chosen
+from ..schema import schema
 
 ATTENTION = {"as trained": None, "full": True, "causal": False}
 GATING = {"as trained": None, "on": True, "off": False}
@@ -15,11 +17,14 @@ GATING = {"as trained": None, "on": True, "off": False}
 class LiDiTLinguisticTokenRefiner(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LiDiTLinguisticTokenRefiner",
-            display_name="LI-DiT Linguistic Token Refiner",
-            category="LI-DiT",
-            description="Chooses and switches the refiner that undoes the LLM's causal bias. It "
+            display_name="LI-DiT Prompt Refiner",
+            category="LI-DiT/conditioning",
+            search_aliases="linguistic token refiner, refiner, causal attention, "
+            "token refiner, 提示词精炼, リファイナー",
+            description="Chooses and switches the small part of the model that undoes the LLM's "
+            "causal bias (the paper's linguistic token refiner; no second model as in SDXL). It "
             "runs inside the model at every step; without this node it runs as trained.",
             inputs=[
                 io.Conditioning.Input("conditioning", tooltip="One LLM's prompt"),
@@ -40,7 +45,8 @@ class LiDiTLinguisticTokenRefiner(io.ComfyNode):
                     "gating",
                     options=list(GATING),
                     default="as trained",
-                    tooltip="Off: every gate is 1 (the paper's Table 5)",
+                    tooltip="Off: every gate is 1 (the paper's Table 5). Weights that were trained "
+                    "with gates then draw ruins; it is meant for weights trained without",
                 ),
                 io.Float.Input(
                     "strength",
@@ -62,4 +68,5 @@ class LiDiTLinguisticTokenRefiner(io.ComfyNode):
     def execute(cls, conditioning, refiner, attention, gating, strength) -> io.NodeOutput:
         options = BranchOptions(ATTENTION[attention], GATING[gating], strength)
         branch = branch_chosen(refiner)
-        return io.NodeOutput([read_by(entry, branch, options) for entry in conditioning])
+        entries = [read_by(entry, branch, options) for entry in conditioning]
+        return io.NodeOutput(entries, ui=shown())

@@ -6,15 +6,21 @@ from comfy_api.latest import io
 
 from ...host.lidit import files as models
 from ...host.lidit import model
+from ...host.lidit.told import describe_model
+from ...host.node_notes import report, shown
+from ..schema import schema
 
 
 class LiDiTModelLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LiDiTModelLoader",
             display_name="LI-DiT Model Loader",
-            category="LI-DiT",
+            category="LI-DiT/loaders",
+            search_aliases="load diffusion model, load checkpoint, UNET loader, stickers, "
+            "加载模型, モデル読み込み",
+            advanced="weight_dtype",
             description="Loads a LI-DiT and its VAE. The model's own refiners read the prompt.",
             inputs=[
                 io.Combo.Input(
@@ -47,4 +53,6 @@ class LiDiTModelLoader(io.ComfyNode):
     def execute(cls, model_name: str, weight_dtype: str) -> io.NodeOutput:
         path = models.find_file(model_name)
         patcher = model.load_model(path, weight_dtype)
-        return io.NodeOutput(patcher, models.vae_of(model.config_of_model(patcher), path))
+        config = model.config_of_model(patcher)
+        report(describe_model(patcher, config))
+        return io.NodeOutput(patcher, models.vae_of(config, path), ui=shown())

@@ -7,20 +7,24 @@ from comfy_api.latest import io
 from ...host.lidit import files as models
 from ...host.lidit.model import with_refiner
 from ..inputs import BRANCHES, branch_chosen
+from ..schema import schema
 
 
 class LiDiTRefinerLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LiDiTRefinerLoader",
-            display_name="LI-DiT Refiner Loader",
-            category="LI-DiT",
+            display_name="LI-DiT Prompt Refiner Loader",
+            category="LI-DiT/loaders",
+            search_aliases="refiner loader, exchange LLM, adapter, other LLM, 更换 LLM, LLM 交換",
+            advanced="branch",
             description="Another LLM for the same LI-DiT: exchanges one branch's refiner.",
             inputs=[
                 io.Model.Input("model", tooltip="From the LI-DiT model loader"),
                 io.Combo.Input(
                     "refiner_name",
+                    display_name="refiner",
                     options=models.refiners(),
                     tooltip="A file that `lidit refiner` wrote, in models/diffusion_models",
                 ),

@@ -9,15 +9,19 @@ import nodes
 
 from ...host.lidit.guidance import guided_between
 from ...host.lidit.model import config_of_model
+from ...host.lidit.told import describe_prompts
+from ...host.node_notes import report, shown
+from ..schema import schema
 
 
 class LiDiTSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LiDiTSampler",
             display_name="LI-DiT Sampler",
-            category="LI-DiT",
+            category="LI-DiT/sampling",
+            search_aliases="KSampler, sampler, guidance interval, 采样器, サンプラー",
             description="KSampler, set as the sticker weights like it, with a guidance interval.",
             inputs=[
                 io.Model.Input("model", tooltip="A LI-DiT"),
@@ -100,7 +104,8 @@ class LiDiTSampler(io.ComfyNode):
         guidance_start,
         guidance_end,
     ) -> io.NodeOutput:
-        config_of_model(model)
+        report(describe_prompts(positive, negative, config_of_model(model)))
         guided = guided_between(model, guidance_start, guidance_end)
         how = (seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image)
-        return io.NodeOutput(nodes.common_ksampler(guided, *how, denoise=denoise)[0])
+        (latent,) = nodes.common_ksampler(guided, *how, denoise=denoise)
+        return io.NodeOutput(latent, ui=shown())

@@ -6,22 +6,32 @@ from comfy_api.latest import io
 
 from ...host.llm.clip import encode_prompt
 from ..inputs import InstructionTemplateType, prompt_input
+from ..schema import schema
 
 
 class LiDiTTextEncode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LiDiTTextEncode",
             display_name="LI-DiT Text Encode",
-            category="LI-DiT",
+            category="LI-DiT/conditioning",
+            search_aliases="text encoder, CLIP text encode, prompt, LLM prompt, 提示词, "
+            "文本编码, プロンプト",
             description="As CLIP Text Encode, with a template of its own if you like, and a text "
             "that says how the LLM read the prompt.",
             inputs=[
                 io.Clip.Input("clip", tooltip="From the LI-DiT LLM loader"),
-                prompt_input(),
+                prompt_input(emphasis=True),
                 InstructionTemplateType.Input(
                     "template", optional=True, tooltip="Instead of the LLM loader's template"
+                ),
+                io.Boolean.Input(
+                    "emphasis",
+                    default=False,
+                    optional=True,
+                    tooltip="On: weights as in (word:1.3) or ((word)) are read as CLIP Text Encode "
+                    "reads them for other models. Off: they are plain text",
                 ),
             ],
             outputs=[
@@ -37,5 +47,6 @@ class LiDiTTextEncode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, clip, text: str, template=None) -> io.NodeOutput:
-        return io.NodeOutput(*encode_prompt(clip, text, template))
+    def execute(cls, clip, text: str, template=None, emphasis: bool = False) -> io.NodeOutput:
+        conditioning, info = encode_prompt(clip, text, template, emphasis)
+        return io.NodeOutput(conditioning, info, ui={"text": [info]})

@@ -5,18 +5,20 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...host.llm.files import template_choices, template_file, template_named
-from ...lidit_core.errors import LiDiTError
 from ...lidit_core.text.templates import with_texts
 from ..inputs import InstructionTemplateType
+from ..schema import schema
 
 
 class LiDiTInstructionTemplate(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LiDiTInstructionTemplate",
             display_name="LI-DiT Instruction Template",
-            category="LI-DiT",
+            category="LI-DiT/conditioning",
+            search_aliases="system prompt, prompt template, chat template, 指令模板, "
+            "系统提示词, システムプロンプト",
             description="An instruction before the prompt makes an LLM represent what the prompt "
             "shows instead of what comes next. Weights read best what they were trained with.",
             inputs=[
@@ -37,7 +39,7 @@ class LiDiTInstructionTemplate(io.ComfyNode):
                     default="",
                     multiline=True,
                     tooltip="What the LLM is told before the prompt; empty = the preset's. With "
-                    "{prompt} in it, it is the whole of the user's turn",
+                    "the word prompt in curly brackets in it, it is the whole of the user's turn",
                 ),
             ],
             outputs=[
@@ -48,11 +50,8 @@ class LiDiTInstructionTemplate(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, preset: str | None = None) -> bool | str:
-        try:
-            return preset is None or template_file(preset) is None or True
-        except LiDiTError as error:
-            return str(error)
+    def validate_inputs(cls, preset: str | None = None) -> bool:
+        return True  # a name that is not there gets its sentence when the node runs
 
     @classmethod
     def fingerprint_inputs(cls, preset: str | None = None, **_) -> float:

@@ -4,50 +4,49 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ...host.llm.clip import DEVICES, DTYPES, block_named, open_clip
-from ...host.llm.files import llm_choices, llm_fingerprint, llm_source
-from ...host.llm.holder import LLMSettings
-from ...lidit_core.errors import LiDiTError
-from ...lidit_core.text.templates import PRESETS, find_template
-from ..inputs import InstructionTemplateType
+from ...host.llm.clip import DEVICES, DTYPES, block_named, describe_clip, open_clip
+from ...host.llm.fetching import offers, present_source
+from ...host.llm.files import llm_choices, llm_fingerprint
+from ...host.llm.reader import LLMSettings
+from ...host.node_notes import report, shown
+from ...host.progress import shown_on_node
+from ...lidit_core.text.templates import find_template
+from ..inputs import InstructionTemplateType, budget_input, layer_input, template_input
+from ..schema import schema
+
+OFFERED = "; ".join(f"{name}: {offer}" for name, offer in offers().items())
+
+
+def llm_input() -> io.Combo.Input:
+    """The list of LLMs; the canvas is told of each demo LLM what its fetching means."""
+    listed = io.Combo.Input(
+        "llm",
+        options=llm_choices(),
+        tooltip="From models/llm and the other folders for text encoders, then what was fetched, "
+        "then demo LLMs, which are fetched on first use. The weights read the LLM that they were "
+        f"trained on. {OFFERED}",
+    )
+    listed.extra_dict["lidit_offers"] = offers()
+    return listed
 
 
 class LiDiTLLMLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LiDiTLLMLoader",
             display_name="LI-DiT LLM Loader",
-            category="LI-DiT",
-            description="Loads a decoder-only LLM as a CLIP, from safetensors or GGUF.",
+            category="LI-DiT/loaders",
+            search_aliases="load LLM, language model, text encoder, CLIP loader, SmolLM2, "
+            "Gemma, Qwen, GGUF, LLM 加载, 文本编码器, テキストエンコーダー",
+            advanced="token_budget, dtype, device",
+            description="Loads a decoder-only LLM as a CLIP, from safetensors or GGUF. The demo "
+            f"LLMs are fetched on first use, once you allow it. {OFFERED}.",
             inputs=[
-                io.Combo.Input(
-                    "llm",
-                    options=llm_choices(),
-                    tooltip="From models/llm and the other folders for text encoders, then what "
-                    "was fetched. The weights read the LLM that they were trained on",
-                ),
-                io.Combo.Input(
-                    "template",
-                    options=list(PRESETS),
-                    default="short",
-                    tooltip="The instruction before the prompt. The stickers were trained with "
-                    "'short'; 'paper' is the paper's own",
-                ),
-                io.String.Input(
-                    "layer",
-                    default="-3",
-                    tooltip="Whose output is read: a block counted from the end (-3 is the "
-                    "paper's) or from 1, or 'all'",
-                ),
-                io.Int.Input(
-                    "token_budget",
-                    default=96,
-                    min=1,
-                    max=32768,
-                    tooltip="Tokens of the prompt that are read at most, the template's not "
-                    "counted; the stickers were trained with 96",
-                ),
+                llm_input(),
+                template_input(),
+                layer_input(),
+                budget_input(),
                 io.Combo.Input(
                     "dtype",
                     options=list(DTYPES),
@@ -64,6 +63,13 @@ class LiDiTLLMLoader(io.ComfyNode):
                 InstructionTemplateType.Input(
                     "custom_template", optional=True, tooltip="Instead of the preset above"
                 ),
+                io.Boolean.Input(
+                    "fetch",
+                    default=False,
+                    optional=True,
+                    tooltip="On: a demo LLM that is not on this machine is fetched when the node "
+                    "runs, and you accept its licence (see llm). One that is here stays as it is",
+                ),
             ],
             outputs=[
                 io.Clip.Output(
@@ -73,11 +79,8 @@ class LiDiTLLMLoader(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, llm: str | None = None) -> bool | str:
-        try:
-            return llm is None or bool(llm_source(llm))
-        except LiDiTError as error:
-            return str(error)
+    def validate_inputs(cls, llm: str | None = None) -> bool:
+        return True  # an LLM that is not there gets its sentence when the node runs
 
     @classmethod
     def fingerprint_inputs(cls, llm: str | None = None, **_) -> str:
@@ -85,10 +88,11 @@ class LiDiTLLMLoader(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, llm, template, layer, token_budget, dtype, device, custom_template=None
+        cls, llm, template, layer, token_budget, dtype, device, custom_template=None, fetch=False
     ) -> io.NodeOutput:
-        used = custom_template or find_template(template)
-        settings = LLMSettings(
-            llm_source(llm), used, block_named(layer), token_budget, dtype, device
-        )
-        return io.NodeOutput(open_clip(settings))
+        used, block = custom_template or find_template(template), block_named(layer)
+        with shown_on_node():
+            source = present_source(llm, fetch)
+            clip = open_clip(LLMSettings(source, used, block, token_budget, dtype, device))
+        report(describe_clip(clip))
+        return io.NodeOutput(clip, ui=shown())

@@ -7,21 +7,26 @@ from comfy_api.latest import io
 from ...host.llmdiff import files as llmdiff_files
 from ...host.llmdiff.apply import with_adapter
 from ...lidit_core.llmdiff.config import MODES
+from ..schema import schema
 
 
 class LLMDiffApply(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LLMDiffApply",
             display_name="LLMDiff Apply",
-            category="LI-DiT",
+            category="LI-DiT/LLMDiff",
+            search_aliases="adapter, load adapter, LLM adapter, SD1.5 LLM, SDXL LLM, 适配器, "
+            "アダプター",
+            advanced="start_percent, end_percent",
             description="An LLM as a second mind for a checkpoint of SD1.5 or SDXL. LoRAs, "
             "ControlNets and other adapters, also a second one of these, go on working.",
             inputs=[
                 io.Model.Input("model", tooltip="A checkpoint of the adapter's family"),
                 io.Combo.Input(
                     "adapter_name",
+                    display_name="adapter",
                     options=llmdiff_files.adapters(),
                     tooltip="Adapters that come with this pack, or files in models/llmdiff",
                 ),

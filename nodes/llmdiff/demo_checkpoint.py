@@ -7,15 +7,17 @@ from comfy_api.latest import io
 from ...host.llmdiff.demo_checkpoint import load_standin
 from ...lidit_core.demo.checkpoint import SHIPPED
 from ...lidit_core.paths import SHIPPED_WEIGHTS
+from ..schema import schema
 
 
 class LLMDiffDemoCheckpoint(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LLMDiffDemoCheckpoint",
             display_name="LLMDiff Demo Checkpoint",
-            category="LI-DiT",
+            category="LI-DiT/LLMDiff",
+            search_aliases="adapter demo, load checkpoint, 演示, デモ",
             description="A tiny checkpoint of SD1.5's layout whose own text encoder understands "
             "next to nothing, to see what an adapter adds. Yours go through the stock loader.",
             inputs=[],

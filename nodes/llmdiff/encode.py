@@ -6,16 +6,20 @@ from comfy_api.latest import io
 
 from ...host.llmdiff.conditioning import WIDTHS, blank, joined
 from ...host.llmdiff.encode import read_differences
+from ...host.node_notes import shown
 from ..inputs import prompt_input
+from ..schema import schema
 
 
 class LLMDiffEncode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LLMDiffEncode",
             display_name="LLMDiff Encode",
-            category="LI-DiT",
+            category="LI-DiT/LLMDiff",
+            search_aliases="adapter, text encoder, CLIP text encode, LLM prompt, 提示词, "
+            "プロンプト",
             description="What an LLM reads of a prompt, block by block, for an SD1.5 or SDXL model "
             "with an LLMDiff adapter. Alone for mode replace, or joined with the checkpoint's own "
             "CLIP Text Encode for mode add.",
@@ -48,4 +52,4 @@ class LLMDiffEncode(io.ComfyNode):
     def execute(cls, clip, text: str, base: str, conditioning=None) -> io.NodeOutput:
         reading = read_differences(clip, text)
         entries = [blank(base, reading)] if conditioning is None else conditioning
-        return io.NodeOutput(joined(entries, reading))
+        return io.NodeOutput(joined(entries, reading), ui=shown())

@@ -101,8 +101,12 @@ def wait_for(coroutine: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base directory for the tests that do not make one of their own."""
+    return make_base(tmp_path_factory.mktemp("base"))
+
+
+def make_base(folder: Path) -> Path:
     """A base directory whose only custom node is a link to this checkout."""
-    folder = tmp_path_factory.mktemp("base")
     for name in ("custom_nodes", "input", "output", "temp", "user"):
         (folder / name).mkdir()
     (folder / "custom_nodes" / PACK_NAME).symlink_to(ROOT, target_is_directory=True)
@@ -112,6 +116,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "user" / "default" / "comfy.settings.json").write_text(settings)
     if not SHIPPED.exists():  # the trained weights, once they ship, are listed by the pack itself
         save_random_checkpoint(folder / "models" / "diffusion_models" / SHIPPED.name)
+    else:
+        from workflow_kit import write_refiner
+
+        write_refiner(folder / "models" / "diffusion_models")
     return folder
 
 
@@ -214,8 +222,8 @@ def browser(server) -> Iterator:
 @pytest.fixture
 def api() -> dict[str, Any]:
     """The newcomer's workflow, as it is queued."""
-    from workflow_kit import need_llms, read
+    from workflow_kit import FIRST, need_llms, read
 
-    api = read("text_to_image")[1]
+    api = read(FIRST)[1]
     need_llms(api)
     return api

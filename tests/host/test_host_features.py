@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import inspect
 
 import pytest
 import torch
+from conftest import wait_for
 from model_kit import close, counted, empty, save_small
 
 CPU = torch.device("cpu")
@@ -26,7 +26,7 @@ def extra_nodes(host) -> None:
         path = host.path / "comfy_extras" / f"{name}.py"
         if path.exists():
             loaded = host.nodes.load_custom_node(str(path), module_parent="comfy_extras")
-            assert asyncio.run(loaded), name
+            assert wait_for(loaded), name
 
 
 KINDS = [("bfloat16", 0.05), ("fp8_e4m3fn", 0.3), ("fp8_e5m2", 0.6), ("float32", 0.0)]

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from load_probe import SNAPSHOT
 
 NODES = {
     "LiDiTLLMLoader",
+    "LiDiTLLMFromCLIP",
     "LiDiTInstructionTemplate",
     "LiDiTTextEncode",
     "LiDiTLinguisticTokenRefiner",
@@ -22,9 +24,14 @@ NODES = {
     "LiDiTModelLoader",
     "LiDiTRefinerLoader",
     "LiDiTSampler",
+    "LiDiTReadingGrid",
+    "LiDiTLabelledGrid",
     "LLMDiffDemoCheckpoint",
     "LLMDiffEncode",
     "LLMDiffApply",
+    "LiDiTSaveConditioning",
+    "LiDiTLoadConditioning",
+    "LiDiTRecordConditioning",
 }
 FASTEST_OF = 8  # loads; a busy machine's slow ones say nothing about the pack
 
@@ -85,7 +92,24 @@ def test_saved_workflows_still_fit(load):
 def test_every_input_and_output_explains_itself(load):
     assert load["silent"] == {name: [] for name in NODES}
     assert all(load["descriptions"].values())
-    assert set(load["categories"].values()) == {"LI-DiT"}
+    assert {category.split("/")[0] for category in load["categories"].values()} == {"LI-DiT"}
+
+
+@pytest.mark.parametrize("query", ["adapter", "SmolLM", "text encoder", "LLM 加载", "refiner"])
+def test_the_search_finds_a_node_by_what_newcomers_type(load, query):
+    """On a host that knows no aliases the names alone have to do, and the pack loads."""
+    words = [word.lower() for found in load["found_by"].values() for word in found]
+    if len(words) == 2 * len(NODES):
+        pytest.skip("this host's search knows no aliases")
+    assert any(query.lower() in word for word in words)
+
+
+def test_a_field_that_no_host_knows_is_an_error_and_not_dropped(pack):
+    schema = pack.module("nodes.schema").schema
+    with pytest.raises(TypeError, match="serch_aliases"):
+        schema("alias", node_id="x", inputs=[], serch_aliases=["y"])
+    with pytest.raises(KeyError, match="dtyp"):
+        schema("alias", "dtyp", node_id="x", inputs=[])
 
 
 def test_imports_of_the_pack_are_relative():
@@ -101,3 +125,13 @@ def test_the_server_lists_the_pack_and_no_complaint(server):
     ours = [(failed, Path(folder).name) for _, failed, folder in times]
     assert ours == [("", PACK_NAME)]
     assert set(server.get("/object_info")) >= NODES
+
+
+def test_the_host_brings_what_the_pack_does_not_ask_for():
+    """Nothing of pyproject.toml's `standalone` is installed beside ComfyUI."""
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (listed,) = re.findall(r"^standalone = \[(.*?)\]", project, re.M | re.S)
+    needed = set(re.findall(r'"([\w-]+)', listed))
+    asked = re.findall(r"^([\w-]+)", (HOST / "requirements.txt").read_text(), re.M)
+    torch_brings = re.findall(r"^[\w-]+", "\n".join(requires("torch") or ()), re.M)
+    assert {"torch", "einops", "scipy"} <= needed <= {*asked, *torch_brings}

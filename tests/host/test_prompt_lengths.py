@@ -10,7 +10,7 @@ import pytest
 from conftest import SHIPPED
 from llmdiff_kit import adapter_config
 from model_kit import fuse, save_small, small_config
-from workflow_kit import changed, need_llms, node_of, only_picture, read
+from workflow_kit import ADAPTS, FIRST, changed, need_llms, node_of, only_picture, read
 
 from lidit_core.checkpoints.lidit import read_config
 from lidit_core.llmdiff.file import read_adapter_config
@@ -158,7 +158,7 @@ def test_it_stands_on_the_node_cached_or_not_until_it_holds_no_more(server, api,
     run, again = draw(103, words(longest + 1))
     assert positive in run.cached and again == [note]
     _, both = draw(104, words(longest + 1), words(longest + 2))
-    assert len(both) == 2 and set(both[-1].split("\n")) >= {note}
+    assert len(both) == 2 and set(both[-1].split(".\n")) >= {note}
     assert f"negative prompt: {longest + 2} tokens" in both[-1]
     _, (back,) = draw(105, words(longest))
     assert back == "What was noted here before no longer holds."
@@ -166,7 +166,7 @@ def test_it_stands_on_the_node_cached_or_not_until_it_holds_no_more(server, api,
 
 
 def test_an_adapters_node_tells_too(server):
-    _, api = read("llmdiff")
+    _, api = read(ADAPTS)
     need_llms(api)
     name = api[node_of_any(api, "LLMDiffApply")]["inputs"]["adapter_name"]
     most = read_adapter_config(SHIPPED.with_name(name)).llm.longest_prompt
@@ -188,15 +188,16 @@ def node_of_any(api, kind: str) -> str:
     return next(i for i, node in api.items() if node["class_type"] == kind)
 
 
-PREVIEWED = """() => app.graph._nodes.flatMap(node => (node.widgets ?? [])
+PREVIEWED = """() => app.graph._nodes.filter(node => node.type === 'KSampler')
+    .flatMap(node => (node.widgets ?? [])
     .filter(widget => widget.name === '$$node-text-preview')
     .map(widget => [node.type, widget.value]))"""
 
 
 def test_the_browser_shows_it_on_the_sampler(browser, server, api, longest):
-    ui, _ = read("text_to_image")
+    ui, _ = read(FIRST)
     browser.open(ui)
-    browser.set("CLIPTextEncode", "text", words(longest + 3))
+    browser.set("LiDiTTextEncode", "text", words(longest + 3))
     browser.set("KSampler", "steps", 1)
     before = set(server.get("/history"))
     browser.run()

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ...errors import LiDiTError, check, first_line
+from ...progress import told
 from ..compat import dtype_argument
 from .audit import check_blocks, check_config, check_stated, check_unread, check_widths
 from .checkpoint import Checkpoint, checkpoint_files
+from .stored import Stored
 
 
 class _EmptyOnMeta(TorchFunctionMode):
@@ -121,9 +125,14 @@ def build(config, kept: int, files: list[Path], dtype: torch.dtype, name: str) -
         stored = checkpoint.stored(wanted)
         read |= {n for n in checkpoint.files if _describes(n, read)}
         check_unread(checkpoint.files, read, prefix + place, kept, ignored, name)
-        state = {key: one.read(dtype) for key, one in stored.items()}
-        module.load_state_dict(state, strict=True, assign=True)
+        module.load_state_dict(_read(stored, dtype), strict=True, assign=True)
     return module.eval().requires_grad_(False)
+
+
+def _read(stored: Mapping[str, Stored], dtype: torch.dtype) -> dict[str, Tensor]:
+    size = sum(math.prod(one.shape) for one in stored.values()) * dtype.itemsize
+    what = f"loading {size / 1e6:,.0f} MB of weights"
+    return {key: one.read(dtype) for key, one in told(what, stored.items())}
 
 
 def _describes(name: str, read: set[str]) -> bool:

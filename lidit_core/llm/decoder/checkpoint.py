@@ -8,7 +8,6 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from ...errors import LiDiTError
@@ -113,7 +112,3 @@ class Checkpoint:
                     beside[layer].append(".".join(parts[cut:]))
                     break
         return dict(beside)
-
-    def read(self, wanted: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-        """The wanted tensors by a decoder's own names, checked against its shapes, in `dtype`."""
-        return {name: one.read(dtype) for name, one in self.stored(wanted).items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import json
 import logging
 import os
@@ -21,7 +22,7 @@ from .config import FACTORS
 from .header import MAGIC, Header, joined_header
 from .tokenizer import CHECKED, make_sound
 from .vocabulary import vocabulary_of
-from .write import Progress, check_serves, write_folder
+from .write import check_serves, write_folder
 
 log = logging.getLogger(__name__)
 GGUF_NEEDS = ("gguf", "accelerate", "sentencepiece")  # what transformers reads them with
@@ -34,6 +35,16 @@ EDGE, SAMPLE, SAMPLES = 1 << 20, 1 << 16, 64  # bytes of a file that its fingerp
 NOTE = "converted.from"  # the file that says what a copy was made from; no `.json`, see `recheck`
 VERSION = 2  # of the converter: raise it when the same file comes to give other numbers
 VALUES_PER_SECOND = 15e6  # that are converted on two cores, for the estimate
+
+
+def check_packages() -> None:
+    """Raise a LiDiTError with the line to paste where a package that reads GGUF files lacks."""
+    lacking = [name for name in GGUF_NEEDS if importlib.util.find_spec(name) is None]
+    if lacking:
+        raise LiDiTError(
+            f"reading GGUF files needs {' and '.join(lacking)}, which this Python lacks; run: "
+            f"{install_line(*lacking)}"
+        )
 
 
 def fingerprint(parts: Sequence[Path]) -> str:
@@ -62,7 +73,7 @@ def older_copy_name(stem: str, content: str) -> str:
     return f"{stem}-{content[:8]}"
 
 
-def convert(parts: Sequence[Path], folder: Path, progress: Progress | None = None) -> None:
+def convert(parts: Sequence[Path], folder: Path) -> None:
     """Convert one GGUF (its parts in order) into a Hugging Face model folder.
 
     Everything is written beside and moved in at the end, config.json last, so that a folder with
@@ -70,7 +81,6 @@ def convert(parts: Sequence[Path], folder: Path, progress: Progress | None = Non
 
     Args:
         parts: the files of a llama.cpp split, or pieces of one file.
-        progress: told how much of how much is done.
     """
     check_gguf(parts)
     with ONE_AT_A_TIME:
@@ -79,7 +89,7 @@ def convert(parts: Sequence[Path], folder: Path, progress: Progress | None = Non
         folder.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(folder)
         with tempfile.TemporaryDirectory(dir=folder, prefix=SCRATCH) as scratch:
-            _convert(parts, folder, Path(scratch), progress or (lambda done, total: None))
+            _convert(parts, folder, Path(scratch))
 
 
 def recheck(parts: Sequence[Path], folder: Path) -> None:
@@ -145,7 +155,7 @@ def discard(folder: Path) -> None:
             (folder / name).unlink(missing_ok=True)
 
 
-def _convert(parts: Sequence[Path], folder: Path, work: Path, progress: Progress) -> None:
+def _convert(parts: Sequence[Path], folder: Path, work: Path) -> None:
     out, name = work / "out", parts[0].name
     with _joined(parts, work) as files:
         header = joined_header(files)
@@ -154,7 +164,7 @@ def _convert(parts: Sequence[Path], folder: Path, work: Path, progress: Progress
         _announce(header, name, folder)
         out.mkdir()
         try:
-            write_folder(header, files[0], out, name, progress)
+            write_folder(header, files[0], out, name)
         except LiDiTError:
             raise
         except ImportError as error:

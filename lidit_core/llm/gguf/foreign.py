@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 from ...errors import LiDiTError, check, shown
+from ...progress import tell
 from ..compat import dtype_argument, transformers_version
 from .config import HARMLESS, REMEDY
 from .header import Header
@@ -24,6 +26,7 @@ FOREIGN = {  # decoders only, by their names in the files and in transformers' t
     "qwen3moe": "qwen3_moe", "stablelm": "stablelm", "starcoder2": "starcoder2",
 }  # fmt: skip
 CHANGES_NUMBERS = re.compile(r"rope|window|softcap|scal|causal|alibi|clamp|expert_weights")
+UNPACKED = 0.6  # the share of a conversion that is done when transformers has read the file
 LEFT_TO_THE_CLASS = {"rope.dimension_count", "attention.clamp_kqv"}
 
 
@@ -59,8 +62,12 @@ def _mapping(architecture: str) -> dict:
     return known
 
 
-def whole_model(gguf: Path, header: Header) -> Any:
-    """The whole LLM in float32, with its head, as transformers reads it; every tensor is there."""
+def whole_model(gguf: Path, header: Header, what: str) -> Any:
+    """The whole LLM in float32, with its head, as transformers reads it; every tensor is there.
+
+    Args:
+        what: as which its progress is told.
+    """
     from transformers import AutoModelForCausalLM
 
     options: dict = {
@@ -72,7 +79,7 @@ def whole_model(gguf: Path, header: Header) -> Any:
         options["quantization_config"] = GgufConfig(dequantize=True)
     except ImportError:
         pass
-    with _remembering():
+    with _remembering(what, len(header.tensors)):
         module, report = AutoModelForCausalLM.from_pretrained(gguf.parent, **options)
     missing = sorted(map(str, report["missing_keys"]))
     check(
@@ -119,18 +126,29 @@ def save_config(config, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _remembering() -> Iterator[None]:
+def _remembering(what: str, count: int) -> Iterator[None]:
     """Parse the file once where transformers would three times, and the names once a block.
 
-    Memoises two pure functions of the gguf package; two thirds of the time go there otherwise.
+    Memoises two pure functions of the gguf package; two thirds of the time go there otherwise. How
+    many of `count` tensors are unpacked, is told as `what`.
     """
     import gguf
 
-    names = ("GGUFReader", "get_tensor_name_map")
-    originals = {name: getattr(gguf, name) for name in names}
+    dequantize, unpacked = gguf.dequantize, itertools.count()
+
+    def unpack(*args, **kwargs):
+        tell(what, UNPACKED * next(unpacked) / count)
+        return dequantize(*args, **kwargs)
+
+    changes = {
+        "GGUFReader": functools.lru_cache(gguf.GGUFReader),
+        "get_tensor_name_map": functools.lru_cache(gguf.get_tensor_name_map),
+        "dequantize": unpack,
+    }
+    originals = {name: getattr(gguf, name) for name in changes}
     try:
-        for name, original in originals.items():
-            setattr(gguf, name, functools.lru_cache(original))
+        for name, changed in changes.items():
+            setattr(gguf, name, changed)
         yield
     finally:
         for name, original in originals.items():

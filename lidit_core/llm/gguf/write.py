@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
 
 from ...errors import LiDiTError, check, first_line
+from ...progress import tell
 from ..compat import transformers_version
 from ..decoder.build import empty_model
 from .architectures import ARCHITECTURES, Architecture
 from .byte_level import write_byte_level
 from .config import FACTORS, config_of
-from .foreign import FOREIGN, check_foreign, save_config, whole_model
+from .foreign import FOREIGN, UNPACKED, check_foreign, save_config, whole_model
 from .header import Header, TensorInfo
 from .shards import ShardWriter
 from .tensors import in_rotated_halves, unpacked
 from .tokenizer import make_sound
 from .vocabulary import BYTE_LEVEL, vocabulary_of
 
-Progress = Callable[[int, int], None]  # told how many values of how many are done
+WRITTEN = 0.9  # the share of a conversion that is done when the weights are written
 TOKENIZED_BY_TRANSFORMERS = {"llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", *FOREIGN}
 ENCODERS = ("t5", "t5encoder", "bert", "modern-bert", "nomic-bert", "jina-bert-v2", "clip")
 
@@ -43,7 +43,7 @@ def check_serves(header: Header, name: str) -> None:
     )
 
 
-def write_folder(header: Header, gguf: Path, out: Path, name: str, progress: Progress) -> None:
+def write_folder(header: Header, gguf: Path, out: Path, name: str) -> None:
     """Write everything into `out`.
 
     Args:
@@ -51,14 +51,17 @@ def write_folder(header: Header, gguf: Path, out: Path, name: str, progress: Pro
         name: how sentences call it.
     """
     check_serves(header, name)
+    what = f"converting {name} to safetensors, once"
+    tell(what, 0)
     if header.architecture in FOREIGN:
-        _write_foreign(header, gguf, out, name, progress)
+        _write_foreign(header, gguf, out, name, what)
     else:
-        _write_own(header, out, name, progress)
+        _write_own(header, out, name, what)
+    tell(what, WRITTEN)
     _write_tokenizer(header, gguf, out, name)
 
 
-def _write_own(header: Header, out: Path, name: str, progress: Progress) -> None:
+def _write_own(header: Header, out: Path, name: str, what: str) -> None:
     kind = ARCHITECTURES[header.architecture]
     factors = {k: unpacked(header.tensors[k]).tolist() for k in FACTORS if k in header.tensors}
     config = config_of(header, factors, name)
@@ -71,7 +74,7 @@ def _write_own(header: Header, out: Path, name: str, progress: Progress) -> None
     for key, info in sources.items():
         writer.add(key, _as_transformers_has_it(unpacked(info), info, kind, config))
         done += info.count
-        progress(done, total)
+        tell(what, WRITTEN * done / total)
     writer.close()
 
 
@@ -129,16 +132,16 @@ def _as_transformers_has_it(
     return tensor
 
 
-def _write_foreign(header: Header, gguf: Path, out: Path, name: str, progress: Progress) -> None:
+def _write_foreign(header: Header, gguf: Path, out: Path, name: str, what: str) -> None:
     check_foreign(header, name)
-    module = whole_model(gguf, header)
+    module = whole_model(gguf, header, what)
     save_config(module.config, out / "config.json")
     writer, state = ShardWriter(out), module.state_dict()
     tied = getattr(module.config, "tie_word_embeddings", False)
     for number, (key, tensor) in enumerate(state.items()):
         if not (tied and key == "lm_head.weight"):
             writer.add(key, tensor)
-        progress(number + 1, len(state))
+        tell(what, UNPACKED + (WRITTEN - UNPACKED) * (number + 1) / len(state))
     writer.close()
 
 

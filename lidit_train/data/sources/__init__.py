@@ -9,6 +9,8 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+LINKED = "is not followed; name it as a source of its own"  # of a link to a folder
+
 
 @dataclass
 class LeftOut:
@@ -26,7 +28,8 @@ class LeftOut:
     def sentences(self) -> list[str]:
         """One a reason: ``3 pictures left out: cannot be decoded (a.png, b.png, c.png)``."""
         return [
-            f"{count} picture{'s' * (count != 1)} left out: {reason} "
+            f"{count} {'linked folder' if reason == LINKED else 'picture'}{'s' * (count != 1)} "
+            f"left out: {reason} "
             f"({', '.join(self.names[reason])}{', …' * (count > len(self.names[reason]))})"
             for reason, count in self.counts.items()
         ]
@@ -43,6 +46,18 @@ class PictureSource(Protocol):
 
     def key(self, index: int) -> str:
         """What tells this picture from every other, and from itself after a change."""
+        ...
+
+    def content_key(self, index: int) -> str:
+        """The same of a picture of the same bytes, wherever it lies and whenever it was copied.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        ...
+
+    def name(self, index: int) -> str:
+        """What a warning calls it."""
         ...
 
     def captions(self, index: int) -> Sequence[tuple[str, float]]:

@@ -39,6 +39,7 @@ class PictureFiles:
 
     Args:
         captions_of: of a row its captions, one for each of ``weights``; called by many threads.
+        places: where captions are looked for, for the sentence on a picture without one.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class PictureFiles:
         weights: dict[str, float],
         data: Data,
         left_out: LeftOut,
+        places: str,
     ):
         self.root, self.left_out = root, left_out
         self._weights = tuple(weights.values())
@@ -56,7 +58,7 @@ class PictureFiles:
             _looked_at(root, rows, captions_of), len(weights)
         )
         kept = np.ones(len(sizes), bool)
-        for reason, mask in faults(sizes, lengths, data).items():
+        for reason, mask in faults(sizes, lengths, data, places).items():
             kept &= ~mask
             for i in np.flatnonzero(mask):
                 left_out.add(reason, printable(labels[i]))
@@ -76,6 +78,13 @@ class PictureFiles:
         size, changed = self._stamps[index]
         text = f"{self.name(index)}\0{size}\0{changed}"
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+    def content_key(self, index: int) -> str:
+        with (self.root / self.name(index)).open("rb") as file:
+            digest = hashlib.sha256()
+            while block := file.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
 
     def captions(self, index: int) -> list[tuple[str, float]]:
         texts = (column[self._places[index]] for column in self._captions)

@@ -6,46 +6,58 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import LeftOut
+from . import LINKED, LeftOut
 from .files import PictureFiles, Row
+from .formats import is_picture, places, sought, unread_format
+from .reading import printable
 
 if TYPE_CHECKING:
     from ...recipe import Data, Source
-
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 
 
 class FolderSource(PictureFiles):
     """Every picture anywhere below a folder, in the order of their paths.
 
     ``captions: {txt: 1, long.txt: 0.5}`` reads ``cat.txt`` and ``cat.long.txt`` beside
-    ``cat.png``. What is hidden (``.x``) is not looked at, links to folders are not followed.
+    ``cat.png``; where a recipe names none, ``cat.caption``, ``cat.cap`` and ``cat.text`` are looked
+    for too. What is hidden (``.x``) is not looked at, links to folders are told and not followed.
     """
 
     def __init__(self, source: Source, data: Data):
-        root = Path(source.path)
+        root, left_out = Path(source.path), LeftOut()
+        wanted = sought(source.captions)
 
         def captions_of(row: Row) -> list[bytes | None]:
             stem = row.name.rpartition(".")[0]
-            return [_bytes_of(root / f"{stem}.{extension}") for extension in source.captions]
+            return [_first(root, stem, extensions) for extensions in wanted]
 
-        rows = (Row(name, name) for name in picture_names(root))
-        super().__init__(root, rows, captions_of, source.captions, data, LeftOut())
+        rows = (Row(name, name) for name in picture_names(root, left_out))
+        where = places(source.captions)
+        super().__init__(root, rows, captions_of, source.captions, data, left_out, where)
 
 
-def picture_names(root: Path) -> list[str]:
+def picture_names(root: Path, left_out: LeftOut) -> list[str]:
     """The pictures' paths below a folder, sorted, with "/" on every system."""
     names = []
     for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         below = Path(folder).relative_to(root)
-        pictures = (n for n in files if n.lower().endswith(EXTENSIONS) and not n.startswith("."))
-        names += [(below / name).as_posix() for name in pictures]
+        for name in filter(lambda name: (Path(folder) / name).is_symlink(), folders):
+            left_out.add(LINKED, printable((below / name).as_posix()))
+        for name in sorted(name for name in files if not name.startswith(".")):
+            extension = os.path.splitext(name)[1].lower()
+            if is_picture(extension):
+                names.append((below / name).as_posix())
+            elif reason := unread_format(extension):
+                left_out.add(reason, printable((below / name).as_posix()))
     return sorted(names)
 
 
-def _bytes_of(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return None
+def _first(root: Path, stem: str, extensions: tuple[str, ...]) -> bytes | None:
+    """The first of a picture's caption files that is there."""
+    for extension in extensions:
+        try:
+            return (root / f"{stem}.{extension}").read_bytes()
+        except OSError:
+            continue
+    return None

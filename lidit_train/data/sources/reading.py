@@ -11,12 +11,14 @@ from PIL import Image
 
 from lidit_core.errors import first_line
 
+from .formats import FORMATS
+
 if TYPE_CHECKING:
     from ...recipe import Data  # which loads torch: processes that only read pictures go without
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")  # a stranger's file meets no other decoder
 UNREADABLE, TOO_LARGE, MISSING = (0, 0), (-1, -1), (-2, -2)  # in place of a size
 NO_CAPTION, EMPTY, NOT_UTF8 = 0, -1, -2  # in place of a caption's length
+CONTROLS = bytes(n for n in range(32) if chr(n) not in "\t\n\v\f\r\x1b")
 LEAVES = "has a path that leaves its folder"
 _TURNS = {  # EXIF's orientation: how the pixels are brought upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -92,12 +94,24 @@ def read_caption(raw: bytes | str | None) -> tuple[str, int]:
     if raw is None:
         return "", NO_CAPTION
     try:
-        text = raw.decode("utf-8-sig") if isinstance(raw, bytes) else raw
+        text = raw.decode(_encoding(raw)) if isinstance(raw, bytes) else raw
         text.encode()  # JSON can escape half a surrogate pair, which no tokenizer takes
     except UnicodeError:
         return "", NOT_UTF8
     text = text.strip()
     return text, len(text) or EMPTY
+
+
+def _encoding(raw: bytes) -> str:
+    """UTF-8, or UTF-16 by its mark, or by control characters, which a caption does not have."""
+    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "utf-16"
+    first, second = (
+        len(half) - len(half.translate(None, CONTROLS)) for half in (raw[::2], raw[1::2])
+    )
+    if first == second or len(raw) % 2:
+        return "utf-8-sig"
+    return "utf-16-le" if second > first else "utf-16-be"
 
 
 def climbs(name: str) -> bool:
@@ -106,12 +120,15 @@ def climbs(name: str) -> bool:
     return ".." in parts or not parts[0] or "\0" in name or bool(re.match("[A-Za-z]:", name))
 
 
-def faults(sizes: np.ndarray, lengths: np.ndarray, data: Data) -> dict[str, np.ndarray]:
+def faults(
+    sizes: np.ndarray, lengths: np.ndarray, data: Data, places: str
+) -> dict[str, np.ndarray]:
     """Which pictures are left out, by reason; a picture has one reason, or none.
 
     Args:
         sizes: (N, 2) width and height, or what stands in their place.
         lengths: (N, K) of each picture's captions, or what stands in their place.
+        places: where captions were looked for.
     Returns:
         Of each reason (N,) bool.
     """
@@ -124,9 +141,9 @@ def faults(sizes: np.ndarray, lengths: np.ndarray, data: Data) -> dict[str, np.n
         f"is larger than {most} pixels": (short == TOO_LARGE[0]) | (short * long > most),
         f"has a side shorter than {data.smallest} pixels": short < data.smallest,
         f"is longer than {limit:g} times its shorter side": long > limit * short,
-        "has a caption that is not UTF-8": wordless & (worst == NOT_UTF8),
+        "has a caption that is neither UTF-8 nor UTF-16": wordless & (worst == NOT_UTF8),
         "has an empty caption": wordless & (worst == EMPTY),
-        "has no caption": wordless & (worst == NO_CAPTION),
+        f"has no caption (looked for {places})": wordless & (worst == NO_CAPTION),
     }
     told = np.zeros(len(sizes), bool)
     for reason, mask in found.items():

@@ -25,8 +25,9 @@ from lidit_core.errors import LiDiTError
 from lidit_core.io.atomic import replacing
 
 from . import LeftOut
+from .formats import places, sought
 from .reading import faults, open_picture, printable, read_caption
-from .tar_index import Shard, ShardIndex, index_shard, row_type
+from .tar_index import VERSION, Extensions, Shard, ShardIndex, index_shard, row_type
 
 if TYPE_CHECKING:
     from ...recipe import Data, Source
@@ -52,11 +53,13 @@ class ShardSource:
 
     def __init__(self, source: Source, data: Data, index: Path, processes: int = 0):
         self.shards = tuple(Shard.at(path) for path in shard_files(source.path))
-        self._extensions = tuple(extension.lower() for extension in source.captions)
+        lower = {extension.lower(): weight for extension, weight in source.captions.items()}
+        self._extensions = tuple(sought(lower))
+        self._places = places(source.captions)
         self._weights = tuple(source.captions.values())
         self._index = index
         limits = (data.smallest, data.buckets.limit, Image.MAX_IMAGE_PIXELS)
-        of = repr((self.shards, self._extensions, limits))
+        of = repr((VERSION, self.shards, self._extensions, limits))
         self._file = index / f"samples-{hashlib.sha256(of.encode()).hexdigest()[:16]}.npy"
         if not self._file.is_file():
             index_shards(self.shards, self._extensions, index, processes)
@@ -90,12 +93,15 @@ class ShardSource:
             for name in [*names, *names[:1] * (count - len(names))]:
                 left_out.add(reason, name)
         rows, kept = index.rows, np.ones(len(index.rows), bool)
-        for reason, mask in faults(rows["size"], rows["captions"][..., 1], data).items():
+        for reason, mask in self._faults(rows, data).items():
             kept &= ~mask
             for i in np.flatnonzero(mask):
                 left_out.add(reason, printable(f"{self.shards[place].name}: {index.keys[int(i)]}"))
         rows["shard"] = place
         return rows[kept]
+
+    def _faults(self, rows: np.ndarray, data: Data) -> dict[str, np.ndarray]:
+        return faults(rows["size"], rows["captions"][..., 1], data, self._places)
 
     def _index_of(self, place: int) -> ShardIndex:
         file = self.shards[place].index_file(self._extensions, self._index)
@@ -120,6 +126,11 @@ class ShardSource:
         shard = self.shards[row["shard"]]
         of = (shard.name, shard.size, shard.changed, *row["picture"].tolist())
         return hashlib.sha256(repr(of).encode()).hexdigest()
+
+    def content_key(self, index: int) -> str:
+        row = self._rows[index]
+        data = read_at(self.shards[row["shard"]], *row["picture"].tolist())
+        return hashlib.sha256(data).hexdigest()
 
     def captions(self, index: int) -> list[tuple[str, float]]:
         row = self._rows[index]
@@ -166,7 +177,7 @@ def _opened(process: int, shard: Shard) -> BinaryIO:
 
 
 def index_shards(
-    shards: Sequence[Shard], extensions: Sequence[str], folder: Path, processes: int = 0
+    shards: Sequence[Shard], extensions: Extensions, folder: Path, processes: int = 0
 ) -> None:
     """Index the shards that have no index yet; one that is done stays done if this is stopped."""
     missing = [s for s in shards if ShardIndex.load(s.index_file(extensions, folder)) is None]
@@ -181,7 +192,7 @@ def index_shards(
 
 
 def _index(
-    shards: Sequence[Shard], extensions: Sequence[str], folder: Path, processes: int
+    shards: Sequence[Shard], extensions: Extensions, folder: Path, processes: int
 ) -> Iterator[None]:
     if processes <= 1:
         yield from (index_shard(shard, extensions, folder) for shard in shards)

@@ -34,7 +34,10 @@ class TableSource(PictureFiles):
         image = _image_column(source, table, columns)
         weights = _caption_columns(source, table, columns)
         rows = _rows(table, image, list(weights), left_out)
-        super().__init__(table.parent, rows, lambda row: row.captions, weights, data, left_out)
+        places = f"column {' and '.join(weights)}"
+        super().__init__(
+            table.parent, rows, lambda row: row.captions, weights, data, left_out, places
+        )
 
 
 def table_file(path: Path) -> Path:

@@ -22,11 +22,12 @@ from lidit_core.errors import LiDiTError
 from lidit_core.io.atomic import replacing
 
 from . import LeftOut
+from .formats import is_picture, unread_format
 from .reading import LEAVES, climbs, header_size, printable, read_caption
 from .texts import Texts
 
-PICTURES = ("png", "jpg", "jpeg", "webp", "bmp")
-VERSION = 1  # of what an index file holds; a change has all shards read again
+Extensions = Sequence[tuple[str, ...]]  # of each caption those under which it is looked for
+VERSION = 2  # of what an index file holds; a change has all shards read again
 BLOCK = 512  # bytes of a tar's header, and of the zeros that end it
 
 
@@ -47,7 +48,7 @@ class Shard:
     def name(self) -> str:
         return Path(self.path).name
 
-    def index_file(self, extensions: Sequence[str], folder: Path) -> Path:
+    def index_file(self, extensions: Extensions, folder: Path) -> Path:
         """Where its index is kept; another for a shard that changed, or other captions."""
         of = repr((VERSION, self.path, self.size, self.changed, *extensions))
         return folder / f"{Path(self.path).stem}-{hashlib.sha256(of.encode()).hexdigest()[:16]}.npz"
@@ -89,7 +90,7 @@ class ShardIndex:
             return None
 
 
-def index_shard(shard: Shard, extensions: Sequence[str], folder: Path) -> None:
+def index_shard(shard: Shard, extensions: Extensions, folder: Path) -> None:
     """Read a shard's headers, its pictures' headers and its captions; write its index."""
     left_out, keys, kind = LeftOut(), [], row_type(len(extensions))
     try:
@@ -108,25 +109,34 @@ def index_shard(shard: Shard, extensions: Sequence[str], folder: Path) -> None:
 def _samples(
     tar: tarfile.TarFile,
     shard: Shard,
-    extensions: Sequence[str],
+    extensions: Extensions,
     left_out: LeftOut,
     keys: list[str],
 ) -> Iterator[tuple]:
     """A row for each run of members of one key that holds a picture; its key joins ``keys``."""
+    known = {extension for several in extensions for extension in several}
     for key, members in groupby(_members(tar, shard, left_out), lambda m: split(m.name)[0]):
         picture, size, captions = None, None, {}
+        unread = ""
         for member in members if key else ():
             extension = split(member.name)[1]
-            if extension in PICTURES and picture is None:
+            if is_picture(f".{extension}") and picture is None:
                 picture = member.offset_data, member.size
                 size = header_size(_opened(tar, member))
-            elif extension in extensions and extension not in captions:
+            elif extension in known and extension not in captions:
                 captions[extension] = _caption(tar, member)
+            unread = unread or unread_format(f".{extension}")
         if picture is not None:
             keys.append(key)
-            yield 0, picture, size, [captions.get(e, (0, 0)) for e in extensions]
+            yield 0, picture, size, [_first(captions, several) for several in extensions]
+        elif unread:
+            left_out.add(unread, printable(f"{shard.name}: {key}"))
         elif captions:
             left_out.add("has captions but no picture", printable(f"{shard.name}: {key}"))
+
+
+def _first(captions: dict[str, tuple[int, int]], extensions: tuple[str, ...]) -> tuple[int, int]:
+    return next((captions[e] for e in extensions if e in captions), (0, 0))
 
 
 def _caption(tar: tarfile.TarFile, member: tarfile.TarInfo) -> tuple[int, int]:

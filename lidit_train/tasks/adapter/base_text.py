@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lidit_core.demo.checkpoint import TEXT_PREFIX, read_standin
+from lidit_core.demo.checkpoint import TEXT_PREFIX, read_standin, read_standin_config
 from lidit_core.errors import LiDiTError
 from lidit_core.paths import at_home
 
+from .clip_file import Encoder, encoders_in, read_encoders
 from .target import AdapterTarget
 
 
@@ -38,22 +39,12 @@ class StandInText(BaseText):
 
 
 class CLIPText(BaseText):
-    """One CLIP of SD1.5, or both of SDXL, from a diffusers folder."""
+    """One CLIP of SD1.5, or both of SDXL."""
 
-    def __init__(self, folder: Path, both: bool) -> None:
-        from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-
+    def __init__(self, encoders: Sequence[Encoder]) -> None:
         super().__init__()
-        tokenizer, encoder = folder / "tokenizer", folder / "text_encoder"
-        self.tokenizers = [CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True)]
-        encoders: list[nn.Module] = [CLIPTextModel.from_pretrained(encoder, local_files_only=True)]
-        if both:
-            tokenizer, encoder = folder / "tokenizer_2", folder / "text_encoder_2"
-            self.tokenizers.append(CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True))
-            encoders.append(
-                CLIPTextModelWithProjection.from_pretrained(encoder, local_files_only=True)
-            )
-        self.encoders = nn.ModuleList(encoders)
+        self.ids = [encoder.ids for encoder in encoders]
+        self.encoders = nn.ModuleList(encoder.model for encoder in encoders)
 
     def read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
         if len(self.encoders) == 1:
@@ -63,36 +54,53 @@ class CLIPText(BaseText):
         return context, outputs[1].text_embeds
 
     def _run(self, number: int, texts: Sequence[str]):
-        tokenizer, encoder = self.tokenizers[number], self.encoders[number]
-        length = tokenizer.model_max_length
-        ids = tokenizer(
-            list(texts), padding="max_length", max_length=length, truncation=True,
-            return_tensors="pt",
-        ).input_ids  # fmt: skip
+        encoder, ids = self.encoders[number], self.ids[number](texts)
         return encoder(ids.to(encoder.device), output_hidden_states=True)
 
 
+def _of_folder(folder: Path, both: bool) -> list[Encoder]:
+    """From a diffusers folder."""
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    found = []
+    for part, kind in (("", CLIPTextModel), ("_2", CLIPTextModelWithProjection))[: 1 + both]:
+        tokenizer = CLIPTokenizer.from_pretrained(
+            folder / f"tokenizer{part}", local_files_only=True
+        )
+        model = kind.from_pretrained(folder / f"text_encoder{part}", local_files_only=True)
+        found.append(Encoder(tokenizer, model))
+    return found
+
+
 def find_base_text(target: AdapterTarget, folder: str) -> Path:
-    """The stand-in's file, or the diffusers folder that has the base's text encoders.
+    """The stand-in's file, or the checkpoint or diffusers folder with the base's text encoders.
 
     Raises:
         LiDiTError: they are not where the recipe says.
     """
-    if target.shape.family == "small" and target.base.is_file() and not folder:
+    if target.base.is_file() and not folder and read_standin_config(target.base):
         return target.base
     path = at_home(folder or target.base)
+    if path.is_file() and encoders_in(path, bool(target.shape.adm)):
+        return path
     parts = ("text_encoder", "text_encoder_2")[: 1 + bool(target.shape.adm)]
     lacking = [part for part in parts if not (path / part / "config.json").is_file()]
     if lacking:
         raise LiDiTError(
             f"mode 'add' trains beside the checkpoint's own text encoders, and {path} holds no "
-            f"{lacking[0]} folder; give a diffusers folder as adapter.text_encoders, or train mode "
-            "replace alone with adapter.modes=[replace]"
+            f"{_lacking(path, lacking[0])}; give a checkpoint or a diffusers folder that has them "
+            "as adapter.text_encoders, or train mode replace alone with adapter.modes=[replace]"
         )
     return path
 
 
+def _lacking(path: Path, folder: str) -> str:
+    return "CLIP, only other parts" if path.is_file() else f"{folder} folder"
+
+
 def base_text(target: AdapterTarget, folder: str) -> BaseText:
     """The text encoders of a base."""
-    path = find_base_text(target, folder)
-    return CLIPText(path, both=bool(target.shape.adm)) if path.is_dir() else StandInText(path)
+    path, both = find_base_text(target, folder), bool(target.shape.adm)
+    if path.is_dir():
+        return CLIPText(_of_folder(path, both))
+    return CLIPText(read_encoders(path, both)) if encoders_in(path, both) else StandInText(path)

@@ -12,18 +12,23 @@ from torch import nn
 
 from lidit_core.llmdiff.adapter import LLMDiffAdapter
 
+from ...data.latent_cache import BATCH
 from ...data.room import caption_bytes, free_disk
 from ...data.token_guess import text_tokens
+from ...loop.computing.frozen import holds_half
+from ...loop.validation import BATCH as DRAWN
+from ...plan.autoencoder_size import AutoencoderSize, autoencoder_size
 from ...plan.cache_sizes import Cached, caches, counts_of
 from ...plan.hardware import Device, find_device
 from ...plan.llm_size import LLMSize, llm_size
 from ...plan.workload import FLOAT32, StageLoad, stage_loads
 from ...recipe import Recipe
 from .input import input_spec
-from .target import AdapterTarget
+from .target import LATENTS, AdapterTarget
 from .unet_cost import UNetCost, unet_cost
 
 LLM = 0  # the only branch
+ACTIVATIONS = "activations of a micro batch"
 KEPT_BY_CHECKPOINTS = 0.2  # assumed: of the activations, with blocks computed twice
 
 
@@ -72,20 +77,52 @@ class AdapterPlan:
         peak = self.device.share * self.device.peak(self.recipe.compute.precision)
         return self.flops(stage) * self.loads[stage].share / peak
 
+    @property
+    def autoencoder(self) -> AutoencoderSize:
+        """The tiny one of the stand-in, or the one that SD1.5 and SDXL have."""
+        large = self.target.shape.family in LATENTS
+        return autoencoder_size(large, _mixed(self.recipe, self.device))
+
+    @property
+    def peak(self) -> int:
+        """Bytes of the phase that needs most."""
+        phases = self.filling(), self.memory(), self.drawing()
+        return max(sum(parts.values()) for parts in phases)
+
+    def filling(self) -> dict[str, int]:
+        """The same while latents are computed, before the U-Net is there; empty if none are."""
+        if not self.recipe.cache.latents:
+            return {}
+        vae = self.autoencoder
+        most = max(vae.pictures(load.side, BATCH) for load in self.loads)
+        return {"autoencoder": vae.weights, "pictures being encoded": most}
+
     def memory(self) -> dict[str, int]:
         """The bytes of each part in one process; shards are gathered a block at a time."""
         half = _mixed(self.recipe, self.device)
         share = KEPT_BY_CHECKPOINTS if self.recipe.compute.checkpointing else 1.0
-        number = 2 if half else FLOAT32
+        number, held = 2 if half else FLOAT32, holds_half(self.recipe.compute, half)
+        copied = half and not held
         kept = max(u.cost.saved * load.micro for u, load in zip(self.unets, self.loads))
         read = 0 if self.keeps_states else self.llm.parameters * number
         return {
-            "U-Net, frozen": self.unets[0].parameters * FLOAT32 // self.shards,
-            "its matrices in bf16, while they are used": self.unets[0].parameters * 2 * half,
+            "U-Net, frozen": self.unets[0].parameters * (2 if held else FLOAT32) // self.shards,
+            "its matrices in bf16, while they are used": self.unets[0].parameters * 2 * copied,
             "adapter, gradients, moments, average": 5 * FLOAT32 * self.adapter // self.shards,
             f"{self.llm.name}, frozen": read,
-            "activations of a micro batch": round(kept * share),
+            ACTIVATIONS: round(kept * share),
         }
+
+    def drawing(self) -> dict[str, int]:
+        """The same while a validation or a batch goes through the autoencoder."""
+        validation, vae = self.recipe.validation, self.autoencoder
+        most = [0]
+        if validation.every and (prompts := min(len(validation.prompts), DRAWN)):
+            most.append(vae.pictures(self.target.native_size, prompts, decoded=True))
+        if not self.recipe.cache.latents:
+            most += [vae.pictures(load.side, load.share) for load in self.loads]
+        held = {name: size for name, size in self.memory().items() if name != ACTIVATIONS}
+        return {**held, "autoencoder": vae.weights, "its pictures": max(most)}
 
 
 def make_adapter_plan(

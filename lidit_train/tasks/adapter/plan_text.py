@@ -39,9 +39,13 @@ def _memory(plan: AdapterPlan) -> Iterator[str]:
     parts = plan.memory()
     sharded = f", sharded over {plan.shards}" if plan.shards > 1 else ""
     yield f"Memory of a process ({plan.device.name}{sharded})"
-    for name, size in parts.items():
+    for name, size in filter(lambda part: part[1], parts.items()):
         yield row(name, as_bytes(size))
-    total, there = sum(parts.values()), plan.device.memory
+    for name, size in plan.filling().items():
+        yield row(f"while latents are cached: {name}", as_bytes(size))
+    if drawn := plan.drawing()["its pictures"]:
+        yield row("while pictures are drawn, for activations", as_bytes(drawn))
+    total, there = plan.peak, plan.device.memory
     yield row("peak", as_bytes(total), "fits" if total <= there else "DOES NOT FIT")
 
 

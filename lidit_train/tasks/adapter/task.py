@@ -68,13 +68,12 @@ def make_task(recipe: Recipe) -> AdapterTask:
 class AdapterTask:
     """Trains an adapter in all its modes; see `lidit_train.tasks.task.Task`."""
 
-    checkpoint = None
-
     def __init__(self, recipe: Recipe) -> None:
         assert recipe.adapter is not None  # `make_task` has seen to it
         self.recipe, self.options = recipe, recipe.adapter
         self.target = adapter_target(self.options)
         self.spec = input_spec(self.target)
+        self.checkpoint = self.target.base if self.target.base.exists() else None
         self.llms: Mapping[str, str] = {self.target.adapter.llm.name: self.options.llm}
 
     def check_files(self) -> None:

@@ -99,7 +99,7 @@ def read_unet(
 def build_unet(shape: UNetShape, device: torch.device | str = "cpu") -> UNet2DConditionModel:
     """diffusers' U-Net, with random weights."""
     try:
-        from diffusers import UNet2DConditionModel
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     except ImportError as error:
         raise LiDiTError(
             "a U-Net of SD1.5 or SDXL is trained on with diffusers, which is not installed; "

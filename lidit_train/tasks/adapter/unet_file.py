@@ -28,6 +28,7 @@ WEIGHTS = (  # in a diffusers folder; the first that is there
     "diffusion_pytorch_model.fp16-*-of-*.safetensors",
 )
 MARKS = re.compile(r"v_pred|ztsnr|edm_mean|edm_std|edm_vpred\..+")  # of how a model was trained
+TELLING = ("modelspec.prediction_type", "prediction_type")  # metadata of the prediction
 PARTS_OF_OTHERS = {  # names that also a U-Net's file could have, before it is taken for one
     "a LoRA": r"lora|\.hada_|\.lokr_",
     "a ControlNet": r"(^|control_model\.)zero_convs\.|^controlnet_cond_embedding\.",
@@ -78,7 +79,7 @@ def find_unet(path: str | Path) -> UNetFile:
             for key in file.keys():
                 places[key] = (each, key)
                 shapes[key] = tuple(file.get_slice(key).get_shape())
-    marks = frozenset(filter(MARKS.fullmatch, places))
+    marks = frozenset(filter(MARKS.fullmatch, places)) | _told(metadata)
     shapes = {k: v for k, v in without_prefix(shapes).items() if not MARKS.fullmatch(k)}
     layout = _layout(shapes, [*places, *metadata], path)
     config = metadata_config(metadata, path)
@@ -87,6 +88,12 @@ def find_unet(path: str | Path) -> UNetFile:
     scheduler = _json(files[0].parents[1] / "scheduler" / "scheduler_config.json")
     own = {name: place for name, place in without_prefix(places).items() if name in shapes}
     return UNetFile(path, layout, own, shapes, config, scheduler or {}, marks)
+
+
+def _told(metadata: Mapping[str, str]) -> frozenset[str]:
+    """The mark that stands for what other trainers write of a model of v."""
+    told = (metadata.get(name, "").lower() for name in TELLING)
+    return frozenset({"v_pred"} if any(value in ("v", "v_prediction") for value in told) else ())
 
 
 def _checked_file(path: Path) -> Path:

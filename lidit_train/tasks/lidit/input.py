@@ -14,7 +14,7 @@ def input_spec(config: LiDiTConfig) -> InputSpec:
         native_size=config.native_size,
         patch=config.patch,
         llms=config.llms,
-        widths=tuple(llm.width for llm in config.llms),
+        widths=tuple(llm.state_width for llm in config.llms),
         prediction=config.prediction,
         shift=config.shift,
     )

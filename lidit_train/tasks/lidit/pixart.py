@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lidit_core.errors import LiDiTError
+from lidit_core.model.config import LiDiTConfig
 from lidit_core.model.dit import LiDiT
 from lidit_core.model.layers import timestep_frequencies
 
@@ -67,7 +68,7 @@ def warm_start(model: LiDiT, path: str | Path) -> WarmStart:
         LiDiTError: the file is no PixArt, or one of other sizes.
     """
     file = read_pixart(path)
-    _check_sizes(file, model)
+    check_sizes(file, model.config)
     state = model.state_dict()
     copied = [_put(state, *found, file) for found in _embedder(file)]
     for index, block in enumerate(model.blocks):
@@ -82,8 +83,8 @@ def warm_start(model: LiDiT, path: str | Path) -> WarmStart:
     return WarmStart(file.path, file.averaged, tuple(copied), fresh, file.unused)
 
 
-def _check_sizes(file: PixArtFile, model: LiDiT) -> None:
-    config = model.config
+def check_sizes(file: PixArtFile, config: LiDiTConfig) -> None:
+    """Refuse a PixArt of another depth, width or number of heads than a LI-DiT's."""
     for what in ("depth", "width", "heads"):
         theirs, ours = getattr(file, what), getattr(config, what)
         if theirs not in (ours, None):

@@ -130,7 +130,7 @@ def _count(
     config = model.config
     rows, columns = (side * config.patch for side in _sides(tokens))
     x = torch.empty(1, config.latent.channels, rows, columns, device=META)
-    states = {i: _states(config.llms[i].width, read) for i, read in text.items()}
+    states = {i: _states(config.llms[i].state_width, read) for i, read in text.items()}
     blocks: list[_BlockByBlock] = []
     refiners: list[int] = []
 

@@ -10,9 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lidit_core.model.config import LiDiTConfig
-from lidit_core.model.vae import WIDTH
+from lidit_core.paths import at_home
 
+from ...data.latent_cache import BATCH
 from ...data.room import STORED_BYTES
+from ...loop.computing.frozen import holds_half
+from ...loop.validation import BATCH as DRAWN
+from ...plan.autoencoder_size import AutoencoderSize, autoencoder_size
 from ...plan.hardware import Device
 from ...plan.llm_size import LLMSize
 from ...plan.workload import FLOAT32, Sizes, StageLoad, branches_read, image_tokens
@@ -22,6 +26,7 @@ from .plan_activations import Activations, saved_activations
 from .trained import Trained, Weights, weight_sizes
 
 HELD, MICRO_BATCH, UPDATE, VALIDATION = "always", "micro batch", "update", "validation"
+READING, ENCODING = "captions", "latents"  # while caches are filled, before the model is made
 CPU_ALLOCATOR = {"all": 0.17, "refiners": 0.33, "lora": 0.63}  # measured: freed memory that
 # glibc keeps, of the activations; live memory is within 2 % of the rest (benchmarks)
 CPU_CHECKPOINTING = 0.30  # the same where blocks are computed twice, of what they would have kept
@@ -29,8 +34,6 @@ GPU_ALLOCATOR = 0.10  # assumed: the same of torch's caching allocator
 CUDA_CONTEXT = 1_000_000_000  # assumed: bytes of the driver's and libraries' own
 MUON_COPIES = 6  # of the largest matrix while its step is made orthogonal
 DRAWING = 12  # tensors like the image tokens that a forward pass without gradients holds
-VAE_WEIGHTS = 1_230_000  # numbers in either half of the tiny autoencoder
-VAE_TENSORS = 4  # of its full resolution at once, without gradients
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,27 @@ class Memory:
 
     @property
     def busiest(self) -> str:
-        """The moment of the peak."""
+        """The moment of the training's peak."""
         return max((MICRO_BATCH, UPDATE, VALIDATION), key=self.at)
 
     @property
-    def peak(self) -> int:
+    def filling(self) -> str:
+        """What needs most while caches are filled."""
+        return max((READING, ENCODING), key=self.at)
+
+    @property
+    def moment(self) -> str:
+        """That of the peak: of the training, or while caches are filled."""
+        return self.filling if self.at(self.filling) > self.training else self.busiest
+
+    @property
+    def training(self) -> int:
+        """The peak once the caches are filled."""
         return self.at(HELD) + self.at(self.busiest)
+
+    @property
+    def peak(self) -> int:
+        return max(self.training, self.at(self.filling))
 
 
 @dataclass(frozen=True)
@@ -87,6 +105,15 @@ class Process:
         return self.recipe.compute.precision == "bf16" and not self.device.is_cpu
 
     @property
+    def holds_half(self) -> bool:
+        """Whether what is frozen is held in bf16."""
+        return holds_half(self.recipe.compute, self.mixed)
+
+    @property
+    def autoencoder(self) -> AutoencoderSize:
+        return autoencoder_size(at_home(self.recipe.model.vae).is_dir(), self.mixed)
+
+    @property
     def compute_bytes(self) -> int:
         return 2 if self.mixed else FLOAT32
 
@@ -98,6 +125,7 @@ def memory_of(process: Process) -> Memory:
         *_frozen_models(process),
         *_micro_batch(process),
         *_moments(process),
+        *_filling(process),
     )
     return Memory(tuple(part for part in parts if part.bytes))
 
@@ -115,12 +143,14 @@ def checkpoint_bytes(recipe: Recipe, weights: Weights) -> int:
 
 def _state(process: Process) -> list[MemoryPart]:
     weights, each = process.weights, process.shards
+    half = weights.frozen if process.holds_half else 0
     buckets = process.recipe.hardware.count > 1 and not process.recipe.compute.shard
     context = 0 if process.device.is_cpu else CUDA_CONTEXT
     several = any(load.micro_batches > 1 for load in process.loads)
     when = HELD if several else UPDATE  # each step begins without any
     return [
-        MemoryPart("weights, float32", FLOAT32 * (weights.total + weights.lora) // each),
+        MemoryPart("weights, float32", FLOAT32 * (weights.total + weights.lora - half) // each),
+        MemoryPart("frozen weights, bf16", 2 * half // each),
         MemoryPart("gradients, float32", FLOAT32 * weights.stepped // each, when),
         MemoryPart("gradients' buckets, float32", FLOAT32 * weights.trained * buckets),
         MemoryPart(
@@ -141,15 +171,28 @@ def _frozen_models(process: Process) -> list[MemoryPart]:
             llm = process.llms[i]
             parts.append(MemoryPart(f"LLM {llm.name}, by {llm.source}", each * llm.parameters))
     if not process.recipe.cache.latents:
-        parts.append(MemoryPart("autoencoder", FLOAT32 * VAE_WEIGHTS))
-        pixels = max(load.micro * load.side**2 for load in process.loads)
-        parts.append(MemoryPart("pictures being encoded", encoding_bytes(pixels)))
+        vae = process.autoencoder
+        parts.append(MemoryPart("autoencoder", vae.weights))
+        most = max(vae.pictures(load.side, load.share) for load in process.loads)
+        parts.append(MemoryPart("pictures being encoded", most))
     return parts
 
 
-def encoding_bytes(pixels: int) -> int:
-    """Of the autoencoder's tensors at full resolution."""
-    return VAE_TENSORS * FLOAT32 * WIDTH * pixels
+def _filling(process: Process) -> list[MemoryPart]:
+    """What is there while caches are filled, before the model is made: one LLM, or the VAE."""
+    parts = []
+    if process.keeps_states and not process.recipe.cache.given:
+        each = FLOAT32 if process.device.is_cpu else 2
+        llms = [process.llms[i] for i in sorted(branches_read(process.loads))]
+        largest = max(llms, key=lambda llm: llm.parameters)
+        name = f"LLM {largest.name}, reading captions"
+        parts.append(MemoryPart(name, each * largest.parameters, READING))
+    if process.recipe.cache.latents:
+        vae = process.autoencoder
+        parts.append(MemoryPart("autoencoder, filling the cache", vae.weights, ENCODING))
+        most = max(vae.pictures(load.side, BATCH) for load in process.loads)
+        parts.append(MemoryPart("pictures being encoded for it", most, ENCODING))
+    return parts
 
 
 def _micro_batch(process: Process) -> list[MemoryPart]:
@@ -203,13 +246,15 @@ def _states(process: Process, load: StageLoad, sizes: Sizes) -> int:
     each = FLOAT32 if process.device.is_cpu else 2
     if process.keeps_states:
         each = STORED_BYTES[process.recipe.cache.dtype]
-    widths = {i: process.config.llms[i].width for i in sizes.text}
+    widths = {i: process.config.llms[i].state_width for i in sizes.text}
     return each * load.micro * sum(text.read * widths[i] for i, text in sizes.text.items())
 
 
 def _copies(process: Process) -> int:
     """Autocast keeps its bfloat16 copies for the backward pass; shards are gathered as such."""
-    return 2 * process.weights.total if process.mixed and process.shards == 1 else 0
+    weights = process.weights
+    copied = weights.total - (weights.frozen if process.holds_half else 0)
+    return 2 * copied if process.mixed and process.shards == 1 else 0
 
 
 def _gathered(process: Process) -> int:
@@ -243,13 +288,14 @@ def _muon(process: Process) -> int:
 
 def _drawing(process: Process) -> list[MemoryPart]:
     """With and without guidance together; the averages stand in the weights' places."""
-    prompts = len(process.recipe.validation.prompts)
+    prompts = min(len(process.recipe.validation.prompts), DRAWN)
     if not prompts:
         return []
     config, side = process.config, process.config.native_size
     tokens = image_tokens(config.patch * config.latent.downsampling, side, side)
+    decoding = process.autoencoder.pictures(side, prompts, decoded=True)
     drawing = DRAWING * 2 * prompts * tokens * config.width * process.compute_bytes
     return [
         MemoryPart("drawing the prompts", drawing, VALIDATION),
-        MemoryPart("decoding them", encoding_bytes(prompts * side**2), VALIDATION),
+        MemoryPart("decoding them", decoding, VALIDATION),
     ]

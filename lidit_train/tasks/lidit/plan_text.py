@@ -8,13 +8,15 @@ from ...plan.text import row
 from ...plan.workload import StageLoad
 from ...units import as_bytes, as_count, as_flops, as_time
 from .plan import Plan, StagePlan
-from .plan_memory import HELD, MICRO_BATCH, UPDATE, VALIDATION
+from .plan_memory import ENCODING, HELD, MICRO_BATCH, READING, UPDATE, VALIDATION
 
 MOMENTS = {
     HELD: "held all the time",
     MICRO_BATCH: "while a micro batch is learnt",
     UPDATE: "while the weights are updated",
     VALIDATION: "while the validation prompts are drawn",
+    READING: "while captions are read, before the model is there",
+    ENCODING: "while latents are computed, before the model is there",
 }
 
 
@@ -89,9 +91,9 @@ def _memory(plan: Plan) -> Iterator[str]:
 def _fits(plan: Plan) -> str:
     there = plan.device.memory / (plan.recipe.hardware.count if plan.device.is_cpu else 1)
     if not there:
-        return f"{MOMENTS[plan.memory.busiest]}"
+        return f"{MOMENTS[plan.memory.moment]}"
     verdict = "fits in" if plan.memory.peak <= there else "DOES NOT FIT in"
-    return f"{MOMENTS[plan.memory.busiest]}; {verdict} {as_bytes(there)}"
+    return f"{MOMENTS[plan.memory.moment]}; {verdict} {as_bytes(there)}"
 
 
 def _time(plan: Plan) -> Iterator[str]:

@@ -98,13 +98,7 @@ def _from_checkpoint(model: LiDiT, path: Path) -> Start:
     """A checkpoint's weights; a branch that now has another LLM keeps its new ones."""
     old = load_lidit(path)
     mine, before = model.config, old.config
-    if _trunk(mine) != _trunk(before):
-        told = {k: v for k, v in _trunk(mine).items() if v != _trunk(before)[k]}
-        raise LiDiTError(
-            f"the recipe changes {', '.join(told)} of the checkpoint {path}, whose weights then do "
-            "not fit; change only its llms, shift, steps, guidance or native_size, or begin from a "
-            "preset"
-        )
+    _check_trunk(mine, before, path)
     fresh = _changed(mine, before)
     places = tuple(place for i in range(len(mine.llms)) for place in branch_places(i).values())
     kept = tuple(p for i in range(len(mine.llms)) if i not in fresh for p in _places(i))
@@ -117,6 +111,28 @@ def _from_checkpoint(model: LiDiT, path: Path) -> Start:
     names = ", ".join(mine.llms[i].name for i in fresh)
     notes = (f"{len(taken)} tensors are taken from {path}",)
     return Start(model, fresh, notes + ((f"fresh branches: {names}",) if fresh else ()))
+
+
+def check_start(recipe: Recipe, config: LiDiTConfig) -> None:
+    """Look whether the weights that a run begins with fit its model; none of a LI-DiT is read."""
+    if recipe.model.checkpoint:
+        path = checkpoint_path(recipe.model)
+        _check_trunk(config, read_config(path), path)
+    if recipe.model.pixart:
+        from .pixart import check_sizes
+        from .pixart_file import read_pixart
+
+        check_sizes(read_pixart(recipe.model.pixart), config)
+
+
+def _check_trunk(mine: LiDiTConfig, before: LiDiTConfig, path: Path) -> None:
+    if _trunk(mine) != _trunk(before):
+        told = {k: v for k, v in _trunk(mine).items() if v != _trunk(before)[k]}
+        raise LiDiTError(
+            f"the recipe changes {', '.join(told)} of the checkpoint {path}, whose weights then do "
+            "not fit; change only its llms, shift, steps, guidance or native_size, or begin from a "
+            "preset"
+        )
 
 
 def _places(branch: int) -> tuple[str, ...]:

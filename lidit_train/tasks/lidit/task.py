@@ -15,18 +15,18 @@ from lidit_core.model.config import LiDiTConfig
 
 from ...data.latent_statistics import with_preview
 from ...data.prepare import Prepared, some_captions, some_latents
-from ...loop.cuda_graph import check_alone
+from ...loop.computing.cuda_graph import check_alone
 from ...loop.longest_prompt import recorded
 from ...recipe import Recipe
 from ..unused_fields import refuse
 from ..whitening import SAMPLE, whiten_entries
 from .input import input_spec
 from .learner import LiDiTLearner
-from .lora import add_lora, save_lora
+from .lora import add_lora, linear_layers, save_lora
 from .plan import make_plan
 from .plan_text import plan_text
-from .start import begin, checkpoint_path, configuration, fresh_branches
-from .trained import trained_branches, trained_by
+from .start import begin, check_start, checkpoint_path, configuration, fresh_branches
+from .trained import on_meta, trained_branches, trained_by
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +54,12 @@ class LiDiTTask:
         self.spec = input_spec(self.config)
         self.llms: Mapping[str, str] = {}
         self.checkpoint = checkpoint_path(recipe.model) if recipe.model.checkpoint else None
+        self._shown: LiDiTConfig | None = None  # with the previews that a file tells of
 
     def check_files(self) -> None:
-        """Nothing is left to look for: the checkpoint's configuration has been read."""
+        check_start(self.recipe, self.config)
+        if self.recipe.trains == "lora":
+            linear_layers(on_meta(self.config), self.recipe.lora.layers)
 
     def learner(self, ready: Prepared) -> LiDiTLearner:
         recipe, config = self.recipe, replace(self.config, latent=ready.spec.latent)
@@ -91,11 +94,18 @@ class LiDiTTask:
             base = self.recipe.model.checkpoint or self.recipe.model.preset
             return save_lora(learner.lora, config, path, base, _part(weights, "lora."), longest)
         learnt = trained_branches(learner.model)
-        config = replace(config, llms=recorded(config.llms, longest, learnt))
-        if not config.latent.rgb_factors:
-            some = some_latents(ready.sources, ready.stages[-1], ready.vae, ready.latents)
-            config = with_preview(config, ready.vae.model, some)
+        latent = self._previews(config, ready).latent
+        config = replace(config, llms=recorded(config.llms, longest, learnt), latent=latent)
         save_lidit(_part(weights, "model."), config, path)
+
+    def _previews(self, config: LiDiTConfig, ready: Prepared) -> LiDiTConfig:
+        """The configuration with what a host needs for previews, which is found out once."""
+        if config.latent.rgb_factors:
+            return config
+        if self._shown is None:
+            some = some_latents(ready.sources, ready.stages[-1], ready.vae, ready.latents)
+            self._shown = with_preview(config, ready.vae.decode, some)
+        return self._shown
 
     def plan(self, folder: Path) -> str:
         fresh = fresh_branches(self.recipe, self.config)
@@ -112,6 +122,8 @@ def _check_recipe(recipe: Recipe) -> None:
     m = recipe.model
     refuse(recipe, {"adapter": "which is for a U-Net (trains: adapter)"})
     check_alone(recipe.compute)
+    if recipe.trains == "all":
+        refuse(recipe, {"compute.frozen": "and of such a model nothing is frozen"})
     if recipe.trains != "lora":
         beside = "which is for trains: lora"
         refuse(recipe, {f"lora.{name}": beside for name in ("rank", "alpha", "layers")})

@@ -76,17 +76,18 @@ def trained_by(recipe: Recipe, config: LiDiTConfig, fresh: Collection[int] = ())
 @functools.lru_cache(maxsize=8)
 def weight_shapes(config: LiDiTConfig) -> Mapping[str, tuple[int, ...]]:
     """Every weight's shape by its name in the state dict; no memory is taken for them."""
-    return {name: tuple(p.shape) for name, p in _on_meta(config).named_parameters()}
+    return {name: tuple(p.shape) for name, p in on_meta(config).named_parameters()}
 
 
 @functools.lru_cache(maxsize=8)
 def linear_layers(config: LiDiTConfig) -> Mapping[str, tuple[int, int]]:
     """(in, out) of every linear layer by name."""
-    layers = _on_meta(config).named_modules()
+    layers = on_meta(config).named_modules()
     return {name: (m.in_features, m.out_features) for name, m in layers if isinstance(m, nn.Linear)}
 
 
-def _on_meta(config: LiDiTConfig) -> LiDiT:
+def on_meta(config: LiDiTConfig) -> LiDiT:
+    """A LI-DiT that takes no memory."""
     return LiDiT(config, device=torch.device("meta"))
 
 

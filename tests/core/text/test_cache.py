@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,7 +17,14 @@ from tiny_llm import save_llm
 
 from lidit_core.errors import LiDiTError
 from lidit_core.llm.loading import load_llm
-from lidit_core.text.cache import MEMORY, DiskCache, PromptStates, StateCache
+from lidit_core.text.cache import (
+    MEMORY,
+    DiskCache,
+    PromptStates,
+    StateCache,
+    StateCaches,
+    states_key,
+)
 from lidit_core.text.encoder import LLMEncoder
 from lidit_core.text.notes import prompt_notes
 from lidit_core.text.prompt_encoder import PromptEncoder
@@ -277,3 +285,29 @@ def test_what_memory_knows_gets_to_the_disk(llama, tmp_path):
     MEMORY.clear()
     later = PromptEncoder(llama, "short", disk_cache=tmp_path)
     assert later.encode_rows(["two bees"])[0].cached and not later.loaded
+
+
+def test_keys_and_files_of_states_stay_what_they_were(tmp_path):
+    """Caches of many gigabytes are in use; where this fails, raise STATES_VERSION and say so."""
+    assert states_key("an LLM\0bf16", "two bees").startswith("a28d9f64fde9a4b6")
+    assert states_key("an LLM", "\ud800").startswith("6a8fe8bb7edf36c3")
+    states = PromptStates(torch.ones(2, 3), torch.ones(2, dtype=torch.int32), (0, 2), 2, 3, 4)
+    DiskCache(tmp_path).put("ab12", states)
+    digest = hashlib.sha256((tmp_path / "ab" / "ab12.safetensors").read_bytes()).hexdigest()
+    assert digest.startswith("05086c8b0cdebaee")
+
+
+def test_states_in_one_cache_are_put_into_the_other_and_computed_once(tmp_path):
+    asked = []
+
+    def compute(prompts):
+        asked.extend(prompts)
+        return [PromptStates(torch.ones(2, 3), torch.ones(2), (0, 2), 2, 2, 4) for _ in prompts]
+
+    disk, memory = DiskCache(tmp_path), StateCache()
+    for caches in (StateCaches(None, disk), StateCaches(memory, disk), StateCaches(memory, None)):
+        rows = caches.states(["one", "two", "one"], lambda: "an LLM", compute)
+        assert len(rows) == 3 and torch.equal(rows[0].hidden, torch.ones(2, 3))
+    assert asked == ["one", "two"] and rows[0].cached
+    StateCaches(None, None).states(["one"], lambda: "an LLM", compute)
+    assert asked == ["one", "two", "one"]

@@ -155,7 +155,7 @@ def test_asked_for_at_loading_or_of_an_llm_with_every_block(llama):
     assert not torch.allclose(LLMEncoder(every, "short").encode(PROMPTS).hidden, ours.hidden)
     with pytest.raises(LiDiTError, match="up to block -3; expected every block"):
         LLMEncoder(load_llm(llama), "short", differences=True)
-    with pytest.raises(LiDiTError, match="a whole number, 'all' or 'differences'"):
+    with pytest.raises(LiDiTError, match="a whole number, several, 'all' or 'differences'"):
         load_llm(llama, block="difference")
 
 
@@ -222,7 +222,7 @@ def test_cached_apart_from_every_block(llama, tmp_path):
 
 def test_a_model_may_be_trained_on_them():
     assert LLMSpec("tiny", 7 * 32, "differences").block == "differences"
-    with pytest.raises(LiDiTError, match="a number, 'all' or 'differences'"):
+    with pytest.raises(LiDiTError, match="a number, several, 'all' or 'differences'"):
         LLMSpec("tiny", 7 * 32, "difference")
 
 

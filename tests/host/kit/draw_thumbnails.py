@@ -13,8 +13,8 @@ import tempfile
 from pathlib import Path
 
 from host_server import HostServer
-from PIL import Image
-from workflow_kit import NAMES, WORKFLOWS, give_pictures, read, saving
+from PIL import Image, ImageOps
+from workflow_kit import NAMES, WORKFLOWS, give_files, read, saving
 
 SIDE = 512  # of a thumbnail, in pixels
 GAP = 8
@@ -31,14 +31,15 @@ def grid(pictures: list[Image.Image]) -> Image.Image:
     square = Image.new("RGB", (SIDE, SIDE), BACKGROUND)
     for i, picture in enumerate(pictures):
         row, column = divmod(i, columns)
-        resized = picture.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
+        whole = picture.convert("RGB")
+        resized = ImageOps.pad(whole, (side, side), Image.Resampling.LANCZOS, BACKGROUND)
         square.paste(resized, (left + column * (side + GAP), top + row * (side + GAP)))
     return square
 
 
 def draw(server: HostServer, name: str) -> None:
     api = read(name)[1]
-    give_pictures(server, api)
+    give_files(server, api)
     run = server.draw(api)
     if run.ending != "execution_success":
         raise SystemExit(f"{name}: {run.error}")
@@ -47,7 +48,7 @@ def draw(server: HostServer, name: str) -> None:
 
 
 def main(host: str, *names: str) -> None:
-    sys.path.append(str(WORKFLOWS.parent))  # of the stickers to train on
+    sys.path.append(str(WORKFLOWS.parent))
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         (base / "custom_nodes").mkdir()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import shutil
 import tempfile
@@ -9,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from playwright.sync_api import Page, Route, sync_playwright
+from playwright.sync_api import Page, Playwright, Route, sync_playwright
 
 READY = "() => window.app?.extensionManager && window.LiteGraph?.registered_node_types[%r]"
 MISSING = """ui => {
@@ -26,6 +28,21 @@ FROM_API = """async ([api, name]) => {
 SET = """([type, name, value]) => {
     for (const node of app.graph._nodes.filter(node => node.type === type))
         node.widgets.find(widget => widget.name === name).value = value
+}"""
+SAVED = "() => JSON.stringify((app.rootGraph ?? app.graph).serialize())"
+SETTING = "([name, value]) => app.extensionManager.setting.set(name, value)"
+MODERN = "Comfy.VueNodes.Enabled"  # Nodes 2.0
+DRAWN = """() => Object.fromEntries(app.graph._nodes.map(node => {
+    const least = node.computeSize(), [w, h] = [0, 1].map(i => Math.max(node.size[i], least[i]))
+    return [node.id, [node.pos[0], node.pos[1] - 30, w, h + 30]]
+}))"""
+DRAWN_MODERN = """() => {
+    const ds = app.canvas.ds
+    return Object.fromEntries([...document.querySelectorAll('[data-node-id]')].map(element => {
+        const node = app.graph.getNodeById(element.dataset.nodeId)
+        const { width, height } = element.getBoundingClientRect()
+        return [node.id, [node.pos[0], node.pos[1] - 30, width / ds.scale, height / ds.scale]]
+    }))
 }"""
 RUN = '[data-testid="queue-button"] button, button[data-testid="queue-button"]'
 ALERTS = "() => [...document.querySelectorAll('.p-toast-message')].map(alert => alert.innerText)"
@@ -51,6 +68,14 @@ def keep_local(route: Route) -> None:
     route.continue_() if local else route.abort()
 
 
+@functools.cache
+def _playwright() -> Playwright:
+    """The one of this process: a second one would have to run inside the first one's loop."""
+    started = sync_playwright().start()
+    atexit.register(started.stop)
+    return started
+
+
 class Browser:
     """One window on the host's canvas."""
 
@@ -59,8 +84,7 @@ class Browser:
 
     def __enter__(self) -> "Browser":
         self.profile = tempfile.TemporaryDirectory()
-        self.playwright = sync_playwright().start()
-        self.context = self.playwright.chromium.launch_persistent_context(
+        self.context = _playwright().chromium.launch_persistent_context(
             self.profile.name,
             executable_path=find_chromium(),
             args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
@@ -72,7 +96,6 @@ class Browser:
 
     def __exit__(self, *_: Any) -> None:
         self.context.close()
-        self.playwright.stop()
         self.profile.cleanup()
 
     def _open_page(self) -> Page:
@@ -94,6 +117,22 @@ class Browser:
     def from_api(self, api: dict[str, Any], name: str) -> dict[str, Any]:
         """The workflow that the frontend makes of an API graph."""
         return json.loads(self.page.evaluate(FROM_API, [api, name]))
+
+    def saved(self) -> dict[str, Any]:
+        """The open workflow as the frontend would save it."""
+        return json.loads(self.page.evaluate(SAVED))
+
+    def setting(self, name: str, value: Any) -> None:
+        self.page.evaluate(SETTING, [name, value])
+        self.page.wait_for_timeout(500)
+
+    def boxes(self, modern: bool) -> dict[str, list[float]]:
+        """Each node's left, top, width and height on the canvas, its title included."""
+        if not modern:
+            return self.page.evaluate(DRAWN)
+        self.page.evaluate(FIT)
+        self.page.wait_for_timeout(2000)
+        return self.page.evaluate(DRAWN_MODERN)
 
     def set(self, node_id: str, widget: str, value: Any) -> None:
         """Set a widget of all nodes of a kind in the open workflow."""

@@ -34,6 +34,9 @@ TEXT = 3  # the kind of a binary message
 ENDINGS = ("execution_success", "execution_error", "execution_interrupted")
 
 
+OUR_ERRORS = ("LiDiTError", "MissingLLM", "NotStorable")  # as the canvas is told of them
+
+
 class Refused(Exception):
     """The server's answer 400: what it says is wrong with the prompt."""
 
@@ -96,7 +99,7 @@ class HostServer:
         return self.log_file.read_text(errors="replace")
 
     def get(self, path: str) -> Any:
-        return json.loads(self._fetch(path))
+        return json.loads(self.fetch(path))
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """The answer as JSON; None where it is empty.
@@ -105,14 +108,14 @@ class HostServer:
             Refused: the server answered 400.
         """
         try:
-            answer = self._fetch(path, json.dumps(body).encode())
+            answer = self.fetch(path, json.dumps(body).encode())
         except urllib.error.HTTPError as error:
             if error.code != 400:
                 raise
             raise Refused(error.read().decode()) from error
         return json.loads(answer) if answer else None
 
-    def _fetch(self, path: str, body: bytes | None = None) -> bytes:
+    def fetch(self, path: str, body: bytes | None = None) -> bytes:
         kind = {"Content-Type": "application/json"}
         request = urllib.request.Request(self.url + path, body, kind)
         with urllib.request.urlopen(request, timeout=60) as answer:
@@ -120,7 +123,7 @@ class HostServer:
 
     def picture(self, image: dict[str, str]) -> Image.Image:
         """An output image, as it would be shown."""
-        return Image.open(io.BytesIO(self._fetch(f"/view?{urllib.parse.urlencode(image)}")))
+        return Image.open(io.BytesIO(self.fetch(f"/view?{urllib.parse.urlencode(image)}")))
 
     def upload(self, name: str, picture: Image.Image, base: Path) -> None:
         """Put a picture where LoadImage finds it."""
@@ -135,6 +138,15 @@ class HostServer:
                 return fresh
             time.sleep(0.3)
         raise RuntimeError(f"nothing ended within {RUN_SECONDS} s:\n{self.log[-2000:]}")
+
+    def outputs(self, prompt_id: str) -> dict[str, dict[str, Any]]:
+        """What the history keeps of each node of a prompt that ended; it comes a moment later."""
+        end = time.monotonic() + RUN_SECONDS
+        while time.monotonic() < end:
+            if entry := self.get(f"/history/{prompt_id}"):
+                return entry[prompt_id]["outputs"]
+            time.sleep(0.1)
+        raise RuntimeError(f"the history does not know {prompt_id} after {RUN_SECONDS} s")
 
     def draw(self, api: dict[str, Any]) -> "Run":
         """Queue a prompt with a client of its own and wait for its end."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 OF_FILES = (
-    *("llm", "template", "preset", "model_name", "refiner_name", "adapter_name"),
+    *("llm", "template", "preset", "model_name", "refiner_name", "adapter_name", "file", "prompts"),
     *("sampler_name", "scheduler"),
 )
 SNAPSHOT = Path(__file__).with_name("schema.json")
@@ -99,6 +99,12 @@ def without_tooltip(node: type) -> list[str]:
     return [str(getattr(p, "display_name", None) or p.id) for p in puts if not p.tooltip]
 
 
+def words(node: type) -> list[str]:
+    """What the host's search looks through; no aliases where the host knows none."""
+    schema = node.GET_SCHEMA()
+    return [schema.node_id, schema.display_name, *getattr(schema, "search_aliases", [])]
+
+
 def probe(host: str, pack: str, decline: bool) -> dict[str, Any]:
     nodes = started_host(host)
     forget_transformers()
@@ -124,6 +130,7 @@ def probe(host: str, pack: str, decline: bool) -> dict[str, Any]:
         "silent": {name: without_tooltip(node) for name, node in ours.items()},
         "categories": {name: node.GET_SCHEMA().category for name, node in ours.items()},
         "descriptions": {name: node.GET_SCHEMA().description for name, node in ours.items()},
+        "found_by": {name: words(node) for name, node in ours.items()},
     }
 
 

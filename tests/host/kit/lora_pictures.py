@@ -1,4 +1,9 @@
-"""Captioned pictures to train a LoRA on: stickers in an evening light that the model never saw."""
+"""Captioned pictures to train a LoRA on: stickers in an evening light that the model never saw.
+
+    PYTHONPATH=. python tests/host/kit/lora_pictures.py
+
+draws those that ship, in workflows/lora_pictures.
+"""
 
 from __future__ import annotations
 
@@ -27,3 +32,7 @@ def save_pictures(folder: Path) -> None:
         lit.save(folder / f"{kind}.png")
         caption = f"a {KINDS[kind].name} in evening light"
         (folder / f"{kind}.txt").write_text(caption, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    save_pictures(Path(__file__).resolve().parents[3] / "workflows" / "lora_pictures")

@@ -8,10 +8,12 @@ from pathlib import Path
 import torch
 from tiny_lidit import lidit_config, randomise
 
-from lidit_core.checkpoints.lidit import save_lidit
+from lidit_core.checkpoints.lidit import load_lidit, save_lidit
 from lidit_core.model.config import LiDiTConfig
 from lidit_core.model.dit import LiDiT
 from lidit_core.text.spec import LLMSpec
+from lidit_train.recipe import Lora
+from lidit_train.tasks.lidit.lora import add_lora, save_lora
 
 WIDTHS = {"alpha": 24, "beta": 40}  # of the two LLMs' states
 
@@ -26,6 +28,19 @@ def small_config(**changes) -> LiDiTConfig:
 def save_small(path: Path, seed: int = 0, scale: float = 0.2, **changes) -> Path:
     config = small_config(**changes)
     save_lidit(randomise(LiDiT(config), seed, scale), config, path)
+    return path
+
+
+def save_noisy_lora(checkpoint: Path, path: Path, std: float, base: str = "small") -> Path:
+    """A LoRA of every linear layer, as if trained."""
+    model = load_lidit(checkpoint)
+    torch.manual_seed(0)
+    adapter = add_lora(model, Lora(4, 8.0, ("blocks", "text_side", "pooled_text", "final_layer")))
+    with torch.no_grad():
+        for pair in adapter.values():
+            pair.B.normal_(std=std)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_lora(adapter, model.config, path, base=base)
     return path
 
 

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import re
+import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,8 +18,18 @@ from PIL import Image, ImageChops, ImageStat
 
 HERE = Path(__file__).resolve().parents[1]  # tests/host
 WORKFLOWS = HERE.parents[1] / "workflows"
-NAMES = ["text_to_image", "two_llms", "image_to_image_and_inpainting", "ablations", "train_lora"]
-NAMES += ["llmdiff"]
+NAMES = [  # in the order of the template browser
+    "1_first_picture",
+    "2_chinese_prompt",
+    "3_two_llms",
+    "4_image_to_image_and_inpainting",
+    "5_exchange_the_llm",
+    "6_grid_of_readings",
+    "7_train_a_lora",
+    "8_llm_for_your_checkpoint",
+]
+FIRST, TRAINS, ADAPTS = NAMES[0], NAMES[6], NAMES[7]
+SIZES = {(128, 128), (1084, 664)}  # of a picture, and of a grid of eight
 SAMPLERS = ("KSampler", "LiDiTSampler")
 EMPTY = "EmptySD3LatentImage"
 DATA_SET, TRAINING = "LoadImageTextDataSetFromFolder", "TrainLoraNode"
@@ -28,6 +43,12 @@ def read(name: str) -> tuple[dict[str, Any], Api]:
     return ui, json.loads((HERE / "api" / f"{name}.json").read_text(encoding="utf-8"))
 
 
+def graph(name: str) -> Api:
+    """A graph of the tests' own, of stock nodes where there are any: "text_to_image" and others."""
+    path = HERE / "kit" / "graphs" / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def changed(api: Api, kind: str | tuple[str, ...], **inputs: Any) -> Api:
     """A copy with these inputs in all nodes of a kind."""
     api, kinds = copy.deepcopy(api), (kind,) if isinstance(kind, str) else kind
@@ -38,13 +59,27 @@ def changed(api: Api, kind: str | tuple[str, ...], **inputs: Any) -> Api:
     return api
 
 
+def with_stock_encode(api: Api) -> Api:
+    """A copy whose prompts go through the host's own text encode node, which shows no info."""
+    stock = {i: n for i, n in copy.deepcopy(api).items() if n["class_type"] != "PreviewAny"}
+    for node in stock.values():
+        if node["class_type"] == "LiDiTTextEncode":
+            node["class_type"] = "CLIPTextEncode"
+    return stock
+
+
 def node_of(api: Api, kind: str) -> str:
     (found,) = (i for i, node in api.items() if node["class_type"] == kind)
     return found
 
 
 def essence(api: Api) -> dict[str, tuple]:
-    return {i: (node["class_type"], node["inputs"]) for i, node in api.items()}
+    """What runs; a newer host also sends what it previewed last, which no older one knows."""
+    return {i: (node["class_type"], _inputs(node)) for i, node in api.items()}
+
+
+def _inputs(node: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in node["inputs"].items() if not k.startswith("preview")}
 
 
 def saving(api: Api) -> set[str]:
@@ -70,23 +105,30 @@ def need_nodes(server: Any, api: Api) -> None:
 
 def prepare(server: Any, api: Api) -> None:
     """Skip where something that the workflow needs is not there; put its pictures in place."""
-    from lidit_core.errors import LiDiTError
-
     need_nodes(server, api)
     need_llms(api)
-    try:
-        give_pictures(server, api)
-    except LiDiTError as error:  # no emoji font
-        pytest.skip(str(error))
+    give_files(server, api)
 
 
-def give_pictures(server: Any, api: Api) -> None:
-    """Put pictures to train on where the workflow looks for them."""
-    from lora_pictures import save_pictures
-
+def give_files(server: Any, api: Api) -> None:
+    """Put what a workflow's note tells its user to put in place: pictures, a refiner."""
     for node in api.values():
         if node["class_type"] == DATA_SET:
-            save_pictures(server.base / "input" / node["inputs"]["folder"])
+            folder = node["inputs"]["folder"]
+            shutil.copytree(WORKFLOWS / folder, server.base / "input" / folder, dirs_exist_ok=True)
+        if node["class_type"] == "LiDiTRefinerLoader":
+            write_refiner(server.base / "models" / "diffusion_models")
+
+
+def write_refiner(folder: Path) -> None:
+    """The refiner that a workflow loads, by the command that its note has."""
+    (note,) = (n for n in read(NAMES[4])[0]["nodes"] if n["type"] == "MarkdownNote")
+    (command,) = re.findall(r"^python -m (lidit_core .+)$", note["widgets_values"][0], re.M)
+    environment = {**os.environ, "PYTHONPATH": str(WORKFLOWS.parent)}
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / command.split()[-1]).exists():
+        words = [sys.executable, "-m", *command.split()]
+        subprocess.run(words, cwd=folder, env=environment, check=True)
 
 
 def hurried(api: Api) -> Api:
@@ -97,7 +139,7 @@ def hurried(api: Api) -> Api:
 
 def is_picture(picture: Image.Image) -> bool:
     """Of the size asked for, and with something on it."""
-    return picture.size == (128, 128) and max(ImageStat.Stat(picture.convert("RGB")).stddev) > 4
+    return picture.size in SIZES and max(ImageStat.Stat(picture.convert("RGB")).stddev) > 4
 
 
 def same(a: Image.Image, b: Image.Image) -> bool:

@@ -5,29 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
-from model_kit import close
+from model_kit import close, save_noisy_lora
 
-from lidit_core.checkpoints.lidit import load_lidit, save_lidit
+from lidit_core.checkpoints.lidit import save_lidit
 from lidit_core.checkpoints.lora import load_with_loras
-from lidit_train.recipe import Lora
-from lidit_train.tasks.lidit.lora import add_lora, save_lora
 
 NAME = "ours.safetensors"
 
 
 @pytest.fixture(scope="module")
 def lora(kit) -> Path:
-    """A LoRA of every linear layer, as if trained, among the host's LoRAs."""
-    model = load_lidit(kit.checkpoint)
-    torch.manual_seed(0)
-    adapter = add_lora(model, Lora(4, 8.0, ("blocks", "text_side", "pooled_text", "final_layer")))
-    with torch.no_grad():
-        for pair in adapter.values():
-            pair.B.normal_(std=0.05)
-    path = kit.host.base / "models" / "loras" / NAME
-    save_lora(adapter, model.config, path, base="small")
-    return path
+    """Lies among the host's LoRAs."""
+    return save_noisy_lora(kit.checkpoint, kit.host.base / "models" / "loras" / NAME, std=0.05)
 
 
 @pytest.fixture

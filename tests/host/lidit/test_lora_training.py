@@ -9,7 +9,7 @@ import pytest
 from conftest import SHIPPED
 from lora_pictures import LIGHT
 from PIL import Image
-from workflow_kit import Api, is_picture, node_of, prepare, read, same, saving
+from workflow_kit import TRAINS, Api, is_picture, node_of, prepare, read, same, saving
 
 NEAR, FAR = 30, 60  # of a colour to another, in mean steps of 255 per channel
 
@@ -17,7 +17,7 @@ NEAR, FAR = 30, 60  # of a colour to another, in mean steps of 255 per channel
 @pytest.fixture(scope="module")
 def api(server: Any) -> Api:
     """The workflow that trains, as it is queued."""
-    api = read("train_lora")[1]
+    api = read(TRAINS)[1]
     prepare(server, api)
     return api
 
@@ -26,7 +26,7 @@ def api(server: Any) -> Api:
 def drawn(server: Any, api: Api) -> list[Image.Image]:
     """What the whole workflow draws: without the LoRA, with it."""
     run = server.draw(api)
-    assert run.ending == "execution_success", run.events[-1]
+    assert run.ending == "execution_success", run.error
     return [picture for node in sorted(saving(api), key=int) for picture in run.pictures[node]]
 
 
@@ -58,5 +58,5 @@ def test_the_saved_lora_draws_the_same_in_the_stock_loader(server, api, drawn):
     files = (server.base / "output" / "loras").glob("*.safetensors")
     newest = max(files, key=lambda file: file.stat().st_mtime)
     run = server.draw(from_file(api, newest.name))
-    assert run.ending == "execution_success", run.events[-1]
+    assert run.ending == "execution_success", run.error
     assert same(with_lora, run.pictures[max(saving(api), key=int)][0])

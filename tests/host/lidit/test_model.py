@@ -231,7 +231,7 @@ def test_foreign_text_and_latents_get_a_sentence(kit, model):
     with pytest.raises(Exception, match="encoded by another text encoder"):
         kit.sample(model, foreign)
     four = {"samples": torch.randn(1, 4, 4, 4)}
-    with pytest.raises(Exception, match="has 4 channels; this LI-DiT paints in tiny with 16"):
+    with pytest.raises(Exception, match="has 4 channels; this model paints in tiny with 16"):
         kit.sample(model, kit.prompt(), latent=four, denoise=0.5)
     assert (
         kit.sample(model, kit.prompt(), latent={"samples": torch.zeros(1, 4, 4, 4)}).shape[1] == 16

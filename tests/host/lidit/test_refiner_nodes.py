@@ -95,6 +95,20 @@ def test_weights_of_branches(kit, model):
     assert torch.equal(kit.sample(model, chosen), duo)
 
 
+def test_a_weight_of_the_only_llm_is_idle_and_told(kit, model, caplog):
+    one, two = kit.prompt(seed=1), kit.prompt("beta", length=11, seed=2)
+    alone = kit.sample(model, one)
+    assert torch.equal(kit.sample(model, fuse(kit, one, weights=(0.3,))), alone)
+    assert "the weight 0.3 of alpha has no effect" in caplog.text
+    caplog.clear()
+    fuse(kit, one, two, weights=(2.0, 0.0))
+    assert "the weight 2 of alpha has no effect" in caplog.text
+    caplog.clear()
+    fuse(kit, one, two, weights=(2.0, 0.5))
+    fuse(kit, one)
+    assert "no effect" not in caplog.text
+
+
 def test_switches_set_before_the_fusion_are_kept(kit, model):
     one, two = kit.prompt(seed=1), kit.prompt("beta", seed=2)
     causal = fuse(kit, refine(kit, one, attention="causal"), two)

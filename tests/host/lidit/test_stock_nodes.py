@@ -243,9 +243,16 @@ def test_a_node_for_u_nets_is_declined_in_a_sentence(kit, model, run, node):
         kit.sample(changed, kit.prompt(seed=1), latent=empty(**BIG))
 
 
+def test_a_node_that_reads_off_what_other_models_have_is_declined_in_a_sentence(kit, model):
+    """As a preview of TripoSplat does, and detectors that take a MODEL."""
+    errors = kit.pack.module("lidit_core.errors")
+    with pytest.raises(errors.LiDiTError, match="'q_token_length', which a LI-DiT does not have"):
+        model.model.diffusion_model.q_token_length  # noqa: B018
+
+
 def test_who_asks_whether_a_part_is_there_is_told_no(model):
     inside = model.model.diffusion_model
-    assert not hasattr(inside, "middle_block")
+    assert not hasattr(inside, "middle_block") and not hasattr(inside, "q_token_length")
     assert "model_channels" not in model.model.model_config.unet_config
     assert model.model.model_config.unet_config.get("model_channels") is None
 
@@ -275,3 +282,23 @@ def test_a_schedule_above_pure_noise_is_refused_on_a_flow(kit, model, run, node)
     basic = run("BasicScheduler", model=model, scheduler="simple", steps=4, denoise=1.0)
     drawn = run("SamplerCustom", **{**inputs, "sigmas": basic}, **prompts)
     assert drawn["samples"].isfinite().all()
+
+
+@pytest.mark.parametrize("node", ["FlipSigmas", "SplitSigmas"])
+def test_a_result_that_is_not_finite_is_no_black_picture(kit, model, run, node):
+    """A schedule that ends at sigma 1, where the host divides by 0."""
+    errors = kit.pack.module("lidit_core.errors")
+    sigmas = run("BasicScheduler", model=model, scheduler="simple", steps=4, denoise=1.0)
+    changed = run(node, sigmas=sigmas, **({"step": 0} if node == "SplitSigmas" else {}))
+    inputs = {"model": model, "add_noise": True, "noise_seed": 1, "cfg": 3.0, "sigmas": changed}
+    inputs |= {"sampler": run("KSamplerSelect", sampler_name="euler"), "latent_image": empty()}
+    prompts = {"positive": kit.prompt(seed=1), "negative": kit.prompt(seed=2)}
+    with pytest.raises(errors.LiDiTError, match="numbers that are not finite"):
+        run("SamplerCustom", **inputs, **prompts)
+
+
+def test_a_conditioning_without_any_text_is_told_from_one_of_another_encoder(kit, model):
+    """As a guider makes it whose negative is left open."""
+    errors = kit.pack.module("lidit_core.errors")
+    with pytest.raises(errors.LiDiTError, match="without any text.*which may be empty"):
+        kit.sample(model, kit.prompt(seed=1), [[None, {}]])

@@ -252,3 +252,11 @@ def test_what_the_host_saves_of_an_llm_is_its_weights(host, load):
     saved = load_file(file)
     for name, value in clip.patcher.model.state_dict().items():
         assert torch.equal(saved[name.removeprefix("transformer.")], value), name
+
+
+def test_a_node_that_wants_text_written_is_told_that_this_llm_only_reads(load, error):
+    clip = load()
+    if not hasattr(clip, "generate"):
+        pytest.skip("this ComfyUI has no nodes that write text")
+    with pytest.raises(error, match="writes no text"):
+        clip.generate(clip.tokenize(PROMPT))

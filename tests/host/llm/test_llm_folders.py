@@ -56,6 +56,11 @@ def error(pack):
     return pack.module("lidit_core.errors").LiDiTError
 
 
+@pytest.fixture
+def demo(pack):
+    return pack.module("lidit_core.llm.demo_llms")
+
+
 def offered(pack, node="LiDiTLLMLoader", name="llm"):
     """What the combo lists, asked as the host asks it."""
     return getattr(pack, node).INPUT_TYPES()["required"][name][1]["options"]
@@ -161,36 +166,49 @@ def test_names_from_windows(pack, models):
 def test_names_that_lead_out_are_refused(folders, error, models, name):
     with pytest.raises(error, match="leads out of the model folders"):
         folders.llm_source(name)
-    ((kind, details),) = validated("LiDiTLLMLoader", llm=name, **INPUTS)
-    assert kind == "custom_validation_failed" and "leads out of the model folders" in details
     with pytest.raises(error, match="leads out of the model folders"):
         folders.template_named(name)
 
 
 @pytest.mark.parametrize("name", ["LLaMA3-8B", "", ".", "hub:owner/name", "llm"])
-def test_an_llm_from_elsewhere_is_named_in_a_sentence(folders, error, models, name):
-    ((kind, details),) = validated("LiDiTLLMLoader", llm=name, **INPUTS)
-    assert kind == "custom_validation_failed"
-    assert f"the LLM {name!r} is not on this machine" in details
-    assert str(models / "llm") in details
+def test_an_llm_from_elsewhere_is_named_in_a_sentence(pack, error, models, name):
+    """While the node runs: of what is found before, the canvas shows the title alone."""
+    assert validated("LiDiTLLMLoader", llm=name, **INPUTS) == []
+    with pytest.raises(error) as told:
+        pack.run("LiDiTLLMLoader", llm=name, **INPUTS)
+    assert f"the LLM {name!r} is not on this machine" in str(told.value)
+    assert str(models / "llm") in str(told.value)
 
 
-def test_the_demo_llm_is_offered_while_there_is_none(pack, models):
-    if "gemma-3-270m" in offered(pack):
-        pytest.skip("the demo LLMs are installed as packages here")
-    assert offered(pack) == [SMOLLM2]
+def test_the_demo_llms_are_always_offered(pack, models, demo):
+    assert set(offered(pack)) == {llm.name for llm in demo.DEMO_LLMS}
+    llm_in(models / "llm" / "mine")
+    assert offered(pack)[0] == "mine"
 
 
-def test_its_absence_is_one_line_to_paste(folders, error, models):
-    try:
-        folders.llm_source(SMOLLM2)
+def test_of_each_the_canvas_knows_size_source_and_licence(pack, demo):
+    told = pack.LiDiTLLMLoader.INPUT_TYPES()["required"]["llm"][1]
+    for llm in demo.DEMO_LLMS:
+        offer = told["lidit_offers"][llm.name]
+        parts = (f"{llm.download_size / 1e6:.0f} MB", llm.wheels[0].package, llm.licence)
+        assert all(part in offer for part in (*parts, llm.licence_url))
+        assert offer in told["tooltip"] and offer in pack.LiDiTLLMLoader.DESCRIPTION
+    assert "fetched on first use" in told["tooltip"]
+
+
+@pytest.mark.parametrize("key", ["smollm2", "gemma3"])
+def test_its_absence_names_the_switch_and_the_line_to_paste(pack, models, demo, key):
+    llm = demo.find_demo(key)
+    if pack.module("host.llm.files").is_here(llm.name):
         pytest.skip("the demo LLM is installed as a package here")
-    except error as missing:
-        line = str(missing).split("fetch it with: ")[1]
-    ((_, details),) = validated("LiDiTLLMLoader", llm=SMOLLM2, **INPUTS)
-    assert line in details
-    python, script, key = shlex.split(line)
-    assert python == sys.executable and os.path.isabs(script) and key == "smollm2"
+    assert validated("LiDiTLLMLoader", llm=llm.name, **INPUTS) == []
+    with pytest.raises(demo.MissingLLM) as missing:
+        pack.run("LiDiTLLMLoader", llm=llm.name, **INPUTS)
+    told, line = str(missing.value).split("paste into a terminal: ")
+    assert "switch 'fetch'" in told and llm.offer in told and "\n" not in told
+    assert ("accept its licence" in told) == bool(llm.terms)
+    python, script, named = shlex.split(line)
+    assert python == sys.executable and os.path.isabs(script) and named == key
     done = subprocess.run([python, script], capture_output=True, text=True, timeout=60, cwd="/")
     assert done.returncode == 0 and SMOLLM2 in done.stdout  # without a name it lists them
 
@@ -219,9 +237,21 @@ def test_a_gguf_does_not_load_again_for_its_conversion(folders, models, cache):
     assert folders.llm_fingerprint("mine") == before
 
 
-def test_a_package_does_not_load_again_for_its_conversion(folders, models, cache, pack):
-    demo = pack.module("lidit_core.llm.demo_llms").SMOLLM2
-    pieces = [wheel.piece for wheel in demo.wheels if wheel.piece]
+def test_a_demo_llm_does_not_load_again_for_its_fetching(folders, models, cache, demo):
+    if folders.is_here(SMOLLM2):
+        pytest.skip("the demo LLM is installed as a package here")
+    missing = folders.llm_fingerprint(SMOLLM2)
+    file = demo.SMOLLM2.target
+    file.parent.mkdir(parents=True)
+    with file.open("wb") as gguf:
+        gguf.truncate(demo.SMOLLM2.size)
+    assert folders.llm_fingerprint(SMOLLM2) == missing
+    file.write_bytes(b"GGUF of another size")
+    assert folders.llm_fingerprint(SMOLLM2) != missing
+
+
+def test_a_package_does_not_load_again_for_its_conversion(folders, models, demo, cache):
+    pieces = [wheel.piece for wheel in demo.SMOLLM2.wheels if wheel.piece]
     if any(importlib.util.find_spec(piece.split("/")[0]) is None for piece in pieces):
         pytest.skip("needs SmolLM2 as an installed package")
     before = folders.llm_fingerprint(SMOLLM2)
@@ -283,8 +313,9 @@ def test_templates_from_files(pack, error, models):
         pack.run(node, preset="bad.json", system="", instruction="")
     texts = {"system": "", "instruction": ""}
     assert validated(node, preset="sub\\own.json", **texts) == []
-    ((_, details),) = validated(node, preset="gone.txt", **texts)
-    assert "no template is named 'gone.txt'" in details
+    assert validated(node, preset="gone.txt", **texts) == []
+    with pytest.raises(error, match="no template is named 'gone.txt'"):
+        pack.run(node, preset="gone.txt", **texts)
     before = pack.LiDiTInstructionTemplate.fingerprint_inputs(preset="mine.txt")
     os.utime(folder / "mine.txt", (1, 1))
     assert pack.LiDiTInstructionTemplate.fingerprint_inputs(preset="mine.txt") != before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 
+import numpy
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -70,3 +71,16 @@ def test_the_host_can_make_copies_of_its_weights(pack, host, parts, draw):
         for name, value in patcher.model.state_dict().items():
             assert torch.equal(theirs[name], value), name
     assert torch.equal(draw("a cat"), plain)
+
+
+def test_its_previews_resemble_the_picture(parts, draw, host):
+    from latent_preview import Latent2RGBPreviewer
+
+    model, _, vae = parts
+    looks = model.model.latent_format
+    shown = Latent2RGBPreviewer(looks.latent_rgb_factors, looks.latent_rgb_factors_bias)
+    picture = draw("a cat on a blue background", 10)
+    seen = looks.process_in(vae.encode(picture))
+    preview = torch.tensor(numpy.asarray(shown.decode_latent_to_preview(seen))) / 255
+    small = torch.nn.functional.avg_pool2d(picture.movedim(-1, 1), 8).movedim(1, -1)[0]
+    assert (preview - small).abs().mean() < 0.08 < (preview - small.flip(-1)).abs().mean()

@@ -21,6 +21,8 @@ from lidit_train.recipe import Buckets, Source
 
 pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 
+NO_CAPTION = "has no caption (looked for .txt, .caption, .cap and .text)"
+
 
 def folder(path, captions=None, **fields):
     source = Source("folder", str(path), captions=captions or {"txt": 1.0})
@@ -113,13 +115,11 @@ def test_what_cannot_be_used_is_left_out_by_reason_and_named(tmp_path, caplog):
         f"is larger than {Image.MAX_IMAGE_PIXELS} pixels": 2,
         "has a side shorter than 32 pixels": 1,
         "is longer than 4 times its shorter side": 1,
-        "has a caption that is not UTF-8": 1,
+        "has a caption that is neither UTF-8 nor UTF-16": 1,
         "has an empty caption": 1,
-        "has no caption": 4,
+        NO_CAPTION: 4,
     }
-    expected = (
-        "4 pictures left out: has no caption (wordless0.png, wordless1.png, wordless2.png, …)"
-    )
+    expected = f"4 pictures left out: {NO_CAPTION} (wordless0.png, wordless1.png, wordless2.png, …)"
     assert f"{tmp_path}: {expected}" in caplog.messages and len(caplog.messages) == 7
 
 
@@ -295,7 +295,7 @@ def test_a_name_that_is_not_utf_8(tmp_path):
     write(tmp_path, {os.fsdecode(b"\xfe.png"): plain()})
     source = folder(tmp_path)
     assert source.picture(0, (0, 0)).size == (48, 40) and len(source.key(0)) == 64
-    assert source.left_out.names == {"has no caption": ["\\udcfe.png"]}
+    assert source.left_out.names == {NO_CAPTION: ["\\udcfe.png"]}
 
 
 def test_texts_hold_any_string():

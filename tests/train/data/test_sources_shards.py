@@ -21,6 +21,8 @@ from lidit_train.recipe import Source
 
 pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 
+NO_CAPTION = "has no caption (looked for .txt, .caption, .cap and .text)"
+
 
 def shards(path, index, captions=None, **fields):
     source = Source("shards", str(path), captions=captions or {"txt": 1.0})
@@ -217,7 +219,7 @@ def test_a_caption_lost_by_the_cut_is_no_caption(tmp_path):
     path.write_bytes(path.read_bytes()[: last.offset_data + 3])
     source = shards(path, tmp_path / "index")
     assert texts(source) == [["number 0"]]
-    assert source.left_out.counts == {"shard ends early": 1, "has no caption": 1}
+    assert source.left_out.counts == {"shard ends early": 1, NO_CAPTION: 1}
 
 
 def test_what_cannot_be_used_is_left_out_by_reason_and_named(tmp_path):

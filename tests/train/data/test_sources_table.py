@@ -113,9 +113,9 @@ def test_what_a_stranger_may_write_in_a_row_is_left_out_by_line(tmp_path):
         "has no path": 2,
         "is not there": 3,
         "has a side shorter than 32 pixels": 1,
-        "has a caption that is not UTF-8": 1,
+        "has a caption that is neither UTF-8 nor UTF-16": 1,
         "has an empty caption": 1,
-        "has no caption": 1,
+        "has no caption (looked for column text)": 1,
     }
     named = source.left_out.names
     assert named["is on a line that is no JSON object"] == ["line 2", "line 3", "line 4"]
@@ -187,7 +187,7 @@ def test_a_csv_with_a_long_caption_a_short_row_and_bytes_that_are_not_utf_8(tmp_
     source = table(tmp_path / "t.csv")
     assert [len(source.captions(i)[0][0]) for i in range(len(source))] == [200_000, 4]
     assert source.left_out.counts == {
-        "has no caption": 1,
-        "has a caption that is not UTF-8": 1,
+        "has no caption (looked for column text)": 1,
+        "has a caption that is neither UTF-8 nor UTF-16": 1,
     }
-    assert source.left_out.names["has no caption"] == ["line 3: a.png"]
+    assert source.left_out.names["has no caption (looked for column text)"] == ["line 3: a.png"]

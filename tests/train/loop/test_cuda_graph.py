@@ -20,7 +20,7 @@ from lidit_core.model.dit import LiDiT
 from lidit_core.text.states import INSTRUCTION, PADDING, PROMPT, LLMStates
 from lidit_train.batch import Batch
 from lidit_train.contrast import Contrasted
-from lidit_train.loop.cuda_graph import (
+from lidit_train.loop.computing.cuda_graph import (
     GRAIN,
     Replayed,
     can_be_replayed,

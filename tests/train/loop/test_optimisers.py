@@ -5,10 +5,16 @@ Run: pytest tests/train/loop/test_optimisers.py
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from tiny_lidit import lidit_config
 from torch import nn
 
+from lidit_core.model.config import RefinerConfig
+from lidit_core.model.dit import LiDiT
+from lidit_core.text.spec import LLMSpec
 from lidit_train.loop.ema import EMA
 from lidit_train.loop.learning_rate import decay_start, rate_factor
 from lidit_train.loop.optimisers import optimisers_of
@@ -68,3 +74,18 @@ def test_states_given_beforehand_change_no_step(name):
         return model["blocks"][0].weight
 
     assert torch.equal(stepped(False), stepped(True))
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_registers_and_mixes_do_not_decay(name):
+    """They lie in embeddings, and every other matrix decays or is Muon's."""
+    spec = LLMSpec("x", 24, (-3, -9))
+    for mix in ("linear", "routed"):
+        refiner = RefinerConfig(mix=mix, registers=2)
+        model = LiDiT(replace(lidit_config("x"), llms=(spec,), refiner=refiner))
+        wanted = {p for n, p in model.named_parameters() if "registers" in n or ".taps." in n}
+        assert len(wanted) == 2
+        groups = [g for o in optimisers_of(model, Optimiser(name=name)) for g in o.param_groups]
+        found = {p for g in groups if g["weight_decay"] == 0 for p in g["params"]}
+        assert wanted <= found
+        assert all(p in wanted or p.ndim == 1 for p in found)

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
 from lidit_core.checkpoints.lidit import read_lidit
 from lidit_core.errors import LiDiTError
+from lidit_train.loop.trackers import PACKAGES
 from lidit_train.run import train
 
 SUMMATION = 2e-4  # of the largest weight of a tensor, after 8 steps in float32
@@ -231,5 +233,63 @@ def test_a_tracker_is_told_and_begins_at_the_checkpoint(world):
 
 def test_an_unknown_tracker_is_named(world):
     folder, llms = world
-    with pytest.raises(LiDiTError, match="tracker 'no such'"):
+    with pytest.raises(LiDiTError, match="tracker 'no such' .* expected one of tensorboard, wandb"):
         run(folder, "untracked", llms, log={"trackers": ["no such"]})
+
+
+def records(path: Path) -> Iterator[bytes]:
+    """What W&B wrote without a network: LevelDB's log format behind a header of 7 bytes."""
+    data, whole = path.read_bytes()[7:], b""
+    place = 7
+    while len(data) >= 7:
+        length, kind = int.from_bytes(data[4:6], "little"), data[6]
+        part, data, place = data[7 : 7 + length], data[7 + length :], place + 7 + length
+        whole += part
+        if kind in (1, 4):  # a whole record, or the last part of one
+            yield whole
+            whole = b""
+        if (left := 32768 - place % 32768) < 7:  # the rest of a block is empty
+            data, place = data[left:], place + left
+
+
+def told_to_wandb(folder: Path) -> list[dict[str, set]]:
+    """Of each session that W&B keeps: id and name, keys of the recipe, of the curve, and steps."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    found = []
+    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
+        seen = {"name": set(), "config": set(), "keys": set(), "steps": set()}
+        for data in records(path):
+            record = Record.FromString(data)
+            if record.HasField("run"):
+                seen["name"].add((record.run.run_id, record.run.display_name))
+            for change in (record.run.config, record.config):
+                seen["config"] |= {item.key or item.nested_key[0] for item in change.update}
+            if record.HasField("history"):
+                items = record.history.item
+                seen["keys"] |= {item.key or item.nested_key[0] for item in items}
+                seen["steps"].add(record.history.step.num)
+        found.append(seen)
+    return found
+
+
+def test_wandb_is_told_grids_and_recipe_and_a_resumed_run_is_the_same_run(world, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    folder, llms = world
+    log = {"every": 1, "trackers": ["wandb"]}
+    drawn = {"every": 4, "prompts": ["a cat"], "steps": 1}
+    run(folder, "wandb", llms, log=log, validation=drawn)
+    longer = [{"images": 40, "batch": 4, "resolution": 32}]
+    run(folder, "wandb", llms, log=log, validation=drawn, stages=longer)
+    first, second = told_to_wandb(folder / "wandb")
+    assert first["name"] == second["name"] and {name for _, name in first["name"]} == {"wandb"}
+    for seen in (first, second):
+        assert {"optimiser", "stages", "seed"} <= seen["config"]
+        assert {"loss", "validation"} <= seen["keys"]
+    assert first["steps"] == set(range(1, 9)) and second["steps"] == {8, 9, 10}
+
+
+def test_each_tracker_that_is_offered_has_a_test_here():
+    text = Path(__file__).read_text(encoding="utf-8")
+    assert all(f'"trackers": ["{name}"]' in text for name in PACKAGES)

@@ -19,6 +19,7 @@ from lidit_core.model.presets import find_preset
 from lidit_core.model.vae import TinyAutoencoder
 from lidit_core.text.spec import LLMSpec
 from lidit_train.data.token_guess import TextTokens
+from lidit_train.plan.autoencoder_size import TINY_WEIGHTS
 from lidit_train.plan.cache_sizes import Count
 from lidit_train.plan.hardware import DEVICES, find_device
 from lidit_train.plan.llm_size import llm_size
@@ -39,7 +40,7 @@ from lidit_train.recipe import (
     Validation,
 )
 from lidit_train.tasks.lidit.plan import Plan, make_plan
-from lidit_train.tasks.lidit.plan_memory import VAE_WEIGHTS
+from lidit_train.tasks.lidit.plan_memory import ENCODING, READING, VALIDATION
 from lidit_train.tasks.lidit.plan_text import plan_text
 from lidit_train.tasks.lidit.start import configuration
 from lidit_train.tasks.lidit.trained import count_weights, everything, trained_by
@@ -146,13 +147,30 @@ MORE = [
     {"cache": Cache(dtype="float32")},
     {"content": Content()},
     {"contrast": Contrast()},
-    {"validation": Validation(prompts=("a",) * 400)},
 ]
 
 
 @pytest.mark.parametrize("change", MORE, ids=str)
 def test_memory_grows(change):
     assert plan_of(changed(**change)).memory.peak > plan_of().memory.peak
+
+
+def test_prompts_are_drawn_eight_at_a_time():
+    one, eight, many = (
+        plan_of(changed(validation=Validation(prompts=("a",) * n))).memory.at(VALIDATION)
+        for n in (1, 8, 400)
+    )
+    assert one < eight == many
+
+
+def test_the_peak_is_that_of_all_phases():
+    """An autoencoder that fills a cache may need more than the training."""
+    plan = plan_of()
+    assert plan.memory.training == plan.memory.peak > plan.memory.at(ENCODING) > 0
+    small = changed(stages=(Stage(1000, 1, resolution=1024),), trains="lora")
+    memory = plan_of(small).memory
+    assert memory.peak == max(memory.training, memory.at(READING), memory.at(ENCODING))
+    assert "before the model is there" in plan_text(plan)
 
 
 SLOWER = [
@@ -320,7 +338,7 @@ def test_an_llm_that_is_not_there_is_guessed_by_name_or_width():
 def test_the_autoencoders_halves_have_the_size_that_is_reckoned_with():
     vae = TinyAutoencoder()
     for half in (vae.taesd_encoder, vae.taesd_decoder):
-        assert sum(p.numel() for p in half.parameters()) == pytest.approx(VAE_WEIGHTS, rel=0.02)
+        assert sum(p.numel() for p in half.parameters()) == pytest.approx(TINY_WEIGHTS, rel=0.02)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")

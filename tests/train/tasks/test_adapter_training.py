@@ -286,7 +286,9 @@ def test_an_adapter_for_sdxl_is_trained_beside_two_clips(world, small_is_known):
 
 def test_text_encoders_that_are_missing_are_one_sentence_before_anything_is_loaded(world):
     target = AdapterTarget(world / "sd15.safetensors", FAMILIES["sd15"], None, LATENT, 512)
-    with pytest.raises(LiDiTError, match="holds no text_encoder folder; give a diffusers") as told:
+    with pytest.raises(
+        LiDiTError, match="holds no text_encoder folder; give a checkpoint or"
+    ) as told:
         base_text(target, "")
     assert "\n" not in str(told.value) and "adapter.modes=[replace]" in str(told.value)
     adapter = {"text_encoders": str(world / "pictures")}

@@ -218,7 +218,8 @@ def test_a_lidit_is_named(tmp_path):
 
 
 def test_without_diffusers_it_is_said_how_to_get_it(checkpoint, monkeypatch):
-    monkeypatch.setitem(sys.modules, "diffusers", None)
+    for name in ("diffusers", "diffusers.models.unets.unet_2d_condition"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(LiDiTError, match="python -m pip install diffusers"):
         read_unet(checkpoint)
 

@@ -1,0 +1,121 @@
+"""CONDITIONING as files in ComfyUI's folders, so that a machine without the LLM can sample."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+
+from ..lidit_core.errors import LiDiTError, check
+from ..lidit_core.io.conditioning import (
+    EncodedPrompt,
+    EncodedPrompts,
+    NotStorable,
+    read_encoded,
+    write_encoded,
+)
+from .folders import CONDITIONING, plain_name
+from .keys import HIDDEN, MODEL_CONDS, NAMES, Entry
+from .lidit.conditioning import for_lidit
+
+IN_OUTPUT = " [output]"  # after the name of a file that a workflow wrote, as the host marks them
+SUFFIX = ".safetensors"
+LEFT_OUT = ("hooks", "uuid")  # which the host gives entries anew
+
+
+def save(conditioning: list[Entry], prefix: str) -> Path:
+    """Write conditioning below the output folder, under the next free number of a prefix.
+
+    Raises:
+        LiDiTError: it holds what no file does, such as a ControlNet.
+    """
+    folder, name, counter, _, _ = folder_paths.get_save_image_path(
+        prefix, folder_paths.get_output_directory()
+    )
+    path = Path(folder) / f"{name}_{counter:05}_{SUFFIX}"
+    while path.exists():  # the host counts pictures alone
+        counter += 1
+        path = Path(folder) / f"{name}_{counter:05}_{SUFFIX}"
+    entries = [(sequence, storable(values)) for sequence, values in conditioning]
+    try:
+        write_encoded(path, EncodedPrompts([EncodedPrompt(entries)]))
+    except NotStorable as error:
+        raise LiDiTError(
+            f"the conditioning cannot be saved, for {error}; save it before the node that adds "
+            "this (ControlNet, hooks and the like), and add that after loading"
+        ) from error
+    return path
+
+
+def storable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of an entry that a file holds, and that are not made anew with each entry.
+
+    Raises:
+        LiDiTError: hooks are among them.
+    """
+    check(
+        not values.get("hooks"),
+        "the conditioning cannot be saved with hooks, which no file holds; save it before they "
+        "are set, and set them after loading",
+    )
+    return {k: v for k, v in values.items() if k not in (*LEFT_OUT, MODEL_CONDS)}
+
+
+def load(name: str) -> list[Entry]:
+    """Read the conditioning of a listed file.
+
+    Raises:
+        LiDiTError: it is not there, or none.
+    """
+    encoded = read_encoded(find(name))
+    check(
+        len(encoded.prompts) == 1,
+        f"{name} holds {len(encoded.prompts)} prompts; expected one, as Save Conditioning writes",
+    )
+    return [[sequence, _completed(dict(values))] for sequence, values in encoded.prompts[0].entries]
+
+
+def _completed(values: dict[str, Any]) -> dict[str, Any]:
+    """With what is no part of a file: that another model refuses a LI-DiT's prompt."""
+    if HIDDEN in values and isinstance(values.get(NAMES), Mapping):
+        values[MODEL_CONDS] = for_lidit(values[NAMES].values())
+    return values
+
+
+def choices() -> list[str]:
+    """The files of models/conditioning, then those that were saved into output/conditioning."""
+    given = folder_paths.get_filename_list(CONDITIONING)
+    output = Path(folder_paths.get_output_directory())
+    saved = sorted((output / CONDITIONING).rglob(f"*{SUFFIX}"))
+    return [*given, *(path.relative_to(output).as_posix() + IN_OUTPUT for path in saved)]
+
+
+def find(name: str) -> Path:
+    """The file of a listed name.
+
+    Raises:
+        LiDiTError: there is none of this name.
+    """
+    plain = plain_name(name)
+    if plain.endswith(IN_OUTPUT):
+        path = Path(folder_paths.get_output_directory()) / plain.removesuffix(IN_OUTPUT)
+    else:
+        path = Path(folder_paths.get_full_path(CONDITIONING, plain) or plain)
+    check(
+        path.is_file(),
+        f"there is no encoded prompt {name!r}; put it into models/{CONDITIONING}, or choose one "
+        "that is listed",
+    )
+    return path
+
+
+def fingerprint(name: str) -> str:
+    """What changes when the file does."""
+    try:
+        status = os.stat(find(name))
+        return f"{status.st_mtime_ns} {status.st_size}"
+    except (LiDiTError, OSError):
+        return name

@@ -1,0 +1,99 @@
+"""What a sampler is about to do with a flow model, before its first step: errors and notes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_sampling as host
+from torch import Tensor
+
+from ...lidit_core.errors import LiDiTError
+from ..node_notes import note
+from .schedule import check_noise_level
+
+KEY = "lidit_sampling_checks"
+FROM_NOISE = 0.9  # of sigma 1: below it, what the latent holds shows in the picture
+# samplers whose rule of order 4 goes astray between sigmas far apart, and steps that are enough
+ORDER_4, ENOUGH_STEPS = {"sample_lms": "lms", "sample_ipndm_v": "ipndm_v"}, 20
+# by the function's name: samplers that add noise as if the picture kept its size beside it
+FOR_EPS = {
+    "sample_ddpm": "ddpm",
+    "sample_lcm_upscale": "SamplerLCMUpscale",
+    "sample_dpmpp_2s_ancestral_cfg_pp": "dpmpp_2s_ancestral_cfg_pp",
+}
+# the same for what guidance adds; of the CFG++ samplers, euler's and its ancestral kin are right
+GUIDED_FOR_EPS = (
+    *("sample_dpmpp_2m_cfg_pp", "sample_res_multistep_cfg_pp"),
+    *("sample_res_multistep_ancestral_cfg_pp", "sample_gradient_estimation_cfg_pp"),
+)
+
+
+def checked_sampling(
+    executor: Any,
+    guider: Any,
+    sigmas: Tensor,
+    extra_args: dict,
+    callback: Any,
+    noise: Tensor,
+    latent_image: Tensor | None = None,
+    *rest: Any,
+) -> Tensor:
+    """The host's wrapper around a sampler's run.
+
+    Only a KSAMPLER is known to read sigmas as noise levels: the host's trainer, which is a sampler
+    too, numbers its pictures by them.
+
+    Raises:
+        LiDiTError: what the sampler would draw is noise.
+    """
+    schedule = guider.inner_model.model_sampling
+    function = getattr(executor.class_obj, "sampler_function", None)
+    if function is not None and len(sigmas) > 1 and isinstance(schedule, host.CONST):
+        name = getattr(function, "__name__", "")
+        check_sampler(name, len(sigmas) - 1)
+        check_guidance(name, getattr(guider, "cfg", 1.0))
+        check_noise_level(float(sigmas.max()))
+        check_start(float(sigmas[0]), noise, latent_image)
+    return executor(guider, sigmas, extra_args, callback, noise, latent_image, *rest)
+
+
+def check_sampler(function: str, steps: int) -> None:
+    """Refuse a sampler for eps models, and tell of one that needs more steps."""
+    if function in FOR_EPS:
+        raise LiDiTError(
+            f"the sampler {FOR_EPS[function]} adds noise in the way of eps models, and this LI-DiT "
+            "is a flow model, from which it draws noise alone; choose another, such as lcm or euler"
+        )
+    if function in ORDER_4 and steps < ENOUGH_STEPS:
+        note(
+            f"the sampler {ORDER_4[function]} takes {steps} steps, and its rule of order 4 draws a "
+            f"flow model's pictures in pieces with less than {ENOUGH_STEPS}; take more, or choose "
+            "euler"
+        )
+
+
+def check_guidance(function: str, scale: float) -> None:
+    """Refuse a CFG++ sampler for eps models."""
+    if function in GUIDED_FOR_EPS and scale > 1:
+        raise LiDiTError(
+            f"the sampler {function.removeprefix('sample_')} adds guidance in the way of eps "
+            "models, and this LI-DiT is a flow model, whose pictures it draws in pieces above cfg "
+            f"1, which is {scale:g}; choose euler_cfg_pp, a sampler without cfg_pp, or cfg 1"
+        )
+
+
+def check_start(sigma: float, noise: Tensor, latent_image: Tensor | None) -> None:
+    """Tell of an empty latent that is no place to start from with so little noise."""
+    if latent_image is not None and bool(latent_image.any()):
+        return
+    if not bool(noise.any()):
+        note(
+            "the sampler is given an empty latent and no noise, of which it draws a plain area; "
+            "connect noise, or the latent of an earlier sampler"
+        )
+    elif sigma < FROM_NOISE:
+        note(
+            f"the schedule begins at sigma {sigma:.2f} with an empty latent, where a flow model "
+            "expects a picture with noise; set denoise to 1 or begin near sigma 1, or encode a "
+            "picture"
+        )

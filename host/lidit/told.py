@@ -1,0 +1,56 @@
+"""What users are told of a LI-DiT: its LLMs, and which of them read a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import comfy.model_patcher
+
+from ...lidit_core.model.config import LiDiTConfig
+from ..keys import Entry
+from .branches import branch_of
+from .conditioning import BranchText, text_of
+
+
+def describe_model(patcher: comfy.model_patcher.ModelPatcher, config: LiDiTConfig) -> str:
+    """A LI-DiT's size in memory, and its branches."""
+    branches = ", ".join(f"{i} {spec.name}" for i, spec in enumerate(config.llms, start=1))
+    return f"{patcher.model_size() / 1e6:,.0f} MB of weights\nbranches: {branches}"
+
+
+def describe_prompts(
+    positive: Sequence[Entry], negative: Sequence[Entry], config: LiDiTConfig
+) -> str:
+    """Which LLMs read each prompt of a sampling, how many tokens, and which are left out."""
+    lines = [*_lines("positive", positive, config), *_lines("negative", negative, config)]
+    return "\n".join(dict.fromkeys(lines))
+
+
+def describe_fused(entries: Sequence[Entry]) -> str:
+    """Which LLMs a conditioning holds, and which of them a weight of 0 leaves out."""
+    lines = []
+    for entry in entries:
+        branches = text_of(*entry).branches
+        taken, left_out = _split(branches)
+        lines.append(_sentence("reads", taken, [b.llm for b in left_out]))
+    return "\n".join(dict.fromkeys(lines))
+
+
+def _lines(kind: str, entries: Sequence[Entry], config: LiDiTConfig) -> list[str]:
+    lines = []
+    for entry in entries:
+        taken, _ = _split(text_of(*entry).branches)
+        places = {branch_of(read, config) for read in taken}
+        left_out = [spec.name for i, spec in enumerate(config.llms) if i not in places]
+        lines.append(_sentence(f"{kind} prompt, read by", taken, left_out))
+    return lines
+
+
+def _split(branches: Sequence[BranchText]) -> tuple[list[BranchText], list[BranchText]]:
+    """Those that take part, and those that a weight of 0 leaves out."""
+    return [b for b in branches if b.options.weight], [b for b in branches if not b.options.weight]
+
+
+def _sentence(begin: str, taken: Sequence[BranchText], left_out: Sequence[str]) -> str:
+    by = ", ".join(f"{b.llm} ({b.used} tokens)" if b.used else b.llm for b in taken) or "none"
+    return f"{begin}: {by}" + (f"; left out: {', '.join(left_out)}" if left_out else "")

@@ -1,0 +1,170 @@
+"""Which LLMs of ComfyUI's own loaders are read, what each is called, and its chat template.
+
+A CLIP knows neither its file nor its LLM's name. It knows which class runs it, and the sizes.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from ...lidit_core.errors import LiDiTError, check
+
+# Chat templates render one user turn, and a system turn before it, as the LLMs' own do.
+QWEN3 = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] }}"
+    "{{ '<|im_end|>\n' }}{% endfor %}"
+)
+QWEN25 = (
+    "{% if messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}" + QWEN3
+)
+LLAMA3 = (
+    "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] }}"
+    "{{ '<|end_header_id|>\n\n' + m['content'] | trim + '<|eot_id|>' }}{% endfor %}"
+)
+GEMMA3 = (
+    "{{ bos_token }}{% set first = namespace(text='') %}{% for m in messages %}"
+    "{% if m['role'] == 'system' %}{% set first.text = m['content'] + '\n\n' %}{% else %}"
+    "{{ '<start_of_turn>' + m['role'] + '\n' + first.text + m['content'] | trim }}"
+    "{{ '<end_of_turn>\n' }}{% endif %}{% endfor %}"
+)
+MISTRAL3 = (
+    "{{ bos_token }}{% if messages[0]['role'] != 'system' %}"
+    "{{ '[SYSTEM_PROMPT]You are Mistral Small 3.[/SYSTEM_PROMPT]' }}{% endif %}"
+    "{% for m in messages %}{% if m['role'] == 'system' %}"
+    "{{ '[SYSTEM_PROMPT]' + m['content'] + '[/SYSTEM_PROMPT]' }}{% else %}"
+    "{{ '[INST]' + m['content'] + '[/INST]' }}{% endif %}{% endfor %}"
+)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What tells LLMs of one class apart."""
+
+    width: int  # channels of a hidden state
+    blocks: int  # all of the LLM's, also where the file holds its first ones alone
+    vocabulary: int
+
+    def __str__(self) -> str:
+        return f"{self.width} wide with {self.blocks} blocks and {self.vocabulary} tokens"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """LLMs of one architecture that the host runs as transformers does."""
+
+    label: str
+    chat: str  # the chat template
+    released: dict[str, Sizes] = field(default_factory=dict)  # by name
+    otherwise: str = ""  # names of those that the host runs with other positions than trained
+    whole: int | None = None  # blocks of the LLM whose first ones the host may hold
+
+
+LLAMA = Kind(
+    "Llama 3",
+    LLAMA3,
+    {"llava-llama-3-8b-v1_1": Sizes(4096, 32, 128320)},
+    otherwise=r"llama[-_ ]?3[._][1-9]",
+)
+MISTRAL = Kind(
+    "Mistral Small 3",
+    MISTRAL3,
+    {"Mistral-Small-3.2-24B-Instruct-2506": Sizes(5120, 40, 131072)},
+    whole=40,
+)
+QWEN25_OF_3B = Kind("Qwen 2.5", QWEN25, {"Qwen2.5-VL-3B-Instruct": Sizes(2048, 36, 151936)})
+QWEN25_OF_7B = Kind("Qwen 2.5", QWEN25, {"Qwen2.5-VL-7B-Instruct": Sizes(3584, 28, 152064)})
+QWEN = Kind(
+    "Qwen 3",
+    QWEN3,
+    {
+        "Qwen3-0.6B": Sizes(1024, 28, 151936),
+        "Qwen3-Embedding-0.6B": Sizes(1024, 28, 151669),
+        "Ovis2.5-2B": Sizes(2048, 28, 151936),
+        "Qwen3-4B": Sizes(2560, 36, 151936),
+        "Qwen3-8B": Sizes(4096, 36, 151936),
+    },
+    otherwise=r"2507",
+)
+QWEN_VL = Kind(
+    "Qwen 3 VL",
+    QWEN3,
+    {
+        "Qwen3-VL-4B-Instruct": Sizes(2560, 36, 151936),
+        "Qwen3-VL-8B-Instruct": Sizes(4096, 36, 151936),
+        "Qwen3-VL-32B-Instruct": Sizes(5120, 64, 151936),
+    },
+    whole=64,
+)
+GEMMA = Kind(
+    "Gemma 3",
+    GEMMA3,
+    {
+        "gemma-3-4b-it": Sizes(2560, 34, 262208),
+        "gemma-3-12b-it": Sizes(3840, 48, 262208),
+    },
+)
+KINDS = {  # by the class of the host that runs it
+    "Llama2": LLAMA,
+    "Mistral3Small24B": MISTRAL,
+    "Qwen25_3B": QWEN25_OF_3B,
+    "Qwen25_7BVLI": QWEN25_OF_7B,
+    **dict.fromkeys(("Qwen3_06B", "Qwen3_06B_ACE15", "Qwen3_4B", "Qwen3_8B", "Ovis25_2B"), QWEN),
+    "Qwen3VL": QWEN_VL,
+    **dict.fromkeys(("Gemma3_4B", "Gemma3_4B_Vision", "Gemma3_12B"), GEMMA),
+}
+REFUSED = {  # whose states in the host are others than those that LI-DiTs are trained on
+    "Gemma2_2B": "Gemma 2 without the soft limit on its attention",
+    "Ministral3_3B": "Ministral 3 without the stretched positions (YaRN) that it was trained with",
+}
+
+
+def kind_of(transformer: object) -> Kind:
+    """The kind of LLM that a text model of the host runs, told by its class or a base of it.
+
+    Raises:
+        LiDiTError: the host runs it otherwise than transformers, or that is not known.
+    """
+    names = [base.__name__ for base in type(transformer).__mro__]
+    refused = next((REFUSED[name] for name in names if name in REFUSED), None)
+    kind = next((KINDS[name] for name in names if name in KINDS), None)
+    if kind is not None and refused is None:
+        return kind
+    what = refused or f"{names[0]} in a way of its own"
+    raise LiDiTError(
+        f"ComfyUI runs {what}, so its states are not those that LI-DiTs are trained on; load this "
+        "LLM with the LI-DiT LLM loader"
+    )
+
+
+def told_name(kind: Kind, sizes: Sizes) -> str:
+    """The one released LLM of this kind and these sizes; "" where none or several have them."""
+    named = [name for name, released in kind.released.items() if released == sizes]
+    return named[0] if len(named) == 1 else ""
+
+
+def label_of(kind: Kind, sizes: Sizes) -> str:
+    """What an LLM is called that is no released one: no checkpoint asks for such a name."""
+    return f"{kind.label} ({sizes})"
+
+
+def check_name(name: str, kind: Kind, sizes: Sizes) -> None:
+    """Refuse a name that cannot be this LLM's."""
+    check(
+        not (kind.otherwise and re.search(kind.otherwise, name, re.IGNORECASE)),
+        f"llm_name is {name!r}, whose positions ComfyUI does not run as it was trained; load it "
+        "with the LI-DiT LLM loader",
+    )
+    known = {name: s for kind in KINDS.values() for name, s in kind.released.items()}.get(name)
+    check(
+        known in (None, sizes),
+        f"llm_name is {name!r}, which is {known}, and this CLIP holds one that is {sizes}; correct "
+        "the name, or leave it empty",
+    )
+    check(
+        bool(name) or sizes.vocabulary != 128256 or kind is not LLAMA,
+        "this CLIP holds a Llama 3 or one of 3.1 or later, whose sizes are the same and of which "
+        "ComfyUI runs the first alone as it was trained; if it is that, write its name into "
+        "llm_name",
+    )

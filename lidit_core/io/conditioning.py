@@ -1,0 +1,170 @@
+"""Encoded prompts as files: entries of CONDITIONING, whatever encoder they come from.
+
+A file is safetensors. Each prompt has one entry or more, each entry a sequence (B, L, C), or
+(B, K, L, C) where K layers of an encoder are kept, and values beside it: tensors, numbers and
+text in dicts and lists, such as a pooled vector, a mask, or another LLM's states. The tensors lie
+in the file under plain names, and the metadata says where each belongs:
+
+    format    "lidit-conditioning"
+    version   "1"
+    prompts   JSON: for each prompt its text, "" = not known
+    entries   JSON: for each prompt a list of entries, {"sequence": NAME, "values": {...}},
+              in which {"tensor": NAME} stands for a tensor
+    about     JSON: what the encoder was, in its writer's words
+
+Nothing in a file is executed, and no size in it is believed before the tensors are seen.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import LiDiTError, check
+from .tensors import read_safetensors, write_safetensors
+
+FORMAT, VERSION = "lidit-conditioning", "1"
+TENSOR = "tensor"  # the key of what stands for a tensor
+DEEPEST = 16  # dicts and lists within one another
+
+Entry = tuple[Tensor, Mapping[str, Any]]
+
+
+class NotStorable(LiDiTError):
+    """A value that no file holds."""
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """One prompt as an encoder gives it."""
+
+    entries: Sequence[Entry]
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class EncodedPrompts:
+    """What a file holds."""
+
+    prompts: Sequence[EncodedPrompt]
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_encoded(path: str | Path, encoded: EncodedPrompts) -> None:
+    """Write a file, beside and then renamed.
+
+    Raises:
+        NotStorable: a value is no tensor, number, text, dict or list.
+        LiDiTError: the file cannot be written.
+    """
+    kept = _Kept()
+    entries = [
+        [_entry(entry, f"{p}.{e}", kept) for e, entry in enumerate(prompt.entries)]
+        for p, prompt in enumerate(encoded.prompts)
+    ]
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "prompts": json.dumps([prompt.text for prompt in encoded.prompts]),
+        "entries": json.dumps(entries),
+        "about": json.dumps(dict(encoded.about)),
+    }
+    write_safetensors(path, kept.tensors, metadata)
+
+
+class _Kept:
+    """The tensors of a file; one that an entry holds twice lies in it once."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self.names: dict[tuple, str] = {}
+
+    def add(self, tensor: Tensor, name: str) -> str:
+        """Keep a copy of a tensor, under this name or the one that it has already."""
+        place = tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype
+        known = self.names.setdefault((*place, tensor.device), name)
+        if known == name:
+            self.tensors[name] = tensor.detach().cpu().clone()
+        return known
+
+
+def _entry(entry: Entry, name: str, kept: _Kept) -> dict[str, Any]:
+    sequence, values = entry
+    return {"sequence": kept.add(sequence, name), "values": _stored(values, name, kept, DEEPEST)}
+
+
+def _stored(value: Any, name: str, kept: _Kept, depth: int) -> Any:
+    """What stands for a value in JSON; its tensors are kept."""
+    if isinstance(value, Tensor):
+        return {TENSOR: kept.add(value, name)}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if depth and isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {k: _stored(v, f"{name}.{k}", kept, depth - 1) for k, v in value.items()}
+    if depth and isinstance(value, (list, tuple)):
+        return [_stored(v, f"{name}.{i}", kept, depth - 1) for i, v in enumerate(value)]
+    raise NotStorable(
+        f"{name.partition('.')[2] or name} is {type(value).__name__}, which no file holds; "
+        "expected tensors, numbers and text in dicts and lists"
+    )
+
+
+def read_encoded(path: str | Path) -> EncodedPrompts:
+    """Read a file.
+
+    Raises:
+        LiDiTError: it is not there, damaged, of another kind or of a newer version.
+    """
+    tensors, metadata = read_safetensors(path)
+    check(
+        metadata.get("format") == FORMAT,
+        f"{path} holds no encoded prompts; expected a file that Save Conditioning wrote",
+    )
+    check(
+        metadata.get("version") == VERSION,
+        f"{path} is of version {str(metadata.get('version'))[:20]!r} of its format, and this reads "
+        f"{VERSION}; update the pack",
+    )
+    try:
+        texts, entries = json.loads(metadata["prompts"]), json.loads(metadata["entries"])
+        prompts = [
+            EncodedPrompt([_read(entry, tensors) for entry in several], _text(text))
+            for text, several in zip(texts, entries, strict=True)
+        ]
+        about = json.loads(metadata["about"])
+        return EncodedPrompts(prompts, dict(about))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise LiDiTError(
+            f"{path} is damaged ({type(error).__name__}: {str(error)[:100]}); write it again"
+        ) from error
+
+
+def _text(text: Any) -> str:
+    if not isinstance(text, str):
+        raise TypeError("a prompt is no text")
+    return text
+
+
+def _read(entry: Any, tensors: Mapping[str, Tensor]) -> Entry:
+    sequence = tensors[entry["sequence"]]
+    if sequence.ndim not in (3, 4) or not sequence.is_floating_point():
+        raise ValueError(f"a sequence has shape {tuple(sequence.shape)}")
+    values = _restored(entry["values"], tensors)
+    if not isinstance(values, dict):
+        raise TypeError("values are no dict")
+    return sequence, values
+
+
+def _restored(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, dict):
+        if set(value) == {TENSOR} and isinstance(value[TENSOR], str):
+            return tensors[value[TENSOR]]
+        return {key: _restored(inner, tensors) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_restored(inner, tensors) for inner in value]
+    return value

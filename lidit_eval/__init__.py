@@ -1,0 +1,1 @@
+"""Does a model paint what its prompts say? Pictures drawn, judged and reported: `lidit eval`."""

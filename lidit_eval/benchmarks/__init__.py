@@ -1,0 +1,1 @@
+"""Prompts of public benchmarks, read from the user's files, and pictures in their layouts."""

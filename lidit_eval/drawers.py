@@ -1,0 +1,92 @@
+"""The models that an evaluation draws with: a LI-DiT, or a U-Net with an LLMDiff adapter."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lidit_core.diffusion.sampling import initial_noise
+from lidit_core.errors import check
+from lidit_core.io.pictures import to_pixels
+from lidit_core.llmdiff.file import load_adapter
+from lidit_core.model.latents import denormalise
+from lidit_core.paths import SHIPPED_WEIGHTS, at_home
+from lidit_core.pipeline import Settings, load_pipeline
+from lidit_core.text.prompt_encoder import PromptEncoder
+
+from .drawing import Drawer, LiDiTDrawer
+from .items import Task
+
+STEPS, GUIDANCE = 25, 5.0  # of a U-Net, where none are given
+
+
+def model_file(name: str) -> Path:
+    """The file of a shipped name, or of a path.
+
+    Raises:
+        LiDiTError: there is none.
+    """
+    from lidit_core.shipped import SHIPPED_MODELS, find_model
+
+    shipped = SHIPPED_WEIGHTS / f"{name}.safetensors"
+    path = find_model(name)[0] if name in SHIPPED_MODELS else at_home(name)
+    path = shipped if shipped.is_file() and name not in SHIPPED_MODELS else path
+    check(path.exists(), f"there is no file {name}; expected a shipped name or a checkpoint")
+    return path
+
+
+def open_drawer(args: argparse.Namespace, device: str) -> Drawer:
+    """Load what the command line of `lidit eval` names."""
+    if args.adapter:
+        return AdapterDrawer(args, device)
+    pipeline = load_pipeline(args.model, args.llm, device, args.cache, args.spread, args.lora)
+    return LiDiTDrawer(pipeline, Settings("", args.steps, args.cfg, args.size))
+
+
+class AdapterDrawer:
+    """Draws with a U-Net and an adapter, by the trainer's own reference sampler."""
+
+    def __init__(self, args: argparse.Namespace, device: str) -> None:
+        from lidit_train.data.autoencoders import find_autoencoder
+        from lidit_train.recipe import Adapter
+        from lidit_train.tasks.adapter.start import learner_of
+        from lidit_train.tasks.adapter.target import adapter_target
+
+        check(
+            len(args.llm) <= 1 and not args.lora,
+            f"an adapter reads one LLM and takes no LoRA here; got --llm {args.llm} and --lora "
+            f"{args.lora}",
+        )
+        adapter = load_adapter(model_file(args.adapter))
+        spec = adapter.config.llm
+        source = args.llm[0].partition("=")[2] or args.llm[0] if args.llm else spec.name
+        self.mode, self.device = args.mode, device
+        self.steps, self.guidance = args.steps or STEPS, args.cfg or GUIDANCE
+        self.target = adapter_target(Adapter(str(model_file(args.model)), llm=source))
+        self.learner = learner_of(self.target, adapter).to(device)
+        self.vae = find_autoencoder("shipped", self.target.latent).open(device)
+        shape = spec.template, spec.block, spec.token_budget
+        self.reader = PromptEncoder(source, *shape, device=device, disk_cache=args.cache)
+        self.size = args.size or (self.target.native_size,) * 2
+
+    def draw(self, tasks: Sequence[Task]) -> Iterator[Tensor]:
+        yield from to_pixels(self._pictures(tasks))
+
+    @torch.no_grad()
+    def _pictures(self, tasks: Sequence[Task]) -> Tensor:
+        from lidit_train.batch import Shown
+
+        latent, prompts = self.target.latent, [task.item.prompt for task in tasks]
+        width, height = (side // latent.downsampling for side in self.size)
+        noise = initial_noise([t.seed for t in tasks], latent.channels, height, width)
+        positive, negative = (
+            Shown(texts, {0: self.reader.encode(texts).to(self.device)})
+            for texts in (prompts, [""] * len(prompts))
+        )
+        settings = self.steps, self.guidance, self.mode
+        latents = self.learner.draw(noise.to(self.device), positive, negative, *settings)
+        return self.vae.decode(denormalise(latents, latent))

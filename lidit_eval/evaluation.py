@@ -1,0 +1,134 @@
+"""One evaluation from its prompts to its report."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from lidit_core import __version__
+from lidit_core.io.atomic import replacing
+from lidit_core.io.hashes import sha256
+from lidit_core.pipeline import find_device
+
+from . import pairs, record
+from .benchmarks.item import Item
+from .benchmarks.layouts import lay_out
+from .drawers import model_file, open_drawer
+from .drawing import FOLDER, draw_missing, load_picture
+from .items import Task, items_of, prompts_hash, requests_hash, tasks_of
+from .judges.judge import Judge
+from .judges.opening import default_judge, open_judge
+from .report import Judged, write_report
+from .verdicts import Verdicts
+
+
+class Evaluation:
+    """Draws, judges and reports what the command line asks for; it goes on where it stopped."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.folder = args, args.out
+        self.items = items_of(args.prompts)
+        self.tasks = tasks_of(self.items, args.seed, args.count, args.every)
+        self.device = find_device(args.device)
+        self.judge: Judge = open_judge(self._judge_name(), self.items, self.device)
+        self.pictures = args.pictures or args.out / FOLDER
+
+    def run(self) -> str:
+        """Do what is left to do; the report in Markdown."""
+        about = self._record()
+        if self.args.against is not None:
+            pairs.check_comparable(about, self.args.against)
+        record.begin(self.folder, about)
+        if self.args.pictures is None:
+            self._draw(about)
+        self._lay_out()
+        judged = self._judged(self.pictures, Verdicts(self.folder))
+        text = write_report(self.folder, about, judged, self.judge.measures)
+        return text + self._compared(judged)
+
+    def _judge_name(self) -> str:
+        return self.args.judge or default_judge(self.args.prompts)
+
+    def _record(self) -> dict[str, Any]:
+        args = self.args
+        about = {
+            "lidit": __version__,
+            "prompts": args.prompts,
+            "prompts_sha256": prompts_hash(self.items),
+            "requests_sha256": requests_hash(self.items),
+            "every": args.every,
+            "count": args.count,
+            "judge": self.judge.name,
+        }
+        if args.pictures is not None:
+            return {**about, "pictures": str(args.pictures)}
+        drawn_with = {key: value for key, value in self._drawn_with().items() if value}
+        return {**about, "seed": args.seed, **drawn_with}
+
+    def _drawn_with(self) -> dict[str, Any]:
+        args = self.args
+        files = {"model": args.model, "adapter": args.adapter}
+        named = {name: _named(source) for name, source in files.items() if source}
+        return {
+            **named,
+            "mode": args.mode if args.adapter else None,
+            "loras": [[_named(path), strength] for path, strength in args.lora],
+            "llms": args.llm,
+            "steps": args.steps,
+            "cfg": args.cfg,
+            "size": list(args.size) if args.size else None,
+        }
+
+    def _draw(self, about: dict[str, Any]) -> None:
+        shared = {key: about.get(key) for key in ("model", "steps", "cfg", "size", "lidit")}
+        missing = [t for t in self.tasks if not (self.pictures / t.name(self.args.count)).exists()]
+        if not missing:
+            return
+        drawer = open_drawer(self.args, self.device)
+        self.pictures.mkdir(parents=True, exist_ok=True)
+        with tqdm(total=len(self.tasks), unit="picture", disable=None) as bar:
+            draw_missing(drawer, self.tasks, self.pictures, self.args.count, shared, bar.update)
+
+    def _lay_out(self) -> None:
+        """Copy a benchmark's pictures into the layout of its own evaluator."""
+        items: dict[int, tuple[Item, list[Path]]] = {}
+        for task in self.tasks:
+            name = self.pictures / task.name(self.args.count)
+            items.setdefault(task.index, (task.item, []))[1].append(name)
+        lay_out(self.args.prompts.partition(":")[0], items, self.folder)
+
+    def _judged(self, pictures: Path, verdicts: Verdicts) -> list[Judged]:
+        found = []
+        for task in tqdm(self.tasks, unit="verdict", disable=None):
+            path = pictures / task.name(self.args.count)
+            if path.name not in verdicts.known:
+                verdicts.add(path.name, self.judge.judge(load_picture(path), task.item))
+            found.append(Judged(task, path, verdicts.known[path.name]))
+        return found
+
+    def _compared(self, judged: Sequence[Judged]) -> str:
+        other = self.args.against
+        if other is None or not self.judge.measures:
+            return ""
+        theirs = self._known(other)
+        changes = pairs.compare(judged, theirs, self.judge.measures)
+        text = f"\n# Against {other.name}\n\n{pairs.markdown(changes)}"
+        with replacing(self.folder / "against.md") as beside:
+            beside.write_text(text, encoding="utf-8")
+        return text
+
+    def _known(self, folder: Path) -> list[Judged]:
+        """The pictures that another evaluation of these prompts has judged."""
+        verdicts, count = Verdicts(folder).known, self.args.count
+        every = tasks_of(self.items, self.args.seed, count)
+        names: list[tuple[Task, str]] = [(task, task.name(count)) for task in every]
+        return [Judged(task, folder / n, verdicts[n]) for task, n in names if n in verdicts]
+
+
+def _named(source: str) -> str:
+    """The name of a file, or the shipped name, with the file's hash."""
+    return f"{Path(source).name} ({sha256(model_file(source))[:12]})"

@@ -1,0 +1,1 @@
+"""Who says whether a picture shows what its prompt asks for."""

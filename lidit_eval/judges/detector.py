@@ -1,0 +1,165 @@
+"""GenEval's protocol (Ghosh et al. 2023, arXiv 2310.11513, section 3) with models that users name.
+
+A detector of transformers finds the objects, a CLIP names their colours. Both are the user's
+choice, so a score is comparable with others by the same two models alone; the published ones are
+by Mask2Former (Swin-S) and CLIP ViT-L/14, and `--judge none` leaves pictures for those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lidit_core.errors import check
+
+from ..benchmarks.item import Item
+from .judge import Verdict
+from .pretrained import open_pretrained
+
+THRESHOLD, WHEN_COUNTING = 0.3, 0.9  # of a detection's score
+MOST = 16  # objects of a class
+CLOSE = 0.1  # share of two objects' sizes by which their centres must be apart
+COLOURS = (
+    *("red", "orange", "yellow", "green", "blue"),
+    *("purple", "pink", "brown", "black", "white"),
+)
+PHRASES = ("a photo of a {c} {o}", "a photo of a {c}-colored {o}", "a photo of a {c} object")
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom, pixels
+
+
+@dataclass(frozen=True)
+class Found:
+    """Objects of a picture: boxes of each class, the surest first."""
+
+    boxes: Mapping[str, Sequence[Box]]
+    colours: Any  # (class, boxes) -> a colour of each
+
+
+class DetectorJudge:
+    """Judges by detected objects, their number, colours and places.
+
+    Args:
+        source: MODEL, or MODEL,CLIP where colours are asked for.
+    Raises:
+        LiDiTError: a model cannot be loaded, or the items are not GenEval's.
+    """
+
+    measures: tuple[str, ...] = ("correct",)
+
+    def __init__(self, source: str, items: Sequence[Item], device: str) -> None:
+        detector, _, clip = source.partition(",")
+        asked = [_asked(item) for item in items]
+        coloured = any("color" in each for item in asked for each in item.get("include", ()))
+        check(
+            bool(clip) or not coloured,
+            f"the judge detector:{source} names no CLIP, and colours are asked for; expected "
+            "detector:MODEL,CLIP",
+        )
+        self.name, self.device = f"detector:{source}", device
+        self.detector, self.processor = open_pretrained("ObjectDetection", detector, device)
+        self.clip = open_pretrained("ZeroShotImageClassification", clip, device) if clip else None
+
+    def judge(self, picture: np.ndarray, item: Item) -> Verdict:
+        image, asked = Image.fromarray(picture), _asked(item)
+        threshold = WHEN_COUNTING if asked.get("tag") == "counting" else THRESHOLD
+        boxes = self._detect(image, threshold)
+        wrong = list(faults(asked, Found(boxes, lambda o, found: self._colours(image, o, found))))
+        seen = ", ".join(f"{len(found)} {name}" for name, found in boxes.items()) or "nothing"
+        return Verdict({"correct": float(not wrong)}, "; ".join(wrong) or seen)
+
+    @torch.no_grad()
+    def _detect(self, image: Image.Image, threshold: float) -> dict[str, list[Box]]:
+        given = self.processor(images=image, return_tensors="pt").to(self.device)
+        output, size = self.detector(**given), [image.size[::-1]]
+        found = self.processor.post_process_object_detection(output, threshold, size)[0]
+        names = self.detector.config.id2label
+        boxes: dict[str, list[Box]] = {}
+        for number in found["scores"].argsort(descending=True).tolist():
+            of_class = boxes.setdefault(names[found["labels"][number].item()], [])
+            if len(of_class) < MOST:
+                of_class.append(tuple(found["boxes"][number].tolist()))
+        return boxes
+
+    @torch.no_grad()
+    def _colours(self, image: Image.Image, name: str, boxes: Sequence[Box]) -> list[str]:
+        """The colour of each box: the mean over the phrases of CLIP's likeness decides."""
+        assert self.clip is not None  # as checked at the beginning
+        model, processor = self.clip
+        texts = [phrase.format(c=c, o=name) for c in COLOURS for phrase in PHRASES]
+        crops = [image.crop(box) for box in map(_at_least_a_pixel, boxes)]
+        given = processor(text=texts, images=crops, return_tensors="pt", padding=True)
+        logits = model(**given.to(self.device)).logits_per_image  # (boxes, texts)
+        likeness = logits.view(len(boxes), len(COLOURS), len(PHRASES)).mean(2)
+        return [COLOURS[number] for number in likeness.argmax(1).tolist()]
+
+
+def _at_least_a_pixel(box: Box) -> Box:
+    left, top, right, bottom = box
+    return left, top, max(right, left + 1), max(bottom, top + 1)
+
+
+def _asked(item: Item) -> dict[str, Any]:
+    asked: Any = item.asked
+    check(
+        isinstance(asked, dict) and isinstance(asked.get("include"), list),
+        f"the prompt {item.prompt!r} says nothing of objects; a detector judges GenEval's prompts "
+        "(--prompts geneval:FILE)",
+    )
+    return asked
+
+
+def faults(asked: Mapping[str, Any], found: Found) -> Iterator[str]:
+    """What a picture lacks or has too much of; nothing where it is right.
+
+    Args:
+        asked: GenEval's include, all of which must hold, and exclude, none of which may.
+    """
+    groups: list[Sequence[Box] | None] = []
+    for wanted in asked.get("include", ()):
+        count, name = wanted["count"], wanted["class"]
+        boxes = list(found.boxes.get(name, ()))[:count]
+        wrong = _first_fault(wanted, boxes, groups, found)
+        groups.append(None if wrong else boxes)
+        if wrong:
+            yield wrong
+    for unwanted in asked.get("exclude", ()):
+        number = len(found.boxes.get(unwanted["class"], ()))
+        if number >= unwanted["count"]:
+            yield f"expected fewer than {unwanted['count']} {unwanted['class']}, found {number}"
+
+
+def _first_fault(wanted: Mapping[str, Any], boxes, groups, found: Found) -> str:
+    count, name = wanted["count"], wanted["class"]
+    if len(boxes) < count:
+        return f"expected {count} {name} or more, found {len(boxes)}"
+    if "color" in wanted:
+        colours = found.colours(name, boxes)
+        if colours.count(wanted["color"]) < count:
+            return f"expected {count} {wanted['color']} {name}, found {', '.join(colours)}"
+    if "position" in wanted:
+        relation, place = wanted["position"]
+        target = groups[place]
+        if target is None:
+            return f"nothing for {name} to be {relation}"
+        if not all(relation in relations(box, other) for box in boxes for other in target):
+            return f"expected {name} {relation} it"
+    return ""
+
+
+def relations(box: Box, other: Box) -> set[str]:
+    """Where a box lies from another: "left of", "right of", "above", "below", or nowhere clear."""
+    first, second = (np.asarray(each, np.float64).reshape(2, 2) for each in (box, other))
+    offset = first.mean(0) - second.mean(0)
+    sizes = np.abs(np.diff(first, axis=0)[0]) + np.abs(np.diff(second, axis=0)[0])
+    clear = np.maximum(np.abs(offset) - CLOSE * sizes, 0) * np.sign(offset)
+    if (np.abs(clear) < 1e-3).all():
+        return set()
+    x, y = clear / np.linalg.norm(offset)
+    named = {"left of": x < -0.5, "right of": x > 0.5, "above": y < -0.5, "below": y > 0.5}
+    return {name for name, holds in named.items() if holds}

@@ -1,0 +1,39 @@
+"""What a judge says of a picture, and what a judge is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from ..benchmarks.item import Item
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a judge says of one picture."""
+
+    scores: Mapping[str, float]  # measure -> 0 to 1
+    seen: str = ""  # in a few words
+
+
+class Judge(Protocol):
+    """Judges pictures, one at a time and without chance."""
+
+    name: str  # with the models that it uses, as the report names it
+    measures: tuple[str, ...]  # the first tells hits from failures
+
+    def judge(self, picture: np.ndarray, item: Item) -> Verdict:
+        """Judge a picture (H, W, 3) uint8."""
+        ...
+
+
+class NoJudge:
+    """Looks at nothing: pictures are drawn for a benchmark's own evaluator."""
+
+    name, measures = "none", ()
+
+    def judge(self, picture: np.ndarray, item: Item) -> Verdict:
+        return Verdict({})

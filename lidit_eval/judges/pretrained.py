@@ -1,0 +1,31 @@
+"""Models of transformers that users name as judges."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lidit_core.errors import LiDiTError, first_line
+
+
+def open_pretrained(task: str, source: str, device: str) -> tuple[Any, Any]:
+    """A model and its processor.
+
+    Args:
+        task: of transformers' Auto classes, such as "ObjectDetection".
+        source: a folder, or ``hub:owner/name``, which is downloaded.
+    Raises:
+        LiDiTError: it cannot be loaded.
+    """
+    import transformers
+
+    hub = source.startswith("hub:")
+    where, options = source.removeprefix("hub:"), {"local_files_only": not hub}
+    try:
+        model = getattr(transformers, f"AutoModelFor{task}").from_pretrained(where, **options)
+        processor = transformers.AutoProcessor.from_pretrained(where, **options)
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        raise LiDiTError(
+            f"{source} cannot be loaded as a judge ({first_line(error)}); expected a folder of "
+            f"transformers, or hub:owner/name, with a model for {task}"
+        ) from error
+    return model.to(device).eval(), processor

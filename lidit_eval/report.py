@@ -1,0 +1,152 @@
+"""What an evaluation found: scores by category with intervals, failures, and sheets of pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lidit_core.io.atomic import replacing
+
+from .drawing import load_picture
+from .grids import grid
+from .items import Task
+from .judges.judge import Verdict
+from .statistics import interval
+
+SHOWN = 64  # pictures of a category's sheet
+LISTED = 200  # failures in the Markdown report; the JSON report has all
+
+
+@dataclass(frozen=True)
+class Score:
+    """The mean over the prompts of one category, by one measure."""
+
+    category: str
+    measure: str
+    prompts: int
+    pictures: int
+    score: float  # 0 to 1
+    low: float  # of the 95 % interval
+    high: float
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One picture and what was said of it."""
+
+    task: Task
+    path: Path
+    verdict: Verdict
+
+    def hit(self, measure: str) -> bool:
+        """Whether the picture meets its prompt in full."""
+        return self.verdict.scores[measure] >= 1
+
+    def row(self) -> dict[str, Any]:
+        """What the report says of it."""
+        return {
+            "picture": self.path.name,
+            "category": self.task.item.category,
+            "prompt": self.task.item.prompt,
+            "seed": self.task.seed,
+            "scores": dict(self.verdict.scores),
+            "seen": self.verdict.seen,
+        }
+
+
+def by_prompt(judged: Sequence[Judged], measure: str) -> dict[int, float]:
+    """The mean over the pictures of each prompt, by the prompt's number."""
+    found: dict[int, list[float]] = {}
+    for each in judged:
+        found.setdefault(each.task.index, []).append(each.verdict.scores[measure])
+    return {index: sum(values) / len(values) for index, values in found.items()}
+
+
+def scores_of(judged: Sequence[Judged], measures: Sequence[str]) -> list[Score]:
+    """The scores of each category, in the prompts' order, and last of all prompts together."""
+    categories = list(dict.fromkeys(each.task.item.category for each in judged))
+    groups = [(c, [j for j in judged if j.task.item.category == c]) for c in categories]
+    if len(groups) != 1:
+        groups.append(("all", list(judged)))
+    return [_score(name, group, m) for name, group in groups for m in measures]
+
+
+def _score(category: str, group: Sequence[Judged], measure: str) -> Score:
+    values = list(by_prompt(group, measure).values())
+    low, high = interval(values)
+    mean = sum(values) / len(values) if values else 0.0
+    return Score(category, measure, len(values), len(group), mean, low, high)
+
+
+def write_report(
+    folder: Path, record: Mapping[str, Any], judged: Sequence[Judged], measures: Sequence[str]
+) -> str:
+    """Write report.md, report.json and a sheet for each category; the Markdown."""
+    scores = scores_of(judged, measures)
+    first = measures[0] if measures else ""
+    failures = [j for j in judged if first and not j.hit(first)]
+    text = _markdown(record, scores, measures, failures)
+    _write(folder / "report.md", text)
+    found = {
+        "record": dict(record),
+        "scores": [asdict(score) for score in scores],
+        "failures": [failure.row() for failure in failures],
+    }
+    _write(folder / "report.json", json.dumps(found, indent=1) + "\n")
+    for category, sheet in _sheets(judged, first):
+        path = folder / "grids" / f"{category.replace(' ', '-').replace('/', '-')}.png"
+        path.parent.mkdir(exist_ok=True)
+        with replacing(path) as beside:
+            sheet.save(beside, format="PNG")
+    return text
+
+
+def _markdown(
+    record: Mapping[str, Any],
+    scores: Sequence[Score],
+    measures: Sequence[str],
+    failures: Sequence[Judged],
+) -> str:
+    lines = ["# Evaluation", "", "| | |", "|---|---|"]
+    lines += [f"| {key} | {_shown(value)} |" for key, value in record.items()]
+    if measures:
+        lines += ["", *_table(scores, measures)]
+    if failures:
+        lines += ["", f"## Failures, by {measures[0]} ({len(failures)})", ""]
+        lines += [
+            f"- `{f.path.name}` {f.task.item.prompt!r}, seed {f.task.seed}: {f.verdict.seen}"
+            for f in failures[:LISTED]
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _shown(value: Any) -> str:
+    return str(value) if not isinstance(value, (dict, list)) else json.dumps(value)
+
+
+def _table(scores: Sequence[Score], measures: Sequence[str]) -> Iterator[str]:
+    yield "| category | prompts | " + " | ".join(f"{m} | 95 %" for m in measures) + " |"
+    yield "|---" * (2 + 2 * len(measures)) + "|"
+    for first in range(0, len(scores), len(measures)):
+        row = scores[first : first + len(measures)]
+        cells = [f"{s.score:.3f} | {s.low:.3f} to {s.high:.3f}" for s in row]
+        yield f"| {row[0].category} | {row[0].prompts} | " + " | ".join(cells) + " |"
+
+
+def _sheets(judged: Sequence[Judged], measure: str) -> Iterator[tuple[str, Any]]:
+    """A sheet for each category, of pictures spread evenly over it."""
+    for category in dict.fromkeys(each.task.item.category for each in judged):
+        group = [each for each in judged if each.task.item.category == category]
+        chosen = group[:: max(1, -(-len(group) // SHOWN))]
+        pictures = [load_picture(each.path) for each in chosen]
+        labels = [f"{each.task.item.prompt}\n> {each.verdict.seen}" for each in chosen]
+        failed = [bool(measure) and not each.hit(measure) for each in chosen]
+        yield category, grid(pictures, labels, failed)
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as beside:
+        beside.write_bytes(text.encode("utf-8", "surrogatepass"))

@@ -1,0 +1,63 @@
+"""The stickers as `lidit eval` takes them: lists of prompts, and the scorer as a judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from lidit_core.errors import check
+from lidit_eval.benchmarks.item import Item
+from lidit_eval.judges.judge import Verdict
+
+from .scenes.grammar import Caption
+from .score import PROMPTS
+from .scorer.facts import facts
+from .scorer.report import candidates, hit
+from .scorer.scorer import ACCEPT, describe, judge, read
+
+
+def _items(captions: Callable[[], list[Caption]]) -> Callable[[], list[Item]]:
+    return lambda: [Item(c.text, c.category, c, repr(c.request)) for c in captions()]
+
+
+LISTS: Mapping[str, Callable[[], list[Item]]] = {n: _items(c) for n, c in PROMPTS.items()}
+
+
+class StickerJudge:
+    """The scorer: strict, and as a forced choice of the nearest glyph.
+
+    Raises:
+        LiDiTError: the items are not the stickers'.
+    """
+
+    name, measures = "stickers", ("strict", "nearest", "facts, strict", "facts, nearest")
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self.kinds = candidates([_caption(item) for item in items])
+
+    def judge(self, picture: np.ndarray, item: Item) -> Verdict:
+        """Judge a square picture (S, S, 3) uint8."""
+        height, width = picture.shape[:2]
+        check(
+            height == width,
+            f"a picture of {item.prompt!r} is {width}x{height}; expected a square, as stickers are",
+        )
+        caption = _caption(item)
+        strict, nearest = (read(picture, accept, self.kinds) for accept in (ACCEPT, 0.0))
+        scores = {}
+        for name, reading in (("strict", strict), ("nearest", nearest)):
+            held = facts(reading, caption.request).values()
+            scores[name] = float(hit(judge(reading, caption.request), caption))
+            scores[f"facts, {name}"] = sum(held) / len(held)
+        return Verdict({measure: scores[measure] for measure in self.measures}, describe(strict))
+
+
+def _caption(item: Item) -> Caption:
+    check(
+        isinstance(item.asked, Caption),
+        f"the prompt {item.prompt!r} is none of the stickers' lists; name another judge with "
+        "--judge",
+    )
+    assert isinstance(item.asked, Caption)
+    return item.asked

@@ -1,0 +1,1 @@
+"""How a step is computed: frozen weights in half precision, and CUDA graphs."""

@@ -1,0 +1,56 @@
+"""Ctrl-C and SIGTERM end a run after the step that it is in, which is saved first."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+Handler = Callable[[int, FrameType | None], Any] | int | None
+AGAIN = 1.0  # seconds: a launcher hands the first signal on, and that is no second Ctrl-C
+
+
+class Stopped(Exception):
+    """A run was asked to end before its last step, and has saved where it is.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int, step: int, steps: int) -> None:
+        self.number = number
+        super().__init__(
+            f"stopped after step {step} of {steps}, which is saved; the same command goes on there"
+        )
+
+
+class Signals:
+    """Inside the block Ctrl-C and SIGTERM are noted; a second Ctrl-C ends the process at once.
+
+    Only a process's main thread can be told of signals; in others nothing is noted.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0  # of the signal that came; 0 = none
+        self._at = 0.0
+        self._before: dict[int, Handler] = {}
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.number and number == signal.SIGINT and time.monotonic() - self._at > AGAIN:
+            raise KeyboardInterrupt
+        if not self.number:
+            self.number, self._at = number, time.monotonic()

@@ -1,0 +1,350 @@
+"""A training recipe: one YAML file that says everything a run needs to be repeated.
+
+Fields that are left out have the values written here. A test shows that every one is used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from lidit_core.diffusion.objectives import Focus
+from lidit_core.errors import check
+from lidit_core.io.records import LARGEST
+from lidit_core.llmdiff.config import MODES, TokenRefiner
+from lidit_core.llmdiff.langevin import FORMS
+
+from ..ranges import in_range, one_of
+from .keeping import Checkpoints
+
+OPTIMISERS = ("adamw", "muon")
+LANGUAGES = ("en", "zh", "mixed")  # of sticker scenes
+KINDS = ("folder", "table", "shards", "stickers")
+PRECISIONS = ("float32", "bf16")
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which LI-DiT is trained, and what it begins with."""
+
+    preset: str = ""  # of lidit_core.model.presets: a new model
+    checkpoint: str = ""  # or: go on from a LI-DiT, a shipped name ("stickers") or a file
+    pixart: str = ""  # a PixArt-alpha or -Sigma file whose transformer a new model takes over
+    changes: dict = field(default_factory=dict)  # fields of its LiDiTConfig that differ
+    llms: tuple[str, ...] = ()  # the branches' LLMs by the names of the presets; () = as it has.
+    # A branch of a checkpoint whose LLM is thereby another one starts afresh.
+    vae: str = "shipped"  # or the base's own; or a file (TAESD's layout, Stable Diffusion's), or a
+    # folder of diffusers' AutoencoderKL
+    measure_latents: bool = False  # take the latents' mean and deviation from the data
+    whiten: bool = True  # fresh maps from LLM states start whitened (lidit_train.tasks.whitening)
+
+    def __post_init__(self) -> None:
+        check(
+            not (self.pixart and self.checkpoint),
+            "the recipe's model has pixart and checkpoint; PixArt's transformer goes into a new "
+            "model: name a preset in place of the checkpoint",
+        )
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A low-rank change of the model's matrices (Hu et al. 2021, arXiv 2106.09685)."""
+
+    rank: int = 16
+    alpha: float = 16.0  # the change is alpha / rank times the product of its two matrices
+    layers: tuple[str, ...] = ("blocks", "text_side")  # parts of LI-DiT whose linear layers change
+
+    def __post_init__(self) -> None:
+        in_range(self, "lora", "rank", low=1)
+        check(bool(self.layers), "the recipe's lora has no layers; expected parts of LI-DiT")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An LLMDiff adapter (lidit_core.llmdiff) for a U-Net that stays as it is."""
+
+    base: str = ""  # the checkpoint: a .safetensors in ComfyUI's or diffusers' layout, or a folder
+    prediction: str = ""  # of the checkpoint, "eps" or "v"; "" = as the file says
+    llm: str = ""  # a name, a model folder or a .gguf
+    template: str = "none"  # a preset, a file, or text with {prompt} in it
+    token_budget: int = 77
+    modes: tuple[str, ...] = MODES  # trained, each on its share of every batch
+    form: str = "direct"  # of the Langevin dynamics, or "consecutive"
+    refiner: TokenRefiner | None = None  # LI-DiT's, in front of the adapter
+    timestep_gates: bool = False
+    text_encoders: str = ""  # mode add: a checkpoint or a diffusers folder; "" = the base
+
+    def __post_init__(self) -> None:
+        check(
+            bool(self.base) and bool(self.llm),
+            f"the recipe's adapter has base={self.base!r} and llm={self.llm!r}; expected both",
+        )
+        one_of("the adapter's prediction", self.prediction, ("", "eps", "v"))
+        one_of("the adapter's form", self.form, FORMS)
+        in_range(self, "adapter", "token_budget", low=1)
+        for mode in self.modes:
+            one_of("a mode of the adapter", mode, MODES)
+        check(bool(self.modes), "the recipe's adapter has no modes; expected replace, add or both")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Some captioned pictures.
+
+    kind "folder": picture files below ``path``, each with caption files of the same stem;
+    "table": a metadata.jsonl, CSV or parquet file whose rows name pictures beside it;
+    "shards": tar files in the WebDataset layout, ``path`` a folder, a file or a glob;
+    "stickers": scenes drawn on the fly, ``path`` their language, one of LANGUAGES.
+    """
+
+    kind: str
+    path: str
+    captions: dict[str, float] = field(default_factory=lambda: {"txt": 1.0})
+    # extensions (folder, shards) or columns (table) of the captions, and how often each is read
+    image: str = ""  # table: the column of the picture's path; "" = file_name or image
+    weight: float = 1.0  # pictures drawn from it, in relation to its number of pictures
+    branches: tuple[int, ...] = ()  # that read its language; () = all
+    count: int = 0  # stickers: scenes to draw from
+    distinct: int = 0  # stickers: different captions among them
+
+    def __post_init__(self) -> None:
+        one_of("a source's kind", self.kind, KINDS)
+        check(
+            self.weight > 0 and all(w > 0 for w in self.captions.values()) and bool(self.captions),
+            f"source {self.path} has weight {self.weight} and captions {self.captions}; expected "
+            "weights above 0 and one caption or more",
+        )
+        if self.kind == "stickers":
+            one_of("a sticker source's path, its language,", self.path, LANGUAGES)
+            in_range(self, f"sticker source {self.path}", "count", "distinct", low=1)
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """Shapes that pictures are brought to; a batch holds one shape only (paper)."""
+
+    longest: float = 2.0  # longer side / shorter side of the longest bucket
+    step: int = 64  # pixels by which the sides of two buckets differ
+    limit: float = 4.0  # pictures longer than this are left out rather than cropped so far
+
+    def __post_init__(self) -> None:
+        in_range(self, "buckets", "step", "limit", low=1)
+        in_range(self, "buckets", "longest", low=1, high=100)
+
+
+@dataclass(frozen=True)
+class Data:
+    sources: tuple[Source, ...]
+    buckets: Buckets = Buckets()
+    caption_dropout: float = 0.1  # share of samples that read the empty prompt instead
+    text_zeroing: float = 0.01  # share of samples without any text token
+    workers: int = 0  # processes that read ahead; 0 = none
+    smallest: int = 32  # pictures with a shorter side than this are left out, pixels
+
+    def __post_init__(self) -> None:
+        check(bool(self.sources), "the recipe's data has no sources; expected one or more")
+        in_range(self, "data", "caption_dropout", low=0, high=1)
+        in_range(self, "data", "text_zeroing", low=0, high=1 - self.caption_dropout)
+        in_range(self, "data", "workers", low=0)
+        in_range(self, "data", "smallest", low=1)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """What is computed once; then neither the LLMs nor the autoencoder are loaded."""
+
+    states: bool | None = None  # of captions, from the LLMs; None = unless an adapter is trained
+    latents: bool = True  # of pictures, from the autoencoder
+    dtype: str = "bf16"  # in which both are kept
+    folder: str = ""  # "" = "cache" in the run's folder; runs may share one
+    given: str = ""  # a folder of states computed elsewhere: the LLMs are not looked for
+
+    def __post_init__(self) -> None:
+        one_of("the cache's dtype", self.dtype, PRECISIONS)
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Branches that take part together in a step, and how often."""
+
+    branches: tuple[int, ...]
+    weight: float = 1.0  # relative to the stage's other subsets
+
+    def __post_init__(self) -> None:
+        check(
+            bool(self.branches) and self.weight > 0,
+            f"a subset has branches {self.branches} and weight {self.weight}; expected a branch "
+            "or more, and a weight above 0",
+        )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Some of the training at one picture size; the paper goes from small to large as well."""
+
+    images: int  # to train on
+    batch: int  # images a step, over all processes
+    resolution: int = 0  # side of the square of the same area, pixels; 0 = the model's native size
+    shift: float = 0.0  # of training times towards noise; 0 = the model's own
+    focus: Focus | None = None  # a range from which some of the times are drawn instead
+    rate: float = 1.0  # factor on the learning rate
+    sources: tuple[int, ...] = ()  # places in the data's list; () = all
+    subsets: tuple[Subset, ...] = ()  # () = all branches together
+
+    def __post_init__(self) -> None:
+        in_range(self, "stage", "images", "batch", low=1)
+        in_range(self, "stage", "resolution", "shift", "rate", low=0)
+
+    @property
+    def steps(self) -> int:
+        return -(-self.images // self.batch)
+
+
+@dataclass(frozen=True)
+class Content:
+    """A second loss: a linear map of one block's image tokens must name what each patch shows.
+
+    As representation alignment (Yu et al. 2024, arXiv 2410.06940) with labels that drawn scenes
+    have for nothing; the map is not part of the model.
+    """
+
+    weight: float = 0.1  # of the cross-entropy beside the objective's loss
+    block: int = 3  # the transformer block whose output is read
+    classes: int = 65
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Contrastive flow matching (Stoica et al. 2025, arXiv 2506.05350); for models of flow alone.
+
+    Every prediction is also pushed away from the velocity of another sample of its batch: the mean
+    squared error between the two is subtracted. Samples that read no caption, or one that the other
+    sample may read too, have no such term.
+    """
+
+    weight: float = 0.05  # in (0, 1), of what is subtracted beside the objective's loss
+
+    def __post_init__(self) -> None:
+        check(
+            0 < self.weight < 1,
+            f"the recipe's contrast has weight={self.weight}; expected above 0 and below 1",
+        )
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    name: str = "adamw"  # or "muon", for the blocks' matrices; AdamW for the rest
+    learning_rate: float = 1e-4  # at the plateau
+    betas: tuple[float, ...] = (0.9, 0.99)
+    weight_decay: float = 0.01  # of matrices
+    warmup: int = 100  # steps
+    decay: float = 0.25  # share of all steps over which the rate falls to zero
+    clip: float = 1.0  # of the gradient's norm; 0 = none
+    ema: float = 0.998  # decay of the weights' exponential moving average
+    bad_steps: int = 20  # in a row whose gradient is no number, before the run gives up
+
+    def __post_init__(self) -> None:
+        one_of("the recipe's optimiser", self.name, OPTIMISERS)
+        check(
+            len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
+            f"the recipe's optimiser has betas {list(self.betas)}; expected two numbers below 1",
+        )
+        in_range(self, "optimiser", "learning_rate", "weight_decay", "warmup", "clip", low=0)
+        in_range(self, "optimiser", "decay", "ema", low=0, high=1)
+        in_range(self, "optimiser", "bad_steps", low=1)
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How a step is computed; none of it changes what is learnt beyond rounding."""
+
+    precision: str = "bf16"  # mixed precision on a GPU (paper); a CPU computes in float32
+    micro_batch: int = 0  # images a process takes at once; 0 = its whole share of the batch
+    checkpointing: bool = False  # compute the blocks' activations again in the backward pass
+    compile: bool = False  # torch.compile of the transformer's blocks
+    cuda_graph: bool = False  # replay a step as one CUDA graph, for small models on one GPU
+    frozen: str = ""  # matrices that do not learn, "bf16" or "float32"; "" = as it is computed
+    shard: bool = False  # weights, gradients and optimiser over all processes (fully_shard)
+
+    def __post_init__(self) -> None:
+        one_of("the recipe's precision", self.precision, PRECISIONS)
+        one_of("the recipe's compute.frozen", self.frozen, ("", *PRECISIONS))
+        check(
+            not (self.shard and self.frozen == "bf16"),
+            "the recipe's compute has shard and frozen=bf16; a divided model has one precision, so "
+            "leave one of them out",
+        )
+        in_range(self, "compute", "micro_batch", low=0)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The same prompts from the same noise, drawn with the averaged weights as training goes on."""
+
+    every: int = 1000  # steps; 0 = never
+    prompts: tuple[str, ...] = ()
+    branches: tuple[int, ...] = ()  # that read them; () = all
+    steps: int = 0  # of sampling; 0 = the model's
+    guidance: float = 0.0  # 0 = the model's
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Log:
+    every: int = 10  # steps
+    time_bins: int = 10  # of (0, 1], each with its own mean loss
+    trackers: tuple[str, ...] = ("tensorboard",)  # or "wandb"; left out if not installed
+
+    def __post_init__(self) -> None:
+        in_range(self, "log", "every", "time_bins", low=1)
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What `--print-plan` reckons with; the run itself takes what it finds."""
+
+    device: str = "this CPU"  # a name of lidit_train.plan.hardware
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        in_range(self, "hardware", "count", low=1)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a LI-DiT, or an adapter for a U-Net, was or is to be trained."""
+
+    data: Data
+    stages: tuple[Stage, ...]
+    model: Model = Model()
+    trains: str = "all"  # "refiners" freezes the DiT, "lora" all but a LoRA, "adapter" the U-Net
+    lora: Lora = Lora()
+    adapter: Adapter | None = None
+    optimiser: Optimiser = Optimiser()
+    content: Content | None = None  # teach a block what each patch shows
+    contrast: Contrast | None = None  # tell a caption's velocity from that of others
+    compute: Compute = Compute()
+    cache: Cache = Cache()
+    checkpoints: Checkpoints = Checkpoints()
+    validation: Validation = Validation()
+    log: Log = Log()
+    hardware: Hardware = Hardware()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check(bool(self.stages), "the recipe has no stages; expected one or more")
+        for stage in self.stages:
+            rate = stage.rate * self.optimiser.learning_rate
+            check(
+                rate <= LARGEST,
+                f"a stage's rate times optimiser.learning_rate is {rate:g}; expected "
+                f"{LARGEST:g} at most, so lower one of them",
+            )
+            for i in stage.sources:
+                check(
+                    0 <= i < len(self.data.sources),
+                    f"a stage takes source {i}; expected 0 to {len(self.data.sources) - 1}",
+                )
+
+    @property
+    def steps(self) -> int:
+        return sum(stage.steps for stage in self.stages)

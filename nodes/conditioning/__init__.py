@@ -1,0 +1,1 @@
+"""Nodes that keep encoded prompts."""

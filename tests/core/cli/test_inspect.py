@@ -1,0 +1,68 @@
+"""Where a picture looks. Run: pytest tests/core/cli/test_inspect.py"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+from tiny_lidit import lidit_config, save_lidit_files
+from tiny_llm import save_llm
+
+from lidit_core.cli import main
+from lidit_core.inspection import look
+from lidit_core.model.text_side import TextOptions
+from lidit_core.pipeline import Order, Settings, load_pipeline
+
+PROMPT = "two red cats"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    config = lidit_config("one", "two")
+    config = replace(config, refiner=replace(config.refiner, registers=2))
+    return save_lidit_files(folder, config), [f"{n}={save_llm(folder / n)}" for n in ("one", "two")]
+
+
+@pytest.fixture(scope="module")
+def pipeline(files):
+    return load_pipeline(str(files[0]), files[1], device="cpu")
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_every_llms_words_share_the_attention_and_the_picture_stays(pipeline, guidance):
+    settings = Settings(steps=2, guidance=guidance)
+    seen = look(pipeline, Order(PROMPT, 3), settings)
+    (plain,) = pipeline.pictures([Order(PROMPT, 3)], settings)
+    assert (seen.picture.int() - plain.int()).abs().max() <= 1
+    assert [word.word for word in seen.words] == PROMPT.split() * 2
+    assert [word.llm for word in seen.words] == ["one"] * 3 + ["two"] * 3
+    total = torch.stack([word.map for word in seen.words])
+    assert total.shape[1:] == (2, 2) and (total > 0).all() and (total.sum(dim=0) < 1).all()
+
+
+@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_a_word_that_weighs_all_has_all_attention(pipeline, place, guidance):
+    """So the map of a word is that of its own tokens, for every LLM, registers before them."""
+    words = PROMPT.split()
+    words[place] = f"({words[place]}:1e6)"
+    options = TextOptions(emphasis=True)
+    seen = look(pipeline, Order(" ".join(words), 3), Settings(steps=1, guidance=guidance), options)
+    first, second = (torch.stack([w.map for w in seen.words[n : n + 3]]) for n in (0, 3))
+    both = first + second
+    assert (both[place] > 0.99).all()
+    assert (both[[n for n in range(3) if n != place]] < 0.01).all()
+
+
+def test_the_command_draws_a_cell_a_word_and_prints_the_shares(files, tmp_path, capsys):
+    llms = [word for llm in files[1] for word in ("--llm", llm)]
+    out = tmp_path / "words.png"
+    words = ["inspect", "两 cats", "--model", str(files[0]), *llms, "--steps", "1"]
+    assert main([*words, "--device", "cpu", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("cats") == 2 and printed.count("两") == 2 and "%" in printed
+    with Image.open(out) as picture:
+        assert picture.size == (5 * 32, 32 + 14)

@@ -1,0 +1,216 @@
+"""`lidit eval` from prompts to report. Run: pytest tests/eval/test_evaluation.py"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_lidit import lidit_config, save_lidit_files
+from tiny_llm import save_llm
+
+from lidit_core.cli import main
+from lidit_core.io.pictures import read_settings
+from lidit_core.llm.locate import available
+from lidit_eval.drawing import FOLDER
+from lidit_eval.items import items_of, tasks_of
+from lidit_eval.verdicts import NAME
+from lidit_stickers.judging import LISTS
+from lidit_stickers.scorer.selftest import drawn
+
+EVERY = 120  # of 1,080 prompts: nine, at least one of each category
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    save_llm(folder / "tiny-llm")
+    config = lidit_config("tiny-llm", native_size=64, steps=2)
+    save_lidit_files(folder, config)
+    return folder
+
+
+@pytest.fixture
+def evaluate(folder, tmp_path, monkeypatch, capsys):
+    """Runs `lidit eval` with the tiny model in an empty folder: (exit status, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LIDIT_CACHE", str(tmp_path / "cache"))
+
+    def run(*words: str, model: bool = True) -> tuple[int, str, str]:
+        given = [str(folder / "model.safetensors"), "--llm", str(folder / "tiny-llm")]
+        status = main(["eval", *(given if model else []), "--every", str(EVERY), *words])
+        told = capsys.readouterr()
+        return status, told.out, told.err
+
+    return run
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.font
+def test_pictures_are_drawn_judged_and_reported(evaluate, tmp_path):
+    status, out, _ = evaluate("--out", "one", "--seed", "7")
+    assert status == 0
+    report = json.loads((tmp_path / "one" / "report.json").read_text())
+    assert {s["category"] for s in report["scores"]} == {*map(str, categories()), "all"}
+    assert [s["prompts"] for s in report["scores"] if s["category"] == "all"] == [9, 9, 9, 9]
+    assert all(0 <= s["low"] <= s["score"] <= s["high"] <= 1 for s in report["scores"])
+    assert report["record"]["seed"] == 7 and "model.safetensors (" in report["record"]["model"]
+    assert (tmp_path / "one" / "report.md").read_text() == out
+    grids = {p.stem for p in (tmp_path / "one" / "grids").iterdir()}
+    assert grids == {category.replace(" ", "-") for category in categories()}
+    drawn_with = read_settings(tmp_path / "one" / FOLDER / "00120.png")
+    assert drawn_with["seed"] == 7 + 120
+    assert drawn_with["prompt"] == items_of("evaluation")[120].prompt
+
+
+def categories() -> set[str]:
+    return {item.category for item in items_of("evaluation")[::EVERY]}
+
+
+@pytest.mark.font
+def test_a_run_that_died_goes_on_to_the_same_bytes(evaluate, tmp_path):
+    """Whatever is missing: pictures in the middle of a group, verdicts, half a line of one."""
+    assert evaluate("--out", "whole")[0] == 0
+    whole = files(tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "died")
+    for name in ("00120.png", "00360.png", "00960.png"):
+        (tmp_path / "died" / FOLDER / name).unlink()
+    lines = (tmp_path / "died" / NAME).read_bytes().splitlines(keepends=True)
+    (tmp_path / "died" / NAME).write_bytes(b"".join(lines[:4]) + lines[4][:20])
+    for name in ("report.md", "report.json"):
+        (tmp_path / "died" / name).unlink()
+    assert evaluate("--out", "died")[0] == 0
+    assert files(tmp_path / "died") == whole
+    assert evaluate("--out", "died")[0] == 0
+    assert files(tmp_path / "died") == whole
+
+
+@pytest.mark.font
+@pytest.mark.parametrize(
+    ("words", "field"),
+    [(["--seed", "1"], "seed=0"), (["--steps", "1"], "steps=None"), (["--count", "2"], "count=1")],
+)
+def test_two_evaluations_are_never_mixed(evaluate, tmp_path, words, field):
+    assert evaluate("--out", "one")[0] == 0
+    before = files(tmp_path / "one")
+    status, _, err = evaluate("--out", "one", *words)
+    assert status == 2 and f"holds an evaluation with {field}" in err
+    assert files(tmp_path / "one") == before
+
+
+@pytest.mark.font
+def test_drawn_scenes_hit_and_others_miss(evaluate, tmp_path):
+    """Pictures made elsewhere: the scenes themselves, and each prompt's with another's picture."""
+    tasks = tasks_of(items_of("evaluation"), 0, 1, EVERY)
+    pictures = drawn([task.item.asked for task in tasks])
+    for name, order in (("right", pictures), ("wrong", pictures[1:] + pictures[:1])):
+        (tmp_path / name).mkdir()
+        for task, picture in zip(tasks, order, strict=True):
+            Image.fromarray(picture).save(tmp_path / name / task.name(1))
+        assert evaluate("--pictures", name, "--out", f"of-{name}", model=False)[0] == 0
+    means = {name: scores(tmp_path / f"of-{name}")["all", "strict"] for name in ("right", "wrong")}
+    assert means["right"] == 1 and means["wrong"] <= 0.25
+    report = json.loads((tmp_path / "of-wrong" / "report.json").read_text())
+    assert all(failure["seen"] for failure in report["failures"]) and report["failures"]
+    sheet = np.asarray(Image.open(tmp_path / "of-wrong" / "grids" / "counting.png").convert("RGB"))
+    assert (sheet == (220, 30, 30)).all(-1).any()  # framed
+
+    status, out, _ = evaluate(
+        "--pictures", "wrong", "--out", "of-wrong", "--against", "of-right", model=False
+    )
+    assert status == 0
+    assert f"| all | strict | 9 | 1.000 | {means['wrong']:.3f} | {means['wrong'] - 1:+.3f} |" in out
+    worse = round(9 * (1 - means["wrong"]))
+    assert f"| 0 | {worse} |" in out.split("| all | strict |")[-1].splitlines()[0]
+
+
+def test_prompts_are_written_for_pictures_made_elsewhere(evaluate, tmp_path):
+    status, out, _ = evaluate("--write", "prompts.txt", model=False)
+    assert status == 0 and out == "9 prompts in prompts.txt\n"
+    prompts = [item.prompt for item in items_of("evaluation")[::EVERY]]
+    assert (tmp_path / "prompts.txt").read_text().splitlines() == prompts
+
+
+def scores(folder: Path) -> dict[tuple[str, str], float]:
+    found = json.loads((folder / "report.json").read_text())["scores"]
+    return {(s["category"], s["measure"]): s["score"] for s in found}
+
+
+@pytest.mark.font
+def test_several_pictures_of_a_prompt_count_as_one_prompt(evaluate, tmp_path):
+    assert evaluate("--out", "two", "--count", "2", "--steps", "1")[0] == 0
+    report = json.loads((tmp_path / "two" / "report.json").read_text())
+    assert report["scores"][-1]["prompts"] == 9 and report["scores"][-1]["pictures"] == 18
+    seeds = [read_settings(tmp_path / "two" / FOLDER / f"00120-0{k}.png")["seed"] for k in (0, 1)]
+    assert seeds == [240, 241]
+
+
+def test_a_benchmarks_pictures_lie_as_its_own_evaluator_reads_them(evaluate, tmp_path):
+    asked = {"tag": "counting", "include": [{"class": "cat", "count": 2}], "prompt": "two cats"}
+    (tmp_path / "evaluation_metadata.jsonl").write_text(json.dumps(asked) + "\n")
+    words = ["--prompts", "geneval:evaluation_metadata.jsonl", "--count", "4", "--judge", "none"]
+    status, out, _ = evaluate(*words, "--out", "g")
+    assert status == 0 and "Failures" not in out
+    names = sorted(
+        path.name for path in (tmp_path / "g" / "samples" / "00000" / "samples").iterdir()
+    )
+    assert names == ["0000.png", "0001.png", "0002.png", "0003.png"]
+
+
+@pytest.mark.parametrize(
+    ("words", "model", "sentence"),
+    [
+        ([], False, "expected either a model to draw with or --pictures DIR"),
+        (["--pictures", "x"], True, "expected either a model to draw with or --pictures DIR"),
+        (["--prompts", "haikus"], True, "there are no prompts 'haikus'; expected one of evaluat"),
+        (["--prompts", "geneval:none.jsonl"], True, "none.jsonl cannot be read as GenEval's"),
+        (["--judge", "oracle"], True, "there is no judge 'oracle'; expected stickers, none"),
+        (["--judge", "detector:x"], True, "says nothing of objects"),
+        (["--judge", "vqa:x"], True, "has no questions"),
+        (["--every", "0"], True, "--every is 0; expected 1 or more"),
+        (["--count", "0"], True, "--count is 0; expected 1 or more"),
+        (["--against", "nowhere"], True, "nowhere holds no evaluation"),
+        (["--pictures", "none"], False, "none/00000.png cannot be read"),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence(evaluate, words, model, sentence):
+    status, _, err = evaluate("--out", "out", *words, model=model)
+    assert status == 2 and sentence in err and err.count("\n") == 1, err
+
+
+@pytest.mark.font
+@pytest.mark.llm
+@pytest.mark.parametrize("words", [["stickers-sd", "--adapter", "stickers-adapter"], ["stickers"]])
+def test_what_ships_is_evaluated(words, tmp_path, monkeypatch, capsys):
+    """The adapter's three modes give three pictures; its record names both files."""
+    if not available("SmolLM2-135M-Instruct"):
+        pytest.skip("SmolLM2-135M-Instruct is not on this machine; get it with `lidit fetch`")
+    monkeypatch.chdir(tmp_path)
+    modes = ("add", "replace", "base") if len(words) > 1 else ("add",)
+    for mode in modes:
+        options = ["--mode", mode, "--every", "1000", "--steps", "3", "--out", mode]
+        assert main(["eval", *words, *options]) == 0
+    pictures = {(tmp_path / mode / FOLDER / "00000.png").read_bytes() for mode in modes}
+    assert len(pictures) == len(modes)
+    record = json.loads((tmp_path / "add" / "report.json").read_text())["record"]
+    assert record["model"].startswith(f"{words[0]} (")
+    assert len(words) == 1 or record["adapter"].startswith("stickers-adapter (")
+
+
+@pytest.mark.font
+def test_a_checkpoint_that_is_not_there_is_told(evaluate, tmp_path):
+    assert main(["eval", "nothing.safetensors", "--out", "out"]) == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_list_of_the_stickers_can_be_judged():
+    assert {"evaluation", "paraphrases", "long", "chinese"} <= set(LISTS)
+    for name in LISTS:
+        items = items_of(name)
+        assert items and all(item.prompt and item.category for item in items)

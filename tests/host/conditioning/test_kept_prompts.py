@@ -1,0 +1,126 @@
+"""Encoded prompts kept as files, in ComfyUI. Host's Python: pytest tests/host/conditioning"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from model_kit import fuse
+
+
+@pytest.fixture
+def keep(kit, host):
+    """Saves conditioning and loads it again, as a workflow does: the entries, and the file."""
+
+    def run(conditioning: list) -> tuple[list, Path]:
+        kit.pack.run("LiDiTSaveConditioning", conditioning=conditioning, filename_prefix=PREFIX)
+        folder = host.base / "output" / "conditioning"
+        path = max(folder.iterdir(), key=lambda file: file.stat().st_mtime_ns)
+        (loaded,) = kit.pack.run("LiDiTLoadConditioning", file=f"conditioning/{path.name} [output]")
+        return loaded, path
+
+    return run
+
+
+PREFIX = "conditioning/prompt"
+
+
+def test_a_prompt_draws_the_same_picture_after_it_was_a_file(kit, model, keep):
+    prompt, negative = kit.prompt(length=12, seed=1), kit.prompt(seed=2)
+    expected = kit.sample(model, prompt, negative)
+    assert torch.equal(kit.sample(model, keep(prompt)[0], keep(negative)[0]), expected)
+
+
+def test_two_llms_with_weights_and_switches_are_kept(kit, model, keep):
+    fused = fuse(kit, kit.prompt(seed=1), kit.prompt("beta", 7, 2), weights=(1.0, 0.5))
+    expected = kit.sample(model, fused)
+    assert torch.equal(kit.sample(model, keep(fused)[0]), expected)
+    assert not torch.equal(kit.sample(model, kit.prompt(seed=1)), expected)
+
+
+def test_areas_ranges_and_several_entries_are_kept(kit, model, keep):
+    left = kit.stock(
+        "ConditioningSetArea",
+        conditioning=kit.prompt(seed=1),
+        width=16,
+        height=32,
+        x=0,
+        y=0,
+        strength=0.7,
+    )
+    late = kit.stock(
+        "ConditioningSetTimestepRange", conditioning=kit.prompt(seed=3), start=0.5, end=1.0
+    )
+    mask = torch.zeros(1, 4, 4)
+    mask[:, :2] = 1
+    masked = kit.stock(
+        "ConditioningSetMask",
+        conditioning=kit.prompt(seed=4),
+        mask=mask,
+        strength=0.5,
+        set_cond_area="default",
+    )
+    together = [*left, *late, *masked]
+    expected = kit.sample(model, together)
+    loaded, _ = keep(together)
+    assert len(loaded) == 3
+    assert torch.equal(kit.sample(model, loaded), expected)
+
+
+def test_other_text_encoders_conditioning_is_kept_too(kit, keep):
+    """Of SDXL's kind, and of a kind with a mask and extra keys."""
+    values = {"pooled_output": torch.randn(1, 9), "width": 64, "attention_mask": torch.ones(1, 5)}
+    loaded, _ = keep([[torch.randn(1, 5, 8), values]])
+    assert loaded[0][1]["width"] == 64
+    assert torch.equal(loaded[0][1]["pooled_output"], values["pooled_output"])
+    assert "model_conds" not in loaded[0][1]
+
+
+def test_a_loaded_prompt_is_still_refused_by_another_model(kit, keep):
+    loaded, _ = keep(kit.prompt())
+    conds = loaded[0][1]["model_conds"]
+    with pytest.raises(Exception, match="is for a LI-DiT .states of alpha"):
+        next(iter(conds.values())).process_cond()
+
+
+def test_a_file_has_its_states_once_and_the_next_free_number(kit, keep):
+    prompt = kit.prompt(length=200)
+    (_, first), (_, second) = keep(prompt), keep(prompt)
+    assert first != second
+    assert first.stat().st_size < 1.2 * prompt[0][0].numel() * 4 + 4000
+    choices = kit.pack.module("host.encoded_prompts").choices()
+    assert {f"conditioning/{p.name} [output]" for p in (first, second)} <= set(choices)
+    folder = kit.host.base / "models" / "conditioning"
+    (folder / "mine.safetensors").write_bytes(first.read_bytes())
+    (loaded,) = kit.pack.run("LiDiTLoadConditioning", file="mine.safetensors")
+    assert torch.equal(loaded[0][0], prompt[0][0])
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"control": object()}, "control is object, which no file holds"),
+        ({"hooks": object()}, "cannot be saved with hooks"),
+    ],
+)
+def test_what_cannot_be_kept_is_told(kit, values, sentence):
+    prompt = kit.prompt()
+    changed = [[prompt[0][0], {**prompt[0][1], **values}]]
+    with pytest.raises(Exception, match=sentence):
+        kit.pack.run("LiDiTSaveConditioning", conditioning=changed, filename_prefix=PREFIX)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("none.safetensors", "there is no encoded prompt 'none.safetensors'"),
+        ("gone.safetensors [output]", "there is no encoded prompt"),
+        ("../../secret.safetensors [output]", "leads out of the model folders"),
+        ("/etc/passwd", "leads out of the model folders"),
+    ],
+)
+def test_a_file_that_is_not_there_is_told(kit, name, sentence):
+    with pytest.raises(Exception, match=sentence):
+        kit.pack.run("LiDiTLoadConditioning", file=name)
+    assert kit.pack.module("host.encoded_prompts").fingerprint(name) == name

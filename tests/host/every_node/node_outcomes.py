@@ -1,0 +1,187 @@
+"""What becomes of a node of the host on a model: a picture, a sentence, or a fault."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import websocket
+from host_server import OUR_ERRORS, Refused, Run
+from node_benches import LATENT, SAVE, Bench, unet
+from node_graphs import Lacking, Nodes, Trial, trial, trial_of_choice
+from node_table import ALL_INPUTS
+from PIL import Image
+from safetensors.torch import load_file
+from workflow_kit import Api
+
+SAME = 0.05  # of 255, mean absolute: what rounding may change
+FAR = 35.0  # a picture in pieces
+FLAT = 4.0  # a standard deviation, of a picture with nothing on it
+OURS = "/custom_nodes/"  # in the path of what belongs to the pack
+TAKEN_BACK = "What was noted here before no longer holds."
+
+# what no stock node gives without a file of other models, by type or widget
+LACKING = {
+    "CONTROL_NET": "the file of a ControlNet",
+    "control_net_name": "the file of a ControlNet",
+    "CLIP_VISION": "the file of a CLIP that reads pictures",
+    "CLIP_VISION_OUTPUT": "the file of a CLIP that reads pictures",
+    "STYLE_MODEL": "a style model of Flux",
+    "GLIGEN": "a GLIGEN file for SD1.5",
+    "PHOTOMAKER": "a PhotoMaker file for SDXL",
+    "MODEL_PATCH": "a patch file for one of the models that have such",
+    "LATENT_UPSCALE_MODEL": "an upscaler of another model's latents",
+    "OPTICAL_FLOW": "a model of optical flow",
+    "hypernetwork_name": "a hypernetwork for SD1.5",
+    "latent": "a saved latent",
+    "folder": "a folder of pictures to train on",
+    "folder_name": "a folder of pictures to train on",
+}
+# why the picture is far from the one without the node
+WHY_FAR = {
+    "CLIPMergeAdd": "an LLM added to itself",
+    "CLIPMergeSubtract": "an LLM less itself",
+    "ModelMergeAdd": "a model added to itself",
+    "ModelMergeSubtract": "a model less itself",
+    "SamplerLMS": "a rule of order 4, which is right from about 20 steps",
+    "SamplerDPMAdaptative": "the noise of the last sigma above 0 stays, less with more steps",
+}
+TOO_SLOW = ("LoraSave" + ALL_INPUTS,)  # minutes on a CPU
+# not for an ordinary test run: compiled, or of 1024 x 1024 pixels
+SLOW = (
+    *("TorchCompileModel", "EmptyChromaRadianceLatentImage", "EmptyHiDreamO1LatentImage"),
+    "SD_4XUpscale_Conditioning",
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a row of the table says, and whether it should not be so."""
+
+    text: str
+    is_fault: bool = False
+
+
+class Trier:
+    """Puts nodes on a bench and runs them in a host."""
+
+    def __init__(self, server: Any, nodes: Nodes, bench: Bench) -> None:
+        self.server, self.nodes, self.bench = server, nodes, bench
+        self.plain: dict[str, Image.Image] = {}  # by graph
+
+    def outcomes(self, node: str) -> Iterator[tuple[str, Outcome]]:
+        """By row: with the required inputs, and with all that can be supplied where it differs."""
+        if node in self.nodes.choices:
+            yield node, self._outcome(node, trial_of_choice(self.bench, self.nodes, node))
+            return
+        try:
+            required = trial(self.bench, self.nodes, node)
+        except Lacking as lacking:
+            yield node, self._lacks(lacking.args[0])
+            return
+        yield node, self._outcome(node, required)
+        everything = trial(self.bench, self.nodes, node, everything=True)
+        name = node + ALL_INPUTS
+        if everything != required and name not in TOO_SLOW:
+            yield name, self._outcome(name, everything)
+
+    def _lacks(self, what: str) -> Outcome:
+        reason = LACKING.get(what, f"{what}, which no stock node gives")
+        return Outcome(f"not tried: it needs {reason}", what not in LACKING)
+
+    def _outcome(self, name: str, attempt: Trial) -> Outcome:
+        try:
+            run = self.server.draw(attempt.api)
+        except Refused as refused:
+            return Outcome(f"not queued: {refused}", is_fault=True)
+        except websocket.WebSocketTimeoutException:
+            self.server.post("/interrupt", {})
+            return Outcome("does not end", is_fault=True)
+        if run.ending != "execution_success":
+            return self._error(name, run)
+        if attempt.plain is None:
+            return Outcome("runs" + noted(run))
+        return self._drawn(name, run, self._without(attempt.plain))
+
+    def _without(self, api: Api) -> Image.Image:
+        """The picture of a graph without the node."""
+        graph = json.dumps(api)
+        if graph not in self.plain:
+            self.plain[graph] = self.server.draw(api).pictures[SAVE][0]
+        return self.plain[graph]
+
+    def _error(self, name: str, run: Run) -> Outcome:
+        (told,) = run.of_type("execution_error")
+        words = told["exception_message"].strip()
+        if (
+            told["exception_type"].split(".")[-1] in OUR_ERRORS
+        ):  # an error of the pack, which is a sentence
+            return Outcome(f"refused: {words}", is_fault="\n" in words)
+        kind = told["exception_type"].split(".")[-1]
+        text = f"ComfyUI's own error: {kind}: {' '.join(words.split())}"
+        in_ours = OURS in told["traceback"][-1]
+        return Outcome(text, is_fault=in_ours or self._works_on_a_unet(name))
+
+    def _works_on_a_unet(self, name: str) -> bool:
+        """Whether the node draws with a model that is the host's own."""
+        return self.server.draw(self._on_a_unet(name).api).ending == "execution_success"
+
+    def _on_a_unet(self, name: str) -> Trial:
+        if name in self.nodes.choices:
+            return trial_of_choice(unet(), self.nodes, name)
+        node = name.removesuffix(ALL_INPUTS)
+        return trial(unet(), self.nodes, node, everything=node != name)
+
+    def _drawn(self, name: str, run: Run, plain: Image.Image) -> Outcome:
+        picture, more = run.pictures[SAVE][0], noted(run)
+        if not all(latent.isfinite().all() for latent in self._latents(run)):
+            return Outcome("a latent that is not finite", is_fault=True)
+        if picture.size != plain.size:
+            return Outcome("a picture of another size" + more)
+        away = distance(picture, plain)
+        if away <= SAME:
+            return Outcome("the same picture" + more)
+        is_far = away > FAR or is_flat(picture)
+        why = WHY_FAR.get(name.removesuffix(ALL_INPUTS)) if self.bench.ours or is_far else None
+        if is_far and not self.bench.ours and why is None:
+            why = self._far_on_a_unet(name)
+        told = f"another picture ({away:.0f})" + (f", {why}" if why else "") + more
+        return Outcome(told, is_fault=is_far and why is None)
+
+    def _far_on_a_unet(self, name: str) -> str | None:
+        """What is to be said where the node changes the host's own picture as much."""
+        attempt = self._on_a_unet(name)
+        run = self.server.draw(attempt.api)
+        if run.ending != "execution_success" or attempt.plain is None:
+            return None
+        away = distance(run.pictures[SAVE][0], self._without(attempt.plain))
+        return f"and so without the adapter ({away:.0f})" if away > FAR else None
+
+    def _latents(self, run: Run) -> list[Any]:
+        """What was saved."""
+        shown = [data["output"] for data in run.of_type("executed") if data["node"] == LATENT]
+        places = [place for output in shown for place in (output or {}).get("latents", [])]
+        folder = self.server.base / "output"
+        files = [folder / place["subfolder"] / place["filename"] for place in places]
+        return [load_file(file)["latent_tensor"] for file in files]
+
+
+def distance(a: Image.Image, b: Image.Image) -> float:
+    """Mean absolute difference, 0 to 255."""
+    a, b = (np.asarray(each.convert("RGB"), np.float32) for each in (a, b))
+    return float(np.abs(a - b).mean())
+
+
+def is_flat(picture: Image.Image) -> bool:
+    """Whether nothing is on it."""
+    return bool(np.asarray(picture.convert("L"), np.float32).std() < FLAT)
+
+
+def noted(run: Run) -> str:
+    """The notes that a run put on its nodes; of those that only differ in their first word, one."""
+    lines = [line for told in run.texts.values() for text in told for line in text.splitlines()]
+    notes = {line.partition(" ")[2]: line for line in lines if line != TAKEN_BACK}
+    return f"; noted: {'; '.join(notes.values())}" if notes else ""

@@ -1,0 +1,99 @@
+"""Every node of the host that takes what a model of ours gives, or that the model draws with.
+
+The nodes are those that the running host lists, so that a newer host's are tried too. An ordinary
+run tries a tenth of them, and those without a row in their table in `docs/`. LIDIT_EVERY_NODE=1
+tries all and writes the rows anew: `python3 run.py prove nodes`; with names of nodes and commas in
+the place of 1 it does so with these alone. Run by the host's Python.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+
+import pytest
+from conftest import SHIPPED
+from node_table import HEAD, agree, read_rows, write_rows
+
+ASKED = os.environ.get("LIDIT_EVERY_NODE", "")
+TENTH = 10
+LORA_STD = 0.01  # of random weights, which change the picture a little
+
+pytestmark = pytest.mark.skipif(not SHIPPED.exists(), reason="needs the trained weights")
+
+
+@pytest.fixture(params=["lidit", "llmdiff"])
+def trier(request, server, base):
+    import node_benches
+    from model_kit import save_noisy_lora
+    from node_graphs import Nodes
+    from node_outcomes import Trier
+    from workflow_kit import need_llms
+
+    bench = getattr(node_benches, request.param)()
+    need_llms(bench.api)
+    save_noisy_lora(SHIPPED, base / "models" / "loras" / node_benches.LORA, LORA_STD)
+    return Trier(server, Nodes(server.get("/object_info")), bench)
+
+
+def chosen(nodes: list[str], choices: list[str], known: dict[str, str]) -> list[str]:
+    """A tenth, the same ones each time, and those without a row where there are others of the kind.
+
+    Args:
+        choices: those of the nodes that are a sampler's methods and schedules.
+    """
+    from node_outcomes import SLOW
+
+    if ASKED:
+        names = ASKED.split(",")
+        return [node for node in nodes if ASKED == "1" or node.partition(", ")[0] in names]
+    tenth = {node for node in nodes if zlib.crc32(node.encode()) % TENTH == 0}
+    fresh = {node for node in nodes if node not in known} if known else set()
+    if not any(choice in known for choice in choices):
+        fresh -= set(choices)
+    return [node for node in nodes if node in tenth | fresh and node not in SLOW]
+
+
+def test_every_node_ends_in_a_picture_or_a_sentence(trier):
+    version = trier.server.get("/system_stats")["system"]["comfyui_version"]
+    table = trier.bench.table
+    known = read_rows(version, table)
+    nodes = trier.nodes.taking + trier.nodes.drawing + trier.nodes.choices
+    tried = chosen(nodes, trier.nodes.choices, known)
+    outcomes = dict(outcome for node in tried for outcome in trier.outcomes(node))
+    happens = {node: outcome.text for node, outcome in outcomes.items()}
+    if ASKED:
+        write_rows(version, happens if ASKED == "1" else {**known, **happens}, table)
+    faults = [f"{node}: {outcome.text}" for node, outcome in outcomes.items() if outcome.is_fault]
+    assert not faults, "\n".join(faults)
+    changed = [
+        f"{node}: {told}, and before: {known[node]}"
+        for node, told in happens.items()
+        if node in known and not agree(told, known[node])
+    ]
+    assert ASKED or not changed, f"{table.name} has other rows:\n" + "\n".join(changed)
+
+
+def test_rows_are_written_as_they_are_read(tmp_path):
+    path = tmp_path / "table.md"
+    path.write_text(f"Before.\n\n{HEAD}")
+    old, new = (
+        {"A": "runs", "B": "refused: a | b"},
+        {"A": "runs", "B, all inputs": "runs", "B, c": "runs"},
+    )
+    write_rows("0.10.0", old, path)
+    write_rows("0.9.1", new, path)
+    assert read_rows("0.10.0", path) == {"A": "runs", "B": "refused: a / b"}
+    assert read_rows("0.9.1", path) == new
+    assert path.read_text().startswith("Before.\n")
+    assert "| `A` | 0.9.1, 0.10.0 | runs |" in path.read_text()
+    write_rows("0.10.0", {}, path)
+    assert not read_rows("0.10.0", path)
+
+
+def test_outcomes_agree_in_kind_and_distance():
+    assert agree("refused: this, too", "refused: that")
+    assert agree("another picture (12); noted: a", "another picture (15), why")
+    assert not agree("another picture (39)", "another picture (4)")
+    assert not agree("another picture (4)", "the same picture")
+    assert not agree("refused: this", "ComfyUI's own error: this")

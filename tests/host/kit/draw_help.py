@@ -1,0 +1,181 @@
+"""Draws the pictures of the help pages: web/docs/NODE/use.jpg, each node in use on the real canvas.
+
+    python tests/host/kit/draw_help.py HOST_FOLDER [NODE …]
+
+Run by the host's Python, with both demo LLMs and the weights that ship. Each workflow is opened in
+a browser and run, then the part of it is taken that shows the node among its neighbours.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from help_pages import DOCS
+from host_browser import Browser
+from host_server import HostServer
+from PIL import Image
+from workflow_kit import NAMES, WORKFLOWS, Api, give_files, read, write_refiner
+
+SHOWN = {  # the workflow's number, and the nodes in the picture
+    "LiDiTLLMLoader": (1, (1, 3, 4)),
+    "LiDiTInstructionTemplate": (1, (1, 2, 3)),
+    "LiDiTTextEncode": (1, (3, 4, 10)),
+    "LiDiTModelLoader": (1, (5, 6, 7, 8, 9)),
+    "LiDiTLinguisticTokenRefiner": (3, (4, 8, 9, 10, 11)),
+    "LiDiTCollaborativeRefiner": (3, (8, 9, 10, 11)),
+    "LiDiTSampler": (3, (12, 13, 14, 15)),
+    "LiDiTRefinerLoader": (5, (1, 2, 3, 6)),
+    "LiDiTReadingGrid": (6, (1, 2, 3, 4, 5)),
+    "LiDiTLabelledGrid": (6, (6, 7, 8, 9)),
+    "LLMDiffDemoCheckpoint": (8, (1, 2, 3, 4, 5, 24)),
+    "LLMDiffEncode": (8, (2, 3, 4, 5, 6, 7)),
+    "LLMDiffApply": (8, (6, 7, 8, 9)),
+}
+KEPT = {  # nodes of a graph that no workflow has: prompts kept as files
+    "LiDiTSaveConditioning": (1, 2, 3),
+    "LiDiTLoadConditioning": (4, 5, 6),
+    "LiDiTRecordConditioning": (1, 7),
+}
+FOREIGN = {"LiDiTLLMFromCLIP": (1, 2, 3)}  # the same of another loader's LLM
+FOREIGN_FILE = "qwen_3_4b.safetensors"
+PROMPTS = "prompts.txt"  # a file to record
+WIDTH = 760  # of a picture, in pixels
+LEFT, TOP = 120, 110  # of the canvas beside the frontend's own bars, in pixels of the page
+SHOW = """([ids, left, top, wide, high]) => {
+    const nodes = app.graph._nodes.filter(node => ids.includes(Number(node.id)))
+    const low = [0, 1].map(i => Math.min(...nodes.map(node => node.pos[i])) - [16, 46][i])
+    const high_ = [0, 1].map(i => Math.max(...nodes.map(node => node.pos[i] + node.size[i])) + 16)
+    const ds = app.canvas.ds
+    ds.scale = Math.min(1, wide / (high_[0] - low[0]), high / (high_[1] - low[1]))
+    ds.offset[0] = left / ds.scale - low[0]
+    ds.offset[1] = top / ds.scale - low[1]
+    app.canvas.setDirty(true, true)
+    return [(high_[0] - low[0]) * ds.scale, (high_[1] - low[1]) * ds.scale]
+}"""
+SETTINGS = {  # nothing lies on the canvas but the workflow
+    "Comfy.TutorialCompleted": True,
+    "Comfy.Minimap.Visible": False,
+    "Comfy.Graph.CanvasInfo": False,
+    "Comfy.VueNodes.Enabled": False,
+}
+
+
+def run_workflow(server: HostServer, browser: Browser, number: int) -> None:
+    """Open it and press Run; its pictures and texts then stand on its nodes."""
+    ui, api = read(NAMES[number - 1])
+    give_files(server, api)
+    browser.open(ui)
+    before = set(server.get("/history"))
+    browser.run()
+    (entry,) = server.wait_for_new(before)
+    if entry["status"]["status_str"] != "success":
+        raise SystemExit(f"{NAMES[number - 1]}: {entry['status']['messages'][-1]}")
+    browser.page.wait_for_timeout(2500)
+
+
+def kept_prompts(server: HostServer) -> Api:
+    """A graph that keeps a prompt and draws with it, once the prompt is kept."""
+    first = read(NAMES[0])[1]
+    loader = {"class_type": "LiDiTLLMLoader", "inputs": {**first["1"]["inputs"]}}
+    del loader["inputs"]["custom_template"]
+    prompt = {"clip": ["1", 0], "text": first["3"]["inputs"]["text"]}
+    save = {"conditioning": ["2", 0], "filename_prefix": "conditioning/prompt"}
+    graph = {
+        "1": loader,
+        "2": {"class_type": "LiDiTTextEncode", "inputs": prompt},
+        "3": {"class_type": "LiDiTSaveConditioning", "inputs": save},
+    }
+    run = server.draw(graph)
+    if run.ending != "execution_success":
+        raise SystemExit(run.error)
+    (file,) = (server.base / "output" / "conditioning").iterdir()
+    kept = f"conditioning/{file.name} [output]"
+    sampler = {
+        **first["7"]["inputs"],
+        "positive": ["4", 0],
+        "negative": ["4", 0],
+        "model": ["5", 0],
+    }
+    del sampler["latent_image"]
+    record = {"clip": ["1", 0], "prompts": PROMPTS, "name": "my-encoder"}
+    return {
+        **graph,
+        "4": {"class_type": "LiDiTLoadConditioning", "inputs": {"file": kept}},
+        "5": {"class_type": "LiDiTModelLoader", "inputs": first["5"]["inputs"]},
+        "6": {"class_type": "KSampler", "inputs": sampler},
+        "7": {"class_type": "LiDiTRecordConditioning", "inputs": record},
+    }
+
+
+def foreign_llm() -> Api:
+    """Another loader's LLM, read as ours; for the picture its file need only be listed."""
+    file = {"clip_name": FOREIGN_FILE, "type": "lumina2", "device": "default"}
+    read_as = {"clip": ["1", 0], "template": "short", "layer": "-3", "token_budget": 96}
+    read_as |= {"llm_name": "Qwen3-4B"}
+    return {
+        "1": {"class_type": "CLIPLoader", "inputs": file},
+        "2": {"class_type": "LiDiTLLMFromCLIP", "inputs": read_as},
+        "3": {"class_type": "LiDiTTextEncode", "inputs": {"clip": ["2", 0], "text": "a cat"}},
+    }
+
+
+def take(browser: Browser, ids: tuple[int, ...]) -> Image.Image:
+    """What the canvas shows of these nodes."""
+    room = browser.page.viewport_size
+    space = [room["width"] - LEFT - 60, room["height"] - TOP - 60]
+    width, height = browser.page.evaluate(SHOW, [list(ids), LEFT, TOP, *space])
+    browser.page.wait_for_timeout(900)
+    clip = {"x": LEFT, "y": TOP, "width": width, "height": height}
+    return Image.open(io.BytesIO(browser.page.screenshot(clip=clip))).convert("RGB")
+
+
+def draw_all(server: HostServer, browser: Browser, names: list[str]) -> None:
+    for number in sorted({SHOWN[name][0] for name in names}):
+        run_workflow(server, browser, number)
+        for name in (n for n in names if SHOWN[n][0] == number):
+            keep(take(browser, SHOWN[name][1]), name)
+
+
+def draw_graph(browser: Browser, graph: Api, shown: dict[str, tuple[int, ...]]) -> None:
+    browser.page.reload()  # for lists of files that were written since
+    browser.page.wait_for_timeout(6000)
+    browser.open(browser.from_api(graph, "help"))
+    for name, ids in shown.items():
+        keep(take(browser, ids), name)
+
+
+def keep(picture: Image.Image, name: str) -> None:
+    picture.thumbnail((WIDTH, 2 * WIDTH), Image.Resampling.LANCZOS)
+    picture.save(DOCS / name / "use.jpg", quality=80, optimize=True)
+
+
+def main(host: str, *names: str) -> None:
+    sys.path.append(str(WORKFLOWS.parent))
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder)
+        for name in ("custom_nodes", "input", "user/default"):
+            (base / name).mkdir(parents=True)
+        (base / "user" / "default" / "comfy.settings.json").write_text(json.dumps(SETTINGS))
+        write_refiner(base / "models" / "diffusion_models")  # before the browser lists files
+        (base / "custom_nodes" / "lidit").symlink_to(WORKFLOWS.parent, target_is_directory=True)
+        (base / "input" / PROMPTS).write_text("a cat\na dog\n")
+        (base / "models" / "text_encoders").mkdir()
+        (base / "models" / "text_encoders" / FOREIGN_FILE).touch()
+        with HostServer(Path(host), base, "lidit") as server:
+            chosen = list(names or (*SHOWN, *KEPT, *FOREIGN))
+            kept = {name: ids for name, ids in KEPT.items() if name in chosen}
+            foreign = {name: ids for name, ids in FOREIGN.items() if name in chosen}
+            graph = kept_prompts(server) if kept else {}
+            with Browser(server.url) as browser:
+                for shown, api in ((kept, graph), (foreign, foreign_llm())):
+                    if shown:
+                        draw_graph(browser, api, shown)
+                draw_all(server, browser, [name for name in chosen if name in SHOWN])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

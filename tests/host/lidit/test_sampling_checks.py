@@ -1,0 +1,91 @@
+"""Samplers and schedules that do not fit a flow model: a sentence before a step. Host's Python."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from model_kit import empty, save_small
+
+NO_PLACE_TO_START = "with an empty latent"
+
+
+@pytest.fixture(scope="module")
+def on_noise(kit, host):
+    """Draws with these sigmas and this sampler's function."""
+    import comfy.samplers
+
+    def draw(model, sigmas, sampler="euler", latent=None, noisy=True, **options) -> torch.Tensor:
+        latent = (latent or empty())["samples"]
+        noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(1))
+        guider = comfy.samplers.CFGGuider(model)
+        guider.set_conds(kit.prompt(seed=1), kit.prompt(seed=2))
+        chosen = comfy.samplers.ksampler(sampler, options)
+        with torch.inference_mode():
+            return guider.sample(noise * noisy, latent, chosen, torch.tensor(sigmas))
+
+    return draw
+
+
+def ramp(first: float, steps: int) -> list[float]:
+    return [first * (steps - k) / steps for k in range(steps + 1)]
+
+
+def notes(caplog) -> list[str]:
+    return [r.getMessage() for r in caplog.records if "lidit" in r.name]
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "dpmpp_2s_ancestral_cfg_pp"])
+def test_a_sampler_that_adds_noise_as_for_eps_models_is_refused(kit, model, on_noise, sampler):
+    errors = kit.pack.module("lidit_core.errors")
+    with pytest.raises(errors.LiDiTError, match=f"the sampler {sampler} adds noise.*eps models"):
+        on_noise(model, ramp(1.0, 4), sampler)
+
+
+def test_such_a_sampler_draws_with_a_model_that_predicts_eps(kit, on_noise, tmp_path):
+    model = kit.model.load_model(save_small(tmp_path / "eps.safetensors", prediction="eps"))
+    assert on_noise(model, ramp(14.6, 4), "ddpm").isfinite().all()
+
+
+def test_a_sampler_that_guides_as_for_eps_models_is_refused(kit, model):
+    errors, prompt = kit.pack.module("lidit_core.errors"), kit.prompt(seed=1)
+    with pytest.raises(errors.LiDiTError, match="dpmpp_2m_cfg_pp adds guidance.* which is 3;"):
+        kit.sample(model, prompt, sampler_name="dpmpp_2m_cfg_pp")
+    for sampler, cfg in (("dpmpp_2m_cfg_pp", 1.0), ("euler_cfg_pp", 3.0)):
+        assert kit.sample(model, prompt, sampler_name=sampler, cfg=cfg).isfinite().all()
+
+
+@pytest.mark.parametrize("sampler", ["lms", "ipndm_v"])
+@pytest.mark.parametrize(("steps", "told"), [(12, True), (20, False)])
+def test_a_rule_of_order_4_is_told_to_take_more_steps(
+    model, on_noise, caplog, sampler, steps, told
+):
+    on_noise(model, ramp(1.0, steps), sampler)
+    assert told == any(f"the sampler {sampler} takes 12 steps" in text for text in notes(caplog))
+
+
+@pytest.mark.parametrize(("first", "told"), [(1.0, False), (0.95, False), (0.6, True)])
+def test_an_empty_latent_is_a_place_to_start_from_near_pure_noise_alone(
+    model, on_noise, caplog, first, told
+):
+    on_noise(model, ramp(first, 4))
+    assert told == any(NO_PLACE_TO_START in text for text in notes(caplog))
+
+
+def test_a_picture_with_noise_and_a_latent_in_the_making_are_places_to_start_from(
+    model, on_noise, caplog
+):
+    picture = {"samples": torch.randn(1, 16, 4, 4)}
+    on_noise(model, ramp(0.6, 4), latent=picture)
+    on_noise(model, ramp(0.6, 4), latent=picture, noisy=False)
+    assert not notes(caplog)
+
+
+def test_an_empty_latent_without_noise_is_told(model, on_noise, caplog):
+    on_noise(model, ramp(1.0, 4), noisy=False)
+    assert any("an empty latent and no noise" in text for text in notes(caplog))
+
+
+def test_a_schedule_above_pure_noise_is_refused_before_a_step(kit, model, on_noise):
+    errors = kit.pack.module("lidit_core.errors")
+    with pytest.raises(errors.LiDiTError, match="is at sigma 1.4, and"):
+        on_noise(model, [0.9, 1.4, 0.0])

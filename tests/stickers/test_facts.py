@@ -1,0 +1,78 @@
+"""Prompts of many facts, and how they are scored. Run: pytest tests/stickers/test_facts.py"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lidit_eval.items import items_of, prompts_hash, requests_hash
+from lidit_stickers.many_facts import FACTS, dense_prompts, early_prompts, late_prompts
+from lidit_stickers.scenes.heldout import is_held_out
+from lidit_stickers.scenes.request import Item, SceneRequest
+from lidit_stickers.scorer.facts import count_facts, facts
+from lidit_stickers.scorer.scorer import Found, Reading, read
+from lidit_stickers.scorer.selftest import drawn
+
+
+def found(kind: str, x: float, colour: str | None = None, side: float = 0.2) -> Found:
+    return Found(kind, colour, (x, 0.4, x + side, 0.4 + side), 1.2)
+
+
+ASKED = SceneRequest((Item("apple", "red", 2), Item("car", None, 1)), "left of", "blue")
+RIGHT = (found("apple", 0.0, "red"), found("apple", 0.25, "red"), found("car", 0.7))
+
+
+@pytest.mark.parametrize(
+    ("objects", "background", "fails"),
+    [
+        (RIGHT, "blue", set()),
+        (RIGHT, "green", {"blue background"}),
+        (RIGHT[1:], "blue", {"2 apple"}),
+        (RIGHT[:2], "blue", {"car", "left of"}),
+        ((found("apple", 0.0, "green"), *RIGHT[1:]), "blue", {"red apple"}),
+        ((*RIGHT[:2], found("car", 0.1)), "blue", {"left of"}),
+        ((), "blue", {"apple", "2 apple", "red apple", "car", "left of"}),
+    ],
+)
+def test_each_fact_is_held_by_itself(objects, background, fails):
+    held = facts(Reading(background, objects), ASKED)
+    assert len(held) == count_facts(ASKED) == 6
+    assert {name for name, holds in held.items() if not holds} == fails
+
+
+def test_sizes_are_facts_where_they_can_be_held_against_something():
+    both = SceneRequest((Item("car", size="big"), Item("cat", size="small")))
+    one = SceneRequest((Item("car", size="big"), Item("cat")))
+    assert "sizes" in facts(Reading(None, ()), both) and "sizes" not in facts(
+        Reading(None, ()), one
+    )
+    big, small = found("car", 0.0, side=0.4), found("cat", 0.6)
+    assert facts(Reading(None, (big, small)), both)["sizes"]
+    assert not facts(Reading(None, (found("car", 0.0), found("cat", 0.6, side=0.4))), both)["sizes"]
+
+
+@pytest.mark.font
+def test_drawn_scenes_hold_their_facts_and_others_do_not():
+    captions = dense_prompts()[::6]
+    readings = [read(np.asarray(picture)) for picture in drawn(captions)]
+    share = [np.mean(list(facts(r, c.request).values())) for r, c in zip(readings, captions)]
+    assert np.mean(share) >= 0.99
+    others = zip(readings, captions[1:] + captions[:1])
+    assert np.mean([np.mean(list(facts(r, c.request).values())) for r, c in others]) <= 0.2
+
+
+def test_the_lists_are_what_they_say_and_never_change():
+    dense = dense_prompts()
+    assert len({caption.text for caption in dense}) == 120
+    assert all(is_held_out(c.request) for c in dense)
+    assert all(FACTS[0] <= count_facts(c.request) <= FACTS[1] for c in dense)
+    early, late = early_prompts(), late_prompts()
+    assert len({caption.text for caption in (*early, *late)}) == 800
+    assert [c.request for c in early] == [c.request for c in late]
+    for caption in (*early, *late):
+        (item,) = caption.request.items
+        place, noun = caption.text.index(item.colour), caption.text.index(item.kind[:3])
+        assert (place < noun) == (caption in early), caption.text
+    lists = [items_of(name) for name in ("early", "late", "dense")]
+    assert requests_hash(lists[0]) == requests_hash(lists[1]) != requests_hash(lists[2])
+    assert [prompts_hash(each)[:8] for each in lists] == ["32484184", "b0d1ee2d", "935af772"]

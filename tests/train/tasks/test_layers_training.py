@@ -1,0 +1,59 @@
+"""Runs that train several layers, registers, and gates without time. Run: pytest -k test_layers"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_training import LLM, fields, make_world, run, spec, write_recipe
+
+from lidit_core.checkpoints.lidit import load_lidit, read_config
+from lidit_core.diffusion.sampling import initial_noise, sample
+from lidit_core.pipeline import load_pipeline
+from lidit_train.recipe_file import read_recipe
+from lidit_train.tasks.lidit.input import input_spec
+from lidit_train.tasks.lidit.start import configuration
+
+TAPS = [-3, 1, -5]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    return folder, make_world(folder)
+
+
+@pytest.mark.parametrize(
+    "refiner",
+    [
+        {"mix": "linear", "registers": 2},
+        {"mix": "routed"},
+        {"gates": "none"},
+    ],
+)
+def test_a_run_trains_them_and_their_pictures_are_drawn(world, refiner):
+    """Whitened from the states of its captions, which its cache keeps; at guidance 1 and 3."""
+    folder, llms = world
+    out = "-".join(refiner)
+    model = fields(folder)["model"]["changes"]
+    model = {**model, "llms": [{**spec(), "block": TAPS}], "refiner": refiner}
+    weights = run(folder, out, llms, model={"preset": "stickers", "changes": model})
+    learned = [w for k, w in weights.items() if ".taps." in k or "registers" in k]
+    assert len(learned) == 2 * ("registers" in refiner) + (refiner.get("mix") == "routed")
+    start = {"linear": 1 / 3, "routed": 0.0}.get(refiner.get("mix"), 0.0)
+    assert all((w - start).abs().max() > 0 for w in learned)
+    path = folder / out / "final.safetensors"
+    assert read_config(path).llms[0].block == tuple(TAPS)
+    pipeline = load_pipeline(str(path), [f"{LLM}={llms[LLM]}"], device="cpu")
+    text, negative = pipeline.encode(["a cat"]), pipeline.encode([""])
+    noise, drawn = initial_noise([1], 16, 4, 4), load_lidit(path).eval()
+    one, three = (sample(drawn, noise, text, negative, 3, guidance) for guidance in (1.0, 3.0))
+    assert torch.isfinite(one).all() and torch.isfinite(three).all() and not one.equal(three)
+
+
+def test_a_plan_counts_the_states_of_all_layers(world):
+
+    folder, _ = world
+    data = fields(folder)
+    data["model"]["changes"]["llms"] = [{**spec(), "block": TAPS}]
+    recipe = read_recipe(write_recipe(folder, data, "plan.yaml"))
+    assert input_spec(configuration(recipe)).widths == (3 * 32,)
