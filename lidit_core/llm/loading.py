@@ -13,8 +13,9 @@ from ..errors import LiDiTError, first_line
 from ..progress import tell
 from .blocks import EVERY_BLOCK, Block, kept_blocks, plain_block, tap_indices
 from .compat import check_transformers, read_tokenizer
-from .decoder.build import build, text_config
+from .decoder.build import build, decoder_blocks, text_config
 from .decoder.checkpoint import checkpoint_files
+from .decoder.fingerprints import decoder_fingerprint, files_fingerprint
 from .fetch import install_line
 from .hub import model_folder
 from .locate import locate
@@ -46,6 +47,7 @@ class LLM:
     context: int  # tokens that the LLM can read
     placed: torch.device | None = None  # where inputs go if accelerate spread the module
     taps: tuple[int, ...] = ()  # the indices of several blocks, in the order asked for
+    fingerprint: str = ""  # of its weights, see `fingerprint.py`; "" = not known
 
     @property
     def state_width(self) -> int:
@@ -132,15 +134,32 @@ def load_llm(
     tokenizer = load_tokenizer(folder, found.name)
     files = [found.weights] if found.weights else checkpoint_files(folder)
     module = build(config, kept, files, dtype, found.name)
+    decoder = cast(_Decoder, module)
     if found.weights:  # whose tokenizer came from elsewhere
-        rows = cast(_Decoder, module).get_input_embeddings().weight.shape[0]
+        rows = decoder.get_input_embeddings().weight.shape[0]
         check_vocabulary(tokenizer, rows, found.name)
+    known = decoder_fingerprint(decoder.get_input_embeddings().weight, decoder_blocks(module)[0])
     module, placed = dispatch(module, device_map) if device_map else (module.to(device), None)
     if placed is None and computes_on.type == "cpu":
         lay_out_for_cpu(module)
     context = getattr(config, "max_position_embeddings", None) or 1 << 20
     width = config.hidden_size
-    return LLM(found.name, module, tokenizer, block, kept, width, context, placed, taps)
+    return LLM(found.name, module, tokenizer, block, kept, width, context, placed, taps, known)
+
+
+def source_fingerprint(source: str | Path) -> str:
+    """The fingerprint of an LLM on this machine, of which a few rows are read.
+
+    "" where it is not there, not converted yet, or cannot be read, of which its load tells.
+    """
+    try:
+        found = locate(source)
+        if found.folder is None or not found.converted:
+            return ""
+        files = [found.weights] if found.weights else checkpoint_files(found.folder)
+        return files_fingerprint(found.folder, files, found.name)
+    except LiDiTError:
+        return ""
 
 
 def lay_out_for_cpu(module: nn.Module) -> None:

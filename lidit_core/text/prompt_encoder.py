@@ -98,6 +98,11 @@ class PromptEncoder:
             self._files = file_identity(locate(self.source))
         return self._encoder
 
+    def known_llm(self) -> tuple[str, str]:
+        """Name and fingerprint of our own LLM; "" and "" before it is loaded."""
+        llm = self._encoder.llm if self._encoder else None
+        return (llm.name, llm.fingerprint) if llm else ("", "")
+
     def weights_identity(self) -> list:
         """What tells the LLM's weights from others: its files as they are now."""
         return file_identity(locate(self.source))

@@ -132,8 +132,9 @@ def _remembering(what: str, count: int) -> Iterator[None]:
     Memoises two pure functions of the gguf package; two thirds of the time go there otherwise. How
     many of `count` tensors are unpacked, is told as `what`.
     """
-    import gguf
+    import gguf as package
 
+    gguf: Any = package  # it says nothing of the types of what it exports
     dequantize, unpacked = gguf.dequantize, itertools.count()
 
     def unpack(*args, **kwargs):
