@@ -309,12 +309,10 @@ def test_a_tensor_is_kept_in_the_first_dtype_that_keeps_it(tmp_path, cache, kind
         assert torch.allclose(file.get_tensor(name).float(), torch.from_numpy(weight), rtol=6e-4)
 
 
-def test_progress_and_an_estimate_are_told(tmp_path, cache, caplog):
+def test_an_estimate_is_told(tmp_path, cache, caplog):
     write(tmp_path / "tiny.gguf", "llama")
-    told = []
     with caplog.at_level("INFO"):
-        load_llm(tmp_path / "tiny.gguf", progress=lambda done, total: told.append((done, total)))
-    assert told == sorted(told) and told[-1][0] == told[-1][1] and len(told) > 10
+        load_llm(tmp_path / "tiny.gguf")
     assert "tiny.gguf is converted to safetensors, once: 0.0 GB on disk, about 1 s" in caplog.text
 
 
