@@ -3,8 +3,8 @@
 It is text, "1:NORMS:ROWS". NORMS is a hash of the norms of the first block, which quantised files
 keep whole and training changes. ROWS are signs of sums over rows of the embeddings: of the 128 of
 SmolLM2 and Gemma 3, fp8 turned none and one, Q4_0 two and five, two bits 22 and 20, and the other
-of both LLMs 71. A LoRA that was merged into quantised rows leaves both as they were, and of an LLM
-published in float32 a float16 copy counts as another.
+of both LLMs 71. A LoRA that trained neither norms nor embeddings leaves both as they were, and of
+an LLM published in float32 a float16 copy counts as another.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from .config import FACTORS
 from .header import MAGIC, Header, joined_header
 from .tokenizer import CHECKED, make_sound
 from .vocabulary import vocabulary_of
-from .write import check_serves, write_folder
+from .write import check_serves, seconds, write_folder
 
 log = logging.getLogger(__name__)
 GGUF_NEEDS = ("gguf", "accelerate", "sentencepiece")  # what transformers reads them with
@@ -34,7 +34,6 @@ ABANDONED = 24 * 3600  # seconds after which such a folder is thrown away
 EDGE, SAMPLE, SAMPLES = 1 << 20, 1 << 16, 64  # bytes of a file that its fingerprint is made from
 NOTE = "converted.from"  # the file that says what a copy was made from; no `.json`, see `recheck`
 VERSION = 2  # of the converter: raise it when the same file comes to give other numbers
-VALUES_PER_SECOND = 15e6  # that are converted on two cores, for the estimate
 
 
 def check_packages() -> None:
@@ -204,8 +203,8 @@ def _announce(header: Header, name: str, folder: Path) -> None:
         f"converting {name} takes {needed / 1e9:.1f} GB in {folder}, whose disk has "
         f"{free / 1e9:.1f} GB left; make room there, or set LIDIT_CACHE to a folder elsewhere",
     )
-    seconds = values / VALUES_PER_SECOND
-    took = f"{seconds / 60:.0f} minutes" if seconds > 90 else f"{max(seconds, 1):.0f} seconds"
+    time = sum(seconds(header))
+    took = f"{time / 60:.0f} minutes" if time > 90 else f"{max(time, 1):.0f} seconds"
     log.info("%s is converted to safetensors, once: %.1f GB on disk, about %s", name,
              needed / 1e9, took)  # fmt: skip
 

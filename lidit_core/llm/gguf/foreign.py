@@ -26,7 +26,7 @@ FOREIGN = {  # decoders only, by their names in the files and in transformers' t
     "qwen3moe": "qwen3_moe", "stablelm": "stablelm", "starcoder2": "starcoder2",
 }  # fmt: skip
 CHANGES_NUMBERS = re.compile(r"rope|window|softcap|scal|causal|alibi|clamp|expert_weights")
-UNPACKED = 0.6  # the share of a conversion that is done when transformers has read the file
+UNPACKED = 0.6  # the share of the time for the weights until transformers has read the file
 LEFT_TO_THE_CLASS = {"rope.dimension_count", "attention.clamp_kqv"}
 
 
@@ -62,11 +62,12 @@ def _mapping(architecture: str) -> dict:
     return known
 
 
-def whole_model(gguf: Path, header: Header, what: str) -> Any:
+def whole_model(gguf: Path, header: Header, what: str, share: float) -> Any:
     """The whole LLM in float32, with its head, as transformers reads it; every tensor is there.
 
     Args:
         what: as which its progress is told.
+        share: of it, that is done when the weights are written.
     """
     from transformers import AutoModelForCausalLM
 
@@ -79,7 +80,7 @@ def whole_model(gguf: Path, header: Header, what: str) -> Any:
         options["quantization_config"] = GgufConfig(dequantize=True)
     except ImportError:
         pass
-    with _remembering(what, len(header.tensors)):
+    with _remembering(what, share * UNPACKED / len(header.tensors)):
         module, report = AutoModelForCausalLM.from_pretrained(gguf.parent, **options)
     missing = sorted(map(str, report["missing_keys"]))
     check(
@@ -126,11 +127,11 @@ def save_config(config, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _remembering(what: str, count: int) -> Iterator[None]:
+def _remembering(what: str, step: float) -> Iterator[None]:
     """Parse the file once where transformers would three times, and the names once a block.
 
-    Memoises two pure functions of the gguf package; two thirds of the time go there otherwise. How
-    many of `count` tensors are unpacked, is told as `what`.
+    Memoises two pure functions of the gguf package; two thirds of the time go there otherwise. A
+    step of `what` is told for each tensor that is unpacked.
     """
     import gguf as package
 
@@ -138,7 +139,7 @@ def _remembering(what: str, count: int) -> Iterator[None]:
     dequantize, unpacked = gguf.dequantize, itertools.count()
 
     def unpack(*args, **kwargs):
-        tell(what, UNPACKED * next(unpacked) / count)
+        tell(what, step * next(unpacked))
         return dequantize(*args, **kwargs)
 
     changes = {

@@ -29,6 +29,18 @@ def unpacked(info: TensorInfo) -> Tensor:
     raise AssertionError  # float32 keeps all
 
 
+def narrowed(values: Tensor) -> Tensor:
+    """The same for a tensor in float32 that is unpacked already; buffers stay as they are."""
+    if values.ndim < 2 or values.dtype != torch.float32:
+        return values
+    side = values.shape[-1]
+    for dtype in DTYPES[:-1]:
+        rounded = values.to(dtype)
+        if _keeps(values.flatten(), rounded.flatten(), side):
+            return rounded
+    return values
+
+
 def _whole(info: TensorInfo, dtype: torch.dtype) -> Tensor | None:
     """The tensor in this dtype; None where that does not keep its values."""
     out, start = torch.empty(info.count, dtype=dtype), 0

@@ -17,11 +17,11 @@ from .config import FACTORS, config_of
 from .foreign import FOREIGN, UNPACKED, check_foreign, save_config, whole_model
 from .header import Header, TensorInfo
 from .shards import ShardWriter
-from .tensors import in_rotated_halves, unpacked
+from .tensors import in_rotated_halves, narrowed, unpacked
 from .tokenizer import make_sound
 from .vocabulary import BYTE_LEVEL, vocabulary_of
 
-WRITTEN = 0.9  # the share of a conversion that is done when the weights are written
+VALUES, TOKENS = 20e6, 10e3  # that one core of 2024 converts a second, with a third to spare
 TOKENIZED_BY_TRANSFORMERS = {"llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", *FOREIGN}
 ENCODERS = ("t5", "t5encoder", "bert", "modern-bert", "nomic-bert", "jina-bert-v2", "clip")
 
@@ -53,15 +53,27 @@ def write_folder(header: Header, gguf: Path, out: Path, name: str) -> None:
     check_serves(header, name)
     what = f"converting {name} to safetensors, once"
     tell(what, 0)
+    weights, vocabulary = seconds(header)
+    written = weights / (weights + vocabulary)  # the share that is done then
     if header.architecture in FOREIGN:
-        _write_foreign(header, gguf, out, name, what)
+        _write_foreign(header, gguf, out, name, what, written)
     else:
-        _write_own(header, out, name, what)
-    tell(what, WRITTEN)
+        _write_own(header, out, name, what, written)
+    tell(what, written)
     _write_tokenizer(header, gguf, out, name)
 
 
-def _write_own(header: Header, out: Path, name: str, what: str) -> None:
+def seconds(header: Header) -> tuple[float, float]:
+    """About how long the weights and the tokenizer take to be converted.
+
+    Measured: of SmolLM2 (135 million values, 49,152 tokens) 4.4 and 3.6 seconds of one core, of
+    Gemma 3 270M (268 million, 262,144 tokens) 5.2 and 18.8.
+    """
+    values = sum(info.count for info in header.tensors.values())
+    return values / VALUES, len(header.fields.get("tokenizer.ggml.tokens") or ()) / TOKENS
+
+
+def _write_own(header: Header, out: Path, name: str, what: str, share: float) -> None:
     kind = ARCHITECTURES[header.architecture]
     factors = {k: unpacked(header.tensors[k]).tolist() for k in FACTORS if k in header.tensors}
     config = config_of(header, factors, name)
@@ -74,7 +86,7 @@ def _write_own(header: Header, out: Path, name: str, what: str) -> None:
     for key, info in sources.items():
         writer.add(key, _as_transformers_has_it(unpacked(info), info, kind, config))
         done += info.count
-        tell(what, WRITTEN * done / total)
+        tell(what, share * done / total)
     writer.close()
 
 
@@ -132,16 +144,18 @@ def _as_transformers_has_it(
     return tensor
 
 
-def _write_foreign(header: Header, gguf: Path, out: Path, name: str, what: str) -> None:
+def _write_foreign(
+    header: Header, gguf: Path, out: Path, name: str, what: str, share: float
+) -> None:
     check_foreign(header, name)
-    module = whole_model(gguf, header, what)
+    module = whole_model(gguf, header, what, share)
     save_config(module.config, out / "config.json")
     writer, state = ShardWriter(out), module.state_dict()
     tied = getattr(module.config, "tie_word_embeddings", False)
     for number, (key, tensor) in enumerate(state.items()):
         if not (tied and key == "lm_head.weight"):
-            writer.add(key, tensor)
-        tell(what, UNPACKED + (WRITTEN - UNPACKED) * (number + 1) / len(state))
+            writer.add(key, narrowed(tensor))
+        tell(what, share * (UNPACKED + (1 - UNPACKED) * (number + 1) / len(state)))
     writer.close()
 
 
