@@ -45,7 +45,7 @@ class LLM:
     blocks: int  # blocks that are loaded
     width: int  # channels of a hidden state
     context: int  # tokens that the LLM can read
-    placed: torch.device | None = None  # where inputs go if accelerate spread the module
+    placed: torch.device | None = None  # where inputs go if the weights lie elsewhere
     taps: tuple[int, ...] = ()  # the indices of several blocks, in the order asked for
     fingerprint: str = ""  # of its weights, see `fingerprint.py`; "" = not known
 
@@ -102,6 +102,7 @@ def load_llm(
     device: torch.device | str | None = None,
     device_map: str | dict | None = None,
     computes_on: torch.device | str | None = None,
+    one_block: bool | None = False,
 ) -> LLM:
     """Load the tokenizer and the first blocks of an LLM.
 
@@ -117,6 +118,8 @@ def load_llm(
             over GPUs and the CPU through accelerate. It never goes to disk.
         computes_on: where it will run, if a host moves it there from `device`; chooses dtype and
             the weights' layout.
+        one_block: on a CPU, whether the weights stay in the files and each block's are read when
+            it runs; None = where memory has no room for all.
     """
     device = intended_device(device, device_map)
     computes_on = torch.device(computes_on or device)
@@ -133,13 +136,18 @@ def load_llm(
     taps, kept = tap_indices(block, total, found.name), kept_blocks(block, total, found.name)
     tokenizer = load_tokenizer(folder, found.name)
     files = [found.weights] if found.weights else checkpoint_files(folder)
-    module = build(config, kept, files, dtype, found.name)
+    one_block = one_block if device.type == "cpu" and not device_map else False
+    module = build(config, kept, files, dtype, found.name, one_block)
     decoder = cast(_Decoder, module)
     if found.weights:  # whose tokenizer came from elsewhere
         rows = decoder.get_input_embeddings().weight.shape[0]
         check_vocabulary(tokenizer, rows, found.name)
-    known = decoder_fingerprint(decoder.get_input_embeddings().weight, decoder_blocks(module)[0])
-    module, placed = dispatch(module, device_map) if device_map else (module.to(device), None)
+    embeddings = decoder.get_input_embeddings().weight
+    known = decoder_fingerprint(embeddings, decoder_blocks(module)[0])
+    if embeddings.is_meta:  # one block at a time
+        known, placed = files_fingerprint(folder, files, found.name), device
+    else:
+        module, placed = dispatch(module, device_map) if device_map else (module.to(device), None)
     if placed is None and computes_on.type == "cpu":
         lay_out_for_cpu(module)
     context = getattr(config, "max_position_embeddings", None) or 1 << 20

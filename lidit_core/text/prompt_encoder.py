@@ -93,7 +93,8 @@ class PromptEncoder:
         if self.open_encoder:
             return self.open_encoder()
         if self._encoder is None or self._files != file_identity(locate(self.source)):
-            llm = load_llm(self.source, self.block, self.dtype, self.device, self.device_map)
+            where = self.device, self.device_map
+            llm = load_llm(self.source, self.block, self.dtype, *where, one_block=None)
             self._encoder = LLMEncoder(llm, self.template, self.token_budget)
             self._files = file_identity(locate(self.source))
         return self._encoder

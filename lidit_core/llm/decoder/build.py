@@ -18,6 +18,7 @@ from ...progress import told
 from ..compat import dtype_argument
 from .audit import check_blocks, check_config, check_stated, check_unread, check_widths
 from .checkpoint import Checkpoint, checkpoint_files
+from .one_block import exceeds_memory, read_as_it_runs
 from .stored import Stored
 
 
@@ -89,12 +90,20 @@ def truncated(config, kept: int):
     return config
 
 
-def build(config, kept: int, files: list[Path], dtype: torch.dtype, name: str) -> nn.Module:
+def build(
+    config,
+    kept: int,
+    files: list[Path],
+    dtype: torch.dtype,
+    name: str,
+    one_block: bool | None = False,
+) -> nn.Module:
     """The decoder's first `kept` blocks with the weights of `files`, in eval mode.
 
     Args:
         config: of the whole decoder.
         name: how sentences call the LLM.
+        one_block: whether its blocks are read as they run; None = where memory has no room.
 
     Raises:
         LiDiTError: a tensor is missing, misshapen, stored in a way that is not read, or not read.
@@ -125,13 +134,16 @@ def build(config, kept: int, files: list[Path], dtype: torch.dtype, name: str) -
         stored = checkpoint.stored(wanted)
         read |= {n for n in checkpoint.files if _describes(n, read)}
         check_unread(checkpoint.files, read, prefix + place, kept, ignored, name)
-        module.load_state_dict(_read(stored, dtype), strict=True, assign=True)
+        size = sum(math.prod(one.shape) for one in stored.values()) * dtype.itemsize
+        if exceeds_memory(size, name) if one_block is None else one_block:
+            read_as_it_runs(module, stored, checkpoint.paths, dtype, place)
+        else:
+            state = _read(stored, dtype, f"loading {size / 1e6:,.0f} MB of weights")
+            module.load_state_dict(state, strict=True, assign=True)
     return module.eval().requires_grad_(False)
 
 
-def _read(stored: Mapping[str, Stored], dtype: torch.dtype) -> dict[str, Tensor]:
-    size = sum(math.prod(one.shape) for one in stored.values()) * dtype.itemsize
-    what = f"loading {size / 1e6:,.0f} MB of weights"
+def _read(stored: Mapping[str, Stored], dtype: torch.dtype, what: str) -> dict[str, Tensor]:
     return {key: one.read(dtype) for key, one in told(what, stored.items())}
 
 

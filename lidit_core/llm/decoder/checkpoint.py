@@ -58,6 +58,7 @@ class Checkpoint:
         from safetensors import SafetensorError, safe_open
 
         self.files: dict[str, safe_open] = {}
+        self.paths: dict[str, Path] = {}  # of the same tensors
         for file in files:
             try:
                 handle = safe_open(file, framework="pt")
@@ -66,6 +67,7 @@ class Checkpoint:
                     f"{file} is not a whole safetensors file ({error}); download it again"
                 ) from error
             self.files.update(dict.fromkeys(handle.keys(), handle))
+            self.paths.update(dict.fromkeys(handle.keys(), file))
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor; no weight is read."""
