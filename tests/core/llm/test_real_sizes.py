@@ -32,7 +32,7 @@ QWEN3_8B = {
     "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "rope_theta": 1e6,
     "max_position_embeddings": 40960, "rms_norm_eps": 1e-6, "tie_word_embeddings": False,
 }  # fmt: skip
-SHARD = 4 << 30
+SHARD = 1 << 29  # bytes that are gathered before they are written
 WATCHED = """
 import json, sys, threading, time
 def held(kind):
@@ -110,10 +110,9 @@ def write_qwen3_8b(folder: Path) -> None:
 
     config = AutoConfig.for_model("qwen3", **QWEN3_8B)
     with torch.device("meta"):
-        shapes = {
-            k: v.shape for k, v in AutoModelForCausalLM.from_config(config).named_parameters()
-        }
-    pool = torch.randn((151936 * 4096) + 9973 * 400).mul_(0.02).bfloat16()
+        model = AutoModelForCausalLM.from_config(config)
+    shapes = {name: weight.shape for name, weight in model.named_parameters()}
+    pool = torch.empty(151936 * 4096 + 9973 * len(shapes), dtype=torch.bfloat16).normal_(0, 0.02)
     folder.mkdir(parents=True)
     config.save_pretrained(folder)
     chat_tokenizer().save_pretrained(folder)
@@ -128,11 +127,11 @@ def write_qwen3_8b(folder: Path) -> None:
 
     for number, (name, shape) in enumerate(shapes.items()):
         start = 9973 * number
-        values = pool[start : start + shape.numel()].view(shape).clone()
-        shard[name] = torch.ones_like(values) if name.endswith("norm.weight") else values
-        size += values.nbytes
-        if size > 1 << 29:
+        values = pool[start : start + shape.numel()].view(shape)
+        if shard and size + values.nbytes > SHARD:
             write()
+        shard[name] = torch.ones_like(values) if name.endswith("norm.weight") else values.clone()
+        size += values.nbytes
     if shard:
         write()
     index = {"metadata": {}, "weight_map": places}
