@@ -48,6 +48,9 @@ def llm_source(name: str) -> str:
     name, known = plain_name(name), _llms()
     if name in known:
         return known[name]
+    for file in (folder / name for folder in _folders() if ".." not in Path(name).parts):
+        if file.suffix.lower() in (".gguf", ".safetensors") and file.is_file():
+            return str(file)  # not offered: why it cannot serve is told at its load
     if any(name == llm.name for llm in DEMO_LLMS):
         check_present(name)
     raise LiDiTError(

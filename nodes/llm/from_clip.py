@@ -23,7 +23,8 @@ class LiDiTLLMFromCLIP(io.ComfyNode):
             "文本编码器, テキストエンコーダー",
             advanced="token_budget, llm_name",
             description="Reads prompts with the LLM of a CLIP from another loader, as CLIPLoader: "
-            "Qwen 2.5, 3 and 3 VL, Gemma 3, Mistral Small 3, Llama 3. The weights stay that CLIP's, as they are; nothing is loaded twice.",
+            "Qwen 2.5, 3 and 3 VL, Gemma 3, Mistral Small 3, Llama 3. The weights stay that "
+            "CLIP's, as they are; nothing is loaded twice.",
             inputs=[
                 io.Clip.Input("clip", tooltip="From CLIPLoader or another loader of text encoders"),
                 template_input(),

@@ -1,4 +1,4 @@
-"""LLMs that are known by their weights. Host's Python: pytest tests/host/lidit/test_fingerprints.py"""
+"""LLMs that are known by their weights. Host's Python: pytest tests/host/lidit"""
 
 from __future__ import annotations
 
