@@ -121,9 +121,9 @@ def load_llm(
         one_block: on a CPU, whether the weights stay in the files and each block's are read when
             it runs; None = where memory has no room for all.
     """
-    device = intended_device(device, device_map)
-    computes_on = torch.device(computes_on or device)
-    dtype = dtype or default_dtype(computes_on)
+    place = intended_device(device, device_map)
+    runs_on = torch.device(computes_on or place)
+    dtype = dtype or default_dtype(runs_on)
     if dtype not in DTYPES:
         raise LiDiTError(f"dtype of an LLM is {dtype}; expected float32 or bfloat16, so choose one")
     check_transformers()
@@ -136,7 +136,7 @@ def load_llm(
     taps, kept = tap_indices(block, total, found.name), kept_blocks(block, total, found.name)
     tokenizer = load_tokenizer(folder, found.name)
     files = [found.weights] if found.weights else checkpoint_files(folder)
-    one_block = one_block if device.type == "cpu" and not device_map else False
+    one_block = one_block if place.type == "cpu" and not device_map else False
     module = build(config, kept, files, dtype, found.name, one_block)
     decoder = cast(_Decoder, module)
     if found.weights:  # whose tokenizer came from elsewhere
@@ -145,10 +145,10 @@ def load_llm(
     embeddings = decoder.get_input_embeddings().weight
     known = decoder_fingerprint(embeddings, decoder_blocks(module)[0])
     if embeddings.is_meta:  # one block at a time
-        known, placed = files_fingerprint(folder, files, found.name), device
+        known, placed = files_fingerprint(folder, files, found.name), place
     else:
-        module, placed = dispatch(module, device_map) if device_map else (module.to(device), None)
-    if placed is None and computes_on.type == "cpu":
+        module, placed = dispatch(module, device_map) if device_map else (module.to(place), None)
+    if placed is None and runs_on.type == "cpu":
         lay_out_for_cpu(module)
     context = getattr(config, "max_position_embeddings", None) or 1 << 20
     width = config.hidden_size

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +52,7 @@ def read_as_it_runs(
         paths: the file of each, by the files' names.
         place: what stands before a block's number, such as `layers.`.
     """
-    embeddings = module.get_input_embeddings()  # type: ignore[operator]
+    embeddings = cast(Any, module).get_input_embeddings()
     table = next(k for k, v in module.named_parameters() if v is embeddings.weight)
     files = _Files(paths, dtype)
     rest = [key for key in stored if key != table and not key.startswith(place)]
