@@ -7,7 +7,7 @@ from ..lidit_core.text.templates import InstructionTemplate
 
 HIDDEN, ROLES, NAMES = "lidit_hidden", "lidit_roles", "lidit_llm"
 BRANCHES, OPTIONS, FUSION = "lidit_branch", "lidit_options", "lidit_fusion"
-READINGS, USED = "lidit_reading", "lidit_used"
+READINGS, USED, FINGERPRINTS = "lidit_reading", "lidit_used", "lidit_fingerprint"
 EMPHASIS = "lidit_emphasis"  # weights of tokens, of the LLMs whose prompt has some
 TEXT = "lidit_text"  # of what a LI-DiT puts among the host's conditions
 MODEL_CONDS = "model_conds"  # the host's key: conditions that a model adds its own to

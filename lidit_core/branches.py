@@ -8,10 +8,11 @@ from pathlib import Path
 
 from .errors import LiDiTError
 from .llm.blocks import EVERY_BLOCK
+from .llm.loading import source_fingerprint
 from .llm.locate import available, check_present, locate, stated_width
 from .model.config import LiDiTConfig
 from .text.prompt_encoder import PromptEncoder
-from .text.spec import LLMSpec
+from .text.spec import LLMSpec, place_of
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ def choose_llms(config: LiDiTConfig, given: Sequence[str], named: Sequence[str])
         return {config.branch(name): name for name in named or names}
     chosen = {}
     for text in given:
-        name, source = _served(text, names)
+        name, source = _served(text, config.llms)
         branch = config.branch(name)
         if branch in chosen:
             raise LiDiTError(
@@ -40,8 +41,9 @@ def choose_llms(config: LiDiTConfig, given: Sequence[str], named: Sequence[str])
     return dict(sorted(chosen.items()))
 
 
-def _served(text: str, names: Sequence[str]) -> tuple[str, str]:
+def _served(text: str, llms: Sequence[LLMSpec]) -> tuple[str, str]:
     """The branch that a ``SOURCE`` or ``NAME=SOURCE`` serves, and the source."""
+    names = [spec.name for spec in llms]
     name, equals, source = text.partition("=")
     if equals and name in names:
         return name, source
@@ -50,13 +52,15 @@ def _served(text: str, names: Sequence[str]) -> tuple[str, str]:
             f"--llm {text!r} is for {name!r}, and this LI-DiT was trained on {', '.join(names)}; "
             "write one of these before the ="
         )
-    return text if text in names else _branch_name(text, names), text
+    return text if text in names else _branch_name(text, llms), text
 
 
-def _branch_name(source: str, names: Sequence[str]) -> str:
-    found = locate(source).name
-    if found in names:
-        return found
+def _branch_name(source: str, llms: Sequence[LLMSpec]) -> str:
+    found, names = locate(source).name, [spec.name for spec in llms]
+    known = found in names or not any(spec.fingerprint for spec in llms)
+    place = place_of(llms, found, "" if known else source_fingerprint(source))
+    if place is not None:
+        return names[place]
     if len(names) == 1:
         log.warning("the LLM %s stands in for %s, which the model was trained on", found, names[0])
         return names[0]

@@ -163,7 +163,7 @@ class Pipeline:
             branch: [_read(encoder, prompt, emphasis) for prompt in prompts]
             for branch, encoder in self.encoders.items()
         }
-        notes = dict.fromkeys(self._notes(prompts, read, emphasis))
+        notes = dict.fromkeys((*self._llm_notes(), *self._notes(prompts, read, emphasis)))
         for note in (n for n in notes if n not in told):
             log.warning("%s", note)
         told.update(notes)
@@ -171,6 +171,11 @@ class Pipeline:
             branch: stack_states([pad_states([row]) for row in rows]).to(self.device)
             for branch, rows in read.items()
         }
+
+    def _llm_notes(self) -> Iterator[str]:
+        for branch, encoder in self.encoders.items():
+            if note := self.model.config.llms[branch].weights_note(*encoder.known_llm()):
+                yield note
 
     def _notes(
         self, prompts: Sequence[str], read: Mapping[int, Sequence[PromptStates]], emphasis: bool

@@ -63,6 +63,12 @@ PROOFS = {
         in_hosts=("tests/host/llm/test_host_clip_sizes.py",),
         environment=(("LIDIT_REAL_SIZES", "1"),),
     ),
+    "memory": Proof(
+        "an LLM of 8 billion parameters encodes in 4 GB of anonymous memory, and a converted GGUF "
+        "is as large as in float16, with its states",
+        ("tests/core/llm/test_real_sizes.py", "-s"),
+        environment=(("LIDIT_REAL_SIZES", "1"),),
+    ),
     "browsers": Proof(
         "the workflows open and draw in a browser",
         in_hosts=("tests/host", "-k", "browser"),

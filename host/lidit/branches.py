@@ -9,7 +9,7 @@ from ...lidit_core.llm.blocks import shown_block
 from ...lidit_core.model.config import LiDiTConfig, RefinerConfig
 from ...lidit_core.model.refiners import BranchOptions
 from ...lidit_core.model.text_side import TextOptions
-from ...lidit_core.text.spec import LLMSpec
+from ...lidit_core.text.spec import LLMSpec, place_of
 from ..keys import reading_of
 from ..node_notes import note
 from ..prompt_lengths import tell_length
@@ -60,11 +60,13 @@ def _told(options: BranchOptions, config: RefinerConfig) -> BranchOptions:
 
 
 def branch_of(read: BranchText, config: LiDiTConfig) -> int:
-    """The branch for an LLM: the one asked for, or the one trained on an LLM of this name."""
+    """The branch for an LLM: the one asked for, or the one trained on its name or weights."""
     names = [spec.name for spec in config.llms]
     branch = read.branch
     if branch is None:
-        branch = names.index(read.llm) if read.llm in names else _only(read, config)
+        branch = place_of(config.llms, read.llm, read.fingerprint)
+    if branch is None:
+        branch = _only(read, config)
     if not 0 <= branch < len(names):
         raise LiDiTError(
             f"branch {branch + 1} was asked for, and this model has {len(names)} "
@@ -77,8 +79,10 @@ def branch_of(read: BranchText, config: LiDiTConfig) -> int:
             f"trained on {spec.name}, {spec.state_width} wide{_layers(spec)}; load that LLM, or a "
             "refiner for yours"
         )
-    if read.llm != spec.name:
+    if read.llm != spec.name and not spec.is_read_by(read.fingerprint):
         note(f"{read.llm} is read by the branch that was trained on {spec.name}")
+    if told := spec.weights_note(read.llm, read.fingerprint):
+        note(told)
     if read.reading not in ("", reading_of(spec.block, spec.template)):
         note(
             "the prompt was read with another template or layer than this model was trained on; "

@@ -22,6 +22,7 @@ from ...lidit_core.text.states import LLMStates
 from ..keys import (
     BRANCHES,
     EMPHASIS,
+    FINGERPRINTS,
     FUSION,
     HIDDEN,
     LLMDIFF,
@@ -49,6 +50,7 @@ class BranchText:
     options: BranchOptions = BranchOptions()
     reading: str = ""  # see `reading_of`; "" = not known
     used: int = 0  # tokens of the prompt that were read, the template's not counted; 0 = not known
+    fingerprint: str = ""  # of the LLM's weights, see `llm/fingerprint.py`; "" = not known
 
     def with_states(self, states: LLMStates) -> "BranchText":
         return replace(self, states=states)
@@ -110,6 +112,7 @@ def values_of(text: PromptText) -> dict[str, Any]:
         OPTIONS: {i: _numbers(b.options) for i, b in numbered.items()},
         READINGS: {i: b.reading for i, b in numbered.items()},
         USED: {i: b.used for i, b in numbered.items()},
+        FINGERPRINTS: {i: b.fingerprint for i, b in numbered.items()},
         **_emphasis({i: b.states.emphasis for i, b in numbered.items()}),
         FUSION: text.fusion or "",
         MODEL_CONDS: for_lidit(b.llm for b in text.branches),
@@ -174,6 +177,7 @@ def _branch(values: Mapping[str, Any], i: str) -> BranchText:
         ),
         values[READINGS][i],
         int(values.get(USED, {}).get(i, 0)),
+        values.get(FINGERPRINTS, {}).get(i, ""),
     )
 
 

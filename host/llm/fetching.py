@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...lidit_core.llm.demo_llms import DEMO_LLMS, DemoLLM, MissingLLM
 from ...lidit_core.llm.fetch import fetch, paste_line
-from ...lidit_core.llm.gguf import check_packages
+from ...lidit_core.llm.gguf.convert import check_packages
 from ..folders import plain_name
 from .files import is_here, llm_source
 

@@ -11,6 +11,7 @@ import folder_paths
 
 from ...lidit_core.errors import LiDiTError
 from ...lidit_core.llm.demo_llms import DEMO_LLMS, SMOLLM2
+from ...lidit_core.llm.listing import file_serves, gguf_serves
 from ...lidit_core.llm.locate import check_present, installed_llms, locate, package_parts
 from ...lidit_core.paths import llm_folder
 from ...lidit_core.text.prompt_encoder import file_identity
@@ -47,6 +48,9 @@ def llm_source(name: str) -> str:
     name, known = plain_name(name), _llms()
     if name in known:
         return known[name]
+    for file in (folder / name for folder in _folders() if ".." not in Path(name).parts):
+        if file.suffix.lower() in (".gguf", ".safetensors") and file.is_file():
+            return str(file)  # not offered: why it cannot serve is told at its load
     if any(name == llm.name for llm in DEMO_LLMS):
         check_present(name)
     raise LiDiTError(
@@ -135,16 +139,21 @@ def _folders() -> list[Path]:
 
 
 def _llms_in(folder: Path, depth: int) -> Iterator[Path]:
-    """GGUF files, and folders with a configuration; those without weights are told at the load."""
+    """Files that are LLMs, and folders with a configuration, whose faults are told at the load."""
     try:
         entries = sorted(folder.iterdir())
     except OSError:
         return
     for path in entries:
         if path.suffix.lower() == ".gguf" and path.is_file():
-            if not path.name.startswith("mmproj"):  # the eyes of a multi-modal one
+            if gguf_serves(path):
+                yield path
+        elif path.suffix.lower() == ".safetensors" and path.is_file():
+            if file_serves(path):
                 yield path
         elif path.is_dir() and not path.name.startswith("."):
+            if path.with_name(path.name + ".safetensors") in entries:
+                continue  # it says what that file is
             weights = any(path.glob("*.safetensors"))
             if (path / "config.json").is_file() and (weights or not any(path.glob("*.gguf"))):
                 yield path

@@ -13,6 +13,7 @@ from torch import nn
 
 from ...lidit_core.errors import LiDiTError, check
 from ...lidit_core.llm.blocks import Block, kept_blocks, shown_block, tap_indices
+from ...lidit_core.llm.decoder.fingerprints import decoder_fingerprint
 from ...lidit_core.llm.loading import LLM
 from ..node_notes import note
 from .clip import LLMClip
@@ -100,9 +101,12 @@ def host_llm(
     label = name or told or label_of(kind, sizes)
     decoder = HostDecoder(model, _kept(model, block, sizes, label), kind.label)
     tokenizer = readable_tokenizer(tokenizers, place, kind.chat)
+    known = decoder_fingerprint(model.embed_tokens.weight, model.layers[0])
     kept, width = decoder.config.num_hidden_layers, sizes.width
     context, taps = model.config.max_position_embeddings, tap_indices(block, sizes.blocks, label)
-    made = HostLLM(label, decoder, tokenizer, block, kept, width, context, taps=taps)
+    made = HostLLM(
+        label, decoder, tokenizer, block, kept, width, context, taps=taps, fingerprint=known
+    )
     return made, bool(told)
 
 

@@ -139,7 +139,8 @@ class PromptReader:
         if self.noted is not None:
             self.noted.append(row)
         reading = reading_of(self.settings.block, template)
-        read = BranchText(self.name, states, reading=reading, used=row.used)
+        known = self.llm.fingerprint
+        read = BranchText(self.name, states, reading=reading, used=row.used, fingerprint=known)
         values = values_of(PromptText((read,)))
         if self.encoded is not None:
             self.encoded.append(values)

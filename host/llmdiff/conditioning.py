@@ -23,9 +23,9 @@ from ..keys import MODEL_CONDS, Entry
 from ..node_notes import note
 
 ROLES, NAMES = "llmdiff_roles", "llmdiff_llm"
-READINGS, USED = "llmdiff_reading", "llmdiff_used"
+READINGS, USED, FINGERPRINTS = "llmdiff_reading", "llmdiff_used", "llmdiff_fingerprint"
 OWN = "llmdiff_own"  # the entry's first tensor when the first reading was joined
-KEYS = (STATES, ROLES, NAMES, READINGS, USED, OWN, MODEL_CONDS)
+KEYS = (STATES, ROLES, NAMES, READINGS, USED, FINGERPRINTS, OWN, MODEL_CONDS)
 
 CLIP_TOKENS, POOLED_WIDTH = 77, 1280
 WIDTHS = {"SD1.5": 768, "SDXL": 2048}  # of a checkpoint's own text
@@ -39,6 +39,7 @@ class LLMText:
     states: LLMStates  # of block "differences", 1 row from the encoder
     reading: str  # see `reading_of`
     used: int = 0  # tokens of the prompt that were read, the template's not counted; 0 = not known
+    fingerprint: str = ""  # of the LLM's weights, see `llm/fingerprint.py`; "" = not known
 
 
 KEPT, EMPTIED, CHANGED = "kept", "emptied", "changed"
@@ -127,6 +128,7 @@ def _added(c0: Tensor, values: Mapping[str, Any], new: LLMText) -> dict[str, Any
         NAMES: {i: r.llm for i, r in numbered.items()},
         READINGS: {i: r.reading for i, r in numbered.items()},
         USED: {i: r.used for i, r in numbered.items()},
+        FINGERPRINTS: {i: r.fingerprint for i, r in numbered.items()},
         OWN: values.get(OWN, c0),
         MODEL_CONDS: ForAdapter(new.llm, alone=not bool(c0.any())),
     }
@@ -141,6 +143,7 @@ def readings_of(values: Mapping[str, Any]) -> tuple[LLMText, ...]:
             LLMStates(hidden[i], values[ROLES][i].to(torch.int32)),
             values[READINGS][i],
             int(values[USED][i]),
+            values.get(FINGERPRINTS, {}).get(i, ""),
         )
         for i in sorted(hidden, key=int)
     )

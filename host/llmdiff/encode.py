@@ -31,7 +31,8 @@ def read_differences(clip: HostCLIP, text: str) -> LLMText:
     template = holder.settings.template
     report(describe(row, holder.name, DIFFERENCES, template.name, clip.patcher.load_device))
     states = pad_states([row]).to(model_management.intermediate_device())
-    return LLMText(holder.name, states, reading_of(DIFFERENCES, template), row.used)
+    reading, known = reading_of(DIFFERENCES, template), holder.llm.fingerprint
+    return LLMText(holder.name, states, reading, row.used, known)
 
 
 def _whole(clip: HostCLIP) -> PromptReader:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ...lidit_core.errors import LiDiTError
 from ...lidit_core.llmdiff.adapter import LLMDiffAdapter
 from ...lidit_core.llmdiff.config import AdapterConfig
+from ...lidit_core.text.spec import LLMSpec, place_of
 from ...lidit_core.text.states import PROMPT, LLMStates
 from ..attention import attend
 from ..keys import reading_of
@@ -126,7 +127,7 @@ class SamplingTexts:
     def _llm_text(self, cond: Cond, model) -> LLMText | None:
         """The adapter's LLM's; None for an entry that is for no adapter, or for another one."""
         spec, found = self.use.config.llm, readings_of(cond)
-        ours = [llm_text for llm_text in found if llm_text.llm == spec.name]
+        ours = [llm_text for llm_text in found if _is_read(spec, llm_text)]
         if not ours:
             wanted = _llms(model) | {spec.name}
             if found and not wanted & {llm_text.llm for llm_text in found}:
@@ -142,6 +143,8 @@ class SamplingTexts:
                 f"trained with; choose template {spec.template.name!r} in the LLM loader"
             )
         self._check_size(alike[0])
+        if told := spec.weights_note(alike[0].llm, alike[0].fingerprint):
+            self.note(told)
         return alike[0]
 
     def _check_size(self, llm_text: LLMText) -> None:
@@ -165,6 +168,11 @@ class SamplingTexts:
         if sentence not in self._noted:
             self._noted.add(sentence)
             note(sentence)
+
+
+def _is_read(spec: LLMSpec, llm_text: LLMText) -> bool:
+    """Whether it is by the LLM of this name, or by the same under another."""
+    return place_of([spec], llm_text.llm, llm_text.fingerprint) is not None
 
 
 def _llms(model) -> set[str]:

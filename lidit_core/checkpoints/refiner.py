@@ -18,7 +18,7 @@ from ..io.records import json_object, read_record
 from ..io.tensors import check_tensors, read_safetensors, shapes_of, write_safetensors
 from ..model.config import LiDiTConfig, RefinerConfig
 from ..model.dit import LiDiT
-from ..text.spec import LLMSpec
+from ..text.spec import LLMSpec, place_of
 from .lidit import check_model_sizes, read_lidit
 
 REFINER_KEY = "lidit_refiner"  # of the metadata
@@ -66,8 +66,9 @@ class RefinerFile:
         names = [llm.name for llm in config.llms]
         if asked is not None:
             return self._checked(names, asked)
-        if self.spec.name in names:
-            return names.index(self.spec.name)
+        place = place_of(config.llms, self.spec.name, self.spec.fingerprint)
+        if place is not None:
+            return place
         if len(names) == 1:
             return 0
         raise LiDiTError(

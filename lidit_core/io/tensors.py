@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,6 +68,26 @@ def _sort_metadata(path: Path) -> None:
         if len(text) <= length:  # the same characters, so always, but for odd ones' escapes
             file.seek(8)
             file.write(text.ljust(length))
+
+
+def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
+    """Give a file other metadata; its tensors stay the same bytes in the same places."""
+    try:
+        with replacing(path) as beside, open(path, "rb") as old, open(beside, "wb") as new:
+            header = json.loads(old.read(int.from_bytes(old.read(8), "little")))
+            header = {"__metadata__": dict(sorted(metadata.items())), **_without_metadata(header)}
+            text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+            text = text.ljust(-(-len(text) // 8) * 8)  # the tensors begin at a multiple of 8
+            new.write(len(text).to_bytes(8, "little") + text)
+            shutil.copyfileobj(old, new, 1 << 22)
+    except OSError as error:
+        raise LiDiTError(
+            f"{path} cannot be written ({error}); make room on its disk, or copy it elsewhere"
+        ) from error
+
+
+def _without_metadata(header: dict) -> dict:
+    return {name: said for name, said in header.items() if name != "__metadata__"}
 
 
 def check_finite(tensors: Mapping[str, Tensor], path: str | Path) -> None:

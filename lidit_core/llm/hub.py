@@ -6,15 +6,22 @@ from pathlib import Path
 
 from ..errors import LiDiTError, first_line
 from ..paths import llm_folder
-from .gguf import convert, recheck
-from .gguf_tokenizer import CHECKED
-from .locate import HUB, LLMSource
+from .gguf.convert import convert, discard, outdated, recheck
+from .gguf.tokenizer import CHECKED
+from .locate import HUB, LLMSource, whole_ggufs
+from .single.file import prepare
 
 
 def model_folder(found: LLMSource) -> Path:
     """The model folder of a located LLM, converted or downloaded first where need be."""
     if found.folder is None:
         return download(found.repo)
+    if found.weights and not found.converted:
+        prepare(found.weights, found.folder, found.tokenizer, found.name)
+    if found.weights:
+        return found.folder
+    if found.converted and found.parts and outdated(found.parts, found.folder):
+        discard(found.folder)
     if not found.converted:
         convert(found.parts, found.folder)
     elif parts := _unchecked(found.folder, found.parts):
@@ -26,7 +33,7 @@ def _unchecked(folder: Path, parts: tuple[Path, ...]) -> tuple[Path, ...]:
     """The GGUF of a converted copy whose tokenizer was never checked; none of a user's folder."""
     if folder.parent != llm_folder("") or (folder / CHECKED).is_file():
         return ()
-    ggufs = parts or tuple(folder.glob("*.gguf"))
+    ggufs = parts or tuple(whole_ggufs(folder))
     return ggufs if parts or len(ggufs) == 1 else ()
 
 

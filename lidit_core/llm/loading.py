@@ -13,10 +13,13 @@ from ..errors import LiDiTError, first_line
 from ..progress import tell
 from .blocks import EVERY_BLOCK, Block, kept_blocks, plain_block, tap_indices
 from .compat import check_transformers, read_tokenizer
-from .decoder import build, text_config, truncated
+from .decoder.build import build, decoder_blocks, text_config
+from .decoder.checkpoint import checkpoint_files
+from .decoder.fingerprints import decoder_fingerprint, files_fingerprint
 from .fetch import install_line
 from .hub import model_folder
 from .locate import locate
+from .single.file import check_vocabulary
 from .words import check_words
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -30,7 +33,7 @@ class _Decoder(Protocol):
 
 @dataclass(frozen=True)
 class LLM:
-    """A tokenizer and a decoder without its last blocks, final norm and head.
+    """A tokenizer and a decoder without its last blocks and its head.
 
     `module` is a plain `nn.Module` that a host may wrap, cast, place and offload.
     """
@@ -42,8 +45,9 @@ class LLM:
     blocks: int  # blocks that are loaded
     width: int  # channels of a hidden state
     context: int  # tokens that the LLM can read
-    placed: torch.device | None = None  # where inputs go if accelerate spread the module
+    placed: torch.device | None = None  # where inputs go if the weights lie elsewhere
     taps: tuple[int, ...] = ()  # the indices of several blocks, in the order asked for
+    fingerprint: str = ""  # of its weights, see `fingerprint.py`; "" = not known
 
     @property
     def state_width(self) -> int:
@@ -98,6 +102,7 @@ def load_llm(
     device: torch.device | str | None = None,
     device_map: str | dict | None = None,
     computes_on: torch.device | str | None = None,
+    one_block: bool | None = False,
 ) -> LLM:
     """Load the tokenizer and the first blocks of an LLM.
 
@@ -113,10 +118,12 @@ def load_llm(
             over GPUs and the CPU through accelerate. It never goes to disk.
         computes_on: where it will run, if a host moves it there from `device`; chooses dtype and
             the weights' layout.
+        one_block: on a CPU, whether the weights stay in the files and each block's are read when
+            it runs; None = where memory has no room for all.
     """
-    device = intended_device(device, device_map)
-    computes_on = torch.device(computes_on or device)
-    dtype = dtype or default_dtype(computes_on)
+    place = intended_device(device, device_map)
+    runs_on = torch.device(computes_on or place)
+    dtype = dtype or default_dtype(runs_on)
     if dtype not in DTYPES:
         raise LiDiTError(f"dtype of an LLM is {dtype}; expected float32 or bfloat16, so choose one")
     check_transformers()
@@ -128,13 +135,39 @@ def load_llm(
     block = plain_block(block)
     taps, kept = tap_indices(block, total, found.name), kept_blocks(block, total, found.name)
     tokenizer = load_tokenizer(folder, found.name)
-    module = build(truncated(config, kept), folder, dtype)
-    module, placed = dispatch(module, device_map) if device_map else (module.to(device), None)
-    if placed is None and computes_on.type == "cpu":
+    files = [found.weights] if found.weights else checkpoint_files(folder)
+    one_block = one_block if place.type == "cpu" and not device_map else False
+    module = build(config, kept, files, dtype, found.name, one_block)
+    decoder = cast(_Decoder, module)
+    if found.weights:  # whose tokenizer came from elsewhere
+        rows = decoder.get_input_embeddings().weight.shape[0]
+        check_vocabulary(tokenizer, rows, found.name)
+    embeddings = decoder.get_input_embeddings().weight
+    known = decoder_fingerprint(embeddings, decoder_blocks(module)[0])
+    if embeddings.is_meta:  # one block at a time
+        known, placed = files_fingerprint(folder, files, found.name), place
+    else:
+        module, placed = dispatch(module, device_map) if device_map else (module.to(place), None)
+    if placed is None and runs_on.type == "cpu":
         lay_out_for_cpu(module)
     context = getattr(config, "max_position_embeddings", None) or 1 << 20
     width = config.hidden_size
-    return LLM(found.name, module, tokenizer, block, kept, width, context, placed, taps)
+    return LLM(found.name, module, tokenizer, block, kept, width, context, placed, taps, known)
+
+
+def source_fingerprint(source: str | Path) -> str:
+    """The fingerprint of an LLM on this machine, of which a few rows are read.
+
+    "" where it is not there, not converted yet, or cannot be read, of which its load tells.
+    """
+    try:
+        found = locate(source)
+        if found.folder is None or not found.converted:
+            return ""
+        files = [found.weights] if found.weights else checkpoint_files(found.folder)
+        return files_fingerprint(found.folder, files, found.name)
+    except LiDiTError:
+        return ""
 
 
 def lay_out_for_cpu(module: nn.Module) -> None:

@@ -5,14 +5,20 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
+import logging
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import LiDiTError
+from ..errors import LiDiTError, check
 from ..paths import at_home, llm_folder
 from .demo_llms import DEMO_LLMS, DemoLLM, MissingLLM
 from .fetch import paste_line
 
+log = logging.getLogger(__name__)
+COPY = re.compile("-[0-9a-f]{8}")  # what follows a GGUF's name in that of its copy
+SINGLE = ".safetensors"
 HUB = "hub:"  # the prefix that permits going online
 
 
@@ -24,6 +30,8 @@ class LLMSource:
     folder: Path | None  # holds config.json, or will once converted; None for the hub
     parts: tuple[Path, ...] = ()  # of the GGUF
     repo: str = ""  # on the hub
+    weights: Path | None = None  # the file, where it is a single one; `folder` says what it is
+    tokenizer: Path | None = None  # the model folder that was named for its tokenizer
 
     @property
     def converted(self) -> bool:
@@ -33,22 +41,21 @@ class LLMSource:
 def locate(source: str | Path) -> LLMSource:
     """Find an LLM without reading it.
 
-    `source` is the path of a model folder or of a GGUF file, a name (looked up in the user cache
-    and among the installed packages), or `hub:owner/name`.
+    `source` is the path of a model folder, of a GGUF file or of a single safetensors file (after
+    whose name "@FOLDER" may name a tokenizer), a name (looked up in the user cache and among the
+    installed packages), or `hub:owner/name`.
     """
     text = str(source)
     if text.startswith(HUB):
         return LLMSource(text[len(HUB) :].split("/")[-1], None, repo=text[len(HUB) :])
     path = at_home(text)
+    weights, at, tokenizer = text.partition(f"{SINGLE}@")
+    if path.suffix.lower() == SINGLE or at:
+        return _single(at_home(weights + SINGLE if at else text), tokenizer)
     if path.suffix.lower() == ".gguf":
         return _gguf(path)
     if path.is_dir():
         return _folder(path)
-    if path.suffix.lower() == ".safetensors":
-        raise LiDiTError(
-            f"{path} is the weights of an LLM alone; expected a model folder, so put it into a "
-            "folder of its own together with its config.json and tokenizer.json"
-        )
     found = None if path.is_absolute() or ".." in path.parts else _named(text)
     if found is None:
         raise LiDiTError(
@@ -99,27 +106,89 @@ def stated_width(found: LLMSource) -> int | None:
 
 
 def _gguf(path: Path) -> LLMSource:
-    if not path.is_file():
-        raise LiDiTError(f"GGUF file {path} does not exist; correct the path")
+    from .gguf.convert import NOTE, copy_name, older_copy_name, outdated
+    from .gguf.header import split_files
+
+    stem, parts = split_files(path)
+    if not all(part.is_file() for part in parts):
+        return _copy_without_its_gguf(path, stem)
+    content = _content(tuple(map(_version, parts)))
+    older = llm_folder(older_copy_name(stem, content))
+    right = (older / "config.json").is_file() and not (older / NOTE).is_file()
+    if right and not outdated(parts, older):
+        return LLMSource(stem, older, parts)
+    return LLMSource(stem, llm_folder(copy_name(stem, content)), parts)
+
+
+def _single(path: Path, tokenizer: str) -> LLMSource:
+    """One file of weights; the folder that says what it is, is made at the load."""
+    from .single.file import digest
+
+    check(path.is_file(), f"the file {path} does not exist; correct the path")
+    named = model_folder_of(tokenizer) if tokenizer else None
+    stem = path.stem
+    folder = llm_folder(f"{stem}-{digest(path, named)[:8]}")
+    return LLMSource(stem, folder, weights=path, tokenizer=named)
+
+
+def model_folder_of(source: str) -> Path:
+    """The folder of an LLM that is named for its tokenizer; nothing is converted for it."""
+    found = locate(source)
+    check(
+        found.folder is not None and (found.folder / "tokenizer.json").is_file(),
+        f"{source} has no tokenizer.json; name a model folder that has the tokenizer",
+    )
+    assert found.folder is not None
+    return found.folder
+
+
+def _copy_without_its_gguf(path: Path, stem: str) -> LLMSource:
+    """The one copy that was made of a GGUF of this name, which is there no more."""
+    copies = [f for f in llm_folder("").glob("*/") if COPY.fullmatch(f.name.removeprefix(stem))]
+    copies = [f for f in copies if f.name.startswith(stem) and (f / "config.json").is_file()]
+    check(len(copies) == 1, f"GGUF file {path} does not exist; correct the path")
+    log.warning("GGUF file %s is gone; its copy in %s is used", path, copies[0])
+    return LLMSource(stem, copies[0])
+
+
+def _version(path: Path) -> tuple[Path, int, int]:
     stat = path.stat()
-    content = _content(path.resolve(), stat.st_size, stat.st_mtime_ns)
-    return LLMSource(path.stem, llm_folder(f"{path.stem}-{content[:8]}"), (path,))
+    return path.resolve(), stat.st_size, stat.st_mtime_ns
 
 
 @functools.lru_cache(maxsize=64)
-def _content(path: Path, size: int, mtime_ns: int) -> str:
-    """A GGUF file's fingerprint, after which its converted copy is named; read once a version."""
-    from .gguf import fingerprint
+def _content(versions: tuple[tuple[Path, int, int], ...]) -> str:
+    """A GGUF's fingerprint, after which its converted copy is named; read once a version."""
+    from .gguf.convert import fingerprint
 
-    return fingerprint([path])
+    return fingerprint([path for path, *_ in versions])
+
+
+def given_name(path: Path) -> str:
+    """The name of a model folder as it was given: of a link the link's own.
+
+    A snapshot in a Hugging Face cache has its repository's, for its own is a commit.
+    """
+    path = Path(os.path.abspath(path))
+    repository = path.parent.parent.name
+    if path.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.split("--")[-1]
+    return path.name
+
+
+def whole_ggufs(folder: Path) -> list[Path]:
+    """The GGUF files in a folder, of a split one the first alone."""
+    from .gguf.header import later_split
+
+    return [path for path in sorted(folder.glob("*.gguf")) if not later_split(path)]
 
 
 def _folder(path: Path) -> LLMSource:
     """A model folder, or one that holds nothing but one GGUF file."""
-    name = path.resolve().name
+    name = given_name(path)
     if (path / "config.json").is_file():
         return LLMSource(name, path)
-    ggufs = sorted(path.glob("*.gguf"))
+    ggufs = whole_ggufs(path)
     if len(ggufs) == 1:
         return _gguf(ggufs[0])
     raise LiDiTError(
@@ -129,12 +198,14 @@ def _folder(path: Path) -> LLMSource:
 
 
 def _named(name: str) -> LLMSource | None:
+    from .gguf.header import split_files
+
     folder = llm_folder(name)
-    if (folder / "config.json").is_file():
+    ggufs = whole_ggufs(folder)
+    if (folder / "config.json").is_file() and len(ggufs) != 1:
         return LLMSource(name, folder)
-    ggufs = sorted(folder.glob("*.gguf"))
     if len(ggufs) == 1:
-        return LLMSource(name, folder, tuple(ggufs))
+        return LLMSource(name, folder, split_files(ggufs[0])[1])
     demo = next((llm for llm in DEMO_LLMS if llm.name == name), None)
     parts = package_parts(demo) if demo else None
     return LLMSource(name, folder, parts) if parts else None

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from ..errors import LiDiTError
 
 PLACEHOLDER = "\ue0f1prompt\ue0f2"  # private-use characters: in no chat template and no prompt
 DATE = "26 Jul 2024"  # for chat templates that would put in today, and other states every day
+SECONDS = 10  # that a template may take; those of LLMs take milliseconds
 # Goes before a chat template, which asks transformers for today with `strftime_now(format)`; the
 # template's own text is left as it is, for the newline belongs to the macro.
 NOT_TODAY = f"{{% macro strftime_now(format) %}}{DATE}{{% endmacro %}}\n"
@@ -39,14 +45,35 @@ def reads_parts(tokenizer) -> bool:
 
 def _rendered(tokenizer, messages: list[dict], in_parts: bool = True) -> str | None:
     """The chat template's text, or None where it refuses these messages."""
-    from jinja2.exceptions import TemplateError
-
     if in_parts and reads_parts(tokenizer):
         messages = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
-    template = NOT_TODAY + tokenizer.get_chat_template()
     try:
-        return tokenizer.apply_chat_template(
-            messages, chat_template=template, tokenize=False, date_string=DATE
-        )
-    except (TemplateError, TypeError):
+        template = NOT_TODAY + tokenizer.get_chat_template()
+        with _time_limit(SECONDS):
+            return tokenizer.apply_chat_template(
+                messages, chat_template=template, tokenize=False, date_string=DATE
+            )
+    except TimeoutError as error:
+        raise LiDiTError(
+            f"the chat template of {tokenizer.name_or_path!r} runs longer than {SECONDS} seconds; "
+            "use a template with chat = false, or get the LLM's tokenizer from its maker"
+        ) from error
+    except Exception:  # a template is a program, and its errors are of any kind
         return None
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raise a TimeoutError in Python code that is entered within, once the time is over."""
+    before, end = sys.gettrace(), time.monotonic() + seconds
+
+    def trace(frame, event, arg):
+        if time.monotonic() > end:
+            raise TimeoutError
+        return trace
+
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)

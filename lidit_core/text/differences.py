@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 from ..errors import LiDiTError
 from ..llm.compat import only_attention
+from ..llm.decoder.build import decoder_blocks
+from .outputs import first_tensor
 
 SelfPass = Callable[[nn.Module, Tensor, dict], Tensor]  # block, x (B, L, C), its keywords -> x
 
@@ -61,7 +63,7 @@ class _Recorder:
     def __call__(self, block: nn.Module, args: tuple, options: dict, out) -> None:
         if self._inside:
             return
-        options, in_context = dict(options), _first(out)
+        options, in_context = dict(options), first_tensor(out)
         x = args[0] if args else options.pop("hidden_states")
         self._inside = True
         try:
@@ -84,7 +86,7 @@ def value_pass(block: nn.Module, x: Tensor, options: dict) -> Tensor:
     if not reduces_to_values(attention):
         return masked_pass(block, x, options)
     with _replaced_forward(attention, lambda *a, **k: (_of_one_token(attention, *a, **k), None)):
-        return _first(block(x, **_without_cache(options)))
+        return first_tensor(block.forward(x, **_without_cache(options)))
 
 
 def masked_pass(block: nn.Module, x: Tensor, options: dict) -> Tensor:
@@ -97,30 +99,7 @@ def masked_pass(block: nn.Module, x: Tensor, options: dict) -> Tensor:
     length = x.shape[1]
     mask = torch.full((length, length), torch.finfo(x.dtype).min, dtype=x.dtype, device=x.device)
     mask = mask.fill_diagonal_(0).expand(len(x), 1, -1, -1)
-    return _first(block(x, **{**_without_cache(options), "attention_mask": mask}))
-
-
-class DecoderConfig(Protocol):
-    """What is read of an LLM's configuration."""
-
-    num_hidden_layers: int
-    model_type: str
-
-
-def _config(module: nn.Module) -> DecoderConfig:
-    return cast(DecoderConfig, module.config)
-
-
-def decoder_blocks(module: nn.Module) -> nn.ModuleList:
-    """The decoder's blocks, in the order of execution."""
-    count = _config(module).num_hidden_layers
-    for part in module.children():
-        if isinstance(part, nn.ModuleList) and len(part) == count:
-            return part
-    raise LiDiTError(
-        f"{type(module).__name__} has no list of {count} blocks; expected a decoder-only LLM of "
-        "the usual layout"
-    )
+    return first_tensor(block.forward(x, **{**_without_cache(options), "attention_mask": mask}))
 
 
 def block_attention(block: nn.Module) -> nn.Module | None:
@@ -135,7 +114,7 @@ def check_differences(module: nn.Module, name: str) -> None:
     shares = getattr(module.config, "num_kv_shared_layers", 0)  # keys of another block
     if not (attention and only_attention(module)) or shares:
         raise LiDiTError(
-            f"{name} is a {_config(module).model_type}, whose blocks are not attention to keys and "
+            f"{name} is a {module.config.model_type}, whose blocks are not attention to keys and "
             "values of their own, so they have no differences; choose an LLM whose are, or block "
             "'all'"
         )
@@ -218,8 +197,3 @@ def _replaced_forward(module: nn.Module, forward: Callable) -> Iterator[None]:
 def _without_cache(options: dict) -> dict:
     changes = {name: None for name in CACHE_NAMES} | {"use_cache": False}
     return {name: changes.get(name, value) for name, value in options.items()}
-
-
-def _first(out) -> Tensor:
-    """The states that a block gives: releases differ in what comes with them."""
-    return out[0] if isinstance(out, tuple) else out

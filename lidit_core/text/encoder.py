@@ -16,6 +16,7 @@ from ..llm.compat import cache_argument, cached_layers, can_reuse, new_cache
 from ..llm.loading import LLM
 from .cache import PromptStates
 from .differences import check_differences, difference_states
+from .outputs import block_outputs
 from .renderer import PromptRenderer, PromptTokens
 from .states import PADDING, LLMStates
 from .templates import InstructionTemplate, find_template
@@ -62,18 +63,16 @@ def run_decoder(
         ids[row, : len(text)] = torch.tensor(text)
         mask[row, : past + len(text)] = 1
     positions = torch.arange(past, past + length).expand(len(texts), -1)
-    out = module(
-        input_ids=ids.to(device),
-        attention_mask=mask.to(device),
-        position_ids=positions.to(device),
-        use_cache=cache is not None,
-        output_hidden_states=every_block or bool(taps),
-        return_dict=True,
-        **{cache_argument(module): cache},
-    )
-    if taps:
-        return torch.cat([out.hidden_states[tap] for tap in taps], -1)
-    return torch.cat(out.hidden_states, -1) if every_block else out.last_hidden_state
+    with block_outputs(module, taps, every_block) as outputs:
+        module(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            position_ids=positions.to(device),
+            use_cache=cache is not None,
+            return_dict=True,
+            **{cache_argument(module): cache},
+        )
+    return torch.cat([states.to(device) for states in outputs.states], -1)
 
 
 class LLMEncoder:

@@ -13,9 +13,11 @@ import torch
 from ..errors import check, shown
 from ..llm.blocks import Block, plain_block
 from ..llm.compat import transformers_version
+from ..llm.gguf.convert import copy_identity
 from ..llm.hub import downloaded_commit
 from ..llm.loading import default_dtype, intended_device, load_llm
 from ..llm.locate import LLMSource, locate
+from ..llm.single.file import digest
 from .cache import MEMORY, DiskCache, PromptStates, StateCaches
 from .encoder import LLMEncoder, pad_states
 from .states import LLMStates
@@ -91,10 +93,16 @@ class PromptEncoder:
         if self.open_encoder:
             return self.open_encoder()
         if self._encoder is None or self._files != file_identity(locate(self.source)):
-            llm = load_llm(self.source, self.block, self.dtype, self.device, self.device_map)
+            where = self.device, self.device_map
+            llm = load_llm(self.source, self.block, self.dtype, *where, one_block=None)
             self._encoder = LLMEncoder(llm, self.template, self.token_budget)
             self._files = file_identity(locate(self.source))
         return self._encoder
+
+    def known_llm(self) -> tuple[str, str]:
+        """Name and fingerprint of our own LLM; "" and "" before it is loaded."""
+        llm = self._encoder.llm if self._encoder else None
+        return (llm.name, llm.fingerprint) if llm else ("", "")
 
     def weights_identity(self) -> list:
         """What tells the LLM's weights from others: its files as they are now."""
@@ -123,6 +131,10 @@ def file_identity(found: LLMSource) -> list:
     """Place, size and time of every file that makes an LLM; of one on the hub, its commit."""
     if found.folder is None:
         return [found.repo, downloaded_commit(found.repo)]
+    if found.weights:  # the folder is named after all that its states depend on
+        return [found.folder.name, digest(found.weights, found.tokenizer)]
+    if found.converted and (copy := copy_identity(found.folder)):
+        return copy
     if found.converted:  # once a prompt, also of one in the cache: pathlib would take twice as long
         places = {os.path.abspath(found.folder)}
         with os.scandir(found.folder) as entries:

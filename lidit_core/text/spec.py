@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..errors import check
 from ..llm.blocks import EVERY_BLOCK, plain_block, taps_in
+from ..llm.fingerprint import same_llm
 from .templates import InstructionTemplate, find_template
+
+
+def place_of(llms: Sequence[LLMSpec], name: str, fingerprint: str) -> int | None:
+    """Which of these LLMs one is, by its name, or else by its weights; None = none of them."""
+    names = [spec.name for spec in llms]
+    if name in names:
+        return names.index(name)
+    alike = [place for place, spec in enumerate(llms) if spec.is_read_by(fingerprint)]
+    return alike[0] if len(alike) == 1 else None
 
 
 @dataclass(frozen=True)
@@ -20,6 +31,7 @@ class LLMSpec:
     template: InstructionTemplate = field(default_factory=lambda: find_template("paper"))
     token_budget: int = 256  # tokens of a prompt that are read; a longer one is cut, and it is said
     longest_prompt: int | None = None  # tokens of the longest prompt trained on; None = not known
+    fingerprint: str = ""  # of the weights trained on, see `llm/fingerprint.py`; "" = not known
 
     def __post_init__(self) -> None:
         check(self.width > 0, f"LLM {self.name!r} has width {self.width}; expected 1 or more")
@@ -37,6 +49,24 @@ class LLMSpec:
             self.longest_prompt is None or self.longest_prompt >= 0,
             f"LLM {self.name!r} has longest_prompt={self.longest_prompt}; expected 0 or more "
             "tokens, or null where it is not known",
+        )
+
+    def is_read_by(self, fingerprint: str) -> bool | None:
+        """Whether an LLM of this fingerprint is the one trained on; None = not known."""
+        return same_llm(self.fingerprint, fingerprint)
+
+    def weights_note(self, name: str, fingerprint: str) -> str:
+        """A sentence on an LLM of this branch's name whose weights are others; "" for any other.
+
+        Args:
+            name, fingerprint: of the LLM that reads.
+        """
+        if name != self.name or self.is_read_by(fingerprint) is not False:
+            return ""
+        return (
+            f"the LLM {name} here has other weights than the one that this was trained on, as a "
+            "base model and its instruct version have; pictures may be worse: get the LLM of that "
+            "name from where its model card says"
         )
 
     @property

@@ -17,6 +17,7 @@ import torch
 from lidit_core.errors import LiDiTError
 from lidit_core.io.atomic import replacing
 from lidit_core.llm.hub import model_folder
+from lidit_core.llm.loading import source_fingerprint
 from lidit_core.llm.locate import locate
 from lidit_core.text.cache import DiskCache, PromptStates, StateCaches, states_key
 from lidit_core.text.encoder import pad_states
@@ -61,13 +62,28 @@ class CaptionReader:
     ) -> None:
         self.spec, self.dtype = spec, dtype if folder else "float32"
         self.encoder = None if given else _encoder(spec, llm, device)
+        self.source = None if given else llm or spec.name
+        self._fingerprint = ""
         self.disk = DiskCache(folder, max_bytes=1 << 62) if folder else None
         self.caches = StateCaches(None, self.disk)  # a memory would be full at once
         if self.encoder is None:
             assert folder is not None  # what is given lies there
-            self.identity = _noted(folder, spec)
+            self.identity, self._fingerprint = _noted(folder, spec)
         else:
             self.identity = self._identify(folder, self.encoder)
+        if spec.is_read_by(self.fingerprint) is False:
+            log.warning(
+                "the LLM %s has other weights than the one of that name that the checkpoint was "
+                "trained on; its branch learns anew to read them",
+                spec.name,
+            )
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the LLM's weights; "" = not known, as before a first conversion."""
+        if self.source is not None and not self._fingerprint:
+            self._fingerprint = source_fingerprint(self.source)
+        return self._fingerprint
 
     def _identify(self, folder: Path | None, encoder: PromptEncoder) -> str:
         """The LLM's identity as it will be once loaded, noted beside what is kept."""
@@ -77,10 +93,11 @@ class CaptionReader:
         identity = encoder.identity()
         if TORCH[self.dtype] != encoder.dtype:
             identity += f"\0{self.dtype}"
-        note = _note(folder, self.spec)
-        if not note.is_file() or json.loads(note.read_text())["identity"] != identity:
+        note, known = _note(folder, self.spec), self.fingerprint
+        said = {"llm": self.spec.name, "identity": identity, "fingerprint": known}
+        if not note.is_file() or json.loads(note.read_text()) != said:
             with replacing(note) as beside:
-                beside.write_text(json.dumps({"llm": self.spec.name, "identity": identity}))
+                beside.write_text(json.dumps(said))
         return identity
 
     def missing(self, texts: Sequence[str]) -> list[str]:
@@ -175,9 +192,11 @@ def _note(folder: Path, spec: LLMSpec) -> Path:
     return folder / f"{spec.name}.json"
 
 
-def _noted(folder: Path, spec: LLMSpec) -> str:
+def _noted(folder: Path, spec: LLMSpec) -> tuple[str, str]:
+    """The LLM's identity and its fingerprint, which older caches do not tell."""
     try:
-        return json.loads(_note(folder, spec).read_text())["identity"]
+        said = json.loads(_note(folder, spec).read_text())
+        return said["identity"], said.get("fingerprint", "")
     except (OSError, ValueError, KeyError) as error:
         raise LiDiTError(
             f"{folder} holds no states of {spec.name} ({error}); expected the cache of a run that "

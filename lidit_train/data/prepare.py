@@ -58,6 +58,11 @@ class Prepared:
     latents: LatentCache | None
     schedule: Schedule
 
+    @property
+    def fingerprints(self) -> dict[int, str]:
+        """Of the LLMs that read captions, by branch."""
+        return {branch: reader.fingerprint for branch, reader in self.readers.items()}
+
 
 @dataclass
 class Opened:

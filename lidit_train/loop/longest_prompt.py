@@ -69,15 +69,23 @@ def recorded(
     llms: Sequence[LLMSpec],
     longest: Mapping[str, int] | None,
     learnt: Collection[int] | None = None,
+    fingerprints: Mapping[int, str] | None = None,
 ) -> tuple[LLMSpec, ...]:
     """The LLMs as a trained file records them: the longest prompt of this run and before it.
 
     Args:
         longest: by LLM; None = not known.
+        fingerprints: of the LLMs that read captions, by branch.
         learnt: branches that were trained, the others keep their record; None = all.
     """
     learnt = range(len(llms)) if learnt is None else learnt
-    return tuple(_recorded(s, longest) if i in learnt else s for i, s in enumerate(llms))
+    known = fingerprints or {}
+    return tuple(
+        replace(_recorded(spec, longest), fingerprint=known.get(i) or spec.fingerprint)
+        if i in learnt
+        else spec
+        for i, spec in enumerate(llms)
+    )
 
 
 def _recorded(spec: LLMSpec, longest: Mapping[str, int] | None) -> LLMSpec:

@@ -22,9 +22,9 @@ class LiDiTLLMFromCLIP(io.ComfyNode):
             search_aliases="text encoder as LLM, CLIP to LLM, Qwen, Gemma, Mistral, Llama, fp8, "
             "文本编码器, テキストエンコーダー",
             advanced="token_budget, llm_name",
-            description="Reads prompts with the LLM of a CLIP from another loader (CLIPLoader and "
-            "its GGUF and quantised relatives): Qwen 2.5, 3 and 3 VL, Gemma 3, Mistral Small 3, "
-            "Llama 3. The weights stay that CLIP's, as they are; nothing is loaded twice.",
+            description="Reads prompts with the LLM of a CLIP from another loader, as CLIPLoader: "
+            "Qwen 2.5, 3 and 3 VL, Gemma 3, Mistral Small 3, Llama 3. The weights stay that "
+            "CLIP's, as they are; nothing is loaded twice.",
             inputs=[
                 io.Clip.Input("clip", tooltip="From CLIPLoader or another loader of text encoders"),
                 template_input(),

@@ -153,10 +153,15 @@ def tiny_config(family: str, vocabulary: int, **changes):
 
 
 def save_llm(
-    folder: Path, family: str = "Llama", tokenizer=None, shard: str = "1GB", **changes
+    folder: Path,
+    family: str = "Llama",
+    tokenizer=None,
+    shard: str = "1GB",
+    seed: int = 0,
+    **changes,
 ) -> Path:
     """Write a tiny random LLM as a Hugging Face model folder, head included."""
-    set_seed(0)
+    set_seed(seed)
     tokenizer = tokenizer or chat_tokenizer()
     model = AutoModelForCausalLM.from_config(tiny_config(family, len(tokenizer), **changes))
     with torch.no_grad():

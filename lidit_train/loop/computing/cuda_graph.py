@@ -64,9 +64,8 @@ def of_fixed_shape(batch: Batch) -> Batch:
 
     The loss and its gradients are the same: what is added is padding, and masked.
     """
-    return replace(
-        batch, states={i: _padded(states) for i, states in batch.states.items()}, used={}
-    )
+    padded = {i: _padded(states) for i, states in batch.states.items()}
+    return replace(batch, states=padded, used={})
 
 
 def _padded(states: LLMStates) -> LLMStates:

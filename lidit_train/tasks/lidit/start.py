@@ -40,20 +40,25 @@ def configuration(recipe: Recipe) -> LiDiTConfig:
     if m.changes:
         config = LiDiTConfig.from_json(json.dumps(_merged(json.loads(config.to_json()), m.changes)))
     size = max(stage.resolution or config.native_size for stage in recipe.stages)
-    config = replace(config, llms=_longest_before(m, config))
+    config = replace(config, llms=_trained_before(m, config))
     return config if m.checkpoint else replace(config, native_size=size)
 
 
-def _longest_before(model: Model, config: LiDiTConfig) -> tuple[LLMSpec, ...]:
-    """Each LLM with the longest prompt that its branch has seen so far: 0 where it starts anew."""
+def _trained_before(model: Model, config: LiDiTConfig) -> tuple[LLMSpec, ...]:
+    """Each LLM with what its branch was trained on: weights, longest prompt; 0 if it is new."""
+    new = tuple(replace(spec, longest_prompt=0, fingerprint="") for spec in config.llms)
     if not model.checkpoint:
-        return tuple(replace(spec, longest_prompt=0) for spec in config.llms)
+        return new
     before = read_config(checkpoint_path(model))
     fresh = _changed(config, before)
     return tuple(
-        replace(spec, longest_prompt=0 if i in fresh else before.llms[i].longest_prompt)
+        new[i] if i in fresh else _trained_as(spec, before.llms[i])
         for i, spec in enumerate(config.llms)
     )
+
+
+def _trained_as(spec: LLMSpec, known: LLMSpec) -> LLMSpec:
+    return replace(spec, longest_prompt=known.longest_prompt, fingerprint=known.fingerprint)
 
 
 def checkpoint_path(model: Model) -> Path:
@@ -164,4 +169,4 @@ def _changed(config: LiDiTConfig, before: LiDiTConfig) -> tuple[int, ...]:
 
 def _read_as(spec: LLMSpec) -> LLMSpec:
     """The LLM and the way it is read, whatever was trained with it."""
-    return replace(spec, longest_prompt=None)
+    return replace(spec, longest_prompt=None, fingerprint="")

@@ -95,7 +95,9 @@ class LiDiTTask:
             return save_lora(learner.lora, config, path, base, _part(weights, "lora."), longest)
         learnt = trained_branches(learner.model)
         latent = self._previews(config, ready).latent
-        config = replace(config, llms=recorded(config.llms, longest, learnt), latent=latent)
+        config = replace(
+            config, llms=recorded(config.llms, longest, learnt, ready.fingerprints), latent=latent
+        )
         save_lidit(_part(weights, "model."), config, path)
 
     def _previews(self, config: LiDiTConfig, ready: Prepared) -> LiDiTConfig:

@@ -219,7 +219,7 @@ def test_gemma_is_not_fetched_without_its_terms_accepted(index, capsys, monkeypa
     with pytest.raises(LiDiTError, match="accept its licence"):
         fetch.run(args)
     told = capsys.readouterr().out
-    assert "238 MB" in told and "1,106 MB" in told and "Gemma Terms of Use" in told
+    assert "238 MB" in told and "570 MB" in told and "Gemma Terms of Use" in told
 
 
 SCRIPT = Path(fetch.__file__)

@@ -14,8 +14,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from lidit_core.errors import LiDiTError
 from lidit_core.llm.compat import read_tokenizer
-from lidit_core.llm.gguf_tokenizer import CHECKED, make_sound
-from lidit_core.llm.gguf_vocabulary import BYTE, CONTROL, NORMAL, Vocabulary, fault
+from lidit_core.llm.gguf.tokenizer import CHECKED, make_sound
+from lidit_core.llm.gguf.vocabulary import BYTE, CONTROL, NORMAL, Vocabulary, fault
 from lidit_core.llm.loading import load_llm, load_tokenizer
 from lidit_core.llm.locate import locate
 from lidit_core.llm.words import COMMON
@@ -184,7 +184,7 @@ def older_copy(file: Path, **parts) -> Path:
 
 
 def test_an_older_copy_is_mended_once(tmp_path, cache, monkeypatch):
-    from lidit_core.llm import gguf as conversion
+    from lidit_core.llm.gguf import convert as conversion
 
     file = tmp_path / "tiny.gguf"
     start = {"SpecialToken": {"id": "<|im_start|>", "type_id": 0}}

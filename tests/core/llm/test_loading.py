@@ -201,12 +201,27 @@ def test_unknown_names_and_places(tmp_path):
         load_llm("nobody/nothing")  # not downloaded unless asked with hub:
     with pytest.raises(LiDiTError, match="no config.json"):
         load_llm(tmp_path)
-    (tmp_path / "alone.safetensors").touch()
-    with pytest.raises(LiDiTError, match="put it into a folder of its own together with its conf"):
+    with pytest.raises(LiDiTError, match="alone.safetensors does not exist"):
         load_llm(tmp_path / "alone.safetensors")
     with pytest.raises(LiDiTError, match="does not exist"):
         load_llm(tmp_path / "some.gguf")
     assert not available("nobody/nothing") and not available(tmp_path)
+
+
+def test_a_link_keeps_its_own_name(llama, tmp_path):
+    (tmp_path / "mine").symlink_to(llama)
+    assert locate(tmp_path / "mine").name == "mine" and locate(llama).name == "tiny-llama"
+    assert locate(f"{llama}/../tiny-llama/").name == "tiny-llama"
+
+
+def test_a_snapshot_of_a_cache_has_its_repositorys_name(llama, tmp_path):
+    """The folders of the Hugging Face hub's cache are named after commits."""
+    snapshot = tmp_path / "models--owner--some-llm-1b" / "snapshots" / "12fd25f77366fa6b3b4b768ec"
+    snapshot.parent.mkdir(parents=True)
+    shutil.copytree(llama, snapshot)
+    assert locate(snapshot).name == "some-llm-1b" == load_llm(snapshot).name
+    (tmp_path / "Some-LLM").symlink_to(snapshot)
+    assert locate(tmp_path / "Some-LLM").name == "Some-LLM"
 
 
 def test_hub_without_a_connection(monkeypatch, tmp_path):

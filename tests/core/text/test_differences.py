@@ -14,7 +14,6 @@ from tiny_llm import (
 )
 
 from lidit_core.errors import LiDiTError
-from lidit_core.llm.decoder import final_norm
 from lidit_core.llm.loading import load_llm
 from lidit_core.llm.locate import available, locate
 from lidit_core.text.differences import (
@@ -51,7 +50,7 @@ def literal_states(decoder, ids) -> tuple[torch.Tensor, torch.Tensor]:
         block.register_forward_pre_hook(lambda _, args, kw: calls.append(kw), with_kwargs=True)
         for block in decoder_blocks(decoder)
     ]
-    norm = getattr(decoder, final_norm(decoder))
+    norm = getattr(decoder, "norm", None) or decoder.final_layernorm
     hooks.append(norm.register_forward_pre_hook(lambda _, args: stream.append(args[0])))
     out = decoder(torch.tensor([ids]), output_hidden_states=True)
     for hook in hooks:

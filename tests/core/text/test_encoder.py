@@ -104,9 +104,9 @@ def test_block_that_is_not_there(block, llama):
         load_llm(llama, block=block)
 
 
-def test_neither_head_nor_norm_nor_later_blocks_are_kept(llama):
+def test_neither_head_nor_later_blocks_are_kept(llama):
     names = load_llm(llama).module.state_dict()
-    assert not [name for name in names if name.startswith(("norm", "lm_head", "layers.4"))]
+    assert not [name for name in names if name.startswith(("lm_head", "layers.4"))]
 
 
 def test_roles(llama):

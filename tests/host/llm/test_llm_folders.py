@@ -6,11 +6,14 @@ import importlib.util
 import os
 import shlex
 import shutil
+import struct
 import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import HOST, wait_for
+from safetensors.torch import save_file
 from tiny_llm import save_llm
 
 SMOLLM2 = "SmolLM2-135M-Instruct"
@@ -91,14 +94,22 @@ def test_our_folders_are_the_hosts(pack, host):
         assert (host.base / "models" / kind).is_dir()
 
 
+def gguf_header(architecture: str) -> bytes:
+    """A GGUF without tensors, which says what it is."""
+    key, value = b"general.architecture", architecture.encode()
+    numbers = [struct.pack("<IQQ", 3, 0, 1), struct.pack("<Q", len(key)), key]
+    return b"GGUF" + b"".join([*numbers, struct.pack("<IQ", 8, len(value)), value])
+
+
 def test_every_place_is_listed(pack, models):
     llm_in(models / "llm" / "Qwen" / "Qwen3-0.6B", "tokenizer.json")
     llm_in(models / "LLM" / "other packs")
     llm_in(models / "text_encoders" / "gemma")
     (models / "text_encoders" / "t5xxl.safetensors").touch()
     (models / "llm" / "GGUF").mkdir()
-    (models / "llm" / "GGUF" / "a.Q4_K_M.gguf").touch()
-    (models / "llm" / "GGUF" / "mmproj-a.gguf").touch()
+    (models / "llm" / "GGUF" / "a.Q4_K_M.gguf").write_bytes(gguf_header("llama"))
+    (models / "llm" / "GGUF" / "mmproj-a.gguf").write_bytes(gguf_header("clip"))
+    (models / "llm" / "GGUF" / "t5.gguf").write_bytes(gguf_header("t5encoder"))
     (models / "llm" / "half" / "config.json").parent.mkdir()
     (models / "llm" / "half" / "config.json").touch()  # no weights: the load says so
     (models / "llm" / "GGUF" / "config.json").touch()  # of the file beside it
@@ -267,9 +278,9 @@ def test_an_llm_without_weights_is_told_when_it_is_loaded(pack, error, models):
 
 
 def test_weights_alone_are_listed_and_told_at_the_load(pack, error, models):
-    (models / "llm" / "alone.safetensors").touch()
+    save_file({"model.layers.0.w.weight": torch.ones(2, 2)}, models / "llm" / "alone.safetensors")
     assert "alone.safetensors" in pack.module("host.llm.files").llm_choices()
-    with pytest.raises(error, match="put it into a folder of its own together with its config"):
+    with pytest.raises(error, match="is not known, .* put its config.json"):
         pack.run("LiDiTLLMLoader", llm="alone.safetensors", **INPUTS)
 
 

@@ -10,10 +10,11 @@ import json
 import logging
 from pathlib import Path
 
-from ..errors import LiDiTError, first_line
-from .compat import read_tokenizer, transformers_version
-from .fetch import install_line
-from .gguf_vocabulary import CONTROL, SENTENCEPIECE, USER_DEFINED, Vocabulary, fault
+from ...errors import LiDiTError, first_line
+from ..compat import read_tokenizer, transformers_version
+from ..fetch import install_line
+from .byte_level import starting_with
+from .vocabulary import CONTROL, SENTENCEPIECE, USER_DEFINED, Vocabulary, fault
 
 log = logging.getLogger(__name__)
 CHECKED = "tokenizer.checked"  # the file that notes in a model folder that it was
@@ -60,7 +61,7 @@ def _mend(folder: Path, said: Vocabulary) -> None:
     data["added_tokens"] = _added(data, said)
     bos = said.special.get("bos")
     if bos is not None and said.adds_bos is not None:
-        data["post_processor"] = _first(said.tokens[bos], bos) if said.adds_bos else None
+        data["post_processor"] = starting_with(said.tokens[bos], bos) if said.adds_bos else None
     path.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
     names = {f"{role}_token": said.tokens[i] for role, i in said.special.items()}
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
@@ -132,18 +133,3 @@ def _added(data: dict, said: Vocabulary) -> list[dict]:
         for token, i in said.of_kind(CONTROL, USER_DEFINED).items()
         if vocabulary.get(token) == i
     ]
-
-
-def _first(token: str, i: int) -> dict:
-    """The post-processor that puts one token before every text."""
-
-    def part(kind: str, name: str, number: int) -> dict:
-        return {kind: {"id": name, "type_id": number}}
-
-    single = [part("SpecialToken", token, 0), part("Sequence", "A", 0)]
-    return {
-        "type": "TemplateProcessing",
-        "single": single,
-        "pair": [*single, part("SpecialToken", token, 1), part("Sequence", "B", 1)],
-        "special_tokens": {token: {"id": token, "ids": [i], "tokens": [token]}},
-    }

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
-from ..errors import LiDiTError
-from ..progress import told
+from ...errors import LiDiTError
+from .stored import Stored, stored
 
 if TYPE_CHECKING:
     from safetensors import safe_open
@@ -58,6 +58,7 @@ class Checkpoint:
         from safetensors import SafetensorError, safe_open
 
         self.files: dict[str, safe_open] = {}
+        self.paths: dict[str, Path] = {}  # of the same tensors
         for file in files:
             try:
                 handle = safe_open(file, framework="pt")
@@ -66,6 +67,11 @@ class Checkpoint:
                     f"{file} is not a whole safetensors file ({error}); download it again"
                 ) from error
             self.files.update(dict.fromkeys(handle.keys(), handle))
+            self.paths.update(dict.fromkeys(handle.keys(), file))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor; no weight is read."""
+        return Stored(name, self.files).shape
 
     def prefix(self, wanted: Mapping[str, Tensor]) -> str:
         """What the checkpoint puts before a decoder's own names, such as `language_model.model.`"""
@@ -80,17 +86,31 @@ class Checkpoint:
         prefix = self.prefix(wanted)
         return [name for name in wanted if prefix + name not in self.files]
 
-    def read(self, wanted: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-        """The wanted tensors by a decoder's own names, checked against its shapes, in `dtype`."""
-        prefix, state = self.prefix(wanted), {}
-        size = sum(like.numel() for like in wanted.values()) * dtype.itemsize
-        what = f"loading {size / 1e6:,.0f} MB of weights"
-        for name, like in told(what, wanted.items(), len(wanted)):
-            tensor = self.files[prefix + name].get_tensor(prefix + name)
-            if tensor.shape != like.shape:
+    def stored(self, wanted: Mapping[str, Tensor]) -> dict[str, Stored]:
+        """How the wanted tensors are stored, checked against a decoder's shapes; none is read."""
+        prefix, beside = self.prefix(wanted), self._beside(wanted)
+        found = {}
+        for name, like in wanted.items():
+            layer = (prefix + name).rpartition(".")[0]
+            found[name] = one = stored(prefix + name, beside.get(layer, ()), self.files)
+            if one.shape != tuple(like.shape):
                 raise LiDiTError(
-                    f"tensor {name} of the LLM has shape {tuple(tensor.shape)}; expected "
+                    f"tensor {name} of the LLM has shape {one.shape}; expected "
                     f"{tuple(like.shape)} by its config.json, so use files of one model"
                 )
-            state[name] = tensor.to(dtype)
-        return state
+        return found
+
+    def _beside(self, wanted: Mapping[str, Tensor]) -> dict[str, Collection[str]]:
+        """By the name of a layer, what lies in it that no module asks for."""
+        prefix = self.prefix(wanted)
+        asked = {prefix + name for name in wanted}
+        layers = {name.rpartition(".")[0] for name in asked}
+        beside: dict[str, list[str]] = defaultdict(list)
+        for key in self.files.keys() - asked:
+            parts = key.split(".")
+            for cut in range(len(parts) - 1, 0, -1):
+                layer = ".".join(parts[:cut])
+                if layer + ".weight" in asked and layer in layers:
+                    beside[layer].append(".".join(parts[cut:]))
+                    break
+        return dict(beside)

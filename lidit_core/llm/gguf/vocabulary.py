@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from .words import split_words, too_many
+from ..words import split_words, too_many
+from .header import Header
 
 NORMAL, CONTROL, USER_DEFINED, BYTE = 1, 3, 4, 6  # kinds of tokens, as llama.cpp numbers them
 BYTE_LEVEL, SENTENCEPIECE = "gpt2", "llama"  # kinds of tokenizers, as llama.cpp names them
@@ -30,6 +31,23 @@ class Vocabulary:
     def of_kind(self, *kinds: int) -> dict[str, int]:
         """The tokens of these kinds, with their ids."""
         return {t: i for i, (t, kind) in enumerate(zip(self.tokens, self.kinds)) if kind in kinds}
+
+
+def vocabulary_of(header: Header) -> Vocabulary:
+    """What a file's metadata say of its tokenizer."""
+    said = header.fields
+    tokens = said.get("tokenizer.ggml.tokens") or []
+    roles = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+    special = {role: said.get(f"tokenizer.ggml.{key}_token_id") for role, key in roles.items()}
+    return Vocabulary(
+        architecture=header.architecture,
+        model=said.get("tokenizer.ggml.model") or "",
+        tokens=tokens,
+        kinds=said.get("tokenizer.ggml.token_type") or [1] * len(tokens),
+        special={role: i for role, i in special.items() if i is not None and i < len(tokens)},
+        adds_bos=said.get("tokenizer.ggml.add_bos_token"),
+        chat_template=said.get("tokenizer.chat_template"),
+    )
 
 
 def fault(tokenizer, said: Vocabulary) -> str | None:

@@ -1,0 +1,1 @@
+"""An LLM's weights: their files, what lies in them, and the decoder that they are put into."""

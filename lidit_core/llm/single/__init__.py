@@ -1,0 +1,1 @@
+"""An LLM that is one safetensors file, as ComfyUI keeps its text encoders."""
