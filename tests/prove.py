@@ -43,13 +43,16 @@ PROOFS = {
     ),
     "compiled": Proof(
         "LI-DiT and its text side compile as one graph and give equal numbers",
-        ("tests/core/model/test_compiled.py",),
+        ("tests/core/model/test_compiled.py", "tests/core/model/test_compiled_ways.py"),
         environment=(("LIDIT_TEST_BACKEND", "inductor"),),
     ),
     "fuzzing": Proof(
         "1,000 hostile inputs of each kind end in a result or in one sentence",
         ("tests/core/fuzzing", "tests/train/test_fuzzed_recipes.py"),
-        in_hosts=("tests/host/every_node/test_fuzzed_graphs.py",),
+        in_hosts=(
+            "tests/host/every_node/test_fuzzed_graphs.py",
+            "tests/host/conditioning/test_fuzzed_conditioning.py",
+        ),
         environment=(("LIDIT_FUZZ_INPUTS", "1000"),),
     ),
     "hosts": Proof("the nodes hold in every ComfyUI", in_hosts=("tests/host",)),
