@@ -140,6 +140,15 @@ def test_rows_are_written_as_they_are_read(tmp_path):
     assert not read_rows("0.10.0", path)
 
 
+def test_what_a_loader_tells_is_no_note_of_a_row():
+    from host_server import Run
+    from node_outcomes import noted
+
+    api = {"1": {"class_type": "LiDiTLLMLoader"}, "6": {"class_type": "KSampler"}}
+    run = Run("", texts={"1": ["reading: 3 %", "510 MB"], "6": ["positive prompt: long"]})
+    assert noted(run, api) == "; noted: positive prompt: long"
+
+
 def test_outcomes_agree_in_kind_and_distance():
     assert agree("refused: this, too", "refused: that")
     assert agree("another picture (12); noted: a", "another picture (15), why")
