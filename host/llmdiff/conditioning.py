@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...lidit_core.errors import LiDiTError
 from ...lidit_core.text.states import LLMStates
+from ..entries import readable, text_at
 from ..keys import LLMDIFF as STATES
 from ..keys import MODEL_CONDS, Entry
 from ..node_notes import note
@@ -135,12 +136,13 @@ def _added(c0: Tensor, values: Mapping[str, Any], new: Reading) -> dict[str, Any
 def readings_of(values: Mapping[str, Any]) -> tuple[Reading, ...]:
     """All that an entry holds; none for one of another encoder."""
     hidden = values.get(STATES, {})
-    return tuple(
-        Reading(
-            values[NAMES][i],
-            LLMStates(hidden[i], values[ROLES][i].to(torch.int32)),
-            values[READINGS][i],
-            int(values[USED][i]),
+    with readable():
+        return tuple(
+            Reading(
+                text_at(values[NAMES], i),
+                LLMStates(hidden[i], values[ROLES][i].to(torch.int32)),
+                text_at(values[READINGS], i),
+                int(values[USED][i]),
+            )
+            for i in sorted(hidden, key=int)
         )
-        for i in sorted(hidden, key=int)
-    )

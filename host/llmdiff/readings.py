@@ -20,6 +20,7 @@ from .conditioning import CHANGED, EMPTIED, OWN, Reading, readings_of, what_beca
 from .conds import AddedText
 
 KEY = "llmdiff"  # the beginning of every application's key
+LARGEST = 1e18  # of a state: no LLM's is near it, and the square of a larger one may be infinite
 
 Cond = dict[str, Any]
 
@@ -79,6 +80,7 @@ class Readings:
         hidden = reading.states.hidden
         known = self._read.get(id(hidden))
         if known is None:  # the tensor is kept, so that no other gets its id
+            check_numbers(reading)
             kept = reading.states.roles == PROMPT
             known = [hidden, reading.states.to(x.device, torch.float32), kept.cpu(), None]
             self._read[id(hidden)] = known
@@ -165,6 +167,15 @@ class Readings:
         if sentence not in self._noted:
             self._noted.add(sentence)
             note(sentence)
+
+
+def check_numbers(reading: Reading) -> None:
+    """Refuse states of which no picture can be made."""
+    if not bool((reading.states.hidden.abs() < LARGEST).all()):
+        raise LiDiTError(
+            f"what {reading.llm} reads, in this conditioning, holds numbers that are not finite or "
+            f"beyond {LARGEST:g}; take out the node that changed it, or encode the prompt again"
+        )
 
 
 def _llms(model) -> set[str]:
