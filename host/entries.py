@@ -8,6 +8,7 @@ from typing import Any
 
 from ..lidit_core.errors import LiDiTError, check, first_line, shown
 
+LONGEST, LONGEST_NAME = 100_000, 300  # characters; a reading holds a template
 STRANGE = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
 
 
@@ -27,15 +28,26 @@ def readable() -> Iterator[None]:
 
 
 def text_at(texts: Any, i: str) -> str:
-    """A name among an entry's values.
+    """The name of an LLM, or of how it read, among an entry's values.
 
     Raises:
-        LiDiTError: there is something else.
+        LiDiTError: there is something else, or a text that is none of the pack's.
     """
     text = texts[i]
     check(
-        isinstance(text, str),
+        isinstance(text, str) and len(text) <= LONGEST,
         f"this conditioning has {shown(text)} where the name of an LLM or of its reading is "
         "expected; encode the prompt again",
     )
     return text
+
+
+def name_at(names: Any, i: str) -> str:
+    """The name of an LLM, which sentences show."""
+    name = text_at(names, i)
+    check(
+        len(name) <= LONGEST_NAME,
+        f"this conditioning has {shown(name)} where the name of an LLM is expected; encode the "
+        "prompt again",
+    )
+    return name

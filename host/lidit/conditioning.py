@@ -19,7 +19,7 @@ from torch import Tensor
 from ...lidit_core.errors import LiDiTError, check
 from ...lidit_core.model.refiners import BranchOptions
 from ...lidit_core.text.states import LLMStates
-from ..entries import readable, text_at
+from ..entries import name_at, readable, text_at
 from ..keys import (
     BRANCHES,
     EMPHASIS,
@@ -162,7 +162,7 @@ def text_of(c0: Tensor | None, values: Mapping[str, Any]) -> PromptText:
 def _branch(values: Mapping[str, Any], i: str) -> BranchText:
     branch, numbers = int(values[BRANCHES][i]), values[OPTIONS][i]
     return BranchText(
-        text_at(values[NAMES], i),
+        name_at(values[NAMES], i),
         LLMStates(
             values[HIDDEN][i],
             values[ROLES][i].to(torch.int32),

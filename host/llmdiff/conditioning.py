@@ -16,9 +16,9 @@ import torch
 from comfy.conds import CONDConstant
 from torch import Tensor
 
-from ...lidit_core.errors import LiDiTError
+from ...lidit_core.errors import LiDiTError, check, shown
 from ...lidit_core.text.states import LLMStates
-from ..entries import readable, text_at
+from ..entries import name_at, readable, text_at
 from ..keys import LLMDIFF as STATES
 from ..keys import MODEL_CONDS, Entry
 from ..node_notes import note
@@ -94,6 +94,12 @@ def what_became(c0: Tensor | None, own: Tensor | None) -> str:
     Args:
         own: the tensor as it was then; None = an entry that an older version has made.
     """
+    right = own is None or (isinstance(own, Tensor) and own.is_floating_point())
+    check(
+        right,
+        f"this conditioning has {shown(own)} where LLMDiff Encode puts a tensor; encode the prompt "
+        "again",
+    )
     if c0 is None:
         return KEPT
     if not bool(c0.any()) and not bool(torch.signbit(c0).any()):
@@ -139,7 +145,7 @@ def readings_of(values: Mapping[str, Any]) -> tuple[Reading, ...]:
     with readable():
         return tuple(
             Reading(
-                text_at(values[NAMES], i),
+                name_at(values[NAMES], i),
                 LLMStates(hidden[i], values[ROLES][i].to(torch.int32)),
                 text_at(values[READINGS], i),
                 int(values[USED][i]),
