@@ -43,13 +43,16 @@ PROOFS = {
     ),
     "compiled": Proof(
         "LI-DiT and its text side compile as one graph and give equal numbers",
-        ("tests/core/model/test_compiled.py",),
+        ("tests/core/model/test_compiled.py", "tests/core/model/test_compiled_ways.py"),
         environment=(("LIDIT_TEST_BACKEND", "inductor"),),
     ),
     "fuzzing": Proof(
         "1,000 hostile inputs of each kind end in a result or in one sentence",
         ("tests/core/fuzzing", "tests/train/test_fuzzed_recipes.py"),
-        in_hosts=("tests/host/every_node/test_fuzzed_graphs.py",),
+        in_hosts=(
+            "tests/host/every_node/test_fuzzed_graphs.py",
+            "tests/host/conditioning/test_fuzzed_conditioning.py",
+        ),
         environment=(("LIDIT_FUZZ_INPUTS", "1000"),),
     ),
     "hosts": Proof("the nodes hold in every ComfyUI", in_hosts=("tests/host",)),
@@ -118,11 +121,20 @@ def run(name: str) -> tuple[bool, str]:
     return holds, f"{counts or 'no ComfyUI is here'}; {minutes:.0f} minutes"
 
 
-def note(name: str, holds: bool, counts: str) -> None:
-    """One more row of the table, with the commit and the day."""
+def commit() -> str:
+    """What is checked out; to be asked before a proof, which may write tables."""
     words = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(words, cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    row = f"| {name} | {'holds' if holds else 'FAILED'} | {counts} | {commit or 'no git'} | "
+    told = subprocess.run(words, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    return told or "no git"
+
+
+def note(name: str, holds: bool, counts: str, proved: str) -> None:
+    """One more row of the table, with the day.
+
+    Args:
+        proved: the commit.
+    """
+    row = f"| {name} | {'holds' if holds else 'FAILED'} | {counts} | {proved} | "
     with NOTES.open("a", encoding="utf-8") as file:
         file.write(f"{row}{datetime.date.today()} |\n")
 
@@ -132,8 +144,9 @@ def main(words: list[str] | None = None) -> int:
     told = "; ".join(f"{name}: {proof.says}" for name, proof in PROOFS.items())
     parser.add_argument("name", choices=PROOFS, help=told)
     name = parser.parse_args(words).name
+    proved = commit()
     holds, counts = run(name)
-    note(name, holds, counts)
+    note(name, holds, counts, proved)
     print(f"{name}: {'holds' if holds else 'FAILED'} ({counts})")
     return 0 if holds else 1
 

@@ -31,6 +31,15 @@ def test_a_proof_is_noted_with_its_commit(monkeypatch, tmp_path, capsys, holds):
     assert result in capsys.readouterr().out
 
 
+def test_a_proof_that_writes_is_noted_with_the_commit_before_it(monkeypatch, tmp_path):
+    written = tmp_path / "table.md"
+    monkeypatch.setattr(prove, "commit", lambda: "dirty" if written.exists() else "clean")
+    monkeypatch.setattr(prove, "run", lambda name: (True, written.write_text("a row") and "1 of 1"))
+    monkeypatch.setattr(prove, "NOTES", tmp_path / "proofs.md")
+    prove.main(["nodes"])
+    assert "| clean |" in prove.NOTES.read_text()
+
+
 def test_the_proof_of_fuzzing_feeds_more_than_a_test_run(monkeypatch, tmp_path):
     monkeypatch.delenv("LIDIT_FUZZ_INPUTS", raising=False)
     monkeypatch.setattr(prove, "hosts", lambda: [("a host", tmp_path, tmp_path / "python")])

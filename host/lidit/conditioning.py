@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...lidit_core.errors import LiDiTError
+from ...lidit_core.errors import LiDiTError, check
 from ...lidit_core.model.refiners import BranchOptions
 from ...lidit_core.text.states import LLMStates
+from ..entries import name_at, readable, text_at
 from ..keys import (
     BRANCHES,
     EMPHASIS,
@@ -155,14 +156,16 @@ def text_of(c0: Tensor | None, values: Mapping[str, Any]) -> PromptText:
             "this conditioning holds no LLM states: it was encoded by another text encoder; "
             "connect a prompt that was encoded with a CLIP from the LI-DiT LLM loader"
         )
-    branches = tuple(_branch(values, i) for i in sorted(values[HIDDEN], key=int))
-    return _followed(PromptText(branches, values.get(FUSION) or None), c0)
+    with readable():
+        branches = tuple(_branch(values, i) for i in sorted(values[HIDDEN], key=int))
+        check(bool(branches), "this conditioning holds no LLM's states; encode the prompt again")
+        return _followed(PromptText(branches, values.get(FUSION) or None), c0)
 
 
 def _branch(values: Mapping[str, Any], i: str) -> BranchText:
     branch, numbers = int(values[BRANCHES][i]), values[OPTIONS][i]
     return BranchText(
-        values[NAMES][i],
+        name_at(values[NAMES], i),
         LLMStates(
             values[HIDDEN][i],
             values[ROLES][i].to(torch.int32),
@@ -175,7 +178,7 @@ def _branch(values: Mapping[str, Any], i: str) -> BranchText:
             float(numbers["strength"]),
             float(numbers["weight"]),
         ),
-        values[READINGS][i],
+        text_at(values[READINGS], i),
         int(values.get(USED, {}).get(i, 0)),
         values.get(FINGERPRINTS, {}).get(i, ""),
     )

@@ -23,6 +23,7 @@ from ...lidit_core.errors import LiDiTError
 from ...lidit_core.io.tensors import HOST_PREFIX
 from ...lidit_core.model.config import LatentFormat, LiDiTConfig
 from ...lidit_core.model.latents import denormalise, normalise
+from ..entries import readable
 from ..keys import HIDDEN, TEXT
 from .branches import model_text
 from .conditioning import text_of
@@ -142,8 +143,9 @@ class HostModel(comfy.model_base.BaseModel):
         states = values.get(HIDDEN)
         if not states:
             return {}
-        rows = max(s.shape[0] for s in states.values())
-        return {TEXT: [rows, 1, sum(s.shape[1] for s in states.values())]}
+        with readable():
+            rows = max(s.shape[0] for s in states.values())
+            return {TEXT: [rows, 1, sum(s.shape[1] for s in states.values())]}
 
 
 def load_model(

@@ -16,6 +16,7 @@ from ..attention import attend
 
 OFFERED = ("attn1_patch", "attn1_output_patch", "attn2_patch", "attn2_output_patch")
 BLOCK = "double_block"  # what nodes call a block of a DiT
+NAG = "nag_attention_output_patch"  # the name of the host's NAGuidance's patch
 HALFWAY = ("middle", 0)  # a U-Net's middle block, which stands for ours at half depth
 
 
@@ -41,6 +42,23 @@ def _is_ours(place: tuple) -> bool:
     return place == HALFWAY or place[:1] == (BLOCK,)
 
 
+def output_patches(name: str, patches: Mapping[str, Any]) -> list[Callable]:
+    """What runs on an attention's result.
+
+    Normalized Attention Guidance holds what the image reads of the positive prompt against what it
+    reads of the negative one. The host's DiTs read both in their one attention, attn1; LI-DiT reads
+    text in attn2, so the patch runs there.
+    """
+    given = [
+        (kind, p) for kind in ("attn1", "attn2") for p in patches.get(f"{kind}_output_patch", ())
+    ]
+    return [p for kind, p in given if name == ("attn2" if is_nag(p) else kind)]
+
+
+def is_nag(patch: Callable) -> bool:
+    return getattr(patch, "__name__", "") == NAG
+
+
 class PatchedAttention:
     """One attention of one block."""
 
@@ -53,7 +71,7 @@ class PatchedAttention:
         self.replacement = replaced.get(self.block, halfway)
         patches = options.get("patches", {})
         self.before = patches.get(f"{name}_patch", ())
-        self.after = patches.get(f"{name}_output_patch", ())
+        self.after = output_patches(name, patches)
         self.grid = grid
 
     def __call__(

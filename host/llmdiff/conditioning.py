@@ -16,8 +16,9 @@ import torch
 from comfy.conds import CONDConstant
 from torch import Tensor
 
-from ...lidit_core.errors import LiDiTError
+from ...lidit_core.errors import LiDiTError, check, shown
 from ...lidit_core.text.states import LLMStates
+from ..entries import name_at, readable, text_at
 from ..keys import LLMDIFF as STATES
 from ..keys import MODEL_CONDS, Entry
 from ..node_notes import note
@@ -94,6 +95,12 @@ def what_became(c0: Tensor | None, own: Tensor | None) -> str:
     Args:
         own: the tensor as it was then; None = an entry that an older version has made.
     """
+    right = own is None or (isinstance(own, Tensor) and own.is_floating_point())
+    check(
+        right,
+        f"this conditioning has {shown(own)} where LLMDiff Encode puts a tensor; encode the prompt "
+        "again",
+    )
     if c0 is None:
         return KEPT
     if not bool(c0.any()) and not bool(torch.signbit(c0).any()):
@@ -137,13 +144,14 @@ def _added(c0: Tensor, values: Mapping[str, Any], new: LLMText) -> dict[str, Any
 def readings_of(values: Mapping[str, Any]) -> tuple[LLMText, ...]:
     """All that an entry holds; none for one of another encoder."""
     hidden = values.get(STATES, {})
-    return tuple(
-        LLMText(
-            values[NAMES][i],
-            LLMStates(hidden[i], values[ROLES][i].to(torch.int32)),
-            values[READINGS][i],
-            int(values[USED][i]),
-            values.get(FINGERPRINTS, {}).get(i, ""),
+    with readable():
+        return tuple(
+            LLMText(
+                name_at(values[NAMES], i),
+                LLMStates(hidden[i], values[ROLES][i].to(torch.int32)),
+                text_at(values[READINGS], i),
+                int(values[USED][i]),
+                text_at(values[FINGERPRINTS], i) if FINGERPRINTS in values else "",
+            )
+            for i in sorted(hidden, key=int)
         )
-        for i in sorted(hidden, key=int)
-    )

@@ -21,6 +21,7 @@ from .conditioning import CHANGED, EMPTIED, OWN, LLMText, readings_of, what_beca
 from .conds import AddedText
 
 APPLICATION_KEY = "llmdiff"  # the beginning of every application's key
+LARGEST = 1e18  # of a state: no LLM's is near it, and the square of a larger one may be infinite
 
 Cond = dict[str, Any]
 
@@ -80,6 +81,7 @@ class SamplingTexts:
         hidden = llm_text.states.hidden
         known = self._read.get(id(hidden))
         if known is None:  # the tensor is kept, so that no other gets its id
+            check_numbers(llm_text)
             kept = llm_text.states.roles == PROMPT
             known = [hidden, llm_text.states.to(x.device, torch.float32), kept.cpu(), None]
             self._read[id(hidden)] = known
@@ -173,6 +175,15 @@ class SamplingTexts:
 def _is_read(spec: LLMSpec, llm_text: LLMText) -> bool:
     """Whether it is by the LLM of this name, or by the same under another."""
     return place_of([spec], llm_text.llm, llm_text.fingerprint) is not None
+
+
+def check_numbers(llm_text: LLMText) -> None:
+    """Refuse states of which no picture can be made."""
+    if not bool((llm_text.states.hidden.abs() < LARGEST).all()):
+        raise LiDiTError(
+            f"what {llm_text.llm} reads, in this conditioning, holds numbers that are not finite or "
+            f"beyond {LARGEST:g}; take out the node that changed it, or encode the prompt again"
+        )
 
 
 def _llms(model) -> set[str]:

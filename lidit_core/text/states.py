@@ -41,19 +41,34 @@ class LLMStates:
                     f"{name} of LLM states is {shown(tensor)}; expected tensors, hidden (B, L, C) "
                     "of float32 or bfloat16 and roles (B, L) of int32"
                 )
+        if not self.hidden.is_floating_point():
+            raise LiDiTError(
+                f"LLM states are of type {self.hidden.dtype}; expected float32 or bfloat16"
+            )
         if self.hidden.ndim != 3 or self.roles.shape != self.hidden.shape[:2]:
             raise LiDiTError(
                 f"LLM states have shape {tuple(self.hidden.shape)} and roles "
                 f"{tuple(self.roles.shape)}; expected (B, L, C) and (B, L)"
             )
-        if self.emphasis is not None and self.emphasis.shape != self.roles.shape:
-            raise LiDiTError(
-                f"emphasis of LLM states has shape {tuple(self.emphasis.shape)}; expected "
-                f"{tuple(self.roles.shape)}, a weight for each token"
-            )
+        if self.emphasis is not None:
+            self._check_emphasis(self.emphasis, whole=known is None)
         if known is None:
             known = Rows.read(self.roles != PADDING, self.roles == PROMPT)
         object.__setattr__(self, "rows", known)
+
+    def _check_emphasis(self, weights: object, whole: bool) -> None:
+        """Args: whole, the numbers too are looked at, which waits for their device."""
+        right = isinstance(weights, Tensor) and weights.is_floating_point()
+        if not right or weights.shape != self.roles.shape:
+            raise LiDiTError(
+                f"emphasis of LLM states is {shown(weights)}; expected a weight of float32 for "
+                f"each token, {tuple(self.roles.shape)}"
+            )
+        if whole and not bool(weights.isfinite().all()):
+            raise LiDiTError(
+                "emphasis of LLM states holds weights that are not finite; expected numbers, 1 for "
+                "a token that counts as the others"
+            )
 
     def __repr__(self) -> str:
         rows, length, width = self.hidden.shape

@@ -81,10 +81,17 @@ def test_states():
     def make(rng: Random) -> tuple:
         good = random_states(6, 6)
         kinds = (odd(rng), good.hidden[0], good.hidden.long(), good.roles.float(), None)
-        return rng.choice((good.hidden, *kinds)), rng.choice((good.roles, *kinds))
+        weights = torch.rand(2, 6)
+        emphasis = (None, weights, 0 * weights, weights / 0, -weights, weights.log() - 1e30, *kinds)
+        given = rng.choice((good.hidden, *kinds)), rng.choice((good.roles, *kinds))
+        return *given, rng.choice(emphasis)
 
-    demand("states", make, lambda made: MODEL(random_noise(2, 4, 4), torch.ones(2),
-                                              {0: LLMStates(*made)}))  # fmt: skip
+    def use(made: tuple) -> None:
+        hidden, roles, emphasis = made
+        states = {0: LLMStates(hidden, roles, emphasis=emphasis)}
+        assert torch.isfinite(MODEL(random_noise(2, 4, 4), torch.ones(2), states)).all()
+
+    demand("states", make, use)
 
 
 def test_pictures(tmp_path):

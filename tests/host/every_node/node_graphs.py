@@ -14,6 +14,7 @@ from typing import Any
 
 from node_benches import (
     LATENT,
+    LORA,
     PARTS,
     SAMPLER,
     SAVE,
@@ -61,8 +62,14 @@ class Nodes:
         found = self.info.items()
         return sorted(name for name, told in found if told["python_module"].split(".")[0] in own)
 
+    @cached_property
+    def _is_stock(self) -> set[str]:
+        return set(self.stock)
+
     def sockets(self, node: str) -> list[Socket]:
-        return list(sockets_of(self.info[node]["input"]))
+        """Its inputs; a stock node has no choice of files but of the one that the benches save."""
+        sockets = sockets_of(self.info[node]["input"])
+        return [s.without_files(LORA) if node in self._is_stock else s for s in sockets]
 
     def outputs(self, node: str) -> list[str]:
         """Types; a choice that is handed on counts as no type."""

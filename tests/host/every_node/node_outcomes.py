@@ -21,6 +21,7 @@ SAME = 0.05  # of 255, mean absolute: what rounding may change
 FAR = 35.0  # a picture in pieces
 FLAT = 4.0  # a standard deviation, of a picture with nothing on it
 OURS = "/custom_nodes/"  # in the path of what belongs to the pack
+REPORTING = ("LiDiTLLMLoader", "LiDiTModelLoader", "LLMDiffDemoCheckpoint")  # tell what they loaded
 TAKEN_BACK = "What was noted here before no longer holds."
 
 # what no stock node gives without a file of other models, by type or widget
@@ -103,8 +104,8 @@ class Trier:
         if run.ending != "execution_success":
             return self._error(name, run)
         if attempt.plain is None:
-            return Outcome("runs" + noted(run))
-        return self._drawn(name, run, self._without(attempt.plain))
+            return Outcome("runs" + noted(run, attempt.api))
+        return self._drawn(name, run, attempt)
 
     def _without(self, api: Api) -> Image.Image:
         """The picture of a graph without the node."""
@@ -135,8 +136,9 @@ class Trier:
         node = name.removesuffix(ALL_INPUTS)
         return trial(unet(), self.nodes, node, everything=node != name)
 
-    def _drawn(self, name: str, run: Run, plain: Image.Image) -> Outcome:
-        picture, more = run.pictures[SAVE][0], noted(run)
+    def _drawn(self, name: str, run: Run, attempt: Trial) -> Outcome:
+        picture, more = run.pictures[SAVE][0], noted(run, attempt.api)
+        plain = self._without(attempt.plain)
         if not all(latent.isfinite().all() for latent in self._latents(run)):
             return Outcome("a latent that is not finite", is_fault=True)
         if picture.size != plain.size:
@@ -180,8 +182,12 @@ def is_flat(picture: Image.Image) -> bool:
     return bool(np.asarray(picture.convert("L"), np.float32).std() < FLAT)
 
 
-def noted(run: Run) -> str:
-    """The notes that a run put on its nodes; of those that only differ in their first word, one."""
-    lines = [line for told in run.texts.values() for text in told for line in text.splitlines()]
+def noted(run: Run, api: Api) -> str:
+    """The notes that a run put on its nodes; of those that only differ in their first word, one.
+
+    What loaders tell is left out: it comes where a graph is the first to load something.
+    """
+    shown = {i: told for i, told in run.texts.items() if api[i]["class_type"] not in REPORTING}
+    lines = [line for told in shown.values() for text in told for line in text.splitlines()]
     notes = {line.partition(" ")[2]: line for line in lines if line != TAKEN_BACK}
     return f"; noted: {'; '.join(notes.values())}" if notes else ""

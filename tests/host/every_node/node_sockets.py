@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import Any
 
+FILES = {".bin", ".ckpt", ".gguf", ".latent", ".pt", ".pth", ".safetensors", ".sft"}
+FILES |= {".flac", ".gif", ".glb", ".jpg", ".json", ".mp3", ".mp4", ".png", ".txt", ".wav", ".webp"}
+FOLDERS = ("folder", "folder_name")  # inputs that list the folders which lie in the host's `input`
 GROW, CHOICE, LIKE = "COMFY_AUTOGROW_V3", "COMFY_DYNAMICCOMBO_V3", "COMFY_MATCHTYPE_V3"
 
 
@@ -23,6 +27,20 @@ class Socket:
     def kinds(self) -> list[str]:
         """The types that fit."""
         return [kind.strip() for kind in self.kind.split(",")]
+
+    def without_files(self, known: str) -> Socket:
+        """The same without choices that hang on what happens to be saved on a machine.
+
+        Args:
+            known: the one file that stays a choice.
+        """
+        if self.name in FOLDERS:
+            return replace(self, choices=())
+        return replace(self, choices=tuple(c for c in self.choices if c == known or not is_file(c)))
+
+
+def is_file(choice: Any) -> bool:
+    return isinstance(choice, str) and PurePath(choice).suffix.lower() in FILES
 
 
 def sockets_of(inputs: dict[str, Any], before: str = "") -> Iterator[Socket]:

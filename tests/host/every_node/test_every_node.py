@@ -8,8 +8,11 @@ the place of 1 it does so with these alone. Run by the host's Python.
 
 from __future__ import annotations
 
+import copy
+import itertools
 import os
 import zlib
+from typing import Any
 
 import pytest
 from conftest import SHIPPED
@@ -74,6 +77,52 @@ def test_every_node_ends_in_a_picture_or_a_sentence(trier):
     assert ASKED or not changed, f"{table.name} has other rows:\n" + "\n".join(changed)
 
 
+def test_no_graph_hangs_on_files_of_the_machine(server):
+    """Every node's graphs are the same where any list of files has one more, at its front."""
+    from node_benches import lidit, llmdiff
+    from node_graphs import Nodes
+
+    info = server.get("/object_info")
+    fuller = Nodes(with_files(info))
+    assert fuller.info != info
+    for bench in (lidit(), llmdiff()):
+        assert graphs(bench, Nodes(info)) == graphs(bench, fuller)
+
+
+def with_files(info: dict[str, Any]) -> dict[str, Any]:
+    """What the host says of its nodes, with another file in each list of files or of nothing."""
+    info = copy.deepcopy(info)
+    for told in info.values():
+        for part in ("required", "optional"):
+            for socket in (told["input"].get(part) or {}).values():
+                if (choices := choices_of(socket)) is not None:
+                    choices.insert(0, "another.safetensors")
+    return info
+
+
+def choices_of(socket: list[Any]) -> list[Any] | None:
+    """The list itself where it is one of files; None where it is not."""
+    from node_sockets import is_file
+
+    kind, *rest = socket
+    choices = kind if isinstance(kind, list) else (rest or [{}])[0].get("options")
+    of_files = isinstance(choices, list) and all(isinstance(c, str) for c in choices)
+    return choices if of_files and (not choices or any(map(is_file, choices))) else None
+
+
+def graphs(bench: Any, nodes: Any) -> dict[str, Any]:
+    """By node and by whether all inputs are connected: the graph, or what it lacks."""
+    from node_graphs import Lacking, trial
+
+    made = {}
+    for node, everything in itertools.product(nodes.taking + nodes.drawing, (False, True)):
+        try:
+            made[node, everything] = trial(bench, nodes, node, everything).api
+        except Lacking as lacking:
+            made[node, everything] = lacking.args[0]
+    return made
+
+
 def test_rows_are_written_as_they_are_read(tmp_path):
     path = tmp_path / "table.md"
     path.write_text(f"Before.\n\n{HEAD}")
@@ -89,6 +138,15 @@ def test_rows_are_written_as_they_are_read(tmp_path):
     assert "| `A` | 0.9.1, 0.10.0 | runs |" in path.read_text()
     write_rows("0.10.0", {}, path)
     assert not read_rows("0.10.0", path)
+
+
+def test_what_a_loader_tells_is_no_note_of_a_row():
+    from host_server import Run
+    from node_outcomes import noted
+
+    api = {"1": {"class_type": "LiDiTLLMLoader"}, "6": {"class_type": "KSampler"}}
+    run = Run("", texts={"1": ["reading: 3 %", "510 MB"], "6": ["positive prompt: long"]})
+    assert noted(run, api) == "; noted: positive prompt: long"
 
 
 def test_outcomes_agree_in_kind_and_distance():
