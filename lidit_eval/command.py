@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lidit_core.errors import check
+
+if TYPE_CHECKING:
+    from .report import Judged
 
 HELP = "draw and judge pictures of many prompts"
 
@@ -84,3 +88,14 @@ def _write(args: argparse.Namespace) -> int:
         beside.write_text("".join(f"{t.item.prompt}\n" for t in tasks), encoding="utf-8")
     print(f"{len(tasks)} prompts in {args.write}")
     return 0
+
+
+def evaluate(*words: str) -> list[Judged]:
+    """As ``lidit eval WORDS``, with its report written; every picture and what was said of it."""
+    from .evaluation import Evaluation
+
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    evaluation = Evaluation(parser.parse_args(words))
+    evaluation.run()
+    return evaluation.judged()

@@ -19,6 +19,7 @@ ABOVE = {
     "train": "lidit_train.command",
     "eval": "lidit_eval.command",
     "ablate": "lidit_stickers.ablation.command",
+    "bias": "lidit_stickers.bias.command",
 }  # verbs of packages above this one, where they are there
 
 EXAMPLES = """\

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,7 @@ import numpy as np
 
 from lidit_core.io.atomic import replacing
 from lidit_core.pipeline import load_pipeline
-from lidit_eval.command import add_arguments
-from lidit_eval.evaluation import Evaluation
+from lidit_eval.command import evaluate
 from lidit_eval.report import by_prompt
 
 from ..text_gap import held_out_scenes, scene_errors
@@ -79,9 +77,5 @@ def _scores(
     words = [str(model), "--prompts", score.prompts, "--every", str(score.every), "--out", str(out)]
     words += [word for llm in llms for word in ("--llm", llm)]
     words += ["--device", device] if device else []
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    evaluation = Evaluation(parser.parse_args(words))
-    evaluation.run()
-    found = by_prompt(evaluation.judged(), MEASURE)
+    found = by_prompt(evaluate(*words), MEASURE)
     return np.array([found[index] for index in sorted(found)])
