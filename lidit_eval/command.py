@@ -33,6 +33,10 @@ benchmarks, from their own files:
       g/samples as the official evaluators read them
   … --judge detector:MODEL,CLIP     GenEval's protocol with a detector and a CLIP of transformers
   … --judge vqa:MODEL               DPG-Bench's with a model that answers questions
+
+of any prompts and pictures, by a CLIP or SigLIP of transformers:
+  … --judge likeness:MODEL          the cosine of picture and prompt
+  … --judge quality:MODEL           CLIP-IQA
 """
 
 
@@ -45,7 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, metavar="DIR", help="folder of this evaluation")
     add("--write", type=Path, metavar="FILE", help="only write the prompts into it, one a line")
     add("--pictures", type=Path, metavar="DIR", help="judge these instead of drawing")
-    add("--judge", metavar="NAME", help="stickers, none, detector:MODEL or vqa:MODEL")
+    add(
+        "--judge",
+        metavar="NAME",
+        help="stickers, none, detector:, vqa:, likeness: or quality:MODEL",
+    )
     add("--against", type=Path, metavar="DIR", help="an earlier evaluation to compare with")
     add("--every", type=int, default=1, metavar="N", help="only every Nth prompt (1)")
     add("--count", type=int, default=1, metavar="N", help="pictures of every prompt (1)")

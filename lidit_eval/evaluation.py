@@ -47,7 +47,7 @@ class Evaluation:
             self._draw(about)
         self._lay_out()
         judged = self.judged()
-        text = write_report(self.folder, about, judged, self.judge.measures)
+        text = write_report(self.folder, about, judged, self.judge)
         return text + self._compared(judged)
 
     def _judge_name(self) -> str:

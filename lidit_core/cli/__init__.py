@@ -18,6 +18,7 @@ VERBS = {v.__name__.split(".")[-1]: v for v in (generate, info, inspect, fetch, 
 ABOVE = {
     "train": "lidit_train.command",
     "eval": "lidit_eval.command",
+    "blind": "lidit_eval.blind.command",
     "ablate": "lidit_stickers.ablation.command",
     "bias": "lidit_stickers.bias.command",
 }  # verbs of packages above this one, where they are there
