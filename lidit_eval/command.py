@@ -49,11 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, metavar="DIR", help="folder of this evaluation")
     add("--write", type=Path, metavar="FILE", help="only write the prompts into it, one a line")
     add("--pictures", type=Path, metavar="DIR", help="judge these instead of drawing")
-    add(
-        "--judge",
-        metavar="NAME",
-        help="stickers, none, detector:, vqa:, likeness: or quality:MODEL",
-    )
+    add("--judge", metavar="NAME", help="stickers, none, detector:MODEL and others below")
     add("--against", type=Path, metavar="DIR", help="an earlier evaluation to compare with")
     add("--every", type=int, default=1, metavar="N", help="only every Nth prompt (1)")
     add("--count", type=int, default=1, metavar="N", help="pictures of every prompt (1)")

@@ -35,9 +35,8 @@ def pairs_of(first: Path, second: Path) -> list[Pair]:
         prompts_hash(items) == ours["prompts_sha256"],
         f"the prompts {ours['prompts']!r} are not those that {first} was made of; draw it again",
     )
-    one, other = (
-        Path(r.get("pictures") or f / FOLDER) for r, f in ((ours, first), (theirs, second))
-    )
+    both = (ours, first), (theirs, second)
+    one, other = (Path(record.get("pictures") or folder / FOLDER) for record, folder in both)
     named = [(t.item.prompt, t.name(ours["count"])) for t in tasks_of(items, 0, ours["count"])]
     pairs = [Pair(prompt, one / name, other / name) for prompt, name in named]
     there = [pair for pair in pairs if pair.first.is_file() and pair.second.is_file()]

@@ -32,8 +32,7 @@ class TwoTowers:
     def __init__(self, source: str, device: str) -> None:
         self.device = device
         self.model, self.processor = open_pretrained("ZeroShotImageClassification", source, device)
-        fixed = "siglip" in self.model.config.model_type  # trained on texts of one length
-        self.padding = "max_length" if fixed else True
+        self.fixed = "siglip" in self.model.config.model_type  # reads its padding, as in training
         self.most = self.model.config.text_config.max_position_embeddings
 
     @torch.no_grad()
@@ -41,8 +40,10 @@ class TwoTowers:
         """(texts,) in [-1, 1] for a picture (H, W, 3) uint8; a text that is too long is cut."""
         given = self.processor(
             text=list(texts), images=Image.fromarray(picture), return_tensors="pt",
-            padding=self.padding, truncation=True, max_length=self.most,
+            padding="max_length" if self.fixed else True, truncation=True, max_length=self.most,
         )  # fmt: skip
+        if self.fixed:
+            given.pop("attention_mask", None)
         logits = self.model(**given.to(self.device)).logits_per_image[0].float()
         bias = getattr(self.model, "logit_bias", None)
         return (logits if bias is None else logits - bias.float()) / self.scale
@@ -84,4 +85,4 @@ class QualityJudge:
 
     def judge(self, picture: np.ndarray, item: Item) -> Verdict:
         likeness = self.towers.cosines(picture, [GOOD, BAD]) * self.towers.scale
-        return Verdict({"CLIP-IQA": float(likeness.softmax(0)[0])})
+        return Verdict({"CLIP-IQA": likeness.softmax(0)[0].item()})

@@ -233,10 +233,8 @@ def embeddings(folder: Path, picture: np.ndarray, text: str) -> tuple[torch.Tens
     """By the two halves of the model, each run by itself, on inputs prepared here."""
     from transformers import AutoModel, AutoProcessor
 
-    model, processor = (
-        AutoModel.from_pretrained(folder).eval(),
-        AutoProcessor.from_pretrained(folder),
-    )
+    model = AutoModel.from_pretrained(folder).eval()
+    processor = AutoProcessor.from_pretrained(folder)
     pixels = processor.image_processor(picture, return_tensors="pt")["pixel_values"]
     most = model.config.text_config.max_position_embeddings
     ids = processor.tokenizer(text, truncation=True, max_length=most)["input_ids"]
