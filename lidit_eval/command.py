@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lidit_core.errors import check
+
+if TYPE_CHECKING:
+    from .report import Judged
 
 HELP = "draw and judge pictures of many prompts"
 
@@ -29,6 +33,10 @@ benchmarks, from their own files:
       g/samples as the official evaluators read them
   … --judge detector:MODEL,CLIP     GenEval's protocol with a detector and a CLIP of transformers
   … --judge vqa:MODEL               DPG-Bench's with a model that answers questions
+
+of any prompts and pictures, by a CLIP or SigLIP of transformers:
+  … --judge likeness:MODEL          the cosine of picture and prompt
+  … --judge quality:MODEL           CLIP-IQA
 """
 
 
@@ -41,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, metavar="DIR", help="folder of this evaluation")
     add("--write", type=Path, metavar="FILE", help="only write the prompts into it, one a line")
     add("--pictures", type=Path, metavar="DIR", help="judge these instead of drawing")
-    add("--judge", metavar="NAME", help="stickers, none, detector:MODEL or vqa:MODEL")
+    add("--judge", metavar="NAME", help="stickers, none, detector:MODEL and others below")
     add("--against", type=Path, metavar="DIR", help="an earlier evaluation to compare with")
     add("--every", type=int, default=1, metavar="N", help="only every Nth prompt (1)")
     add("--count", type=int, default=1, metavar="N", help="pictures of every prompt (1)")
@@ -84,3 +92,14 @@ def _write(args: argparse.Namespace) -> int:
         beside.write_text("".join(f"{t.item.prompt}\n" for t in tasks), encoding="utf-8")
     print(f"{len(tasks)} prompts in {args.write}")
     return 0
+
+
+def evaluate(*words: str) -> list[Judged]:
+    """As ``lidit eval WORDS``, with its report written; every picture and what was said of it."""
+    from .evaluation import Evaluation
+
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    evaluation = Evaluation(parser.parse_args(words))
+    evaluation.run()
+    return evaluation.judged()

@@ -46,8 +46,8 @@ class Evaluation:
         if self.args.pictures is None:
             self._draw(about)
         self._lay_out()
-        judged = self._judged(self.pictures, Verdicts(self.folder))
-        text = write_report(self.folder, about, judged, self.judge.measures)
+        judged = self.judged()
+        text = write_report(self.folder, about, judged, self.judge)
         return text + self._compared(judged)
 
     def _judge_name(self) -> str:
@@ -101,10 +101,11 @@ class Evaluation:
             items.setdefault(task.index, (task.item, []))[1].append(name)
         lay_out(self.args.prompts.partition(":")[0], items, self.folder)
 
-    def _judged(self, pictures: Path, verdicts: Verdicts) -> list[Judged]:
-        found = []
+    def judged(self) -> list[Judged]:
+        """The verdict on every picture, each judged once; all are drawn."""
+        verdicts, found = Verdicts(self.folder), []
         for task in tqdm(self.tasks, unit="verdict", disable=None):
-            path = pictures / task.name(self.args.count)
+            path = self.pictures / task.name(self.args.count)
             if path.name not in verdicts.known:
                 verdicts.add(path.name, self.judge.judge(load_picture(path), task.item))
             found.append(Judged(task, path, verdicts.known[path.name]))

@@ -13,7 +13,7 @@ from lidit_core.io.atomic import replacing
 from .drawing import load_picture
 from .grids import grid
 from .items import Task
-from .judges.judge import Verdict
+from .judges.judge import Judge, Verdict
 from .statistics import interval
 
 SHOWN = 64  # pictures of a category's sheet
@@ -28,7 +28,7 @@ class Score:
     measure: str
     prompts: int
     pictures: int
-    score: float  # 0 to 1
+    score: float  # 0 to 1, but for cosines
     low: float  # of the 95 % interval
     high: float
 
@@ -82,13 +82,13 @@ def _score(category: str, group: Sequence[Judged], measure: str) -> Score:
 
 
 def write_report(
-    folder: Path, record: Mapping[str, Any], judged: Sequence[Judged], measures: Sequence[str]
+    folder: Path, record: Mapping[str, Any], judged: Sequence[Judged], judge: Judge
 ) -> str:
     """Write report.md, report.json and a sheet for each category; the Markdown."""
+    measures, tells = judge.measures, judge.tells
     scores = scores_of(judged, measures)
-    first = measures[0] if measures else ""
-    failures = [j for j in judged if first and not j.hit(first)]
-    text = _markdown(record, scores, measures, failures)
+    failures = [j for j in judged if tells and not j.hit(tells)]
+    text = _markdown(record, scores, judge, failures)
     _write(folder / "report.md", text)
     found = {
         "record": dict(record),
@@ -96,7 +96,7 @@ def write_report(
         "failures": [failure.row() for failure in failures],
     }
     _write(folder / "report.json", json.dumps(found, indent=1) + "\n")
-    for category, sheet in _sheets(judged, first):
+    for category, sheet in _sheets(judged, tells):
         path = folder / "grids" / f"{category.replace(' ', '-').replace('/', '-')}.png"
         path.parent.mkdir(exist_ok=True)
         with replacing(path) as beside:
@@ -107,15 +107,15 @@ def write_report(
 def _markdown(
     record: Mapping[str, Any],
     scores: Sequence[Score],
-    measures: Sequence[str],
+    judge: Judge,
     failures: Sequence[Judged],
 ) -> str:
     lines = ["# Evaluation", "", "| | |", "|---|---|"]
     lines += [f"| {key} | {_shown(value)} |" for key, value in record.items()]
-    if measures:
-        lines += ["", *_table(scores, measures)]
+    if judge.measures:
+        lines += ["", *_table(scores, judge.measures)]
     if failures:
-        lines += ["", f"## Failures, by {measures[0]} ({len(failures)})", ""]
+        lines += ["", f"## Failures, by {judge.tells} ({len(failures)})", ""]
         lines += [
             f"- `{f.path.name}` {f.task.item.prompt!r}, seed {f.task.seed}: {f.verdict.seen}"
             for f in failures[:LISTED]

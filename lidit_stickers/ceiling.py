@@ -12,25 +12,15 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
-import torch
 from PIL import Image
 
 from lidit_core.checkpoints.lidit import load_vae
 from lidit_core.errors import exit_status
-from lidit_core.io.pictures import to_pixels
-from lidit_core.model.vae import TinyAutoencoder
 from lidit_core.paths import SHIPPED_WEIGHTS
 
 from .score import PROMPTS
+from .scorer.damage import reconstruct
 from .scorer.selftest import drawn
-
-
-@torch.no_grad()
-def reconstruct(vae: TinyAutoencoder, picture: np.ndarray) -> np.ndarray:
-    """(S, S, 3) uint8 through the autoencoder and back."""
-    pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 255
-    return to_pixels(vae.decode(vae.encode(pixels)))[0].numpy()
 
 
 def main() -> None:

@@ -32,6 +32,7 @@ class StickerJudge:
     """
 
     name, measures = "stickers", ("strict", "nearest", "facts, strict", "facts, nearest")
+    tells = "strict"
 
     def __init__(self, items: Sequence[Item]) -> None:
         self.kinds = candidates([_caption(item) for item in items])

@@ -1,4 +1,4 @@
-"""Fixed lists of prompts that state many facts, and of prompts that state one early or late.
+"""Fixed lists of prompts that state many facts, and of the same facts early or late, or in turn.
 
 No list ever changes. The dense prompts are held out from training as those of `evaluation` are.
 """
@@ -19,6 +19,7 @@ from .scorer.facts import count_facts
 DENSE, FACTS = 120, (5, 8)  # prompts, and the facts that each states
 DENSE_TOKENS = (20, 60)  # about how many a wide wording has
 EARLY_LATE = 400  # requests
+PAIRS, PAIRED = 120, (2, 3, 4)  # requests of each number of adjective-noun pairs
 COLOURED = tuple(kind.key for kind in KINDS.values() if len(kind.colours) > 1)
 
 EARLY = (
@@ -103,3 +104,32 @@ def late_prompts() -> list[Caption]:
     A causal language model reads the noun before it knows either (paper, A.3).
     """
     return _worded(LATE)
+
+
+@lru_cache(maxsize=1)
+def _pair_requests() -> tuple[SceneRequest, ...]:
+    """Objects of as many kinds and colours: a colour at the wrong one is seen."""
+    rng, found = Random("pairs 1"), {}
+    while len(found) < PAIRS * len(PAIRED):
+        kinds = rng.sample(COLOURED, PAIRED[len(found) // PAIRS])
+        items = tuple(Item(kind, rng.choice(KINDS[kind].colours)) for kind in kinds)
+        if len({item.colour for item in items}) == len(items):
+            found.setdefault(frozenset(items), SceneRequest(items))
+    return tuple(found.values())
+
+
+def _in_turn(request: SceneRequest, items: tuple[Item, ...]) -> Caption:
+    articles = ("an" if item.colour == "orange" else "a" for item in items)
+    said = [f"{a} {item.colour} {KINDS[item.kind].name}" for a, item in zip(articles, items)]
+    text = f"{', '.join(said[:-1])} and {said[-1]}"
+    return Caption(text, "en", request, f"{len(items)} pairs")
+
+
+def pair_prompts() -> list[Caption]:
+    """360 lists of two to four pairs: "a red car, a blue fish and a green star" (paper, A.3)."""
+    return [_in_turn(request, request.items) for request in _pair_requests()]
+
+
+def reversed_pair_prompts() -> list[Caption]:
+    """The same requests with the last pair first, so that each kind stands in both places."""
+    return [_in_turn(request, request.items[::-1]) for request in _pair_requests()]

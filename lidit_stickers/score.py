@@ -21,7 +21,13 @@ from lidit_core.errors import LiDiTError, exit_status
 from lidit_core.io.atomic import replacing
 
 from .evaluation import chinese_prompts, evaluation_prompts, synonym_prompts
-from .many_facts import dense_prompts, early_prompts, late_prompts
+from .many_facts import (
+    dense_prompts,
+    early_prompts,
+    late_prompts,
+    pair_prompts,
+    reversed_pair_prompts,
+)
 from .newcomer import newcomer_prompts
 from .paraphrases import long_prompts, long_prompts_in_short, mixed_prompts, paraphrases
 from .scenes.grammar import Caption
@@ -40,6 +46,8 @@ PROMPTS: dict[str, Callable[[], list[Caption]]] = {
     "dense": dense_prompts,
     "early": early_prompts,
     "late": late_prompts,
+    "pairs": pair_prompts,
+    "pairs-reversed": reversed_pair_prompts,
 }
 
 

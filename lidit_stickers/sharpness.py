@@ -24,12 +24,11 @@ from lidit_core.errors import exit_status
 from lidit_core.model.vae import TinyAutoencoder
 from lidit_core.paths import SHIPPED_WEIGHTS
 
-from .ceiling import reconstruct
 from .making.train_autoencoder import any_request
 from .scenes.kinds import BACKGROUNDS
 from .scenes.scenes import Scene, place, render
+from .scorer.damage import STRONG, reconstruct, strong_edges
 
-STRONG = 90  # of 255: a difference of neighbouring pixels, in any channel, that is a strong edge
 SEED = 20_261_126  # of the scenes; no training draws from it
 COLUMNS = 8  # of the strip
 
@@ -54,14 +53,6 @@ def unseen_scenes(count: int) -> list[Scene]:
     """Scenes of any objects, the same for the same count."""
     rng = np.random.default_rng(SEED)
     return [place(any_request(rng), rng) for _ in range(count)]
-
-
-def strong_edges(picture: np.ndarray) -> np.ndarray:
-    """(S - 1, S - 1) bool: where (S, S, 3) uint8 changes strongly to the right or down."""
-    signed = picture.astype(np.int16)
-    down = np.abs(np.diff(signed, axis=0))[:, :-1].max(axis=2)
-    right = np.abs(np.diff(signed, axis=1))[:-1].max(axis=2)
-    return np.maximum(down, right) > STRONG
 
 
 def sharpness(vae: TinyAutoencoder, scenes: list[Scene], size: int) -> Sharpness:

@@ -29,6 +29,8 @@ BREACHES = {  # a contract: the file, and the line in it, that break it
     "eval": ("lidit_eval/items.py", "from .report import Judged"),
     "train": ("lidit_train/recipe/fields.py", "from ..batch import Batch"),
     "host": ("host/lidit/conds.py", "from ..llm.weights import pageable"),
+    "ablation": ("lidit_stickers/ablation/recipes.py", "from .running import left"),
+    "bias": ("lidit_stickers/bias/measuring.py", "from .figures import Bias"),
     "stickers": ("lidit_stickers/scenes/scenes.py", "from ..source import StickerSource"),
 }
 

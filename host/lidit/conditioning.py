@@ -180,7 +180,7 @@ def _branch(values: Mapping[str, Any], i: str) -> BranchText:
         ),
         text_at(values[READINGS], i),
         int(values.get(USED, {}).get(i, 0)),
-        values.get(FINGERPRINTS, {}).get(i, ""),
+        text_at(values[FINGERPRINTS], i) if FINGERPRINTS in values else "",
     )
 
 

@@ -181,8 +181,8 @@ def check_numbers(llm_text: LLMText) -> None:
     """Refuse states of which no picture can be made."""
     if not bool((llm_text.states.hidden.abs() < LARGEST).all()):
         raise LiDiTError(
-            f"what {llm_text.llm} reads, in this conditioning, holds numbers that are not finite or "
-            f"beyond {LARGEST:g}; take out the node that changed it, or encode the prompt again"
+            f"what {llm_text.llm} reads, in this conditioning, holds numbers that are not finite "
+            f"or beyond {LARGEST:g}; take out the node that changed it, or encode the prompt again"
         )
 
 

@@ -19,6 +19,9 @@ VERBS = {module.__name__.split(".")[-1]: module for module in MODULES}
 ABOVE = {
     "train": "lidit_train.command",
     "eval": "lidit_eval.command",
+    "blind": "lidit_eval.blind.command",
+    "ablate": "lidit_stickers.ablation.command",
+    "bias": "lidit_stickers.bias.command",
 }  # verbs of packages above this one, where they are there
 
 EXAMPLES = """\

@@ -51,6 +51,7 @@ class DetectorJudge:
     """
 
     measures: tuple[str, ...] = ("correct",)
+    tells = "correct"
 
     def __init__(self, source: str, items: Sequence[Item], device: str) -> None:
         detector, _, clip = source.partition(",")

@@ -15,7 +15,7 @@ from ..benchmarks.item import Item
 class Verdict:
     """What a judge says of one picture."""
 
-    scores: Mapping[str, float]  # measure -> 0 to 1
+    scores: Mapping[str, float]  # by measure; 0 to 1, but for cosines
     seen: str = ""  # in a few words
 
 
@@ -23,7 +23,8 @@ class Judge(Protocol):
     """Judges pictures, one at a time and without chance."""
 
     name: str  # with the models that it uses, as the report names it
-    measures: tuple[str, ...]  # the first tells hits from failures
+    measures: tuple[str, ...]
+    tells: str  # the measure that is 1 for a hit; "" = none tells hits from failures
 
     def judge(self, picture: np.ndarray, item: Item) -> Verdict:
         """Judge a picture (H, W, 3) uint8."""
@@ -33,7 +34,7 @@ class Judge(Protocol):
 class NoJudge:
     """Looks at nothing: pictures are drawn for a benchmark's own evaluator."""
 
-    name, measures = "none", ()
+    name, measures, tells = "none", (), ""
 
     def judge(self, picture: np.ndarray, item: Item) -> Verdict:
         return Verdict({})

@@ -11,6 +11,7 @@ from ..benchmarks.item import Item
 from ..items import READERS, STICKERS
 from .detector import DetectorJudge
 from .judge import Judge, NoJudge
+from .likeness import LikenessJudge, QualityJudge
 from .vqa import VQAJudge
 
 
@@ -23,8 +24,9 @@ def open_judge(name: str, items: Sequence[Item], device: str) -> Judge:
     """Open a judge by its name.
 
     Args:
-        name: ``stickers``, ``none``, ``detector:MODEL`` or ``vqa:MODEL``, MODEL being a folder
-            or ``hub:owner/name``; a detector names colours by ``detector:MODEL,CLIP``.
+        name: ``stickers``, ``none``, ``detector:MODEL``, ``vqa:MODEL``, ``likeness:MODEL`` or
+            ``quality:MODEL``, MODEL being a folder or ``hub:owner/name``; a detector names
+            colours by ``detector:MODEL,CLIP``.
         items: what it is to judge.
     Raises:
         LiDiTError: there is no such judge, or it cannot judge these items.
@@ -38,6 +40,11 @@ def open_judge(name: str, items: Sequence[Item], device: str) -> Judge:
         return DetectorJudge(source, items, device)
     if kind == "vqa" and source:
         return VQAJudge(source, items, device)
+    if kind == "likeness" and source:
+        return LikenessJudge(source, device)
+    if kind == "quality" and source:
+        return QualityJudge(source, device)
     raise LiDiTError(
-        f"there is no judge {name!r}; expected stickers, none, detector:MODEL or vqa:MODEL"
+        f"there is no judge {name!r}; expected stickers, none, detector:MODEL, vqa:MODEL, "
+        "likeness:MODEL or quality:MODEL"
     )

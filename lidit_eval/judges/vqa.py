@@ -32,6 +32,7 @@ class VQAJudge:
     """
 
     measures: tuple[str, ...] = ("facts",)
+    tells = "facts"
 
     def __init__(self, source: str, items: Sequence[Item], device: str) -> None:
         for item in items:

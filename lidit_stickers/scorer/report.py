@@ -16,7 +16,14 @@ from ..scenes.grammar import Caption
 from ..scenes.kinds import KINDS, KNOWN_KINDS
 from .scorer import ACCEPT, FoundScene, Verdict, describe, judge, read
 
-WHOLE = ("chinese", "mixed")  # categories that test the whole request
+WHOLE = (  # categories that test the whole request
+    "chinese",
+    "mixed",
+    "colour and number",
+    "2 pairs",
+    "3 pairs",
+    "4 pairs",
+)
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw
 
 from ..evaluation import evaluation_prompts
 from ..scenes.glyphs import draw_emoji, glyph
@@ -20,6 +20,7 @@ from ..scenes.grammar import Caption
 from ..scenes.kinds import BACKGROUNDS, KINDS
 from ..scenes.request import SceneRequest
 from ..scenes.scenes import place, render
+from .damage import Alter, blurred, noisy
 from .report import CategoryScore, Report, report
 from .scorer import judge, read
 
@@ -27,8 +28,6 @@ FOREIGN = (
     "🍒🌽🍪🧀🚜🚁🎄💡🔔🏀📷👻🌞🏆⚓🥁☕🔨✏👕👗🧦🪑👟🧢🐔🦄🐴🐮🛴"
     "🧲🪁🌹🥑🍆🥦🚒🚚🏰👓🎒🚦🧁🥨🐞🐻🐯🐨"
 )
-
-Alter = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -38,17 +37,6 @@ class Trial:
     name: str
     size: int
     alter: Alter
-
-
-def blurred(sigma: float) -> Alter:
-    """Gaussian blur of a picture, sigma in pixels."""
-    return lambda p: np.asarray(Image.fromarray(p).filter(ImageFilter.GaussianBlur(sigma)))
-
-
-def noisy(sigma: float, seed: int = 0) -> Alter:
-    """Gaussian noise, sigma in 8-bit steps."""
-    rng = np.random.default_rng(seed)
-    return lambda p: np.clip(p + rng.normal(0, sigma, p.shape), 0, 255).astype(np.uint8)
 
 
 TRIALS = (

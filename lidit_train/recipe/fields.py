@@ -32,10 +32,10 @@ class Model:
     changes: dict = field(default_factory=dict)  # fields of its LiDiTConfig that differ
     llms: tuple[str, ...] = ()  # the branches' LLMs by the names of the presets; () = as it has.
     # A branch of a checkpoint whose LLM is thereby another one starts afresh.
-    vae: str = "shipped"  # or the base's own; or a file (TAESD's layout, Stable Diffusion's), or a
-    # folder of diffusers' AutoencoderKL
+    vae: str = "shipped"  # or the base's own, a file (TAESD's layout or SD's), a diffusers folder
     measure_latents: bool = False  # take the latents' mean and deviation from the data
     whiten: bool = True  # fresh maps from LLM states start whitened (lidit_train.tasks.whitening)
+    fresh_text: bool = False  # of a checkpoint: its text side starts anew, and may be another one
 
     def __post_init__(self) -> None:
         check(

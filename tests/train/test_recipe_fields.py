@@ -108,6 +108,7 @@ TASKS = {  # what `trains` says, and what the basis then has besides
 }
 REFINED = {**ADAPTER, "adapter.refiner": {"blocks": 1, "width": 16, "heads": 2}}
 STICKERS = {"kind": "stickers", "path": "en", "count": 3, "distinct": 2}
+FROM_CHECKPOINT = {"model": TRAINED}
 CHANGED = {  # a field -> another value than the basis has; with others where it needs them
     "model.preset": "LI-DiT-1B",
     "model.checkpoint": "{folder}/base/final.safetensors",
@@ -117,6 +118,7 @@ CHANGED = {  # a field -> another value than the basis has; with others where it
     "model.vae": "{folder}/no-vae.safetensors",
     "model.measure_latents": True,
     "model.whiten": False,
+    "model.fresh_text": (True, FROM_CHECKPOINT),
     "data.sources.kind": "table",
     "data.sources.path": "{folder}/others",
     "data.sources.captions": {"long.txt": 1.0},

@@ -30,6 +30,7 @@ UNUSED = {
     "model.pixart": BASE,
     "model.changes": BASE,
     "model.llms": "and the adapter's LLM is adapter.llm",
+    "model.fresh_text": BASE,
     "model.measure_latents": "and the base was trained on the latents that its family has",
     "lora.rank": "which is for trains: lora",
     "lora.alpha": "which is for trains: lora",

@@ -50,7 +50,7 @@ def _trained_before(model: Model, config: LiDiTConfig) -> tuple[LLMSpec, ...]:
     if not model.checkpoint:
         return new
     before = read_config(checkpoint_path(model))
-    fresh = _changed(config, before)
+    fresh = _fresh(model, config, before)
     return tuple(
         new[i] if i in fresh else _trained_as(spec, before.llms[i])
         for i, spec in enumerate(config.llms)
@@ -90,7 +90,7 @@ def begin(recipe: Recipe, config: LiDiTConfig) -> Start:
     model = LiDiT(config).initialise()
     everyone = tuple(range(len(config.llms)))
     if recipe.model.checkpoint:
-        return _from_checkpoint(model, checkpoint_path(recipe.model))
+        return _from_checkpoint(model, recipe.model)
     if recipe.model.pixart:
         from .pixart import warm_start
 
@@ -99,13 +99,15 @@ def begin(recipe: Recipe, config: LiDiTConfig) -> Start:
     return Start(model, everyone, ("all weights start anew",))
 
 
-def _from_checkpoint(model: LiDiT, path: Path) -> Start:
-    """A checkpoint's weights; a branch that now has another LLM keeps its new ones."""
+def _from_checkpoint(model: LiDiT, asked: Model) -> Start:
+    """A checkpoint's weights; what is fresh of the text side keeps its new ones."""
+    path = checkpoint_path(asked)
     old = load_lidit(path)
     mine, before = model.config, old.config
-    _check_trunk(mine, before, path)
-    fresh = _changed(mine, before)
-    places = tuple(place for i in range(len(mine.llms)) for place in branch_places(i).values())
+    _check_trunk(mine, before, asked)
+    fresh = _fresh(asked, mine, before)
+    places = tuple(place for i in range(len(mine.llms)) for place in _places(i))
+    places += ("text_side.",) if asked.fresh_text else ()
     kept = tuple(p for i in range(len(mine.llms)) if i not in fresh for p in _places(i))
     taken = {
         key: value
@@ -121,8 +123,7 @@ def _from_checkpoint(model: LiDiT, path: Path) -> Start:
 def check_start(recipe: Recipe, config: LiDiTConfig) -> None:
     """Look whether the weights that a run begins with fit its model; none of a LI-DiT is read."""
     if recipe.model.checkpoint:
-        path = checkpoint_path(recipe.model)
-        _check_trunk(config, read_config(path), path)
+        _check_trunk(config, read_config(checkpoint_path(recipe.model)), recipe.model)
     if recipe.model.pixart:
         from .pixart import check_sizes
         from .pixart_file import read_pixart
@@ -130,13 +131,14 @@ def check_start(recipe: Recipe, config: LiDiTConfig) -> None:
         check_sizes(read_pixart(recipe.model.pixart), config)
 
 
-def _check_trunk(mine: LiDiTConfig, before: LiDiTConfig, path: Path) -> None:
-    if _trunk(mine) != _trunk(before):
-        told = {k: v for k, v in _trunk(mine).items() if v != _trunk(before)[k]}
+def _check_trunk(mine: LiDiTConfig, before: LiDiTConfig, asked: Model) -> None:
+    new, old = (_trunk(config) for config in (mine, before))
+    told = [k for k, v in new.items() if v != old[k] and not (k == "refiner" and asked.fresh_text)]
+    if told:
         raise LiDiTError(
-            f"the recipe changes {', '.join(told)} of the checkpoint {path}, whose weights then do "
-            "not fit; change only its llms, shift, steps, guidance or native_size, or begin from a "
-            "preset"
+            f"the recipe changes {', '.join(told)} of the checkpoint {checkpoint_path(asked)}, "
+            "whose weights then do not fit; change only its llms, shift, steps, guidance or "
+            "native_size (its refiner too where model.fresh_text is true), or begin from a preset"
         )
 
 
@@ -155,7 +157,13 @@ def fresh_branches(recipe: Recipe, config: LiDiTConfig) -> tuple[int, ...]:
     """The branches that will start anew, told without loading a weight."""
     if not recipe.model.checkpoint:
         return tuple(range(len(config.llms)))
-    return _changed(config, read_config(checkpoint_path(recipe.model)))
+    return _fresh(recipe.model, config, read_config(checkpoint_path(recipe.model)))
+
+
+def _fresh(asked: Model, config: LiDiTConfig, before: LiDiTConfig) -> tuple[int, ...]:
+    if asked.fresh_text:
+        return tuple(range(len(config.llms)))
+    return _changed(config, before)
 
 
 def _changed(config: LiDiTConfig, before: LiDiTConfig) -> tuple[int, ...]:

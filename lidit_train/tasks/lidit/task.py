@@ -124,6 +124,10 @@ def _check_recipe(recipe: Recipe) -> None:
     m = recipe.model
     refuse(recipe, {"adapter": "which is for a U-Net (trains: adapter)"})
     check_alone(recipe.compute)
+    if not m.checkpoint:
+        refuse(recipe, {"model.fresh_text": "and a new model's text side is fresh anyway"})
+    if recipe.trains == "lora":
+        refuse(recipe, {"model.fresh_text": "whose weights no LoRA would hold"})
     if recipe.trains == "all":
         refuse(recipe, {"compute.frozen": "and of such a model nothing is frozen"})
     if recipe.trains != "lora":

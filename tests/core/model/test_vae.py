@@ -65,8 +65,8 @@ def test_latents_are_normalised_channel_by_channel():
 @pytest.mark.font
 @torch.no_grad()
 def test_the_shipped_autoencoder_gives_scenes_back():
-    from lidit_stickers.ceiling import reconstruct
     from lidit_stickers.evaluation import evaluation_prompts
+    from lidit_stickers.scorer.damage import reconstruct
     from lidit_stickers.scorer.report import report
     from lidit_stickers.scorer.selftest import drawn
 

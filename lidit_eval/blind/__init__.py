@@ -1,0 +1,1 @@
+"""A comparison by eye of which the looker does not know what is whose."""

@@ -1,0 +1,1 @@
+"""Ablations: variants forked from one trunk, trained alike, and compared in pairs."""

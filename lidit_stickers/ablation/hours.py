@@ -1,0 +1,96 @@
+"""What an ablation will take, before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lidit_core.model.config import LiDiTConfig
+from lidit_eval.items import items_of
+from lidit_train.plan.hardware import Device, find_device
+from lidit_train.plan.text import row
+from lidit_train.plan.workload import Sizes
+from lidit_train.tasks.lidit.plan import Plan, make_plan
+from lidit_train.tasks.lidit.plan_cost import model_cost
+from lidit_train.tasks.lidit.start import configuration
+from lidit_train.units import as_bytes, as_time
+
+from .recipes import fork_fields, with_cache
+from .running import left
+from .variants import Ablation, Variant
+
+
+@dataclass(frozen=True)
+class Hours:
+    """Seconds of one run."""
+
+    training: float
+    measuring: float
+    caching: float  # of states and latents; runs share what they have in common
+    disk: int  # bytes of its checkpoints while it is trained
+
+
+def plan_text(ablation: Ablation, out: Path) -> str:
+    """What `--print-plan` shows."""
+    return "\n".join(_lines(ablation, out)) + "\n"
+
+
+def _lines(ablation: Ablation, out: Path) -> Iterator[str]:
+    fork = with_cache({**ablation.fork, "model": {"preset": "stickers"}}, out)
+    device = find_device(fork.hardware.device)
+    images = sum(stage.images for stage in fork.stages)
+    todo = left(ablation, out)
+    runs = len(ablation.variants) * len(ablation.seeds)
+    yield (
+        f"{runs} runs of {images:,} images ({len(ablation.variants)} variants, "
+        f"{len(ablation.seeds)} seeds), of which {len(todo)} are left; on {fork.hardware.device}"
+    )
+    total = 0.0
+    if ablation.trunk:
+        seconds = _planned(with_cache(ablation.trunk, out), device, out).seconds
+        total += seconds
+        yield row("the trunk", as_time(seconds), "once")
+    found = {v.name: hours(ablation, v, device, out) for v in ablation.variants}
+    for variant in ablation.variants:
+        each = found[variant.name]
+        more = f"training {as_time(each.training)}, measuring {as_time(each.measuring)}"
+        yield row(variant.name, as_time(each.training + each.measuring), f"{more}; {variant.says}")
+    caching = max(each.caching for each in found.values())
+    total += caching + sum(found[v.name].training + found[v.name].measuring for v, _ in todo)
+    yield row("filling the caches, about", as_time(caching), "which runs share")
+    yield row("checkpoints of a run", as_bytes(max(each.disk for each in found.values())))
+    yield row("all that is left", as_time(total), f"{total / 3600:.1f} hours")
+
+
+def hours(ablation: Ablation, variant: Variant, device: Device, out: Path) -> Hours:
+    """What one run of a variant takes."""
+    trunk = ablation.checkpoint
+    fields = fork_fields(ablation, variant, 0, trunk)
+    if not trunk:  # not there yet: a model of its shape
+        shape = ablation.trunk["model"]
+        changes = {**shape.get("changes", {}), **fields["model"]["changes"]}
+        fields["model"] = {**shape, "changes": changes}
+    recipe = with_cache(fields, out)
+    config = configuration(recipe)
+    plan = make_plan(recipe, config, folder=out, device=device)
+    training = sum(stage.total_seconds for stage in plan.stages) + plan.drawing
+    measuring = _measuring(ablation, config, plan)
+    return Hours(training, measuring, plan.caching, (plan.kept + 1) * plan.checkpoint)
+
+
+def _planned(recipe, device: Device, out: Path) -> Plan:
+    return make_plan(recipe, configuration(recipe), folder=out, device=device)
+
+
+def _measuring(ablation: Ablation, config: LiDiTConfig, plan: Plan) -> float:
+    """Seconds of the gap and of the pictures."""
+    side = config.native_size // (config.patch * config.latent.downsampling)
+    once = model_cost(config, Sizes(side * side, plan.tokens)).whole.forward
+    passes = 2 * ablation.gap.scenes * len(ablation.gap.times)
+    score = ablation.score
+    if score.every:
+        pictures = -(-len(items_of(score.prompts)) // score.every)
+        passes += pictures * config.steps * (2 if config.guidance != 1 else 1)
+    speed = plan.device.share * plan.device.peak(plan.recipe.compute.precision)
+    return passes * once / max(1.0, speed)

@@ -1,0 +1,39 @@
+"""The recipe of each run: the same for all variants, but for the text side and the seed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lidit_core.io.records import read_record
+from lidit_train.recipe import Recipe
+
+from .variants import Ablation, Variant
+
+CACHE, TRUNK, RUNS = "cache", "trunk", "runs"  # in the ablation's folder
+
+
+def run_folder(out: Path, variant: str, seed: int) -> Path:
+    return out / RUNS / f"{variant}-{seed}"
+
+
+def fork_fields(ablation: Ablation, variant: Variant, seed: int, trunk: str) -> dict[str, Any]:
+    """The recipe of one run as plain data, without the caches' place."""
+    changes = {
+        "llms": [asdict(spec) for spec in ablation.specs(variant)],
+        "refiner": asdict(variant.refiner),
+    }
+    model = {"checkpoint": trunk, "fresh_text": True, "changes": changes}
+    return {**ablation.fork, "model": model, "seed": seed}
+
+
+def fork_recipe(ablation: Ablation, variant: Variant, seed: int, trunk: str, out: Path) -> Recipe:
+    """The recipe of one run, whose caches all runs share."""
+    return with_cache(fork_fields(ablation, variant, seed, trunk), out)
+
+
+def with_cache(fields: dict[str, Any], out: Path) -> Recipe:
+    """A recipe whose caches lie in the ablation's folder unless it names another."""
+    cache = {"folder": str((out / CACHE).absolute()), **fields.get("cache", {})}
+    return read_record(Recipe, {**fields, "cache": cache}, "the ablation's recipe")

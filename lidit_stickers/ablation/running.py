@@ -1,0 +1,141 @@
+"""All runs of an ablation, one after the other; what is there is not done again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lidit_core.checkpoints.lidit import read_config
+from lidit_core.errors import LiDiTError
+from lidit_core.io.atomic import replacing
+from lidit_core.io.hashes import sha256
+from lidit_core.paths import SHIPPED_WEIGHTS
+from lidit_core.shipped import find_model, find_vae
+from lidit_train.run import FINAL, train
+
+from .measuring import Measured, is_measured, measure
+from .recipes import TRUNK, fork_fields, fork_recipe, run_folder, with_cache
+from .table import write_tables
+from .variants import Ablation, Variant
+
+ASKED = "asked.json"  # what a run was asked for, so that no two are ever mixed
+RESUMING = ("checkpoints", "weights")  # folders of a run that only going on needs
+
+OnStep = Callable[[str, int, int], None]  # what is trained, step, steps
+
+
+class Ablating:
+    """Trains and measures every variant with every seed.
+
+    Args:
+        llms: where LLMs are that are not found under their names.
+        on_step: is told of each step.
+    """
+
+    def __init__(
+        self,
+        ablation: Ablation,
+        out: Path,
+        llms: Mapping[str, str],
+        device: str | None = None,
+        on_step: OnStep = lambda what, step, steps: None,
+    ) -> None:
+        self.ablation, self.out, self.llms = ablation, out, llms
+        self.device, self.on_step = device, on_step
+
+    def run(self) -> str:
+        """Do what is left to do; the table in Markdown.
+
+        Seed after seed, so that a whole table is there once the first is through.
+        """
+        trunk = self._trunk()
+        found: dict[tuple[str, int], Measured] = {}
+        table = ""
+        for seed in self.ablation.seeds:
+            for variant in self.ablation.variants:
+                found[variant.name, seed] = self._measured(variant, seed, trunk)
+            table = write_tables(self.ablation, found, self.out)
+        return table
+
+    def _trunk(self) -> str:
+        if self.ablation.checkpoint:
+            return self.ablation.checkpoint
+        folder = self.out / TRUNK
+        _agree(folder, {"recipe": self.ablation.trunk})
+        if not (folder / FINAL).exists():
+            recipe = with_cache(self.ablation.trunk, self.out)
+            train(recipe, folder, self.device, self.llms, self._told(TRUNK, recipe.steps))
+        return str(folder / FINAL)
+
+    def _measured(self, variant: Variant, seed: int, trunk: str) -> Measured:
+        folder = run_folder(self.out, variant.name, seed)
+        _agree(folder, self._asked(variant, seed, trunk))
+        model = folder / FINAL
+        if not model.exists():
+            recipe = fork_recipe(self.ablation, variant, seed, trunk, self.out)
+            told = self._told(f"{variant.name}, seed {seed}", recipe.steps)
+            train(recipe, folder, self.device, self.llms, told)
+        _bring_vae(find_model(trunk)[0], folder)
+        names = [spec.name for spec in self.ablation.specs(variant)]
+        sources = [f"{name}={self.llms.get(name, name)}" for name in names]
+        found = measure(self.ablation, model, folder, sources, self.device)
+        for name in RESUMING:
+            shutil.rmtree(folder / name, ignore_errors=True)
+        return found
+
+    def _asked(self, variant: Variant, seed: int, trunk: str) -> dict[str, Any]:
+        """What decides a run's figures; the trunk by what it holds."""
+        fields = fork_fields(self.ablation, variant, seed, "")
+        gap, score = self.ablation.gap, self.ablation.score
+        return {
+            "recipe": fields,
+            "trunk_sha256": sha256(find_model(trunk)[0]),
+            "gap": [gap.scenes, list(gap.times)],
+            "score": [score.prompts, score.every],
+        }
+
+    def _told(self, what: str, steps: int) -> Callable[[int, float], None]:
+        return lambda step, loss: self.on_step(what, step, steps)
+
+
+def _bring_vae(trunk: Path, folder: Path) -> None:
+    """Copy an autoencoder that lies beside the trunk, and does not ship, beside a run's model."""
+    path = find_vae(read_config(trunk).latent, trunk)
+    if path.parent != SHIPPED_WEIGHTS and not (folder / path.name).exists():
+        with replacing(folder / path.name) as beside:
+            shutil.copyfile(path, beside)
+
+
+def left(ablation: Ablation, out: Path) -> list[tuple[Variant, int]]:
+    """The runs that are not yet trained and measured."""
+    return [
+        (variant, seed)
+        for seed in ablation.seeds
+        for variant in ablation.variants
+        if not is_measured(ablation, run_folder(out, variant.name, seed))
+    ]
+
+
+def _agree(folder: Path, asked: Mapping[str, Any]) -> None:
+    """Keep what a folder's run is asked for, or refuse another.
+
+    Raises:
+        LiDiTError: the folder holds a run that was asked for something else.
+    """
+    path, text = folder / ASKED, json.dumps(asked, sort_keys=True, indent=1)
+    if path.exists():
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        now = json.loads(text)
+        for key in sorted({*kept, *now}):
+            if kept.get(key) != now.get(key):
+                raise LiDiTError(
+                    f"{folder} holds a run with another {key.replace('_', ' ')} than is asked for "
+                    "now; name another folder with --out, or delete this one"
+                )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as beside:
+        beside.write_text(text + "\n", encoding="utf-8")

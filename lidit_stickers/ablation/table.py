@@ -1,0 +1,187 @@
+"""An ablation's table, as Markdown and JSON: claims beside the paper's figures, and variants."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lidit_core.io.atomic import replacing
+
+from .measuring import Measured
+from .statistics import (
+    LEVEL,
+    Corrected,
+    Difference,
+    SeedVariance,
+    difference,
+    holm,
+    seed_variance,
+)
+from .variants import Ablation, Claim
+
+MARKDOWN, JSON = "ablation.md", "ablation.json"
+Found = Mapping[tuple[str, int], Measured]
+
+
+@dataclass(frozen=True)
+class Told:
+    """A claim with what was found of it; gaps in per cent of the reference's."""
+
+    claim: Claim
+    by_time: tuple[float, ...]
+    gap: float  # of the mean over times, on which the claim is tested
+    corrected: Corrected
+    score: Difference | None  # of the nearest score; not corrected
+
+    @property
+    def verdict(self) -> str:
+        """In words, and whether the paper's order is ours."""
+        if not self.corrected.holds:
+            return "not seen at this size"
+        if not self.claim.paper:
+            return "larger" if self.gap > 0 else "smaller"
+        ours, theirs = self.gap > 0, self.claim.paper[0] > self.claim.paper[1]
+        return "as in the paper" if ours == theirs else "**against the paper**"
+
+
+class Results:
+    """The figures of the seeds that every variant is through with."""
+
+    def __init__(self, ablation: Ablation, found: Found) -> None:
+        self.ablation = ablation
+        whole = [s for s in ablation.seeds if all((n, s) in found for n in ablation.names)]
+        self.seeds = tuple(whole)
+        self.gaps = {n: np.stack([found[n, s].gaps for s in whole]) for n in ablation.names}
+        self.nearest = {n: np.stack([found[n, s].nearest for s in whole]) for n in ablation.names}
+        self.by_seed = _pooled(self.gaps, self.mean_gaps)
+        self.score_by_seed = _pooled(self.nearest, self.nearest.__getitem__)
+
+    def mean_gaps(self, name: str) -> np.ndarray:
+        """(seeds, scenes), the mean over times."""
+        return self.gaps[name].mean(axis=1)
+
+    @property
+    def scale(self) -> float:
+        """Turns a gap into per cent of the reference's."""
+        return 100 / float(self.mean_gaps(self.ablation.reference).mean())
+
+    def told(self) -> list[Told]:
+        """Every claim, corrected for how many there are."""
+        claims = self.ablation.claims
+        found = [self._difference(claim) for claim in claims]
+        return [self._told(*each) for each in zip(claims, found, holm(found))]
+
+    def _difference(self, claim: Claim) -> Difference:
+        return difference(self.mean_gaps(claim.this), self.mean_gaps(claim.other), self.by_seed)
+
+    def _told(self, claim: Claim, found: Difference, corrected: Corrected) -> Told:
+        this, other = self.gaps[claim.this], self.gaps[claim.other]
+        by_time = (this - other).mean(axis=(0, 2)) * self.scale
+        limits = sorted((corrected.low * self.scale, corrected.high * self.scale))
+        shown = Corrected(corrected.p, *limits)
+        return Told(claim, tuple(by_time), found.mean * self.scale, shown, self._score(claim))
+
+    def _score(self, claim: Claim) -> Difference | None:
+        if not self.nearest[claim.this].size:
+            return None
+        return difference(self.nearest[claim.this], self.nearest[claim.other], self.score_by_seed)
+
+
+def _pooled(names: Mapping[str, np.ndarray], of) -> SeedVariance:
+    means = np.array([of(name).mean(axis=1) for name in names])
+    return seed_variance(means) if means.size and np.isfinite(means).all() else SeedVariance(0.0, 0)
+
+
+def write_tables(ablation: Ablation, found: Found, out: Path) -> str:
+    """Write ablation.md and ablation.json of the seeds that are through; the Markdown."""
+    results = Results(ablation, found)
+    told = results.told()
+    text = "\n".join([*_claims(results, told), "", *_variants(results)]) + "\n"
+    _write(out / MARKDOWN, text)
+    _write(out / JSON, json.dumps(_plain(results, told), indent=1) + "\n")
+    return text
+
+
+def _claims(results: Results, told: Sequence[Told]) -> Iterator[str]:
+    gap, seeds = results.ablation.gap, len(results.seeds)
+    yield "# Ablations"
+    yield ""
+    yield (
+        f"{seeds} seed{'s' * (seeds != 1)}, {gap.scenes} held-out scenes. A difference is this "
+        "less other, paired, in per cent of the text gap of "
+        f"`{results.ablation.reference}`; the interval is of the mean over times, at the level "
+        f"that Holm's correction gives it among {len(told)} claims ({1 - LEVEL:.0%} together). "
+        + _seeds_said(results.by_seed)
+    )
+    yield ""
+    times = [f"t = {time:g}" for time in gap.times]
+    heads = ["paper", "claim", "this", "other", "paper's scores", *times, "mean", "interval"]
+    yield from _row([*heads, "p", "verdict", "nearest score, 95 %"], rule=True)
+    for each in told:
+        yield from _row(_cells(each))
+
+
+def _seeds_said(by_seed: SeedVariance) -> str:
+    if not by_seed.freedom:
+        return "One seed tells nothing of another: intervals are over scenes alone."
+    return (
+        "The variance that seeds bring is pooled over variants "
+        f"({by_seed.freedom} degrees of freedom)."
+    )
+
+
+def _cells(told: Told) -> list[str]:
+    claim, c = told.claim, told.corrected
+    paper = f"{claim.paper[0]:g} against {claim.paper[1]:g}" if claim.paper else ""
+    score = ""
+    if told.score is not None:
+        low, high = told.score.interval()
+        score = f"{told.score.mean:+.3f} ({low:+.3f} to {high:+.3f})"
+    return [
+        f"Table {claim.table}" if claim.table else "", claim.says, claim.this, claim.other, paper,
+        *(f"{value:+.1f}" for value in told.by_time), f"{told.gap:+.1f}",
+        f"{c.low:+.1f} to {c.high:+.1f}", f"{c.p:.3f}", told.verdict, score,
+    ]  # fmt: skip
+
+
+def _variants(results: Results) -> Iterator[str]:
+    times = [f"gap at {time:g}" for time in results.ablation.gap.times]
+    yield from _row(["variant", "what it is", *times, "nearest score, by seed"], rule=True)
+    for variant in results.ablation.variants:
+        gaps = results.gaps[variant.name].mean(axis=(0, 2))
+        scores = results.nearest[variant.name]
+        by_seed = ", ".join(f"{row.mean():.3f}" for row in scores) if scores.size else ""
+        yield from _row([variant.name, variant.says, *(f"{g:.5f}" for g in gaps), by_seed])
+
+
+def _row(cells: Sequence[str], rule: bool = False) -> Iterator[str]:
+    yield f"| {' | '.join(cells)} |"
+    if rule:
+        yield "|---" * len(cells) + "|"
+
+
+def _plain(results: Results, told: Sequence[Told]) -> dict:
+    """For other programs; the same numbers in every run."""
+    runs = {
+        name: {
+            "gaps": [rows.mean(axis=1).tolist() for rows in results.gaps[name]],
+            "nearest": [float(row.mean()) for row in results.nearest[name] if row.size],
+        }
+        for name in results.ablation.names
+    }
+    return {
+        "reference": results.ablation.reference,
+        "seeds": list(results.seeds),
+        "times": list(results.ablation.gap.times),
+        "runs": runs,
+        "claims": [{**asdict(each), "verdict": each.verdict} for each in told],
+    }
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")

@@ -1,0 +1,159 @@
+"""One file says what an ablation is: trunk, what every fork trains, variants and claims."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lidit_core.errors import check
+from lidit_core.model.config import RefinerConfig
+from lidit_core.text.spec import LLMSpec
+from lidit_core.text.templates import find_template
+from lidit_train.recipe_file import read_recipe
+
+from ..score import PROMPTS
+from ..text_gap import TIMES
+
+NAME = re.compile(r"[a-z0-9][a-z0-9-]*")  # of a variant, as its folder's
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One LLM and how it is read, as `LLMSpec` has it; the template may be a preset's name."""
+
+    name: str
+    width: int
+    block: int | str | tuple[int, ...] = -3
+    template: str = "short"
+    token_budget: int = 96
+
+    def spec(self) -> LLMSpec:
+        template = find_template(self.template)
+        return LLMSpec(self.name, self.width, self.block, template, self.token_budget)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A text side that is forked from the trunk."""
+
+    name: str
+    says: str  # in the table
+    reads: tuple[str, ...]  # readings by name, one a branch
+    refiner: RefinerConfig = RefinerConfig()  # what is left out is as the paper has it
+
+    def __post_init__(self) -> None:
+        check(
+            NAME.fullmatch(self.name) is not None,
+            f"a variant is called {self.name!r}; expected small letters, digits and hyphens",
+        )
+        check(bool(self.reads), f"variant {self.name} reads nothing; expected one reading or more")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That the text gap of one variant is larger than that of another."""
+
+    says: str
+    this: str  # a variant
+    other: str
+    table: str = ""  # of the paper; "" = ours
+    paper: tuple[float, ...] = ()  # its scores of this and of the other (T2I-CompBench average)
+
+    def __post_init__(self) -> None:
+        check(
+            len(self.paper) in (0, 2),
+            f"the claim {self.says!r} has {len(self.paper)} scores of the paper; expected two, of "
+            "this and of the other, or none",
+        )
+
+
+@dataclass(frozen=True)
+class Gap:
+    """The text gap, see `lidit_stickers.text_gap`."""
+
+    scenes: int = 1000
+    times: tuple[float, ...] = TIMES
+
+    def __post_init__(self) -> None:
+        check(self.scenes >= 2, f"gap.scenes is {self.scenes}; expected 2 or more")
+        check(bool(self.times), "gap.times is empty; expected one time or more")
+        for time in self.times:
+            check(0 < time <= 1, f"gap.times has {time}; expected 0 < t <= 1, 1 is noise")
+
+
+@dataclass(frozen=True)
+class Score:
+    """Pictures judged by the forced choice of the nearest glyph."""
+
+    prompts: str = "evaluation"
+    every: int = 1  # only every Nth prompt; 0 = no pictures are drawn
+
+    def __post_init__(self) -> None:
+        check(
+            self.prompts in PROMPTS,
+            f"score.prompts is {self.prompts!r}; expected one of {', '.join(PROMPTS)}",
+        )
+        check(self.every >= 0, f"score.every is {self.every}; expected 0 or more")
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What `lidit ablate` trains and measures."""
+
+    readings: dict[str, Reading]
+    fork: dict  # a recipe without its model and seed
+    variants: tuple[Variant, ...]
+    reference: str  # whose gap differences are told in per cent of
+    claims: tuple[Claim, ...] = ()
+    seeds: tuple[int, ...] = (0, 1)
+    checkpoint: str = ""  # the trunk: a shipped name or a file
+    trunk: dict = field(default_factory=dict)  # or the recipe that trains it
+    gap: Gap = Gap()
+    score: Score = Score()
+
+    def __post_init__(self) -> None:
+        check(
+            bool(self.checkpoint) != bool(self.trunk),
+            "the ablation has a checkpoint and a trunk, or neither; expected one of them",
+        )
+        check(bool(self.seeds), "the ablation has no seeds; expected one or more")
+        for what, given in (("variants", self.names), ("seeds", self.seeds)):
+            check(len(set(given)) == len(given), f"the ablation's {what} repeat: {list(given)}")
+        for variant in self.variants:
+            _known(f"variant {variant.name} reads", variant.reads, tuple(self.readings), "readings")
+        _known("the reference is", (self.reference,), self.names, "variants")
+        for claim in self.claims:
+            named = (claim.this, claim.other)
+            _known(f"the claim {claim.says!r} is on", named, self.names, "variants")
+        for name in ("model", "seed"):
+            check(
+                name not in self.fork,
+                f"the ablation's fork has {name}, which the variants and the seeds decide; leave "
+                "it out",
+            )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(variant.name for variant in self.variants)
+
+    def specs(self, variant: Variant) -> tuple[LLMSpec, ...]:
+        """How a variant's branches read."""
+        return tuple(self.readings[name].spec() for name in variant.reads)
+
+
+def _known(what: str, asked: Sequence[str], known: Sequence[str], kind: str) -> None:
+    for name in asked:
+        check(name in known, f"{what} {name!r}; expected one of the {kind} {', '.join(known)}")
+
+
+def read_ablation(path: str | Path, changes: Sequence[str] = ()) -> Ablation:
+    """Read the file of an ablation.
+
+    Args:
+        changes: as `read_recipe` takes them.
+    Raises:
+        LiDiTError: it cannot be read or says what cannot be.
+    """
+    return read_recipe(path, changes, Ablation)

@@ -1,0 +1,132 @@
+"""What one model makes of the same requests with their facts early and late, or in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lidit_core.checkpoints.lidit import read_config
+from lidit_core.io.atomic import replacing
+from lidit_core.pipeline import load_pipeline
+from lidit_core.shipped import find_model
+from lidit_eval.command import evaluate
+from lidit_eval.drawing import load_picture
+from lidit_eval.report import Judged
+
+from ..many_facts import early_prompts, late_prompts
+from ..scenes.grammar import Caption
+from ..scenes.scenes import place
+from ..scorer.facts import facts
+from ..scorer.report import candidates
+from ..scorer.scorer import Reading, read
+from ..text_gap import SEED, TIMES, scene_errors
+
+NOISES = 2  # pictures of each prompt, and noises of each scene
+HELD, ERRORS = "held.npy", "errors.npy"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How models are measured."""
+
+    out: Path
+    every: int = 1  # only every Nth request
+    llms: tuple[str, ...] = ()  # ``NAME=SOURCE``
+    device: str | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model's figures; what is asked for holds (1) or not (0), by the forced choice."""
+
+    early: np.ndarray  # (requests, NOISES, 2): number and colour, said before the noun
+    late: np.ndarray  # the same, said last
+    errors: np.ndarray  # (requests, 2): mean squared errors with the early words and the late
+    pairs: np.ndarray  # (requests, NOISES, 4): each pair by its place; NaN where there is none
+    turned: np.ndarray  # the same requests with the last pair first, by the place in their words
+
+
+def measure(name: str, model: str, asked: Asked) -> Measured:
+    """Draw and read all that is missing.
+
+    Args:
+        name: of the model's folders.
+        model: a shipped name or a file.
+    """
+    llms = _llms_of(model, asked.llms)
+    lists = "early", "late", "pairs", "pairs-reversed"
+    early, late, pairs, turned = (_held(name, model, llms, which, asked) for which in lists)
+    folder = asked.out / f"{name}-early"
+    errors = _kept(folder / ERRORS, lambda: _errors(model, llms, asked))
+    return Measured(early, late, errors, pairs, turned)
+
+
+def _llms_of(model: str, given: Sequence[str]) -> list[str]:
+    """Those of the LLMs that the model reads."""
+    names = [spec.name for spec in read_config(find_model(model)[0]).llms]
+    return [text for text in given if text.partition("=")[0] in names]
+
+
+def _held(name: str, model: str, llms: Sequence[str], which: str, asked: Asked) -> np.ndarray:
+    """(requests, NOISES, facts) of one list, drawn by `lidit eval`."""
+    folder = asked.out / f"{name}-{which}"
+    words = [model, "--prompts", which, "--judge", "none", "--out", str(folder)]
+    words += ["--count", str(NOISES), "--every", str(asked.every)]
+    words += [word for llm in llms for word in ("--llm", llm)]
+    words += ["--device", asked.device] if asked.device else []
+    drawn = evaluate(*words)
+    return _kept(folder / HELD, lambda: read_all(drawn, which == "pairs-reversed"))
+
+
+def read_all(drawn: Sequence[Judged], turned: bool) -> np.ndarray:
+    """Read pictures; the facts of each, in the order in which its words state them."""
+    captions = [_caption(each) for each in drawn]
+    kinds = candidates(captions)
+    rows = [
+        _facts(read(load_picture(each.path), 0.0, kinds), caption, turned)
+        for each, caption in zip(drawn, captions)
+    ]
+    width = max(map(len, rows))
+    padded = [row + [np.nan] * (width - len(row)) for row in rows]
+    return np.array(padded).reshape(-1, NOISES, width)
+
+
+def _caption(drawn: Judged) -> Caption:
+    assert isinstance(drawn.task.item.asked, Caption)  # as in all of these lists
+    return drawn.task.item.asked
+
+
+def _facts(reading: Reading, caption: Caption, turned: bool) -> list[float]:
+    """Number and colour of a lone group; of several the colour of each, which needs its kind."""
+    held = facts(reading, caption.request)
+    items = caption.request.items
+    names = [f"{item.colour} {item.kind}" for item in items]
+    if len(items) == 1:
+        names = [f"{items[0].count} {items[0].kind}", *names]
+    return [float(held[name]) for name in (names[::-1] if turned else names)]
+
+
+def _errors(model: str, llms: Sequence[str], asked: Asked) -> np.ndarray:
+    """(requests, 2), the means over times and noises, on a drawing of each request."""
+    pipeline = load_pipeline(model, llms, asked.device)
+    wordings = []
+    for captions in (early_prompts(), late_prompts()):
+        chosen = captions[:: asked.every]
+        scenes = [
+            (caption.text, place(caption.request, np.random.default_rng([SEED, n])))
+            for n, caption in enumerate(chosen)
+        ]
+        found = scene_errors(pipeline, scenes * NOISES, TIMES)[..., 0]  # (times, scenes)
+        wordings.append(found.mean(0).view(NOISES, -1).mean(0))
+    return np.stack([each.double().numpy() for each in wordings], axis=-1)
+
+
+def _kept(path: Path, make) -> np.ndarray:
+    if not path.exists():
+        values = make()
+        with replacing(path) as beside, open(beside, "wb") as file:
+            np.save(file, values)
+    return np.load(path)

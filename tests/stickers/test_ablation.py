@@ -1,0 +1,298 @@
+"""`lidit ablate` from its file to its table. Run: pytest tests/stickers/test_ablation.py"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from accelerate import Accelerator
+from tiny_lidit import lidit_config, save_lidit_files
+from tiny_llm import save_llm
+
+from lidit_core.cli import main
+from lidit_core.errors import LiDiTError
+from lidit_stickers.ablation.recipes import fork_recipe
+from lidit_stickers.ablation.running import left
+from lidit_stickers.ablation.variants import Ablation, read_ablation
+from lidit_train.data.loader import Fetcher
+from lidit_train.data.prepare import prepare
+from lidit_train.loop.trainer import Trainer
+from lidit_train.tasks.task import open_task
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = ROOT / "recipes" / "ablate.yaml"
+NAMES = ("one", "two")
+VARIANTS = [
+    {"name": "full", "says": "the refiner", "reads": ["one"]},
+    {"name": "none", "says": "no refiner", "reads": ["one"], "refiner": {"blocks": 0}},
+    {"name": "both", "says": "two LLMs", "reads": ["one", "two"]},
+]
+CLAIMS = [
+    {"says": "it helps", "this": "full", "other": "none", "table": "2", "paper": [2, 1]},
+    {"says": "two help", "this": "both", "other": "full"},
+]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """A trunk and two LLMs, all tiny and random."""
+    folder = tmp_path_factory.mktemp("world")
+    for number, name in enumerate(NAMES):
+        save_llm(folder / name, vocab_size=500 + number)
+    save_lidit_files(folder, lidit_config("one", native_size=64, steps=2))
+    return folder
+
+
+def llm_words(world: Path) -> list[str]:
+    return [word for name in NAMES for word in ("--llm", f"{name}={world / name}")]
+
+
+def tiny(world: Path, **changes) -> dict:
+    """Three variants, two seeds, three steps each."""
+    return {
+        "checkpoint": str(world / "model.safetensors"),
+        "readings": {
+            "one": {"name": "one", "width": 32, "token_budget": 24},
+            "two": {"name": "two", "width": 32, "token_budget": 24, "template": "{prompt}"},
+        },
+        "fork": {
+            "data": {"sources": [{"kind": "stickers", "path": "en", "count": 8, "distinct": 4}]},
+            "stages": [{"images": 9, "batch": 3}],
+            "optimiser": {"learning_rate": 1e-2, "warmup": 1, "ema": 0.5},
+            "checkpoints": {"every": 1},
+            "log": {"every": 1, "trackers": []},
+        },
+        "reference": "full",
+        "variants": VARIANTS,
+        "claims": CLAIMS,
+        "gap": {"scenes": 3, "times": [0.7, 0.95]},
+        "score": {"every": 400},
+        **changes,
+    }
+
+
+def written(folder: Path, data: dict) -> str:
+    path = folder / "ablation.yaml"
+    path.write_text(yaml.safe_dump(data))
+    return str(path)
+
+
+def ablate(world: Path, file: str, *words: str) -> int:
+    return main(["ablate", file, *llm_words(world), "--device", "cpu", *words])
+
+
+def figures(out: Path) -> dict[str, bytes]:
+    """Every run's errors and scores."""
+    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*.npy")}
+
+
+@pytest.fixture(scope="module")
+def whole(world, tmp_path_factory) -> Path:
+    """An ablation that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert ablate(world, written(folder, tiny(world)), "--out", str(folder / "out")) == 0
+    return folder / "out"
+
+
+@pytest.mark.font
+def test_every_variant_is_trained_measured_and_told(whole):
+    told = json.loads((whole / "ablation.json").read_text())
+    assert told["seeds"] == [0, 1] and set(told["runs"]) == {"full", "none", "both"}
+    for run in told["runs"].values():
+        assert np.array(run["gaps"]).shape == (2, 2) and len(run["nearest"]) == 2
+    gaps = {name: np.array(run["gaps"]) for name, run in told["runs"].items()}
+    assert np.abs(gaps["full"] - gaps["none"]).max() > 0
+    assert np.abs(gaps["full"][0] - gaps["full"][1]).max() > 0  # a seed is another run
+    by_hand = 100 * (gaps["full"] - gaps["none"]).mean() / gaps["full"].mean()
+    assert told["claims"][0]["gap"] == pytest.approx(by_hand, rel=1e-6)
+    table = (whole / "ablation.md").read_text()
+    assert "| Table 2 | it helps | full | none | 2 against 1 |" in table
+    assert "2 degrees of freedom" in table
+    assert not list(whole.rglob("checkpoints"))
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.font
+@pytest.mark.parametrize("moment", ["never", "training", "errors", "score"])
+def test_killed_anywhere_it_goes_on_and_two_runs_give_the_same_numbers(
+    world, whole, tmp_path, monkeypatch, moment
+):
+    """In the middle of a run, after it, and while its pictures are judged."""
+    file = written(tmp_path, tiny(world, seeds=[0], variants=VARIANTS[:2], claims=CLAIMS[:1]))
+    out = tmp_path / "out"
+    if moment != "never":
+        with monkeypatch.context() as broken:
+            _break(broken, moment)
+            with pytest.raises(Killed):
+                ablate(world, file, "--out", str(out))
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.npy")}
+    assert ablate(world, file, "--out", str(out)) == 0
+    found, expected = figures(out), figures(whole)
+    assert len(found) == 4
+    assert found == {name: expected[name] for name in found}
+    assert {path: path.stat().st_mtime_ns for path in before} == before  # nothing is done again
+
+
+def _break(patch: pytest.MonkeyPatch, moment: str) -> None:
+    """Raise in the second run, at its third step or verdict, or before its errors are kept."""
+    calls, limit = [0], {"training": 5, "errors": 2, "score": 5}[moment]
+
+    def counted(original):
+        def call(*args, **kwargs):
+            calls[0] += 1
+            if calls[0] == limit:
+                raise Killed
+            return original(*args, **kwargs)
+
+        return call
+
+    from lidit_stickers.ablation import measuring
+    from lidit_stickers.judging import StickerJudge
+
+    places = {
+        "training": (Trainer, "train_step"),
+        "errors": (measuring, "scene_errors"),
+        "score": (StickerJudge, "judge"),
+    }
+    owner, name = places[moment]
+    patch.setattr(owner, name, counted(getattr(owner, name)))
+
+
+@pytest.mark.font
+def test_a_trunk_of_its_own_is_trained_once(world, tmp_path, capsys):
+    data = tiny(world, seeds=[0], score={"every": 0}, claims=[])
+    del data["checkpoint"]
+    llm = {"name": "one", "width": 32, "token_budget": 24, "template": {"name": "bare"}}
+    shape = {"depth": 2, "width": 32, "heads": 2, "llms": [llm], "refiner": {"blocks": 0}}
+    stages = [{"images": 8, "batch": 4, "resolution": 64}]
+    model = {"preset": "stickers", "changes": shape}
+    data["trunk"] = {**data["fork"], "model": model, "stages": stages}
+    file = written(tmp_path, data)
+    assert main(["ablate", "--print-plan", file, "--out", str(tmp_path / "out")]) == 0
+    assert "the trunk" in capsys.readouterr().out
+    assert ablate(world, file, "--out", str(tmp_path / "out")) == 0
+    trunk = tmp_path / "out" / "trunk" / "final.safetensors"
+    made = trunk.stat().st_mtime_ns
+    assert "One seed tells nothing" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "out" / "runs" / "none-0")
+    assert ablate(world, file, "--out", str(tmp_path / "out")) == 0
+    assert trunk.stat().st_mtime_ns == made
+
+
+@pytest.mark.font
+def test_a_folder_holds_no_two_ablations(world, whole, tmp_path, capsys):
+    data = tiny(world)
+    data["fork"]["stages"][0]["images"] = 20
+    assert ablate(world, written(tmp_path, data), "--out", str(whole)) == 2
+    assert "holds a run with another recipe than is asked for now" in capsys.readouterr().err
+    data = tiny(world)
+    data["variants"].append({"name": "more", "says": "later", "reads": ["two"]})
+    assert [v.name for v, _ in left(read_ablation(written(tmp_path, data)), whole)] == ["more"] * 2
+
+
+def batches(ablation: Ablation, variant, seed: int, world: Path, out: Path):
+    """What each step of a run trains on, beside what its LLMs say."""
+    trunk = str(world / "model.safetensors")
+    recipe = fork_recipe(ablation, variant, seed, trunk, out)
+    task, llms = open_task(recipe), {name: str(world / name) for name in NAMES}
+    ready = prepare(recipe, task.spec, out, Accelerator(cpu=True), llms, task.checkpoint)
+    fetcher = Fetcher(recipe, ready, lambda count: slice(None))
+    for plan in ready.schedule:
+        got = fetcher[plan]
+        yield plan.rows, got.texts, got.zeroed.tolist(), got.latents, got.time, got.noise
+
+
+@pytest.mark.font
+def test_chance_depends_on_step_and_seed_alone(world, tmp_path):
+    """All variants of the shipped file see the same scenes, captions, times and noise."""
+    shipped = yaml.safe_load(SHIPPED.read_text())
+    data = tiny(world, variants=shipped["variants"], claims=[])
+    one, two = data["readings"]["one"], data["readings"]["two"]
+    taps = {**one, "block": [1, 3, -2]}
+    data["readings"] = {"smollm2": one, "smollm2-plain": {**one, "template": "{prompt}"},
+                        "smollm2-taps": taps, "gemma": two}  # fmt: skip
+    data["fork"]["stages"][0]["focus"] = {"low": 0.6, "high": 0.9, "share": 0.5}
+    ablation = read_ablation(written(tmp_path, data))
+    assert len(ablation.variants) >= 13
+    first = list(batches(ablation, ablation.variants[0], 0, world, tmp_path))
+    assert len(first) == 3 and len({tuple(step[1]) for step in first}) > 1
+    for variant in ablation.variants[1:]:
+        found = batches(ablation, variant, 0, world, tmp_path)
+        for ours, theirs in zip(found, first, strict=True):
+            assert ours[:3] == theirs[:3], variant.name
+            assert all(torch.equal(a, b) for a, b in zip(ours[3:], theirs[3:])), variant.name
+    other = list(batches(ablation, ablation.variants[0], 1, world, tmp_path))
+    assert not torch.equal(first[0][4], other[0][4]) and first[0][0] != other[0][0]
+
+
+def test_the_shipped_file_is_whole_and_is_the_papers():
+    """Each claim's scores are those of the specification's tables, and all variants are used."""
+    ablation = read_ablation(SHIPPED)
+    assert ablation.seeds == (0, 1) and ablation.gap.scenes == 1000 and ablation.score.every == 1
+    used = {name for claim in ablation.claims for name in (claim.this, claim.other)}
+    assert set(ablation.names) - used == {"gemma"}
+    for variant in ablation.variants:
+        recipe = fork_recipe(ablation, variant, 0, "stickers", Path("."))
+        open_task(recipe).check_files()
+
+
+def test_the_plan_tells_hours(capsys):
+    """The command of the documents."""
+    assert main(["ablate", "--print-plan", "recipes/ablate.yaml"]) == 0
+    told = capsys.readouterr().out
+    assert "26 runs of 48,000 images (13 variants, 2 seeds), of which 26 are left" in told
+    hours = float(re.search(r"([\d.]+) hours", told)[1])
+    assert 0.5 < hours < 500
+    assert all(f"  {name} " in told for name in read_ablation(SHIPPED).names)
+
+
+BAD = [
+    ({"seeds": []}, "no seeds"),
+    ({"seeds": [1, 1]}, "seeds repeat"),
+    ({"reference": "nobody"}, "reference is 'nobody'; expected one of the variants full"),
+    ({"trunk": {"seed": 1}}, "a checkpoint and a trunk"),
+    ({"checkpoint": ""}, "or neither"),
+    ({"gap": {"scenes": 1}}, "gap.scenes is 1"),
+    ({"gap": {"times": [0]}}, "gap.times has 0"),
+    ({"score": {"prompts": "poems"}}, "score.prompts is 'poems'"),
+    ({"claims": [{"says": "x", "this": "full", "other": "y"}]}, "is on 'y'"),
+    ({"claims": [{"says": "x", "this": "full", "other": "none", "paper": [1]}]}, "1 scores"),
+    ({"variants": [{"name": "A b", "says": "", "reads": ["one"]}]}, "called 'A b'"),
+    ({"variants": [{"name": "full", "says": "", "reads": ["six"]}]}, "reads 'six'"),
+    ({"variants": [{"name": "full", "says": "", "reads": []}]}, "reads nothing"),
+    ({"fork": {"seed": 3}}, "fork has seed"),
+    ({"speed": 3}, "unknown field"),
+]
+
+
+@pytest.mark.parametrize(("changes", "told"), BAD)
+def test_a_mistake_is_one_sentence(world, tmp_path, changes, told):
+    file = written(tmp_path, tiny(world, **changes))
+    with pytest.raises(LiDiTError, match=re.escape(told)) as caught:
+        read_ablation(file)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"), [([], "--out is missing"), (["--out", "x", "--llm", "one"], "NAME=SOURCE")]
+)
+def test_a_command_that_lacks_something_says_so(world, tmp_path, capsys, words, told):
+    assert main(["ablate", written(tmp_path, tiny(world)), *words]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_it_starts_as_people_type_it():
+    command = [sys.executable, "-m", "lidit_core", "ablate", "--help"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "recipes/ablate.yaml" in ended.stdout
