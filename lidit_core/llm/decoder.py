@@ -74,10 +74,7 @@ def truncated(config, kept: int):
 
 def build(config, folder: Path, dtype: torch.dtype) -> nn.Module:
     """The decoder with the weights of `folder`, in eval mode, its final norm taken out."""
-    from transformers import AutoModel
-
-    with _EmptyOnMeta():
-        module = AutoModel.from_config(config, trust_remote_code=False)
+    module = empty_model(config)
     norm = final_norm(module)
     wanted = {k: v for k, v in module.state_dict().items() if not k.startswith(norm + ".")}
     checkpoint = Checkpoint(checkpoint_files(folder))
@@ -88,6 +85,18 @@ def build(config, folder: Path, dtype: torch.dtype) -> nn.Module:
     if not missing:
         module.load_state_dict(checkpoint.read(wanted, dtype), strict=True, assign=True)
     return module.eval().requires_grad_(False)
+
+
+def empty_model(config, kind=None) -> nn.Module:
+    """What a configuration makes, on the meta device but for what is computed.
+
+    Args:
+        kind: one of transformers' Auto classes; by default that of decoders alone.
+    """
+    from transformers import AutoModel
+
+    with _EmptyOnMeta():
+        return (kind or AutoModel).from_config(config, trust_remote_code=False)
 
 
 def _converted_by_transformers(
