@@ -89,9 +89,8 @@ class PromptReader:
     def generate(self, *_, **__) -> None:
         """Refuse what the host's nodes for writing text ask for."""
         raise LiDiTError(
-            "this CLIP reads prompts for LI-DiT and writes no text for this node; use LI-DiT Expand "
-            "Prompt, or connect the CLIP of one of ComfyUI's own loaders to the node that generates "
-            "text"
+            "this CLIP reads prompts for LI-DiT and writes no text for this node; use LI-DiT "
+            "Expand Prompt, or connect the CLIP of one of ComfyUI's own loaders here"
         )
 
     def set_clip_options(self, options: dict) -> None:

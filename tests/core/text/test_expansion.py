@@ -1,4 +1,4 @@
-"""A cut LLM writes what transformers' whole one writes. Run: pytest tests/core/text/test_expansion.py"""
+"""A cut LLM writes what the whole one does. Run: pytest tests/core/text/test_expansion.py"""
 
 from __future__ import annotations
 
