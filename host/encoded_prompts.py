@@ -14,11 +14,11 @@ from ..lidit_core.io.conditioning import (
     EncodedPrompt,
     EncodedPrompts,
     NotStorable,
-    read_encoded,
     write_encoded,
 )
+from ..lidit_core.model.prompt_text import HIDDEN, NAMES, read_prompts
 from .folders import CONDITIONING, plain_name
-from .keys import HIDDEN, MODEL_CONDS, NAMES, Entry
+from .keys import MODEL_CONDS, Entry
 from .lidit.conditioning import for_lidit
 
 IN_OUTPUT = " [output]"  # after the name of a file that a workflow wrote, as the host marks them
@@ -70,7 +70,7 @@ def load(name: str) -> list[Entry]:
     Raises:
         LiDiTError: it is not there, or none.
     """
-    encoded = read_encoded(find(name))
+    encoded = read_prompts(find(name))
     check(
         len(encoded.prompts) == 1,
         f"{name} holds {len(encoded.prompts)} prompts; expected one, as Save Conditioning writes",

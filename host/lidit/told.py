@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import comfy.model_patcher
 
 from ...lidit_core.model.config import LiDiTConfig
+from ...lidit_core.model.prompt_text import BranchText
 from ..keys import Entry
 from .branches import branch_of
-from .conditioning import BranchText, text_of
+from .conditioning import text_of
 
 
 def describe_model(patcher: comfy.model_patcher.ModelPatcher, config: LiDiTConfig) -> str:
