@@ -87,7 +87,8 @@ def _completed(values: dict[str, Any]) -> dict[str, Any]:
 
 def choices() -> list[str]:
     """The files of models/conditioning, then those that were saved into output/conditioning."""
-    given = folder_paths.get_filename_list(CONDITIONING)
+    names = folder_paths.get_filename_list(CONDITIONING)
+    given = [name.replace("\\", "/") for name in names]  # a workflow is opened on every system
     output = Path(folder_paths.get_output_directory())
     saved = sorted((output / CONDITIONING).rglob(f"*{SUFFIX}"))
     return [*given, *(path.relative_to(output).as_posix() + IN_OUTPUT for path in saved)]

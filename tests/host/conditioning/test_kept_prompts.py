@@ -161,3 +161,20 @@ def test_a_prompt_of_the_command_line_is_loaded_as_one_of_the_canvas(kit, host, 
     assert {name: values[name] for name in told} == {name: own[name] for name in told}
     assert torch.equal(values["lidit_roles"]["0"], own["lidit_roles"]["0"])
     assert "model_conds" in values
+
+
+def test_a_file_in_a_folder_is_listed_as_every_system_saves_it(kit, host, monkeypatch):
+    """As on Windows, whose host lists names with backslashes; and a workflow saved there."""
+    import folder_paths
+
+    loaded, folder = kit.prompt(), "mine"
+    path = host.base / "models" / "conditioning" / folder
+    path.mkdir(parents=True, exist_ok=True)
+    prompts = kit.pack.module("host.encoded_prompts")
+    kept = prompts.save(loaded, PREFIX)
+    (path / "one.safetensors").write_bytes(kept.read_bytes())
+    for name in (f"{folder}/one.safetensors", f"{folder}\\one.safetensors"):
+        (found,) = kit.pack.run("LiDiTLoadConditioning", file=name)
+        assert torch.equal(found[0][0], loaded[0][0])
+    monkeypatch.setattr(folder_paths, "get_filename_list", lambda _: ["mine\\one.safetensors"])
+    assert prompts.choices()[0] == "mine/one.safetensors"
