@@ -27,9 +27,11 @@ def expand_prompt(clip: HostCLIP, text: str, how: Expansion) -> str:
             f"this CLIP holds {type(reader).__name__}, which is not read as an LLM; connect the "
             "LI-DiT LLM loader, or put LI-DiT LLM from CLIP between if it is one"
         )
-    written = _by_host if isinstance(reader, HostReader) else _by_library
     with shown_on_node():
-        made = written(reader, clip.patcher, text, how)
+        if isinstance(reader, HostReader):
+            made = _by_host(reader, clip.patcher, text, how)
+        else:
+            made = _by_library(reader, clip.patcher, text, how)
     told = f"{made.tokens} tokens written by {reader.name}"
     if made.added:
         told += f"; its other blocks, norm and head took {made.added / 1e6:,.0f} MB more meanwhile"
