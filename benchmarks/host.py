@@ -111,11 +111,12 @@ def sampling_against_calls(module, rounds: int) -> float:
     dit, model_module = module("lidit_core.model.dit"), module("host.lidit.model")
     patcher = model_module.build_model(config, filled(dit.LiDiT(config)).state_dict())
     conditioning = module("host.lidit.conditioning")
+    texts = module("lidit_core.model.prompt_text")
 
     def prompt(length: int):
         states = text_of(module, {0: (length, 576)}).states[0]
-        read = conditioning.BranchText("SmolLM2-135M-Instruct", states)
-        return [conditioning.entry_of(conditioning.PromptText((read,)))]
+        read = texts.BranchText("SmolLM2-135M-Instruct", states)
+        return [conditioning.entry_of(texts.PromptText((read,)))]
 
     side = config.native_size // config.latent.downsampling
     latent = {"samples": torch.zeros(1, 16, side, side)}

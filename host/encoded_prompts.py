@@ -14,11 +14,11 @@ from ..lidit_core.io.conditioning import (
     EncodedPrompt,
     EncodedPrompts,
     NotStorable,
-    read_encoded,
     write_encoded,
 )
+from ..lidit_core.model.prompt_text import HIDDEN, NAMES, read_prompts
 from .folders import CONDITIONING, plain_name
-from .keys import HIDDEN, MODEL_CONDS, NAMES, Entry
+from .keys import MODEL_CONDS, Entry
 from .lidit.conditioning import for_lidit
 
 IN_OUTPUT = " [output]"  # after the name of a file that a workflow wrote, as the host marks them
@@ -70,7 +70,7 @@ def load(name: str) -> list[Entry]:
     Raises:
         LiDiTError: it is not there, or none.
     """
-    encoded = read_encoded(find(name))
+    encoded = read_prompts(find(name))
     check(
         len(encoded.prompts) == 1,
         f"{name} holds {len(encoded.prompts)} prompts; expected one, as Save Conditioning writes",
@@ -87,7 +87,8 @@ def _completed(values: dict[str, Any]) -> dict[str, Any]:
 
 def choices() -> list[str]:
     """The files of models/conditioning, then those that were saved into output/conditioning."""
-    given = folder_paths.get_filename_list(CONDITIONING)
+    names = folder_paths.get_filename_list(CONDITIONING)
+    given = [name.replace("\\", "/") for name in names]  # a workflow is opened on every system
     output = Path(folder_paths.get_output_directory())
     saved = sorted((output / CONDITIONING).rglob(f"*{SUFFIX}"))
     return [*given, *(path.relative_to(output).as_posix() + IN_OUTPUT for path in saved)]

@@ -1,20 +1,27 @@
-"""The names under which CONDITIONING entries carry what LI-DiT and LLMDiff read."""
+"""The names under which CONDITIONING entries carry what LI-DiT and LLMDiff read.
+
+Files of encoded prompts have LI-DiT's too, so that those are the library's.
+"""
 
 from __future__ import annotations
 
-from ..lidit_core.llm.blocks import Block, shown_block
-from ..lidit_core.text.templates import InstructionTemplate
+from ..lidit_core.model.prompt_text import (
+    BRANCHES,
+    EMPHASIS,
+    FINGERPRINTS,
+    FUSION,
+    HIDDEN,
+    NAMES,
+    OPTIONS,
+    READINGS,
+    ROLES,
+    USED,
+    reading_of,
+)
 
-HIDDEN, ROLES, NAMES = "lidit_hidden", "lidit_roles", "lidit_llm"
-BRANCHES, OPTIONS, FUSION = "lidit_branch", "lidit_options", "lidit_fusion"
-READINGS, USED, FINGERPRINTS = "lidit_reading", "lidit_used", "lidit_fingerprint"
-EMPHASIS = "lidit_emphasis"  # weights of tokens, of the LLMs whose prompt has some
+__all__ = ["BRANCHES", "EMPHASIS", "FINGERPRINTS", "FUSION", "HIDDEN", "NAMES", "OPTIONS",
+           "READINGS", "ROLES", "USED", "reading_of"]  # fmt: skip
 TEXT = "lidit_text"  # of what a LI-DiT puts among the host's conditions
 MODEL_CONDS = "model_conds"  # the host's key: conditions that a model adds its own to
 LLMDIFF = "llmdiff_states"  # of what llmdiff_conditioning.py writes
 Entry = list  # [Tensor, dict]
-
-
-def reading_of(block: Block, template: InstructionTemplate) -> str:
-    """How an LLM is read, as one string: refiners are trained on one way of reading it."""
-    return f"{shown_block(block)} {template.to_json()}"

@@ -21,6 +21,7 @@ class LiDiTExtension(ComfyExtension):
         from .lidit.refiner_loader import LiDiTRefinerLoader
         from .lidit.sampler import LiDiTSampler
         from .lidit.text_encode import LiDiTTextEncode
+        from .llm.expand_prompt import LiDiTExpandPrompt
         from .llm.from_clip import LiDiTLLMFromCLIP
         from .llm.instruction_template import LiDiTInstructionTemplate
         from .llm.loader import LiDiTLLMLoader
@@ -48,4 +49,5 @@ class LiDiTExtension(ComfyExtension):
             LiDiTSaveConditioning,
             LiDiTLoadConditioning,
             LiDiTRecordConditioning,
+            LiDiTExpandPrompt,
         ]

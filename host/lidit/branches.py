@@ -7,13 +7,13 @@ from dataclasses import replace
 from ...lidit_core.errors import LiDiTError
 from ...lidit_core.llm.blocks import shown_block
 from ...lidit_core.model.config import LiDiTConfig, RefinerConfig
+from ...lidit_core.model.prompt_text import BranchText, PromptText
 from ...lidit_core.model.refiners import BranchOptions
 from ...lidit_core.model.text_side import TextOptions
 from ...lidit_core.text.spec import LLMSpec, place_of
 from ..keys import reading_of
 from ..node_notes import note
 from ..prompt_lengths import tell_length
-from .conditioning import BranchText, PromptText
 from .conds import ModelText
 
 

@@ -17,57 +17,21 @@ import torch
 from torch import Tensor
 
 from ...lidit_core.errors import LiDiTError, check
-from ...lidit_core.model.refiners import BranchOptions
-from ...lidit_core.text.states import LLMStates
-from ..entries import name_at, readable, text_at
-from ..keys import (
-    BRANCHES,
+from ...lidit_core.model.prompt_text import (
     EMPHASIS,
     FINGERPRINTS,
     FUSION,
     HIDDEN,
-    LLMDIFF,
-    MODEL_CONDS,
     NAMES,
-    OPTIONS,
     READINGS,
-    ROLES,
-    TEXT,
-    USED,
-    Entry,
+    PromptText,
+    stored_branch,
+    stored_values,
 )
+from ...lidit_core.text.states import LLMStates
+from ..entries import name_at, readable, text_at
+from ..keys import LLMDIFF, MODEL_CONDS, TEXT, Entry
 from ..node_notes import note
-
-NOT_CHOSEN = -1  # a branch by its LLM's name; a switch as the model's configuration has it
-
-
-@dataclass(frozen=True)
-class BranchText:
-    """One LLM's reading of a prompt."""
-
-    llm: str
-    states: LLMStates  # B rows; 1 straight from the encoder
-    branch: int | None = None  # of the model; None = the one trained on the LLM of this name
-    options: BranchOptions = BranchOptions()
-    reading: str = ""  # see `reading_of`; "" = not known
-    used: int = 0  # tokens of the prompt that were read, the template's not counted; 0 = not known
-    fingerprint: str = ""  # of the LLM's weights, see `llm/fingerprint.py`; "" = not known
-
-    def with_states(self, states: LLMStates) -> "BranchText":
-        return replace(self, states=states)
-
-
-@dataclass(frozen=True)
-class PromptText:
-    """All LLMs' readings of one prompt."""
-
-    branches: tuple[BranchText, ...]
-    fusion: str | None = None  # None = as the model's configuration has it
-
-    def emptied(self) -> "PromptText":
-        """No text at all: what a zeroed-out conditioning means."""
-        empty = tuple(replace(b, states=b.states.emptied(), used=0) for b in self.branches)
-        return replace(self, branches=empty)
 
 
 class ForLiDiT(dict):
@@ -104,26 +68,7 @@ def for_lidit(llms: Iterable[str]) -> ForLiDiT:
 
 def values_of(text: PromptText) -> dict[str, Any]:
     """The values of an entry."""
-    numbered = {str(i): branch for i, branch in enumerate(text.branches)}
-    return {
-        HIDDEN: {i: b.states.hidden for i, b in numbered.items()},
-        ROLES: {i: b.states.roles for i, b in numbered.items()},
-        NAMES: {i: b.llm for i, b in numbered.items()},
-        BRANCHES: {i: NOT_CHOSEN if b.branch is None else b.branch for i, b in numbered.items()},
-        OPTIONS: {i: _numbers(b.options) for i, b in numbered.items()},
-        READINGS: {i: b.reading for i, b in numbered.items()},
-        USED: {i: b.used for i, b in numbered.items()},
-        FINGERPRINTS: {i: b.fingerprint for i, b in numbered.items()},
-        **_emphasis({i: b.states.emphasis for i, b in numbered.items()}),
-        FUSION: text.fusion or "",
-        MODEL_CONDS: for_lidit(b.llm for b in text.branches),
-    }
-
-
-def _emphasis(weights: Mapping[str, Tensor | None]) -> dict[str, Any]:
-    """The weights of tokens, where there are some: other entries are as they ever were."""
-    given = {i: of for i, of in weights.items() if of is not None}
-    return {EMPHASIS: given} if given else {}
+    return {**stored_values(text), MODEL_CONDS: for_lidit(b.llm for b in text.branches)}
 
 
 def entry_of(text: PromptText, like: Entry | None = None) -> Entry:
@@ -157,31 +102,19 @@ def text_of(c0: Tensor | None, values: Mapping[str, Any]) -> PromptText:
             "connect a prompt that was encoded with a CLIP from the LI-DiT LLM loader"
         )
     with readable():
-        branches = tuple(_branch(values, i) for i in sorted(values[HIDDEN], key=int))
+        for i in values[HIDDEN]:
+            check_names(values, i)
+        branches = tuple(stored_branch(values, i) for i in sorted(values[HIDDEN], key=int))
         check(bool(branches), "this conditioning holds no LLM's states; encode the prompt again")
         return _followed(PromptText(branches, values.get(FUSION) or None), c0)
 
 
-def _branch(values: Mapping[str, Any], i: str) -> BranchText:
-    branch, numbers = int(values[BRANCHES][i]), values[OPTIONS][i]
-    return BranchText(
-        name_at(values[NAMES], i),
-        LLMStates(
-            values[HIDDEN][i],
-            values[ROLES][i].to(torch.int32),
-            emphasis=values.get(EMPHASIS, {}).get(i),
-        ),
-        None if branch == NOT_CHOSEN else branch,
-        BranchOptions(
-            _switch(numbers["full_attention"]),
-            _switch(numbers["gated"]),
-            float(numbers["strength"]),
-            float(numbers["weight"]),
-        ),
-        text_at(values[READINGS], i),
-        int(values.get(USED, {}).get(i, 0)),
-        text_at(values[FINGERPRINTS], i) if FINGERPRINTS in values else "",
-    )
+def check_names(values: Mapping[str, Any], i: str) -> None:
+    """Refuse a reading whose LLM or way of reading is named by none of the pack's texts."""
+    name_at(values[NAMES], i)
+    text_at(values[READINGS], i)
+    if FINGERPRINTS in values:
+        text_at(values[FINGERPRINTS], i)
 
 
 def _followed(text: PromptText, c0: Tensor | None) -> PromptText:
@@ -232,20 +165,3 @@ def _changed(llm: str, first: LLMStates) -> str:
         "shorter one nothing is added there; of several LLMs fused in the other prompt only the "
         "first is mixed in"
     )
-
-
-def _numbers(options: BranchOptions) -> dict[str, float]:
-    return {
-        "full_attention": _number(options.full_attention),
-        "gated": _number(options.gated),
-        "strength": options.strength,
-        "weight": options.weight,
-    }
-
-
-def _number(switch: bool | None) -> int:
-    return NOT_CHOSEN if switch is None else int(switch)
-
-
-def _switch(number: float) -> bool | None:
-    return None if number == NOT_CHOSEN else bool(number)

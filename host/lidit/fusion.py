@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ...lidit_core.errors import LiDiTError
+from ...lidit_core.model.prompt_text import BranchText, PromptText
 from ...lidit_core.model.refiners import BranchOptions
 from ..keys import Entry
 from ..node_notes import note
-from .conditioning import BranchText, PromptText, entry_of, text_of
+from .conditioning import entry_of, text_of
 
 
 def read_by(entry: Entry, branch: int | None, options: BranchOptions) -> Entry:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import comfy.model_patcher
 
 from ...lidit_core.model.config import LiDiTConfig
+from ...lidit_core.model.prompt_text import BranchText
 from ..keys import Entry
 from .branches import branch_of
-from .conditioning import BranchText, text_of
+from .conditioning import text_of
+
+
+def describe_before(path: Path) -> str:
+    """The size of a checkpoint's file, before it is loaded."""
+    return f"loading {path.name}, {path.stat().st_size / 1e6:,.0f} MB"
 
 
 def describe_model(patcher: comfy.model_patcher.ModelPatcher, config: LiDiTConfig) -> str:

@@ -18,9 +18,10 @@ from comfy.supported_models_base import ClipTarget
 
 from ...lidit_core.errors import LiDiTError
 from ...lidit_core.llm.blocks import Block, plain_block
-from ...lidit_core.llm.loading import default_dtype, load_llm
+from ...lidit_core.llm.loading import default_dtype, expected_bytes, load_llm
+from ...lidit_core.llm.locate import locate
 from ...lidit_core.text.templates import InstructionTemplate
-from ..node_notes import report
+from ..node_notes import note, report
 from .holder import LLMHolder
 from .notes import describe, describe_llm, with_notes
 from .plain_text import EMPHASIS, TEMPLATE, PlainText
@@ -69,6 +70,30 @@ def _prepare(patcher, settings: LLMSettings, dtype: torch.dtype) -> None:
 def open_patcher(settings: LLMSettings, disable_dynamic: bool = False):
     """The same LLM afresh, for hosts that need a copy of the weights."""
     return open_clip(settings, disable_dynamic).patcher
+
+
+def describe_before(settings: LLMSettings) -> str:
+    """What a user wants to know of an LLM before it is loaded: what it will take.
+
+    A note says where less RAM is free.
+    """
+    device = (
+        torch.device("cpu") if settings.device == "cpu" else model_management.text_encoder_device()
+    )
+    expected = expected_bytes(
+        settings.source, settings.block, compute_dtype(settings.dtype, device)
+    )
+    if expected is None:
+        size = sum(part.stat().st_size for part in locate(settings.source).parts)
+        return f"converting its GGUF of {size / 1e6:,.0f} MB, once"
+    free = model_management.get_free_memory(torch.device("cpu"))
+    if expected > free:
+        note(
+            f"this LLM takes {expected / 1e6:,.0f} MB and {free / 1e6:,.0f} MB of RAM are free, so "
+            "that the machine may come to a halt; close other programs, or choose dtype bfloat16, "
+            "a lower layer or a smaller LLM"
+        )
+    return f"loading {expected / 1e6:,.0f} MB of weights into RAM"
 
 
 def describe_clip(clip: LLMClip) -> str:

@@ -11,13 +11,16 @@ from dataclasses import dataclass, field
 from ...lidit_core.errors import LiDiTError, check
 
 # Chat templates render one user turn, and a system turn before it, as the LLMs' own do.
-QWEN3 = (
+CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] }}"
     "{{ '<|im_end|>\n' }}{% endfor %}"
 )
+QWEN3 = CHATML.replace(  # which replies without thinking
+    "m['content']", "('<think>\n\n</think>\n\n' if m['role'] == 'assistant' else '') + m['content']"
+)
 QWEN25 = (
     "{% if messages[0]['role'] != 'system' %}"
-    "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}" + QWEN3
+    "{{ '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n' }}{% endif %}" + CHATML
 )
 LLAMA3 = (
     "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] }}"
@@ -26,14 +29,16 @@ LLAMA3 = (
 GEMMA3 = (
     "{{ bos_token }}{% set first = namespace(text='') %}{% for m in messages %}"
     "{% if m['role'] == 'system' %}{% set first.text = m['content'] + '\n\n' %}{% else %}"
-    "{{ '<start_of_turn>' + m['role'] + '\n' + first.text + m['content'] | trim }}"
-    "{{ '<end_of_turn>\n' }}{% endif %}{% endfor %}"
+    "{{ '<start_of_turn>' + {'assistant': 'model'}.get(m['role'], m['role']) + '\n' }}"
+    "{{ first.text + m['content'] | trim + '<end_of_turn>\n' }}{% set first.text = '' %}"
+    "{% endif %}{% endfor %}"
 )
 MISTRAL3 = (
     "{{ bos_token }}{% if messages[0]['role'] != 'system' %}"
     "{{ '[SYSTEM_PROMPT]You are Mistral Small 3.[/SYSTEM_PROMPT]' }}{% endif %}"
     "{% for m in messages %}{% if m['role'] == 'system' %}"
-    "{{ '[SYSTEM_PROMPT]' + m['content'] + '[/SYSTEM_PROMPT]' }}{% else %}"
+    "{{ '[SYSTEM_PROMPT]' + m['content'] + '[/SYSTEM_PROMPT]' }}"
+    "{% elif m['role'] == 'assistant' %}{{ m['content'] + '</s>' }}{% else %}"
     "{{ '[INST]' + m['content'] + '[/INST]' }}{% endif %}{% endfor %}"
 )
 
@@ -89,7 +94,7 @@ QWEN = Kind(
 )
 QWEN_VL = Kind(
     "Qwen 3 VL",
-    QWEN3,
+    CHATML,
     {
         "Qwen3-VL-4B-Instruct": Sizes(2560, 36, 151936),
         "Qwen3-VL-8B-Instruct": Sizes(4096, 36, 151936),

@@ -17,14 +17,14 @@ from torch import Tensor
 from ...lidit_core.errors import LiDiTError
 from ...lidit_core.llm.blocks import Block, shown_block
 from ...lidit_core.llm.loading import LLM
+from ...lidit_core.model.prompt_text import BranchText, PromptText, mean_state
 from ...lidit_core.text.cache import PromptStates
 from ...lidit_core.text.emphasis import encode_emphasised
 from ...lidit_core.text.encoder import LLMEncoder, pad_states
 from ...lidit_core.text.prompt_encoder import PromptEncoder
-from ...lidit_core.text.states import PADDING, LLMStates
 from ...lidit_core.text.templates import InstructionTemplate, find_template
 from ..keys import reading_of
-from ..lidit.conditioning import BranchText, PromptText, values_of
+from ..lidit.conditioning import values_of
 from .memory import memory_needed
 from .notes import tell
 from .plain_text import EMPHASIS, TEMPLATE, plain_text_of
@@ -89,8 +89,8 @@ class PromptReader:
     def generate(self, *_, **__) -> None:
         """Refuse what the host's nodes for writing text ask for."""
         raise LiDiTError(
-            "this CLIP reads prompts for LI-DiT and writes no text; connect the CLIP of one of "
-            "ComfyUI's own loaders to the node that generates text"
+            "this CLIP reads prompts for LI-DiT and writes no text for this node; use LI-DiT "
+            "Expand Prompt, or connect the CLIP of one of ComfyUI's own loaders here"
         )
 
     def set_clip_options(self, options: dict) -> None:
@@ -215,10 +215,3 @@ class CachedPrompts(PromptEncoder):
 
     def weights_identity(self) -> list:
         return self.weights
-
-
-@torch.inference_mode(False)
-def mean_state(states: LLMStates) -> Tensor:
-    """The mean (B, C) float32 of each row's tokens; zeros where there is none."""
-    real = (states.roles != PADDING).to(torch.float32)[..., None]
-    return (states.hidden.float() * real).sum(1) / real.sum(1).clamp(min=1)

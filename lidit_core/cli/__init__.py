@@ -12,9 +12,9 @@ from types import ModuleType
 
 from .. import __version__
 from ..errors import check, exit_status, shown
-from . import encode, fetch, generate, info, inspect, refiner, stamp
+from . import encode, expand, fetch, generate, info, inspect, refiner, stamp
 
-MODULES = (generate, info, inspect, fetch, encode, refiner, stamp)
+MODULES = (generate, info, inspect, fetch, encode, expand, refiner, stamp)
 VERBS = {module.__name__.split(".")[-1]: module for module in MODULES}
 ABOVE = {
     "train": "lidit_train.command",

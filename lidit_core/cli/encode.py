@@ -1,8 +1,8 @@
 """Show how a prompt is read: tokens, the prompt's span in them, and what was cut.
 
 The language models and their templates are those of the model. With --out the hidden states are
-kept as a safetensors file, one pair of tensors a language model: NAME.hidden (tokens, width) and
-NAME.roles (tokens), where 1 is the instruction and 2 the prompt.
+kept as a safetensors file, as Save Conditioning in ComfyUI writes it: put it into the folder
+models/conditioning there, and Load Conditioning lists it.
 """
 
 from __future__ import annotations
@@ -41,26 +41,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from ..branches import choose_llms, open_encoders
     from ..checkpoints.lidit import read_config
-    from ..io.tensors import write_safetensors
+    from ..io.conditioning import EncodedPrompts, write_encoded
+    from ..model.prompt_text import BranchText, PromptText, encoded_prompt, reading_of
     from ..pipeline import find_device
     from ..shipped import find_model
+    from ..text.encoder import pad_states
 
     path, named = find_model(args.model)
     config = read_config(path)
     chosen = choose_llms(config, args.llm, named)
     device = find_device(args.device)
     encoders = open_encoders(config, chosen, device, args.cache, args.spread)
-    tensors = {}
+    read = []
     for branch, encoder in encoders.items():
         spec = config.llms[branch]
-        name = spec.name
         (states,) = encoder.encode_rows([args.prompt])
-        tensors[f"{name}.hidden"], tensors[f"{name}.roles"] = states.hidden, states.roles
+        reading = reading_of(spec.block, spec.template)
+        kept = pad_states([states.cpu()])
+        read.append(BranchText(spec.name, kept, reading=reading, used=states.used))
         print(_describe(spec, args.prompt, states))
     if args.out:
-        cpu = {key: tensor.cpu() for key, tensor in tensors.items()}
         prompt = args.prompt.encode("utf-8", "replace").decode()  # as the renderer reads it
-        write_safetensors(args.out, cpu, {"prompt": prompt})
+        whole = encoded_prompt(PromptText(tuple(read)), prompt)
+        write_encoded(args.out, EncodedPrompts([whole], {"model": Path(args.model).name}))
         print(args.out)
     return 0
 

@@ -123,7 +123,8 @@ def read_encoded(path: str | Path) -> EncodedPrompts:
     tensors, metadata = read_safetensors(path)
     check(
         metadata.get("format") == FORMAT,
-        f"{path} holds no encoded prompts; expected a file that Save Conditioning wrote",
+        f"{path} holds no encoded prompts; expected a file of Save Conditioning or of `lidit "
+        "encode --out`",
     )
     check(
         metadata.get("version") == VERSION,

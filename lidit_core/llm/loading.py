@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -14,7 +16,7 @@ from ..progress import tell
 from .blocks import EVERY_BLOCK, Block, kept_blocks, plain_block, tap_indices
 from .compat import check_transformers, read_tokenizer
 from .decoder.build import build, decoder_blocks, text_config
-from .decoder.checkpoint import checkpoint_files
+from .decoder.checkpoint import Checkpoint, checkpoint_files
 from .decoder.fingerprints import decoder_fingerprint, files_fingerprint
 from .fetch import install_line
 from .hub import model_folder
@@ -92,6 +94,28 @@ def intended_device(
         )
     spread = device_map is not None and torch.cuda.is_available()
     return torch.device(device or ("cuda" if spread else "cpu"))
+
+
+def expected_bytes(source: str | Path, block: Block, dtype: torch.dtype) -> int | None:
+    """Bytes of the weights that `load_llm` will hold, by the headers of the files alone.
+
+    None where that is not known before: of a GGUF that is not converted yet, or of the hub.
+    """
+    found = locate(source)
+    if not found.converted or found.folder is None:
+        return None
+    config = text_config(found.folder, found.name)
+    kept = kept_blocks(plain_block(block), config.num_hidden_layers, found.name)
+    files = Checkpoint(checkpoint_files(found.folder)).files
+    read = [name for name in files if _is_read(name, kept)]
+    shapes = (files[name].get_slice(name).get_shape() for name in read)
+    return sum(map(math.prod, shapes)) * dtype.itemsize
+
+
+def _is_read(name: str, kept: int) -> bool:
+    """Whether a tensor of this name in a checkpoint is among the embeddings and first blocks."""
+    numbered = re.search(r"\.(?:layers|h|blocks)\.(\d+)\.", f".{name}")
+    return int(numbered[1]) < kept if numbered else "embed" in name or "wte" in name
 
 
 @torch.inference_mode(False)

@@ -17,17 +17,21 @@ SECONDS = 10  # that a template may take; those of LLMs take milliseconds
 NOT_TODAY = f"{{% macro strftime_now(format) %}}{DATE}{{% endmacro %}}\n"
 
 
-def render_chat(tokenizer, system: str, user: str) -> str:
+def render_chat(tokenizer, system: str, user: str, reply: str = "") -> str:
     """The chat template's text for one user turn, without a system prompt that nobody asked for.
 
     A template that has no system role gets the system text at the head of the user's turn.
+
+    Args:
+        reply: the LLM's turn after the user's; "" = none.
     """
     turn = {"role": "user", "content": user}
-    apart = _rendered(tokenizer, [{"role": "system", "content": system}, turn])
+    after = [{"role": "assistant", "content": reply}] if reply else []
+    apart = _rendered(tokenizer, [{"role": "system", "content": system}, turn, *after])
     if system and apart and system.strip() in apart:
         return apart
     folded = {"role": "user", "content": f"{system}\n\n{user}" if system else user}
-    alone = _rendered(tokenizer, [folded])
+    alone = _rendered(tokenizer, [folded, *after])
     texts = [text for text in (apart if not system else None, alone) if text]
     if not texts:
         raise LiDiTError(

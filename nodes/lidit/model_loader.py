@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ...host.lidit import files as models
 from ...host.lidit import model
-from ...host.lidit.told import describe_model
+from ...host.lidit.told import describe_before, describe_model
 from ...host.node_notes import report, shown
 from ..schema import schema
 
@@ -52,6 +52,7 @@ class LiDiTModelLoader(io.ComfyNode):
     @classmethod
     def execute(cls, model_name: str, weight_dtype: str) -> io.NodeOutput:
         path = models.find_file(model_name)
+        report(describe_before(path))
         patcher = model.load_model(path, weight_dtype)
         config = model.config_of_model(patcher)
         report(describe_model(patcher, config))

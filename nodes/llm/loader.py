@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ...host.llm.clip import DEVICES, DTYPES, block_named, describe_clip, open_clip
+from ...host.llm.clip import DEVICES, DTYPES, block_named, describe_before, describe_clip, open_clip
 from ...host.llm.fetching import offers, present_source
 from ...host.llm.files import llm_choices, llm_fingerprint
 from ...host.llm.reader import LLMSettings
@@ -93,6 +93,8 @@ class LiDiTLLMLoader(io.ComfyNode):
         used, block = custom_template or find_template(template), block_named(layer)
         with shown_on_node():
             source = present_source(llm, fetch)
-            clip = open_clip(LLMSettings(source, used, block, token_budget, dtype, device))
+            settings = LLMSettings(source, used, block, token_budget, dtype, device)
+            report(describe_before(settings))
+            clip = open_clip(settings)
         report(describe_clip(clip))
         return io.NodeOutput(clip, ui=shown())

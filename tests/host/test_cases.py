@@ -54,6 +54,16 @@ def test_a_stock_node_changes_the_picture_no_more_than_it_should(server, name, m
     assert is_picture(plain) and distance(picture, plain) <= most
 
 
+@pytest.mark.parametrize("name", ["first_text_to_image", "first_two_llms"])
+def test_a_graph_of_the_first_workflows_still_draws(server, name):
+    """As they were saved before any node had got another input."""
+    from workflow_kit import need_llms
+
+    api = case(name)
+    need_llms(api)
+    assert is_picture(drawn(server, api))
+
+
 def test_an_llm_is_saved_on_a_cpu(server):
     run = server.draw(case("clipsave_cpu"))
     assert run.ending == "execution_success", run.error

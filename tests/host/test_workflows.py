@@ -129,6 +129,15 @@ def test_the_first_shows_the_instruction_and_how_the_words_were_read():
     assert api[encode]["class_type"] == "LiDiTTextEncode" and output == 1  # info
 
 
+def test_the_first_is_an_app_of_a_prompt_a_seed_and_a_picture():
+    """What the frontend's app mode shows, each a widget or an output that is there."""
+    ui, api = read(FIRST)
+    app = ui["extra"]["linearData"]
+    asked = [api[str(node)]["inputs"][widget] for node, widget in app["inputs"]]
+    assert isinstance(asked[0], str) and asked[0] and isinstance(asked[1], int)
+    assert [api[str(node)]["class_type"] for node in app["outputs"]] == ["SaveImage"]
+
+
 def kept(ui: dict) -> tuple:
     """What a reader sees of a workflow, and what runs."""
     nodes = {

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 from tiny_lidit import lidit_config, save_lidit_files
 from tiny_llm import save_llm
 
@@ -21,6 +20,7 @@ from lidit_core.checkpoints.lora import write_lora
 from lidit_core.cli import main
 from lidit_core.cli.generate import lora_of
 from lidit_core.io.pictures import read_settings
+from lidit_core.model.prompt_text import read_prompts, stored_branch
 from lidit_core.text import prompt_encoder
 from lidit_core.text.cache import MEMORY
 
@@ -279,15 +279,19 @@ def test_encode_tells_how_a_prompt_is_read_and_keeps_its_states(folder, lidit):
     status, told, _ = lidit("encode", "a (red:1.3) cat", *model, "--out", "states.safetensors")
     assert status == 0
     assert "tiny-llm" in told and "plain text" in told
-    states = load_file("states.safetensors")
-    hidden, roles = states["tiny-llm.hidden"], states["tiny-llm.roles"]
-    assert hidden.shape == (len(roles), 32) and roles.dtype == torch.int32
-    assert roles.unique().tolist() == [1, 2]
+    (kept,) = read_prompts("states.safetensors").prompts
+    ((hidden, values),) = kept.entries
+    branch = stored_branch(values, "0")
+    roles = branch.states.roles
+    assert kept.text == "a (red:1.3) cat" and branch.llm == "tiny-llm" and branch.used == 11
+    assert hidden.shape == (*roles.shape, 32) and roles.dtype == torch.int32
+    assert torch.equal(hidden, branch.states.hidden) and roles.unique().tolist() == [1, 2]
     status, _, error = lidit(
         "encode", "a (red:1.3) cat", *model, "--spread", "--out", "s.safetensors"
     )
     assert status == 0, error
-    assert torch.equal(load_file("s.safetensors")["tiny-llm.hidden"], hidden)
+    ((again, _),) = read_prompts("s.safetensors").prompts[0].entries
+    assert torch.equal(again, hidden)
     _, told, _ = lidit("encode", "", *model)
     assert "0 of the prompt's 0 are read" in told and "the prompt is empty" in told
 

@@ -112,3 +112,28 @@ def test_damaged_files_are_told_in_a_sentence(tmp_path):
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(LiDiTError, match="no whole safetensors file"):
         read_encoded(path)
+
+
+def test_a_file_that_encode_wrote_at_first_is_read(tmp_path):
+    from lidit_core.model.prompt_text import read_prompts, stored_branch
+
+    old = {
+        "alpha.hidden": torch.randn(5, 4),
+        "alpha.roles": torch.tensor([1, 1, 2, 2, 2], dtype=torch.int32),
+        "beta.hidden": torch.randn(3, 6),
+        "beta.roles": torch.tensor([1, 2, 2], dtype=torch.int32),
+    }
+    save_file(old, tmp_path / "old.safetensors", {"prompt": "a cat 🐈"})
+    (prompt,) = read_prompts(tmp_path / "old.safetensors").prompts
+    assert prompt.text == "a cat 🐈"
+    ((hidden, values),) = prompt.entries
+    assert torch.equal(hidden[0], old["alpha.hidden"])
+    for number, name in enumerate(("alpha", "beta")):
+        branch = stored_branch(values, str(number))
+        assert branch.llm == name and branch.branch is None
+        assert torch.equal(branch.states.hidden[0], old[f"{name}.hidden"])
+        assert torch.equal(branch.states.roles[0], old[f"{name}.roles"])
+    del old["beta.roles"]
+    save_file(old, tmp_path / "odd.safetensors")
+    with pytest.raises(LiDiTError, match="holds no encoded prompts"):
+        read_prompts(tmp_path / "odd.safetensors")

@@ -16,7 +16,7 @@ from tiny_llm import SIZES, chat_tokenizer, plain_tokenizer, relative_error, sav
 
 from lidit_core.errors import LiDiTError
 from lidit_core.llm import compat
-from lidit_core.llm.loading import load_llm
+from lidit_core.llm.loading import expected_bytes, load_llm
 from lidit_core.llm.locate import available, check_present, installed_llms, locate
 from lidit_core.text.encoder import LLMEncoder
 
@@ -314,3 +314,13 @@ def test_experts_that_transformers_fuses(tmp_path):
     encoder = LLMEncoder(load_llm(folder, dtype=torch.float32), "short")
     theirs = reference_states(folder, encoder.renderer("two bees").ids)[-3]
     assert relative_error(encoder.encode(["two bees"]).hidden[0], theirs) <= 1e-5
+
+
+@pytest.mark.parametrize("block", [-3, 1, "all", (1, -2)])
+@pytest.mark.parametrize("family", ["Llama", "Gemma3Text", "Phi3", "Qwen2"])
+def test_what_a_load_will_take_is_told_by_the_headers(family, block, tmp_path):
+    folder = save_llm(tmp_path / family, family, shard="40KB")
+    for dtype in (torch.float32, torch.bfloat16):
+        told = expected_bytes(folder, block, dtype)
+        llm = load_llm(folder, block, dtype)
+        assert told == sum(weight.nbytes for weight in llm.module.parameters())

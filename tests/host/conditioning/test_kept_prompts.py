@@ -124,3 +124,57 @@ def test_a_file_that_is_not_there_is_told(kit, name, sentence):
     with pytest.raises(Exception, match=sentence):
         kit.pack.run("LiDiTLoadConditioning", file=name)
     assert kit.pack.module("host.encoded_prompts").fingerprint(name) == name
+
+
+def test_a_prompt_of_the_command_line_is_loaded_as_one_of_the_canvas(kit, host, pack):
+    """`lidit encode --out` and LI-DiT Text Encode give the same entry, to the bit."""
+    from tiny_lidit import lidit_config, save_lidit_files
+    from tiny_llm import save_llm
+
+    from lidit_core.cli import main
+
+    llm = host.base / "models" / "llm" / "one"
+    if not llm.is_dir():
+        save_llm(llm)
+    (host.base / "models" / "tiny").mkdir(exist_ok=True)
+    config = lidit_config("one")
+    model = save_lidit_files(host.base / "models" / "tiny", config)
+    out = host.base / "models" / "conditioning" / "typed.safetensors"
+    words = ["--model", str(model), "--llm", f"one={llm}", "--device", "cpu", "--out", str(out)]
+    assert main(["encode", "two cats and a dog", *words]) == 0
+    ((found, values),) = pack.run("LiDiTLoadConditioning", file="typed.safetensors")[0]
+    (spec,) = config.llms
+    settings = pack.module("host.llm.reader").LLMSettings(
+        str(llm),
+        pack.module("lidit_core.text.templates").InstructionTemplate.from_json(
+            spec.template.to_json()
+        ),
+        spec.block,
+        spec.token_budget,
+        "float32",
+    )
+    clip = pack.module("host.llm.clip").open_clip(settings)
+    ((expected, own),), _ = pack.run("LiDiTTextEncode", clip=clip, text="two cats and a dog")
+    assert torch.equal(found, expected)
+    assert torch.equal(values["pooled_output"], own["pooled_output"])
+    told = ("lidit_llm", "lidit_reading", "lidit_used", "lidit_options", "lidit_fusion")
+    assert {name: values[name] for name in told} == {name: own[name] for name in told}
+    assert torch.equal(values["lidit_roles"]["0"], own["lidit_roles"]["0"])
+    assert "model_conds" in values
+
+
+def test_a_file_in_a_folder_is_listed_as_every_system_saves_it(kit, host, monkeypatch):
+    """As on Windows, whose host lists names with backslashes; and a workflow saved there."""
+    import folder_paths
+
+    loaded, folder = kit.prompt(), "mine"
+    path = host.base / "models" / "conditioning" / folder
+    path.mkdir(parents=True, exist_ok=True)
+    prompts = kit.pack.module("host.encoded_prompts")
+    kept = prompts.save(loaded, PREFIX)
+    (path / "one.safetensors").write_bytes(kept.read_bytes())
+    for name in (f"{folder}/one.safetensors", f"{folder}\\one.safetensors"):
+        (found,) = kit.pack.run("LiDiTLoadConditioning", file=name)
+        assert torch.equal(found[0][0], loaded[0][0])
+    monkeypatch.setattr(folder_paths, "get_filename_list", lambda _: ["mine\\one.safetensors"])
+    assert prompts.choices()[0] == "mine/one.safetensors"

@@ -50,6 +50,7 @@ class Kit:
     def __init__(self, pack, host, checkpoint: Path) -> None:
         self.pack, self.host, self.checkpoint = pack, host, checkpoint
         self.cond = pack.module("host.lidit.conditioning")
+        self.text = pack.module("lidit_core.model.prompt_text")
         self.keys = pack.module("host.keys")
         self.model = pack.module("host.lidit.model")
         self.states = pack.module("lidit_core.text.states")
@@ -68,8 +69,8 @@ class Kit:
 
     def prompt(self, llm: str = "alpha", length: int = 9, seed: int = 0, rows: int = 1) -> list:
         """CONDITIONING with one entry."""
-        read = self.cond.BranchText(llm, self.read(llm, length, seed, rows))
-        return [self.cond.entry_of(self.cond.PromptText((read,)))]
+        read = self.text.BranchText(llm, self.read(llm, length, seed, rows))
+        return [self.cond.entry_of(self.text.PromptText((read,)))]
 
     def sample(self, model, positive, negative=None, latent=None, **changes) -> torch.Tensor:
         """What the stock KSampler gives."""

@@ -101,8 +101,8 @@ def test_an_average_of_unequal_lengths_is_read_at_the_firsts_and_told(kit, model
     from_entry = other[0][0][:, : lengths[0]]
     padded = torch.nn.functional.pad(from_entry, (0, 0, 0, lengths[0] - from_entry.shape[1]))
     by_hand = kit.states.LLMStates((one[0][0] + padded) / 2, kit.read(length=lengths[0]).roles)
-    read = kit.cond.BranchText("alpha", by_hand)
-    expected = [kit.cond.entry_of(kit.cond.PromptText((read,)))]
+    read = kit.text.BranchText("alpha", by_hand)
+    expected = [kit.cond.entry_of(kit.text.PromptText((read,)))]
     assert close(picture, kit.sample(model, expected, cfg=1.0))
     caplog.clear()
     kit.sample(model, one, cfg=1.0)

@@ -177,8 +177,8 @@ def test_more_of_a_prompt_than_the_model_was_trained_with_is_told(kit, model, ca
     most = kit.model.config_of_model(model).llms[0].token_budget
     for used, told in ((most, False), (most + 1, True)):
         caplog.clear()
-        read = kit.cond.BranchText("alpha", kit.read(seed=1), used=used)
-        kit.sample(model, [kit.cond.entry_of(kit.cond.PromptText((read,)))])
+        read = kit.text.BranchText("alpha", kit.read(seed=1), used=used)
+        kit.sample(model, [kit.cond.entry_of(kit.text.PromptText((read,)))])
         assert told == (f"trained with at most {most}" in caplog.text)
 
 
@@ -195,9 +195,9 @@ def test_a_fusion_of_fusions_keeps_what_the_inner_one_chose(kit, model):
 def test_three_and_four_llms_are_fused_each_with_its_weight(kit, pack, host, tmp_path):
     llms = tuple(replace(small_config().llms[0], name=name) for name in FOUR)
     model = kit.model.load_model(save_small(tmp_path / "four.safetensors", llms=llms))
-    reads = [kit.cond.BranchText(name, kit.read(length=6 + n, seed=n)) for n, name in
+    reads = [kit.text.BranchText(name, kit.read(length=6 + n, seed=n)) for n, name in
              enumerate(FOUR)]  # fmt: skip
-    prompts = [[kit.cond.entry_of(kit.cond.PromptText((read,)))] for read in reads]
+    prompts = [[kit.cond.entry_of(kit.text.PromptText((read,)))] for read in reads]
     pictures = [kit.sample(model, fuse(kit, *prompts[:n])) for n in (2, 3, 4)]
     for n, left_out in ((3, (1, 1, 0)), (4, (1, 1, 1, 0))):
         weighted = kit.sample(model, fuse(kit, *prompts[:n], weights=left_out))
@@ -238,7 +238,7 @@ def gamma(pack, host, tmp_path) -> str:
 def gamma_prompt(kit, length=9):
     hidden = torch.randn(1, length, 56, generator=torch.Generator().manual_seed(6))
     states = kit.states.LLMStates(hidden, kit.read(length=length).roles)
-    return [kit.cond.entry_of(kit.cond.PromptText((kit.cond.BranchText("gamma", states),)))]
+    return [kit.cond.entry_of(kit.text.PromptText((kit.text.BranchText("gamma", states),)))]
 
 
 def test_another_llm_of_another_width_takes_the_branch_that_is_chosen(kit, model, pack, gamma):
@@ -303,6 +303,6 @@ def test_a_prompt_read_in_another_way_than_the_model_was_trained_on_is_told(kit,
     for block, told in ways.items():
         caplog.clear()
         reading = kit.keys.reading_of(block, config.llms[0].template)
-        read = kit.cond.BranchText("alpha", kit.read(seed=1), reading=reading)
-        kit.sample(model, [kit.cond.entry_of(kit.cond.PromptText((read,)))])
+        read = kit.text.BranchText("alpha", kit.read(seed=1), reading=reading)
+        kit.sample(model, [kit.cond.entry_of(kit.text.PromptText((read,)))])
         assert told == ("another template or layer" in caplog.text)

@@ -260,3 +260,20 @@ def test_a_node_that_wants_text_written_is_told_that_this_llm_only_reads(load, e
         pytest.skip("this ComfyUI has no nodes that write text")
     with pytest.raises(error, match="writes no text"):
         clip.generate(clip.tokenize(PROMPT))
+
+
+def test_the_node_tells_what_a_load_will_take_before_it(pack, load, monkeypatch):
+    from comfy import model_management
+
+    clips = pack.module("host.llm.clip")
+    load()  # its files are there
+    loader, told = pack.module("nodes.llm.loader"), []
+    monkeypatch.setattr(loader, "report", told.append)
+    monkeypatch.setattr(clips, "note", told.append)
+    clip = load("Qwen2")
+    size = sum(weight.nbytes for weight in clip.cond_stage_model.llm.module.parameters())
+    assert told[0] == f"loading {size / 1e6:,.0f} MB of weights into RAM" and len(told) == 2
+    monkeypatch.setattr(model_management, "get_free_memory", lambda *_, **__: size - 1)
+    told.clear()
+    load("Qwen2")
+    assert "of RAM are free" in told[0] and told[1].startswith("loading")
