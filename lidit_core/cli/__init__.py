@@ -17,6 +17,7 @@ from . import encode, fetch, generate, info, inspect, refiner
 VERBS = {v.__name__.split(".")[-1]: v for v in (generate, info, inspect, fetch, encode, refiner)}
 ABOVE = {
     "train": "lidit_train.command",
+    "prompts": "lidit_train.prompts.command",
     "eval": "lidit_eval.command",
 }  # verbs of packages above this one, where they are there
 
