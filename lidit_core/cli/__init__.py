@@ -12,9 +12,10 @@ from types import ModuleType
 
 from .. import __version__
 from ..errors import check, exit_status, shown
-from . import encode, fetch, generate, info, inspect, refiner
+from . import encode, fetch, generate, info, inspect, record, refiner
 
-VERBS = {v.__name__.split(".")[-1]: v for v in (generate, info, inspect, fetch, encode, refiner)}
+MODULES = (generate, info, inspect, fetch, encode, record, refiner)
+VERBS = {module.__name__.split(".")[-1]: module for module in MODULES}
 ABOVE = {
     "train": "lidit_train.command",
     "prompts": "lidit_train.prompts.command",

@@ -32,6 +32,8 @@ FORMAT, VERSION = "lidit-conditioning", "1"
 TENSOR = "tensor"  # the key of what stands for a tensor
 DEEPEST = 16  # dicts and lists within one another
 
+DAMAGED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)  # what reading raises
+
 Entry = tuple[Tensor, Mapping[str, Any]]
 
 
@@ -75,6 +77,29 @@ def write_encoded(path: str | Path, encoded: EncodedPrompts) -> None:
         "about": json.dumps(dict(encoded.about)),
     }
     write_safetensors(path, kept.tensors, metadata)
+
+
+def pack_entry(entry: Entry, name: str) -> tuple[dict[str, Tensor], str]:
+    """An entry for a file of another kind: its tensors, all below ``name``, and JSON.
+
+    Raises:
+        NotStorable: a value is no tensor, number, text, dict or list.
+    """
+    kept = _Kept()
+    text = json.dumps(_entry(entry, name, kept))
+    return kept.tensors, text
+
+
+def unpack_entry(text: str, tensors: Mapping[str, Tensor], path: str | Path) -> Entry:
+    """The entry that `pack_entry` was given.
+
+    Raises:
+        LiDiTError: the file does not hold it whole.
+    """
+    try:
+        return _read(json.loads(text), tensors)
+    except DAMAGED as error:
+        raise LiDiTError(_told(path, error)) from error
 
 
 class _Kept:
@@ -138,10 +163,12 @@ def read_encoded(path: str | Path) -> EncodedPrompts:
         ]
         about = json.loads(metadata["about"])
         return EncodedPrompts(prompts, dict(about))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise LiDiTError(
-            f"{path} is damaged ({type(error).__name__}: {str(error)[:100]}); write it again"
-        ) from error
+    except DAMAGED as error:
+        raise LiDiTError(_told(path, error)) from error
+
+
+def _told(path: str | Path, error: BaseException) -> str:
+    return f"{path} is damaged ({type(error).__name__}: {str(error)[:100]}); write it again"
 
 
 def _text(text: Any) -> str:
