@@ -18,15 +18,16 @@ Nothing in a file is executed, and no size in it is believed before the tensors 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ..errors import LiDiTError, check
-from .tensors import read_safetensors, write_safetensors
+from .tensors import opened, read_safetensors, write_safetensors
 
 FORMAT, VERSION = "lidit-conditioning", "1"
 TENSOR = "tensor"  # the key of what stands for a tensor
@@ -165,6 +166,44 @@ def read_encoded(path: str | Path) -> EncodedPrompts:
         return EncodedPrompts(prompts, dict(about))
     except DAMAGED as error:
         raise LiDiTError(_told(path, error)) from error
+
+
+def read_texts(path: str | Path) -> list[str]:
+    """The texts of a file's prompts; no tensor is read."""
+    with opened(path) as file:
+        return [_text(text) for text in _listed(file, path, "prompts")]
+
+
+def read_prompt(path: str | Path, place: int) -> EncodedPrompt:
+    """One prompt of a file; of its tensors only those are read that it has."""
+    with opened(path) as file:
+        text, entries = (_listed(file, path, name)[place] for name in ("prompts", "entries"))
+        try:
+            kept = {name: file.get_tensor(name) for name in _names(entries)}
+            return EncodedPrompt([_read(entry, kept) for entry in entries], _text(text))
+        except (SafetensorError, *DAMAGED) as error:
+            raise LiDiTError(_told(path, error)) from error
+
+
+def _listed(file, path: str | Path, name: str) -> list:
+    """A list of the metadata, an item for each prompt."""
+    try:
+        return list(json.loads((file.metadata() or {})[name]))
+    except DAMAGED as error:
+        raise LiDiTError(_told(path, error)) from error
+
+
+def _names(value: Any) -> Iterator[str]:
+    """The names of the tensors in what stands for a prompt's entries."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key in (TENSOR, "sequence") and isinstance(inner, str):
+                yield inner
+            else:
+                yield from _names(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _names(inner)
 
 
 def _told(path: str | Path, error: BaseException) -> str:
