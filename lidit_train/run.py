@@ -181,7 +181,7 @@ def begin_run(
 
         drawn = draw
 
-    trainer = Trainer(recipe, learner, loader, accelerator, out, drawn)
+    trainer = Trainer(task.recipe, learner, loader, accelerator, out, drawn)
     run = Run(task, ready, trainer)
     trainer.write = run.write_step
     return run

@@ -25,6 +25,7 @@ from ..recipe import Recipe
 class Task(Protocol):
     """One kind of training; made from a recipe that it has checked, before anything is loaded."""
 
+    recipe: Recipe  # as the loop reads it
     llms: Mapping[str, str]  # by name, where the recipe says that an LLM is
 
     def check_files(self) -> None:

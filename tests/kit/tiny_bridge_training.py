@@ -15,7 +15,9 @@ from lidit_core.bridge.layout import RowMaker, TokenLayout, fitted
 from lidit_core.bridge.teacher import Teacher, seeds_of, write_teacher
 from lidit_core.io.recording import record
 
-WORDS = "red cat left of two dogs on a blue background an apple three apples and bananas car".split()
+WORDS = (
+    "red cat left of two dogs on a blue background an apple three apples and bananas car".split()
+)
 
 
 def prompts(count: int = 60) -> list[str]:
@@ -24,7 +26,7 @@ def prompts(count: int = 60) -> list[str]:
 
 
 class Windowed:
-    """A text encoder of CLIP's shape: tables and sums, a pooled vector, a mask, a still first row."""
+    """A text encoder of CLIP's shape, with a pooled vector and a first row that is still."""
 
     def __init__(self, masked: bool = False, width: int = 20, pooled: int = 6) -> None:
         tokenizer = Tokenizer.from_str(plain_tokenizer().backend_tokenizer.to_str())

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tiny_adapter_training import write_standin
+from tiny_bridge_training import make_bridge_world
 from tiny_llm import save_llm
 from tiny_training import fields, pictures, recipe_of, write_recipe
 
@@ -127,5 +128,9 @@ def test_a_recipe_that_ships_can_be_planned(path, tmp_path):
         base = read_recipe(path).adapter.base
         if base not in FAMILIES and not find_base(base).is_file():  # what a command makes first
             changes.append(f"adapter.base={write_standin(tmp_path / 'base.safetensors')}")
+    if "trains: bridge" in path.read_text():  # what another command records first
+        make_bridge_world(tmp_path)
+        changes = [f"data.sources.0.path={tmp_path / 'recording'}"]
+        changes.append(f"bridge.llms=[{tmp_path / 'student'}]")
     recipe = read_recipe(path, changes)
     assert f"{recipe.steps:,} steps" in open_task(recipe).plan(tmp_path)

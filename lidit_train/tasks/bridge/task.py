@@ -91,7 +91,8 @@ class BridgeTask:
 
     def __init__(self, recipe: Recipe) -> None:
         assert recipe.bridge is not None  # `make_task` has seen to it
-        self.recipe, self.options = recipe, recipe.bridge
+        self.options = recipe.bridge
+        self.recipe = replace(recipe, log=replace(recipe.log, time_bins=1))
 
     @cached_property
     def prompts(self) -> RecordedPrompts:
