@@ -81,8 +81,9 @@ def test_contrast_needs_flow_matching_and_another_sample(tmp_path):
     ("change", "told"),
     [
         ("model.checkpoint=stickers", "exactly one of them"),
-        ("trains=everything", "'everything'; expected one of adapter, all, refiners, lora"),
+        ("trains=everything", "'everything'; expected one of adapter, bridge, all, refiners, lora"),
         ("trains=adapter", "has no adapter; expected one with base and llm"),
+        ("trains=bridge", "has no bridge; expected one with llms"),
     ],
 )
 def test_a_recipe_that_fits_no_task_is_one_sentence(tmp_path, change, told):
