@@ -16,8 +16,6 @@ from lidit_core.errors import LiDiTError, check
 from lidit_core.llm.locate import check_present, locate
 from lidit_core.paths import at_home
 
-from .data.autoencoders import find_autoencoder
-from .data.prepare import used_branches
 from .loop.parallel import check_several, share
 from .loop.trackers import check_trackers
 from .recipe import Recipe
@@ -42,16 +40,15 @@ def check_run(
     for folder in (out, at_home(recipe.cache.folder or out / "cache")):
         check_writable(folder)
     task.check_files()
-    find_autoencoder(recipe.model.vae, task.spec.latent, task.checkpoint).check(task.spec.latent)
-    branches = used_branches(recipe, task.spec)
+    task.check_data()
+    names = task.read_llms()
     if recipe.cache.given:
         return check(
             Path(recipe.cache.given).is_dir(),
             f"the recipe's cache.given {recipe.cache.given} is not there; expected the folder of "
             "states that another run has kept",
         )
-    for branch in branches:
-        name = task.spec.llms[branch].name
+    for name in names:
         source = llms.get(name) or name
         check_present(source)
         locate(source)

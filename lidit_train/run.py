@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -16,12 +17,10 @@ from torch import Tensor
 from lidit_core.io.atomic import replacing
 
 from .checks import check_run
-from .data.loader import Fetcher, Loader
-from .data.prepare import Prepared, prepare, unused
 from .data.schedule import stage_at
 from .lock import alone_in
 from .loop.computing.frozen import computing, halve_frozen, holds_half
-from .loop.parallel import accelerator_for, share_of, tell_processes
+from .loop.parallel import accelerator_for, tell_processes
 from .loop.trainer import Trainer
 from .loop.validation import Grid, save_grid
 from .loop.voice import by_first
@@ -49,7 +48,7 @@ def train(
         llms: where LLMs are that are not found under their names.
         on_step: told each step's number and loss.
     Returns:
-        ``out/final.safetensors``: what was trained, a LI-DiT, a LoRA or an adapter.
+        ``out/final.safetensors``: what was trained, a LI-DiT, a LoRA, an adapter or a bridge.
     """
     accelerator = accelerator_for(recipe.compute, device)
     tell_processes(accelerator)
@@ -107,7 +106,7 @@ def clear_caches(
     given = {**task.llms, **(llms or {})}
     sizes = []
     with alone_in(out, accelerator):
-        for path in unused(recipe, task.spec, out, accelerator, given, task.checkpoint):
+        for path in task.unused(out, accelerator, given):
             sizes.append(path.stat().st_size)
             path.unlink()
     return sizes
@@ -118,7 +117,7 @@ class Run:
     """A run that can be trained: the task, what it reads, and the loop."""
 
     task: Task
-    ready: Prepared
+    ready: Any  # what the task has prepared
     trainer: Trainer
 
     def write(self, path: Path) -> Path:
@@ -161,14 +160,13 @@ def begin_run(
     task = open_task(recipe)
     task.check_files()
     given = {**task.llms, **(llms or {})}
-    ready = prepare(recipe, task.spec, out, accelerator, given, task.checkpoint)
+    ready = task.prepare(out, accelerator, given)
     learner = task.learner(ready)
     half = holds_half(recipe.compute, accelerator.mixed_precision == "bf16")
     if half:
         halve_frozen(learner)
     learner = learner.to(accelerator.device)
-    fetcher = Fetcher(recipe, ready, share_of(accelerator))
-    loader = Loader(fetcher, ready, accelerator.device)
+    loader = task.loader(ready, accelerator)
     drawn: Callable[[int], Tensor] | None = None
     if recipe.validation.every and recipe.validation.prompts:
         chosen = recipe.validation.branches or ready.readers
@@ -183,7 +181,7 @@ def begin_run(
 
         drawn = draw
 
-    trainer = Trainer(recipe, learner, loader, accelerator, out, drawn)
+    trainer = Trainer(task.recipe, learner, loader, accelerator, out, drawn)
     run = Run(task, ready, trainer)
     trainer.write = run.write_step
     return run

@@ -25,6 +25,7 @@ BREACHES = {  # a contract: the file, and the line in it, that break it
     "diffusers": ("lidit_train/loop/trainer.py", "import diffusers"),
     "pipeline": ("host/lidit/files.py", "from ...lidit_core.pipeline import Pipeline"),
     "model": ("lidit_core/model/config.py", "from ..llm.locate import available"),
+    "bridge": ("lidit_core/bridge/rows.py", "from .model import Bridge"),
     "core": ("lidit_core/text/renderer.py", "from ..model.vae import WIDTH"),
     "eval": ("lidit_eval/items.py", "from .report import Judged"),
     "train": ("lidit_train/recipe/fields.py", "from ..batch import Batch"),

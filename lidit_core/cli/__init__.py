@@ -12,12 +12,13 @@ from types import ModuleType
 
 from .. import __version__
 from ..errors import check, exit_status, shown
-from . import encode, expand, fetch, generate, info, inspect, refiner, stamp
+from . import encode, expand, fetch, generate, info, inspect, record, refiner, stamp
 
-MODULES = (generate, info, inspect, fetch, encode, expand, refiner, stamp)
+MODULES = (generate, info, inspect, fetch, encode, expand, record, refiner, stamp)
 VERBS = {module.__name__.split(".")[-1]: module for module in MODULES}
 ABOVE = {
     "train": "lidit_train.command",
+    "prompts": "lidit_train.prompts.command",
     "eval": "lidit_eval.command",
     "blind": "lidit_eval.blind.command",
     "ablate": "lidit_stickers.ablation.command",

@@ -18,19 +18,22 @@ Nothing in a file is executed, and no size in it is believed before the tensors 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ..errors import LiDiTError, check
-from .tensors import read_safetensors, write_safetensors
+from .tensors import opened, read_safetensors, write_safetensors
 
 FORMAT, VERSION = "lidit-conditioning", "1"
 TENSOR = "tensor"  # the key of what stands for a tensor
 DEEPEST = 16  # dicts and lists within one another
+
+DAMAGED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)  # what reading raises
 
 Entry = tuple[Tensor, Mapping[str, Any]]
 
@@ -75,6 +78,29 @@ def write_encoded(path: str | Path, encoded: EncodedPrompts) -> None:
         "about": json.dumps(dict(encoded.about)),
     }
     write_safetensors(path, kept.tensors, metadata)
+
+
+def pack_entry(entry: Entry, name: str) -> tuple[dict[str, Tensor], str]:
+    """An entry for a file of another kind: its tensors, all below ``name``, and JSON.
+
+    Raises:
+        NotStorable: a value is no tensor, number, text, dict or list.
+    """
+    kept = _Kept()
+    text = json.dumps(_entry(entry, name, kept))
+    return kept.tensors, text
+
+
+def unpack_entry(text: str, tensors: Mapping[str, Tensor], path: str | Path) -> Entry:
+    """The entry that `pack_entry` was given.
+
+    Raises:
+        LiDiTError: the file does not hold it whole.
+    """
+    try:
+        return _read(json.loads(text), tensors)
+    except DAMAGED as error:
+        raise LiDiTError(_told(path, error)) from error
 
 
 class _Kept:
@@ -139,10 +165,50 @@ def read_encoded(path: str | Path) -> EncodedPrompts:
         ]
         about = json.loads(metadata["about"])
         return EncodedPrompts(prompts, dict(about))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise LiDiTError(
-            f"{path} is damaged ({type(error).__name__}: {str(error)[:100]}); write it again"
-        ) from error
+    except DAMAGED as error:
+        raise LiDiTError(_told(path, error)) from error
+
+
+def read_texts(path: str | Path) -> list[str]:
+    """The texts of a file's prompts; no tensor is read."""
+    with opened(path) as file:
+        return [_text(text) for text in _listed(file, path, "prompts")]
+
+
+def read_prompt(path: str | Path, place: int) -> EncodedPrompt:
+    """One prompt of a file; of its tensors only those are read that it has."""
+    with opened(path) as file:
+        text, entries = (_listed(file, path, name)[place] for name in ("prompts", "entries"))
+        try:
+            kept = {name: file.get_tensor(name) for name in _names(entries)}
+            return EncodedPrompt([_read(entry, kept) for entry in entries], _text(text))
+        except (SafetensorError, *DAMAGED) as error:
+            raise LiDiTError(_told(path, error)) from error
+
+
+def _listed(file, path: str | Path, name: str) -> list:
+    """A list of the metadata, an item for each prompt."""
+    try:
+        return list(json.loads((file.metadata() or {})[name]))
+    except DAMAGED as error:
+        raise LiDiTError(_told(path, error)) from error
+
+
+def _names(value: Any) -> Iterator[str]:
+    """The names of the tensors in what stands for a prompt's entries."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key in (TENSOR, "sequence") and isinstance(inner, str):
+                yield inner
+            else:
+                yield from _names(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _names(inner)
+
+
+def _told(path: str | Path, error: BaseException) -> str:
+    return f"{path} is damaged ({type(error).__name__}: {str(error)[:100]}); write it again"
 
 
 def _text(text: Any) -> str:

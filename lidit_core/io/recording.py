@@ -20,7 +20,15 @@ from torch import Tensor
 
 from ..errors import LiDiTError, check
 from .atomic import replacing
-from .conditioning import EncodedPrompt, EncodedPrompts, Entry, read_encoded, write_encoded
+from .conditioning import (
+    EncodedPrompt,
+    EncodedPrompts,
+    Entry,
+    read_encoded,
+    read_prompt,
+    read_texts,
+    write_encoded,
+)
 
 NAME, PROBES = "recording.json", "probes.safetensors"
 FORMAT, VERSION = "lidit-recording", 1
@@ -63,13 +71,26 @@ class Recording:
             LiDiTError: a shard is missing or damaged.
         """
         for number in range(self.shards):
-            check(
-                self.path(number).is_file(),
-                f"{self.folder} lacks {self.path(number).name}: {len(self.missing())} of its "
-                f"{self.shards} files are not there yet; record the same prompts once more, which "
-                "goes on where it stopped",
-            )
-            yield from read_encoded(self.path(number)).prompts
+            yield from read_encoded(self._there(number)).prompts
+
+    def prompt(self, number: int) -> EncodedPrompt:
+        """One prompt by its number; no other is read."""
+        shard, place = divmod(number, self.shard)
+        return read_prompt(self._there(shard), place)
+
+    def texts(self) -> list[str]:
+        """The texts of all prompts, in order."""
+        return [text for n in range(self.shards) for text in read_texts(self._there(n))]
+
+    def _there(self, number: int) -> Path:
+        """A shard's file."""
+        check(
+            self.path(number).is_file(),
+            f"{self.folder} lacks {self.path(number).name}: {len(self.missing())} of its "
+            f"{self.shards} files are not there yet; record the same prompts once more, which "
+            "goes on where it stopped",
+        )
+        return self.path(number)
 
     def probes(self) -> EncodedPrompts:
         """What the encoder made of the probes, the empty prompt first."""

@@ -158,6 +158,15 @@ class CaptionReader:
         rows = [known[text] for text in texts]
         return CaptionStates(pad_states(rows), tuple(row.used for row in rows))
 
+    def read_rows(self, texts: Sequence[str]) -> list[PromptStates]:
+        """The states of each text by itself, with the characters of its tokens."""
+        known = {}
+        for first in range(0, len(texts), CHUNK):
+            part = list(dict.fromkeys(texts[first : first + CHUNK]))
+            states = self.caches.states(part, lambda: self.identity, self._compute, offsets=True)
+            known |= dict(zip(part, states))
+        return [known[text] for text in texts]
+
     def _states(self, texts: list[str]) -> list[PromptStates]:
         return self.caches.states(texts, lambda: self.identity, self._compute)
 

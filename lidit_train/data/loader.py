@@ -173,6 +173,15 @@ class Loader:
         self.fetcher, self.device = fetcher, device
         self.schedule, self.vae = ready.schedule, ready.vae
 
+    @property
+    def llms(self) -> list[str]:
+        """The names of the LLMs, by branch."""
+        return [llm.name for llm in self.fetcher.spec.llms]
+
+    def name(self, source: int, index: int) -> str:
+        """What a picture of a source is called."""
+        return self.fetcher.sources[source].name(index)
+
     def __iter__(self) -> Iterator[tuple[Fetched, Batch]]:
         workers = self.fetcher.recipe.data.workers
         ahead = DataLoader(

@@ -78,7 +78,7 @@ class Trainer:
             folder / "checkpoints", recipe.checkpoints.keep, accelerator
         )
         self.journal = Journal(folder, recipe.log, accelerator, recipe.steps, asdict(recipe))
-        self.longest = LongestPrompts([llm.name for llm in loader.fetcher.spec.llms])
+        self.longest = LongestPrompts(loader.llms)
         self.step, self.bad, self.skipped, self.begun = 0, 0, 0, False
         self.broken: set[tuple[int, int]] = set()  # source and place of what cannot be decoded
         self.told: set[tuple[int, int]] = set()  # of those
@@ -227,7 +227,7 @@ class Trainer:
         new = set(of_all(self.accelerator, sorted(self.broken - self.told)))
         self.told |= new
         for source, index in sorted(new):
-            name = self.loader.fetcher.sources[source].name(index)
+            name = self.loader.name(source, index)
             place = self.recipe.data.sources[source].path
             log.warning("%s of %s cannot be decoded; the next is taken in its place", name, place)
 

@@ -1,5 +1,6 @@
 """A training recipe: one YAML file that says everything a run needs to be repeated."""
 
+from .bridging import Bridge
 from .fields import (
     KINDS,
     LANGUAGES,
@@ -13,7 +14,6 @@ from .fields import (
     Contrast,
     Data,
     Hardware,
-    Log,
     Lora,
     Model,
     Optimiser,
@@ -23,10 +23,11 @@ from .fields import (
     Subset,
     Validation,
 )
-from .keeping import WEIGHTS, Checkpoints
+from .keeping import WEIGHTS, Checkpoints, Log
 
 __all__ = [
     "Adapter",
+    "Bridge",
     "Buckets",
     "Cache",
     "Checkpoints",

@@ -14,11 +14,12 @@ from lidit_core.llmdiff.config import MODES, TokenRefiner
 from lidit_core.llmdiff.langevin import FORMS
 
 from ..ranges import in_range, one_of
-from .keeping import Checkpoints
+from .bridging import Bridge
+from .keeping import Checkpoints, Log
 
 OPTIMISERS = ("adamw", "muon")
 LANGUAGES = ("en", "zh", "mixed")  # of sticker scenes
-KINDS = ("folder", "table", "shards", "stickers")
+KINDS = ("folder", "table", "shards", "stickers", "recording")
 PRECISIONS = ("float32", "bf16")
 
 
@@ -93,7 +94,8 @@ class Source:
     kind "folder": picture files below ``path``, each with caption files of the same stem;
     "table": a metadata.jsonl, CSV or parquet file whose rows name pictures beside it;
     "shards": tar files in the WebDataset layout, ``path`` a folder, a file or a glob;
-    "stickers": scenes drawn on the fly, ``path`` their language, one of LANGUAGES.
+    "stickers": scenes drawn on the fly, ``path`` their language, one of LANGUAGES;
+    "recording": what a text encoder makes of prompts, for a bridge, ``path`` its folder.
     """
 
     kind: str
@@ -289,16 +291,6 @@ class Validation:
 
 
 @dataclass(frozen=True)
-class Log:
-    every: int = 10  # steps
-    time_bins: int = 10  # of (0, 1], each with its own mean loss
-    trackers: tuple[str, ...] = ("tensorboard",)  # or "wandb"; left out if not installed
-
-    def __post_init__(self) -> None:
-        in_range(self, "log", "every", "time_bins", low=1)
-
-
-@dataclass(frozen=True)
 class Hardware:
     """What `--print-plan` reckons with; the run itself takes what it finds."""
 
@@ -311,14 +303,16 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a LI-DiT, or an adapter for a U-Net, was or is to be trained."""
+    """How a LI-DiT, an adapter for a U-Net or a bridge was or is to be trained."""
 
     data: Data
     stages: tuple[Stage, ...]
     model: Model = Model()
-    trains: str = "all"  # "refiners" freezes the DiT, "lora" all but a LoRA, "adapter" the U-Net
+    trains: str = "all"  # "refiners" freezes the DiT, "lora" all but a LoRA, "adapter" the U-Net;
+    # "bridge" learns from a recording
     lora: Lora = Lora()
     adapter: Adapter | None = None
+    bridge: Bridge | None = None
     optimiser: Optimiser = Optimiser()
     content: Content | None = None  # teach a block what each patch shows
     contrast: Contrast | None = None  # tell a caption's velocity from that of others

@@ -1,4 +1,4 @@
-"""What a run keeps as it goes: checkpoints to go on from, files to draw with."""
+"""What a run keeps and tells as it goes: checkpoints, files to draw with, the log."""
 
 from __future__ import annotations
 
@@ -19,3 +19,13 @@ class Checkpoints:
     def __post_init__(self) -> None:
         in_range(self, "checkpoints", "every", "keep", low=1)
         one_of("the recipe's checkpoints' weights", self.weights, WEIGHTS)
+
+
+@dataclass(frozen=True)
+class Log:
+    every: int = 10  # steps
+    time_bins: int = 10  # of (0, 1], each with its own mean loss
+    trackers: tuple[str, ...] = ("tensorboard",)  # or "wandb"; left out if not installed
+
+    def __post_init__(self) -> None:
+        in_range(self, "log", "every", "time_bins", low=1)

@@ -7,17 +7,17 @@ recipe's ``trains`` that it serves, and its `task` module has `make_task`. Nothi
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from accelerate import Accelerator
 from torch import Tensor
 
 from lidit_core.errors import LiDiTError
 
-from ..data.prepare import Prepared
-from ..input_spec import InputSpec
+from ..data.loader import Loader
 from ..learner import Learner
 from ..recipe import Recipe
 
@@ -25,9 +25,8 @@ from ..recipe import Recipe
 class Task(Protocol):
     """One kind of training; made from a recipe that it has checked, before anything is loaded."""
 
-    spec: InputSpec  # what the data is prepared for
+    recipe: Recipe  # as the loop reads it
     llms: Mapping[str, str]  # by name, where the recipe says that an LLM is
-    checkpoint: Path | None  # the LI-DiT beside which its autoencoder may lie
 
     def check_files(self) -> None:
         """Look for the files that the recipe names.
@@ -36,13 +35,40 @@ class Task(Protocol):
             LiDiTError: one is missing or does not fit.
         """
 
-    def learner(self, ready: Prepared) -> Learner:
+    def check_data(self) -> None:
+        """Look for what reading the data needs.
+
+        Raises:
+            LiDiTError: it is missing or does not fit.
+        """
+
+    def read_llms(self) -> Sequence[str]:
+        """The names of the LLMs that some step reads."""
+        ...
+
+    def prepare(self, out: Path, accelerator: Accelerator, llms: Mapping[str, str]) -> Any:
+        """What batches are made of, with the caches filled; every process its share.
+
+        Args:
+            llms: where LLMs are that are not found under their names.
+        """
+        ...
+
+    def loader(self, ready: Any, accelerator: Accelerator) -> Loader:
+        """The batches of this process."""
+        ...
+
+    def unused(self, out: Path, accelerator: Accelerator, llms: Mapping[str, str]) -> list[Path]:
+        """Files in the recipe's caches that hold nothing it reads."""
+        ...
+
+    def learner(self, ready: Any) -> Learner:
         """The model with its first weights, on the CPU, and what is not trained frozen."""
         ...
 
     def save(
         self,
-        ready: Prepared,
+        ready: Any,
         learner: Learner,
         weights: Mapping[str, Tensor],
         longest: Mapping[str, int] | None,

@@ -30,6 +30,22 @@ def refuse(recipe: Recipe, fields: Mapping[str, str]) -> None:
             )
 
 
+def refuse_all(record: object, plain: object, place: str, reason: str, trains: str) -> None:
+    """Refuse every field of a record that has another value than a plain one of its kind.
+
+    Args:
+        place: of the record in the recipe.
+    Raises:
+        LiDiTError: the first such field.
+    """
+    assert is_dataclass(record)  # as every part of a recipe
+    for field in record.__dataclass_fields__:
+        if getattr(record, field) != getattr(plain, field):
+            raise LiDiTError(
+                f"the recipe trains {trains!r} and has {place}.{field}, {reason}; leave it out"
+            )
+
+
 def _left_out(record: object, name: str) -> object:
     """The value that a field has in a recipe that leaves it out."""
     assert is_dataclass(record)  # as every part of a recipe

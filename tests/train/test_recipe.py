@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tiny_adapter_training import write_demo_checkpoint
+from tiny_bridge_training import make_bridge_world
 from tiny_llm import save_llm
 from tiny_training import fields, pictures, recipe_of, write_recipe
 
@@ -80,8 +81,9 @@ def test_contrast_needs_flow_matching_and_another_sample(tmp_path):
     ("change", "told"),
     [
         ("model.checkpoint=stickers", "exactly one of them"),
-        ("trains=everything", "'everything'; expected one of adapter, all, refiners, lora"),
+        ("trains=everything", "'everything'; expected one of adapter, bridge, all, refiners, lora"),
         ("trains=adapter", "has no adapter; expected one with base and llm"),
+        ("trains=bridge", "has no bridge; expected one with llms"),
     ],
 )
 def test_a_recipe_that_fits_no_task_is_one_sentence(tmp_path, change, told):
@@ -127,5 +129,9 @@ def test_a_recipe_that_ships_can_be_planned(path, tmp_path):
         base = read_recipe(path).adapter.base
         if base not in FAMILIES and not find_base(base).is_file():  # what a command makes first
             changes.append(f"adapter.base={write_demo_checkpoint(tmp_path / 'base.safetensors')}")
+    if "trains: bridge" in path.read_text():  # what another command records first
+        make_bridge_world(tmp_path)
+        changes = [f"data.sources.0.path={tmp_path / 'recording'}"]
+        changes.append(f"bridge.llms=[{tmp_path / 'student'}]")
     recipe = read_recipe(path, changes)
     assert f"{recipe.steps:,} steps" in open_task(recipe).plan(tmp_path)

@@ -18,10 +18,11 @@ import pytest
 import torch
 import yaml
 from tiny_adapter_training import SHAPE, write_demo_checkpoint
+from tiny_bridge_training import make_bridge_world
 from tiny_training import curve, fields, make_world, pictures, run, spec, write_recipe
 
 from lidit_core.errors import LiDiTError
-from lidit_core.io.tensors import read_safetensors
+from lidit_core.io.tensors import read_safetensors, write_safetensors
 from lidit_train.recipe_file import field_names, read_recipe
 from lidit_train.run import train
 from lidit_train.tasks.task import open_task
@@ -44,6 +45,11 @@ def world(tmp_path_factory):
     if find_spec("diffusers"):
         write_demo_checkpoint(folder / "base.safetensors")
         write_demo_checkpoint(folder / "other.safetensors", replace(SHAPE, context_width=24))
+    make_bridge_world(folder, False, "student", "second")
+    shutil.copytree(folder / "recording", folder / "another")
+    table_of = folder / "another" / "teacher.safetensors"
+    seeds = read_safetensors(table_of)
+    write_safetensors(table_of, {**seeds[0], "seeds": -seeds[0]["seeds"]}, seeds[1])
     run(folder, "base", {"one": llms["one"]}, stages=[{"images": 16, "batch": 4, "resolution": 32}])
     return folder, llms
 
@@ -99,12 +105,24 @@ def observed(data: dict, folder: Path, llms: dict[str, str], out: str) -> dict[s
 
 BASE, LLM = "{folder}/base.safetensors", "{folder}/one"
 ADAPTER = {"trains": "adapter", "model": {}, "adapter": {"base": BASE, "llm": LLM}}
+SIZES = {"width": 32, "heads": 2, "blocks": 1, "refiner_blocks": 1, "held_out": 0.1}
+RECORDED = {"kind": "recording", "path": "{folder}/recording"}
+BRIDGE = {
+    "trains": "bridge",
+    "model": {},
+    "bridge": {"llms": ["{folder}/student"], **SIZES},
+    "data": {"sources": [RECORDED]},
+    "stages": [{"images": 12, "batch": 4}],
+    "validation": {},
+}
+SEVERAL = {**BRIDGE, "bridge.llms": ["{folder}/student", "{folder}/second"]}
 TRAINED = {"checkpoint": "{folder}/base/final.safetensors", "changes": {"llms": ["LLMS"]}}
 TASKS = {  # what `trains` says, and what the basis then has besides
     "all": {},
     "refiners": {"trains": "refiners", "model": TRAINED},
     "lora": {"trains": "lora", "model": TRAINED},
     "adapter": ADAPTER,
+    "bridge": BRIDGE,
 }
 REFINED = {**ADAPTER, "adapter.refiner": {"blocks": 1, "width": 16, "heads": 2}}
 STICKERS = {"kind": "stickers", "path": "en", "count": 3, "distinct": 2}
@@ -161,6 +179,20 @@ CHANGED = {  # a field -> another value than the basis has; with others where it
     "adapter.refiner.heads": (4, REFINED),
     "adapter.timestep_gates": (True, ADAPTER),
     "adapter.text_encoders": ("{folder}/pictures", ADAPTER),
+    "bridge.llms": (["{folder}/second"], BRIDGE),
+    "bridge.block": (-2, BRIDGE),
+    "bridge.template": ("short", BRIDGE),
+    "bridge.token_budget": (3, BRIDGE),
+    "bridge.width": (64, BRIDGE),
+    "bridge.heads": (4, BRIDGE),
+    "bridge.refiner_blocks": (2, BRIDGE),
+    "bridge.collaborative_blocks": (2, SEVERAL),
+    "bridge.blocks": (2, BRIDGE),
+    "bridge.residual": ("mlp", BRIDGE),
+    "bridge.base": (False, BRIDGE),
+    "bridge.overlap": (False, BRIDGE),
+    "bridge.seeds": ("none", BRIDGE),
+    "bridge.held_out": (0.3, BRIDGE),
     "optimiser.name": "muon",
     "optimiser.learning_rate": 2e-2,
     "optimiser.betas": [0.5, 0.9],
@@ -203,6 +235,9 @@ CHANGED = {  # a field -> another value than the basis has; with others where it
     "seed": 1,
 }
 OF_A_TASK = {  # where another value is needed, or other fields beside it
+    ("bridge", "trains"): "all",
+    ("bridge", "data.sources.path"): "{folder}/another",
+    ("bridge", "model.llms"): ["gemma-3-270m"],
     ("refiners", "trains"): "all",
     ("lora", "trains"): "all",
     ("adapter", "trains"): "all",
@@ -238,7 +273,11 @@ def place_of(name: str) -> str:
 def owner(name: str) -> str:
     """The task that alone has this field; "" = every task has it."""
     section = name.split(".")[0]
-    return section if section in ("lora", "adapter") else ""
+    return section if section in ("lora", "adapter", "bridge") else ""
+
+
+def section_of(name: str) -> str:
+    return name.split(".")[0]
 
 
 def case(task: str, name: str) -> tuple[object, dict]:
@@ -246,7 +285,9 @@ def case(task: str, name: str) -> tuple[object, dict]:
     changed = OF_A_TASK.get((task, name), CHANGED[name])
     value, others = changed if isinstance(changed, tuple) else (changed, {})
     if owner(name) not in ("", task):  # beside a task that has no such section
-        others = {k: v for k, v in others.items() if k.startswith("adapter")}
+        others = {k: v for k, v in others.items() if section_of(k) == section_of(name)}
+    if task == "bridge":  # which has one source of a kind of its own
+        others = {k: v for k, v in others.items() if not k.startswith("data.sources")}
     if name == "stages.subsets.branches" and task != "adapter":
         others = {"stages.0.subsets": [{"branches": [0, 1]}]}
     return value, {**TASKS[task], **others}

@@ -38,6 +38,11 @@ def open_source(source: Source, data: Data, index: Path) -> PictureSource:
 
 
 def _open(source: Source, data: Data, index: Path) -> PictureSource:
+    if source.kind == "recording":
+        raise LiDiTError(
+            f"source {source.path} is a recording, which has no pictures; expected it where the "
+            "recipe trains a bridge (trains: bridge)"
+        )
     if source.kind in DRAWN:
         module, name = DRAWN[source.kind].split(":")
         return getattr(importlib.import_module(module), name)(source)

@@ -14,6 +14,7 @@ from lidit_core.llmdiff.file import write_adapter
 from ...data.prepare import Prepared, some_captions
 from ...loop.longest_prompt import recorded
 from ...recipe import Recipe
+from ..pictures import PictureTask
 from ..unused_fields import refuse
 from .base_text import find_base_text
 from .input import input_spec
@@ -35,6 +36,7 @@ UNUSED = {
     "lora.rank": "which is for trains: lora",
     "lora.alpha": "which is for trains: lora",
     "lora.layers": "which is for trains: lora",
+    "bridge": "which is for trains: bridge",
     "content": "which a block of a LI-DiT learns",
     "validation.branches": "and an adapter reads one LLM",
     "compute.cuda_graph": "which records a LI-DiT: an adapter's checkpoint may read texts itself",
@@ -66,7 +68,7 @@ def make_task(recipe: Recipe) -> AdapterTask:
     return AdapterTask(recipe)
 
 
-class AdapterTask:
+class AdapterTask(PictureTask):
     """Trains an adapter in all its modes; see `lidit_train.tasks.task.Task`."""
 
     def __init__(self, recipe: Recipe) -> None:

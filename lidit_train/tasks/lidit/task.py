@@ -18,6 +18,7 @@ from ...data.prepare import Prepared, some_captions, some_latents
 from ...loop.computing.cuda_graph import check_alone
 from ...loop.longest_prompt import recorded
 from ...recipe import Recipe
+from ..pictures import PictureTask
 from ..unused_fields import refuse
 from ..whitening import SAMPLE, whiten_entries
 from .input import input_spec
@@ -45,7 +46,7 @@ def make_task(recipe: Recipe) -> LiDiTTask:
     return task
 
 
-class LiDiTTask:
+class LiDiTTask(PictureTask):
     """Trains what the recipe's ``trains`` says of a LI-DiT; see `lidit_train.tasks.task.Task`."""
 
     def __init__(self, recipe: Recipe) -> None:
@@ -123,6 +124,7 @@ def _part(weights: Mapping[str, Tensor], place: str) -> dict[str, Tensor]:
 def _check_recipe(recipe: Recipe) -> None:
     m = recipe.model
     refuse(recipe, {"adapter": "which is for a U-Net (trains: adapter)"})
+    refuse(recipe, {"bridge": "which is for trains: bridge"})
     check_alone(recipe.compute)
     if not m.checkpoint:
         refuse(recipe, {"model.fresh_text": "and a new model's text side is fresh anyway"})

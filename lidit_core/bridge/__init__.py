@@ -1,0 +1,1 @@
+"""Bridges: an LLM writes the conditioning that a checkpoint's own text encoder writes."""

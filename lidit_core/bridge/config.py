@@ -1,0 +1,95 @@
+"""What a bridge is: stored as JSON in the metadata of its file, which thereby describes itself."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+
+from ..errors import check
+from ..io.records import read_json
+from ..text.spec import LLMSpec
+from .layout import TokenLayout
+
+FORMAT = 1  # of the JSON; raised when an old reader would misread a new file
+SEEDS = 128  # numbers of the teacher's table that a query begins with
+RESIDUALS = ("attention", "mlp", "none")
+SEEDED = ("pca", "trained", "none")
+
+
+@dataclass(frozen=True)
+class TeacherSpec:
+    """The text encoder whose conditioning a bridge writes."""
+
+    name: str
+    width: int  # numbers in a row
+    vocabulary: int  # ids of its table of tokens
+    layout: TokenLayout = field(default_factory=TokenLayout)
+    pooled: int = 0  # numbers in its pooled vector; 0 = it has none
+    taps: tuple[int, ...] = ()  # widths of the parts that a row is joined of; () = one part
+    masked: bool = False  # its conditioning has an attention_mask, so that padding is not read
+
+    def __post_init__(self) -> None:
+        for name in ("width", "vocabulary"):
+            value = getattr(self, name)
+            check(value > 0, f"the bridge's teacher has {name}={value}; expected 1 or more")
+        check(self.pooled >= 0, f"the teacher has pooled={self.pooled}; expected 0 (none) or more")
+        check(
+            not self.taps or (min(self.taps) > 0 and sum(self.taps) == self.width),
+            f"the bridge's teacher has taps={list(self.taps)} and width={self.width}; expected "
+            "widths whose sum that is",
+        )
+
+
+@dataclass(frozen=True)
+class BridgeConfig:
+    """Which LLMs a bridge reads, what it writes, and how."""
+
+    llms: tuple[LLMSpec, ...]
+    teacher: TeacherSpec
+    dtype: str = "float32"  # of the LLMs' states that it was trained on
+    width: int = 512  # of the refined tokens and the queries
+    heads: int = 8
+    refiner_blocks: int = 2  # of the linguistic refiner of each LLM
+    collaborative_blocks: int = 1  # where there are several LLMs
+    blocks: int = 3  # of the resampler
+    residual: str = "attention"  # what is added to the base: or "mlp", token by token, or "none"
+    base: bool = True  # ridge; False = the residual alone, for comparison
+    overlap: bool = True  # queries attend more to tokens that share their characters
+    seeds: str = "pca"  # what a query knows of its token: or "trained", a table, or "none"
+
+    def __post_init__(self) -> None:
+        check(bool(self.llms), "the bridge has no LLM; expected one or more")
+        for name in ("width", "heads"):
+            value = getattr(self, name)
+            check(value > 0, f"the bridge has {name}={value}; expected 1 or more")
+        for name in ("refiner_blocks", "collaborative_blocks", "blocks"):
+            value = getattr(self, name)
+            check(value >= 0, f"the bridge has {name}={value}; expected 0 or more")
+        check(
+            self.width % (2 * self.heads) == 0,
+            f"the bridge has width={self.width} and heads={self.heads}; expected a width that "
+            "twice the heads divide",
+        )
+        for name, known in (("residual", RESIDUALS), ("seeds", SEEDED)):
+            value = getattr(self, name)
+            check(
+                value in known,
+                f"the bridge has {name}={value!r}; expected one of {', '.join(known)}",
+            )
+        check(
+            self.base or self.residual != "none",
+            "the bridge has neither base nor residual; expected one of them",
+        )
+
+    @property
+    def state_width(self) -> int:
+        """Numbers in the states of all LLMs together."""
+        return sum(llm.state_width for llm in self.llms)
+
+    def to_json(self) -> str:
+        return json.dumps({"format": FORMAT, **asdict(self)}, ensure_ascii=False)
+
+    @staticmethod
+    def from_json(text: str) -> BridgeConfig:
+        """Read the metadata of a file; every field is checked."""
+        return read_json(BridgeConfig, text, "the bridge", "the bridge's configuration", FORMAT)

@@ -1,0 +1,146 @@
+"""A bridge's file: one safetensors whose metadata is the whole configuration.
+
+Beside the weights it holds the teacher's tokenizer and the conditioning of the empty prompt as the
+teacher gave it, since guidance subtracts that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import LiDiTError, check
+from ..io.conditioning import Entry, pack_entry, unpack_entry
+from ..io.tensors import (
+    Shape,
+    check_finite,
+    check_sizes,
+    check_tensors,
+    opened,
+    read_safetensors,
+    shapes_in,
+    shapes_of,
+    write_safetensors,
+)
+from .config import SEEDS, BridgeConfig
+from .layout import RowMaker
+from .model import Bridge
+from .teacher import packed, unpacked
+
+KEY, EMPTY_KEY, REPORT = "lidit-bridge", "empty", "report"  # of the metadata
+TOKENIZER, EMPTY = "tokenizer", "empty"  # names of tensors, the second also a beginning
+
+
+@dataclass(frozen=True)
+class LoadedBridge:
+    """A bridge, ready to write conditioning."""
+
+    bridge: Bridge
+    rows: RowMaker
+    empty: Entry  # of the empty prompt, as the teacher gave it
+    report: str = ""  # JSON: how well it was measured to do on prompts that were held out
+
+
+def write_bridge(
+    path: str | Path, loaded: LoadedBridge, weights: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write a bridge.
+
+    Args:
+        weights: in place of its own.
+    Raises:
+        LiDiTError: some weight is not finite, or the file cannot be written.
+    """
+    weights = dict(loaded.bridge.state_dict() if weights is None else weights)
+    check_finite(weights, path)
+    kept, empty = pack_entry(loaded.empty, EMPTY)
+    tensors = {**weights, TOKENIZER: packed(loaded.rows.tokenizer), **kept}
+    metadata = {KEY: loaded.bridge.config.to_json(), EMPTY_KEY: empty, REPORT: loaded.report}
+    write_safetensors(path, tensors, metadata)
+
+
+def read_bridge_config(path: str | Path) -> BridgeConfig:
+    """The configuration of a bridge whose tensors have its sizes; no weight is read."""
+    with opened(path) as file:
+        config = _config(file.metadata() or {}, path)
+        _check_bridge_sizes(config, _own(shapes_in(file)), path)
+        return config
+
+
+def load_bridge(path: str | Path, device: torch.device | str = "cpu") -> LoadedBridge:
+    """A bridge with its weights, computing in float32.
+
+    Raises:
+        LiDiTError: it is another kind of file, or damaged.
+    """
+    tensors, metadata = read_safetensors(path)
+    config, what = _config(metadata, path), f"the bridge {path}"
+    own = _own(tensors)
+    _check_bridge_sizes(config, shapes_of(own), path)
+    bridge = Bridge(config, device="meta")
+    check_tensors(own, bridge.state_dict(), what)
+    kept = {k: v if k.endswith(".seeds") else v.float() for k, v in own.items()}
+    bridge.load_state_dict(kept, assign=True)
+    check(TOKENIZER in tensors, f"{what} lacks its tokenizer; fetch or copy it again")
+    rows = RowMaker(config.teacher.layout, unpacked(tensors[TOKENIZER], path))
+    empty = unpack_entry(metadata.get(EMPTY_KEY, ""), tensors, path)
+    loaded = LoadedBridge(bridge.eval().to(device), rows, empty, metadata.get(REPORT, ""))
+    _check_empty(loaded, path)
+    return loaded
+
+
+def _own(tensors: Mapping[str, Tensor] | Mapping[str, Shape]) -> dict:
+    """Those of the bridge itself, without the tokenizer and what the empty prompt gave."""
+    beside = (TOKENIZER, EMPTY)
+    return {k: v for k, v in tensors.items() if k.partition(".")[0] not in beside}
+
+
+def _check_empty(loaded: LoadedBridge, path: str | Path) -> None:
+    """The empty prompt's conditioning has the rows and widths that the bridge writes."""
+    spec, sequence = loaded.bridge.config.teacher, loaded.empty[0]
+    expected = (1, len(loaded.rows("").ids), spec.width)
+    check(
+        tuple(sequence.shape) == expected,
+        f"the bridge {path} keeps the empty prompt as {tuple(sequence.shape)}; expected "
+        f"{expected}: fetch or copy it again",
+    )
+
+
+def _check_bridge_sizes(config: BridgeConfig, found: Mapping[str, Shape], path) -> None:
+    """Refuse a configuration whose sizes are not those of the tensors, before it is built."""
+    teacher, attention = config.teacher, config.residual == "attention"
+    lists = {
+        "reader.linguistic.": len(config.llms) if attention else 0,
+        "resampler.blocks.": config.blocks if attention else 0,
+    }
+    for i in range(len(config.llms) if attention else 0):
+        lists[f"reader.linguistic.{i}.blocks."] = config.refiner_blocks
+    joint = config.collaborative_blocks if attention and len(config.llms) > 1 else 0
+    lists["reader.collaborative.branches.0."] = joint
+    some: dict[str, Shape] = {
+        "base.text": (teacher.width, config.state_width),
+        "base.constants": (teacher.layout.constants, teacher.width),
+    }
+    if attention and config.seeds == "pca":
+        some["resampler.queries.seeds"] = (teacher.vocabulary, SEEDS)
+    if attention and config.seeds == "trained":
+        some["resampler.queries.table.weight"] = (teacher.vocabulary, SEEDS)
+    if attention:
+        some["resampler.out.weight"] = (teacher.width, config.width)
+    if config.residual == "mlp":
+        some["mlp.out.weight"] = (teacher.width, 4 * config.width)
+    if teacher.pooled:
+        some["base.pooled"] = (teacher.pooled, config.state_width)
+    check_sizes(found, lists, some, f"the bridge {path}")
+
+
+def _config(metadata: Mapping[str, str], path: str | Path) -> BridgeConfig:
+    if KEY not in metadata:
+        raise LiDiTError(
+            f"{path} is no bridge; expected a file that `lidit train` wrote with trains: bridge"
+        )
+    return BridgeConfig.from_json(metadata[KEY])

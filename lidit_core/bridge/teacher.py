@@ -1,0 +1,112 @@
+"""What a recording has to say of its encoder, so that a bridge can be trained from it.
+
+`teacher.safetensors` lies in the recording's folder: the encoder's tokenizer, the layout of its
+rows, and 128 numbers for each id, the principal components of its own table of token embeddings.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..errors import LiDiTError, check, first_line
+from ..io.records import read_json
+from ..io.tensors import read_safetensors, write_safetensors
+from .config import FORMAT, SEEDS, TeacherSpec
+from .layout import RowMaker
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+NAME, KEY = "teacher.safetensors", "teacher"
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A text encoder without its weights."""
+
+    spec: TeacherSpec
+    rows: RowMaker
+    seeds: Tensor  # (ids, SEEDS) bfloat16
+
+
+@torch.no_grad()
+def seeds_of(table: Tensor) -> Tensor:
+    """The first 128 principal components of a table of token embeddings (ids, width), bfloat16.
+
+    They are scaled so that their mean square is 1; of a narrower table the last are 0.
+    """
+    check(
+        table.ndim == 2 and bool(table.isfinite().all()),
+        f"a table of token embeddings has shape {tuple(table.shape)}; expected finite numbers "
+        "(ids, width)",
+    )
+    centred = table.double() - table.double().mean(0)
+    _, axes = torch.linalg.eigh(centred.T @ centred)
+    axes = axes.flip(1)[:, :SEEDS]
+    axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()  # one of two signs
+    found = centred @ axes
+    found = found / (found.square().sum(1).mean() / SEEDS).sqrt().clamp(min=1e-12)
+    return torch.nn.functional.pad(found, (0, SEEDS - found.shape[1])).to(torch.bfloat16)
+
+
+def write_teacher(folder: str | Path, teacher: Teacher) -> Path:
+    """Write what is known of an encoder beside its recording."""
+    path = Path(folder) / NAME
+    tensors = {"seeds": teacher.seeds, "tokenizer": packed(teacher.rows.tokenizer)}
+    text = json.dumps({"format": FORMAT, **asdict(teacher.spec)}, ensure_ascii=False)
+    write_safetensors(path, tensors, {KEY: text})
+    return path
+
+
+def read_teacher(folder: str | Path) -> Teacher:
+    """What lies beside a recording.
+
+    Raises:
+        LiDiTError: nothing does, or it is damaged.
+    """
+    path = Path(folder) / NAME
+    check(
+        path.is_file(),
+        f"{folder} does not say what its encoder's rows stand for: {NAME} is missing; record with "
+        "`lidit record`",
+    )
+    tensors, metadata = read_safetensors(path)
+    spec = read_json(TeacherSpec, metadata.get(KEY, ""), "the teacher", f"{path}", FORMAT)
+    check(
+        set(tensors) == {"seeds", "tokenizer"}
+        and tuple(tensors["seeds"].shape) == (spec.vocabulary, SEEDS),
+        f"{path} holds {', '.join(sorted(tensors))}; expected seeds ({spec.vocabulary}, {SEEDS}) "
+        "and tokenizer: record the same prompts once more",
+    )
+    return Teacher(
+        spec, RowMaker(spec.layout, unpacked(tensors["tokenizer"], path)), tensors["seeds"]
+    )
+
+
+def packed(tokenizer: Tokenizer) -> Tensor:
+    """A tokenizer as bytes (n,) uint8."""
+    data = zlib.compress(tokenizer.to_str().encode("utf-8"), 9)
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+
+def unpacked(data: Tensor, path: str | Path) -> Tokenizer:
+    """The tokenizer of such bytes.
+
+    Raises:
+        LiDiTError: they are none.
+    """
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_str(zlib.decompress(data.numpy().tobytes()).decode("utf-8"))
+    except Exception as error:  # tokenizers raises no class of its own
+        raise LiDiTError(
+            f"the tokenizer in {path} is damaged ({first_line(error)}); fetch or write it again"
+        ) from error

@@ -1,0 +1,41 @@
+"""The section of a recipe that trains a bridge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lidit_core.bridge.config import RESIDUALS, SEEDED
+from lidit_core.errors import check
+
+from ..ranges import in_range, one_of
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """A bridge (lidit_core.bridge): LLMs that learn to write what a recording holds."""
+
+    llms: tuple[str, ...] = ()  # names, model folders or .gguf files; all are read the same way
+    block: int = -3  # whose output is read
+    template: str = "none"  # a preset, a file, or text with {prompt} in it
+    token_budget: int = 256
+    width: int = 512  # of the refined tokens and the queries
+    heads: int = 8
+    refiner_blocks: int = 2  # of each LLM's linguistic refiner
+    collaborative_blocks: int = 1  # where there are several LLMs
+    blocks: int = 3  # of the resampler
+    residual: str = "attention"  # or "mlp", token by token, which is what it has to beat
+    base: bool = True  # ridge; False = the residual alone, for comparison
+    overlap: bool = True  # attention by shared characters; False for comparison
+    seeds: str = "pca"  # of the teacher's own table; "trained" and "none" for comparison
+    held_out: float = 0.05  # share of the prompts that are measured and never learnt from
+
+    def __post_init__(self) -> None:
+        check(bool(self.llms), "the recipe's bridge has no llms; expected one or more")
+        one_of("the bridge's residual", self.residual, [r for r in RESIDUALS if r != "none"])
+        one_of("the bridge's seeds", self.seeds, SEEDED)
+        in_range(self, "bridge", "token_budget", "width", "heads", low=1)
+        in_range(self, "bridge", "refiner_blocks", "collaborative_blocks", "blocks", low=0)
+        check(
+            0 < self.held_out <= 0.5,
+            f"the recipe's bridge has held_out={self.held_out}; expected above 0 and 0.5 at most",
+        )

@@ -1,0 +1,152 @@
+"""Batches of recorded prompts: what the LLMs make of them, and what the teacher did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from lidit_core.bridge.config import BridgeConfig
+from lidit_core.bridge.rows import StudentTokens, TeacherRows, stack_rows, student_tokens
+from lidit_core.text.encoder import pad_states
+from lidit_core.text.spec import LLMSpec
+
+from ...batch import Batch
+from ...data.caption_states import CaptionReader
+from ...data.loader import Fetched, Loader
+from ...data.schedule import Schedule, StageBuckets, StepBatch
+from ...recipe import Recipe
+from .input import RecordedPrompts, lengths
+
+LENGTHS = 4  # buckets of prompts, from short to long, so that few rows are filled up
+
+
+@dataclass(frozen=True)
+class PreparedBridge:
+    """Everything that batches are made of."""
+
+    config: BridgeConfig
+    prompts: RecordedPrompts
+    readers: Mapping[int, CaptionReader]  # by LLM
+    learnt: Sequence[int]  # numbers of prompts
+    held_out: Sequence[int]
+    schedule: Schedule
+    folder: Path  # of the run
+
+    def batch(self, numbers: Sequence[int]) -> BridgeBatch:
+        """Some prompts, on the CPU."""
+        texts = [self.prompts.texts[n] for n in numbers]
+        read = {i: reader.read_rows(texts) for i, reader in self.readers.items()}
+        students = [
+            student_tokens(pad_states(rows), rows, lengths(texts))
+            for _, rows in sorted(read.items())
+        ]
+        targets = [self.prompts.target(n) for n in numbers]
+        pooled = [t.pooled for t in targets if t.pooled is not None]
+        return BridgeBatch(
+            pad_sequence([t.sequence for t in targets], True),
+            torch.empty(len(numbers), 0),
+            torch.ones(len(numbers)),
+            {i: tokens.states.to(dtype=torch.float32) for i, tokens in enumerate(students)},
+            used={i: tuple(row.used for row in rows) for i, rows in read.items()},
+            spans={i: tokens.spans for i, tokens in enumerate(students)},
+            rows=stack_rows([self.prompts.rows(n) for n in numbers]),
+            pooled=torch.stack(pooled) if pooled else None,
+        )
+
+
+@dataclass(frozen=True)
+class BridgeBatch(Batch):
+    """Prompts of one step: ``x`` (B, R, C) is what the teacher made of them."""
+
+    spans: Mapping[int, Tensor] = field(default_factory=dict)  # (B, L, 2) by LLM
+    rows: TeacherRows | None = None
+    pooled: Tensor | None = None  # (B, P)
+
+    @property
+    def students(self) -> list[StudentTokens]:
+        """What each LLM makes of the prompts, in order."""
+        return [StudentTokens(self.text[i], self.spans[i]) for i in sorted(self.text)]
+
+    def part(self, rows: slice) -> BridgeBatch:
+        assert self.rows is not None  # every batch has them
+        return replace(
+            self,
+            x=self.x[rows],
+            noise=self.noise[rows],
+            time=self.time[rows],
+            text={i: states[rows] for i, states in self.text.items()},
+            used={i: used[rows] for i, used in self.used.items()},
+            spans={i: spans[rows] for i, spans in self.spans.items()},
+            rows=self.rows[rows],
+            pooled=None if self.pooled is None else self.pooled[rows],
+        )
+
+    def to(self, device) -> BridgeBatch:
+        assert self.rows is not None
+        return replace(
+            self,
+            x=self.x.to(device),
+            noise=self.noise.to(device),
+            time=self.time.to(device),
+            text={i: states.to(device) for i, states in self.text.items()},
+            spans={i: spans.to(device) for i, spans in self.spans.items()},
+            rows=self.rows.to(device),
+            pooled=None if self.pooled is None else self.pooled.to(device),
+        )
+
+
+class BridgeLoader(Loader):
+    """Iterates over a process's batches from the schedule's present step on."""
+
+    def __init__(
+        self, ready: PreparedBridge, share: Callable[[int], slice], device: torch.device | str
+    ) -> None:
+        self.ready, self.share, self.device = ready, share, device
+        self.schedule = ready.schedule
+
+    @property
+    def llms(self) -> list[str]:
+        return [llm.name for llm in self.ready.config.llms]
+
+    def __iter__(self) -> Iterator[tuple[Fetched, Batch]]:
+        for plan in self.schedule:
+            own = plan.rows[self.share(len(plan.rows))]
+            batch = self.ready.batch([row.index for row in own])
+            yield _fetched(plan), batch.to(self.device)
+
+
+def _fetched(plan: StepBatch) -> Fetched:
+    """The plan of a step of which everything was read."""
+    nothing = torch.empty(0)
+    return Fetched(plan, None, None, [], None, nothing, nothing, nothing, None, None, ())
+
+
+def schedule_of(recipe: Recipe, prompts: RecordedPrompts, learnt: Sequence[int]) -> Schedule:
+    """Every prompt once before any comes again, those of like length together."""
+    counts = np.array([len(prompts.texts[n]) for n in learnt])
+    edges = np.quantile(counts, np.linspace(0, 1, LENGTHS + 1)[1:-1])
+    places = np.searchsorted(edges, counts, side="left")
+    members = tuple(np.array(learnt)[places == n] for n in range(LENGTHS))
+    kept = tuple(bucket for bucket in members if len(bucket))
+    stage = StageBuckets(tuple((n, n) for n in range(len(kept))), (kept,))
+    return Schedule(recipe, [stage] * len(recipe.stages), (0,))
+
+
+def readers_of(
+    llms: Sequence[LLMSpec], recipe: Recipe, cache: Path, accelerator: Accelerator, given
+) -> dict[int, CaptionReader]:
+    """Each LLM's states of prompts, from the cache; what is missing is read by it."""
+    folder = Path(recipe.cache.given) if recipe.cache.given else cache / "states"
+    options = folder, recipe.cache.dtype, accelerator.device, bool(recipe.cache.given)
+    with accelerator.main_process_first():  # a first conversion happens once
+        return {
+            i: CaptionReader(spec, *options, given.get(spec.name, ""))
+            for i, spec in enumerate(llms)
+        }

@@ -1,0 +1,199 @@
+"""What a bridge reads in training: a recording, its teacher, and LLMs."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from lidit_core.bridge.config import BridgeConfig
+from lidit_core.bridge.encode import MASK, POOLED
+from lidit_core.bridge.rows import TeacherRows
+from lidit_core.bridge.teacher import Teacher, read_teacher
+from lidit_core.errors import LiDiTError, check
+from lidit_core.io.conditioning import EncodedPrompt, Entry
+from lidit_core.io.recording import Recording, open_recording
+from lidit_core.llm.hub import model_folder
+from lidit_core.llm.locate import check_present, locate
+from lidit_core.paths import at_home
+from lidit_core.text.spec import LLMSpec
+from lidit_core.text.templates import find_template
+
+from ...recipe import Bridge, Recipe
+
+MOST = 500  # held out prompts: more would tell little more
+
+
+def llm_specs(recipe: Bridge) -> tuple[LLMSpec, ...]:
+    """The LLMs that the bridge reads, by their config.json.
+
+    Raises:
+        LiDiTError: one is not there.
+    """
+    return tuple(_llm(recipe, source) for source in recipe.llms)
+
+
+def _llm(recipe: Bridge, source: str) -> LLMSpec:
+    check_present(source)
+    found = locate(source)
+    path = model_folder(found) / "config.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        width = int(data.get("text_config", data)["hidden_size"])
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        raise LiDiTError(
+            f"{path} does not say how wide the LLM is ({error!r}); expected hidden_size, as "
+            "decoder-only LLMs have it"
+        ) from error
+    template, budget = find_template(recipe.template), recipe.token_budget
+    return LLMSpec(found.name, width, recipe.block, template, budget, longest_prompt=0)
+
+
+def bridge_config(recipe: Recipe, teacher: Teacher) -> BridgeConfig:
+    """The bridge that a recipe trains."""
+    options = recipe.bridge
+    assert options is not None  # `make_task` has seen to it
+    return BridgeConfig(
+        llm_specs(options),
+        teacher.spec,
+        recipe.cache.dtype,
+        width=options.width,
+        heads=options.heads,
+        refiner_blocks=options.refiner_blocks,
+        collaborative_blocks=options.collaborative_blocks,
+        blocks=options.blocks,
+        residual=options.residual,
+        base=options.base,
+        overlap=options.overlap,
+        seeds=options.seeds,
+    )
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the teacher made of one prompt."""
+
+    sequence: Tensor  # (R, C) float32
+    pooled: Tensor | None  # (P,) float32
+
+
+@dataclass(frozen=True)
+class RecordedPrompts:
+    """A recording, and what each of its rows stands for."""
+
+    recording: Recording
+    teacher: Teacher
+
+    @staticmethod
+    def open(path: str) -> RecordedPrompts:
+        """Open a recording's folder.
+
+        Raises:
+            LiDiTError: it is no whole recording, or does not say what its rows stand for.
+        """
+        folder = at_home(path)
+        return RecordedPrompts(open_recording(folder), read_teacher(folder))
+
+    @cached_property
+    def texts(self) -> list[str]:
+        return self.recording.texts()
+
+    @cached_property
+    def empty(self) -> Entry:
+        """The empty prompt's conditioning, of which all but sequence, pooled vector and mask is
+        every prompt's."""
+        probes = self.recording.probes().prompts
+        entries = [self._entry(probe) for probe in probes]
+        check(
+            len({_beside(values) for _, values in entries}) == 1,
+            f"in {self.recording.folder} more than {POOLED} and {MASK} changes with the prompt "
+            f"({', '.join(sorted(entries[0][1]))}), which no bridge writes yet; record a text "
+            "encoder whose conditioning has no more",
+        )
+        return entries[0]
+
+    def rows(self, number: int) -> TeacherRows:
+        return self.teacher.rows(self.texts[number])
+
+    def target(self, number: int) -> Target:
+        """What is learnt of a prompt.
+
+        Raises:
+            LiDiTError: it is not what the layout of the rows says.
+        """
+        sequence, values = self._entry(self.recording.prompt(number))
+        spec, text = self.teacher.spec, self.texts[number]
+        expected = (1, len(self.rows(number).ids), spec.width)
+        check(
+            tuple(sequence.shape) == expected,
+            f"the recording {self.recording.folder} has {tuple(sequence.shape)} of prompt "
+            f"{text[:60]!r}; expected {expected} by the layout of its teacher: record with the "
+            "tokenizer that the teacher has",
+        )
+        pooled = values.get(POOLED)
+        found = 0 if pooled is None else pooled.shape[-1]
+        check(
+            found == spec.pooled,
+            f"the recording {self.recording.folder} has a pooled vector of {found} numbers; "
+            f"expected {spec.pooled} by its teacher",
+        )
+        return Target(sequence[0].float(), None if pooled is None else pooled[0].float())
+
+    def _entry(self, prompt: EncodedPrompt) -> Entry:
+        check(
+            len(prompt.entries) == 1 and prompt.entries[0][0].ndim == 3,
+            f"the recording {self.recording.folder} has {len(prompt.entries)} entries of "
+            f"{prompt.text[:60]!r}, or several layers in one; expected one sequence a prompt",
+        )
+        return prompt.entries[0]
+
+    def split(self, share: float, seed: int) -> tuple[list[int], list[int]]:
+        """The numbers of the prompts that are learnt from, and of those that are held out.
+
+        A text that is held out is learnt from nowhere, and of equal texts one is taken.
+        """
+        distinct = list({text: number for number, text in enumerate(self.texts) if text}.values())
+        check(
+            len(distinct) > 1,
+            f"the recording {self.recording.folder} holds {len(distinct)} prompts; expected two or "
+            "more: record a whole collection",
+        )
+        order = torch.randperm(len(distinct), generator=torch.Generator().manual_seed(seed))
+        count = min(MOST, max(1, round(share * len(distinct))))
+        shuffled = [distinct[n] for n in order.tolist()]
+        return sorted(shuffled[count:]), sorted(shuffled[:count])
+
+
+def _beside(values) -> str:
+    """All that an entry has beside what a bridge writes, as text that is equal where it is."""
+    return repr([_shown(values[name]) for name in sorted(values) if name not in (POOLED, MASK)])
+
+
+@functools.singledispatch
+def _shown(value) -> object:
+    return value
+
+
+@_shown.register
+def _(value: Tensor) -> object:
+    return str(value.dtype), value.tolist()
+
+
+@_shown.register
+def _(value: dict) -> object:
+    return [(key, _shown(inner)) for key, inner in sorted(value.items())]
+
+
+@_shown.register
+def _(value: list) -> object:
+    return [_shown(inner) for inner in value]
+
+
+def lengths(texts: Sequence[str]) -> list[int]:
+    """Characters of each text."""
+    return [len(text) for text in texts]

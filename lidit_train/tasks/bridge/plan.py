@@ -1,0 +1,154 @@
+"""What training a bridge will need, before any weight is loaded: memory, operations, time, disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lidit_core.bridge.config import BridgeConfig
+from lidit_core.bridge.model import Bridge
+from lidit_core.bridge.rows import StudentTokens, stack_rows
+from lidit_core.text.states import PROMPT, LLMStates
+
+from ...data.room import free_disk, states_bytes
+from ...data.token_guess import LETTERS, text_tokens
+from ...loop.parallel import share
+from ...plan.counting import META, Cost, count
+from ...plan.hardware import Device, find_device
+from ...plan.llm_size import LLMSize, llm_size
+from ...plan.workload import FLOAT32
+from ...recipe import Recipe
+from .input import RecordedPrompts
+
+SAMPLE = 256  # prompts whose rows are counted
+FITTED = 2 + 2  # passes of ridge over the prompts, and sums of the held out ones, as products
+
+
+@dataclass(frozen=True)
+class BridgePlan:
+    recipe: Recipe
+    config: BridgeConfig
+    device: Device
+    llms: tuple[LLMSize, ...]
+    prompts: int
+    rows: int  # of a prompt, the mean
+    letters: int  # of a prompt, the mean
+    trained: int  # numbers that learn
+    frozen: int  # numbers that do not: the base, and what is known of the teacher's ids
+    cost: Cost  # of one prompt
+    free: int  # bytes on the run's disk
+
+    @property
+    def mixed(self) -> bool:
+        """Mixed precision, which a CPU does without."""
+        return self.recipe.compute.precision == "bf16" and not self.device.is_cpu
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Tokens of a prompt with its template, by LLM; guessed from its letters."""
+        guessed = text_tokens(self.config.llms, -(-self.letters // LETTERS))
+        return tuple(guessed[i].read for i in range(len(self.config.llms)))
+
+    @property
+    def micro(self) -> int:
+        """Prompts that a process takes at once, at most."""
+        shares = [self._share(stage.batch) for stage in self.recipe.stages]
+        return min(self.recipe.compute.micro_batch or max(shares), max(shares))
+
+    def _share(self, batch: int) -> int:
+        rows = share(batch, 0, self.recipe.hardware.count)
+        return rows.stop - rows.start
+
+    def memory(self) -> dict[str, int]:
+        """The bytes of each part in one process."""
+        return {
+            "bridge, gradients, moments, average": 5 * FLOAT32 * self.trained,
+            "base and table, frozen": FLOAT32 * self.frozen,
+            "activations of a micro batch": self.cost.saved * self.micro,
+        }
+
+    def reading(self) -> dict[str, int]:
+        """The same while the LLMs read the prompts, one after the other."""
+        number = FLOAT32 if self.device.is_cpu else 2
+        return {llm.name: llm.parameters * number for llm in self.llms}
+
+    @property
+    def peak(self) -> int:
+        return max(sum(self.memory().values()), *self.reading().values())
+
+    def seconds(self, stage: int) -> float:
+        """Of a step."""
+        speed = self.device.share * self.device.peak(self.recipe.compute.precision)
+        each = self.cost.forward + self.cost.backward
+        return each * self._share(self.recipe.stages[stage].batch) / speed
+
+    @property
+    def reading_seconds(self) -> float:
+        """Of the LLMs over all prompts."""
+        speed = self.device.share * self.device.peak(self.recipe.compute.precision)
+        flops = sum(llm.flops(n) for llm, n in zip(self.llms, self.tokens))
+        return flops * self.prompts / self.recipe.hardware.count / speed
+
+    @property
+    def ridge_seconds(self) -> float:
+        """Of the base, which is computed on the CPU's side of the run: its products alone."""
+        each = self.rows * self.config.state_width
+        flops = 2 * each * (self.config.state_width + self.config.teacher.width + sum(self.tokens))
+        return FITTED * flops * self.prompts / (self.device.share * self.device.float32)
+
+    @property
+    def disk(self) -> int:
+        """Bytes of the LLMs' states."""
+        guessed = text_tokens(self.config.llms, -(-self.letters // LETTERS))
+        return self.prompts * sum(
+            states_bytes(llm.state_width, guessed[i], self.recipe.cache.dtype)
+            for i, llm in enumerate(self.config.llms)
+        )
+
+
+def make_bridge_plan(
+    recipe: Recipe,
+    config: BridgeConfig,
+    prompts: RecordedPrompts,
+    folder: str | Path = ".",
+    device: Device | None = None,
+) -> BridgePlan:
+    options = recipe.bridge
+    assert options is not None  # `make_task` has seen to it
+    device = device or find_device(recipe.hardware.device)
+    learnt, held_out = prompts.split(options.held_out, recipe.seed)
+    spread = learnt[:: max(1, len(learnt) // SAMPLE)][:SAMPLE]
+    rows = [len(prompts.rows(n).ids) for n in spread]
+    letters = sum(len(prompts.texts[n]) for n in spread) // len(spread)
+    bridge = Bridge(config, device=META)
+    median = sorted(spread, key=lambda n: len(prompts.rows(n).ids))[len(spread) // 2]
+    mixed = recipe.compute.precision == "bf16" and not device.is_cpu
+    return BridgePlan(
+        recipe,
+        config,
+        device,
+        tuple(llm_size(llm, source) for llm, source in zip(config.llms, options.llms)),
+        len(learnt) + len(held_out),
+        -(-sum(rows) // len(rows)),
+        letters,
+        sum(p.numel() for p in bridge.parameters()),
+        sum(b.numel() for b in bridge.buffers()),
+        _cost(bridge, prompts, median, letters, mixed),
+        free_disk(Path(recipe.cache.folder or folder)),
+    )
+
+
+def _cost(bridge: Bridge, prompts: RecordedPrompts, number: int, letters: int, mixed: bool) -> Cost:
+    """Of one prompt of the usual length, on the meta device."""
+    rows = stack_rows([prompts.rows(number)]).to(META)
+    guessed = text_tokens(bridge.config.llms, -(-letters // LETTERS))
+    students = []
+    for i, llm in enumerate(bridge.config.llms):
+        length = guessed[i].read
+        hidden = torch.empty(1, length, llm.state_width, device=META)
+        roles = torch.full((1, length), PROMPT, dtype=torch.int32)
+        spans = torch.empty(1, length, 2, device=META)
+        students.append(StudentTokens(LLMStates(hidden, roles), spans))
+    return count(lambda _: bridge(students, rows).sequence, bridge.parameters(), mixed)

@@ -1,0 +1,45 @@
+"""What the tasks share that learn from captioned pictures: how their data is checked and read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from ..data.autoencoders import find_autoencoder
+from ..data.loader import Fetcher, Loader
+from ..data.prepare import Prepared, prepare, unused, used_branches
+from ..input_spec import InputSpec
+from ..loop.parallel import share_of
+from ..recipe import Recipe
+
+
+class PictureTask:
+    """The part of `lidit_train.tasks.task.Task` that reads pictures and captions."""
+
+    recipe: Recipe
+    spec: InputSpec
+    checkpoint: Path | None  # the model beside which its autoencoder may lie
+
+    def check_data(self) -> None:
+        """Look for the autoencoder."""
+        latent = self.spec.latent
+        find_autoencoder(self.recipe.model.vae, latent, self.checkpoint).check(latent)
+
+    def read_llms(self) -> list[str]:
+        """The names of the LLMs that some step reads."""
+        return [self.spec.llms[i].name for i in used_branches(self.recipe, self.spec)]
+
+    def prepare(self, out: Path, accelerator: Accelerator, llms: Mapping[str, str]) -> Prepared:
+        """Open the sources and fill the caches."""
+        return prepare(self.recipe, self.spec, out, accelerator, llms, self.checkpoint)
+
+    def loader(self, ready: Prepared, accelerator: Accelerator) -> Loader:
+        """The batches of this process."""
+        fetcher = Fetcher(self.recipe, ready, share_of(accelerator))
+        return Loader(fetcher, ready, accelerator.device)
+
+    def unused(self, out: Path, accelerator: Accelerator, llms: Mapping[str, str]) -> list[Path]:
+        """Files in the caches that hold nothing it reads."""
+        return unused(self.recipe, self.spec, out, accelerator, llms, self.checkpoint)
