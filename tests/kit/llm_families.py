@@ -82,8 +82,6 @@ def outcome(config: type, folder: Path) -> str:
     except LiDiTError as error:
         told = str(error).split(";")[0]
         return "refused: " + told.replace(str(folder), "its folder").replace(folder.name, "it")
-            folder.name, "it"
-        )
     kept: list[torch.Tensor] = []  # by a hook: some list states from the first block's on
     blocks = _blocks(model)
     blocks[len(blocks) - 3].register_forward_hook(lambda m, a, out: kept.append(first_tensor(out)))
