@@ -21,6 +21,7 @@ class LiDiTExtension(ComfyExtension):
         from .lidit.refiner_loader import LiDiTRefinerLoader
         from .lidit.sampler import LiDiTSampler
         from .lidit.text_encode import LiDiTTextEncode
+        from .linked import checking_links
         from .llm.from_clip import LiDiTLLMFromCLIP
         from .llm.instruction_template import LiDiTInstructionTemplate
         from .llm.loader import LiDiTLLMLoader
@@ -30,7 +31,7 @@ class LiDiTExtension(ComfyExtension):
 
         name_plainly()
         register()  # the folders that the nodes list, before any of them does
-        return [
+        nodes = [
             LiDiTLLMLoader,
             LiDiTLLMFromCLIP,
             LiDiTInstructionTemplate,
@@ -49,3 +50,4 @@ class LiDiTExtension(ComfyExtension):
             LiDiTLoadConditioning,
             LiDiTRecordConditioning,
         ]
+        return [checking_links(node) for node in nodes]
