@@ -74,9 +74,7 @@ class Trainer:
         self.replayed = replayed(self._run, learner, recipe.compute, accelerator)
         self.optimisers = optimisers_of(learner, recipe.optimiser)
         self.ema = EMA(learner, recipe.optimiser.ema)
-        self.checkpoints = CheckpointFolder(
-            folder / "checkpoints", recipe.checkpoints.keep, accelerator
-        )
+        self.checkpoints = CheckpointFolder(folder, recipe.checkpoints.keep, accelerator)
         self.journal = Journal(folder, recipe.log, accelerator, recipe.steps, asdict(recipe))
         self.longest = LongestPrompts(loader.llms)
         self.step, self.bad, self.skipped, self.begun = 0, 0, 0, False
