@@ -107,9 +107,11 @@ def expected_bytes(source: str | Path, block: Block, dtype: torch.dtype) -> int 
 
 
 def _is_read(name: str, kept: int) -> bool:
-    """Whether a tensor of this name in a checkpoint is among the embeddings and first blocks."""
+    """Whether a tensor of this name is among the embeddings, the first blocks and the last norm."""
     numbered = re.search(r"\.(?:layers|h|blocks)\.(\d+)\.", f".{name}")
-    return int(numbered[1]) < kept if numbered else "embed" in name or "wte" in name
+    if numbered:
+        return int(numbered[1]) < kept
+    return any(part in name for part in ("embed", "wte", "norm", "ln_f"))
 
 
 @torch.inference_mode(False)

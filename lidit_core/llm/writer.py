@@ -92,7 +92,7 @@ def _outline(llm: LLM, source: str | Path) -> tuple[Model, dict[str, Tensor], Ch
 
 
 def _share(model: Model, cut: nn.Module) -> None:
-    """Put the embeddings and blocks of a cut decoder in the place of the whole one's."""
+    """Put the embeddings, blocks and last norm of a cut decoder in the place of the whole one's."""
     whole = cast(Model, model.base_model)
     whole.set_input_embeddings(cast(Model, cut).get_input_embeddings())
     for name, part in cut.named_children():
@@ -100,6 +100,8 @@ def _share(model: Model, cut: nn.Module) -> None:
             blocks = getattr(whole, name)
             for number, block in enumerate(part):
                 blocks[number] = block
+        elif "norm" in name or name == "ln_f":
+            setattr(whole, name, part)
 
 
 @torch.inference_mode(False)  # hosts run in it
@@ -110,7 +112,8 @@ def _completed(
     model, lacking, checkpoint = _outline(llm, source)
     places = _places(model, lacking, checkpoint, llm.name)
     make_room(sum(like.numel() for like in lacking.values()) * llm.dtype.itemsize)
-    stored = checkpoint.stored({place: lacking[name] for name, place in places.items()})
+    wanted = {place: lacking[name] for name, place in places.items()}
+    stored = checkpoint.stored(wanted) if wanted else {}
     tell(f"loading the rest of {llm.name}", 1)
     weights = {n: stored[place].read(llm.dtype).to(device) for n, place in places.items()}
     model.load_state_dict(weights, strict=False, assign=True)

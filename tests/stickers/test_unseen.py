@@ -15,7 +15,7 @@ from lidit_core.errors import LiDiTError
 from lidit_stickers.scenes.request import Item, SceneRequest
 from lidit_stickers.scorer import unseen
 from lidit_stickers.scorer.damage import blurred
-from lidit_stickers.scorer.scorer import Found, Reading
+from lidit_stickers.scorer.scorer import Found, FoundScene
 from lidit_stickers.scorer.unseen import Outcome, confusions, outcome, table, unseen_captions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,7 +36,7 @@ def found(kind: str | None, colour: str | None = None, x: float = 0.3) -> Found:
 )
 def test_confusions_are_named(seen, expected):
     request = SceneRequest((Item("cat"), Item("dog")), "left of")
-    assert confusions(Reading("blue", seen), request) == expected
+    assert confusions(FoundScene("blue", seen), request) == expected
 
 
 def test_the_table_says_what_does_not_hold():

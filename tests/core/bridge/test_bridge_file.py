@@ -17,7 +17,7 @@ from tiny_llm import save_llm
 
 from lidit_core.bridge.encode import conditioning
 from lidit_core.bridge.file import (
-    KEY,
+    BRIDGE_KEY,
     LoadedBridge,
     load_bridge,
     read_bridge_config,
@@ -136,10 +136,10 @@ def damaged(path: Path, change) -> Path:
 
 def _set(**fields):
     def change(tensors, metadata):
-        told = json.loads(metadata[KEY])
+        told = json.loads(metadata[BRIDGE_KEY])
         for name, value in fields.items():
             (told["teacher"] if name in told["teacher"] else told)[name] = value
-        metadata[KEY] = json.dumps(told)
+        metadata[BRIDGE_KEY] = json.dumps(told)
 
     return change
 
@@ -168,7 +168,7 @@ DAMAGES = [
     (_bytes, "is damaged"),
     (_without("empty"), "is damaged"),
     (_other_empty, "keeps the empty prompt as"),
-    (lambda tensors, metadata: metadata.pop(KEY), "is no bridge"),
+    (lambda tensors, metadata: metadata.pop(BRIDGE_KEY), "is no bridge"),
     (lambda tensors, metadata: metadata.update(empty="{"), "is damaged"),
 ]
 

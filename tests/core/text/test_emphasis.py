@@ -161,5 +161,5 @@ def test_weights_go_along_with_all_that_is_done_to_states(encoder):
             assert torch.equal(given[0], expected)
     assert batch.emptied().emphasis is None and batch.without_emphasis().emphasis is None
     assert stack_states([batch.without_emphasis()] * 2).emphasis is None
-    with pytest.raises(LiDiTError, match="a weight for each token"):
+    with pytest.raises(LiDiTError, match="for each token"):
         replace(batch, emphasis=batch.emphasis[:, 1:])

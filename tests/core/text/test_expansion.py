@@ -59,7 +59,9 @@ def test_equal_to_transformers(family, block, tmp_path):
     whole, cut = (
         sum(p.nbytes for p in m.parameters()) for m in (reference_model(folder), llm.module)
     )
-    assert found.added == whole - cut > 0
+    assert (
+        found.added == whole - cut >= 0
+    )  # nothing where all blocks lie there and the head is tied
 
 
 def test_the_llm_reads_as_before_and_nothing_is_kept(llama):

@@ -1,4 +1,4 @@
-"""Some of docs/llm-families.md. Run: pytest tests/core/llm/test_families.py"""
+"""Some of docs/llm-families.md. Run: pytest tests/core/llm/test_llm_families_page.py"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """One checkpoint is enough: U-Net, autoencoder, text encoders and prediction are read from it.
 
-Run: pytest tests/train/tasks/test_single_file.py
+Run: pytest tests/train/tasks/test_one_file_base.py
 """
 
 from __future__ import annotations
