@@ -21,8 +21,8 @@ TOLD = r"(\w+) tokens are read by (\S+), and these weights were trained on promp
 
 def prompt(kit, used: int, llm: str = "alpha", **changes):
     """CONDITIONING of a prompt of which so many tokens were read."""
-    read_by = kit.cond.BranchText(llm, kit.read(llm, **changes), used=used)
-    return [kit.cond.entry_of(kit.cond.PromptText((read_by,)))]
+    read_by = kit.text.BranchText(llm, kit.read(llm, **changes), used=used)
+    return [kit.cond.entry_of(kit.text.PromptText((read_by,)))]
 
 
 @pytest.fixture(scope="module")

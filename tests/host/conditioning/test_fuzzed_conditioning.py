@@ -24,9 +24,9 @@ def lidit(kit, model):
     def read(llm: str):
         states = kit.read(llm)
         weights = torch.linspace(0.5, 1.5, states.roles.shape[1])[None]
-        return kit.cond.BranchText(llm, replace(states, emphasis=weights))
+        return kit.text.BranchText(llm, replace(states, emphasis=weights))
 
-    text = kit.cond.PromptText((read("alpha"), read("beta")), fusion="refiner")
+    text = kit.text.PromptText((read("alpha"), read("beta")), fusion="refiner")
     entry = kit.cond.entry_of(text)
     return entry, lambda entry: kit.sample(model, [entry], kit.prompt(), steps=1)
 

@@ -22,8 +22,8 @@ def knowing(kit, tmp_path):
 
 
 def prompt(kit, name: str, fingerprint: str) -> list:
-    read = kit.cond.BranchText(name, kit.read(seed=1), fingerprint=fingerprint)
-    return [kit.cond.entry_of(kit.cond.PromptText((read,)))]
+    read = kit.text.BranchText(name, kit.read(seed=1), fingerprint=fingerprint)
+    return [kit.cond.entry_of(kit.text.PromptText((read,)))]
 
 
 @pytest.mark.parametrize("mine", [MINE, QUANTISED])
