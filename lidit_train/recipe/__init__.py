@@ -1,29 +1,25 @@
 """A training recipe: one YAML file that says everything a run needs to be repeated."""
 
 from .fields import (
-    KINDS,
-    LANGUAGES,
     OPTIMISERS,
     PRECISIONS,
     Adapter,
-    Buckets,
     Cache,
     Compute,
     Content,
     Contrast,
-    Data,
     Hardware,
     Log,
     Lora,
     Model,
     Optimiser,
     Recipe,
-    Source,
     Stage,
     Subset,
     Validation,
 )
 from .keeping import WEIGHTS, Checkpoints
+from .sources import KINDS, LANGUAGES, Buckets, Data, Source
 
 __all__ = [
     "Adapter",

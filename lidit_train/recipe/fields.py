@@ -15,10 +15,9 @@ from lidit_core.llmdiff.langevin import FORMS
 
 from ..ranges import in_range, one_of
 from .keeping import Checkpoints
+from .sources import Data
 
 OPTIMISERS = ("adamw", "muon")
-LANGUAGES = ("en", "zh", "mixed")  # of sticker scenes
-KINDS = ("folder", "table", "shards", "stickers")
 PRECISIONS = ("float32", "bf16")
 
 
@@ -84,68 +83,6 @@ class Adapter:
         for mode in self.modes:
             one_of("a mode of the adapter", mode, MODES)
         check(bool(self.modes), "the recipe's adapter has no modes; expected replace, add or both")
-
-
-@dataclass(frozen=True)
-class Source:
-    """Some captioned pictures.
-
-    kind "folder": picture files below ``path``, each with caption files of the same stem;
-    "table": a metadata.jsonl, CSV or parquet file whose rows name pictures beside it;
-    "shards": tar files in the WebDataset layout, ``path`` a folder, a file or a glob;
-    "stickers": scenes drawn on the fly, ``path`` their language, one of LANGUAGES.
-    """
-
-    kind: str
-    path: str
-    captions: dict[str, float] = field(default_factory=lambda: {"txt": 1.0})
-    # extensions (folder, shards) or columns (table) of the captions, and how often each is read
-    image: str = ""  # table: the column of the picture's path; "" = file_name or image
-    weight: float = 1.0  # pictures drawn from it, in relation to its number of pictures
-    branches: tuple[int, ...] = ()  # that read its language; () = all
-    count: int = 0  # stickers: scenes to draw from
-    distinct: int = 0  # stickers: different captions among them
-
-    def __post_init__(self) -> None:
-        one_of("a source's kind", self.kind, KINDS)
-        check(
-            self.weight > 0 and all(w > 0 for w in self.captions.values()) and bool(self.captions),
-            f"source {self.path} has weight {self.weight} and captions {self.captions}; expected "
-            "weights above 0 and one caption or more",
-        )
-        if self.kind == "stickers":
-            one_of("a sticker source's path, its language,", self.path, LANGUAGES)
-            in_range(self, f"sticker source {self.path}", "count", "distinct", low=1)
-
-
-@dataclass(frozen=True)
-class Buckets:
-    """Shapes that pictures are brought to; a batch holds one shape only (paper)."""
-
-    longest: float = 2.0  # longer side / shorter side of the longest bucket
-    step: int = 64  # pixels by which the sides of two buckets differ
-    limit: float = 4.0  # pictures longer than this are left out rather than cropped so far
-
-    def __post_init__(self) -> None:
-        in_range(self, "buckets", "step", "limit", low=1)
-        in_range(self, "buckets", "longest", low=1, high=100)
-
-
-@dataclass(frozen=True)
-class Data:
-    sources: tuple[Source, ...]
-    buckets: Buckets = Buckets()
-    caption_dropout: float = 0.1  # share of samples that read the empty prompt instead
-    text_zeroing: float = 0.01  # share of samples without any text token
-    workers: int = 0  # processes that read ahead; 0 = none
-    smallest: int = 32  # pictures with a shorter side than this are left out, pixels
-
-    def __post_init__(self) -> None:
-        check(bool(self.sources), "the recipe's data has no sources; expected one or more")
-        in_range(self, "data", "caption_dropout", low=0, high=1)
-        in_range(self, "data", "text_zeroing", low=0, high=1 - self.caption_dropout)
-        in_range(self, "data", "workers", low=0)
-        in_range(self, "data", "smallest", low=1)
 
 
 @dataclass(frozen=True)
