@@ -10,6 +10,7 @@ from ..ranges import in_range, one_of
 
 LANGUAGES = ("en", "zh", "mixed")  # of sticker scenes
 KINDS = ("folder", "table", "shards", "stickers")
+WITHOUT = ("urls", "tags")  # kinds of captions that a source may do without
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,12 @@ class Source:
     branches: tuple[int, ...] = ()  # that read its language; () = all
     count: int = 0  # stickers: scenes to draw from
     distinct: int = 0  # stickers: different captions among them
+    least: dict[str, float] = field(default_factory=dict)
+    # columns (table) or fields of the .json beside a picture, and the least number in each that a
+    # picture must have, as {aesthetic: 4.7} (paper); those below it or without one are left out
+    most: dict[str, float] = field(default_factory=dict)  # the same with the largest number
+    without: tuple[str, ...] = ()  # kinds of captions that are not read: "urls", with an address of
+    # the web; "tags", bare lists of tags. A picture that has no other caption is left out.
 
     def __post_init__(self) -> None:
         one_of("a source's kind", self.kind, KINDS)
@@ -39,9 +46,21 @@ class Source:
             f"source {self.path} has weight {self.weight} and captions {self.captions}; expected "
             "weights above 0 and one caption or more",
         )
+        for kind in self.without:
+            one_of(f"a kind of captions that source {self.path} is without", kind, WITHOUT)
         if self.kind == "stickers":
+            self._refuse_of_stickers("least", "most", "without")
             one_of("a sticker source's path, its language,", self.path, LANGUAGES)
             in_range(self, f"sticker source {self.path}", "count", "distinct", low=1)
+
+    def _refuse_of_stickers(self, *names: str) -> None:
+        """Refuse fields of pictures that lie in files."""
+        for name in names:
+            check(
+                not getattr(self, name),
+                f"sticker source {self.path} has {name}={getattr(self, name)!r}, which is for "
+                "pictures in files; leave it out",
+            )
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ import numpy as np
 from PIL import Image
 
 LINKED = "is not followed; name it as a source of its own"  # of a link to a folder
+WITH_URL, TAG_LIST = "with an address of the web", "that is a bare list of tags"  # of captions
+NOUNS = {LINKED: "linked folder", WITH_URL: "caption", TAG_LIST: "caption"}  # else "picture"
 
 
 @dataclass
@@ -28,7 +30,7 @@ class LeftOut:
     def sentences(self) -> list[str]:
         """One a reason: ``3 pictures left out: cannot be decoded (a.png, b.png, c.png)``."""
         return [
-            f"{count} {'linked folder' if reason == LINKED else 'picture'}{'s' * (count != 1)} "
+            f"{count} {NOUNS.get(reason, 'picture')}{'s' * (count != 1)} "
             f"left out: {reason} "
             f"({', '.join(self.names[reason])}{', …' * (count > len(self.names[reason]))})"
             for reason, count in self.counts.items()

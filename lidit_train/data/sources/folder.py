@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import LINKED, LeftOut
-from .files import PictureFiles, Row
+from .files import PictureFiles
+from .filters import SIDECAR, json_fields
 from .formats import is_picture, places, sought, unread_format
+from .looking import Beside, Row
 from .reading import printable
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ class FolderSource(PictureFiles):
 
     ``captions: {txt: 1, long.txt: 0.5}`` reads ``cat.txt`` and ``cat.long.txt`` beside
     ``cat.png``; where a recipe names none, ``cat.caption``, ``cat.cap`` and ``cat.text`` are looked
-    for too. What is hidden (``.x``) is not looked at, links to folders are told and not followed.
+    for too. ``least`` and ``most`` look into ``cat.json``. What is hidden (``.x``) is not looked at, links to folders are told and not followed.
     """
 
     def __init__(self, source: Source, data: Data):
@@ -28,12 +30,20 @@ class FolderSource(PictureFiles):
         wanted = sought(source.captions)
 
         def captions_of(row: Row) -> list[bytes | None]:
-            stem = row.name.rpartition(".")[0]
-            return [_first(root, stem, extensions) for extensions in wanted]
+            return [_first(root, stem(row), extensions) for extensions in wanted]
+
+        def fields_of(row: Row) -> dict | None:
+            return json_fields(_first(root, stem(row), (SIDECAR,)))
 
         rows = (Row(name, name) for name in picture_names(root, left_out))
         where = places(source.captions)
-        super().__init__(root, rows, captions_of, source.captions, data, left_out, where)
+        beside = Beside(captions_of, fields_of)
+        super().__init__(root, rows, beside, source.captions, source, data, left_out, where)
+
+
+def stem(row: Row) -> str:
+    """A picture's path without its extension."""
+    return row.name.rpartition(".")[0]
 
 
 def picture_names(root: Path, left_out: LeftOut) -> list[str]:

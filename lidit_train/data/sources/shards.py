@@ -25,9 +25,10 @@ from lidit_core.errors import LiDiTError
 from lidit_core.io.atomic import replacing
 
 from . import LeftOut
+from .filters import SIDECAR, Filters, json_fields, tell_unread
 from .formats import places, sought
 from .reading import faults, open_picture, printable, read_caption
-from .tar_index import VERSION, Extensions, Shard, ShardIndex, index_shard, row_type
+from .tar_index import VERSION, Shard, ShardIndex, Wanted, index_shard, row_type
 
 if TYPE_CHECKING:
     from ...recipe import Data, Source
@@ -54,15 +55,18 @@ class ShardSource:
     def __init__(self, source: Source, data: Data, index: Path, processes: int = 0):
         self.shards = tuple(Shard.at(path) for path in shard_files(source.path))
         lower = {extension.lower(): weight for extension, weight in source.captions.items()}
-        self._extensions = tuple(sought(lower))
+        self._filters = Filters.of(source)
+        self._wanted = Wanted(tuple(sought(lower)), _beside(source))
         self._places = places(source.captions)
         self._weights = tuple(source.captions.values())
         self._index = index
         limits = (data.smallest, data.buckets.limit, Image.MAX_IMAGE_PIXELS)
-        of = repr((VERSION, self.shards, self._extensions, limits))
+        of = repr((VERSION, self.shards, self._wanted.captions, limits))
+        if self._wanted.beside or self._filters.without:  # else as indices of before are named
+            of += repr((self._wanted.beside, self._filters))
         self._file = index / f"samples-{hashlib.sha256(of.encode()).hexdigest()[:16]}.npy"
         if not self._file.is_file():
-            index_shards(self.shards, self._extensions, index, processes)
+            index_shards(self.shards, self._wanted, index, processes)
             self._write(data)
         self.left_out = LeftOut(**json.loads(self._file.with_suffix(".json").read_text("utf-8")))
         self._map()
@@ -84,7 +88,7 @@ class ShardSource:
         with replacing(self._file.with_suffix(".json")) as beside:
             beside.write_text(json.dumps(asdict(left_out)), encoding="utf-8")
         with replacing(self._file) as beside, beside.open("wb") as file:
-            np.save(file, np.concatenate([np.zeros(0, row_type(len(self._weights))), *kept]))
+            np.save(file, np.concatenate([np.zeros(0, row_type(self._wanted.columns)), *kept]))
 
     def _kept(self, place: int, data: Data, left_out: LeftOut) -> np.ndarray:
         index = self._index_of(place)
@@ -93,18 +97,41 @@ class ShardSource:
             for name in [*names, *names[:1] * (count - len(names))]:
                 left_out.add(reason, name)
         rows, kept = index.rows, np.ones(len(index.rows), bool)
-        for reason, mask in self._faults(rows, data).items():
+        rows["shard"] = place
+        filtered = self._filter(rows)
+
+        def name(row: int) -> str:
+            return printable(f"{self.shards[place].name}: {index.keys[row]}")
+
+        lengths = rows["captions"][:, : len(self._weights), 1]
+        for reason, mask in faults(rows["size"], lengths, data, self._places, filtered).items():
             kept &= ~mask
             for i in np.flatnonzero(mask):
-                left_out.add(reason, printable(f"{self.shards[place].name}: {index.keys[int(i)]}"))
-        rows["shard"] = place
+                left_out.add(reason, name(int(i)))
+        places = np.flatnonzero(kept)
+        tell_unread(lengths[kept], lambda i: name(int(places[i])), left_out)
         return rows[kept]
 
-    def _faults(self, rows: np.ndarray, data: Data) -> dict[str, np.ndarray]:
-        return faults(rows["size"], rows["captions"][..., 1], data, self._places)
+    def _filter(self, rows: np.ndarray) -> list[str]:
+        """Why the filters leave out each picture, or ""; captions that they do without are gone."""
+        if self._filters.without:
+            for row in rows:
+                for place in range(len(self._weights)):
+                    raw = self._member(row, place)
+                    if raw and (why := self._filters.read_caption(raw)[1]) <= 0:
+                        row["captions"][place, 1] = why
+        if not self._filters.fields:
+            return []
+        column = len(self._weights) + self._wanted.beside.index(SIDECAR)
+        return [self._filters.fault(json_fields(self._member(row, column))) for row in rows]
+
+    def _member(self, row: np.void, column: int) -> bytes | None:
+        """What belongs to a picture, by its place among captions and what is beside them."""
+        first, length = row["captions"][column].tolist()
+        return read_at(self.shards[row["shard"]], first, length) if length > 0 else None
 
     def _index_of(self, place: int) -> ShardIndex:
-        file = self.shards[place].index_file(self._extensions, self._index)
+        file = self.shards[place].index_file(self._wanted, self._index)
         index = ShardIndex.load(file)
         if index is None:
             raise LiDiTError(f"the index {file} of a shard is gone or broken; start again")
@@ -133,12 +160,11 @@ class ShardSource:
         return hashlib.sha256(data).hexdigest()
 
     def captions(self, index: int) -> list[tuple[str, float]]:
-        row = self._rows[index]
-        shard = self.shards[row["shard"]]
+        found = (self._member(self._rows[index], place) for place in range(len(self._weights)))
         return [
-            (read_caption(read_at(shard, first, length))[0], weight)
-            for (first, length), weight in zip(row["captions"].tolist(), self._weights)
-            if length > 0
+            (read_caption(raw)[0], weight)
+            for raw, weight in zip(found, self._weights)
+            if raw is not None
         ]
 
     def picture(self, index: int, size: tuple[int, int]) -> Image.Image:
@@ -151,6 +177,11 @@ class ShardSource:
 
     def content(self, index: int, rows: int, columns: int) -> None:
         return None
+
+
+def _beside(source: Source) -> tuple[str, ...]:
+    """Extensions of what belongs to a picture and is no caption."""
+    return (SIDECAR,) if Filters.of(source).fields else ()
 
 
 def read_at(shard: Shard, first: int, length: int) -> bytes:
@@ -177,29 +208,29 @@ def _opened(process: int, shard: Shard) -> BinaryIO:
 
 
 def index_shards(
-    shards: Sequence[Shard], extensions: Extensions, folder: Path, processes: int = 0
+    shards: Sequence[Shard], wanted: Wanted, folder: Path, processes: int = 0
 ) -> None:
     """Index the shards that have no index yet; one that is done stays done if this is stopped."""
-    missing = [s for s in shards if ShardIndex.load(s.index_file(extensions, folder)) is None]
+    missing = [s for s in shards if ShardIndex.load(s.index_file(wanted, folder)) is None]
     processes = min(processes or _cores(), len(missing))
     try:
-        for done, _ in enumerate(_index(missing, extensions, folder, processes), start=1):
+        for done, _ in enumerate(_index(missing, wanted, folder, processes), start=1):
             if done % 100 == 0 or done == len(missing):
                 log.info("indexed %d of %d new shards", done, len(missing))
     except BrokenProcessPool:
         log.warning("the processes that index shards have died; this one goes on alone")
-        index_shards(shards, extensions, folder, processes=1)
+        index_shards(shards, wanted, folder, processes=1)
 
 
 def _index(
-    shards: Sequence[Shard], extensions: Extensions, folder: Path, processes: int
+    shards: Sequence[Shard], wanted: Wanted, folder: Path, processes: int
 ) -> Iterator[None]:
     if processes <= 1:
-        yield from (index_shard(shard, extensions, folder) for shard in shards)
+        yield from (index_shard(shard, wanted, folder) for shard in shards)
         return
     spawn = multiprocessing.get_context("spawn")  # a fork would copy torch's threads half
     with ProcessPoolExecutor(processes, mp_context=spawn) as pool:
-        jobs = [pool.submit(index_shard, shard, extensions, folder) for shard in shards]
+        jobs = [pool.submit(index_shard, shard, wanted, folder) for shard in shards]
         try:
             yield from (job.result() for job in as_completed(jobs))
         finally:

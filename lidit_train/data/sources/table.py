@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from lidit_core.errors import LiDiTError
 
 from . import LeftOut
-from .files import PictureFiles, Row
+from .files import PictureFiles
+from .filters import Filters
+from .looking import Beside, Row
 from .reading import LEAVES, climbs, printable
 from .rows import TABLES, read_columns, read_rows
 
@@ -33,11 +35,13 @@ class TableSource(PictureFiles):
         columns = read_columns(table)
         image = _image_column(source, table, columns)
         weights = _caption_columns(source, table, columns)
-        rows = _rows(table, image, list(weights), left_out)
+        fields = Filters.of(source).fields
+        for column in fields:
+            _first((column,), columns, f"table {table} has no column of numbers")
+        rows = _rows(table, image, list(weights), fields, left_out)
         places = f"column {' and '.join(weights)}"
-        super().__init__(
-            table.parent, rows, lambda row: row.captions, weights, data, left_out, places
-        )
+        beside = Beside(lambda row: row.captions, lambda row: row.fields)
+        super().__init__(table.parent, rows, beside, weights, source, data, left_out, places)
 
 
 def table_file(path: Path) -> Path:
@@ -52,8 +56,10 @@ def table_file(path: Path) -> Path:
     )
 
 
-def _rows(table: Path, image: str, captions: list[str], left_out: LeftOut) -> Iterator[Row]:
-    for label, fields in read_rows(table, [image, *captions]):
+def _rows(
+    table: Path, image: str, captions: list[str], others: Sequence[str], left_out: LeftOut
+) -> Iterator[Row]:
+    for label, fields in read_rows(table, list(dict.fromkeys([image, *captions, *others]))):
         name = None if fields is None else fields.get(image)
         if fields is None:
             left_out.add("is on a line that is no JSON object", label)
@@ -64,7 +70,7 @@ def _rows(table: Path, image: str, captions: list[str], left_out: LeftOut) -> It
         else:
             texts = [fields.get(column) for column in captions]
             texts = tuple(text if isinstance(text, str) else None for text in texts)
-            yield Row(name.replace("\\", "/"), f"{label}: {name}", texts)
+            yield Row(name.replace("\\", "/"), f"{label}: {name}", texts, {n: fields.get(n) for n in others})
 
 
 def _image_column(source: Source, table: Path, columns: Sequence[str]) -> str:
