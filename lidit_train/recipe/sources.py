@@ -10,6 +10,7 @@ from ..ranges import in_range, one_of
 
 LANGUAGES = ("en", "zh", "mixed")  # of sticker scenes
 KINDS = ("folder", "table", "shards", "stickers")
+MOST_ORDERS = 1000  # of a caption's tags
 WITHOUT = ("urls", "tags")  # kinds of captions that a source may do without
 
 
@@ -32,6 +33,10 @@ class Source:
     branches: tuple[int, ...] = ()  # that read its language; () = all
     count: int = 0  # stickers: scenes to draw from
     distinct: int = 0  # stickers: different captions among them
+    prefix: str = ""  # stands before every caption: a trigger word, as "ohwx,"
+    tag_orders: int = 0  # in which a caption's comma-separated tags are read, the written one among
+    # them; which one is drawn at every sample. Cached, each is read by the LLMs. 0 = as written
+    keep_tags: int = 0  # first tags that keep their places
     least: dict[str, float] = field(default_factory=dict)
     # columns (table) or fields of the .json beside a picture, and the least number in each that a
     # picture must have, as {aesthetic: 4.7} (paper); those below it or without one are left out
@@ -45,6 +50,13 @@ class Source:
             self.weight > 0 and all(w > 0 for w in self.captions.values()) and bool(self.captions),
             f"source {self.path} has weight {self.weight} and captions {self.captions}; expected "
             "weights above 0 and one caption or more",
+        )
+        in_range(self, f"source {self.path}", "tag_orders", low=0, high=MOST_ORDERS)
+        in_range(self, f"source {self.path}", "keep_tags", low=0)
+        check(
+            not self.keep_tags or self.tag_orders > 1,
+            f"source {self.path} has keep_tags={self.keep_tags} and tag_orders={self.tag_orders}; "
+            "expected 2 orders or more for tags to be kept in, or no keep_tags",
         )
         for kind in self.without:
             one_of(f"a kind of captions that source {self.path} is without", kind, WITHOUT)
