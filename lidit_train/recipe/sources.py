@@ -33,6 +33,13 @@ class Source:
     branches: tuple[int, ...] = ()  # that read its language; () = all
     count: int = 0  # stickers: scenes to draw from
     distinct: int = 0  # stickers: different captions among them
+    mask: str = (
+        ""  # what the loss counts: "alpha", the picture's alpha channel; or a picture in grey,
+    )
+    # white where it counts: by its extension (folder, shards; "mask.png" is cat.mask.png beside
+    # cat.png, "-mask.png" cat-mask.png), or by its column (table); "" = all of it
+    outside: float = 0.0  # weight in the loss of what is black in the mask
+    loss_weight: float = 1.0  # of its pictures; below 1 for pictures that only keep what is known
     prefix: str = ""  # stands before every caption: a trigger word, as "ohwx,"
     tag_orders: int = 0  # in which a caption's comma-separated tags are read, the written one among
     # them; which one is drawn at every sample. Cached, each is read by the LLMs. 0 = as written
@@ -51,6 +58,18 @@ class Source:
             f"source {self.path} has weight {self.weight} and captions {self.captions}; expected "
             "weights above 0 and one caption or more",
         )
+        check(
+            self.kind != "shards" or self.mask[:1] not in ("-", "_"),
+            f"source {self.path} has mask={self.mask!r}; expected the extension of masks in "
+            "shards, as mask.png, or alpha",
+        )
+        in_range(self, f"source {self.path}", "outside", low=0, high=1)
+        in_range(self, f"source {self.path}", "loss_weight", low=0)
+        check(
+            bool(self.mask) or not self.outside,
+            f"source {self.path} has outside={self.outside:g} and no mask; name one, or leave "
+            "outside away",
+        )
         in_range(self, f"source {self.path}", "tag_orders", low=0, high=MOST_ORDERS)
         in_range(self, f"source {self.path}", "keep_tags", low=0)
         check(
@@ -61,7 +80,7 @@ class Source:
         for kind in self.without:
             one_of(f"a kind of captions that source {self.path} is without", kind, WITHOUT)
         if self.kind == "stickers":
-            self._refuse_of_stickers("least", "most", "without")
+            self._refuse_of_stickers("mask", "least", "most", "without")
             one_of("a sticker source's path, its language,", self.path, LANGUAGES)
             in_range(self, f"sticker source {self.path}", "count", "distinct", low=1)
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from . import LeftOut
+from . import UNMASKED, LeftOut
 from .filters import Filters, tell_unread
 from .looking import Beside, Columns, Row, looked_at
+from .masks import ALPHA, open_alpha, open_mask
 from .reading import faults, open_picture, printable
 
 if TYPE_CHECKING:
@@ -51,6 +52,10 @@ class PictureFiles:
         self._places = np.flatnonzero(kept)  # of the pictures in the columns
         labels = [found.labels[place] for place in self._places]
         tell_unread(found.lengths[kept], labels.__getitem__, left_out)
+        for label in np.array(labels, object)[found.unmasked[kept]]:
+            left_out.add(UNMASKED, printable(label))
+        self.alpha, self.masked = beside.alpha, beside.alpha or beside.mask is not None
+        self._masks, self._mask_stamps = found.masks, found.mask_stamps[kept]
         self._stamps = found.stamps[kept]
         self.sizes = found.sizes[kept]
 
@@ -65,14 +70,17 @@ class PictureFiles:
         """Of its path below the folder, size and time of change, not of where the folder is."""
         size, changed = self._stamps[index]
         text = f"{self.name(index)}\0{size}\0{changed}"
+        if self.masked:
+            text += f"\0{self._mask_name(index) or ALPHA}\0{self._mask_stamps[index].tolist()}"
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
     def content_key(self, index: int) -> str:
-        with (self.root / self.name(index)).open("rb") as file:
-            digest = hashlib.sha256()
-            while block := file.read(1 << 20):
-                digest.update(block)
-        return digest.hexdigest()
+        digest = digest_of(self.root / self.name(index))
+        if not self.masked:
+            return digest
+        mask = self._mask_name(index)
+        of = digest_of(self.root / mask) if mask else ALPHA if self.alpha else ""
+        return f"{digest} masked {of}"
 
     def captions(self, index: int) -> list[tuple[str, float]]:
         texts = (column[self._places[index]] for column in self._captions)
@@ -81,5 +89,23 @@ class PictureFiles:
     def picture(self, index: int, size: tuple[int, int]) -> Image.Image:
         return open_picture(self.root / self.name(index), printable(self.name(index)))
 
+    def mask(self, index: int) -> Image.Image | None:
+        if self.alpha:
+            return open_alpha(self.root / self.name(index), printable(self.name(index)))
+        mask = self._mask_name(index) if self.masked else ""
+        return open_mask(self.root / mask, printable(mask)) if mask else None
+
+    def _mask_name(self, index: int) -> str:
+        return self._masks[self._places[index]]
+
     def content(self, index: int, rows: int, columns: int) -> None:
         return None
+
+
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

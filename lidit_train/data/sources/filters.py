@@ -42,6 +42,11 @@ class Filters:
         return cls(source.least, source.most, source.without)
 
     @property
+    def any(self) -> bool:
+        """Whether anything may be left out."""
+        return bool(self.fields or self.without)
+
+    @property
     def fields(self) -> tuple[str, ...]:
         """The columns or fields whose numbers are looked at."""
         return tuple(dict.fromkeys([*self.least, *self.most]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO
 
@@ -54,23 +54,34 @@ def open_picture(file: Path | BinaryIO, name: str) -> Image.Image:
     Raises:
         OSError: it cannot be decoded to its end; names it.
     """
+    return opened(file, name, to_rgb)
+
+
+def opened(
+    file: Path | BinaryIO, name: str, convert: Callable[[Image.Image], Image.Image]
+) -> Image.Image:
+    """What a function makes of the whole picture, upright.
+
+    Raises:
+        OSError: it cannot be decoded to its end; names it.
+    """
     try:
         with Image.open(file, formats=FORMATS) as picture:
             turn = _TURNS.get(_orientation(picture))
             picture.load()
-            rgb = to_rgb(picture)
-        return rgb if turn is None else rgb.transpose(turn)
+            made = convert(picture)
+        return made if turn is None else made.transpose(turn)
     except Exception as error:  # broken data raises SyntaxError, struct.error, zlib.error, ...
         raise OSError(f"{name} cannot be decoded ({first_line(error)})") from error
 
 
-def to_rgb(picture: Image.Image) -> Image.Image:
-    """RGB of a picture in any mode: 16 bits become 8, what is transparent shows white."""
+def to_rgb(picture: Image.Image, ground: str = "white") -> Image.Image:
+    """RGB of a picture in any mode: 16 bits become 8, what is transparent shows the ground."""
     if picture.mode.startswith("I"):
         picture = _eight_bits(picture)
     if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, ground), picture)
     return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 

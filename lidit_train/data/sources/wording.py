@@ -27,7 +27,7 @@ class Worded:
 
     def __init__(self, plain: PictureSource, source: Source) -> None:
         self.plain, self.source = plain, source
-        self.sizes, self.left_out = plain.sizes, plain.left_out
+        self.sizes, self.left_out, self.masked = plain.sizes, plain.left_out, plain.masked
 
     def captions(self, index: int) -> list[tuple[str, float]]:
         """Every order of every caption, those of one caption as often together as it alone was."""
@@ -51,6 +51,9 @@ class Worded:
 
     def picture(self, index: int, size: tuple[int, int]) -> Image.Image:
         return self.plain.picture(index, size)
+
+    def mask(self, index: int) -> Image.Image | None:
+        return self.plain.mask(index)
 
     def content(self, index: int, rows: int, columns: int) -> np.ndarray | None:
         return self.plain.content(index, rows, columns)
@@ -89,6 +92,6 @@ def _orders(text: str, tags: int, count: int) -> Iterable[Sequence[int]]:
     return (sorted(range(tags), key=lambda place: _chance(text, (n, place))) for n in numbers)
 
 
-def _chance(text: str, numbers: tuple[int, ...]) -> bytes:
+def _chance(text: str, numbers: Sequence[int]) -> bytes:
     """A number that only these decide, in every version of Python."""
-    return hashlib.sha256(f"{numbers}\0{text}".encode()).digest()
+    return hashlib.sha256(f"{tuple(numbers)}\0{text}".encode()).digest()

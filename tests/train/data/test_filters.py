@@ -1,4 +1,4 @@
-"""What a source's filters leave out, alike for all kinds. Run: pytest tests/train/data/test_filters.py"""
+"""What a source's filters leave out. Run: pytest tests/train/data/test_filters.py"""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ FIELDS = {  # of a picture, by its name
 
 def folder(path: Path) -> Path:
     for name, fields in FIELDS.items():
-        write(path, {f"{name}.png": plain(), f"{name}.txt": name, f"{name}.json": json.dumps(fields)})
+        write(
+            path, {f"{name}.png": plain(), f"{name}.txt": name, f"{name}.json": json.dumps(fields)}
+        )
     return path
 
 

@@ -1,4 +1,4 @@
-"""Captions behind a prefix, and tags in several orders. Run: pytest tests/train/data/test_wording.py"""
+"""A prefix, and tags in several orders. Run: pytest tests/train/data/test_wording.py"""
 
 from __future__ import annotations
 

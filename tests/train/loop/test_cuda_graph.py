@@ -59,7 +59,9 @@ def batch(branches: tuple[int, ...], lengths: tuple[int, ...], seed: int = 0) ->
     text = {i: states(max(lengths) + i, lengths) for i in branches}
     shown = torch.randint(0, 65, (size, 2, 2))
     contrasted = Contrasted(torch.randn_like(x), torch.tensor([True, False, True]))
-    return Batch(x, torch.randn_like(x), torch.rand(size), text, shown, contrasted=contrasted)
+    counted = torch.rand(size, 4, 4)
+    made = Batch(x, torch.randn_like(x), torch.rand(size), text, shown, contrasted=contrasted)
+    return replace(made, counted=counted)
 
 
 def gradients(learner: LiDiTLearner, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -91,9 +93,9 @@ def test_few_shapes_serve_all_lengths():
     assert shape_of(of_fixed_shape(near)) == shape_of(of_fixed_shape(far))
     assert of_fixed_shape(near).text[1].roles.shape[1] == GRAIN
     others = [batch((0,), (9, 20, 13)), batch((0, 1), (9, GRAIN + 1, 13))]
-    others += [replace(near, content=None), batch((0, 1), (9, 20, 13)).part(slice(2))]
+    others += [replace(near, content=None), replace(near, counted=None), batch((0, 1), (9, 20, 13)).part(slice(2))]
     shapes = {shape_of(of_fixed_shape(each)) for each in (near, *others)}
-    assert len(shapes) == 5
+    assert len(shapes) == 6
 
 
 class StaysOnDevice(TorchDispatchMode):
