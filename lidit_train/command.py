@@ -17,15 +17,23 @@ examples:
   lidit train recipes/smoke.yaml --out runs/smoke           a minute, to see that all works
   lidit train --print-plan recipes/LI-DiT-1B.yaml           memory, hours and caches, beforehand
   lidit train recipes/finetune.yaml --out runs/mine --set data.sources.0.path=my-pictures
+  lidit train --fields                                      every field of a recipe
   lidit train recipes/smoke.yaml --out runs/smoke --export 50         a loadable file of its step 50
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("recipe", type=Path, metavar="RECIPE", help="a YAML file; recipes/ has some")
+    add("recipe", type=Path, nargs="?", metavar="RECIPE", help="a YAML file; recipes/ has some")
     add("--out", type=Path, metavar="DIR", help="the run's folder")
     add("--print-plan", action="store_true", help="say what the run needs, and do not run it")
+    add(
+        "--fields",
+        nargs="?",
+        const="text",
+        choices=("text", "markdown", "schema"),
+        help="print every field of a recipe, as docs/fields.md or a JSON schema for editors",
+    )
     add(
         "--set",
         action="append",
@@ -57,6 +65,10 @@ def _run(args: argparse.Namespace) -> int:
 
     from .recipe_file import read_recipe
 
+    if args.fields:
+        return _print_fields(args.fields)
+    if args.recipe is None:
+        raise LiDiTError("RECIPE is missing; name a YAML file, as lidit train recipes/smoke.yaml")
     recipe = read_recipe(args.recipe, args.set)
     if args.print_plan:
         return _print_plan(recipe, args.out or Path("."))
@@ -67,6 +79,15 @@ def _run(args: argparse.Namespace) -> int:
     if args.clear_cache:
         return _clear_cache(recipe, args)
     return _train(recipe, args)
+
+
+def _print_fields(how: str) -> int:
+    from .field_list.pages import as_markdown, as_text
+    from .field_list.schema import as_schema
+
+    made = {"text": as_text, "markdown": as_markdown, "schema": as_schema}[how]()
+    print(made, end="")
+    return 0
 
 
 def _print_plan(recipe, folder: Path) -> int:

@@ -48,7 +48,7 @@ class Model:
 class Lora:
     """A low-rank change of the model's matrices (Hu et al. 2021, arXiv 2106.09685)."""
 
-    rank: int = 16
+    rank: int = 16  # of the two matrices whose product changes a layer
     alpha: float = 16.0  # the change is alpha / rank times the product of its two matrices
     layers: tuple[str, ...] = ("blocks", "text_side")  # parts of LI-DiT whose linear layers change
 
@@ -65,11 +65,11 @@ class Adapter:
     prediction: str = ""  # of the checkpoint, "eps" or "v"; "" = as the file says
     llm: str = ""  # a name, a model folder or a .gguf
     template: str = "none"  # a preset, a file, or text with {prompt} in it
-    token_budget: int = 77
+    token_budget: int = 77  # tokens of a caption that the LLM reads
     modes: tuple[str, ...] = MODES  # trained, each on its share of every batch
     form: str = "direct"  # of the Langevin dynamics, or "consecutive"
     refiner: TokenRefiner | None = None  # LI-DiT's, in front of the adapter
-    timestep_gates: bool = False
+    timestep_gates: bool = False  # gates of the adapter that depend on the timestep
     text_encoders: str = ""  # mode add: a checkpoint or a diffusers folder; "" = the base
 
     def __post_init__(self) -> None:
@@ -103,7 +103,7 @@ class Cache:
 class Subset:
     """Branches that take part together in a step, and how often."""
 
-    branches: tuple[int, ...]
+    branches: tuple[int, ...]  # of the model, by number
     weight: float = 1.0  # relative to the stage's other subsets
 
     def __post_init__(self) -> None:
@@ -146,7 +146,7 @@ class Content:
 
     weight: float = 0.1  # of the cross-entropy beside the objective's loss
     block: int = 3  # the transformer block whose output is read
-    classes: int = 65
+    classes: int = 65  # that a patch may show
 
 
 @dataclass(frozen=True)
@@ -169,9 +169,11 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Optimiser:
+    """How weights follow their gradients, and how their average follows them."""
+
     name: str = "adamw"  # or "muon", for the blocks' matrices; AdamW for the rest
     learning_rate: float = 1e-4  # at the plateau
-    betas: tuple[float, ...] = (0.9, 0.99)
+    betas: tuple[float, ...] = (0.9, 0.99)  # of AdamW: decays of the mean and the square
     weight_decay: float = 0.01  # of matrices
     warmup: int = 100  # steps
     decay: float = 0.25  # share of all steps over which the rate falls to zero
@@ -218,15 +220,17 @@ class Validation:
     """The same prompts from the same noise, drawn with the averaged weights as training goes on."""
 
     every: int = 1000  # steps; 0 = never
-    prompts: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()  # that are drawn; () = none
     branches: tuple[int, ...] = ()  # that read them; () = all
     steps: int = 0  # of sampling; 0 = the model's
     guidance: float = 0.0  # 0 = the model's
-    seed: int = 0
+    seed: int = 0  # of the first prompt's noise; the next has the next
 
 
 @dataclass(frozen=True)
 class Log:
+    """What is written of a run as it goes, in log.jsonl and by trackers."""
+
     every: int = 10  # steps
     time_bins: int = 10  # of (0, 1], each with its own mean loss
     trackers: tuple[str, ...] = ("tensorboard",)  # or "wandb"; left out if not installed
@@ -240,7 +244,7 @@ class Hardware:
     """What `--print-plan` reckons with; the run itself takes what it finds."""
 
     device: str = "this CPU"  # a name of lidit_train.plan.hardware
-    count: int = 1
+    count: int = 1  # of devices
 
     def __post_init__(self) -> None:
         in_range(self, "hardware", "count", low=1)
@@ -250,8 +254,8 @@ class Hardware:
 class Recipe:
     """How a LI-DiT, or an adapter for a U-Net, was or is to be trained."""
 
-    data: Data
-    stages: tuple[Stage, ...]
+    data: Data  # captioned pictures, and how they are read
+    stages: tuple[Stage, ...]  # of the training, one after the other
     model: Model = Model()
     trains: str = "all"  # "refiners" freezes the DiT, "lora" all but a LoRA, "adapter" the U-Net
     lora: Lora = Lora()
@@ -265,7 +269,7 @@ class Recipe:
     validation: Validation = Validation()
     log: Log = Log()
     hardware: Hardware = Hardware()
-    seed: int = 0
+    seed: int = 0  # of first weights, order, noise and all other chance
 
     def __post_init__(self) -> None:
         check(bool(self.stages), "the recipe has no stages; expected one or more")

@@ -11,6 +11,8 @@ WEIGHTS = ("averaged", "plain", "none")
 
 @dataclass(frozen=True)
 class Checkpoints:
+    """What is kept of a run, for going on and for drawing."""
+
     every: int = 500  # steps
     keep: int = 2  # newest ones; the last before the rate's decay stays beside them
     weights: str = "averaged"  # of the loadable file beside each, "plain" for the weights as they

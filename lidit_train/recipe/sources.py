@@ -24,8 +24,8 @@ class Source:
     "stickers": scenes drawn on the fly, ``path`` their language, one of LANGUAGES.
     """
 
-    kind: str
-    path: str
+    kind: str  # how its pictures lie
+    path: str  # of the folder, table or shards; of stickers the language
     captions: dict[str, float] = field(default_factory=lambda: {"txt": 1.0})
     # extensions (folder, shards) or columns (table) of the captions, and how often each is read
     image: str = ""  # table: the column of the picture's path; "" = file_name or image
@@ -109,7 +109,9 @@ class Buckets:
 
 @dataclass(frozen=True)
 class Data:
-    sources: tuple[Source, ...]
+    """Captioned pictures, and how they are read."""
+
+    sources: tuple[Source, ...]  # of captioned pictures, by number for the stages
     buckets: Buckets = Buckets()
     caption_dropout: float = 0.1  # share of samples that read the empty prompt instead
     text_zeroing: float = 0.01  # share of samples without any text token

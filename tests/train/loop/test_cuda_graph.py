@@ -93,7 +93,11 @@ def test_few_shapes_serve_all_lengths():
     assert shape_of(of_fixed_shape(near)) == shape_of(of_fixed_shape(far))
     assert of_fixed_shape(near).text[1].roles.shape[1] == GRAIN
     others = [batch((0,), (9, 20, 13)), batch((0, 1), (9, GRAIN + 1, 13))]
-    others += [replace(near, content=None), replace(near, counted=None), batch((0, 1), (9, 20, 13)).part(slice(2))]
+    others += [
+        replace(near, content=None),
+        replace(near, counted=None),
+        batch((0, 1), (9, 20, 13)).part(slice(2)),
+    ]
     shapes = {shape_of(of_fixed_shape(each)) for each in (near, *others)}
     assert len(shapes) == 6
 
@@ -126,9 +130,9 @@ def moved(given: Batch, device: str) -> Batch:
     assert contrasted is not None and content is not None
     contrasted = Contrasted(to(contrasted.velocity), to(contrasted.apart))
     x, noise, time = to(given.x), to(given.noise), to(given.time)
-    return replace(
-        given, x=x, noise=noise, time=time, text=text, content=to(content), contrasted=contrasted
-    )
+    assert given.counted is not None
+    made = replace(given, content=to(content), contrasted=contrasted, counted=to(given.counted))
+    return replace(made, x=x, noise=noise, time=time, text=text)
 
 
 @pytest.mark.parametrize("branches", BRANCHES)
