@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="STEP",
         help="write the loadable file of a checkpoint of --out",
     )
+    add("--upload", metavar="OWNER/NAME", help="upload what is written to Hugging Face's hub")
     add("--clear-cache", action="store_true", help="delete cached files that RECIPE does not read")
     add("--device", choices=("cpu",), help="keep the run off the GPU that there is")
 
@@ -100,8 +101,27 @@ def _print_plan(recipe, folder: Path) -> int:
 def _export(recipe, args: argparse.Namespace) -> int:
     from .run import export
 
-    print(export(recipe, args.out, args.export, args.device, _sources(args.llm)))
+    _check_upload(args)
+    file = export(recipe, args.out, args.export, args.device, _sources(args.llm))
+    _give(file, args)
     return 0
+
+
+def _check_upload(args: argparse.Namespace) -> None:
+    from .hub import check_upload
+    from .loop.voice import is_first
+
+    if args.upload is not None and is_first():
+        check_upload(args.upload)
+
+
+def _give(file: Path, args: argparse.Namespace) -> None:
+    """Print what was written, and upload it where that is asked for."""
+    from .hub import upload
+
+    print(file)
+    if args.upload is not None:
+        print(upload(file, args.upload))
 
 
 def _clear_cache(recipe, args: argparse.Namespace) -> int:
@@ -122,6 +142,7 @@ def _train(recipe, args: argparse.Namespace) -> int:
     from .loop.voice import is_first
     from .run import train
 
+    _check_upload(args)
     with tqdm(total=recipe.steps, unit="step", disable=None if is_first() else True) as bar:
 
         def on_step(step: int, loss: float) -> None:
@@ -138,7 +159,7 @@ def _train(recipe, args: argparse.Namespace) -> int:
                 print(f"lidit: {stopped}", file=sys.stderr)
             return 128 + stopped.number  # as shells say it
     if is_first():
-        print(final)
+        _give(final, args)
     return 0
 
 
