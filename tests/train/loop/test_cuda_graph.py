@@ -167,7 +167,7 @@ def test_a_recording_is_given_every_tensor_of_a_batch():
     """Also of fields that a batch is given later: what is not copied would keep its first value."""
     first, second = (of_fixed_shape(batch((0, 1), LENGTHS[0], seed)) for seed in (0, 1))
     kept = copied(first)
-    assert len(list(every_tensor(kept))) == 10
+    assert len(list(every_tensor(kept))) == 11
     places = {tensor.data_ptr() for tensor in every_tensor(kept)}
     assert not places & {tensor.data_ptr() for tensor in every_tensor(first)}
     copy_into(second, kept)
