@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lidit_core.diffusion.objectives import Focus
-from lidit_core.errors import check
+from lidit_core.errors import check, shown
 from lidit_core.io.records import LARGEST
 from lidit_core.llmdiff.config import MODES, TokenRefiner
 from lidit_core.llmdiff.langevin import FORMS
@@ -75,7 +75,8 @@ class Adapter:
     def __post_init__(self) -> None:
         check(
             bool(self.base) and bool(self.llm),
-            f"the recipe's adapter has base={self.base!r} and llm={self.llm!r}; expected both",
+            f"the recipe's adapter has base={shown(self.base)} and llm={shown(self.llm)}; expected "
+            "both",
         )
         one_of("the adapter's prediction", self.prediction, ("", "eps", "v"))
         one_of("the adapter's form", self.form, FORMS)
@@ -109,8 +110,8 @@ class Subset:
     def __post_init__(self) -> None:
         check(
             bool(self.branches) and self.weight > 0,
-            f"a subset has branches {self.branches} and weight {self.weight}; expected a branch "
-            "or more, and a weight above 0",
+            f"a subset has branches {shown(self.branches)} and weight {self.weight}; expected a "
+            "branch or more, and a weight above 0",
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from lidit_core.errors import check
+from lidit_core.errors import check, shown
 
 from ..ranges import in_range, one_of
 
@@ -52,45 +52,45 @@ class Source:
     # the web; "tags", bare lists of tags. A picture that has no other caption is left out.
 
     def __post_init__(self) -> None:
+        called = f"source {shown(self.path)}"
         one_of("a source's kind", self.kind, KINDS)
         check(
             self.weight > 0 and all(w > 0 for w in self.captions.values()) and bool(self.captions),
-            f"source {self.path} has weight {self.weight} and captions {self.captions}; expected "
+            f"{called} has weight {self.weight} and captions {shown(self.captions)}; expected "
             "weights above 0 and one caption or more",
         )
         check(
             self.kind != "shards" or self.mask[:1] not in ("-", "_"),
-            f"source {self.path} has mask={self.mask!r}; expected the extension of masks in "
-            "shards, as mask.png, or alpha",
+            f"{called} has mask={shown(self.mask)}; expected the extension of masks in shards, as "
+            "mask.png, or alpha",
         )
-        in_range(self, f"source {self.path}", "outside", low=0, high=1)
-        in_range(self, f"source {self.path}", "loss_weight", low=0)
+        in_range(self, called, "outside", low=0, high=1)
+        in_range(self, called, "loss_weight", low=0)
         check(
             bool(self.mask) or not self.outside,
-            f"source {self.path} has outside={self.outside:g} and no mask; name one, or leave "
-            "outside away",
+            f"{called} has outside={self.outside:g} and no mask; name one, or leave outside away",
         )
-        in_range(self, f"source {self.path}", "tag_orders", low=0, high=MOST_ORDERS)
-        in_range(self, f"source {self.path}", "keep_tags", low=0)
+        in_range(self, called, "tag_orders", low=0, high=MOST_ORDERS)
+        in_range(self, called, "keep_tags", low=0)
         check(
             not self.keep_tags or self.tag_orders > 1,
-            f"source {self.path} has keep_tags={self.keep_tags} and tag_orders={self.tag_orders}; "
-            "expected 2 orders or more for tags to be kept in, or no keep_tags",
+            f"{called} has keep_tags={self.keep_tags} and tag_orders={self.tag_orders}; expected 2 "
+            "orders or more for tags to be kept in, or no keep_tags",
         )
         for kind in self.without:
-            one_of(f"a kind of captions that source {self.path} is without", kind, WITHOUT)
+            one_of(f"a kind of captions that {called} is without", kind, WITHOUT)
         if self.kind == "stickers":
             self._refuse_of_stickers("mask", "least", "most", "without")
             one_of("a sticker source's path, its language,", self.path, LANGUAGES)
-            in_range(self, f"sticker source {self.path}", "count", "distinct", low=1)
+            in_range(self, f"sticker {called}", "count", "distinct", low=1)
 
     def _refuse_of_stickers(self, *names: str) -> None:
         """Refuse fields of pictures that lie in files."""
         for name in names:
             check(
                 not getattr(self, name),
-                f"sticker source {self.path} has {name}={getattr(self, name)!r}, which is for "
-                "pictures in files; leave it out",
+                f"sticker source {shown(self.path)} has {name}={shown(getattr(self, name))}, which "
+                "is for pictures in files; leave it out",
             )
 
 

@@ -7,7 +7,6 @@ drawn with its caption (lidit_train.data.sample_draws), by the seed and the step
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import permutations
@@ -19,6 +18,7 @@ from ...recipe import Source
 from . import PictureSource
 
 ALL = 5  # tags of which all orders are gone through
+BYTES = 8  # of a drawn number
 ATTEMPTS = 4  # draws for every order that is wanted; tags that stand twice give the same ones
 
 
@@ -64,7 +64,7 @@ def worded(plain: PictureSource, source: Source) -> PictureSource:
     return Worded(plain, source) if source.prefix or source.tag_orders else plain
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)
 def tag_orders(text: str, count: int, kept: int) -> Sequence[str]:
     """Different orders of a caption's comma-separated tags, the written one first.
 
@@ -85,13 +85,18 @@ def tag_orders(text: str, count: int, kept: int) -> Sequence[str]:
 
 def _orders(text: str, tags: int, count: int) -> Iterable[Sequence[int]]:
     """Orders of so many tags: all where they are few, else drawn ones, some of them repeatedly."""
-    if tags <= ALL or math.factorial(tags) <= count:
+    if tags <= ALL:
         every = permutations(range(tags))
-        return sorted(every, key=lambda places: _chance(text, places))
-    numbers = range(ATTEMPTS * count)
-    return (sorted(range(tags), key=lambda place: _chance(text, (n, place))) for n in numbers)
+        return sorted(every, key=lambda places: _chance(f"{places}\0{text}", 1))
+    return (_drawn(_chance(f"{number}\0{text}", tags)) for number in range(ATTEMPTS * count))
 
 
-def _chance(text: str, numbers: Sequence[int]) -> bytes:
-    """A number that only these decide, in every version of Python."""
-    return hashlib.sha256(f"{tuple(numbers)}\0{text}".encode()).digest()
+def _drawn(numbers: Sequence[bytes]) -> list[int]:
+    """The order of places in which their numbers rise."""
+    return sorted(range(len(numbers)), key=numbers.__getitem__)
+
+
+def _chance(text: str, count: int) -> list[bytes]:
+    """Numbers that only the text decides, in every version of Python."""
+    drawn = hashlib.shake_256(text.encode()).digest(BYTES * count)
+    return [drawn[first : first + BYTES] for first in range(0, len(drawn), BYTES)]
