@@ -146,9 +146,9 @@ def _checks(tree: ast.ClassDef) -> Iterator[tuple[ast.Call, Mapping[str, str]]]:
     def within(node: ast.AST, aliases: Mapping[str, str]) -> Iterator:
         if isinstance(node, ast.For) and isinstance(node.target, ast.Name):
             aliases = {**aliases, node.target.id: _field_of(node.iter)}
-        is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-        if is_call and node.func.id in ("one_of", "in_range"):
-            yield node, aliases
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            if node.func.id in ("one_of", "in_range"):
+                yield node, aliases
         for child in () if isinstance(node, ast.If) else ast.iter_child_nodes(node):
             yield from within(child, aliases)
 
