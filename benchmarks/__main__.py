@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from . import encoder
-from .encoder import Row, seconds
+from .encoder import Measurement, seconds
 
 PROMPT = "a cat to the left of a dog"
 
@@ -27,7 +27,7 @@ def picture_seconds() -> float:
         )
 
 
-def rows() -> list[Row]:
+def rows() -> list[Measurement]:
     return [*encoder.measure(), ("one picture by the command line, seconds", picture_seconds(), 30)]
 
 

@@ -29,7 +29,7 @@ from lidit_core.text.prompt_encoder import PromptEncoder
 
 LLM_NAME = "SmolLM2-135M-Instruct"
 OBJECTS = ("cat", "dog", "fox", "panda", "frog", "turtle", "car", "rocket", "house", "cactus")
-Row = tuple[str, float, float]  # what, measured, not more than
+Measurement = tuple[str, float, float]  # what, measured, not more than
 
 
 def new_prompts(count: int, seed: int) -> list[str]:
@@ -62,7 +62,7 @@ def new_user_cache() -> Iterator[None]:
                 os.environ["LIDIT_CACHE"] = before
 
 
-def first_load(llm_name: str) -> list[Row]:
+def first_load(llm_name: str) -> list[Measurement]:
     """Seconds of a load that converts the GGUF; no row where only the converted copy is there."""
     ggufs = sorted(locate(llm_name).folder.glob("*.gguf"))
     source = ggufs[0] if ggufs else llm_name
@@ -124,7 +124,7 @@ def from_disk(llm_name: str, times: int = 20) -> float:
         return statistics.median(taken)
 
 
-def measure(llm_name: str = LLM_NAME, pairs: int = 9) -> list[Row]:
+def measure(llm_name: str = LLM_NAME, pairs: int = 9) -> list[Measurement]:
     """Every figure as (what, measured, not more than)."""
     from transformers import AutoModel
 

@@ -97,7 +97,7 @@ def prompt(module, config) -> list:
     hidden = torch.randn(1, TOKENS, (config.blocks + 1) * config.llm.width)
     roles = torch.full((1, TOKENS), states.PROMPT, dtype=torch.int32)
     reading = module("host.keys").reading_of(config.llm.block, config.llm.template)
-    read = conditioning.Reading(config.llm.name, states.LLMStates(hidden, roles), reading, TOKENS)
+    read = conditioning.LLMText(config.llm.name, states.LLMStates(hidden, roles), reading, TOKENS)
     own = [[torch.randn(1, TOKENS, 768), {"pooled_output": None}]]
     return conditioning.joined(own, read)
 

@@ -24,7 +24,7 @@ from lidit_core.io.atomic import replacing
 from lidit_core.model.text_side import TextOptions
 from lidit_core.pipeline import Order, Pipeline, load_pipeline
 
-from .scorer.scorer import Reading, read
+from .scorer.scorer import FoundScene, read
 
 PROMPT = "two cats and (a dog:{weight:g})"
 WEIGHTS = (0.0, 0.3, 0.6, 1.0, 1.5, 2.0)
@@ -32,7 +32,7 @@ DOG, CAT = "dog", "cat"
 
 
 @dataclass(frozen=True)
-class Row:
+class WeightScore:
     """Shares of the pictures at one weight, and areas as shares of a picture."""
 
     weight: float
@@ -43,47 +43,47 @@ class Row:
     background: float  # pictures with a plain background
 
 
-def measure(pipeline: Pipeline, weights: Sequence[float], seeds: int) -> list[Row]:
+def measure(pipeline: Pipeline, weights: Sequence[float], seeds: int) -> list[WeightScore]:
     """Draw and score; a row a weight."""
     rows = []
     total = len(weights) * seeds
     with tqdm(total=total, unit="picture", disable=None, leave=False) as bar:
         for weight in weights:
             orders = [Order(PROMPT.format(weight=weight), seed) for seed in range(seeds)]
-            readings = []
+            scenes = []
             for picture in pipeline.pictures(orders, options=TextOptions(emphasis=True)):
-                readings.append(read(np.asarray(picture), accept=0))
+                scenes.append(read(np.asarray(picture), accept=0))
                 bar.update()
-            rows.append(summed(weight, readings))
+            rows.append(summed(weight, scenes))
     return rows
 
 
-def summed(weight: float, readings: Sequence[Reading]) -> Row:
+def summed(weight: float, scenes: Sequence[FoundScene]) -> WeightScore:
     """The row of a weight."""
 
     def mean(numbers) -> float:
         return float(np.mean(list(numbers)))
 
-    return Row(
+    return WeightScore(
         weight,
-        dog=mean(_count(reading, DOG) > 0 for reading in readings),
-        dog_area=mean(_area(reading, DOG) for reading in readings),
-        cat=mean(_count(reading, CAT) > 0 for reading in readings),
-        cats=mean(_count(reading, CAT) for reading in readings),
-        background=mean(reading.background is not None for reading in readings),
+        dog=mean(_count(scene, DOG) > 0 for scene in scenes),
+        dog_area=mean(_area(scene, DOG) for scene in scenes),
+        cat=mean(_count(scene, CAT) > 0 for scene in scenes),
+        cats=mean(_count(scene, CAT) for scene in scenes),
+        background=mean(scene.background is not None for scene in scenes),
     )
 
 
-def _count(reading: Reading, kind: str) -> int:
-    return sum(found.kind == kind for found in reading.objects)
+def _count(scene: FoundScene, kind: str) -> int:
+    return sum(found.kind == kind for found in scene.objects)
 
 
-def _area(reading: Reading, kind: str) -> float:
-    boxes = [found.box for found in reading.objects if found.kind == kind]
+def _area(scene: FoundScene, kind: str) -> float:
+    boxes = [found.box for found in scene.objects if found.kind == kind]
     return sum((right - left) * (bottom - top) for left, top, right, bottom in boxes)
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[WeightScore]) -> str:
     """Markdown."""
     names = ("w", "a dog", "its area", "a cat", "cats", "plain background")
     cells = [names, ["---"] * len(names)]

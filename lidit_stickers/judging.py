@@ -46,9 +46,9 @@ class StickerJudge:
         caption = _caption(item)
         strict, nearest = (read(picture, accept, self.kinds) for accept in (ACCEPT, 0.0))
         scores = {}
-        for name, reading in (("strict", strict), ("nearest", nearest)):
-            held = facts(reading, caption.request).values()
-            scores[name] = float(hit(judge(reading, caption.request), caption))
+        for name, scene in (("strict", strict), ("nearest", nearest)):
+            held = facts(scene, caption.request).values()
+            scores[name] = float(hit(judge(scene, caption.request), caption))
             scores[f"facts, {name}"] = sum(held) / len(held)
         return Verdict({measure: scores[measure] for measure in self.measures}, describe(strict))
 

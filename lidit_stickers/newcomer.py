@@ -26,7 +26,7 @@ from .scenes.kinds import BACKGROUNDS, KINDS, NEWCOMER
 from .scenes.request import RELATIONS, Item, SceneRequest
 from .scorer.selftest import drawn
 
-KEY = NEWCOMER.key
+NEWCOMER_KEY = NEWCOMER.key
 LONE_SIZES = (None, None, None, None, "small", "small", "big", "big")  # one picture each
 PER_CATEGORY = 15
 SEEDS = {"training": "newcomer training 1", "prompts": "newcomer prompts 1"}
@@ -41,10 +41,10 @@ def training_captions() -> list[Caption]:
 
 
 def _training_requests(rng: Random) -> list[SceneRequest]:
-    numbers = [n for n in (2, 3, 4) if not count_held_out(KEY, n)]
-    partners = [kind for kind in KINDS if not pair_held_out(KEY, kind)]
-    scenes = [(Item(KEY, size=size),) for size in LONE_SIZES]
-    scenes += [(Item(KEY, count=n),) for n in 2 * numbers]
+    numbers = [n for n in (2, 3, 4) if not count_held_out(NEWCOMER_KEY, n)]
+    partners = [kind for kind in KINDS if not pair_held_out(NEWCOMER_KEY, kind)]
+    scenes = [(Item(NEWCOMER_KEY, size=size),) for size in LONE_SIZES]
+    scenes += [(Item(NEWCOMER_KEY, count=n),) for n in 2 * numbers]
     scenes += [_pair(kind, rng) for kind in rng.sample(partners, 2 * len(RELATIONS))]
     relations = [*[None] * (len(scenes) - len(RELATIONS)), *RELATIONS]
     return [
@@ -55,7 +55,7 @@ def _training_requests(rng: Random) -> list[SceneRequest]:
 
 def _pair(partner: str, rng: Random) -> tuple[Item, Item]:
     """The newcomer and a partner in random order."""
-    first, second = rng.sample((Item(KEY), Item(partner)), 2)
+    first, second = rng.sample((Item(NEWCOMER_KEY), Item(partner)), 2)
     return first, second
 
 
@@ -76,12 +76,12 @@ def newcomer_prompts() -> list[Caption]:
 def _held_out_requests(rng: Random) -> dict[str, list[SceneRequest]]:
     """Each category's requests that the rule keeps out of training, before the wording."""
     anywhere = (None, *BACKGROUNDS)
-    places = [name for name in BACKGROUNDS if background_held_out(KEY, name)]
-    partners = [kind for kind in KINDS if pair_held_out(KEY, kind)]
+    places = [name for name in BACKGROUNDS if background_held_out(NEWCOMER_KEY, name)]
+    partners = [kind for kind in KINDS if pair_held_out(NEWCOMER_KEY, kind)]
     numbers = [(n, on) for n in (2, 3, 4) for on in anywhere]
-    several = [(n, on) for n, on in numbers if count_held_out(KEY, n) or on in places]
+    several = [(n, on) for n, on in numbers if count_held_out(NEWCOMER_KEY, n) or on in places]
     return {
-        "single object": [SceneRequest((Item(KEY),), None, on) for on in places],
+        "single object": [SceneRequest((Item(NEWCOMER_KEY),), None, on) for on in places],
         "two objects": [
             SceneRequest(_pair(kind, rng), None, rng.choice(anywhere)) for kind in partners
         ],
@@ -89,7 +89,7 @@ def _held_out_requests(rng: Random) -> dict[str, list[SceneRequest]]:
             SceneRequest(_pair(kind, rng), RELATIONS[i % 4], rng.choice(anywhere))
             for i, kind in enumerate(partners)
         ],
-        "counting": [SceneRequest((Item(KEY, count=n),), None, on) for n, on in several],
+        "counting": [SceneRequest((Item(NEWCOMER_KEY, count=n),), None, on) for n, on in several],
     }
 
 

@@ -19,9 +19,9 @@ class Batch:
     x: Tensor  # (B, C, H, W) normalised latents
     noise: Tensor  # like x
     time: Tensor  # (B,) in (0, 1]
-    text: Mapping[int, LLMStates]
+    states: Mapping[int, LLMStates]  # by branch
     content: Tensor | None = None  # (B, h, w) int64: what each patch shows
-    texts: Sequence[str] = ()  # as an adapter's U-Net reads them itself
+    captions: Sequence[str] = ()  # as an adapter's U-Net reads them itself
     used: Mapping[int, Sequence[int]] = field(default_factory=dict)  # tokens read of each caption
     contrasted: Contrasted | None = None  # where the recipe has contrast
     counted: Tensor | None = None  # (B, h, w): weights in the loss, by latent pixel; None = all 1
@@ -34,9 +34,9 @@ class Batch:
             self.x[rows],
             self.noise[rows],
             self.time[rows],
-            {i: states[rows] for i, states in self.text.items()},
+            {i: states[rows] for i, states in self.states.items()},
             None if self.content is None else self.content[rows],
-            self.texts[rows],
+            self.captions[rows],
             {i: used[rows] for i, used in self.used.items()},
             None if self.contrasted is None else self.contrasted[rows],
             None if self.counted is None else self.counted[rows],
@@ -61,4 +61,4 @@ class Shown:
     """Prompts to draw, and what each branch's LLM makes of them."""
 
     prompts: list[str]
-    text: Mapping[int, LLMStates]
+    states: Mapping[int, LLMStates]  # by branch

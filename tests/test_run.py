@@ -9,6 +9,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import library
 import pytest
 from pip_index import take_for_only_index
 
@@ -206,3 +207,9 @@ def test_without_pyright_lint_says_so(setup_script, monkeypatch, capsys):
 def test_without_a_verb_it_teaches():
     shown = subprocess.run([sys.executable, ROOT / "run.py"], capture_output=True, text=True)
     assert shown.returncode == 0 and "python3 run.py generate" in shown.stdout
+
+
+def test_tests_are_spread_over_the_cores_that_are_there():
+    assert library.spread(1) == []
+    assert library.spread(2) == ["-n", "2", "--dist", "loadfile"]
+    assert library.spread(16)[1] == "4"

@@ -15,7 +15,7 @@ from ...lidit_core.shipped import SHIPPED_MODELS, find_vae
 from ..folders import plain_name
 
 if TYPE_CHECKING:
-    from ...lidit_core.demo.checkpoint import StandInConfig
+    from ...lidit_core.demo.checkpoint import DemoConfig
 
 FOLDER = "diffusion_models"  # the host's own, extra_model_paths included
 SUFFIX = ".safetensors"
@@ -75,7 +75,7 @@ class MissingVAE:
         raise MissingVAEError(self._reason)
 
 
-def vae_of(config: LiDiTConfig | StandInConfig, checkpoint: Path):
+def vae_of(config: LiDiTConfig | DemoConfig, checkpoint: Path):
     """The checkpoint's autoencoder as the host's VAE, or what tells which one to load."""
     import comfy.sd
     import comfy.utils

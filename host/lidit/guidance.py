@@ -9,7 +9,7 @@ from comfy.patcher_extension import WrappersMP
 
 from ...lidit_core.errors import LiDiTError
 
-KEY = "lidit_guidance_interval"
+INTERVAL_KEY = "lidit_guidance_interval"
 
 
 def guided_between(
@@ -41,5 +41,5 @@ def guided_between(
             guider.cfg = scale
 
     model = model.clone()
-    model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEY, predict)
+    model.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, INTERVAL_KEY, predict)
     return model

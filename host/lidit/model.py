@@ -28,7 +28,7 @@ from .branches import model_text
 from .conditioning import text_of
 from .conds import CONDText
 from .diffusion import HostLiDiT, NoUNet
-from .sampling_checks import KEY, checked_sampling
+from .sampling_checks import CHECKS_KEY, checked_sampling
 from .schedule import check_finite, check_prediction, model_timestep
 
 WEIGHT_DTYPES = {
@@ -187,7 +187,7 @@ def build_model(
     )
     dynamic = hasattr(patcher, "is_dynamic") and patcher.is_dynamic()
     model.load_model_weights(dict(weights), **({"assign": True} if dynamic else {}))
-    patcher.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, checked_sampling)
+    patcher.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, CHECKS_KEY, checked_sampling)
     return patcher
 
 

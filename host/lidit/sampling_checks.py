@@ -11,7 +11,7 @@ from ...lidit_core.errors import LiDiTError
 from ..node_notes import note
 from .schedule import check_noise_level
 
-KEY = "lidit_sampling_checks"
+CHECKS_KEY = "lidit_sampling_checks"
 FROM_NOISE = 0.9  # of sigma 1: below it, what the latent holds shows in the picture
 # samplers whose rule of order 4 goes astray between sigmas far apart, and steps that are enough
 ORDER_4, ENOUGH_STEPS = {"sample_lms": "lms", "sample_ipndm_v": "ipndm_v"}, 20

@@ -10,7 +10,7 @@ from comfy.patcher_extension import WrappersMP
 from ...lidit_core.llmdiff.config import MODES
 from .adapter import open_adapter
 from .attention import AddedPaths
-from .readings import KEY, Use
+from .sampling_texts import APPLICATION_KEY, Use
 from .step import Conditions
 from .unet import check_fits
 
@@ -31,7 +31,11 @@ def with_adapter(
     check_fits(adapter.config, model)
     adapter.check_mode(mode)
     changed = model.clone()
-    key = next(k for n in itertools.count() if (k := f"{KEY}_{n}") not in changed.additional_models)
+    key = next(
+        k
+        for n in itertools.count()
+        if (k := f"{APPLICATION_KEY}_{n}") not in changed.additional_models
+    )
     use = Use(key, adapter, mode, strength, start, end)
     changed.set_additional_models(key, [patcher])
     _put(changed, use, AddedPaths(use, gates))

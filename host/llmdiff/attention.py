@@ -15,7 +15,7 @@ from ..attention import attend
 from ..node_notes import note
 from .adapter import Gates
 from .conds import AddedText, MaskedText
-from .readings import Use
+from .sampling_texts import Use
 from .unet import HostAttention, Place, found_layers
 
 

@@ -32,7 +32,7 @@ WIDTHS = {"SD1.5": 768, "SDXL": 2048}  # of a checkpoint's own text
 
 
 @dataclass(frozen=True)
-class Reading:
+class LLMText:
     """One LLM's reading of a prompt."""
 
     llm: str
@@ -72,7 +72,7 @@ class NoAdapter:
         return CONDConstant(None)
 
 
-def blank(base: str, reading: Reading) -> Entry:
+def blank(base: str, llm_text: LLMText) -> Entry:
     """An entry without any text of the checkpoint's own.
 
     Its zeros have the signs of the LLM's states. They count as zeros everywhere, and it can be
@@ -80,7 +80,7 @@ def blank(base: str, reading: Reading) -> Entry:
     those of an average have the signs of neither prompt.
     """
     c0 = torch.zeros(1, CLIP_TOKENS, WIDTHS[base])
-    signs = torch.where(torch.signbit(reading.states.hidden.float().cpu().flatten()), -1.0, 1.0)
+    signs = torch.where(torch.signbit(llm_text.states.hidden.float().cpu().flatten()), -1.0, 1.0)
     signs = torch.cat([torch.tensor([-1.0]), signs])  # at least one, for a prompt without tokens
     repeats = -(-c0.numel() // len(signs))
     c0 = c0.copysign(signs.repeat(repeats)[: c0.numel()].view_as(c0))
@@ -104,23 +104,23 @@ def what_became(c0: Tensor | None, own: Tensor | None) -> str:
     return KEPT if same and torch.equal(torch.signbit(c0), torch.signbit(own)) else CHANGED
 
 
-def joined(conditioning: Sequence[Entry], reading: Reading) -> list[Entry]:
+def joined(conditioning: Sequence[Entry], llm_text: LLMText) -> list[Entry]:
     """The same entries, each with this reading as well.
 
     Raises:
         LiDiTError: one of them holds this LLM's reading already.
     """
-    return [[c0, {**values, **_added(c0, values, reading)}] for c0, values in conditioning]
+    return [[c0, {**values, **_added(c0, values, llm_text)}] for c0, values in conditioning]
 
 
-def _added(c0: Tensor, values: Mapping[str, Any], new: Reading) -> dict[str, Any]:
+def _added(c0: Tensor, values: Mapping[str, Any], new: LLMText) -> dict[str, Any]:
     known = readings_of(values)
     if any((old.llm, old.reading) == (new.llm, new.reading) for old in known):
         raise LiDiTError(
             f"this conditioning already holds what {new.llm} reads; write both texts into one "
             "prompt, or join two LLMDiff Encodes with ConditioningCombine"
         )
-    numbered = {str(i): reading for i, reading in enumerate((*known, new))}
+    numbered = {str(i): text for i, text in enumerate((*known, new))}
     return {
         STATES: {i: r.states.hidden for i, r in numbered.items()},
         ROLES: {i: r.states.roles for i, r in numbered.items()},
@@ -132,11 +132,11 @@ def _added(c0: Tensor, values: Mapping[str, Any], new: Reading) -> dict[str, Any
     }
 
 
-def readings_of(values: Mapping[str, Any]) -> tuple[Reading, ...]:
+def readings_of(values: Mapping[str, Any]) -> tuple[LLMText, ...]:
     """All that an entry holds; none for one of another encoder."""
     hidden = values.get(STATES, {})
     return tuple(
-        Reading(
+        LLMText(
             values[NAMES][i],
             LLMStates(hidden[i], values[ROLES][i].to(torch.int32)),
             values[READINGS][i],

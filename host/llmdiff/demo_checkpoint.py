@@ -1,4 +1,4 @@
-"""The stand-in checkpoint (lidit_core.demo.checkpoint) as the host's MODEL, CLIP and VAE."""
+"""The demo checkpoint (lidit_core.demo.checkpoint) as the host's MODEL, CLIP and VAE."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...lidit_core.checkpoints.lidit import read_config
 from ...lidit_core.demo.bag_of_words import BagOfWords
-from ...lidit_core.demo.checkpoint import TEXT_PREFIX, StandInConfig, read_standin
+from ...lidit_core.demo.checkpoint import TEXT_PREFIX, DemoConfig, read_demo_checkpoint
 from ...lidit_core.io.tensors import HOST_PREFIX, check_tensors
 from ...lidit_core.model.config import LatentFormat
 from ...lidit_core.model.latents import with_colours_of
@@ -27,13 +27,13 @@ from ..lidit.files import vae_of
 from ..lidit.model import PREDICTIONS, HostLatents
 
 
-class StandInKind(comfy.supported_models_base.BASE):
+class DemoKind(comfy.supported_models_base.BASE):
     """What the host asks of a model's kind."""
 
     unet_extra_config: dict = {}
     supported_inference_dtypes = [torch.float32]
 
-    def __init__(self, config: StandInConfig, unet: dict) -> None:
+    def __init__(self, config: DemoConfig, unet: dict) -> None:
         super().__init__(unet)
         self.prediction = config.prediction
         self.latent_format = HostLatents(with_preview(config.latent))
@@ -54,7 +54,7 @@ def with_preview(latent: LatentFormat) -> LatentFormat:
 class BagOfWordsClip(nn.Module):
     """The weak text encoder as the host's text model."""
 
-    def __init__(self, config: StandInConfig, **_) -> None:
+    def __init__(self, config: DemoConfig, **_) -> None:
         super().__init__()
         self.encoder: BagOfWords = config.text_encoder()
         self.dtypes = {torch.float32}
@@ -74,7 +74,7 @@ class BagOfWordsClip(nn.Module):
         return self.encoder(torch.tensor(ids, device=device)).cpu(), None
 
 
-def words_tokenizer(config: StandInConfig) -> type:
+def words_tokenizer(config: DemoConfig) -> type:
     """The host makes the tokenizer of a class."""
     encoder = config.text_encoder(device="meta")
 
@@ -91,27 +91,27 @@ def words_tokenizer(config: StandInConfig) -> type:
     return Words
 
 
-def load_standin(path: Path):
-    """(MODEL, CLIP, VAE) of a stand-in's file.
+def load_demo_checkpoint(path: Path):
+    """(MODEL, CLIP, VAE) of a demo checkpoint's file.
 
     Raises:
         LiDiTError: it is another kind of file, or damaged.
     """
-    config, tensors = read_standin(path)
+    config, tensors = read_demo_checkpoint(path)
     return open_model(path), _clip(path, config, tensors), vae_of(config, path)
 
 
 def open_model(path: Path, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
     """The MODEL; hosts call it again where they need a copy of the weights."""
-    config, tensors = read_standin(path)
-    kind = StandInKind(config, host_config(read_shape(path)))
+    config, tensors = read_demo_checkpoint(path)
+    kind = DemoKind(config, host_config(read_shape(path)))
     kind.set_inference_dtype(torch.float32, None)
     device = management.get_torch_device()
     model = comfy.model_base.BaseModel(kind, kind.model_type({}), device=None)
     expected = {k: v for k, v in tensors.items() if k.startswith(HOST_PREFIX)}
     found = {f"{HOST_PREFIX}{k}": v for k, v in model.diffusion_model.state_dict().items()}
     if found:  # empty where the host makes weights later
-        check_tensors(expected, found, f"the stand-in {path}")
+        check_tensors(expected, found, f"the demo checkpoint {path}")
     patcher = comfy.model_patcher.ModelPatcher(
         model, load_device=device, offload_device=management.unet_offload_device()
     )
@@ -122,10 +122,10 @@ def open_model(path: Path, disable_dynamic: bool = False) -> comfy.model_patcher
 
 def open_text_patcher(path: Path, disable_dynamic: bool = False):
     """The patcher of the CLIP, for hosts that need a copy of the weights."""
-    return _clip(path, *read_standin(path)).patcher
+    return _clip(path, *read_demo_checkpoint(path)).patcher
 
 
-def _clip(path: Path, config: StandInConfig, tensors: dict[str, Tensor]):
+def _clip(path: Path, config: DemoConfig, tensors: dict[str, Tensor]):
     target = ClipTarget(words_tokenizer(config), lambda **options: BagOfWordsClip(config))
     clip = comfy.sd.CLIP(target, model_options={"dtype": torch.float32})
     own = {k.removeprefix(TEXT_PREFIX): v.float() for k, v in tensors.items()

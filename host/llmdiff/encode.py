@@ -11,12 +11,12 @@ from ..keys import reading_of
 from ..llm.notes import describe, tell
 from ..llm.reader import HostCLIP, PromptReader
 from ..node_notes import report
-from .conditioning import Reading
+from .conditioning import LLMText
 
 DIFFERENCES = "differences"  # the block
 
 
-def read_differences(clip: HostCLIP, text: str) -> Reading:
+def read_differences(clip: HostCLIP, text: str) -> LLMText:
     """What each block of this CLIP's LLM adds because of the tokens before.
 
     Raises:
@@ -31,7 +31,7 @@ def read_differences(clip: HostCLIP, text: str) -> Reading:
     template = holder.settings.template
     report(describe(row, holder.name, DIFFERENCES, template.name, clip.patcher.load_device))
     states = pad_states([row]).to(model_management.intermediate_device())
-    return Reading(holder.name, states, reading_of(DIFFERENCES, template), row.used)
+    return LLMText(holder.name, states, reading_of(DIFFERENCES, template), row.used)
 
 
 def _whole(clip: HostCLIP) -> PromptReader:

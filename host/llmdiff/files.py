@@ -9,7 +9,7 @@ import folder_paths
 
 from ...lidit_core.errors import LiDiTError
 from ...lidit_core.io.tensors import opened
-from ...lidit_core.llmdiff.file import KEY
+from ...lidit_core.llmdiff.file import ADAPTER_KEY
 from ...lidit_core.paths import SHIPPED_WEIGHTS
 from ..folders import ADAPTERS, plain_name
 
@@ -29,7 +29,7 @@ def _shipped() -> list[str]:
     found = []
     for path in sorted(SHIPPED_WEIGHTS.glob(f"*{SUFFIX}")):
         with opened(path) as file:
-            if KEY in (file.metadata() or {}):
+            if ADAPTER_KEY in (file.metadata() or {}):
                 found.append(path.name)
     return found
 

@@ -17,7 +17,7 @@ from ..keys import HIDDEN
 from ..keys import LLMDIFF as STATES
 from .conditioning import CLIP_TOKENS
 from .conds import AddedText, CONDAdded
-from .readings import Cond, Readings, StepText, Use
+from .sampling_texts import Cond, SamplingTexts, StepText, Use
 
 
 class Conditions:
@@ -25,16 +25,16 @@ class Conditions:
 
     def __init__(self, use: Use) -> None:
         self.use = use
-        self.readings = Readings(use)
+        self.readings = SamplingTexts(use)
 
     def sampling(self, executor, *args, **options):
         """Around a whole sampling (WrappersMP.OUTER_SAMPLE)."""
-        self.readings = Readings(self.use)
+        self.readings = SamplingTexts(self.use)
         self._check_positive(getattr(executor.class_obj, "conds", {}).get("positive", ()))
         try:
             return executor(*args, **options)
         finally:
-            self.readings = Readings(self.use)
+            self.readings = SamplingTexts(self.use)
 
     def step(self, executor, model, conds, x: Tensor, sigma: Tensor, options: dict):
         """Around all calls of a step (WrappersMP.CALC_COND_BATCH)."""

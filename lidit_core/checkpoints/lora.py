@@ -23,7 +23,7 @@ from ..model.dit import LiDiT
 from ..text.spec import LLMSpec
 from .lidit import read_lidit
 
-KEY = "lidit_lora"  # of the metadata
+LORA_KEY = "lidit_lora"  # of the metadata
 LONGEST = "longest_prompts"  # in it: tokens of the longest prompt trained on, by LLM
 PREFIX = "diffusion_model."  # the host's, before the name of every layer
 ENDINGS = {  # of a tensor's name -> what it is to its layer
@@ -109,7 +109,7 @@ def write_lora(
     check_finite(tensors, path)
     ranks = sorted({a.shape[0] for a, _ in layers.values()})
     about = {"base": base, "rank": ranks[-1], "alpha": alpha, **_kind(config), LONGEST: longest}
-    write_safetensors(path, tensors, {KEY: json.dumps(about, ensure_ascii=False)})
+    write_safetensors(path, tensors, {LORA_KEY: json.dumps(about, ensure_ascii=False)})
 
 
 def _kind(config: LiDiTConfig) -> dict:
@@ -137,7 +137,7 @@ def read_lora(path: str | Path) -> LoraFile:
         layers.setdefault(name, {})[ENDINGS[end]] = tensor
     for name, layer in layers.items():
         _check_pair(path, name, layer)
-    return LoraFile(path, layers, _about(path, metadata.get(KEY, "{}")))
+    return LoraFile(path, layers, _about(path, metadata.get(LORA_KEY, "{}")))
 
 
 def _check_pair(path: str | Path, name: str, layer: Layer) -> None:

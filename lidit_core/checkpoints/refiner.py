@@ -21,7 +21,7 @@ from ..model.dit import LiDiT
 from ..text.spec import LLMSpec
 from .lidit import check_model_sizes, read_lidit
 
-KEY = "lidit_refiner"  # of the metadata
+REFINER_KEY = "lidit_refiner"  # of the metadata
 PARTS = ("linguistic", "collaborative")
 
 
@@ -44,7 +44,7 @@ def save_refiner(checkpoint: str | Path, llm: str, path: str | Path) -> None:
         if key.startswith(place)
     }
     spec = asdict(config.llms[config.branch(llm)])
-    write_safetensors(path, tensors, {KEY: json.dumps({"llm": spec, **_sizes(config)})})
+    write_safetensors(path, tensors, {REFINER_KEY: json.dumps({"llm": spec, **_sizes(config)})})
 
 
 def _sizes(config: LiDiTConfig) -> dict:
@@ -97,11 +97,11 @@ def read_refiner(path: str | Path) -> RefinerFile:
         LiDiTError: it is another kind of file, or damaged.
     """
     tensors, metadata = read_safetensors(path)
-    if KEY not in metadata:
+    if REFINER_KEY not in metadata:
         raise LiDiTError(
             f"{path} is no refiner file; expected one that `lidit refiner` wrote from a LI-DiT"
         )
-    data = json_object(metadata[KEY], f"the description of the refiner {path}")
+    data = json_object(metadata[REFINER_KEY], f"the description of the refiner {path}")
     if "llm" not in data:
         raise LiDiTError(f"{path} does not say which LLM it reads; fetch or write it again")
     spec = read_record(LLMSpec, data.pop("llm"), f"refiner {path}")

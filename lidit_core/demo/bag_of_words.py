@@ -1,4 +1,4 @@
-"""The stand-in's text encoder: weak on purpose, so that an adapter has something to repair.
+"""The demo checkpoint's text encoder: weak on purpose, so that an adapter has something to repair.
 
 It knows a word by one of a few numbers, which it shares with many other words, and it does not know
 where the word stood: what people say of CLIP (Yuksekgonul et al. 2023, arXiv 2210.01936), only more

@@ -1,4 +1,4 @@
-"""The stand-in: a small checkpoint of SD1.5's layout that misunderstands prompts, to be repaired.
+"""The demo checkpoint: small, of SD1.5's layout; it misunderstands prompts, to be repaired.
 
 Its file holds the U-Net as hosts name it, its own weak text encoder, and a description of both in
 the metadata.
@@ -19,13 +19,13 @@ from ..io.tensors import opened, read_safetensors
 from ..model.config import LatentFormat
 from .bag_of_words import LENGTH, BagOfWords
 
-KEY = "standin"  # of the metadata
+DEMO_KEY = "standin"  # of the metadata
 SHIPPED = "stickers-sd.safetensors"
 TEXT_PREFIX = "cond_stage_model."  # before the text encoder's tensors, as in SD1.5's checkpoints
 
 
 @dataclass(frozen=True)
-class StandInConfig:
+class DemoConfig:
     latent: LatentFormat
     native_size: int = 64  # pixels
     prediction: str = "v"
@@ -42,25 +42,25 @@ class StandInConfig:
         return BagOfWords(self.width, self.buckets, self.length, **layer)
 
 
-def read_standin_config(path: str | Path) -> StandInConfig | None:
-    """The description of a stand-in; None for any other checkpoint."""
+def read_demo_config(path: str | Path) -> DemoConfig | None:
+    """The description of a demo checkpoint; None for any other checkpoint."""
     with opened(path) as file:
         return _config(file.metadata() or {})
 
 
-def _config(metadata: Mapping[str, str]) -> StandInConfig | None:
-    if KEY not in metadata:
+def _config(metadata: Mapping[str, str]) -> DemoConfig | None:
+    if DEMO_KEY not in metadata:
         return None
-    return read_record(StandInConfig, json.loads(metadata[KEY]), "the stand-in")
+    return read_record(DemoConfig, json.loads(metadata[DEMO_KEY]), "the demo checkpoint")
 
 
-def read_standin(path: str | Path) -> tuple[StandInConfig, dict[str, Tensor]]:
-    """Description and tensors of a stand-in."""
+def read_demo_checkpoint(path: str | Path) -> tuple[DemoConfig, dict[str, Tensor]]:
+    """Description and tensors of a demo checkpoint."""
     tensors, metadata = read_safetensors(path)
     config = _config(metadata)
     if config is None:
         raise LiDiTError(
-            f"{path} is no stand-in; expected a checkpoint that "
+            f"{path} is no demo checkpoint; expected a checkpoint that "
             "`python -m lidit_stickers.making.train_checkpoint` wrote: for any other use the "
             "host's checkpoint loader"
         )

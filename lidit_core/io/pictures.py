@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import LiDiTError
 from .atomic import replacing
 
-KEY = "lidit"  # of the PNG text chunk with the settings as JSON
+SETTINGS_KEY = "lidit"  # of the PNG text chunk with the settings as JSON
 
 
 def save_picture(path: Path, pixels: Tensor, settings: Mapping[str, Any]) -> None:
@@ -26,7 +26,7 @@ def save_picture(path: Path, pixels: Tensor, settings: Mapping[str, Any]) -> Non
     text = PngInfo()
     prompt = str(settings.get("prompt", "")).encode("utf-8", "replace").decode()
     text.add_itxt("Description", prompt)
-    text.add_text(KEY, json.dumps(dict(settings)))
+    text.add_text(SETTINGS_KEY, json.dumps(dict(settings)))
     with replacing(path) as beside:
         Image.fromarray(pixels.numpy()).save(beside, format="PNG", pnginfo=text)
 
@@ -37,7 +37,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
 
     try:
         with Image.open(path) as picture:
-            return json.loads(picture.info[KEY])
+            return json.loads(picture.info[SETTINGS_KEY])
     except (OSError, UnidentifiedImageError, KeyError, ValueError, RecursionError) as error:
         raise LiDiTError(
             f"{path} carries no settings of LI-DiT ({error}); expected a PNG that `lidit "

@@ -8,10 +8,10 @@ from ..errors import LiDiTError, first_line
 from ..paths import llm_folder
 from .gguf import convert, recheck
 from .gguf_tokenizer import CHECKED
-from .locate import HUB, Source
+from .locate import HUB, LLMSource
 
 
-def model_folder(found: Source) -> Path:
+def model_folder(found: LLMSource) -> Path:
     """The model folder of a located LLM, converted or downloaded first where need be."""
     if found.folder is None:
         return download(found.repo)

@@ -17,7 +17,7 @@ HUB = "hub:"  # the prefix that permits going online
 
 
 @dataclass(frozen=True)
-class Source:
+class LLMSource:
     """One LLM: a model folder, or the GGUF file (or its parts in order) to convert into it."""
 
     name: str
@@ -30,7 +30,7 @@ class Source:
         return self.folder is not None and (self.folder / "config.json").is_file()
 
 
-def locate(source: str | Path) -> Source:
+def locate(source: str | Path) -> LLMSource:
     """Find an LLM without reading it.
 
     `source` is the path of a model folder or of a GGUF file, a name (looked up in the user cache
@@ -38,7 +38,7 @@ def locate(source: str | Path) -> Source:
     """
     text = str(source)
     if text.startswith(HUB):
-        return Source(text[len(HUB) :].split("/")[-1], None, repo=text[len(HUB) :])
+        return LLMSource(text[len(HUB) :].split("/")[-1], None, repo=text[len(HUB) :])
     path = at_home(text)
     if path.suffix.lower() == ".gguf":
         return _gguf(path)
@@ -82,7 +82,7 @@ def check_present(source: str) -> None:
         )
 
 
-def stated_width(found: Source) -> int | None:
+def stated_width(found: LLMSource) -> int | None:
     """Channels of a hidden state by the LLM's config.json, read without transformers.
 
     None where the file does not say, or is not there before the first load.
@@ -98,12 +98,12 @@ def stated_width(found: Source) -> int | None:
     return width if isinstance(width, int) else None
 
 
-def _gguf(path: Path) -> Source:
+def _gguf(path: Path) -> LLMSource:
     if not path.is_file():
         raise LiDiTError(f"GGUF file {path} does not exist; correct the path")
     stat = path.stat()
     content = _content(path.resolve(), stat.st_size, stat.st_mtime_ns)
-    return Source(path.stem, llm_folder(f"{path.stem}-{content[:8]}"), (path,))
+    return LLMSource(path.stem, llm_folder(f"{path.stem}-{content[:8]}"), (path,))
 
 
 @functools.lru_cache(maxsize=64)
@@ -114,11 +114,11 @@ def _content(path: Path, size: int, mtime_ns: int) -> str:
     return fingerprint([path])
 
 
-def _folder(path: Path) -> Source:
+def _folder(path: Path) -> LLMSource:
     """A model folder, or one that holds nothing but one GGUF file."""
     name = path.resolve().name
     if (path / "config.json").is_file():
-        return Source(name, path)
+        return LLMSource(name, path)
     ggufs = sorted(path.glob("*.gguf"))
     if len(ggufs) == 1:
         return _gguf(ggufs[0])
@@ -128,16 +128,16 @@ def _folder(path: Path) -> Source:
     )
 
 
-def _named(name: str) -> Source | None:
+def _named(name: str) -> LLMSource | None:
     folder = llm_folder(name)
     if (folder / "config.json").is_file():
-        return Source(name, folder)
+        return LLMSource(name, folder)
     ggufs = sorted(folder.glob("*.gguf"))
     if len(ggufs) == 1:
-        return Source(name, folder, tuple(ggufs))
+        return LLMSource(name, folder, tuple(ggufs))
     demo = next((llm for llm in DEMO_LLMS if llm.name == name), None)
     parts = package_parts(demo) if demo else None
-    return Source(name, folder, parts) if parts else None
+    return LLMSource(name, folder, parts) if parts else None
 
 
 def package_parts(llm: DemoLLM) -> tuple[Path, ...] | None:

@@ -24,14 +24,14 @@ from ..io.tensors import (
 from .adapter import GATES, LLMDiffAdapter
 from .config import AdapterConfig
 
-KEY = "llmdiff"  # of the metadata
+ADAPTER_KEY = "llmdiff"  # of the metadata
 
 
 def write_adapter(path: str | Path, weights: Mapping[str, Tensor], config: AdapterConfig) -> None:
     """Write an adapter; a layer's scalars have no dimension in the file."""
     check_finite(weights, path)
     scalars = {k: v.reshape(()) for k, v in weights.items() if _is_gate(k)}
-    write_safetensors(path, {**weights, **scalars}, {KEY: config.to_json()})
+    write_safetensors(path, {**weights, **scalars}, {ADAPTER_KEY: config.to_json()})
 
 
 def read_adapter_config(path: str | Path) -> AdapterConfig:
@@ -90,9 +90,9 @@ def _is_gate(name: str) -> bool:
 
 
 def _config(metadata: Mapping[str, str], path: str | Path) -> AdapterConfig:
-    if KEY not in metadata:
+    if ADAPTER_KEY not in metadata:
         raise LiDiTError(
             f"{path} is no LLMDiff adapter; expected a file that `lidit train` wrote with "
             "trains: adapter"
         )
-    return AdapterConfig.from_json(metadata[KEY])
+    return AdapterConfig.from_json(metadata[ADAPTER_KEY])

@@ -15,7 +15,7 @@ from ..llm.blocks import Block, plain_block
 from ..llm.compat import transformers_version
 from ..llm.hub import downloaded_commit
 from ..llm.loading import default_dtype, intended_device, load_llm
-from ..llm.locate import Source, locate
+from ..llm.locate import LLMSource, locate
 from .cache import MEMORY, DiskCache, PromptStates, StateCaches
 from .encoder import LLMEncoder, pad_states
 from .states import LLMStates
@@ -119,7 +119,7 @@ class PromptEncoder:
         return [states.cpu() for states in self.encoder().encode_rows(prompts)]
 
 
-def file_identity(found: Source) -> list:
+def file_identity(found: LLMSource) -> list:
     """Place, size and time of every file that makes an LLM; of one on the hub, its commit."""
     if found.folder is None:
         return [found.repo, downloaded_commit(found.repo)]

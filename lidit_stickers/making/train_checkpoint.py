@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from lidit_core.checkpoints.lidit import load_vae
 from lidit_core.demo.bag_of_words import BagOfWords
-from lidit_core.demo.checkpoint import KEY, TEXT_PREFIX, StandInConfig
+from lidit_core.demo.checkpoint import DEMO_KEY, TEXT_PREFIX, DemoConfig
 from lidit_core.diffusion.objectives import Focus, add_noise, model_timestep, sample_time, target
 from lidit_core.errors import exit_status
 from lidit_core.io.tensors import read_safetensors, write_safetensors
@@ -66,7 +66,7 @@ UNET = {  # diffusers' UNet2DConditionModel in the layout of SD1.5's, smaller
 
 
 @dataclass(frozen=True)
-class StandInRecipe:
+class DemoRecipe:
     scenes: int = 40_000
     images: int = 550_400
     batch: int = 64
@@ -87,7 +87,7 @@ class StandInRecipe:
         return self.images // self.batch
 
 
-class StandIn(nn.Module):
+class DemoModel(nn.Module):
     """The U-Net, its text encoder, and the better one that it learns from besides."""
 
     def __init__(self) -> None:
@@ -126,10 +126,10 @@ def latent_format(latents: Tensor) -> LatentFormat:
     return LatentFormat("stickers", mean=tuple(mean), std=tuple(std))
 
 
-class StandInTrainer:
+class DemoTrainer:
     """A run in a folder, where it resumes; more images lengthen it without a second decay."""
 
-    def __init__(self, recipe: StandInRecipe, folder: Path) -> None:
+    def __init__(self, recipe: DemoRecipe, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(recipe.seed)
         count = recipe.scenes
@@ -139,12 +139,12 @@ class StandInTrainer:
         latents = scene_latents(self.source, folder)
         self.latent = latent_format(latents)
         self.x = normalise(latents, self.latent)
-        self.model = StandIn().to(memory_format=torch.channels_last)
+        self.model = DemoModel().to(memory_format=torch.channels_last)
         self.optimisers = optimisers_of(self.model, recipe.optimiser)
         self.ema, self.step = EMA(self.model, recipe.optimiser.ema), 0
         self._resume()
 
-    def train(self) -> StandIn:
+    def train(self) -> DemoModel:
         """Go on to the recipe's last step; the model with its averaged weights."""
         with tqdm(total=self.recipe.steps, initial=self.step, unit="step") as bar:
             while self.step < self.recipe.steps:
@@ -203,12 +203,12 @@ class StandInTrainer:
         log.info("going on at step %d of %d", self.step, self.recipe.steps)
 
 
-def export(model: StandIn, latent: LatentFormat, path: Path) -> None:
+def export(model: DemoModel, latent: LatentFormat, path: Path) -> None:
     """One file in the layout of hosts, bfloat16."""
     width, words = UNET["cross_attention_dim"], model.text
-    config = StandInConfig(latent, SIDE, PREDICTION, width, words.buckets, words.length)
+    config = DemoConfig(latent, SIDE, PREDICTION, width, words.buckets, words.length)
     text = {f"{TEXT_PREFIX}{k}": v for k, v in model.text.state_dict().items()}
-    notes = {KEY: config.to_json(), "font": "Noto Color Emoji, SIL OFL 1.1"}
+    notes = {DEMO_KEY: config.to_json(), "font": "Noto Color Emoji, SIL OFL 1.1"}
     write_ldm(model.unet, path, notes, text, torch.bfloat16)
 
 
@@ -218,12 +218,12 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path, help="where the run keeps its state, and resumes")
     parser.add_argument(
-        "--images", type=int, default=StandInRecipe.images, help="to train on; more lengthen a run"
+        "--images", type=int, default=DemoRecipe.images, help="to train on; more lengthen a run"
     )
     parser.add_argument("--export", type=Path, help="write the averaged weights here at the end")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    trainer = StandInTrainer(StandInRecipe(images=options.images), options.folder)
+    trainer = DemoTrainer(DemoRecipe(images=options.images), options.folder)
     model = trainer.train()
     if options.export:
         export(model, trainer.latent, options.export)

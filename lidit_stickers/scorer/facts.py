@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..scenes.request import SIZES, Item, SceneRequest
-from .scorer import Found, Reading, coloured, placed, related, sized
+from .scorer import Found, FoundScene, coloured, placed, related, sized
 
 
-def facts(reading: Reading, request: SceneRequest) -> dict[str, bool]:
-    """Each fact that the request states, and whether the reading holds it.
+def facts(scene: FoundScene, request: SceneRequest) -> dict[str, bool]:
+    """Each fact that the request states, and whether the scene holds it.
 
     A fact on something that is not there does not hold: its number, its colour, its place.
     """
-    return dict(_facts(reading, request))
+    return dict(_facts(scene, request))
 
 
 def count_facts(request: SceneRequest) -> int:
     """How many facts a request states."""
-    return len(facts(Reading(None, ()), request))
+    return len(facts(FoundScene(None, ()), request))
 
 
-def _facts(reading: Reading, request: SceneRequest) -> Iterator[tuple[str, bool]]:
-    groups = [[o for o in reading.objects if o.kind == item.kind] for item in request.items]
+def _facts(scene: FoundScene, request: SceneRequest) -> Iterator[tuple[str, bool]]:
+    groups = [[o for o in scene.objects if o.kind == item.kind] for item in request.items]
     for item, group in zip(request.items, groups, strict=True):
         yield from _facts_of(item, group)
     present = all(groups)
@@ -33,7 +33,7 @@ def _facts(reading: Reading, request: SceneRequest) -> Iterator[tuple[str, bool]
     if request.place is not None:
         yield request.place, present and placed(request.place, groups[0])
     if request.background is not None:
-        yield f"{request.background} background", request.background == reading.background
+        yield f"{request.background} background", request.background == scene.background
 
 
 def _facts_of(item: Item, group: list[Found]) -> Iterator[tuple[str, bool]]:

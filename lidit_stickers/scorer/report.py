@@ -14,13 +14,13 @@ from lidit_eval.statistics import wilson
 
 from ..scenes.grammar import Caption
 from ..scenes.kinds import KINDS, KNOWN_KINDS
-from .scorer import ACCEPT, Reading, Verdict, describe, judge, read
+from .scorer import ACCEPT, FoundScene, Verdict, describe, judge, read
 
 WHOLE = ("chinese", "mixed")  # categories that test the whole request
 
 
 @dataclass(frozen=True)
-class Row:
+class CategoryScore:
     """One category: what it tests, and whether the whole prompt was met, background included."""
 
     category: str
@@ -41,11 +41,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """What a set of pictures scores, with one reading and verdict per picture."""
+    """What a set of pictures scores, with one scene and verdict per picture."""
 
-    rows: tuple[Row, ...]  # one per category, in the order of the captions
+    rows: tuple[CategoryScore, ...]  # one per category, in the order of the captions
     captions: tuple[Caption, ...]
-    readings: tuple[Reading, ...]
+    scenes: tuple[FoundScene, ...]
     verdicts: tuple[Verdict, ...]
 
     @property
@@ -59,10 +59,10 @@ class Report:
         return [hit(verdict, caption) for verdict, caption in pairs]
 
     @property
-    def overall(self) -> Row:
+    def overall(self) -> CategoryScore:
         """All categories together."""
         sums = (sum(getattr(row, name) for row in self.rows) for name in ("n", "hits", "whole"))
-        return Row("all", *sums)
+        return CategoryScore("all", *sums)
 
     def markdown(self) -> str:
         """The table of docs/results.md, and a last row over several categories."""
@@ -92,9 +92,9 @@ def report(
             "generate the missing ones or leave out captions"
         )
     kinds = candidates(captions)
-    readings = tuple(read(picture, accept, kinds) for picture in pictures)
-    verdicts = tuple(judge(r, c.request) for r, c in zip(readings, captions, strict=True))
-    return Report(_rows(captions, verdicts), tuple(captions), readings, verdicts)
+    scenes = tuple(read(picture, accept, kinds) for picture in pictures)
+    verdicts = tuple(judge(r, c.request) for r, c in zip(scenes, captions, strict=True))
+    return Report(_rows(captions, verdicts), tuple(captions), scenes, verdicts)
 
 
 def candidates(captions: Sequence[Caption]) -> tuple[str, ...]:
@@ -103,13 +103,15 @@ def candidates(captions: Sequence[Caption]) -> tuple[str, ...]:
     return tuple(kind for kind in KNOWN_KINDS if kind in KINDS or kind in asked)
 
 
-def _rows(captions: Sequence[Caption], verdicts: Sequence[Verdict]) -> tuple[Row, ...]:
+def _rows(captions: Sequence[Caption], verdicts: Sequence[Verdict]) -> tuple[CategoryScore, ...]:
     groups: dict[str, list[tuple[bool, bool]]] = {}
     for caption, verdict in zip(captions, verdicts, strict=True):
         group = groups.setdefault(caption.category, [])
         group.append((hit(verdict, caption), verdict.all))
     return tuple(
-        Row(name, len(group), sum(hit for hit, _ in group), sum(whole for _, whole in group))
+        CategoryScore(
+            name, len(group), sum(hit for hit, _ in group), sum(whole for _, whole in group)
+        )
         for name, group in groups.items()
     )
 
@@ -128,7 +130,7 @@ def sample_grids(
         chosen = [i for i, hit in enumerate(result.hits()) if hit is wanted]
         step = max(1, -(-len(chosen) // limit))
         chosen = chosen[::step]
-        labels = [f"{_title(result.captions[i])}\n> {describe(result.readings[i])}" for i in chosen]
+        labels = [f"{_title(result.captions[i])}\n> {describe(result.scenes[i])}" for i in chosen]
         grids[name] = grid([pictures[i] for i in chosen], labels)
     return {name: sheet for name, sheet in grids.items() if sheet.height}
 

@@ -55,7 +55,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Reading:
+class FoundScene:
     """What a picture shows."""
 
     background: str | None
@@ -88,7 +88,7 @@ class Verdict:
 
 def read(
     picture: np.ndarray, accept: float = ACCEPT, kinds: tuple[str, ...] = tuple(KINDS)
-) -> Reading:
+) -> FoundScene:
     """Finds the background and the objects of a square (S, S, 3) uint8 picture, S in 64..256.
 
     Args:
@@ -101,10 +101,10 @@ def read(
     best = (-1.0, ())
     for threshold in THRESHOLDS:
         found = _read_at(picture, ground, threshold, accept, kinds)
-        best = max(best, found, key=lambda reading: reading[0])
+        best = max(best, found, key=lambda scene: scene[0])
         if best[0] > _CERTAIN:
             break
-    return Reading(ground.name, best[1])
+    return FoundScene(ground.name, best[1])
 
 
 def _read_at(
@@ -143,14 +143,14 @@ def _found(part: Part, best: Match, accept: float) -> Found:
     return Found(kind, colour, (left, top, right, bottom), best.evidence)
 
 
-def judge(reading: Reading, request: SceneRequest) -> Verdict:
-    """Whether a reading is what the request asks for."""
-    groups = [[o for o in reading.objects if o.kind == item.kind] for item in request.items]
+def judge(scene: FoundScene, request: SceneRequest) -> Verdict:
+    """Whether a scene is what the request asks for."""
+    groups = [[o for o in scene.objects if o.kind == item.kind] for item in request.items]
     wanted = Counter(item.kind for item in request.items for _ in range(item.count))
     present = all(groups)
     return Verdict(
-        objects=Counter(o.kind for o in reading.objects) == wanted,
-        background=request.background in (None, reading.background),
+        objects=Counter(o.kind for o in scene.objects) == wanted,
+        background=request.background in (None, scene.background),
         colour=present and all(map(coloured, request.items, groups)),
         relation=request.relation is None or (present and related(request.relation, *groups)),
         size=present and sized(request.items, groups),
@@ -192,10 +192,10 @@ def sized(items: tuple[Item, ...], groups: list[list[Found]]) -> bool:
     return not big or not small or min(big) > max(small)
 
 
-def describe(reading: Reading) -> str:
-    """The reading in a few words: "2 cat, red car, ? on blue"."""
+def describe(scene: FoundScene) -> str:
+    """The scene in a few words: "2 cat, red car, ? on blue"."""
     names = Counter(
-        " ".join(filter(None, (o.colour, o.kind))) if o.kind else "?" for o in reading.objects
+        " ".join(filter(None, (o.colour, o.kind))) if o.kind else "?" for o in scene.objects
     )
     objects = ", ".join(f"{n} {name}" if n > 1 else name for name, n in names.items())
-    return f"{objects or 'nothing'} on {reading.background or '?'}"
+    return f"{objects or 'nothing'} on {scene.background or '?'}"

@@ -20,7 +20,7 @@ from ..scenes.grammar import Caption
 from ..scenes.kinds import BACKGROUNDS, KINDS
 from ..scenes.request import SceneRequest
 from ..scenes.scenes import place, render
-from .report import Report, Row, report
+from .report import CategoryScore, Report, report
 from .scorer import judge, read
 
 FOREIGN = (
@@ -68,19 +68,21 @@ def drawn(captions: Sequence[Caption], size: int = 128, seed: int = 0) -> list[n
     ]
 
 
-def shuffled(result: Report) -> tuple[Row, ...]:
-    """The same readings under the next caption of the category that asks for something else."""
+def shuffled(result: Report) -> tuple[CategoryScore, ...]:
+    """The same scenes under the next caption of the category that asks for something else."""
     groups: dict[str, list[int]] = {}
     for i, caption in enumerate(result.captions):
         groups.setdefault(caption.category, []).append(i)
     rows = []
     for name, members in groups.items():
         verdicts = [
-            judge(result.readings[i], _other_request(result.captions, members, index))
+            judge(result.scenes[i], _other_request(result.captions, members, index))
             for index, i in enumerate(members)
         ]
         hits = sum(verdict.category(name) for verdict in verdicts)
-        rows.append(Row(name, len(members), hits, sum(verdict.all for verdict in verdicts)))
+        rows.append(
+            CategoryScore(name, len(members), hits, sum(verdict.all for verdict in verdicts))
+        )
     return tuple(rows)
 
 

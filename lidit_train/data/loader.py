@@ -26,7 +26,7 @@ from .caption_states import CaptionStates
 from .latent_cache import on_latents, read_mask, read_picture
 from .prepare import Prepared
 from .sample_draws import Chance, chance
-from .schedule import Row, StepPlan
+from .schedule import StepBatch, StepPicture
 from .workers import ignore_interrupts
 
 Item = TypeVar("Item")
@@ -45,7 +45,7 @@ class Following:
 class Fetched:
     """A process's rows of one step, as far as they could be read from disk."""
 
-    plan: StepPlan
+    plan: StepBatch
     pictures: Tensor | None  # (B, 3, H, W) uint8 where latents are not cached
     latents: Tensor | None  # (B, C, h, w)
     texts: list[str]
@@ -82,7 +82,7 @@ class Fetcher(torch.utils.data.Dataset):
         self.weighs = any(s.mask or s.loss_weight != 1 for s in recipe.data.sources)
         self.cached = self.spec.keeps_states(recipe.cache) or bool(recipe.cache.given)
 
-    def __getitem__(self, plan: StepPlan) -> Fetched:
+    def __getitem__(self, plan: StepBatch) -> Fetched:
         numbers = range(len(plan.rows))[self.share(len(plan.rows))]
         size = self.stages[plan.stage].sizes[plan.bucket]
         read = [self._read(plan, plan.rows[n], size) for n in numbers]
@@ -106,7 +106,7 @@ class Fetcher(torch.utils.data.Dataset):
             tuple(bad for several in replaced for bad in several),
         )
 
-    def _read(self, plan: StepPlan, row: Row, size):
+    def _read(self, plan: StepBatch, row: StepPicture, size):
         """The row, or the first after it that can be decoded; its picture; those that cannot."""
         bad = []
         for _ in range(len(self.stages[plan.stage].members[row.source][row.bucket])):
@@ -126,7 +126,7 @@ class Fetcher(torch.utils.data.Dataset):
             f"{self.recipe.data.sources[row.source].path} can be decoded; bring whole files"
         )
 
-    def _chance(self, plan: StepPlan, row: int, size: tuple[int, int]) -> Chance:
+    def _chance(self, plan: StepBatch, row: int, size: tuple[int, int]) -> Chance:
         stage, latent = self.recipe.stages[plan.stage], self.spec.latent
         shape = (latent.channels, size[1] // latent.downsampling, size[0] // latent.downsampling)
         own = self.spec.shift if self.spec.prediction == "flow" else 1.0
@@ -134,14 +134,14 @@ class Fetcher(torch.utils.data.Dataset):
         drawn = self.spec.prediction, shift, shape, stage.focus
         return chance(self.recipe.seed, plan.step, row, data, *drawn)
 
-    def _text(self, row: Row, fate: Chance) -> str:
+    def _text(self, row: StepPicture, fate: Chance) -> str:
         return fate.choose(self.sources[row.source].captions(row.index))
 
     def states(self, texts: list[str], branches: tuple[int, ...]) -> dict[int, CaptionStates]:
         """What each branch's LLM makes of the texts: from the cache, or run by this process."""
         return {branch: self.readers[branch].read_counted(texts) for branch in branches}
 
-    def _content(self, rows: Sequence[Row], size: tuple[int, int]) -> Tensor:
+    def _content(self, rows: Sequence[StepPicture], size: tuple[int, int]) -> Tensor:
         grain = self.spec.grain
         maps = [
             self.sources[row.source].content(row.index, size[1] // grain, size[0] // grain)
@@ -154,7 +154,9 @@ class Fetcher(torch.utils.data.Dataset):
             )
         return torch.stack([torch.from_numpy(shown) for shown in maps])
 
-    def _counted(self, rows: Sequence[Row], size: tuple[int, int], shape: Sequence[int]) -> Tensor:
+    def _counted(
+        self, rows: Sequence[StepPicture], size: tuple[int, int], shape: Sequence[int]
+    ) -> Tensor:
         """How much the loss counts each latent pixel: the sources' masks and weights."""
         weights = torch.ones(len(rows), *shape)
         for row, place in zip(rows, weights):
@@ -165,14 +167,14 @@ class Fetcher(torch.utils.data.Dataset):
             place *= source.loss_weight
         return weights
 
-    def _mask(self, row: Row, size: tuple[int, int], shape: Sequence[int]) -> Tensor:
+    def _mask(self, row: StepPicture, size: tuple[int, int], shape: Sequence[int]) -> Tensor:
         if self.latents is not None:
             return self.latents.read_mask(row.source, row.index, size)
         mask = read_mask(self.sources[row.source], row.index, size)
         assert mask is not None  # as `_read` has decoded it
         return on_latents(mask[None], shape)[0]
 
-    def _following(self, plan: StepPlan, numbers: range, rows, read: list[str], size) -> Following:
+    def _following(self, plan: StepBatch, numbers: range, rows, read: list[str], size) -> Following:
         """The row after these, and which of these contrast sets against the one that follows it.
 
         Args:
@@ -183,7 +185,7 @@ class Fetcher(torch.utils.data.Dataset):
         apart = [self._apart(text, other) for text, other in zip(read, [*rows[1:], row])]
         return Following(shown, self._chance(plan, after, size).noise, torch.tensor(apart))
 
-    def _apart(self, text: str, other: Row) -> bool:
+    def _apart(self, text: str, other: StepPicture) -> bool:
         """Whether the text is a caption, and none of the other row's."""
         others = self.sources[other.source].captions(other.index)
         return text not in ("", *(caption for caption, _ in others))

@@ -21,7 +21,7 @@ Pool = tuple[int, int, int]  # stage, source, bucket
 
 
 @dataclass(frozen=True)
-class Row:
+class StepPicture:
     """One picture of a batch."""
 
     source: int
@@ -31,14 +31,14 @@ class Row:
 
 
 @dataclass(frozen=True)
-class StepPlan:
+class StepBatch:
     """What one step trains on, over all processes."""
 
     step: int
     stage: int
     branches: tuple[int, ...]
     bucket: int
-    rows: tuple[Row, ...]
+    rows: tuple[StepPicture, ...]
     position: dict[str, int]  # how far each pool has been read after this step
 
 
@@ -49,11 +49,11 @@ class StageBuckets:
     sizes: tuple[tuple[int, int], ...]  # (width, height) of each bucket, pixels
     members: tuple[tuple[np.ndarray, ...], ...]  # [source][bucket]: indices into the source
 
-    def following(self, row: Row) -> Row:
+    def following(self, row: StepPicture) -> StepPicture:
         """Who stands in for a picture that cannot be read: the next of its pool."""
         members = self.members[row.source][row.bucket]
         place = (row.place + 1) % len(members)
-        return Row(row.source, int(members[place]), row.bucket, place)
+        return StepPicture(row.source, int(members[place]), row.bucket, place)
 
 
 def seeded(*parts: int) -> torch.Generator:
@@ -95,7 +95,7 @@ class Schedule:
         while self.step < self.recipe.steps:
             yield self.next()
 
-    def next(self) -> StepPlan:
+    def next(self) -> StepBatch:
         """The plan of the present step; the schedule goes on to the following one."""
         number, stage = stage_at(self.step, self.recipe.stages)
         g = seeded(self.recipe.seed, self.step)
@@ -107,7 +107,7 @@ class Schedule:
             torch.from_numpy(shares[:, bucket]), stage.batch, replacement=True, generator=g
         )
         rows = tuple(self._take((number, int(source), bucket)) for source in sources)
-        plan = StepPlan(self.step, number, branches, bucket, rows, dict(self.position))
+        plan = StepBatch(self.step, number, branches, bucket, rows, dict(self.position))
         self.step += 1
         return plan
 
@@ -139,7 +139,7 @@ class Schedule:
                 shares[i] = np.array(counts) * source.weight
         return shares
 
-    def _take(self, pool: Pool) -> Row:
+    def _take(self, pool: Pool) -> StepPicture:
         """The pool's next picture, in an order that is new each time round."""
         number, source, bucket = pool
         name = f"{number}.{source}.{bucket}"
@@ -148,7 +148,7 @@ class Schedule:
         members = self.stages[number].members[source][bucket]
         lap, place = divmod(taken, len(members))
         place = int(_order(self.recipe.seed, pool, lap, len(members))[place])
-        return Row(source, int(members[place]), bucket, place)
+        return StepPicture(source, int(members[place]), bucket, place)
 
 
 @lru_cache(maxsize=64)

@@ -40,11 +40,11 @@ FULL = 64 << 20  # bytes: with fewer left a disk counts as full
 DAMAGED = (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError)
 
 
-class Checkpoints:
-    """The checkpoints in a run's folder, named after the steps that they follow."""
+class CheckpointFolder:
+    """The checkpoints of a run, named after the steps that they follow, in a folder of its own."""
 
-    def __init__(self, folder: Path, keep: int, accelerator: Accelerator) -> None:
-        self.folder, self.keep, self.accelerator = folder, keep, accelerator
+    def __init__(self, run: Path, keep: int, accelerator: Accelerator) -> None:
+        self.folder, self.keep, self.accelerator = run / "checkpoints", keep, accelerator
 
     def found(self) -> list[tuple[int, Path]]:
         """Step and folder of every whole checkpoint, the newest first."""

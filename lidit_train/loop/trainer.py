@@ -25,7 +25,7 @@ from ..data.loader import Loader
 from ..data.schedule import stage_at
 from ..learner import Learner
 from ..recipe import Recipe
-from .checkpoints import Checkpoints, decayed_to, tell_longer
+from .checkpoints import CheckpointFolder, decayed_to, tell_longer
 from .computing.cuda_graph import replayed
 from .computing.frozen import computing, holds_half
 from .ema import EMA
@@ -74,7 +74,7 @@ class Trainer:
         self.replayed = replayed(self._run, learner, recipe.compute, accelerator)
         self.optimisers = optimisers_of(learner, recipe.optimiser)
         self.ema = EMA(learner, recipe.optimiser.ema)
-        self.checkpoints = Checkpoints(folder / "checkpoints", recipe.checkpoints.keep, accelerator)
+        self.checkpoints = CheckpointFolder(folder, recipe.checkpoints.keep, accelerator)
         self.journal = Journal(folder, recipe.log, accelerator, recipe.steps, asdict(recipe))
         self.longest = LongestPrompts([llm.name for llm in loader.fetcher.spec.llms])
         self.step, self.bad, self.skipped, self.begun = 0, 0, 0, False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ...host.llmdiff.demo_checkpoint import load_standin
+from ...host.llmdiff.demo_checkpoint import load_demo_checkpoint
 from ...lidit_core.demo.checkpoint import SHIPPED
 from ...lidit_core.paths import SHIPPED_WEIGHTS
 from ..schema import schema
@@ -32,4 +32,4 @@ class LLMDiffDemoCheckpoint(io.ComfyNode):
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
-        return io.NodeOutput(*load_standin(SHIPPED_WEIGHTS / SHIPPED))
+        return io.NodeOutput(*load_demo_checkpoint(SHIPPED_WEIGHTS / SHIPPED))

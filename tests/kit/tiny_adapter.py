@@ -92,4 +92,4 @@ def latents(count: int, kind: str = "sd15", side: int = 16) -> tuple[Tensor, Ten
 def noised_batch(seed: int, texts: list[str]) -> Batch:
     (x, _), make = latents(2, side=8), torch.Generator().manual_seed(seed)
     noise = torch.randn(x.shape, generator=make)
-    return Batch(x, noise, torch.tensor([0.3, 0.9]), {0: differences(3, 5)}, texts=texts)
+    return Batch(x, noise, torch.tensor([0.3, 0.9]), {0: differences(3, 5)}, captions=texts)

@@ -1,4 +1,4 @@
-"""A tiny run of an adapter: a stand-in with random weights, a tiny LLM, twelve pictures."""
+"""A tiny run of an adapter: a demo checkpoint with random weights, a tiny LLM, twelve pictures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tiny_llm import save_llm
 from tiny_training import fields, pictures, write_recipe
 from tiny_unet import SMALL, random_unet
 
-from lidit_core.demo.checkpoint import KEY, TEXT_PREFIX, StandInConfig
+from lidit_core.demo.checkpoint import DEMO_KEY, TEXT_PREFIX, DemoConfig
 from lidit_core.llmdiff.file import load_adapter
 from lidit_core.model.config import LatentFormat
 from lidit_train.recipe import Recipe
@@ -22,19 +22,19 @@ SHAPE = replace(SMALL, model_channels=32, context_width=16)
 LATENT = LatentFormat("stickers", std=(0.3,))
 
 
-def write_standin(path: Path, shape=SHAPE) -> Path:
+def write_demo_checkpoint(path: Path, shape=SHAPE) -> Path:
     """A checkpoint of the stickers' family, whose latents the shipped autoencoder makes."""
-    config = StandInConfig(LATENT, 32, "v", shape.context_width, buckets=5)
+    config = DemoConfig(LATENT, 32, "v", shape.context_width, buckets=5)
     torch.manual_seed(1)
     text = {f"{TEXT_PREFIX}{k}": v for k, v in config.text_encoder().state_dict().items()}
-    write_ldm(random_unet(shape), path, {KEY: config.to_json()}, text)
+    write_ldm(random_unet(shape), path, {DEMO_KEY: config.to_json()}, text)
     return path
 
 
 def make_world(folder: Path) -> Path:
-    """Pictures, a stand-in and an LLM in a folder."""
+    """Pictures, a demo checkpoint and an LLM in a folder."""
     pictures(folder / "pictures")
-    write_standin(folder / "base.safetensors")
+    write_demo_checkpoint(folder / "base.safetensors")
     save_llm(folder / "llm", num_hidden_layers=2, hidden_size=16)
     return folder
 

@@ -1,4 +1,4 @@
-"""Tiny U-Nets with the blocks of SD1.5, of SDXL and of our stand-in, and what they are fed."""
+"""Tiny U-Nets with the blocks of SD1.5, of SDXL and of our demo, and what they are fed."""
 
 from __future__ import annotations
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from tiny_llm import save_llm
 
-from lidit_core.demo.checkpoint import TEXT_PREFIX, read_standin
+from lidit_core.demo.checkpoint import TEXT_PREFIX, read_demo_checkpoint
 from lidit_stickers.making import train_checkpoint
-from lidit_stickers.making.train_checkpoint import SIDE, StandInRecipe, StandInTrainer, export
+from lidit_stickers.making.train_checkpoint import SIDE, DemoRecipe, DemoTrainer, export
 from lidit_train.recipe import Adapter
 from lidit_train.tasks.adapter.input import input_spec
 from lidit_train.tasks.adapter.target import adapter_target
@@ -20,7 +20,7 @@ from lidit_train.tasks.adapter.unet import read_unet
 pytest.importorskip("diffusers")
 pytestmark = pytest.mark.font
 
-RECIPE = StandInRecipe(scenes=8, images=12, batch=2, save_every=3)
+RECIPE = DemoRecipe(scenes=8, images=12, batch=2, save_every=3)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def made(tmp_path_factory):
         small = {**train_checkpoint.UNET, "block_out_channels": (32, 32)}
         patch.setattr(train_checkpoint, "UNET", small)
         folder = tmp_path_factory.mktemp("checkpoint")
-        trainer = StandInTrainer(RECIPE, folder / "straight")
+        trainer = DemoTrainer(RECIPE, folder / "straight")
         assert trainer.x.shape == (8, 16, SIDE // 8, SIDE // 8)
         yield folder, trainer, trainer.train()
 
@@ -43,31 +43,31 @@ def test_latents_are_normalised_channel_by_channel(made):
 
 def test_an_interrupted_run_goes_on_to_the_same_bits(made):
     folder, _, straight = made
-    first = StandInTrainer(RECIPE, folder / "killed")
+    first = DemoTrainer(RECIPE, folder / "killed")
     for _ in range(3):
         first._train_step()
     first._save()
     first._train_step()  # which is lost
-    again = StandInTrainer(RECIPE, folder / "killed")
+    again = DemoTrainer(RECIPE, folder / "killed")
     assert again.step == 3
     model = again.train()
     state = straight.state_dict()
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
-    assert StandInTrainer(RECIPE, folder / "killed").step == RECIPE.steps == 6
+    assert DemoTrainer(RECIPE, folder / "killed").step == RECIPE.steps == 6
 
 
 def test_a_lengthened_run_decays_once(made, caplog):
     folder, _, straight = made
     short = replace(RECIPE, images=8)  # 4 steps, which decay from the third on
-    StandInTrainer(short, folder / "longer").train()
+    DemoTrainer(short, folder / "longer").train()
     with caplog.at_level(logging.INFO, "lidit_train"):
-        longer = StandInTrainer(RECIPE, folder / "longer")
+        longer = DemoTrainer(RECIPE, folder / "longer")
     assert longer.step == 3 and "step 4 lies in the decay of a shorter run" in caplog.text
     model, state = longer.train(), straight.state_dict()
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
     longer.files.before.unlink()
     with caplog.at_level(logging.INFO, "lidit_train"):
-        again = StandInTrainer(replace(RECIPE, images=24), folder / "longer")
+        again = DemoTrainer(replace(RECIPE, images=24), folder / "longer")
     assert again.step == 6 and "no checkpoint from before it is there" in caplog.text
 
 
@@ -76,7 +76,7 @@ def test_its_file_is_one_that_an_adapter_is_trained_on(made, tmp_path):
     _, trainer, model = made
     path = tmp_path / "stickers-sd.safetensors"
     export(model, trainer.latent, path)
-    config, tensors = read_standin(path)
+    config, tensors = read_demo_checkpoint(path)
     assert config.latent == trainer.latent and (config.native_size, config.prediction) == (64, "v")
     assert config.text_encoder().tokenize("a red cat") == model.text.tokenize("a red cat")
     words = tensors[f"{TEXT_PREFIX}words.weight"]

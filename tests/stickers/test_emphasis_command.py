@@ -13,7 +13,7 @@ from tiny_llm import save_llm
 
 from lidit_core.errors import LiDiTError
 from lidit_stickers.emphasis import main, summed
-from lidit_stickers.scorer.scorer import Found, Reading
+from lidit_stickers.scorer.scorer import Found, FoundScene
 
 
 def found(kind: str, side: float) -> Found:
@@ -21,11 +21,11 @@ def found(kind: str, side: float) -> Found:
 
 
 def test_a_row_counts_what_the_scorer_reads():
-    readings = [
-        Reading("blue", (found("dog", 0.5), found("cat", 0.2), found("cat", 0.2))),
-        Reading(None, (found("cat", 0.3),)),
+    scenes = [
+        FoundScene("blue", (found("dog", 0.5), found("cat", 0.2), found("cat", 0.2))),
+        FoundScene(None, (found("cat", 0.3),)),
     ]
-    row = summed(0.5, readings)
+    row = summed(0.5, scenes)
     assert (row.weight, row.dog, row.cat, row.cats, row.background) == (0.5, 0.5, 1.0, 1.5, 0.5)
     assert row.dog_area == pytest.approx(0.125)
 

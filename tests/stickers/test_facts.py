@@ -10,7 +10,7 @@ from lidit_stickers.many_facts import FACTS, dense_prompts, early_prompts, late_
 from lidit_stickers.scenes.heldout import is_held_out
 from lidit_stickers.scenes.request import Item, SceneRequest
 from lidit_stickers.scorer.facts import count_facts, facts
-from lidit_stickers.scorer.scorer import Found, Reading, read
+from lidit_stickers.scorer.scorer import Found, FoundScene, read
 from lidit_stickers.scorer.selftest import drawn
 
 
@@ -35,7 +35,7 @@ RIGHT = (found("apple", 0.0, "red"), found("apple", 0.25, "red"), found("car", 0
     ],
 )
 def test_each_fact_is_held_by_itself(objects, background, fails):
-    held = facts(Reading(background, objects), ASKED)
+    held = facts(FoundScene(background, objects), ASKED)
     assert len(held) == count_facts(ASKED) == 6
     assert {name for name, holds in held.items() if not holds} == fails
 
@@ -43,21 +43,23 @@ def test_each_fact_is_held_by_itself(objects, background, fails):
 def test_sizes_are_facts_where_they_can_be_held_against_something():
     both = SceneRequest((Item("car", size="big"), Item("cat", size="small")))
     one = SceneRequest((Item("car", size="big"), Item("cat")))
-    assert "sizes" in facts(Reading(None, ()), both) and "sizes" not in facts(
-        Reading(None, ()), one
+    assert "sizes" in facts(FoundScene(None, ()), both) and "sizes" not in facts(
+        FoundScene(None, ()), one
     )
     big, small = found("car", 0.0, side=0.4), found("cat", 0.6)
-    assert facts(Reading(None, (big, small)), both)["sizes"]
-    assert not facts(Reading(None, (found("car", 0.0), found("cat", 0.6, side=0.4))), both)["sizes"]
+    assert facts(FoundScene(None, (big, small)), both)["sizes"]
+    assert not facts(FoundScene(None, (found("car", 0.0), found("cat", 0.6, side=0.4))), both)[
+        "sizes"
+    ]
 
 
 @pytest.mark.font
 def test_drawn_scenes_hold_their_facts_and_others_do_not():
     captions = dense_prompts()[::6]
-    readings = [read(np.asarray(picture)) for picture in drawn(captions)]
-    share = [np.mean(list(facts(r, c.request).values())) for r, c in zip(readings, captions)]
+    scenes = [read(np.asarray(picture)) for picture in drawn(captions)]
+    share = [np.mean(list(facts(r, c.request).values())) for r, c in zip(scenes, captions)]
     assert np.mean(share) >= 0.99
-    others = zip(readings, captions[1:] + captions[:1])
+    others = zip(scenes, captions[1:] + captions[:1])
     assert np.mean([np.mean(list(facts(r, c.request).values())) for r, c in others]) <= 0.2
 
 

@@ -24,7 +24,7 @@ from lidit_stickers.scorer.selftest import drawn
 from lidit_train.data.sources.folder import FolderSource
 from lidit_train.recipe import Data, Source
 
-KEY = NEWCOMER.key
+NEWCOMER_KEY = NEWCOMER.key
 # texts and requests, one a line, of the data set and of the fixed prompts
 DATA_SET_SHA256 = {
     "en": "ae31281245315559bc2d18f30a61a961c3b77d76b284b7de3ce839eea7b33cd7",
@@ -41,7 +41,7 @@ def _digest(listed: list[Caption]) -> str:
 
 def test_the_data_set_does_not_know_it() -> None:
     """Captions and prompts are these, byte for byte."""
-    assert KEY not in KINDS and len(KNOWN_KINDS) == len(KINDS) + 1
+    assert NEWCOMER_KEY not in KINDS and len(KNOWN_KINDS) == len(KINDS) + 1
     assert _digest(captions(1000, 1, "en")) == DATA_SET_SHA256["en"]
     assert _digest(captions(1000, 2, "zh")) == DATA_SET_SHA256["zh"]
     prompts = evaluation_prompts() + synonym_prompts() + chinese_prompts()
@@ -59,16 +59,16 @@ def test_its_words_name_nothing_else() -> None:
 @pytest.mark.font
 def test_content_labels_stay() -> None:
     """The 64 count from 1 in their order; the newcomer follows them."""
-    for number, kind in enumerate([*KINDS, KEY], 1):
+    for number, kind in enumerate([*KINDS, NEWCOMER_KEY], 1):
         scene = Scene((Sprite(kind, None, 0.5, 0.5, 0.6),), "white")
         assert set(np.unique(content(scene, 16))) == {0, number}
 
 
 def test_the_rule_leaves_enough_of_it() -> None:
     """Two backgrounds, one number and about a third of the partners are held out."""
-    assert sum(heldout.background_held_out(KEY, name) for name in BACKGROUNDS) == 2
-    assert [n for n in (1, 2, 3, 4) if heldout.count_held_out(KEY, n)] == [4]
-    assert sum(heldout.pair_held_out(kind, KEY) for kind in KINDS) == 18
+    assert sum(heldout.background_held_out(NEWCOMER_KEY, name) for name in BACKGROUNDS) == 2
+    assert [n for n in (1, 2, 3, 4) if heldout.count_held_out(NEWCOMER_KEY, n)] == [4]
+    assert sum(heldout.pair_held_out(kind, NEWCOMER_KEY) for kind in KINDS) == 18
 
 
 @pytest.mark.font
@@ -79,7 +79,7 @@ def test_training_captions() -> None:
     for i, caption in enumerate(chosen):
         kinds = caption.request.kinds
         scene = place(caption.request, np.random.default_rng((newcomer.SCENE_SEED, i)))
-        assert KEY in kinds and not heldout.is_held_out(caption.request)
+        assert NEWCOMER_KEY in kinds and not heldout.is_held_out(caption.request)
         assert not any(heldout.pair_held_out(a, b) for a, b in combinations(kinds, 2))
         assert not any(heldout.background_held_out(kind, scene.background) for kind in kinds)
     assert len({c.request.relation for c in chosen}) == 5
@@ -90,7 +90,7 @@ def test_prompts() -> None:
     """60 in four even categories, all held out, none a training text, never changed."""
     prompts = newcomer_prompts()
     assert set(Counter(p.category for p in prompts).values()) == {15} and len(prompts) == 60
-    assert all(heldout.is_held_out(p.request) and KEY in p.request.kinds for p in prompts)
+    assert all(heldout.is_held_out(p.request) and NEWCOMER_KEY in p.request.kinds for p in prompts)
     assert len({p.text for p in prompts} - {c.text for c in training_captions()}) == 60
     listing = "".join(p.text + "\n" for p in prompts)
     assert hashlib.sha256(listing.encode()).hexdigest() == PROMPTS_SHA256
@@ -106,7 +106,7 @@ def test_drawn_prompts_are_read_right(accept: float) -> None:
     assert all(verdict.all for verdict in result.verdicts)
     assert result.overall.n == result.overall.hits == 20
     shifted = chosen[5:] + chosen[:5]
-    assert not any(judge(r, c.request).all for r, c in zip(result.readings, shifted))
+    assert not any(judge(r, c.request).all for r, c in zip(result.scenes, shifted))
 
 
 @pytest.mark.font
@@ -115,9 +115,9 @@ def test_it_is_a_candidate_only_where_asked_for() -> None:
     assert candidates(evaluation_prompts()) == tuple(KINDS)
     kinds = candidates(newcomer_prompts()[:1])
     assert kinds == tuple(KNOWN_KINDS)
-    picture = render(Scene((Sprite(KEY, None, 0.5, 0.5, 0.5),), "white"), 128)
+    picture = render(Scene((Sprite(NEWCOMER_KEY, None, 0.5, 0.5, 0.5),), "white"), 128)
     assert [found.kind for found in read(picture).objects] == [None]
-    assert [found.kind for found in read(picture, kinds=kinds).objects] == [KEY]
+    assert [found.kind for found in read(picture, kinds=kinds).objects] == [NEWCOMER_KEY]
     for kind in list(KINDS)[::8]:
         picture = render(Scene((Sprite(kind, None, 0.5, 0.5, 0.5),), "white"), 128)
         assert read(picture, kinds=kinds).objects[0].kind == kind
@@ -137,7 +137,7 @@ def test_command(tmp_path, capsys) -> None:
 
 def test_words_in_both_languages() -> None:
     """The grammars can name it."""
-    request = SceneRequest((Item(KEY, count=3),), None, "pink")
+    request = SceneRequest((Item(NEWCOMER_KEY, count=3),), None, "pink")
     for language, words in (("en", "traffic lights"), ("zh", "红绿灯"), ("mixed", "")):
         for wording in filter(None, WORDINGS[language]):
             assert words in wording(request, Random(0)).lower()

@@ -17,7 +17,7 @@ from lidit_stickers.scenes.grammar import captions
 from lidit_stickers.scenes.request import Item, SceneRequest
 from lidit_stickers.scenes.scenes import Scene, Sprite, render
 from lidit_stickers.scorer.report import grid, report, wilson
-from lidit_stickers.scorer.scorer import Found, Reading, judge, read
+from lidit_stickers.scorer.scorer import Found, FoundScene, judge, read
 from lidit_stickers.scorer.segments import components
 from lidit_stickers.scorer.selftest import blurred, drawn, recognised, shuffled, unknown_objects
 
@@ -78,11 +78,11 @@ def test_a_forced_choice_names_every_object() -> None:
 def test_wrong_colour_kind_count_and_side_are_seen() -> None:
     """One thing changed in a scene flips that verdict and no other."""
     sprites = (Sprite("car", "blue", 0.27, 0.5, 0.4), Sprite("cat", None, 0.75, 0.5, 0.4))
-    reading = read(render(Scene(sprites, "pink"), 128))
+    scene = read(render(Scene(sprites, "pink"), 128))
     cat = Item("cat")
 
     def verdict(first: Item, relation: str = "left of", background: str = "pink"):
-        return judge(reading, SceneRequest((first, cat), relation, background))
+        return judge(scene, SceneRequest((first, cat), relation, background))
 
     assert verdict(Item("car", "blue")).all
     assert not verdict(Item("car", "green")).colour and verdict(Item("car", "green")).objects
@@ -97,8 +97,8 @@ def test_extra_objects_count_against() -> None:
     cat = Found("cat", None, (0.1, 0.1, 0.5, 0.5), 1.4)
     thing = Found(None, None, (0.6, 0.6, 0.9, 0.9), 0.5)
     request = SceneRequest((Item("cat"),))
-    assert judge(Reading("blue", (cat,)), request).objects
-    assert not judge(Reading("blue", (cat, thing)), request).objects
+    assert judge(FoundScene("blue", (cat,)), request).objects
+    assert not judge(FoundScene("blue", (cat, thing)), request).objects
 
 
 def test_components_are_exact() -> None:

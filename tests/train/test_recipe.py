@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tiny_adapter_training import write_standin
+from tiny_adapter_training import write_demo_checkpoint
 from tiny_llm import save_llm
 from tiny_training import fields, pictures, recipe_of, write_recipe
 
@@ -126,6 +126,6 @@ def test_a_recipe_that_ships_can_be_planned(path, tmp_path):
         changes = [f"adapter.llm={save_llm(tmp_path / 'llm')}"]
         base = read_recipe(path).adapter.base
         if base not in FAMILIES and not find_base(base).is_file():  # what a command makes first
-            changes.append(f"adapter.base={write_standin(tmp_path / 'base.safetensors')}")
+            changes.append(f"adapter.base={write_demo_checkpoint(tmp_path / 'base.safetensors')}")
     recipe = read_recipe(path, changes)
     assert f"{recipe.steps:,} steps" in open_task(recipe).plan(tmp_path)

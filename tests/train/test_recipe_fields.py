@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tiny_adapter_training import SHAPE, write_standin
+from tiny_adapter_training import SHAPE, write_demo_checkpoint
 from tiny_training import curve, fields, make_world, pictures, run, spec, write_recipe
 
 from lidit_core.errors import LiDiTError
@@ -45,8 +45,8 @@ def world(tmp_path_factory):
     table = "\n".join(map(json.dumps, rows))
     (folder / "pictures" / "metadata.jsonl").write_text(table)
     if find_spec("diffusers"):
-        write_standin(folder / "base.safetensors")
-        write_standin(folder / "other.safetensors", replace(SHAPE, context_width=24))
+        write_demo_checkpoint(folder / "base.safetensors")
+        write_demo_checkpoint(folder / "other.safetensors", replace(SHAPE, context_width=24))
     run(folder, "base", {"one": llms["one"]}, stages=[{"images": 16, "batch": 4, "resolution": 32}])
     return folder, llms
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from . import UNMASKED, LeftOut
 from .filters import Filters, tell_unread
-from .looking import Beside, Columns, Row, looked_at
+from .looking import Beside, Columns, PictureEntry, looked_at
 from .masks import ALPHA, open_alpha, open_mask
 from .reading import faults, open_picture, printable
 
@@ -32,7 +32,7 @@ class PictureFiles:
     def __init__(
         self,
         root: Path,
-        rows: Iterable[Row],
+        rows: Iterable[PictureEntry],
         beside: Beside,
         weights: Mapping[str, float],
         source: Source,

@@ -10,7 +10,7 @@ from . import LINKED, LeftOut
 from .files import PictureFiles
 from .filters import SIDECAR, json_fields
 from .formats import is_picture, places, sought, unread_format
-from .looking import Beside, Row
+from .looking import Beside, PictureEntry
 from .masks import ALPHA, is_mask, mask_of
 from .reading import printable
 
@@ -31,16 +31,16 @@ class FolderSource(PictureFiles):
         root, left_out = Path(source.path), LeftOut()
         wanted = sought(source.captions)
 
-        def captions_of(row: Row) -> list[bytes | None]:
+        def captions_of(row: PictureEntry) -> list[bytes | None]:
             return [_first(root, stem(row), extensions) for extensions in wanted]
 
-        def fields_of(row: Row) -> dict | None:
+        def fields_of(row: PictureEntry) -> dict | None:
             return json_fields(_first(root, stem(row), (SIDECAR,)))
 
-        def mask_path(row: Row) -> str:
+        def mask_path(row: PictureEntry) -> str:
             return mask_of(row.name, source.mask)
 
-        rows = (Row(name, name) for name in picture_names(root, left_out, source.mask))
+        rows = (PictureEntry(name, name) for name in picture_names(root, left_out, source.mask))
         where = places(source.captions)
         alpha = source.mask == ALPHA
         in_files = bool(source.mask) and not alpha
@@ -48,7 +48,7 @@ class FolderSource(PictureFiles):
         super().__init__(root, rows, beside, source.captions, source, data, left_out, where)
 
 
-def stem(row: Row) -> str:
+def stem(row: PictureEntry) -> str:
     """A picture's path without its extension."""
     return row.name.rpartition(".")[0]
 

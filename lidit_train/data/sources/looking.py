@@ -22,7 +22,7 @@ Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Row:
+class PictureEntry:
     """One picture before it was looked at."""
 
     name: str  # its path below the folder, with "/"
@@ -36,9 +36,13 @@ class Row:
 class Beside:
     """How a source finds what belongs to a picture; called by many threads."""
 
-    captions: Callable[[Row], Sequence[bytes | str | None]]  # one for each of the recipe's
-    fields: Callable[[Row], Mapping[str, object] | None]  # of the filters; None = there are none
-    mask: Callable[[Row], str] | None = None  # its path below the folder; None = no masks in files
+    captions: Callable[[PictureEntry], Sequence[bytes | str | None]]  # one for each of the recipe's
+    fields: Callable[
+        [PictureEntry], Mapping[str, object] | None
+    ]  # of the filters; None = there are none
+    mask: Callable[[PictureEntry], str] | None = (
+        None  # its path below the folder; None = no masks in files
+    )
     alpha: bool = False  # whether the mask is the alpha channel
 
 
@@ -46,7 +50,7 @@ class Beside:
 class Look:
     """What was found of one picture."""
 
-    row: Row
+    row: PictureEntry
     captions: list[tuple[str, int]]  # each with its length, or what stands in its place
     size: Pair  # width and height, or what stands in their place
     stamp: Pair  # bytes, and nanoseconds of the last change
@@ -100,10 +104,12 @@ class Columns:
         )
 
 
-def looked_at(root: Path, rows: Iterable[Row], beside: Beside, filters: Filters) -> Iterator[Look]:
+def looked_at(
+    root: Path, rows: Iterable[PictureEntry], beside: Beside, filters: Filters
+) -> Iterator[Look]:
     """Look at the pictures below a folder, several at once, in their order."""
 
-    def look(row: Row) -> Look:
+    def look(row: PictureEntry) -> Look:
         captions = [filters.read_caption(raw) for raw in beside.captions(row)]
         fault = filters.fault(beside.fields(row)) if filters.fields else ""
         size, stamp = size_and_stamp(root / row.name)
@@ -116,7 +122,7 @@ def looked_at(root: Path, rows: Iterable[Row], beside: Beside, filters: Filters)
             yield from pool.map(look, some)
 
 
-def _mask(root: Path, row: Row, size: Pair, beside: Beside) -> tuple[str, Pair, bool, str]:
+def _mask(root: Path, row: PictureEntry, size: Pair, beside: Beside) -> tuple[str, Pair, bool, str]:
     """The mask's path, its stamp, whether there is none, and why the picture is left out for it."""
     if beside.alpha:
         return "", (0, 0), size[0] > 0 and not header_has_alpha(root / row.name), ""

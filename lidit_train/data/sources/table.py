@@ -11,7 +11,7 @@ from lidit_core.errors import LiDiTError
 from . import LeftOut
 from .files import PictureFiles
 from .filters import Filters
-from .looking import Beside, Row
+from .looking import Beside, PictureEntry
 from .masks import ALPHA
 from .reading import LEAVES, climbs, printable
 from .rows import TABLES, read_columns, read_rows
@@ -72,7 +72,7 @@ def _rows(
     others: Sequence[str],
     masks: str,
     left_out: LeftOut,
-) -> Iterator[Row]:
+) -> Iterator[PictureEntry]:
     columns = dict.fromkeys([image, *captions, *others, *filter(None, [masks])])
     for label, fields in read_rows(table, list(columns)):
         name = None if fields is None else fields.get(image)
@@ -87,7 +87,7 @@ def _rows(
             texts = tuple(text if isinstance(text, str) else None for text in texts)
             numbers, mask = {n: fields.get(n) for n in others}, fields.get(masks)
             mask = mask.replace("\\", "/") if isinstance(mask, str) else ""
-            row = Row(name.replace("\\", "/"), f"{label}: {name}", texts, numbers, mask)
+            row = PictureEntry(name.replace("\\", "/"), f"{label}: {name}", texts, numbers, mask)
             if climbs(mask) and mask:
                 left_out.add(LEAVES, printable(f"{label}: {mask}"))
             else:

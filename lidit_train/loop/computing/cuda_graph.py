@@ -64,7 +64,9 @@ def of_fixed_shape(batch: Batch) -> Batch:
 
     The loss and its gradients are the same: what is added is padding, and masked.
     """
-    return replace(batch, text={i: _padded(states) for i, states in batch.text.items()}, used={})
+    return replace(
+        batch, states={i: _padded(states) for i, states in batch.states.items()}, used={}
+    )
 
 
 def _padded(states: LLMStates) -> LLMStates:
@@ -76,14 +78,14 @@ def _padded(states: LLMStates) -> LLMStates:
 
 def shape_of(batch: Batch) -> tuple:
     """What tells batches apart that a recording serves: shapes, branches, their instructions."""
-    firsts = tuple((i, states.rows.first) for i, states in batch.text.items())
+    firsts = tuple((i, states.rows.first) for i, states in batch.states.items())
     return firsts, tuple((name, tuple(t.shape)) for name, t in _tensors(batch))
 
 
 def _tensors(batch: Batch) -> Iterator[tuple[str, Tensor]]:
     """Everything in a batch that lies on the device, by name."""
     yield from (("x", batch.x), ("noise", batch.noise), ("time", batch.time))
-    for i, states in batch.text.items():
+    for i, states in batch.states.items():
         yield from ((f"hidden {i}", states.hidden), (f"roles {i}", states.roles))
     if batch.content is not None:
         yield "content", batch.content
@@ -103,9 +105,9 @@ def copied(batch: Batch) -> Batch:
         x=batch.x.clone(),
         noise=batch.noise.clone(),
         time=batch.time.clone(),
-        text={
+        states={
             i: LLMStates(states.hidden.clone(), states.roles.clone(), states.rows)
-            for i, states in batch.text.items()
+            for i, states in batch.states.items()
         },
         content=None if batch.content is None else batch.content.clone(),
         contrasted=contrasted,

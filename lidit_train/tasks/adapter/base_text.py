@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lidit_core.demo.checkpoint import TEXT_PREFIX, read_standin, read_standin_config
+from lidit_core.demo.checkpoint import TEXT_PREFIX, read_demo_checkpoint, read_demo_config
 from lidit_core.errors import LiDiTError
 from lidit_core.paths import at_home
 
@@ -25,10 +25,10 @@ class BaseText(nn.Module):
         """The U-Net's context (B, K, width), and its pooled text (B, width) where it wants one."""
 
 
-class StandInText(BaseText):
+class DemoText(BaseText):
     def __init__(self, path: Path) -> None:
         super().__init__()
-        config, tensors = read_standin(path)
+        config, tensors = read_demo_checkpoint(path)
         self.encoder = config.text_encoder()
         own = {k.removeprefix(TEXT_PREFIX): v.float() for k, v in tensors.items()
                if k.startswith(TEXT_PREFIX)}  # fmt: skip
@@ -73,12 +73,12 @@ def _of_folder(folder: Path, both: bool) -> list[Encoder]:
 
 
 def find_base_text(target: AdapterTarget, folder: str) -> Path:
-    """The stand-in's file, or the checkpoint or diffusers folder with the base's text encoders.
+    """The demo checkpoint, or the checkpoint or diffusers folder with the base's text encoders.
 
     Raises:
         LiDiTError: they are not where the recipe says.
     """
-    if target.base.is_file() and not folder and read_standin_config(target.base):
+    if target.base.is_file() and not folder and read_demo_config(target.base):
         return target.base
     path = at_home(folder or target.base)
     if path.is_file() and encoders_in(path, bool(target.shape.adm)):
@@ -103,4 +103,4 @@ def base_text(target: AdapterTarget, folder: str) -> BaseText:
     path, both = find_base_text(target, folder), bool(target.shape.adm)
     if path.is_dir():
         return CLIPText(_of_folder(path, both))
-    return CLIPText(read_encoders(path, both)) if encoders_in(path, both) else StandInText(path)
+    return CLIPText(read_encoders(path, both)) if encoders_in(path, both) else DemoText(path)

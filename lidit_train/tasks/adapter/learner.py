@@ -34,7 +34,7 @@ VAE_SCALE = 8  # pixels of a latent pixel
 
 
 @dataclass(frozen=True)
-class Reading:
+class LayerInputs:
     """What all cross-attention layers read in one forward pass."""
 
     text: AdapterText
@@ -55,12 +55,12 @@ class AddedPath:
         attention_mask: Tensor | None = None,
         **_,
     ) -> Tensor:
-        reading, layer = self.learner.reading, self.learner.adapter.layers[self.index]
-        if reading is None:
+        inputs, layer = self.learner.inputs, self.learner.adapter.layers[self.index]
+        if inputs is None:
             return attn.to_out[0](_own(attn, hidden_states, encoder_hidden_states, attention_mask))
-        scale = torch.where(reading.replaced, layer.base_gate(), 1.0)[:, None, None]
+        scale = torch.where(inputs.replaced, layer.base_gate(), 1.0)[:, None, None]
         own = _own(attn, hidden_states, encoder_hidden_states, attention_mask, scale)
-        added = layer(hidden_states, reading.text, self.index, scaled_dot_product)
+        added = layer(hidden_states, inputs.text, self.index, scaled_dot_product)
         return attn.to_out[0](own + added)
 
 
@@ -102,7 +102,7 @@ class AdapterLearner(Learner):
         self.unet, self.own = unet.requires_grad_(False).eval(), own
         if own is not None:
             own.requires_grad_(False).eval()
-        self.reading: Reading | None = None
+        self.inputs: LayerInputs | None = None
         self.names = layers
         for index, attn in enumerate(self.adapted()):
             attn.set_processor(AddedPath(self, index))
@@ -129,7 +129,7 @@ class AdapterLearner(Learner):
         noise = torch.Generator(batch.noise.device).manual_seed(seed)
 
         def predict(z: Tensor, t: Tensor) -> Tensor:
-            return self.predict(z, t, batch.text[LLM], batch.texts, noise, first=seed)
+            return self.predict(z, t, batch.states[LLM], batch.captions, noise, first=seed)
 
         _, errors = denoise(self.prediction, batch, predict)
         return errors.mean(), errors.detach()
@@ -162,7 +162,7 @@ class AdapterLearner(Learner):
         turns = [modes[(first + row) % len(modes)] for row in range(len(z))]
         replaced = torch.tensor([turn == "replace" for turn in turns], device=z.device)
         context, seen, pooled = self._condition(text, texts, replaced)
-        self.reading = Reading(text, replaced)
+        self.inputs = LayerInputs(text, replaced)
         return self._run(z, t, context, None if bool(seen.all()) else seen, pooled)
 
     @torch.no_grad()
@@ -181,7 +181,7 @@ class AdapterLearner(Learner):
             mode: "base" = without the adapter; "" = the first that is trained.
         """
         mode = mode or self.adapter.config.modes[0]
-        states = stack_states([positive.text[LLM], negative.text[LLM]])
+        states = stack_states([positive.states[LLM], negative.states[LLM]])
         texts = [*positive.prompts, *negative.prompts]
 
         def predict(z: Tensor, t: Tensor) -> Tensor:
@@ -199,7 +199,7 @@ class AdapterLearner(Learner):
                 "the checkpoint alone reads its own text encoders, which were not loaded, for the "
                 "adapter was trained in mode replace alone; choose mode replace"
             )
-        self.reading = None
+        self.inputs = None
         context, pooled = self.own.read(texts)
         return self._run(z, t, context, None, pooled)
 

@@ -79,7 +79,7 @@ class AdapterPlan:
 
     @property
     def autoencoder(self) -> AutoencoderSize:
-        """The tiny one of the stand-in, or the one that SD1.5 and SDXL have."""
+        """The tiny one of the demo checkpoint, or the one that SD1.5 and SDXL have."""
         large = self.target.shape.family in LATENTS
         return autoencoder_size(large, _mixed(self.recipe, self.device))
 

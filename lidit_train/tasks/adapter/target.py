@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from lidit_core.demo.checkpoint import read_standin_config
+from lidit_core.demo.checkpoint import read_demo_config
 from lidit_core.errors import LiDiTError
 from lidit_core.llm.hub import model_folder
 from lidit_core.llm.locate import check_present, locate
@@ -54,20 +54,20 @@ def adapter_target(recipe: Adapter) -> AdapterTarget:
     """
     base = find_base(recipe.base)
     shape = FAMILIES.get(recipe.base) or _shape(base)
-    standin = read_standin_config(base) if base.is_file() else None
-    known = standin is not None or shape.family in LATENTS
+    demo = read_demo_config(base) if base.is_file() else None
+    known = demo is not None or shape.family in LATENTS
     if not known:
         raise LiDiTError(
             f"{base} is a U-Net of another family than SD1.5 and SDXL; expected one of these, or "
-            "the stand-in of the stickers"
+            "the stickers' demo checkpoint"
         )
     return AdapterTarget(
         base,
         shape,
         _config(recipe, shape),
-        standin.latent if standin else LATENTS[shape.family],
-        standin.native_size if standin else NATIVE[shape.family],
-        recipe.prediction or (standin.prediction if standin else ""),
+        demo.latent if demo else LATENTS[shape.family],
+        demo.native_size if demo else NATIVE[shape.family],
+        recipe.prediction or (demo.prediction if demo else ""),
         patch=2 ** (len(shape.channel_mult) - 1),
     )
 

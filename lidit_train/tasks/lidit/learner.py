@@ -50,7 +50,7 @@ class LiDiTLearner(Learner):
         steps: int | None = None,
         guidance: float | None = None,
     ) -> Tensor:
-        return sample(self.model, noise, positive.text, negative.text, steps, guidance)
+        return sample(self.model, noise, positive.states, negative.states, steps, guidance)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         seen: dict[int, Tensor] = {}
@@ -65,7 +65,7 @@ class LiDiTLearner(Learner):
             return x
 
         def predict(z: Tensor, t: Tensor) -> Tensor:
-            return self.model(z, t, batch.text, run_block=watched)
+            return self.model(z, t, batch.states, run_block=watched)
 
         output, errors = denoise(self.model.config.prediction, batch, predict)
         loss = errors.mean()

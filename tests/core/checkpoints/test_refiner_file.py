@@ -10,7 +10,7 @@ import torch
 from tiny_lidit import lidit_config, random_states, randomise
 
 from lidit_core.checkpoints.lidit import load_lidit, read_lidit, save_lidit
-from lidit_core.checkpoints.refiner import KEY, exchange_refiner, read_refiner, save_refiner
+from lidit_core.checkpoints.refiner import REFINER_KEY, exchange_refiner, read_refiner, save_refiner
 from lidit_core.cli import main
 from lidit_core.errors import LiDiTError
 from lidit_core.io.tensors import read_safetensors, write_safetensors
@@ -76,9 +76,9 @@ def test_a_refiner_file_without_the_longest_prompt_is_read(tmp_path):
     checkpoint(tmp_path / "donor.safetensors", config(("a", 24), ("b", 24)), 2)
     save_refiner(tmp_path / "donor.safetensors", "b", tmp_path / "b.safetensors")
     tensors, metadata = read_safetensors(tmp_path / "b.safetensors")
-    older = json.loads(metadata[KEY])
+    older = json.loads(metadata[REFINER_KEY])
     del older["llm"]["longest_prompt"]
-    write_safetensors(tmp_path / "older.safetensors", tensors, {KEY: json.dumps(older)})
+    write_safetensors(tmp_path / "older.safetensors", tensors, {REFINER_KEY: json.dumps(older)})
     assert read_refiner(tmp_path / "older.safetensors").spec.longest_prompt is None
 
 
@@ -97,7 +97,7 @@ def test_a_branch_that_cannot_be_taken_is_named(tmp_path, branch, told):
 def test_a_damaged_description_is_one_sentence(tmp_path, damaged):
     checkpoint(tmp_path / "base.safetensors", config(("a", 24), ("b", 24)), 1)
     made, weights = read_lidit(tmp_path / "base.safetensors")
-    write_safetensors(tmp_path / "b.safetensors", {"a": torch.zeros(1)}, {KEY: damaged})
+    write_safetensors(tmp_path / "b.safetensors", {"a": torch.zeros(1)}, {REFINER_KEY: damaged})
     with pytest.raises(LiDiTError, match="b.safetensors"):
         exchange_refiner(made, weights, tmp_path / "b.safetensors")
 
@@ -121,10 +121,10 @@ def test_a_file_from_before_a_field_was_there_fits_a_model_without_its_use(tmp_p
     checkpoint(tmp_path / "base.safetensors", made, 1)
     save_refiner(tmp_path / "base.safetensors", "b", tmp_path / "new.safetensors")
     tensors, metadata = read_safetensors(tmp_path / "new.safetensors")
-    data = json.loads(metadata[KEY])
+    data = json.loads(metadata[REFINER_KEY])
     for field in ("mix", "registers", "registers_kept", "gates"):
         del data["refiner"][field]
-    write_safetensors(tmp_path / "old.safetensors", tensors, {KEY: json.dumps(data)})
+    write_safetensors(tmp_path / "old.safetensors", tensors, {REFINER_KEY: json.dumps(data)})
     weights = read_lidit(tmp_path / "base.safetensors")[1]
     changed, merged = exchange_refiner(made, weights, tmp_path / "old.safetensors")
     assert changed == made and merged.keys() == weights.keys()

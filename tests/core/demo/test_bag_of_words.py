@@ -1,4 +1,4 @@
-"""The stand-in's weak text encoder. Run: pytest tests/core/demo/test_bag_of_words.py"""
+"""The demo checkpoint's weak text encoder. Run: pytest tests/core/demo/test_bag_of_words.py"""
 
 from __future__ import annotations
 

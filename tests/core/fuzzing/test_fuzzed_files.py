@@ -50,7 +50,7 @@ def test_refiners(folder):
 
     def make(rng):
         branch = rng.choice((None, 0, 1, 2, -1))
-        return spoilt_file(rng, folder / "refiner.safetensors", refiner.KEY, folder), branch
+        return spoilt_file(rng, folder / "refiner.safetensors", refiner.REFINER_KEY, folder), branch
 
     def use(made) -> None:
         refiner.exchange_refiner(config, weights, made[0].path, made[1])
@@ -61,7 +61,7 @@ def test_refiners(folder):
 def test_loras(folder):
     def make(rng):
         strength = rng.choice((1.0, 0.0, -1.0, 1e300))
-        return spoilt_file(rng, folder / "lora.safetensors", lora.KEY, folder), strength
+        return spoilt_file(rng, folder / "lora.safetensors", lora.LORA_KEY, folder), strength
 
     def use(made) -> None:
         lora.load_with_loras(folder / "model.safetensors", [(made[0].path, made[1])])
@@ -76,6 +76,6 @@ def test_adapters(folder, kind):
         llmdiff.load_adapter(made.path)
 
     def make(rng):
-        return spoilt_file(rng, folder / f"{kind}.safetensors", llmdiff.KEY, folder)
+        return spoilt_file(rng, folder / f"{kind}.safetensors", llmdiff.ADAPTER_KEY, folder)
 
     demand(f"{kind} adapter", make, use)

@@ -148,13 +148,13 @@ def test_an_unchanged_file_is_not_hashed_again(file, cache, monkeypatch):
 
 def test_by_name_in_parts(file, cache, tmp_path, monkeypatch):
     """Parts of a packaged LLM are joined for the conversion, and nothing of that stays behind."""
-    from lidit_core.llm.locate import Source
+    from lidit_core.llm.locate import LLMSource
 
     data, folder = file.read_bytes(), cache / "llm" / "mine"
     parts = (tmp_path / "a.part0", tmp_path / "a.part1")
     for part, piece in zip(parts, (data[:5000], data[5000:])):
         part.write_bytes(piece)
-    found = Source("mine", folder, parts)
+    found = LLMSource("mine", folder, parts)
     conversion.convert(found.parts, found.folder)
     assert (folder / "tokenizer.json").is_file()
     assert not [path for path in folder.iterdir() if path.suffix == ".gguf" or path.is_dir()]

@@ -26,11 +26,11 @@ from lidit_core.errors import LiDiTError
 from lidit_core.io.tensors import read_safetensors, write_safetensors
 from lidit_core.llmdiff.adapter import LLMDiffAdapter
 from lidit_core.llmdiff.config import AdapterConfig, TokenRefiner
-from lidit_core.llmdiff.file import KEY, load_adapter, read_adapter_config, write_adapter
+from lidit_core.llmdiff.file import ADAPTER_KEY, load_adapter, read_adapter_config, write_adapter
 from lidit_core.model.attention import scaled_dot_product
 from lidit_core.text.spec import LLMSpec
 from lidit_core.text.states import LLMStates
-from lidit_train.tasks.adapter.learner import Reading
+from lidit_train.tasks.adapter.learner import LayerInputs
 
 TEXTS = ["a cat and a dog", "two bees"]
 REFINER = TokenRefiner(blocks=1, width=16, heads=2)
@@ -55,7 +55,7 @@ def test_a_layer_computes_the_papers_formula_in_both_modes():
     own = torch.randn(1, 5, TINY["sd15"].context_width)
     text = adapter.read(states, torch.zeros(2))
     context = torch.cat([adapter.context(text)[:1], own])
-    learner.reading = Reading(text, torch.tensor([True, False]))
+    learner.inputs = LayerInputs(text, torch.tensor([True, False]))
     made = attn(x, encoder_hidden_states=context)
 
     x0, *deltas = states.hidden.split(WIDTH, dim=-1)
@@ -228,10 +228,10 @@ def test_a_mode_that_was_not_trained_is_refused(mode):
 def test_rows_take_turns_and_batches_of_one_row_do_too():
     learner = new_learner(trained_adapter())
     batches = [noised_batch(seed, TEXTS) for seed in range(8)]
-    turns = [learner(batch) and learner.reading.replaced.tolist() for batch in batches]
+    turns = [learner(batch) and learner.inputs.replaced.tolist() for batch in batches]
     assert all(turn in ([True, False], [False, True]) for turn in turns)
     assert len(set(map(tuple, turns))) == 2
-    ones = [learner(b.part(slice(0, 1))) and learner.reading.replaced.tolist() for b in batches]
+    ones = [learner(b.part(slice(0, 1))) and learner.inputs.replaced.tolist() for b in batches]
     assert ones == [turn[:1] for turn in turns]
 
 
@@ -328,7 +328,7 @@ def test_files_that_are_no_whole_adapter_are_refused(tmp_path):
 def test_a_file_says_itself_what_it_is(tmp_path):
     made, path = new_adapter(), tmp_path / "adapter.safetensors"
     write_adapter(path, made.state_dict(), made.config)
-    told = json.loads(read_safetensors(path)[1][KEY])
+    told = json.loads(read_safetensors(path)[1][ADAPTER_KEY])
     assert told["format"] == 1 and told["llm"]["block"] == "differences"
     assert told["blocks"] == BLOCKS and len(told["layers"]) == len(made.layers)
 

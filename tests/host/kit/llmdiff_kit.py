@@ -97,7 +97,7 @@ class DiffKit:
         roles[:, :4] = self.states.INSTRUCTION
         hidden = torch.randn(1, length, (blocks + 1) * width, generator=generator)
         read = self.states.LLMStates(hidden, roles)
-        return self.cond.Reading(llm, read, self.reading_of(), length - 4)
+        return self.cond.LLMText(llm, read, self.reading_of(), length - 4)
 
     def prompt(self, length=9, seed=0, own=None, **changes) -> list:
         """CONDITIONING with the checkpoint's own text beside it, or none."""

@@ -132,7 +132,7 @@ def moved(given: Batch, device: str) -> Batch:
     x, noise, time = to(given.x), to(given.noise), to(given.time)
     assert given.counted is not None
     made = replace(given, content=to(content), contrasted=contrasted, counted=to(given.counted))
-    return replace(made, x=x, noise=noise, time=time, text=text)
+    return replace(made, x=x, noise=noise, time=time, states=text)
 
 
 @pytest.mark.parametrize("branches", BRANCHES)

@@ -88,7 +88,7 @@ def test_the_plan_says_what_frozen_weights_take(world, task):
 
 
 def _text_bytes(world, dtype: str) -> int:
-    """Of the stand-in's own text encoder, which the plan leaves out."""
+    """Of the demo checkpoint's own text encoder, which the plan leaves out."""
     recipe, llms = recipes(world, "adapter", dtype)
     out = Path(world[0]) / f"held-adapter-{dtype}"
     learner = begin_run(recipe, out, accelerator_for(recipe.compute, "cpu"), llms).trainer.learner

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from processes import together
-from tiny_adapter_training import adapter_fields, write_standin
+from tiny_adapter_training import adapter_fields, write_demo_checkpoint
 from tiny_llm import save_llm
 from tiny_training import curve, fields, make_world, write_recipe
 
@@ -30,7 +30,7 @@ def data_of(task: str, folder: Path, **changes) -> dict:
     if task == "adapter":
         pytest.importorskip("diffusers")
         if not (folder / "base.safetensors").exists():
-            write_standin(folder / "base.safetensors")
+            write_demo_checkpoint(folder / "base.safetensors")
             save_llm(folder / "llm", num_hidden_layers=2, hidden_size=16)
         return adapter_fields(folder, **changes)
     return fields(folder, trains=task, **changes)

@@ -73,7 +73,7 @@ def test_the_operations_are_those_that_are_published():
         ("sd15", ("replace",), {}, 0),
         ("sdxl", ("replace",), {}, 0),
         ("small", ("replace",), {"refiner": TokenRefiner(1, 24, 2), "timestep_gates": True}, 0),
-        ("small", ("add",), {}, 0.03),  # whose stand-in encoder gives fewer tokens than CLIP
+        ("small", ("add",), {}, 0.03),  # whose demo checkpoint encoder gives fewer tokens than CLIP
     ],
 )
 def test_an_adapter_costs_what_a_run_of_it_takes(kind, modes, more, near):

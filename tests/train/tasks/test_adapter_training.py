@@ -31,7 +31,7 @@ from lidit_core.unet.families import FAMILIES
 from lidit_train.loop.parallel import accelerator_for
 from lidit_train.run import begin_run, train
 from lidit_train.tasks.adapter import target as targets
-from lidit_train.tasks.adapter.base_text import StandInText, base_text
+from lidit_train.tasks.adapter.base_text import DemoText, base_text
 from lidit_train.tasks.adapter.start import begin_adapter
 from lidit_train.tasks.adapter.target import AdapterTarget, adapter_target
 from lidit_train.tasks.adapter.unet import read_unet, write_ldm
@@ -146,8 +146,8 @@ def test_the_langevin_noise_is_on_in_training_and_off_in_drawing(world):
         other.noise.view(-1)[0] += 1e-6  # another seed, and hardly another picture
         assert abs(learner(batch)[0] - learner(batch)[0]) == 0
         assert abs(learner(batch)[0] - learner(other)[0]) > 1e-3
-        z, t, states = batch.noise, 500 * torch.ones(4), batch.text[0]
-        a, b = (learner.predict(z, t, states, list(batch.texts), mode="add") for _ in range(2))
+        z, t, states = batch.noise, 500 * torch.ones(4), batch.states[0]
+        a, b = (learner.predict(z, t, states, list(batch.captions), mode="add") for _ in range(2))
         assert torch.equal(a, b)
 
 
@@ -302,7 +302,7 @@ def test_a_stand_in_brings_its_own_text_encoder(world):
     spec = open_task(recipe).spec
     assert spec.latent == LATENT and spec.native_size == 32 and spec.prediction == "v"
     own = base_text(adapter_target(recipe.adapter), "")
-    assert isinstance(own, StandInText)
+    assert isinstance(own, DemoText)
     assert torch.equal(own.read(["red cat"])[0][0, :1], own.read(["cat red"])[0][0, 1:2])
 
 

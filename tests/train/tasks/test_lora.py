@@ -16,7 +16,14 @@ from tiny_lidit import random_lidit, random_noise, random_texts
 from torch.utils.checkpoint import checkpoint
 
 from lidit_core.checkpoints.lidit import save_lidit
-from lidit_core.checkpoints.lora import KEY, LONGEST, PREFIX, load_with_loras, merge_lora, read_lora
+from lidit_core.checkpoints.lora import (
+    LONGEST,
+    LORA_KEY,
+    PREFIX,
+    load_with_loras,
+    merge_lora,
+    read_lora,
+)
 from lidit_core.errors import LiDiTError
 from lidit_core.io.tensors import read_safetensors, write_safetensors
 from lidit_core.model.dit import run_block
@@ -141,7 +148,7 @@ def test_the_file_says_what_it_is_and_takes_averaged_weights(tmp_path):
     average = {k: torch.full_like(v, 0.5) for k, v in adapter.state_dict().items()}
     save_lora(adapter, model.config, tmp_path / "lora.safetensors", "stickers", average)
     with safe_open(tmp_path / "lora.safetensors", "pt") as file:
-        about = json.loads(file.metadata()[KEY])
+        about = json.loads(file.metadata()[LORA_KEY])
         assert set(file.keys()) == {
             f"{PREFIX}blocks.0.mlp.{i}{end}"
             for i in (0, 2)
@@ -219,7 +226,9 @@ PAIR = f"{PREFIX}blocks.0.mlp.0.lora_"
 ])  # fmt: skip
 def test_a_damaged_file_is_one_sentence(tmp_path, tensors, about, told):
     model, path = random_lidit(), tmp_path / "a.safetensors"
-    write_safetensors(path, {k: torch.zeros(shape) for k, shape in tensors.items()}, {KEY: about})
+    write_safetensors(
+        path, {k: torch.zeros(shape) for k, shape in tensors.items()}, {LORA_KEY: about}
+    )
     with pytest.raises(LiDiTError, match=told):
         merge_lora(model.config, model.state_dict(), path)
 
@@ -230,8 +239,8 @@ def test_a_wrong_longest_prompt_is_one_sentence(tmp_path, wrong):
     path = tmp_path / "lora.safetensors"
     save_lora(trained(model), model.config, path)
     tensors, metadata = read_safetensors(path)
-    about = {**json.loads(metadata[KEY]), LONGEST: wrong}
-    write_safetensors(path, tensors, {KEY: json.dumps(about)})
+    about = {**json.loads(metadata[LORA_KEY]), LONGEST: wrong}
+    write_safetensors(path, tensors, {LORA_KEY: json.dumps(about)})
     with pytest.raises(LiDiTError, match="lora.safetensors: longest_prompts.* expected"):
         read_lora(path)
 

@@ -18,7 +18,7 @@ def path(pack):
 
 @pytest.fixture(scope="module")
 def parts(pack, path):
-    return pack.module("host.llmdiff.demo_checkpoint").load_standin(path)
+    return pack.module("host.llmdiff.demo_checkpoint").load_demo_checkpoint(path)
 
 
 @pytest.fixture
@@ -53,8 +53,8 @@ def test_its_unet_is_that_of_the_file(parts, path):
 
 def test_another_file_gets_a_sentence(pack, path):
     error = pack.module("lidit_core.errors").LiDiTError
-    with pytest.raises(error, match="is no stand-in"):
-        pack.module("host.llmdiff.demo_checkpoint").load_standin(
+    with pytest.raises(error, match="is no demo checkpoint"):
+        pack.module("host.llmdiff.demo_checkpoint").load_demo_checkpoint(
             path.with_name("stickers.safetensors")
         )
 

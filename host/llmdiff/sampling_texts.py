@@ -16,10 +16,10 @@ from ..attention import attend
 from ..keys import reading_of
 from ..node_notes import note
 from ..prompt_lengths import tell_length
-from .conditioning import CHANGED, EMPTIED, OWN, Reading, readings_of, what_became
+from .conditioning import CHANGED, EMPTIED, OWN, LLMText, readings_of, what_became
 from .conds import AddedText
 
-KEY = "llmdiff"  # the beginning of every application's key
+APPLICATION_KEY = "llmdiff"  # the beginning of every application's key
 
 Cond = dict[str, Any]
 
@@ -53,7 +53,7 @@ class StepText:
     pooled: Tensor | None = None  # for SDXL
 
 
-class Readings:
+class SamplingTexts:
     """What one application of an adapter has read during one sampling; each prompt is read once."""
 
     def __init__(self, use: Use) -> None:
@@ -65,22 +65,22 @@ class Readings:
 
     def text(self, cond: Cond, model, x: Tensor, sigma: Tensor) -> StepText | None:
         """What this adapter reads of an entry at this step; None = nothing."""
-        reading = self._reading(cond, model)
-        if reading is None:
+        llm_text = self._llm_text(cond, model)
+        if llm_text is None:
             return None
         became = self._own_text(cond)
         if became == EMPTIED:
             return None
         if became == CHANGED:
             self._tell_changed()
-        if reading.used not in self._lengths:
-            self._lengths.add(reading.used)
-            tell_length(self.use.config.llm, reading.used)
-        hidden = reading.states.hidden
+        if llm_text.used not in self._lengths:
+            self._lengths.add(llm_text.used)
+            tell_length(self.use.config.llm, llm_text.used)
+        hidden = llm_text.states.hidden
         known = self._read.get(id(hidden))
         if known is None:  # the tensor is kept, so that no other gets its id
-            kept = reading.states.roles == PROMPT
-            known = [hidden, reading.states.to(x.device, torch.float32), kept.cpu(), None]
+            kept = llm_text.states.roles == PROMPT
+            known = [hidden, llm_text.states.to(x.device, torch.float32), kept.cpu(), None]
             self._read[id(hidden)] = known
         _, states, kept, text = known
         if not bool(kept.any()):
@@ -123,13 +123,13 @@ class Readings:
             "that node before LLMDiff Encode, or use ConditioningCombine"
         )
 
-    def _reading(self, cond: Cond, model) -> Reading | None:
+    def _llm_text(self, cond: Cond, model) -> LLMText | None:
         """The adapter's LLM's; None for an entry that is for no adapter, or for another one."""
         spec, found = self.use.config.llm, readings_of(cond)
-        ours = [reading for reading in found if reading.llm == spec.name]
+        ours = [llm_text for llm_text in found if llm_text.llm == spec.name]
         if not ours:
             wanted = _llms(model) | {spec.name}
-            if found and not wanted & {reading.llm for reading in found}:
+            if found and not wanted & {llm_text.llm for llm_text in found}:
                 raise LiDiTError(
                     f"this conditioning is what {found[0].llm} reads, and the adapter was trained "
                     f"on {spec.name}; load that LLM in the LLM loader, or another adapter"
@@ -144,18 +144,18 @@ class Readings:
         self._check_size(alike[0])
         return alike[0]
 
-    def _check_size(self, reading: Reading) -> None:
+    def _check_size(self, llm_text: LLMText) -> None:
         config = self.use.config
         spec, wanted = config.llm, (config.blocks + 1) * config.llm.width
-        if reading.states.width != wanted:
+        if llm_text.states.width != wanted:
             raise LiDiTError(
-                f"what {reading.llm} reads is {reading.states.width} wide, and the adapter was "
+                f"what {llm_text.llm} reads is {llm_text.states.width} wide, and the adapter was "
                 f"trained on a {spec.name} with {wanted} ({config.blocks} blocks of {spec.width}); "
                 "load that LLM in the LLM loader"
             )
-        if reading.used > spec.token_budget:
+        if llm_text.used > spec.token_budget:
             self.note(
-                f"{reading.used} tokens of the prompt are read, and the LLMDiff adapter was "
+                f"{llm_text.used} tokens of the prompt are read, and the LLMDiff adapter was "
                 f"trained with at most {spec.token_budget}; set the LLM loader's token budget to "
                 "that"
             )
@@ -170,5 +170,5 @@ class Readings:
 def _llms(model) -> set[str]:
     """The LLMs of all adapters that are applied to the running MODEL."""
     added = getattr(model.current_patcher, "additional_models", {})
-    uses = [patchers for key, patchers in added.items() if key.startswith(KEY)]
+    uses = [patchers for key, patchers in added.items() if key.startswith(APPLICATION_KEY)]
     return {patcher.model.config.llm.name for patchers in uses for patcher in patchers}
