@@ -91,7 +91,7 @@ def test_a_fixed_shape_changes_no_loss_and_no_gradient(branches, lengths):
 def test_few_shapes_serve_all_lengths():
     near, far = batch((0, 1), (9, 20, 13)), batch((0, 1), (7, 0, 30))
     assert shape_of(of_fixed_shape(near)) == shape_of(of_fixed_shape(far))
-    assert of_fixed_shape(near).text[1].roles.shape[1] == GRAIN
+    assert of_fixed_shape(near).states[1].roles.shape[1] == GRAIN
     others = [batch((0,), (9, 20, 13)), batch((0, 1), (9, GRAIN + 1, 13))]
     others += [
         replace(near, content=None),
@@ -124,7 +124,7 @@ def moved(given: Batch, device: str) -> Batch:
 
     text = {
         i: LLMStates(to(states.hidden), to(states.roles), states.rows)
-        for i, states in given.text.items()
+        for i, states in given.states.items()
     }
     contrasted, content = given.contrasted, given.content
     assert contrasted is not None and content is not None
