@@ -23,7 +23,7 @@ from ..batch import Batch
 from ..contrast import Contrasted
 from ..recipe import Recipe
 from .caption_states import CaptionStates
-from .latent_cache import read_picture
+from .latent_cache import on_latents, read_mask, read_picture
 from .prepare import Prepared
 from .sample_draws import Chance, chance
 from .schedule import StepBatch, StepPicture
@@ -54,6 +54,7 @@ class Fetched:
     time: Tensor  # (B,)
     noise: Tensor  # (B, C, h, w)
     content: Tensor | None  # (B, h, w)
+    counted: Tensor | None  # (B, h, w) weights in the loss, where a source has masks or a weight
     following: Following | None  # where the recipe has contrast
     replaced: tuple[tuple[int, int], ...]  # (source, index) of what could not be decoded
 
@@ -78,6 +79,7 @@ class Fetcher(torch.utils.data.Dataset):
         self.recipe, self.spec, self.share = recipe, ready.spec, share
         self.sources, self.stages = ready.sources, ready.stages
         self.readers, self.latents = ready.readers, ready.latents
+        self.weighs = any(s.mask or s.loss_weight != 1 for s in recipe.data.sources)
         self.cached = self.spec.keeps_states(recipe.cache) or bool(recipe.cache.given)
 
     def __getitem__(self, plan: StepBatch) -> Fetched:
@@ -99,6 +101,7 @@ class Fetcher(torch.utils.data.Dataset):
             torch.stack([fate.time for fate in fates]),
             torch.stack([fate.noise for fate in fates]),
             self._content(rows, size) if self.recipe.content else None,
+            self._counted(rows, size, fates[0].noise.shape[1:]) if self.weighs else None,
             self._following(plan, numbers, rows, said, size) if self.recipe.contrast else None,
             tuple(bad for several in replaced for bad in several),
         )
@@ -112,6 +115,8 @@ class Fetcher(torch.utils.data.Dataset):
                 shown = self.latents.read(row.source, row.index, size)
             else:
                 shown = read_picture(source, row.index, size)
+                if source.masked and read_mask(source, row.index, size) is None:
+                    shown = None
             if shown is not None:
                 return row, shown, bad
             bad.append((row.source, row.index))
@@ -148,6 +153,26 @@ class Fetcher(torch.utils.data.Dataset):
                 "leave content out of the recipe, or the source"
             )
         return torch.stack([torch.from_numpy(shown) for shown in maps])
+
+    def _counted(
+        self, rows: Sequence[StepPicture], size: tuple[int, int], shape: Sequence[int]
+    ) -> Tensor:
+        """How much the loss counts each latent pixel: the sources' masks and weights."""
+        weights = torch.ones(len(rows), *shape)
+        for row, place in zip(rows, weights):
+            source = self.recipe.data.sources[row.source]
+            if source.mask:
+                mask = self._mask(row, size, shape).float() / 255
+                place.copy_(source.outside + (1 - source.outside) * mask)
+            place *= source.loss_weight
+        return weights
+
+    def _mask(self, row: StepPicture, size: tuple[int, int], shape: Sequence[int]) -> Tensor:
+        if self.latents is not None:
+            return self.latents.read_mask(row.source, row.index, size)
+        mask = read_mask(self.sources[row.source], row.index, size)
+        assert mask is not None  # as `_read` has decoded it
+        return on_latents(mask[None], shape)[0]
 
     def _following(self, plan: StepBatch, numbers: range, rows, read: list[str], size) -> Following:
         """The row after these, and which of these contrast sets against the one that follows it.
@@ -219,6 +244,7 @@ class Loader:
             ["" if none else text for text, none in zip(fetched.texts, zeroed)],
             {i: [0 if none else n for n, none in zip(c.used, zeroed)] for i, c in read.items()},
             self._contrasted(fetched, fetched.following, x) if fetched.following else None,
+            None if fetched.counted is None else self._moved(fetched.counted),
         )
 
     def _moved(self, tensor: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from lidit_core.paths import at_home
 from ..input_spec import InputSpec
 from ..memory import InParts
 from ..recipe import Recipe
+from ..units import as_times
 from .autoencoders import Autoencoder, AutoencoderFile, find_autoencoder
 from .buckets import bucket_sizes, nearest_bucket
 from .budget import tell_cut
@@ -121,6 +122,9 @@ def prepare(
         _check_content(sources)
     stages = stage_buckets(recipe, spec, sources)
     schedule = Schedule(recipe, stages, tuple(range(len(spec.llms))))
+    for source, opened, times in zip(recipe.data.sources, sources, schedule.seen()):
+        told = source.path, len(opened.sizes), as_times(times)
+        log.info("%s: %d pictures, each is seen about %s", *told)
     readers = _readers(recipe, spec, cache, accelerator, llms)
     _read_captions(recipe, spec, sources, readers, accelerator)
     vae, latents = _latents(recipe, spec, cache, sources, stages, accelerator, checkpoint)

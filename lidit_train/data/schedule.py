@@ -111,6 +111,19 @@ class Schedule:
         self.step += 1
         return plan
 
+    def seen(self) -> list[float]:
+        """How often the whole run sees a picture of each source, on average."""
+        times = np.zeros(len(self.recipe.data.sources))
+        for number, stage in enumerate(self.recipe.stages):
+            counts = [sum(map(len, members)) for members in self.stages[number].members]
+            subsets = self._subsets(stage)
+            whole = sum(subset.weight for subset in subsets)
+            for subset in subsets:
+                shares = self._shares(number, subset.branches)
+                drawn = shares.sum(1) / shares.sum() * subset.weight / whole
+                times += stage.steps * stage.batch * drawn / np.maximum(counts, 1)
+        return times.tolist()
+
     def _subsets(self, stage: Stage) -> tuple[Subset, ...]:
         return stage.subsets or (Subset(self.branches),)
 

@@ -2,28 +2,24 @@
 
 from .bridging import Bridge
 from .fields import (
-    KINDS,
-    LANGUAGES,
     OPTIMISERS,
     PRECISIONS,
     Adapter,
-    Buckets,
     Cache,
     Compute,
     Content,
     Contrast,
-    Data,
     Hardware,
     Lora,
     Model,
     Optimiser,
     Recipe,
-    Source,
     Stage,
     Subset,
     Validation,
 )
 from .keeping import WEIGHTS, Checkpoints, Log
+from .sources import KINDS, LANGUAGES, Buckets, Data, Source
 
 __all__ = [
     "Adapter",

@@ -17,9 +17,9 @@ class Bridge:
     llms: tuple[str, ...] = ()  # names, model folders or .gguf files; all are read the same way
     block: int = -3  # whose output is read
     template: str = "none"  # a preset, a file, or text with {prompt} in it
-    token_budget: int = 256
+    token_budget: int = 256  # tokens of a prompt that each LLM reads
     width: int = 512  # of the refined tokens and the queries
-    heads: int = 8
+    heads: int = 8  # of attention
     refiner_blocks: int = 2  # of each LLM's linguistic refiner
     collaborative_blocks: int = 1  # where there are several LLMs
     blocks: int = 3  # of the resampler

@@ -21,9 +21,10 @@ def denoise(
         prediction: the objective, "flow", "eps" or "v".
         predict: the model: noisy latents (B, C, H, W) and timesteps (B,) in [0, 1000].
     Returns:
-        The prediction (B, C, H, W) float32, and each sample's mean squared error (B,).
+        The prediction (B, C, H, W) float32, and each sample's mean squared error (B,), in which a
+        latent pixel has the weight that the batch gives it.
     """
     z = add_noise(prediction, batch.x, batch.noise, batch.time)
     output = predict(z, model_timestep(prediction, batch.time)).float()
     wanted = target(prediction, batch.x, batch.noise, batch.time)
-    return output, F.mse_loss(output, wanted, reduction="none").mean((1, 2, 3))
+    return output, batch.mean(F.mse_loss(output, wanted, reduction="none"))

@@ -27,8 +27,23 @@ TEXTS = ("2001-99-99", "0x_", "1:99:99", "!!python/none x", "!!binary '?'", "*a"
          "x: y", "? [a]")  # fmt: skip
 
 
+SOURCE = {
+    "mask": "alpha",
+    "outside": 0.5,
+    "loss_weight": 0.5,
+    "prefix": "x,",
+    "tag_orders": 4,
+    "keep_tags": 1,
+    "least": {"score": 4.7},
+    "most": {"score": 9},
+    "without": ["urls", "tags"],
+}
+
+
 def recipe_text(rng: Random) -> str:
-    data = spoilt(rng, {**fields(Path("x")), **WHOLE})
+    whole = {**fields(Path("x")), **WHOLE}
+    whole["data"]["sources"][0] |= SOURCE
+    data = spoilt(rng, whole)
     if rng.random() < 0.3:
         data[rng.choice(("seed", "trains", 3, "", None))] = odd(rng)
     text = yaml.safe_dump(data)

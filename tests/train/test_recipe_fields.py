@@ -40,6 +40,9 @@ def world(tmp_path_factory):
     for file in (folder / "pictures").glob("*.txt"):
         file.with_suffix(".long.txt").write_text(f"{file.read_text()}, told at length")
     rows = [{"file_name": f"{n:02}.png", "again": f"{11 - n:02}.png", "txt": "x"} for n in range(9)]
+    for n, row in enumerate(rows):
+        row |= {"score": n, "said": "a, b, c" if n % 2 else "see www.x.y"}
+        row["tags"] = f"a {n}, red, blue, green, round"
     table = "\n".join(map(json.dumps, rows))
     (folder / "pictures" / "metadata.jsonl").write_text(table)
     if find_spec("diffusers"):
@@ -127,6 +130,8 @@ TASKS = {  # what `trains` says, and what the basis then has besides
 REFINED = {**ADAPTER, "adapter.refiner": {"blocks": 1, "width": 16, "heads": 2}}
 STICKERS = {"kind": "stickers", "path": "en", "count": 3, "distinct": 2}
 FROM_CHECKPOINT = {"model": TRAINED}
+TABLE = {"data.sources.0.kind": "table"}
+TAGGED = {**TABLE, "data.sources.0.captions": {"tags": 1.0}}
 CHANGED = {  # a field -> another value than the basis has; with others where it needs them
     "model.preset": "LI-DiT-1B",
     "model.checkpoint": "{folder}/base/final.safetensors",
@@ -143,6 +148,15 @@ CHANGED = {  # a field -> another value than the basis has; with others where it
     "data.sources.image": ("again", {"data.sources.0.kind": "table"}),
     "data.sources.weight": 1e-6,
     "data.sources.branches": ([1], {"stages.0.subsets": [{"branches": [0]}]}),
+    "data.sources.mask": ("again", TABLE),
+    "data.sources.outside": (0.5, {**TABLE, "data.sources.0.mask": "again"}),
+    "data.sources.loss_weight": 0.5,
+    "data.sources.prefix": "ohwx,",
+    "data.sources.tag_orders": (3, TAGGED),
+    "data.sources.keep_tags": (2, {**TAGGED, "data.sources.0.tag_orders": 3}),
+    "data.sources.least": ({"score": 3}, TABLE),
+    "data.sources.most": ({"score": 3}, TABLE),
+    "data.sources.without": (["urls"], {**TABLE, "data.sources.0.captions": {"said": 1.0}}),
     "data.sources.count": (5, {"data.sources.0": STICKERS}),
     "data.sources.distinct": (1, {"data.sources.0": STICKERS}),
     "data.buckets.longest": 4.0,

@@ -52,6 +52,8 @@ def test_the_smoke_recipe_needs_no_llm_and_makes_a_file_that_loads(
     with caplog.at_level(logging.INFO, "lidit_train"):
         assert main(["train", SMOKE, "--out", "run", *SHORT]) == 0
     assert caplog.messages[0] == "training on 1 process (cpu)"
+    (seen,) = [message for message in caplog.messages if "is seen about" in message]
+    assert seen.endswith("pictures: 12 pictures, each is seen about 5.3 times")  # 64 / 12
     assert capsys.readouterr().out.strip() == str(Path("run", "final.safetensors"))
     assert sorted(p.name for p in Path("run/grids").iterdir()) == ["0000004.png"]
     assert not (tmp_path / "no-llm-here").exists()

@@ -88,6 +88,8 @@ def _tensors(batch: Batch) -> Iterator[tuple[str, Tensor]]:
         yield from ((f"hidden {i}", states.hidden), (f"roles {i}", states.roles))
     if batch.content is not None:
         yield "content", batch.content
+    if batch.counted is not None:
+        yield "counted", batch.counted
     if batch.contrasted is not None:
         yield from (("velocity", batch.contrasted.velocity), ("apart", batch.contrasted.apart))
 
@@ -108,6 +110,7 @@ def copied(batch: Batch) -> Batch:
         },
         content=None if batch.content is None else batch.content.clone(),
         contrasted=contrasted,
+        counted=None if batch.counted is None else batch.counted.clone(),
     )
 
 

@@ -72,9 +72,17 @@ class LiDiTLearner(Learner):
         if self.names is not None and self.content is not None:
             assert batch.content is not None  # a recipe that teaches it has it read
             logits = self.names(seen[self.content.block])  # (B, N, classes)
-            named = F.cross_entropy(logits.flatten(0, 1), batch.content.flatten())
-            loss = loss + self.content.weight * named
+            loss = loss + self.content.weight * self._named(batch, logits)
         if self.contrast is not None:
             assert batch.contrasted is not None  # as above
-            loss = loss - self.contrast.weight * batch.contrasted.errors(output).mean()
+            loss = loss - self.contrast.weight * batch.contrasted.errors(output, batch.mean).mean()
         return loss, errors.detach()
+
+    def _named(self, batch: Batch, logits: Tensor) -> Tensor:
+        """The cross-entropy () of what each patch shows; logits (B, N, classes)."""
+        assert batch.content is not None  # as above
+        shown = batch.content
+        if batch.counted is None:
+            return F.cross_entropy(logits.flatten(0, 1), shown.flatten())
+        each = F.cross_entropy(logits.transpose(1, 2), shown.flatten(1), reduction="none")
+        return batch.mean_of_samples(each)

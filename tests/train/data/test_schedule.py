@@ -6,6 +6,7 @@ Run: pytest tests/train/data/test_schedule.py
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,20 @@ def test_a_source_is_drawn_from_as_often_as_its_weight_says():
     made = recipe(Source("folder", "a", weight=3.0), Source("folder", "b"), images=4000)
     drawn = Counter(r.source for p in schedule(made, buckets((0, 9, 0), (0, 9, 0))) for r in p.rows)
     assert 0.70 < drawn[0] / 4000 < 0.80
+
+
+@pytest.mark.parametrize("stages", (1, 2))
+def test_how_often_pictures_are_seen_is_known_before(stages):
+    """Counted over a whole run, it is what the schedule has said, but for chance."""
+    sources = (Source("folder", "a", weight=3.0), Source("folder", "b", branches=(1,)))
+    subsets = (Subset((0,)), Subset((0, 1), weight=3.0))
+    made = recipe(*sources, images=6000, subsets=subsets)
+    made = replace(made, stages=made.stages * stages)
+    plans = Schedule(made, [buckets((4, 9, 0), (0, 9, 6))] * stages, (0, 1))
+    expected = plans.seen()
+    drawn = Counter(row.source for plan in plans for row in plan.rows)
+    assert [drawn[0] / 13, drawn[1] / 15] == pytest.approx(expected, rel=0.05)
+    assert sum(n * count for n, count in zip(expected, (13, 15))) == pytest.approx(6000 * stages)
 
 
 def test_branches_get_only_what_one_of_them_reads():
