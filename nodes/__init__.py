@@ -21,6 +21,7 @@ class LiDiTExtension(ComfyExtension):
         from .lidit.refiner_loader import LiDiTRefinerLoader
         from .lidit.sampler import LiDiTSampler
         from .lidit.text_encode import LiDiTTextEncode
+        from .linked import checking_links
         from .llm.expand_prompt import LiDiTExpandPrompt
         from .llm.from_clip import LiDiTLLMFromCLIP
         from .llm.instruction_template import LiDiTInstructionTemplate
@@ -31,7 +32,7 @@ class LiDiTExtension(ComfyExtension):
 
         name_plainly()
         register()  # the folders that the nodes list, before any of them does
-        return [
+        nodes = [
             LiDiTLLMLoader,
             LiDiTLLMFromCLIP,
             LiDiTInstructionTemplate,
@@ -51,3 +52,4 @@ class LiDiTExtension(ComfyExtension):
             LiDiTRecordConditioning,
             LiDiTExpandPrompt,
         ]
+        return [checking_links(node) for node in nodes]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import folder_paths
 
-from ...lidit_core.errors import LiDiTError
+from ...lidit_core.errors import LiDiTError, shown
 from ...lidit_core.model.config import LiDiTConfig
 from ...lidit_core.paths import SHIPPED_WEIGHTS
 from ...lidit_core.shipped import SHIPPED_MODELS, find_vae
@@ -54,7 +54,7 @@ def find_file(name: str) -> Path:
             "choose it from the list"
         )
     raise LiDiTError(
-        f"no file {name!r} in models/{FOLDER} or among the shipped weights; put it there and "
+        f"no file {shown(name)} in models/{FOLDER} or among the shipped weights; put it there and "
         "press R, or choose another from the list"
     )
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import comfy.model_sampling as host
@@ -28,9 +26,6 @@ GUIDED_FOR_EPS = (
     *("sample_dpmpp_2m_cfg_pp", "sample_res_multistep_cfg_pp"),
     *("sample_res_multistep_ancestral_cfg_pp", "sample_gradient_estimation_cfg_pp"),
 )
-# the host's NAGuidance by its patch's name, and how far it may push attention beside cfg: measured,
-# see docs/results.md
-NAG, STRONGEST_NAG = "nag_attention_output_patch", 0.5
 
 
 def checked_sampling(
@@ -59,9 +54,6 @@ def checked_sampling(
         check_guidance(name, getattr(guider, "cfg", 1.0))
         check_noise_level(float(sigmas.max()))
         check_start(float(sigmas[0]), noise, latent_image)
-        patches = extra_args.get("model_options", {}).get("transformer_options", {})
-        pushed = patches.get("patches", {}).get("attn1_output_patch", ())
-        check_attention_guidance(pushed, getattr(guider, "cfg", 1.0))
     return executor(guider, sigmas, extra_args, callback, noise, latent_image, *rest)
 
 
@@ -88,21 +80,6 @@ def check_guidance(function: str, scale: float) -> None:
             "models, and this LI-DiT is a flow model, whose pictures it draws in pieces above cfg "
             f"1, which is {scale:g}; choose euler_cfg_pp, a sampler without cfg_pp, or cfg 1"
         )
-
-
-def check_attention_guidance(patches: Iterable[Callable], scale: float) -> None:
-    """Tell of Normalized Attention Guidance that is too strong beside cfg."""
-    for patch in patches:
-        if getattr(patch, "__name__", "") != NAG or scale <= 1:
-            continue
-        numbers = inspect.getclosurevars(patch).nonlocals
-        nag, alpha = numbers.get("nag_scale", 1), numbers.get("nag_alpha", 0)
-        if (nag - 1) * alpha > STRONGEST_NAG:
-            note(
-                f"Normalized Attention Guidance with nag_scale {nag:g} and nag_alpha {alpha:g} "
-                f"beside cfg {scale:g} may draw a picture in pieces; try nag_scale 2 and nag_alpha "
-                "0.25"
-            )
 
 
 def check_start(sigma: float, noise: Tensor, latent_image: Tensor | None) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ...lidit_core.errors import LiDiTError
+from ...lidit_core.errors import LiDiTError, shown
 from ...lidit_core.llm.demo_llms import DEMO_LLMS, SMOLLM2
 from ...lidit_core.llm.listing import file_serves, gguf_serves
 from ...lidit_core.llm.locate import check_present, installed_llms, locate, package_parts
@@ -54,7 +54,7 @@ def llm_source(name: str) -> str:
     if any(name == llm.name for llm in DEMO_LLMS):
         check_present(name)
     raise LiDiTError(
-        f"the LLM {name!r} is not on this machine; put its model folder or GGUF file into "
+        f"the LLM {shown(name)} is not on this machine; put its model folder or GGUF file into "
         f"{folder_paths.get_folder_paths(LLMS)[0]}, or choose one of {', '.join(llm_choices())}"
     )
 

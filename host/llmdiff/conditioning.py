@@ -16,7 +16,7 @@ import torch
 from comfy.conds import CONDConstant
 from torch import Tensor
 
-from ...lidit_core.errors import LiDiTError, check, shown
+from ...lidit_core.errors import LiDiTError, shown
 from ...lidit_core.text.states import LLMStates
 from ..entries import name_at, readable, text_at
 from ..keys import LLMDIFF as STATES
@@ -95,12 +95,11 @@ def what_became(c0: Tensor | None, own: Tensor | None) -> str:
     Args:
         own: the tensor as it was then; None = an entry that an older version has made.
     """
-    right = own is None or (isinstance(own, Tensor) and own.is_floating_point())
-    check(
-        right,
-        f"this conditioning has {shown(own)} where LLMDiff Encode puts a tensor; encode the prompt "
-        "again",
-    )
+    if own is not None and not (isinstance(own, Tensor) and own.is_floating_point()):
+        raise LiDiTError(
+            f"this conditioning has {shown(own)} where LLMDiff Encode puts a tensor; encode the "
+            "prompt again"
+        )
     if c0 is None:
         return KEPT
     if not bool(c0.any()) and not bool(torch.signbit(c0).any()):

@@ -31,7 +31,7 @@ from .layout import RowMaker
 from .model import Bridge
 from .teacher import packed, unpacked
 
-KEY, EMPTY_KEY, REPORT = "lidit-bridge", "empty", "report"  # of the metadata
+BRIDGE_KEY, EMPTY_KEY, REPORT = "lidit-bridge", "empty", "report"  # of the metadata
 TOKENIZER, EMPTY = "tokenizer", "empty"  # names of tensors, the second also a beginning
 
 
@@ -59,7 +59,7 @@ def write_bridge(
     check_finite(weights, path)
     kept, empty = pack_entry(loaded.empty, EMPTY)
     tensors = {**weights, TOKENIZER: packed(loaded.rows.tokenizer), **kept}
-    metadata = {KEY: loaded.bridge.config.to_json(), EMPTY_KEY: empty, REPORT: loaded.report}
+    metadata = {BRIDGE_KEY: loaded.bridge.config.to_json(), EMPTY_KEY: empty, REPORT: loaded.report}
     write_safetensors(path, tensors, metadata)
 
 
@@ -139,8 +139,8 @@ def _check_bridge_sizes(config: BridgeConfig, found: Mapping[str, Shape], path) 
 
 
 def _config(metadata: Mapping[str, str], path: str | Path) -> BridgeConfig:
-    if KEY not in metadata:
+    if BRIDGE_KEY not in metadata:
         raise LiDiTError(
             f"{path} is no bridge; expected a file that `lidit train` wrote with trains: bridge"
         )
-    return BridgeConfig.from_json(metadata[KEY])
+    return BridgeConfig.from_json(metadata[BRIDGE_KEY])

@@ -24,7 +24,7 @@ from .layout import RowMaker
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-NAME, KEY = "teacher.safetensors", "teacher"
+NAME, TEACHER_KEY = "teacher.safetensors", "teacher"
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def write_teacher(folder: str | Path, teacher: Teacher) -> Path:
     path = Path(folder) / NAME
     tensors = {"seeds": teacher.seeds, "tokenizer": packed(teacher.rows.tokenizer)}
     text = json.dumps({"format": FORMAT, **asdict(teacher.spec)}, ensure_ascii=False)
-    write_safetensors(path, tensors, {KEY: text})
+    write_safetensors(path, tensors, {TEACHER_KEY: text})
     return path
 
 
@@ -78,7 +78,7 @@ def read_teacher(folder: str | Path) -> Teacher:
         "`lidit record`",
     )
     tensors, metadata = read_safetensors(path)
-    spec = read_json(TeacherSpec, metadata.get(KEY, ""), "the teacher", f"{path}", FORMAT)
+    spec = read_json(TeacherSpec, metadata.get(TEACHER_KEY, ""), "the teacher", f"{path}", FORMAT)
     check(
         set(tensors) == {"seeds", "tokenizer"}
         and tuple(tensors["seeds"].shape) == (spec.vocabulary, SEEDS),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import LiDiTError
+from ..errors import LiDiTError, first_line
 from ..llm.blocks import EVERY_BLOCK, shown_block
 from ..llm.compat import cache_argument, cached_layers, can_reuse, new_cache
 from ..llm.loading import LLM
@@ -21,6 +22,7 @@ from .renderer import PromptRenderer, PromptTokens
 from .states import PADDING, LLMStates
 from .templates import InstructionTemplate, find_template
 
+MISCALLED = (AssertionError, AttributeError, KeyError, NotImplementedError, TypeError)
 BATCH_TOKENS = 4096  # padded tokens that are run at once
 
 
@@ -63,7 +65,7 @@ def run_decoder(
         ids[row, : len(text)] = torch.tensor(text)
         mask[row, : past + len(text)] = 1
     positions = torch.arange(past, past + length).expand(len(texts), -1)
-    with block_outputs(module, taps, every_block) as outputs:
+    with block_outputs(module, taps, every_block) as outputs, _one_sentence(module):
         module(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
@@ -73,6 +75,20 @@ def run_decoder(
             **{cache_argument(module): cache},
         )
     return torch.cat([states.to(device) for states in outputs.states], -1)
+
+
+@contextmanager
+def _one_sentence(module: nn.Module) -> Iterator[None]:
+    """What a class says of the way that it is called; other errors, as of memory, go on."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, MISCALLED) and "must match the size" not in str(error):
+            raise
+        raise LiDiTError(
+            f"a {type(module).__name__} cannot be run as a decoder is "
+            f"({type(error).__name__}: {first_line(error)}); choose an LLM of another kind"
+        ) from error
 
 
 class LLMEncoder:

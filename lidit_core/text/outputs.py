@@ -73,4 +73,4 @@ def block_outputs(
 
 def first_tensor(out) -> Tensor:
     """The states that a block gives: releases differ in what comes with them."""
-    return out[0] if isinstance(out, tuple) else out
+    return out[0] if isinstance(out, (tuple, list)) else out

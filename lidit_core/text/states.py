@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +57,7 @@ class LLMStates:
             known = Rows.read(self.roles != PADDING, self.roles == PROMPT)
         object.__setattr__(self, "rows", known)
 
-    def _check_emphasis(self, weights: object, whole: bool) -> None:
+    def _check_emphasis(self, weights: Any, whole: bool) -> None:
         """Args: whole, the numbers too are looked at, which waits for their device."""
         right = isinstance(weights, Tensor) and weights.is_floating_point()
         if not right or weights.shape != self.roles.shape:

@@ -21,7 +21,7 @@ from ..scenes.grammar import Caption
 from ..scenes.scenes import place
 from ..scorer.facts import facts
 from ..scorer.report import candidates
-from ..scorer.scorer import Reading, read
+from ..scorer.scorer import FoundScene, read
 from ..text_gap import SEED, TIMES, scene_errors
 
 NOISES = 2  # pictures of each prompt, and noises of each scene
@@ -99,9 +99,9 @@ def _caption(drawn: Judged) -> Caption:
     return drawn.task.item.asked
 
 
-def _facts(reading: Reading, caption: Caption, turned: bool) -> list[float]:
+def _facts(scene: FoundScene, caption: Caption, turned: bool) -> list[float]:
     """Number and colour of a lone group; of several the colour of each, which needs its kind."""
-    held = facts(reading, caption.request)
+    held = facts(scene, caption.request)
     items = caption.request.items
     names = [f"{item.colour} {item.kind}" for item in items]
     if len(items) == 1:

@@ -17,6 +17,7 @@ from load_probe import SNAPSHOT
 NODES = {
     "LiDiTLLMLoader",
     "LiDiTLLMFromCLIP",
+    "LiDiTExpandPrompt",
     "LiDiTInstructionTemplate",
     "LiDiTTextEncode",
     "LiDiTLinguisticTokenRefiner",

@@ -8,6 +8,7 @@ with transformers' own. A family of which no tiny one could be made is named as 
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import tempfile
 import warnings
@@ -79,15 +80,24 @@ def outcome(config: type, folder: Path) -> str:
         encoder = LLMEncoder(load_llm(folder, -3, torch.float32))
         ours = encoder.encode_rows([PROMPT])[0].hidden
     except LiDiTError as error:
-        return "refused: " + str(error).split(";")[0].replace(str(folder), "its folder")
+        told = str(error).split(";")[0]
+        return "refused: " + told.replace(str(folder), "its folder").replace(folder.name, "it")
     kept: list[torch.Tensor] = []  # by a hook: some list states from the first block's on
-    blocks = decoder_blocks(model.base_model)
+    blocks = _blocks(model)
     blocks[len(blocks) - 3].register_forward_hook(lambda m, a, out: kept.append(first_tensor(out)))
     with torch.no_grad():
         model(torch.tensor([encoder.renderer(PROMPT).ids]))
     theirs = kept[0][0]
     error = float(((ours - theirs).norm(dim=-1) / theirs.norm(dim=-1)).max())
     return f"{error:.0e}"
+
+
+def _blocks(model: torch.nn.Module) -> torch.nn.ModuleList:
+    for part in model.modules():
+        if hasattr(part, "config"):
+            with contextlib.suppress(LiDiTError, AttributeError):
+                return decoder_blocks(part)
+    raise AssertionError("this LLM has no list of blocks")
 
 
 def main() -> None:

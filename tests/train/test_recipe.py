@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tiny_adapter_training import write_demo_checkpoint
-from tiny_bridge_training import make_bridge_world
+from tiny_bridge import make_bridge_world
 from tiny_llm import save_llm
 from tiny_training import fields, pictures, recipe_of, write_recipe
 

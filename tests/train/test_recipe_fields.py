@@ -18,7 +18,7 @@ import pytest
 import torch
 import yaml
 from tiny_adapter_training import SHAPE, write_demo_checkpoint
-from tiny_bridge_training import make_bridge_world
+from tiny_bridge import make_bridge_world
 from tiny_training import curve, fields, make_world, pictures, run, spec, write_recipe
 
 from lidit_core.errors import LiDiTError

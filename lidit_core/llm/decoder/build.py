@@ -82,7 +82,13 @@ def truncated(config, kept: int):
     for key, value in list(config.to_dict().items()):
         if isinstance(value, list) and len(value) == total and hasattr(config, key):
             setattr(config, key, value[:kept])
-    config.num_hidden_layers = kept
+    try:
+        config.num_hidden_layers = kept
+    except NotImplementedError as error:
+        raise LiDiTError(
+            f"a {config.model_type} cannot be cut after {kept} blocks ({first_line(error)}); "
+            "expected a decoder-only LLM"
+        ) from error
     config.output_attentions = config.output_hidden_states = False
     for key in ("_attn_implementation", "_experts_implementation"):
         if hasattr(config, key):

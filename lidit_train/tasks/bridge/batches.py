@@ -72,7 +72,7 @@ class BridgeBatch(Batch):
     @property
     def students(self) -> list[StudentTokens]:
         """What each LLM makes of the prompts, in order."""
-        return [StudentTokens(self.text[i], self.spans[i]) for i in sorted(self.text)]
+        return [StudentTokens(self.states[i], self.spans[i]) for i in sorted(self.states)]
 
     def part(self, rows: slice) -> BridgeBatch:
         assert self.rows is not None  # every batch has them
@@ -81,7 +81,7 @@ class BridgeBatch(Batch):
             x=self.x[rows],
             noise=self.noise[rows],
             time=self.time[rows],
-            text={i: states[rows] for i, states in self.text.items()},
+            states={i: states[rows] for i, states in self.states.items()},
             used={i: used[rows] for i, used in self.used.items()},
             spans={i: spans[rows] for i, spans in self.spans.items()},
             rows=self.rows[rows],
@@ -95,7 +95,7 @@ class BridgeBatch(Batch):
             x=self.x.to(device),
             noise=self.noise.to(device),
             time=self.time.to(device),
-            text={i: states.to(device) for i, states in self.text.items()},
+            states={i: states.to(device) for i, states in self.states.items()},
             spans={i: spans.to(device) for i, spans in self.spans.items()},
             rows=self.rows.to(device),
             pooled=None if self.pooled is None else self.pooled.to(device),

@@ -21,7 +21,8 @@ SAME = 0.05  # of 255, mean absolute: what rounding may change
 FAR = 35.0  # a picture in pieces
 FLAT = 4.0  # a standard deviation, of a picture with nothing on it
 OURS = "/custom_nodes/"  # in the path of what belongs to the pack
-REPORTING = ("LiDiTLLMLoader", "LiDiTModelLoader", "LLMDiffDemoCheckpoint")  # tell what they loaded
+# what they tell on themselves is what they loaded or read, wherever they are the first to
+REPORTING = ("LiDiTLLMLoader", "LiDiTModelLoader", "LLMDiffDemoCheckpoint", "LLMDiffEncode")
 TAKEN_BACK = "What was noted here before no longer holds."
 
 # what no stock node gives without a file of other models, by type or widget
@@ -185,7 +186,8 @@ def is_flat(picture: Image.Image) -> bool:
 def noted(run: Run, api: Api) -> str:
     """The notes that a run put on its nodes; of those that only differ in their first word, one.
 
-    What loaders tell is left out: it comes where a graph is the first to load something.
+    What loaders and LLMDiff Encode tell is left out: it comes where a graph is the first to load
+    or to read something.
     """
     shown = {i: told for i, told in run.texts.items() if api[i]["class_type"] not in REPORTING}
     lines = [line for told in shown.values() for text in told for line in text.splitlines()]

@@ -11,11 +11,12 @@ from __future__ import annotations
 import copy
 import itertools
 import os
+import re
 import zlib
 from typing import Any
 
 import pytest
-from conftest import SHIPPED
+from conftest import ROOT, SHIPPED
 from node_table import HEAD, agree, read_rows, write_rows
 
 ASKED = os.environ.get("LIDIT_EVERY_NODE", "")
@@ -147,6 +148,15 @@ def test_what_a_loader_tells_is_no_note_of_a_row():
     api = {"1": {"class_type": "LiDiTLLMLoader"}, "6": {"class_type": "KSampler"}}
     run = Run("", texts={"1": ["reading: 3 %", "510 MB"], "6": ["positive prompt: long"]})
     assert noted(run, api) == "; noted: positive prompt: long"
+
+
+def test_errors_of_the_pack_are_known_by_their_names():
+    from host_server import OUR_ERRORS
+
+    files = [f for room in ("host", "lidit_core", "nodes") for f in (ROOT / room).rglob("*.py")]
+    of_pack = re.compile(r"^class (\w+)\(.*LiDiTError", re.MULTILINE)
+    kinds = {kind for file in files for kind in of_pack.findall(file.read_text("utf-8"))}
+    assert {"LiDiTError", *kinds} == set(OUR_ERRORS)
 
 
 def test_outcomes_agree_in_kind_and_distance():

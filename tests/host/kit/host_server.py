@@ -34,7 +34,10 @@ TEXT = 3  # the kind of a binary message
 ENDINGS = ("execution_success", "execution_error", "execution_interrupted")
 
 
-OUR_ERRORS = ("LiDiTError", "MissingLLM", "NotStorable")  # as the canvas is told of them
+OUR_ERRORS = (  # as the canvas is told of them
+    *("LiDiTError", "MissingLLM", "MissingVAEError"),
+    *("NoSuchPart", "NoSuchTokens", "NotStorable"),
+)
 
 
 class Refused(Exception):

@@ -206,18 +206,6 @@ def test_nag_guides_by_what_is_read_of_the_text(kit, model, run):
     assert torch.equal(guided, at_text) and not close(guided, at_itself, 1e-3)
 
 
-@pytest.mark.parametrize(
-    ("scale", "alpha", "cfg", "told"), [(5.0, 0.5, 3.0, 1), (2.0, 0.25, 3.0, 0), (5.0, 0.5, 1.0, 0)]
-)
-def test_nag_that_is_too_strong_beside_cfg_is_told(
-    kit, model, run, caplog, scale, alpha, cfg, told
-):
-    changed = run("NAGuidance", model=model, nag_scale=scale, nag_alpha=alpha, nag_tau=1.5)
-    kit.sample(changed, kit.prompt(seed=1), cfg=cfg)
-    notes = [r for r in caplog.records if "nag_scale 5 and nag_alpha 0.5" in r.getMessage()]
-    assert len(notes) == told
-
-
 def test_patches_get_queries_keys_and_values_in_either_form(kit, model):
     seen = []
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from tiny_bridge_training import Windowed, bridge_fields, bridge_recipe, make_bridge_world, prompts
+from tiny_bridge import Windowed, bridge_fields, bridge_recipe, make_bridge_world, prompts
 from tiny_training import curve, fields, write_recipe
 from torch.utils.flop_counter import FlopCounterMode
 
