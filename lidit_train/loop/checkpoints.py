@@ -179,6 +179,30 @@ def tell_longer(step: int, fallen: float, rises: float, before: int | None) -> N
     log.warning(told, step, 100 * fallen, 100 * rises)
 
 
+def tell_place(step: int, steps: int) -> None:
+    """Say where a run of so many steps goes on, or that it has ended."""
+    if step < steps:
+        return log.info("going on at step %d of %d", step, steps)
+    if step == steps:
+        return log.info("all %d steps are done; the final file is written again", step)
+    log.warning(
+        "the run has made %d steps, and the recipe has only %d: nothing is trained, and the "
+        "final file is that of step %d; for a shorter run name another folder with --out",
+        *(step, steps, step),
+    )
+
+
+def tell_stage(step: int, made: int, now: int) -> None:
+    """Warn where the recipe, since changed, gives the last step to another stage."""
+    if made != now:
+        log.warning(
+            "step %d was made in stage %d of the recipe and now lies in stage %d, with which "
+            "the run goes on; to have the stages in their order lengthen the last one alone, "
+            "or name another folder with --out",
+            *(step, made + 1, now + 1),
+        )
+
+
 def _random_state() -> dict[str, torch.Tensor]:
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():

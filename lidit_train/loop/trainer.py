@@ -25,7 +25,7 @@ from ..data.loader import Loader
 from ..data.schedule import stage_at
 from ..learner import Learner
 from ..recipe import Recipe
-from .checkpoints import Checkpoints, decayed_to, tell_longer
+from .checkpoints import Checkpoints, decayed_to, tell_longer, tell_place, tell_stage
 from .computing.cuda_graph import replayed
 from .computing.frozen import computing, holds_half
 from .ema import EMA
@@ -265,7 +265,8 @@ class Trainer:
 
     def _decay_factor(self, step: int) -> float:
         """What the recipe's decay leaves of the rate at the last of so many steps."""
-        return decay_factor(step - 1, self.recipe.steps, self.recipe.optimiser.decay)
+        o = self.recipe.optimiser
+        return decay_factor(step - 1, self.recipe.steps, o.decay, o.schedule)
 
     def resume(self) -> None:
         """Take up the newest checkpoint that can be read; an older one where it cannot."""
@@ -324,27 +325,5 @@ class Trainer:
         self.losses = self.no_losses()
         if "losses" in numbers:
             self.losses.load_state(numbers["losses"], self.accelerator)
-        self._tell_stage(numbers.get("stage", self._stage()))
-        self._tell_place()
-
-    def _tell_place(self) -> None:
-        if self.step < self.recipe.steps:
-            return log.info("going on at step %d of %d", self.step, self.recipe.steps)
-        if self.step == self.recipe.steps:
-            return log.info("all %d steps are done; the final file is written again", self.step)
-        log.warning(
-            "the run has made %d steps, and the recipe has only %d: nothing is trained, and the "
-            "final file is that of step %d; for a shorter run name another folder with --out",
-            *(self.step, self.recipe.steps, self.step),
-        )
-
-    def _tell_stage(self, made: int) -> None:
-        """Warn where the recipe, since changed, gives the last step to another stage."""
-        if made != self._stage():
-            stages = self.step, made + 1, self._stage() + 1
-            log.warning(
-                "step %d was made in stage %d of the recipe and now lies in stage %d, with which "
-                "the run goes on; to have the stages in their order lengthen the last one alone, "
-                "or name another folder with --out",
-                *stages,
-            )
+        tell_stage(self.step, numbers.get("stage", self._stage()), self._stage())
+        tell_place(self.step, self.recipe.steps)

@@ -5,6 +5,7 @@ from .fields import (
     LANGUAGES,
     OPTIMISERS,
     PRECISIONS,
+    SCHEDULES,
     Adapter,
     Buckets,
     Cache,
@@ -21,9 +22,9 @@ from .fields import (
     Source,
     Stage,
     Subset,
-    Validation,
 )
 from .keeping import WEIGHTS, Checkpoints
+from .validation import Validation
 
 __all__ = [
     "Adapter",
@@ -44,6 +45,7 @@ __all__ = [
     "Optimiser",
     "PRECISIONS",
     "Recipe",
+    "SCHEDULES",
     "Source",
     "Stage",
     "Subset",

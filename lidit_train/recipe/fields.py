@@ -15,8 +15,10 @@ from lidit_core.llmdiff.langevin import FORMS
 
 from ..ranges import in_range, one_of
 from .keeping import Checkpoints
+from .validation import Validation
 
 OPTIMISERS = ("adamw", "muon")
+SCHEDULES = ("linear", "cosine")  # of the learning rate's decay
 LANGUAGES = ("en", "zh", "mixed")  # of sticker scenes
 KINDS = ("folder", "table", "shards", "stickers")
 PRECISIONS = ("float32", "bf16")
@@ -238,12 +240,14 @@ class Optimiser:
     weight_decay: float = 0.01  # of matrices
     warmup: int = 100  # steps
     decay: float = 0.25  # share of all steps over which the rate falls to zero
+    schedule: str = "linear"  # in which it falls, or "cosine"
     clip: float = 1.0  # of the gradient's norm; 0 = none
     ema: float = 0.998  # decay of the weights' exponential moving average
     bad_steps: int = 20  # in a row whose gradient is no number, before the run gives up
 
     def __post_init__(self) -> None:
         one_of("the recipe's optimiser", self.name, OPTIMISERS)
+        one_of("the recipe's optimiser.schedule", self.schedule, SCHEDULES)
         check(
             len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
             f"the recipe's optimiser has betas {list(self.betas)}; expected two numbers below 1",
@@ -274,18 +278,6 @@ class Compute:
             "leave one of them out",
         )
         in_range(self, "compute", "micro_batch", low=0)
-
-
-@dataclass(frozen=True)
-class Validation:
-    """The same prompts from the same noise, drawn with the averaged weights as training goes on."""
-
-    every: int = 1000  # steps; 0 = never
-    prompts: tuple[str, ...] = ()
-    branches: tuple[int, ...] = ()  # that read them; () = all
-    steps: int = 0  # of sampling; 0 = the model's
-    guidance: float = 0.0  # 0 = the model's
-    seed: int = 0
 
 
 @dataclass(frozen=True)

@@ -165,6 +165,7 @@ CHANGED = {  # a field -> another value than the basis has; with others where it
     "optimiser.weight_decay": 1.0,
     "optimiser.warmup": 9,
     "optimiser.decay": 0.9,
+    "optimiser.schedule": ("cosine", {"optimiser.decay": 0.9}),
     "optimiser.clip": 1e-3,
     "optimiser.ema": 0.01,
     "optimiser.bad_steps": (2, {"optimiser.learning_rate": 1e30, "optimiser.clip": 0}),
