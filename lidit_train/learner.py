@@ -14,7 +14,10 @@ class Learner(nn.Module):
 
     @abstractmethod
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The loss (), and each sample's mean squared error on the objective's target, (B,)."""
+        """The loss (), and each sample's mean squared error on the objective's target, (B,).
+
+        These are the same whatever the recipe's loss, so that runs compare.
+        """
 
     @abstractmethod
     def blocks(self) -> list[nn.Module]:

@@ -24,6 +24,7 @@ from .fields import (
     Subset,
 )
 from .keeping import WEIGHTS, Checkpoints
+from .loss import DELTA_SCHEDULES, ERRORS, SQUARED, WEIGHTINGS, Loss
 from .validation import Validation
 
 __all__ = [
@@ -35,20 +36,25 @@ __all__ = [
     "Content",
     "Contrast",
     "Data",
+    "DELTA_SCHEDULES",
+    "ERRORS",
     "Hardware",
     "KINDS",
     "LANGUAGES",
     "Log",
     "Lora",
+    "Loss",
     "Model",
-    "OPTIMISERS",
     "Optimiser",
+    "OPTIMISERS",
     "PRECISIONS",
     "Recipe",
     "SCHEDULES",
     "Source",
+    "SQUARED",
     "Stage",
     "Subset",
     "Validation",
+    "WEIGHTINGS",
     "WEIGHTS",
 ]

@@ -15,6 +15,7 @@ from lidit_core.llmdiff.langevin import FORMS
 
 from ..ranges import in_range, one_of
 from .keeping import Checkpoints
+from .loss import Loss
 from .validation import Validation
 
 OPTIMISERS = ("adamw", "muon")
@@ -312,6 +313,7 @@ class Recipe:
     lora: Lora = Lora()
     adapter: Adapter | None = None
     optimiser: Optimiser = Optimiser()
+    loss: Loss = Loss()
     content: Content | None = None  # teach a block what each patch shows
     contrast: Contrast | None = None  # tell a caption's velocity from that of others
     compute: Compute = Compute()

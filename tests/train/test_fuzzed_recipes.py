@@ -18,6 +18,7 @@ WHOLE = {
     "content": {"block": 0},
     "contrast": {"weight": 0.1},
     "lora": {"rank": 2},
+    "loss": {"weighting": "min-snr", "error": "huber"},
     "validation": {"prompts": ["a cat"]},
     "hardware": {"count": 1},
 }

@@ -10,7 +10,7 @@ from lidit_core.llmdiff.adapter import LLMDiffAdapter
 from lidit_core.text.states import LLMStates
 from lidit_core.unet.families import cross_attention_layers
 
-from ...recipe import Recipe
+from ...recipe import SQUARED, Loss, Recipe
 from ..whitening import whiten
 from .base_text import base_text
 from .learner import AdapterLearner
@@ -30,7 +30,8 @@ def begin_adapter(
     assert options is not None  # `make_task` has seen to it
     torch.manual_seed(recipe.seed)
     adapter = LLMDiffAdapter(target.adapter).initialise()
-    learner = learner_of(target, adapter, options.text_encoders, recipe.compute.checkpointing)
+    checkpointing = recipe.compute.checkpointing
+    learner = learner_of(target, adapter, options.text_encoders, checkpointing, recipe.loss)
     with torch.no_grad():
         for layer, own in zip(adapter.layers, learner.adapted()):
             layer.q.weight.copy_(own.to_q.weight)
@@ -44,6 +45,7 @@ def learner_of(
     adapter: LLMDiffAdapter,
     text_encoders: str = "",
     checkpointing: bool = False,
+    loss: Loss = SQUARED,
 ) -> AdapterLearner:
     """The base's U-Net with an adapter in it, and the base's text encoders where it needs them."""
     base = read_unet(target.base, target.asked)
@@ -56,7 +58,9 @@ def learner_of(
     names = [layer.diffusers for layer in cross_attention_layers(target.shape)]
     own = base_text(target, text_encoders) if "add" in adapter.config.modes else None
     pooled = bool(target.adapter.pooled_width)
-    return AdapterLearner(base.unet, adapter, names, base.prediction, own, pooled, checkpointing)
+    return AdapterLearner(
+        base.unet, adapter, names, base.prediction, own, pooled, checkpointing, loss
+    )
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from lidit_core.model.dit import LiDiT, LiDiTBlock, run_block
 
 from ...batch import Batch, Shown
 from ...learner import Learner
-from ...recipe import Content, Contrast
+from ...recipe import SQUARED, Content, Contrast, Loss
 from ..denoising import denoise
 from .lora import LoraAdapter
 
@@ -33,10 +33,11 @@ class LiDiTLearner(Learner):
         content: Content | None = None,
         checkpointing: bool = False,
         contrast: Contrast | None = None,
+        loss: Loss = SQUARED,
     ) -> None:
         super().__init__()
         self.model, self.content, self.checkpointing = model, content, checkpointing
-        self.contrast = contrast
+        self.contrast, self.loss = contrast, loss
         self.names = nn.Linear(model.config.width, content.classes) if content else None
 
     def blocks(self) -> list[nn.Module]:
@@ -67,8 +68,8 @@ class LiDiTLearner(Learner):
         def predict(z: Tensor, t: Tensor) -> Tensor:
             return self.model(z, t, batch.text, run_block=watched)
 
-        output, errors = denoise(self.model.config.prediction, batch, predict)
-        loss = errors.mean()
+        made = denoise(self.model.config.prediction, batch, predict, self.loss)
+        loss = made.losses.mean()
         if self.names is not None and self.content is not None:
             assert batch.content is not None  # a recipe that teaches it has it read
             logits = self.names(seen[self.content.block])  # (B, N, classes)
@@ -76,5 +77,8 @@ class LiDiTLearner(Learner):
             loss = loss + self.content.weight * named
         if self.contrast is not None:
             assert batch.contrasted is not None  # as above
-            loss = loss - self.contrast.weight * batch.contrasted.errors(output).mean()
-        return loss, errors.detach()
+            others = batch.contrasted.errors(made.output)
+            if made.weights is not None:
+                others = others * made.weights
+            loss = loss - self.contrast.weight * others.mean()
+        return loss, made.errors.detach()

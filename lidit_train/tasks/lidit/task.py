@@ -74,7 +74,7 @@ class LiDiTTask:
         for name, parameter in start.model.named_parameters():
             parameter.requires_grad_(trained.weight(name))
         learner = LiDiTLearner(
-            start.model, recipe.content, recipe.compute.checkpointing, recipe.contrast
+            start.model, recipe.content, recipe.compute.checkpointing, recipe.contrast, recipe.loss
         )
         if recipe.trains == "lora":
             learner.lora = add_lora(start.model, recipe.lora)
@@ -159,6 +159,11 @@ def _check_losses(recipe: Recipe, config: LiDiTConfig) -> None:
             config.prediction == "flow",
             f"the recipe's contrast is of flow matching, and the model predicts "
             f"{config.prediction}; leave contrast out",
+        )
+        check(
+            recipe.loss.error == "squared",
+            f"the recipe's contrast is a difference of squared errors, and loss.error is "
+            f"{recipe.loss.error}; expected squared, or leave contrast out",
         )
         check(
             all(stage.batch > 1 for stage in recipe.stages),
