@@ -61,6 +61,7 @@ def train(
             run = begin_run(recipe, out, accelerator, llms)
         try:
             run.trainer.begin()
+            run.ready.schedule.tell_seen()
             by_first(accelerator, lambda: _note_recipe(recipe, out))
             with sentence(lambda: _too_much(run.trainer)):
                 run.trainer.train(on_step)

@@ -6,6 +6,7 @@ position of the data, which a checkpoint holds.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -16,6 +17,8 @@ import torch
 from lidit_core.errors import LiDiTError
 
 from ..recipe import Recipe, Stage, Subset
+
+log = logging.getLogger(__name__)
 
 Pool = tuple[int, int, int]  # stage, source, bucket
 
@@ -125,6 +128,31 @@ class Schedule:
                 counts = [len(members) for members in self.stages[number].members[i]]
                 shares[i] = np.array(counts) * source.weight
         return shares
+
+    def times_seen(self) -> list[tuple[int, float]]:
+        """Of each source: its pictures, and how often each is seen over the whole run, on average.
+
+        Pictures that stand in several stages count once; those that no stage shows are left out.
+        """
+        drawn, shown = np.zeros(len(self.recipe.data.sources)), []
+        for number, stage in enumerate(self.recipe.stages):
+            subsets = self._subsets(stage)
+            total = sum(subset.weight for subset in subsets)
+            for subset in subsets:
+                shares = self._shares(number, subset.branches).sum(1)
+                images = stage.steps * stage.batch * subset.weight / total
+                drawn += images * shares / shares.sum()
+        for source in range(len(drawn)):
+            pools = [members for stage in self.stages for members in stage.members[source]]
+            shown.append(len(np.unique(np.concatenate(pools))))
+        return [(count, times / max(count, 1)) for count, times in zip(shown, drawn.tolist())]
+
+    def tell_seen(self) -> None:
+        """Say how often each picture will be seen, source by source."""
+        for source, (count, times) in zip(self.recipe.data.sources, self.times_seen()):
+            often = f"{times:,.0f}" if times >= 10 else f"{times:.2g}"
+            told = "source %s: each of its %d pictures is seen %s times over the whole run"
+            log.info(told, source.path, count, often)
 
     def _take(self, pool: Pool) -> Row:
         """The pool's next picture, in an order that is new each time round."""

@@ -70,6 +70,22 @@ def test_a_source_is_drawn_from_as_often_as_its_weight_says():
     assert 0.70 < drawn[0] / 4000 < 0.80
 
 
+def test_how_often_a_picture_is_seen_is_told_as_it_comes_about(caplog):
+    made = recipe(
+        Source("folder", "a", weight=3.0), Source("folder", "zh", branches=(1,)), images=4000,
+        subsets=(Subset((0,), 3.0), Subset((0, 1))),
+    )  # fmt: skip
+    plans = schedule(made, buckets((2, 9, 0), (0, 5, 40)), (0, 1))
+    drawn = Counter(row.source for plan in plans for row in plan.rows)
+    (count, often), (others, seldom) = plans.times_seen()
+    assert (count, others) == (11, 45) and 11 * often + 45 * seldom == pytest.approx(4000)
+    assert 11 * often == pytest.approx(drawn[0], rel=0.05)
+    assert 45 * seldom == pytest.approx(drawn[1], rel=0.1)
+    with caplog.at_level("INFO", "lidit_train"):
+        plans.tell_seen()
+    assert f"source a: each of its 11 pictures is seen {often:.0f} times over the" in caplog.text
+
+
 def test_branches_get_only_what_one_of_them_reads():
     made = recipe(
         Source("folder", "en"),
