@@ -107,11 +107,7 @@ class Fetcher(torch.utils.data.Dataset):
         """The row, or the first after it that can be decoded; its picture; those that cannot."""
         bad = []
         for _ in range(len(self.stages[plan.stage].members[row.source][row.bucket])):
-            source = self.sources[row.source]
-            if self.latents is not None:
-                shown = self.latents.read(row.source, row.index, size)
-            else:
-                shown = read_picture(source, row.index, size)
+            shown = self.read_shown(row.source, row.index, size)
             if shown is not None:
                 return row, shown, bad
             bad.append((row.source, row.index))
@@ -120,6 +116,12 @@ class Fetcher(torch.utils.data.Dataset):
             f"none of the {len(bad)} pictures of {size[0]}x{size[1]} pixels in source "
             f"{self.recipe.data.sources[row.source].path} can be decoded; bring whole files"
         )
+
+    def read_shown(self, source: int, index: int, size: tuple[int, int]) -> Tensor | None:
+        """A picture (3, H, W) uint8, or its latents (C, h, w); None if it cannot be decoded."""
+        if self.latents is not None:
+            return self.latents.read(source, index, size)
+        return read_picture(self.sources[source], index, size)
 
     def _chance(self, plan: StepPlan, row: int, size: tuple[int, int]) -> Chance:
         stage, latent = self.recipe.stages[plan.stage], self.spec.latent

@@ -6,6 +6,7 @@ position of the data, which a checkpoint holds.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -63,6 +64,23 @@ def seeded(*parts: int) -> torch.Generator:
     """A generator that only these numbers decide, however near they are to one another."""
     words = np.random.SeedSequence([part & 0xFFFFFFFFFFFF for part in parts]).generate_state(1)
     return torch.Generator().manual_seed(int(words[0]))
+
+
+def name_number(name: str) -> int:
+    """A number of 48 bits that a picture's name alone decides."""
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:6], "big")
+
+
+def held_out(names: Sequence[str], share: float) -> np.ndarray:
+    """Which pictures of a source are not trained on, (N,) bool: by their names, so always the same.
+
+    It is one at least, but where there is no other; pictures of one name are on one side.
+    """
+    distinct = sorted(set(names), key=lambda name: (name_number(name), name))
+    count = min(max(1, round(share * len(distinct))), len(distinct) - 1) if share else 0
+    held = set(distinct[:count])
+    return np.array([name in held for name in names], dtype=bool)
 
 
 def stage_at(step: int, stages: Sequence[Stage]) -> tuple[int, Stage]:

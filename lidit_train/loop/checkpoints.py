@@ -150,12 +150,17 @@ def _tensors(state: dict, place: str = "") -> Iterator[tuple[str, dict, Any]]:
             yield f"{place}{key}", state, key
 
 
+def numbers_of(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds beside its tensors; nothing where it cannot be read."""
+    try:
+        return json.loads((path / NUMBERS).read_text())
+    except (OSError, ValueError):  # loading it tells what is wrong
+        return {}
+
+
 def decayed_to(path: Path) -> float:
     """The decay factor of a checkpoint's last step, in [0, 1]; 1 where it does not say."""
-    try:
-        return json.loads((path / NUMBERS).read_text()).get("decay_factor", 1.0)
-    except (OSError, ValueError):  # loading it tells what is wrong
-        return 1.0
+    return numbers_of(path).get("decay_factor", 1.0)
 
 
 def tell_longer(step: int, fallen: float, rises: float, before: int | None) -> None:

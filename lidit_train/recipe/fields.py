@@ -326,6 +326,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check(bool(self.stages), "the recipe has no stages; expected one or more")
+        self.validation.check_measured(self.steps)
         for stage in self.stages:
             rate = stage.rate * self.optimiser.learning_rate
             check(

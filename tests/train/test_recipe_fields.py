@@ -199,6 +199,13 @@ CHANGED = {  # a field -> another value than the basis has; with others where it
     "validation.steps": 2,
     "validation.guidance": 7.0,
     "validation.seed": 1,
+    "validation.at_start": True,
+    "validation.held_out": 0.3,
+    "validation.times": (2, {"validation.held_out": 0.3}),
+    "validation.patience": (
+        2,
+        {"validation": {"every": 1, "held_out": 0.3}, "optimiser.learning_rate": 0.0},
+    ),
     "log.every": 2,
     "log.time_bins": 3,
     "log.trackers": ["no such tracker"],

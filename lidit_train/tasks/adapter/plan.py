@@ -16,7 +16,7 @@ from ...data.latent_cache import BATCH
 from ...data.room import caption_bytes, free_disk
 from ...data.token_guess import text_tokens
 from ...loop.computing.frozen import holds_half
-from ...loop.validation import BATCH as DRAWN
+from ...loop.validating.grid import BATCH as DRAWN
 from ...plan.autoencoder_size import AutoencoderSize, autoencoder_size
 from ...plan.cache_sizes import Cached, caches, counts_of
 from ...plan.hardware import Device, find_device

@@ -20,6 +20,8 @@ from .lora import LoraAdapter
 class LiDiTLearner(Learner):
     """Trains a LI-DiT; the map that names content is no part of the model.
 
+    Batches of held-out pictures bring neither content nor contrast, and are not measured by them.
+
     Args:
         checkpointing: the blocks' activations are computed again in the backward pass.
         contrast: its batches are `Batch.contrasted`.
@@ -70,13 +72,11 @@ class LiDiTLearner(Learner):
 
         made = denoise(self.model.config.prediction, batch, predict, self.loss)
         loss = made.losses.mean()
-        if self.names is not None and self.content is not None:
-            assert batch.content is not None  # a recipe that teaches it has it read
+        if self.names is not None and self.content is not None and batch.content is not None:
             logits = self.names(seen[self.content.block])  # (B, N, classes)
             named = F.cross_entropy(logits.flatten(0, 1), batch.content.flatten())
             loss = loss + self.content.weight * named
-        if self.contrast is not None:
-            assert batch.contrasted is not None  # as above
+        if self.contrast is not None and batch.contrasted is not None:
             others = batch.contrasted.errors(made.output)
             if made.weights is not None:
                 others = others * made.weights

@@ -15,7 +15,7 @@ from lidit_core.paths import at_home
 from ...data.latent_cache import BATCH
 from ...data.room import STORED_BYTES
 from ...loop.computing.frozen import holds_half
-from ...loop.validation import BATCH as DRAWN
+from ...loop.validating.grid import BATCH as DRAWN
 from ...plan.autoencoder_size import AutoencoderSize, autoencoder_size
 from ...plan.hardware import Device
 from ...plan.llm_size import LLMSize

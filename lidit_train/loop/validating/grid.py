@@ -14,12 +14,12 @@ from lidit_core.io.atomic import replacing
 from lidit_core.model.latents import denormalise
 from lidit_core.text.states import LLMStates
 
-from ..batch import Shown
-from ..data.caption_states import CaptionReader
-from ..data.prepare import Opened
-from ..input_spec import InputSpec
-from ..learner import Learner
-from ..recipe import Validation
+from ...batch import Shown
+from ...data.caption_states import CaptionReader
+from ...data.prepare import Opened
+from ...input_spec import InputSpec
+from ...learner import Learner
+from ...recipe import Validation
 
 BATCH = 8  # pictures sampled at once
 ROW = 8  # pictures side by side
