@@ -41,6 +41,7 @@ def check_run(
         check_several(accelerator)
     for folder in (out, at_home(recipe.cache.folder or out / "cache")):
         check_writable(folder)
+    recipe.validation.check_sizes(task.spec.grain)
     task.check_files()
     find_autoencoder(recipe.model.vae, task.spec.latent, task.checkpoint).check(task.spec.latent)
     branches = used_branches(recipe, task.spec)

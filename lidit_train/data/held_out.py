@@ -23,7 +23,7 @@ from .schedule import StepPlan, name_number, seeded
 
 log = logging.getLogger(__name__)
 
-ROWS = 8  # samples measured at once
+ROWS = 4  # samples measured at once
 
 
 @dataclass(frozen=True)

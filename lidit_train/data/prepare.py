@@ -140,7 +140,7 @@ def unused(
     """Files in the recipe's caches that hold nothing it reads; the arguments are `prepare`'s."""
     cache = at_home(recipe.cache.folder or out / "cache")
     sources = tuple(open_source(s, recipe.data, cache / "index") for s in recipe.data.sources)
-    texts = ["", *recipe.validation.prompts, *_captions(sources)]
+    texts = ["", *recipe.validation.texts, *_captions(sources)]
     readers = _readers(recipe, spec, cache, accelerator, llms).values()
     kept = {path for reader in readers for path in reader.files(texts)}
     states = [p for p in sorted((cache / "states").glob("*/*.safetensors")) if p not in kept]
@@ -231,7 +231,7 @@ def _read_captions(recipe: Recipe, spec: InputSpec, sources, readers, accelerato
     """Fill the cache of states with the captions that each branch may meet."""
     if not (spec.keeps_states(recipe.cache) or recipe.cache.given):
         return
-    texts = dict.fromkeys(["", *recipe.validation.prompts]) | dict.fromkeys(_captions(sources))
+    texts = dict.fromkeys(["", *recipe.validation.texts]) | dict.fromkeys(_captions(sources))
     processes = accelerator.num_processes
     mine = list(texts)[accelerator.process_index :: processes]
     for i, reader in readers.items():

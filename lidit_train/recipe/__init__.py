@@ -25,10 +25,11 @@ from .fields import (
 )
 from .keeping import WEIGHTS, Checkpoints
 from .loss import DELTA_SCHEDULES, ERRORS, SQUARED, WEIGHTINGS, Loss
-from .validation import Validation
+from .validation import BASE_ALONE, Prompt, Validation
 
 __all__ = [
     "Adapter",
+    "BASE_ALONE",
     "Buckets",
     "Cache",
     "Checkpoints",
@@ -48,6 +49,7 @@ __all__ = [
     "Optimiser",
     "OPTIMISERS",
     "PRECISIONS",
+    "Prompt",
     "Recipe",
     "SCHEDULES",
     "Source",

@@ -108,6 +108,7 @@ TASKS = {  # what `trains` says, and what the basis then has besides
 }
 REFINED = {**ADAPTER, "adapter.refiner": {"blocks": 1, "width": 16, "heads": 2}}
 STICKERS = {"kind": "stickers", "path": "en", "count": 3, "distinct": 2}
+CATS = {"validation.prompts": [{"text": "a cat"}]}
 CHANGED = {  # a field -> another value than the basis has; with others where it needs them
     "model.preset": "LI-DiT-1B",
     "model.checkpoint": "{folder}/base/final.safetensors",
@@ -194,7 +195,11 @@ CHANGED = {  # a field -> another value than the basis has; with others where it
     "checkpoints.keep": (1, {"checkpoints.every": 1}),
     "checkpoints.weights": "plain",
     "validation.every": 1,
-    "validation.prompts": ["two dogs"],
+    "validation.prompts.text": ("two dogs", CATS),
+    "validation.prompts.size": ([64, 32], CATS),
+    "validation.prompts.seed": (7, CATS),
+    "validation.prompts.negative": ("two dogs", CATS),
+    "validation.modes": ["base", "replace"],
     "validation.branches": [1],
     "validation.steps": 2,
     "validation.guidance": 7.0,
@@ -243,6 +248,7 @@ def test_every_field_of_a_recipe_is_tried():
 def place_of(name: str) -> str:
     """A field's place in the basis: the first of a list of records."""
     name = name.replace("sources.", "sources.0.", 1) if name.startswith("data.sources.") else name
+    name = name.replace("validation.prompts.", "validation.prompts.0.", 1)
     return name.replace("stages.", "stages.0.", 1).replace("subsets.", "subsets.0.", 1)
 
 

@@ -52,6 +52,7 @@ class LiDiTLearner(Learner):
         negative: Shown,
         steps: int | None = None,
         guidance: float | None = None,
+        mode: str = "",
     ) -> Tensor:
         return sample(self.model, noise, positive.text, negative.text, steps, guidance)
 

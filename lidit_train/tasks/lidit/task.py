@@ -121,6 +121,7 @@ def _part(weights: Mapping[str, Tensor], place: str) -> dict[str, Tensor]:
 def _check_recipe(recipe: Recipe) -> None:
     m = recipe.model
     refuse(recipe, {"adapter": "which is for a U-Net (trains: adapter)"})
+    refuse(recipe, {"validation.modes": "which are an adapter's"})
     check_alone(recipe.compute)
     if recipe.trains == "all":
         refuse(recipe, {"compute.frozen": "and of such a model nothing is frozen"})
