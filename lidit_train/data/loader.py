@@ -126,8 +126,7 @@ class Fetcher(torch.utils.data.Dataset):
     def _chance(self, plan: StepPlan, row: int, size: tuple[int, int]) -> Chance:
         stage, latent = self.recipe.stages[plan.stage], self.spec.latent
         shape = (latent.channels, size[1] // latent.downsampling, size[0] // latent.downsampling)
-        own = self.spec.shift if self.spec.prediction == "flow" else 1.0
-        shift, data = stage.shift or own, self.recipe.data
+        shift, data = stage.shift or self.spec.own_shift(*size), self.recipe.data
         drawn = self.spec.prediction, shift, shape, stage.focus
         return chance(self.recipe.seed, plan.step, row, data, *drawn)
 

@@ -208,7 +208,7 @@ CHANGED = {  # a field -> another value than the basis has; with others where it
     "validation.held_out": 0.3,
     "validation.times": (2, {"validation.held_out": 0.3}),
     "validation.patience": (
-        2,
+        1,
         {"validation": {"every": 1, "held_out": 0.3}, "optimiser.learning_rate": 0.0},
     ),
     "log.every": 2,
