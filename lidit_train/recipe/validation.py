@@ -28,6 +28,10 @@ class Prompt:
             f"the validation's prompt {self.text!r} has size {list(self.size)}; expected a width "
             "and a height in pixels, or leave it out",
         )
+        check(
+            self.seed is None or 0 <= self.seed < 1 << 63,
+            f"the validation's prompt {self.text!r} has seed {self.seed}; expected 0 to 2^63 - 1",
+        )
 
 
 @dataclass(frozen=True)

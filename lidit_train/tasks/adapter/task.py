@@ -62,13 +62,15 @@ def make_task(recipe: Recipe) -> AdapterTask:
         not any(stage.subsets for stage in recipe.stages),
         "a stage has subsets of branches, and an adapter reads one LLM; leave them out",
     )
+    task = AdapterTask(recipe)
+    modes = task.options.modes
     for mode in recipe.validation.modes:
         check(
-            mode in (BASE_ALONE, *recipe.adapter.modes),
+            mode in (BASE_ALONE, *modes),
             f"the validation draws mode {mode!r}, and the adapter is trained in "
-            f"{', '.join(recipe.adapter.modes)}; expected one of these, or {BASE_ALONE}",
+            f"{', '.join(modes)}; expected one of these, or {BASE_ALONE}",
         )
-    return AdapterTask(recipe)
+    return task
 
 
 class AdapterTask:

@@ -107,6 +107,7 @@ def test_what_cannot_be_drawn_is_refused(world):
         ({"text": "a cat", "size": [32]}, "expected a width and a height in pixels"),
         ({"text": "a cat", "size": [0, 32]}, "expected a width and a height in pixels"),
         ({"size": [32, 32]}, "is incomplete"),
+        ({"text": "a cat", "seed": -1}, "seed -1; expected 0 to"),
         (3, "is 3; expected an object of fields"),
     ):
         with pytest.raises(LiDiTError, match=told):
