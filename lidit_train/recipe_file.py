@@ -107,12 +107,17 @@ def _is_record(kind: object) -> TypeGuard[type]:
     return isinstance(kind, type) and is_dataclass(kind)
 
 
+def _within(hint: object) -> list[object]:
+    """A type, and those that it is made of."""
+    return [hint, *(part for inner in typing.get_args(hint) for part in _within(inner))]
+
+
 def field_names(kind: type = Recipe, before: str = "") -> list[str]:
     """Every field of a recipe by its dotted name, those within records included."""
     hints = typing.get_type_hints(kind)
     names = []
     for f in fields(kind):
-        inner = [k for k in (hints[f.name], *typing.get_args(hints[f.name])) if _is_record(k)]
+        inner = [k for k in _within(hints[f.name]) if _is_record(k)]
         if inner:
             names += field_names(inner[0], f"{before}{f.name}.")
         else:

@@ -101,7 +101,7 @@ class Fetcher(torch.utils.data.Dataset):
             torch.stack([fate.time for fate in fates]),
             torch.stack([fate.noise for fate in fates]),
             self._content(rows, size) if self.recipe.content else None,
-            self._counted(rows, size, fates[0].noise.shape[1:]) if self.weighs else None,
+            self.counted([(row.source, row.index) for row in rows], size),
             self._following(plan, numbers, rows, said, size) if self.recipe.contrast else None,
             tuple(bad for several in replaced for bad in several),
         )
@@ -110,13 +110,7 @@ class Fetcher(torch.utils.data.Dataset):
         """The row, or the first after it that can be decoded; its picture; those that cannot."""
         bad = []
         for _ in range(len(self.stages[plan.stage].members[row.source][row.bucket])):
-            source = self.sources[row.source]
-            if self.latents is not None:
-                shown = self.latents.read(row.source, row.index, size)
-            else:
-                shown = read_picture(source, row.index, size)
-                if source.masked and read_mask(source, row.index, size) is None:
-                    shown = None
+            shown = self.read_shown(row.source, row.index, size)
             if shown is not None:
                 return row, shown, bad
             bad.append((row.source, row.index))
@@ -126,11 +120,18 @@ class Fetcher(torch.utils.data.Dataset):
             f"{self.recipe.data.sources[row.source].path} can be decoded; bring whole files"
         )
 
+    def read_shown(self, source: int, index: int, size: tuple[int, int]) -> Tensor | None:
+        """A picture (3, H, W) uint8, or its latents (C, h, w); None if it cannot be decoded."""
+        if self.latents is not None:
+            return self.latents.read(source, index, size)
+        opened = self.sources[source]
+        if opened.masked and read_mask(opened, index, size) is None:
+            return None
+        return read_picture(opened, index, size)
+
     def _chance(self, plan: StepBatch, row: int, size: tuple[int, int]) -> Chance:
-        stage, latent = self.recipe.stages[plan.stage], self.spec.latent
-        shape = (latent.channels, size[1] // latent.downsampling, size[0] // latent.downsampling)
-        own = self.spec.shift if self.spec.prediction == "flow" else 1.0
-        shift, data = stage.shift or own, self.recipe.data
+        stage, shape = self.recipe.stages[plan.stage], self.spec.latent_shape(size)
+        shift, data = stage.shift or self.spec.own_shift(*size), self.recipe.data
         drawn = self.spec.prediction, shift, shape, stage.focus
         return chance(self.recipe.seed, plan.step, row, data, *drawn)
 
@@ -154,24 +155,29 @@ class Fetcher(torch.utils.data.Dataset):
             )
         return torch.stack([torch.from_numpy(shown) for shown in maps])
 
-    def _counted(
-        self, rows: Sequence[StepPicture], size: tuple[int, int], shape: Sequence[int]
-    ) -> Tensor:
-        """How much the loss counts each latent pixel: the sources' masks and weights."""
-        weights = torch.ones(len(rows), *shape)
-        for row, place in zip(rows, weights):
-            source = self.recipe.data.sources[row.source]
+    def counted(self, pictures: Sequence[tuple[int, int]], size: tuple[int, int]) -> Tensor | None:
+        """How much the loss counts each latent pixel (B, h, w): the sources' masks and weights.
+
+        Args:
+            pictures: source and place there of each; they can be decoded.
+        """
+        if not self.weighs:
+            return None
+        shape = self.spec.latent_shape(size)[1:]
+        weights = torch.ones(len(pictures), *shape)
+        for (number, index), place in zip(pictures, weights):
+            source = self.recipe.data.sources[number]
             if source.mask:
-                mask = self._mask(row, size, shape).float() / 255
+                mask = self._mask(number, index, size, shape).float() / 255
                 place.copy_(source.outside + (1 - source.outside) * mask)
             place *= source.loss_weight
         return weights
 
-    def _mask(self, row: StepPicture, size: tuple[int, int], shape: Sequence[int]) -> Tensor:
+    def _mask(self, source: int, index: int, size: tuple[int, int], shape: Sequence[int]) -> Tensor:
         if self.latents is not None:
-            return self.latents.read_mask(row.source, row.index, size)
-        mask = read_mask(self.sources[row.source], row.index, size)
-        assert mask is not None  # as `_read` has decoded it
+            return self.latents.read_mask(source, index, size)
+        mask = read_mask(self.sources[source], index, size)
+        assert mask is not None  # as it was decoded when the picture was read
         return on_latents(mask[None], shape)[0]
 
     def _following(self, plan: StepBatch, numbers: range, rows, read: list[str], size) -> Following:

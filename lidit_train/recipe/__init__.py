@@ -4,6 +4,7 @@ from .bridging import Bridge
 from .fields import (
     OPTIMISERS,
     PRECISIONS,
+    SCHEDULES,
     Adapter,
     Cache,
     Compute,
@@ -16,13 +17,15 @@ from .fields import (
     Recipe,
     Stage,
     Subset,
-    Validation,
 )
 from .keeping import WEIGHTS, Checkpoints, Log
+from .loss import DELTA_SCHEDULES, ERRORS, SQUARED, WEIGHTINGS, Loss
 from .sources import KINDS, LANGUAGES, Buckets, Data, Source
+from .validation import BASE_ALONE, Prompt, Validation
 
 __all__ = [
     "Adapter",
+    "BASE_ALONE",
     "Bridge",
     "Buckets",
     "Cache",
@@ -31,19 +34,26 @@ __all__ = [
     "Content",
     "Contrast",
     "Data",
+    "DELTA_SCHEDULES",
+    "ERRORS",
     "Hardware",
     "KINDS",
     "LANGUAGES",
     "Log",
     "Lora",
+    "Loss",
     "Model",
-    "OPTIMISERS",
     "Optimiser",
+    "OPTIMISERS",
     "PRECISIONS",
+    "Prompt",
     "Recipe",
+    "SCHEDULES",
     "Source",
+    "SQUARED",
     "Stage",
     "Subset",
     "Validation",
+    "WEIGHTINGS",
     "WEIGHTS",
 ]

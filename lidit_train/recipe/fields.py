@@ -16,9 +16,12 @@ from lidit_core.llmdiff.langevin import FORMS
 from ..ranges import in_range, one_of
 from .bridging import Bridge
 from .keeping import Checkpoints, Log
+from .loss import Loss
 from .sources import Data
+from .validation import Validation
 
 OPTIMISERS = ("adamw", "muon")
+SCHEDULES = ("linear", "cosine")  # of the learning rate's decay
 PRECISIONS = ("float32", "bf16")
 
 
@@ -179,12 +182,14 @@ class Optimiser:
     weight_decay: float = 0.01  # of matrices
     warmup: int = 100  # steps
     decay: float = 0.25  # share of all steps over which the rate falls to zero
+    schedule: str = "linear"  # in which it falls, or "cosine"
     clip: float = 1.0  # of the gradient's norm; 0 = none
     ema: float = 0.998  # decay of the weights' exponential moving average
     bad_steps: int = 20  # in a row whose gradient is no number, before the run gives up
 
     def __post_init__(self) -> None:
         one_of("the recipe's optimiser", self.name, OPTIMISERS)
+        one_of("the recipe's optimiser.schedule", self.schedule, SCHEDULES)
         check(
             len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
             f"the recipe's optimiser has betas {list(self.betas)}; expected two numbers below 1",
@@ -218,18 +223,6 @@ class Compute:
 
 
 @dataclass(frozen=True)
-class Validation:
-    """The same prompts from the same noise, drawn with the averaged weights as training goes on."""
-
-    every: int = 1000  # steps; 0 = never
-    prompts: tuple[str, ...] = ()  # that are drawn; () = none
-    branches: tuple[int, ...] = ()  # that read them; () = all
-    steps: int = 0  # of sampling; 0 = the model's
-    guidance: float = 0.0  # 0 = the model's
-    seed: int = 0  # of the first prompt's noise; the next has the next
-
-
-@dataclass(frozen=True)
 class Hardware:
     """What `--print-plan` reckons with; the run itself takes what it finds."""
 
@@ -253,6 +246,7 @@ class Recipe:
     adapter: Adapter | None = None
     bridge: Bridge | None = None  # trains: bridge
     optimiser: Optimiser = Optimiser()
+    loss: Loss = Loss()
     content: Content | None = None  # teach a block what each patch shows
     contrast: Contrast | None = None  # tell a caption's velocity from that of others
     compute: Compute = Compute()
@@ -265,6 +259,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check(bool(self.stages), "the recipe has no stages; expected one or more")
+        self.validation.check_measured(self.steps)
         for stage in self.stages:
             rate = stage.rate * self.optimiser.learning_rate
             check(

@@ -18,7 +18,8 @@ WHOLE = {
     "content": {"block": 0},
     "contrast": {"weight": 0.1},
     "lora": {"rank": 2},
-    "validation": {"prompts": ["a cat"]},
+    "loss": {"weighting": "min-snr", "error": "huber"},
+    "validation": {"prompts": ["a cat", {"text": "a dog", "size": [64, 32]}]},
     "hardware": {"count": 1},
 }
 TEXTS = ("2001-99-99", "0x_", "1:99:99", "!!python/none x", "!!binary '?'", "*a", "&a [*a]",

@@ -132,6 +132,7 @@ STICKERS = {"kind": "stickers", "path": "en", "count": 3, "distinct": 2}
 FROM_CHECKPOINT = {"model": TRAINED}
 TABLE = {"data.sources.0.kind": "table"}
 TAGGED = {**TABLE, "data.sources.0.captions": {"tags": 1.0}}
+CATS = {"validation.prompts": [{"text": "a cat"}]}
 CHANGED = {  # a field -> another value than the basis has; with others where it needs them
     "model.preset": "LI-DiT-1B",
     "model.checkpoint": "{folder}/base/final.safetensors",
@@ -213,9 +214,15 @@ CHANGED = {  # a field -> another value than the basis has; with others where it
     "optimiser.weight_decay": 1.0,
     "optimiser.warmup": 9,
     "optimiser.decay": 0.9,
+    "optimiser.schedule": ("cosine", {"optimiser.decay": 0.9}),
     "optimiser.clip": 1e-3,
     "optimiser.ema": 0.01,
     "optimiser.bad_steps": (2, {"optimiser.learning_rate": 1e30, "optimiser.clip": 0}),
+    "loss.weighting": "debiased",
+    "loss.gamma": (0.01, {"loss.weighting": "min-snr"}),
+    "loss.error": "pseudo-huber",
+    "loss.delta": (0.5, {"loss.error": "huber"}),
+    "loss.delta_schedule": ("snr", {"loss.error": "huber"}),
     "content.weight": (0.5, {"data.sources": [STICKERS], "content": {"block": 0}}),
     "content.block": (1, {"data.sources": [STICKERS], "content": {"block": 0}}),
     "content.classes": (70, {"data.sources": [STICKERS], "content": {"block": 0}}),
@@ -236,11 +243,22 @@ CHANGED = {  # a field -> another value than the basis has; with others where it
     "checkpoints.keep": (1, {"checkpoints.every": 1}),
     "checkpoints.weights": "plain",
     "validation.every": 1,
-    "validation.prompts": ["two dogs"],
+    "validation.prompts.text": ("two dogs", CATS),
+    "validation.prompts.size": ([64, 32], CATS),
+    "validation.prompts.seed": (7, CATS),
+    "validation.prompts.negative": ("two dogs", CATS),
+    "validation.modes": ["base", "replace"],
     "validation.branches": [1],
     "validation.steps": 2,
     "validation.guidance": 7.0,
     "validation.seed": 1,
+    "validation.at_start": True,
+    "validation.held_out": 0.3,
+    "validation.times": (2, {"validation.held_out": 0.3}),
+    "validation.patience": (
+        1,
+        {"validation": {"every": 1, "held_out": 0.3}, "optimiser.learning_rate": 0.0},
+    ),
     "log.every": 2,
     "log.time_bins": 3,
     "log.trackers": ["no such tracker"],
@@ -281,6 +299,7 @@ def test_every_field_of_a_recipe_is_tried():
 def place_of(name: str) -> str:
     """A field's place in the basis: the first of a list of records."""
     name = name.replace("sources.", "sources.0.", 1) if name.startswith("data.sources.") else name
+    name = name.replace("validation.prompts.", "validation.prompts.0.", 1)
     return name.replace("stages.", "stages.0.", 1).replace("subsets.", "subsets.0.", 1)
 
 

@@ -12,13 +12,15 @@ from lidit_core.model.dit import LiDiT, LiDiTBlock, run_block
 
 from ...batch import Batch, Shown
 from ...learner import Learner
-from ...recipe import Content, Contrast
+from ...recipe import SQUARED, Content, Contrast, Loss
 from ..denoising import denoise
 from .lora import LoraAdapter
 
 
 class LiDiTLearner(Learner):
     """Trains a LI-DiT; the map that names content is no part of the model.
+
+    Batches of held-out pictures bring neither content nor contrast, and are not measured by them.
 
     Args:
         checkpointing: the blocks' activations are computed again in the backward pass.
@@ -33,10 +35,11 @@ class LiDiTLearner(Learner):
         content: Content | None = None,
         checkpointing: bool = False,
         contrast: Contrast | None = None,
+        loss: Loss = SQUARED,
     ) -> None:
         super().__init__()
         self.model, self.content, self.checkpointing = model, content, checkpointing
-        self.contrast = contrast
+        self.contrast, self.loss = contrast, loss
         self.names = nn.Linear(model.config.width, content.classes) if content else None
 
     def blocks(self) -> list[nn.Module]:
@@ -49,6 +52,7 @@ class LiDiTLearner(Learner):
         negative: Shown,
         steps: int | None = None,
         guidance: float | None = None,
+        mode: str = "",
     ) -> Tensor:
         return sample(self.model, noise, positive.states, negative.states, steps, guidance)
 
@@ -67,16 +71,17 @@ class LiDiTLearner(Learner):
         def predict(z: Tensor, t: Tensor) -> Tensor:
             return self.model(z, t, batch.states, run_block=watched)
 
-        output, errors = denoise(self.model.config.prediction, batch, predict)
-        loss = errors.mean()
-        if self.names is not None and self.content is not None:
-            assert batch.content is not None  # a recipe that teaches it has it read
+        made = denoise(self.model.config.prediction, batch, predict, self.loss)
+        loss = made.losses.mean()
+        if self.names is not None and self.content is not None and batch.content is not None:
             logits = self.names(seen[self.content.block])  # (B, N, classes)
             loss = loss + self.content.weight * self._named(batch, logits)
-        if self.contrast is not None:
-            assert batch.contrasted is not None  # as above
-            loss = loss - self.contrast.weight * batch.contrasted.errors(output, batch.mean).mean()
-        return loss, errors.detach()
+        if self.contrast is not None and batch.contrasted is not None:
+            others = batch.contrasted.errors(made.output, batch.mean)
+            if made.weights is not None:
+                others = others * made.weights
+            loss = loss - self.contrast.weight * others.mean()
+        return loss, made.errors.detach()
 
     def _named(self, batch: Batch, logits: Tensor) -> Tensor:
         """The cross-entropy () of what each patch shows; logits (B, N, classes)."""

@@ -15,7 +15,15 @@ from ...loop.learning_rate import decay_start
 from ...plan.cache_sizes import Cached, Count, caches, counts_of
 from ...plan.hardware import Device, find_device
 from ...plan.llm_size import LLMSize, llm_size
-from ...plan.workload import FLOAT32, Sizes, StageLoad, branches_read, read_together, stage_loads
+from ...plan.workload import (
+    FLOAT32,
+    Sizes,
+    StageLoad,
+    branches_read,
+    image_tokens,
+    read_together,
+    stage_loads,
+)
 from ...recipe import Recipe
 from .input import input_spec
 from .plan_cost import content_cost, model_cost, muon_flops
@@ -204,12 +212,13 @@ def _drawing(process: Process, tokens: Mapping[int, TextTokens]) -> float:
         return 0.0
     times = process.recipe.steps // v.every
     text = {i: tokens[i] for i in v.branches or tokens}
-    side = config.native_size // (config.patch * config.latent.downsampling)
-    sizes = Sizes(side * side, text)
-    once = model_cost(config, sizes, process.trained, process.mixed).whole.forward
+    once, grain = 0, config.patch * config.latent.downsampling
+    for (width, height), count in v.sizes(config.native_size).items():
+        sizes = Sizes(image_tokens(grain, width, height), text)
+        once += count * model_cost(config, sizes, process.trained, process.mixed).whole.forward
     guided = 2 if (v.guidance or config.guidance) != 1 else 1
     alone = 1 if process.device.is_cpu else process.recipe.hardware.count
-    flops = times * len(v.prompts) * (v.steps or config.steps) * guided * once
+    flops = times * (v.steps or config.steps) * guided * once
     return flops * alone / _speed(process)
 
 

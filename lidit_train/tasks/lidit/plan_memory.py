@@ -15,7 +15,7 @@ from lidit_core.paths import at_home
 from ...data.latent_cache import BATCH
 from ...data.room import STORED_BYTES
 from ...loop.computing.frozen import holds_half
-from ...loop.validation import BATCH as DRAWN
+from ...loop.validating.grid import BATCH as DRAWN
 from ...plan.autoencoder_size import AutoencoderSize, autoencoder_size
 from ...plan.hardware import Device
 from ...plan.llm_size import LLMSize
@@ -288,13 +288,16 @@ def _muon(process: Process) -> int:
 
 def _drawing(process: Process) -> list[MemoryPart]:
     """With and without guidance together; the averages stand in the weights' places."""
-    prompts = min(len(process.recipe.validation.prompts), DRAWN)
-    if not prompts:
+    config, sizes = process.config, process.recipe.validation.sizes(process.config.native_size)
+    if not sizes:
         return []
-    config, side = process.config, process.config.native_size
-    tokens = image_tokens(config.patch * config.latent.downsampling, side, side)
-    decoding = process.autoencoder.pictures(side, prompts, decoded=True)
-    drawing = DRAWING * 2 * prompts * tokens * config.width * process.compute_bytes
+    decoding = drawing = 0
+    for (width, height), count in sizes.items():
+        prompts, side = min(count, DRAWN), round((width * height) ** 0.5)
+        tokens = image_tokens(config.patch * config.latent.downsampling, width, height)
+        decoding = max(decoding, process.autoencoder.pictures(side, prompts, decoded=True))
+        passed = DRAWING * 2 * prompts * tokens * config.width * process.compute_bytes
+        drawing = max(drawing, passed)
     return [
         MemoryPart("drawing the prompts", drawing, VALIDATION),
         MemoryPart("decoding them", decoding, VALIDATION),

@@ -75,7 +75,7 @@ class LiDiTTask(PictureTask):
         for name, parameter in start.model.named_parameters():
             parameter.requires_grad_(trained.weight(name))
         learner = LiDiTLearner(
-            start.model, recipe.content, recipe.compute.checkpointing, recipe.contrast
+            start.model, recipe.content, recipe.compute.checkpointing, recipe.contrast, recipe.loss
         )
         if recipe.trains == "lora":
             learner.lora = add_lora(start.model, recipe.lora)
@@ -125,6 +125,7 @@ def _check_recipe(recipe: Recipe) -> None:
     m = recipe.model
     refuse(recipe, {"adapter": "which is for a U-Net (trains: adapter)"})
     refuse(recipe, {"bridge": "which is for trains: bridge"})
+    refuse(recipe, {"validation.modes": "which are an adapter's"})
     check_alone(recipe.compute)
     if not m.checkpoint:
         refuse(recipe, {"model.fresh_text": "and a new model's text side is fresh anyway"})
@@ -167,6 +168,11 @@ def _check_losses(recipe: Recipe, config: LiDiTConfig) -> None:
             config.prediction == "flow",
             f"the recipe's contrast is of flow matching, and the model predicts "
             f"{config.prediction}; leave contrast out",
+        )
+        check(
+            recipe.loss.error == "squared",
+            f"the recipe's contrast is a difference of squared errors, and loss.error is "
+            f"{recipe.loss.error}; expected squared, or leave contrast out",
         )
         check(
             all(stage.batch > 1 for stage in recipe.stages),

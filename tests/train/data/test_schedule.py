@@ -18,6 +18,7 @@ from lidit_core.errors import LiDiTError
 from lidit_train.data.sample_draws import chance
 from lidit_train.data.schedule import Schedule, StageBuckets
 from lidit_train.recipe import Data, Model, Recipe, Source, Stage, Subset
+from lidit_train.units import as_times
 
 SIZES = ((32, 64), (32, 32), (64, 32))
 
@@ -72,17 +73,21 @@ def test_a_source_is_drawn_from_as_often_as_its_weight_says():
 
 
 @pytest.mark.parametrize("stages", (1, 2))
-def test_how_often_pictures_are_seen_is_known_before(stages):
+def test_how_often_pictures_are_seen_is_known_before(stages, caplog):
     """Counted over a whole run, it is what the schedule has said, but for chance."""
     sources = (Source("folder", "a", weight=3.0), Source("folder", "b", branches=(1,)))
     subsets = (Subset((0,)), Subset((0, 1), weight=3.0))
     made = recipe(*sources, images=6000, subsets=subsets)
     made = replace(made, stages=made.stages * stages)
     plans = Schedule(made, [buckets((4, 9, 0), (0, 9, 6))] * stages, (0, 1))
-    expected = plans.seen()
+    (count, often), (others, seldom) = plans.times_seen()
+    assert (count, others) == (13, 15)
     drawn = Counter(row.source for plan in plans for row in plan.rows)
-    assert [drawn[0] / 13, drawn[1] / 15] == pytest.approx(expected, rel=0.05)
-    assert sum(n * count for n, count in zip(expected, (13, 15))) == pytest.approx(6000 * stages)
+    assert [drawn[0] / 13, drawn[1] / 15] == pytest.approx([often, seldom], rel=0.05)
+    assert 13 * often + 15 * seldom == pytest.approx(6000 * stages)
+    with caplog.at_level("INFO", "lidit_train"):
+        plans.tell_seen()
+    assert f"source a: each of its 13 pictures is seen about {as_times(often)}" in caplog.text
 
 
 def test_branches_get_only_what_one_of_them_reads():

@@ -119,6 +119,25 @@ def test_each_stage_learns_at_the_times_of_its_focus(world):
     assert after and after <= ranges and not before <= ranges
 
 
+def test_a_shift_at_two_sizes_is_taken_for_each_stage_at_its_own(world):
+    folder, llms = world
+    one = {"one": llms["one"]}
+    often = {"log": {"every": 1, "trackers": []}, "checkpoints": {"every": 4}}
+    model = {"depth": 2, "width": 32, "heads": 2, "llms": [spec("one")]}
+    at = [{"size": 32, "shift": 2.0}, {"size": 64, "shift": 8.0}]
+    stages = [{"images": 8, "batch": 4, "resolution": r} for r in (32, 64)]
+    by_size = {"preset": "stickers", "changes": {**model, "shifts": at}}
+    run(folder, "by-size", one, model=by_size, stages=stages, **often)
+    by_hand = [{**stage, "shift": shift} for stage, shift in zip(stages, (2.0, 8.0))]
+    run(folder, "by-hand", one, stages=by_hand, **often)
+    assert curve(folder / "by-size") == curve(folder / "by-hand")
+    own = {"preset": "stickers", "changes": {**model, "shift": 2.0}}
+    run(folder, "one-shift", one, model=own, stages=stages, **often)
+    assert curve(folder / "one-shift")[:2] == curve(folder / "by-size")[:2]
+    assert curve(folder / "one-shift")[2:] != curve(folder / "by-size")[2:]
+    assert len(read_config(folder / "by-size" / "final.safetensors").shifts) == 2
+
+
 def break_pictures(folder, names) -> None:
     """Cut files in the middle of their pixels: the header stays whole."""
     for name in names:
