@@ -3,7 +3,6 @@
 from .fields import (
     KINDS,
     LANGUAGES,
-    OPTIMISERS,
     PRECISIONS,
     Adapter,
     Buckets,
@@ -16,7 +15,6 @@ from .fields import (
     Log,
     Lora,
     Model,
-    Optimiser,
     Recipe,
     Source,
     Stage,
@@ -24,6 +22,7 @@ from .fields import (
     Validation,
 )
 from .keeping import WEIGHTS, Checkpoints
+from .optimiser import OPTIMISERS, Optimiser
 
 __all__ = [
     "Adapter",

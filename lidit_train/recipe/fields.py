@@ -15,8 +15,8 @@ from lidit_core.llmdiff.langevin import FORMS
 
 from ..ranges import in_range, one_of
 from .keeping import Checkpoints
+from .optimiser import UNDIVIDED, Optimiser
 
-OPTIMISERS = ("adamw", "muon")
 LANGUAGES = ("en", "zh", "mixed")  # of sticker scenes
 KINDS = ("folder", "table", "shards", "stickers")
 PRECISIONS = ("float32", "bf16")
@@ -231,29 +231,6 @@ class Contrast:
 
 
 @dataclass(frozen=True)
-class Optimiser:
-    name: str = "adamw"  # or "muon", for the blocks' matrices; AdamW for the rest
-    learning_rate: float = 1e-4  # at the plateau
-    betas: tuple[float, ...] = (0.9, 0.99)
-    weight_decay: float = 0.01  # of matrices
-    warmup: int = 100  # steps
-    decay: float = 0.25  # share of all steps over which the rate falls to zero
-    clip: float = 1.0  # of the gradient's norm; 0 = none
-    ema: float = 0.998  # decay of the weights' exponential moving average
-    bad_steps: int = 20  # in a row whose gradient is no number, before the run gives up
-
-    def __post_init__(self) -> None:
-        one_of("the recipe's optimiser", self.name, OPTIMISERS)
-        check(
-            len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
-            f"the recipe's optimiser has betas {list(self.betas)}; expected two numbers below 1",
-        )
-        in_range(self, "optimiser", "learning_rate", "weight_decay", "warmup", "clip", low=0)
-        in_range(self, "optimiser", "decay", "ema", low=0, high=1)
-        in_range(self, "optimiser", "bad_steps", low=1)
-
-
-@dataclass(frozen=True)
 class Compute:
     """How a step is computed; none of it changes what is learnt beyond rounding."""
 
@@ -332,6 +309,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check(bool(self.stages), "the recipe has no stages; expected one or more")
+        check(
+            not (self.compute.shard and self.optimiser.name in UNDIVIDED),
+            f"the recipe has compute.shard and the optimiser {self.optimiser.name}, which steps "
+            "whole weights alone; leave out compute.shard, or name adamw or muon",
+        )
         for stage in self.stages:
             rate = stage.rate * self.optimiser.learning_rate
             check(

@@ -131,7 +131,14 @@ def memory_of(process: Process) -> Memory:
 
 
 def optimiser_bytes(recipe: Recipe, weights: Weights) -> int:
-    """AdamW keeps two moments of every number; Muon keeps one of a matrix."""
+    """AdamW and schedule-free keep two numbers of each; Muon one of a matrix's; Prodigy four.
+
+    With 8-bit state a number has two bytes, and 256 of them share two scales.
+    """
+    if recipe.optimiser.name == "adamw8bit":
+        return 2 * (weights.trained + FLOAT32 * weights.trained // 256)
+    if recipe.optimiser.name == "prodigy":
+        return FLOAT32 * 4 * weights.trained
     muon = weights.matrices if recipe.optimiser.name == "muon" else 0
     return FLOAT32 * (2 * (weights.trained - muon) + muon)
 
