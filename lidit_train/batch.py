@@ -24,6 +24,7 @@ class Batch:
     texts: Sequence[str] = ()  # as an adapter's U-Net reads them itself
     used: Mapping[int, Sequence[int]] = field(default_factory=dict)  # tokens read of each caption
     contrasted: Contrasted | None = None  # where the recipe has contrast
+    kept: Tensor | None = None  # (B, K) int64: image tokens that go through every block (routing)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -38,6 +39,7 @@ class Batch:
             self.texts[rows],
             {i: used[rows] for i, used in self.used.items()},
             None if self.contrasted is None else self.contrasted[rows],
+            None if self.kept is None else self.kept[rows],
         )
 
 

@@ -25,7 +25,7 @@ from ..recipe import Recipe
 from .caption_states import CaptionStates
 from .latent_cache import read_picture
 from .prepare import Prepared
-from .sample_draws import Chance, chance
+from .sample_draws import Chance, chance, kept_tokens
 from .schedule import Row, StepPlan
 from .workers import ignore_interrupts
 
@@ -55,6 +55,7 @@ class Fetched:
     noise: Tensor  # (B, C, h, w)
     content: Tensor | None  # (B, h, w)
     following: Following | None  # where the recipe has contrast
+    kept: Tensor | None  # (B, K), where the recipe has routing
     replaced: tuple[tuple[int, int], ...]  # (source, index) of what could not be decoded
 
     def pin_memory(self) -> Fetched:
@@ -100,6 +101,7 @@ class Fetcher(torch.utils.data.Dataset):
             torch.stack([fate.noise for fate in fates]),
             self._content(rows, size) if self.recipe.content else None,
             self._following(plan, numbers, rows, said, size) if self.recipe.contrast else None,
+            self._kept(plan, numbers, size) if self.recipe.routing else None,
             tuple(bad for several in replaced for bad in several),
         )
 
@@ -148,6 +150,13 @@ class Fetcher(torch.utils.data.Dataset):
                 "leave content out of the recipe, or the source"
             )
         return torch.stack([torch.from_numpy(shown) for shown in maps])
+
+    def _kept(self, plan: StepPlan, numbers: range, size: tuple[int, int]) -> Tensor:
+        """Which image tokens of each row go through every block."""
+        assert self.recipe.routing is not None
+        tokens = (size[0] // self.spec.grain) * (size[1] // self.spec.grain)
+        drawn = tokens, self.recipe.routing.kept(tokens)
+        return torch.stack([kept_tokens(self.recipe.seed, plan.step, n, *drawn) for n in numbers])
 
     def _following(self, plan: StepPlan, numbers: range, rows, read: list[str], size) -> Following:
         """The row after these, and which of these contrast sets against the one that follows it.
@@ -210,6 +219,7 @@ class Loader:
             ["" if none else text for text, none in zip(fetched.texts, zeroed)],
             {i: [0 if none else n for n, none in zip(c.used, zeroed)] for i, c in read.items()},
             self._contrasted(fetched, fetched.following, x) if fetched.following else None,
+            None if fetched.kept is None else self._moved(fetched.kept),
         )
 
     def _moved(self, tensor: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from .fields import (
 )
 from .keeping import WEIGHTS, Checkpoints
 from .optimiser import OPTIMISERS, Optimiser
+from .routing import Routing
 
 __all__ = [
     "Adapter",
@@ -43,6 +44,7 @@ __all__ = [
     "Optimiser",
     "PRECISIONS",
     "Recipe",
+    "Routing",
     "Source",
     "Stage",
     "Subset",

@@ -16,6 +16,7 @@ from lidit_core.llmdiff.langevin import FORMS
 from ..ranges import in_range, one_of
 from .keeping import Checkpoints
 from .optimiser import UNDIVIDED, Optimiser
+from .routing import Routing
 
 LANGUAGES = ("en", "zh", "mixed")  # of sticker scenes
 KINDS = ("folder", "table", "shards", "stickers")
@@ -299,6 +300,7 @@ class Recipe:
     optimiser: Optimiser = Optimiser()
     content: Content | None = None  # teach a block what each patch shows
     contrast: Contrast | None = None  # tell a caption's velocity from that of others
+    routing: Routing | None = None  # lead some image tokens around some blocks
     compute: Compute = Compute()
     cache: Cache = Cache()
     checkpoints: Checkpoints = Checkpoints()

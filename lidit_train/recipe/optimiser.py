@@ -46,8 +46,8 @@ class Optimiser:
         if self.name == "schedulefree":
             check(
                 self.decay == 0 == self.ema and self.betas[0] > 0,
-                "the recipe's optimiser is schedulefree, whose rate never falls and which averages by "
-                f"itself, and it has decay={self.decay:g}, ema={self.ema:g} and betas "
+                "the recipe's optimiser is schedulefree, whose rate never falls and which averages "
+                f"for itself, and it has decay={self.decay:g}, ema={self.ema:g} and betas "
                 f"{list(self.betas)}; expected decay and ema 0 and the first of the betas above 0: "
                 "set optimiser.decay=0 and optimiser.ema=0",
             )

@@ -108,6 +108,7 @@ TASKS = {  # what `trains` says, and what the basis then has besides
 }
 REFINED = {**ADAPTER, "adapter.refiner": {"blocks": 1, "width": 16, "heads": 2}}
 STICKERS = {"kind": "stickers", "path": "en", "count": 3, "distinct": 2}
+ROUTED = {"images": 6, "batch": 2, "resolution": 256}  # of 256 image tokens
 CHANGED = {  # a field -> another value than the basis has; with others where it needs them
     "model.preset": "LI-DiT-1B",
     "model.checkpoint": "{folder}/base/final.safetensors",
@@ -172,6 +173,9 @@ CHANGED = {  # a field -> another value than the basis has; with others where it
     "content.block": (1, {"data.sources": [STICKERS], "content": {"block": 0}}),
     "content.classes": (70, {"data.sources": [STICKERS], "content": {"block": 0}}),
     "contrast.weight": (0.5, {"contrast": {}}),
+    "routing.share": (0.75, {"routing": {"first": 0, "last": 0}, "stages.0": ROUTED}),
+    "routing.first": (1, {"routing": {"first": 0, "last": 1}, "stages.0": ROUTED}),
+    "routing.last": (1, {"routing": {"first": 0, "last": 0}, "stages.0": ROUTED}),
     "compute.precision": "bf16",
     "compute.micro_batch": 1,
     "compute.checkpointing": True,

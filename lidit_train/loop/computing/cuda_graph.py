@@ -89,6 +89,8 @@ def _tensors(batch: Batch) -> Iterator[tuple[str, Tensor]]:
         yield "content", batch.content
     if batch.contrasted is not None:
         yield from (("velocity", batch.contrasted.velocity), ("apart", batch.contrasted.apart))
+    if batch.kept is not None:
+        yield "kept", batch.kept
 
 
 def copied(batch: Batch) -> Batch:
@@ -107,6 +109,7 @@ def copied(batch: Batch) -> Batch:
         },
         content=None if batch.content is None else batch.content.clone(),
         contrasted=contrasted,
+        kept=None if batch.kept is None else batch.kept.clone(),
     )
 
 

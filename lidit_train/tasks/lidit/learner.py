@@ -12,9 +12,10 @@ from lidit_core.model.dit import LiDiT, LiDiTBlock, run_block
 
 from ...batch import Batch, Shown
 from ...learner import Learner
-from ...recipe import Content, Contrast
+from ...recipe import Content, Contrast, Routing
 from ..denoising import denoise
 from .lora import LoraAdapter
+from .routing import Routed
 
 
 class LiDiTLearner(Learner):
@@ -33,10 +34,11 @@ class LiDiTLearner(Learner):
         content: Content | None = None,
         checkpointing: bool = False,
         contrast: Contrast | None = None,
+        routing: Routing | None = None,
     ) -> None:
         super().__init__()
         self.model, self.content, self.checkpointing = model, content, checkpointing
-        self.contrast = contrast
+        self.contrast, self.routing = contrast, routing
         self.names = nn.Linear(model.config.width, content.classes) if content else None
 
     def blocks(self) -> list[nn.Module]:
@@ -52,14 +54,24 @@ class LiDiTLearner(Learner):
     ) -> Tensor:
         return sample(self.model, noise, positive.text, negative.text, steps, guidance)
 
+    def _routed(self, batch: Batch) -> Routed | None:
+        """Where tokens go around blocks: in training alone."""
+        if self.routing is None or not torch.is_grad_enabled():
+            return None
+        assert batch.kept is not None  # a recipe that routes has it drawn
+        return Routed(self.routing.blocks(len(self.model.blocks)), batch.kept)
+
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         seen: dict[int, Tensor] = {}
+        routed = self._routed(batch)
 
         def watched(index: int, block: LiDiTBlock, x: Tensor, *rest) -> Tensor:
+            x = routed.before(index, x) if routed else x
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(run_block, index, block, x, *rest, use_reentrant=False)
             else:
                 x = run_block(index, block, x, *rest)
+            x = routed.after(index, x) if routed else x
             if self.content is not None and index == self.content.block:
                 seen[index] = x  # (B, N, D)
             return x

@@ -156,7 +156,7 @@ def _image_flops(process: Process, load: StageLoad, sizes: Sizes) -> int:
     """Of training on a picture, with what is not cached."""
     recipe, config = process.recipe, process.config
     classes = recipe.content.classes if recipe.content else 0
-    cost = model_cost(config, sizes, process.trained, process.mixed)
+    cost = model_cost(config, sizes, process.trained, process.mixed, recipe.routing)
     total = cost.training(recipe.compute.checkpointing)
     content = content_cost(config.width, sizes.tokens, classes, process.mixed)
     total += content.forward + content.backward

@@ -23,7 +23,7 @@ from lidit_core.text.states import INSTRUCTION, PROMPT, LLMStates
 from ...data.token_guess import TextTokens
 from ...plan.counting import META, Cost, SoFar, count
 from ...plan.workload import Sizes
-from ...recipe import Lora
+from ...recipe import Lora, Routing
 from .lora import LoraAdapter
 from .trained import Trained, everything, linear_layers, weight_shapes
 
@@ -46,19 +46,38 @@ class ModelCost:
 
 
 def model_cost(
-    config: LiDiTConfig, sizes: Sizes, trained: Trained | None = None, mixed: bool = False
+    config: LiDiTConfig,
+    sizes: Sizes,
+    trained: Trained | None = None,
+    mixed: bool = False,
+    routing: Routing | None = None,
 ) -> ModelCost:
     """Count a LI-DiT.
 
     Args:
         trained: which weights learn; by default all.
         mixed: whether it computes in bfloat16 under autocast.
+        routing: leads some of the tokens around some blocks.
     """
+    if routing:
+        return _routed_cost(config, sizes, trained, mixed, routing)
     trained = trained or everything()
     learning = frozenset(name for name in weight_shapes(config) if trained.weight(name))
     adapted = frozenset(name for name in linear_layers(config) if trained.adapted(name))
     text = tuple(sorted(sizes.text.items()))
     return _model_cost(config, sizes.tokens, text, learning, adapted, trained.lora, mixed)
+
+
+def _routed_cost(config: LiDiTConfig, sizes: Sizes, trained, mixed, routing) -> ModelCost:
+    """As many blocks as tokens go around cost what blocks of fewer tokens do."""
+    all_ = model_cost(config, sizes, trained, mixed)
+    fewer = replace(sizes, tokens=routing.kept(sizes.tokens))
+    few = model_cost(config, fewer, trained, mixed)
+    count = min(len(routing.blocks(config.depth)), len(all_.passed))
+    whole, stay = all_.whole, len(all_.passed) - count
+    for a, b in zip(all_.passed[stay:], few.passed[stay:]):
+        whole = whole - a + b
+    return ModelCost(whole, all_.refiners, all_.passed[:stay] + few.passed[stay:])
 
 
 @functools.lru_cache(maxsize=256)

@@ -234,6 +234,7 @@ def _activations(process: Process, load: StageLoad, sizes: Sizes, again: bool) -
         checkpointing=again,
         classes=content.classes if content else 0,
         contrast=process.recipe.contrast is not None,
+        routing=process.recipe.routing,
     )
 
 

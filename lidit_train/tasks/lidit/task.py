@@ -25,6 +25,7 @@ from .learner import LiDiTLearner
 from .lora import add_lora, linear_layers, save_lora
 from .plan import make_plan
 from .plan_text import plan_text
+from .routing import check_routing
 from .start import begin, check_start, checkpoint_path, configuration, fresh_branches
 from .trained import on_meta, trained_branches, trained_by
 
@@ -40,6 +41,7 @@ def make_task(recipe: Recipe) -> LiDiTTask:
     _check_recipe(recipe)
     task = LiDiTTask(recipe)
     _check_losses(recipe, task.config)
+    check_routing(recipe, task.config, task.spec)
     if recipe.trains == "refiners":
         _check_subsets(recipe, task.config)
     return task
@@ -74,7 +76,11 @@ class LiDiTTask:
         for name, parameter in start.model.named_parameters():
             parameter.requires_grad_(trained.weight(name))
         learner = LiDiTLearner(
-            start.model, recipe.content, recipe.compute.checkpointing, recipe.contrast
+            start.model,
+            recipe.content,
+            recipe.compute.checkpointing,
+            recipe.contrast,
+            recipe.routing,
         )
         if recipe.trains == "lora":
             learner.lora = add_lora(start.model, recipe.lora)
