@@ -56,6 +56,7 @@ class Fetched:
     content: Tensor | None  # (B, h, w)
     following: Following | None  # where the recipe has contrast
     kept: Tensor | None  # (B, K), where the recipe has routing
+    features: Tensor | None  # (B, D, h, w), where the recipe has alignment and they are cached
     replaced: tuple[tuple[int, int], ...]  # (source, index) of what could not be decoded
 
     def pin_memory(self) -> Fetched:
@@ -79,6 +80,7 @@ class Fetcher(torch.utils.data.Dataset):
         self.recipe, self.spec, self.share = recipe, ready.spec, share
         self.sources, self.stages = ready.sources, ready.stages
         self.readers, self.latents = ready.readers, ready.latents
+        self.features = ready.features
         self.cached = self.spec.keeps_states(recipe.cache) or bool(recipe.cache.given)
 
     def __getitem__(self, plan: StepPlan) -> Fetched:
@@ -102,6 +104,7 @@ class Fetcher(torch.utils.data.Dataset):
             self._content(rows, size) if self.recipe.content else None,
             self._following(plan, numbers, rows, said, size) if self.recipe.contrast else None,
             self._kept(plan, numbers, size) if self.recipe.routing else None,
+            self._features(plan, rows, size),
             tuple(bad for several in replaced for bad in several),
         )
 
@@ -151,6 +154,17 @@ class Fetcher(torch.utils.data.Dataset):
             )
         return torch.stack([torch.from_numpy(shown) for shown in maps])
 
+    def aligns(self, plan: StepPlan) -> bool:
+        """Whether a step is to align with a vision encoder's features."""
+        return self.recipe.alignment is not None and self.recipe.alignment.stands(plan.step)
+
+    def _features(self, plan: StepPlan, rows: Sequence[Row], size) -> Tensor | None:
+        """The rows' cached features, if this step reads any."""
+        if self.features is None or not self.aligns(plan):
+            return None
+        read = [self.features.read(row.source, row.index, size) for row in rows]
+        return torch.stack([seen for seen in read if seen is not None])
+
     def _kept(self, plan: StepPlan, numbers: range, size: tuple[int, int]) -> Tensor:
         """Which image tokens of each row go through every block."""
         assert self.recipe.routing is not None
@@ -180,7 +194,7 @@ class Loader:
 
     def __init__(self, fetcher: Fetcher, ready: Prepared, device="cpu") -> None:
         self.fetcher, self.device = fetcher, device
-        self.schedule, self.vae = ready.schedule, ready.vae
+        self.schedule, self.vae, self.vision = ready.schedule, ready.vae, ready.vision
 
     def __iter__(self) -> Iterator[tuple[Fetched, Batch]]:
         workers = self.fetcher.recipe.data.workers
@@ -220,6 +234,7 @@ class Loader:
             {i: [0 if none else n for n, none in zip(c.used, zeroed)] for i, c in read.items()},
             self._contrasted(fetched, fetched.following, x) if fetched.following else None,
             None if fetched.kept is None else self._moved(fetched.kept),
+            self._features(fetched),
         )
 
     def _moved(self, tensor: Tensor) -> Tensor:
@@ -234,6 +249,15 @@ class Loader:
         nothing = self._moved(zeroed)[:, None]
         roles = self._moved(kept.roles).masked_fill(nothing, PADDING)
         return LLMStates(self._moved(kept.hidden), roles, rows).to(dtype=torch.float32)
+
+    def _features(self, fetched: Fetched) -> Tensor | None:
+        """What the vision encoder sees in the pictures, cached or computed now."""
+        if fetched.features is not None:
+            return self._moved(fetched.features)
+        if self.vision is None or not self.fetcher.aligns(fetched.plan):
+            return None
+        assert fetched.pictures is not None  # without the cache of latents
+        return self.vision.encode(fetched.pictures)
 
     def _contrasted(self, fetched: Fetched, following: Following, x: Tensor) -> Contrasted:
         """The velocities of the rows that follow; x (B, C, h, w) are the batch's own latents."""

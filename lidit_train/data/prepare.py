@@ -33,6 +33,7 @@ from .room import check_room
 from .schedule import Schedule, StageBuckets
 from .sources import PictureSource
 from .sources.open import open_source
+from .vision.encoder import VisionEncoder
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,8 @@ class Prepared:
     vae: Opened
     latents: LatentCache | None
     schedule: Schedule
+    vision: VisionEncoder | None = None  # where the recipe has alignment
+    features: LatentCache | None = None  # of it, beside cached latents
 
 
 @dataclass
@@ -119,11 +122,12 @@ def prepare(
     readers = _readers(recipe, spec, cache, accelerator, llms)
     _read_captions(recipe, spec, sources, readers, accelerator)
     vae, latents = _latents(recipe, spec, cache, sources, stages, accelerator, checkpoint)
+    vision, features = _features(recipe, spec, cache, sources, stages, accelerator)
     if recipe.model.measure_latents:
         spec = replace(spec, latent=_measured(spec, out, sources, stages, vae, latents))
     for reader in readers.values():  # the last, as an LLM that keeps nothing is loaded for it
         tell_cut(reader, _captions(sources))
-    return Prepared(spec, sources, stages, readers, vae, latents, schedule)
+    return Prepared(spec, sources, stages, readers, vae, latents, schedule, vision, features)
 
 
 def unused(
@@ -143,7 +147,12 @@ def unused(
     states = [p for p in sorted((cache / "states").glob("*/*.safetensors")) if p not in kept]
     file = find_autoencoder(recipe.model.vae, spec.latent, checkpoint)
     latents = LatentCache(cache / "latents", file.identity(), TORCH[recipe.cache.dtype])
-    return states + latents.unused(sources, stage_buckets(recipe, spec, sources))
+    stages = stage_buckets(recipe, spec, sources)
+    features = sorted((cache / "features").glob("*.*"))
+    if recipe.alignment is not None:
+        vision = VisionEncoder(at_home(recipe.alignment.encoder), spec.grain)
+        features = feature_cache(recipe, vision, cache).unused(sources, stages)
+    return states + latents.unused(sources, stages) + features
 
 
 def _check_content(sources: Sequence[PictureSource]) -> None:
@@ -231,6 +240,27 @@ def _latents(
     vae.let_go()
     accelerator.wait_for_everyone()
     return vae, latents
+
+
+def _features(recipe: Recipe, spec: InputSpec, cache: Path, sources, stages, accelerator):
+    """The vision encoder of a recipe with alignment, and its features as latents are kept."""
+    if recipe.alignment is None:
+        return None, None
+    folder = at_home(recipe.alignment.encoder)
+    vision = VisionEncoder(folder, spec.grain, accelerator.device)
+    if not recipe.cache.latents:
+        return vision, None
+    features = feature_cache(recipe, vision, cache)
+    mine = slice(accelerator.process_index, None, accelerator.num_processes)
+    features.prepare(sources, stages, vision.encode, mine, recipe.data.workers)
+    vision.let_go()
+    accelerator.wait_for_everyone()
+    return vision, features
+
+
+def feature_cache(recipe: Recipe, vision: VisionEncoder, cache: Path) -> LatentCache:
+    """Where an encoder's features are kept: by the pictures' bytes, as latents are."""
+    return LatentCache(cache / "features", vision.identity(), TORCH[recipe.cache.dtype])
 
 
 def _measured(spec: InputSpec, out: Path, sources, stages, vae, latents) -> LatentFormat:

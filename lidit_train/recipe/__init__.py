@@ -1,5 +1,6 @@
 """A training recipe: one YAML file that says everything a run needs to be repeated."""
 
+from .alignment import Alignment
 from .fields import (
     KINDS,
     LANGUAGES,
@@ -27,6 +28,7 @@ from .routing import Routing
 
 __all__ = [
     "Adapter",
+    "Alignment",
     "Buckets",
     "Cache",
     "Checkpoints",

@@ -14,6 +14,7 @@ from lidit_core.llmdiff.config import MODES, TokenRefiner
 from lidit_core.llmdiff.langevin import FORMS
 
 from ..ranges import in_range, one_of
+from .alignment import Alignment
 from .keeping import Checkpoints
 from .optimiser import UNDIVIDED, Optimiser
 from .routing import Routing
@@ -299,6 +300,7 @@ class Recipe:
     adapter: Adapter | None = None
     optimiser: Optimiser = Optimiser()
     content: Content | None = None  # teach a block what each patch shows
+    alignment: Alignment | None = None  # teach a block what a vision encoder sees
     contrast: Contrast | None = None  # tell a caption's velocity from that of others
     routing: Routing | None = None  # lead some image tokens around some blocks
     compute: Compute = Compute()

@@ -19,6 +19,7 @@ import torch
 import yaml
 from tiny_adapter_training import SHAPE, write_standin
 from tiny_training import curve, fields, make_world, pictures, run, spec, write_recipe
+from tiny_vision import save_encoder
 
 from lidit_core.errors import LiDiTError
 from lidit_core.io.tensors import read_safetensors
@@ -41,6 +42,8 @@ def world(tmp_path_factory):
     rows = [{"file_name": f"{n:02}.png", "again": f"{11 - n:02}.png", "txt": "x"} for n in range(9)]
     table = "\n".join(map(json.dumps, rows))
     (folder / "pictures" / "metadata.jsonl").write_text(table)
+    save_encoder(folder / "encoder")
+    save_encoder(folder / "encoder2", "ViT")
     if find_spec("diffusers"):
         write_standin(folder / "base.safetensors")
         write_standin(folder / "other.safetensors", replace(SHAPE, context_width=24))
@@ -109,6 +112,7 @@ TASKS = {  # what `trains` says, and what the basis then has besides
 REFINED = {**ADAPTER, "adapter.refiner": {"blocks": 1, "width": 16, "heads": 2}}
 STICKERS = {"kind": "stickers", "path": "en", "count": 3, "distinct": 2}
 ROUTED = {"images": 6, "batch": 2, "resolution": 256}  # of 256 image tokens
+ALIGNED = {"alignment": {"encoder": "{folder}/encoder", "block": 0, "hidden": 32}}
 CHANGED = {  # a field -> another value than the basis has; with others where it needs them
     "model.preset": "LI-DiT-1B",
     "model.checkpoint": "{folder}/base/final.safetensors",
@@ -173,6 +177,12 @@ CHANGED = {  # a field -> another value than the basis has; with others where it
     "content.block": (1, {"data.sources": [STICKERS], "content": {"block": 0}}),
     "content.classes": (70, {"data.sources": [STICKERS], "content": {"block": 0}}),
     "contrast.weight": (0.5, {"contrast": {}}),
+    "alignment.encoder": ("{folder}/encoder2", ALIGNED),
+    "alignment.weight": (2.0, ALIGNED),
+    "alignment.block": (1, ALIGNED),
+    "alignment.hidden": (64, ALIGNED),
+    "alignment.spatial": (True, {"alignment": {"encoder": "{folder}/encoder", "block": 0}}),
+    "alignment.end": (1, ALIGNED),
     "routing.share": (0.75, {"routing": {"first": 0, "last": 0}, "stages.0": ROUTED}),
     "routing.first": (1, {"routing": {"first": 0, "last": 1}, "stages.0": ROUTED}),
     "routing.last": (1, {"routing": {"first": 0, "last": 0}, "stages.0": ROUTED}),

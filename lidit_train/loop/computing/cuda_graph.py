@@ -91,6 +91,8 @@ def _tensors(batch: Batch) -> Iterator[tuple[str, Tensor]]:
         yield from (("velocity", batch.contrasted.velocity), ("apart", batch.contrasted.apart))
     if batch.kept is not None:
         yield "kept", batch.kept
+    if batch.features is not None:
+        yield "features", batch.features
 
 
 def copied(batch: Batch) -> Batch:
@@ -110,6 +112,7 @@ def copied(batch: Batch) -> Batch:
         content=None if batch.content is None else batch.content.clone(),
         contrasted=contrasted,
         kept=None if batch.kept is None else batch.kept.clone(),
+        features=None if batch.features is None else batch.features.clone(),
     )
 
 

@@ -14,12 +14,13 @@ from ...batch import Batch, Shown
 from ...learner import Learner
 from ...recipe import Content, Contrast, Routing
 from ..denoising import denoise
+from .alignment import Aligned
 from .lora import LoraAdapter
 from .routing import Routed
 
 
 class LiDiTLearner(Learner):
-    """Trains a LI-DiT; the map that names content is no part of the model.
+    """Trains a LI-DiT; maps that name content or are aligned are no part of the model.
 
     Args:
         checkpointing: the blocks' activations are computed again in the backward pass.
@@ -35,11 +36,15 @@ class LiDiTLearner(Learner):
         checkpointing: bool = False,
         contrast: Contrast | None = None,
         routing: Routing | None = None,
+        aligned: Aligned | None = None,
     ) -> None:
         super().__init__()
         self.model, self.content, self.checkpointing = model, content, checkpointing
         self.contrast, self.routing = contrast, routing
         self.names = nn.Linear(model.config.width, content.classes) if content else None
+        self.aligned = aligned
+        lessons = (content, aligned.recipe if aligned else None)
+        self.watched = {lesson.block for lesson in lessons if lesson}  # blocks that are read
 
     def blocks(self) -> list[nn.Module]:
         return list(self.model.blocks)
@@ -72,7 +77,7 @@ class LiDiTLearner(Learner):
             else:
                 x = run_block(index, block, x, *rest)
             x = routed.after(index, x) if routed else x
-            if self.content is not None and index == self.content.block:
+            if index in self.watched:
                 seen[index] = x  # (B, N, D)
             return x
 
@@ -86,6 +91,9 @@ class LiDiTLearner(Learner):
             logits = self.names(seen[self.content.block])  # (B, N, classes)
             named = F.cross_entropy(logits.flatten(0, 1), batch.content.flatten())
             loss = loss + self.content.weight * named
+        if self.aligned is not None and batch.features is not None:  # until it ends
+            recipe = self.aligned.recipe
+            loss = loss + recipe.weight * self.aligned(seen[recipe.block], batch.features)
         if self.contrast is not None:
             assert batch.contrasted is not None  # as above
             loss = loss - self.contrast.weight * batch.contrasted.errors(output).mean()

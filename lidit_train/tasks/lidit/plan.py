@@ -160,6 +160,8 @@ def _image_flops(process: Process, load: StageLoad, sizes: Sizes) -> int:
     total = cost.training(recipe.compute.checkpointing)
     content = content_cost(config.width, sizes.tokens, classes, process.mixed)
     total += content.forward + content.backward
+    aligned = process.alignment_cost(sizes.tokens)
+    total += aligned.forward + aligned.backward
     if not process.keeps_states:
         total += sum(process.llms[i].flops(text.read) for i, text in sizes.text.items())
     if not recipe.cache.latents:
@@ -220,7 +222,7 @@ def _caching(process: Process, tokens: Mapping[int, TextTokens], cached) -> floa
     """
     flops = 0
     for one in cached:
-        each = encoder_flops(one.side)
+        each = encoder_flops(one.side)  # none where it is no autoencoder's
         if one.branch is not None:
             each = process.llms[one.branch].flops(tokens[one.branch].read)
         flops += each * (one.count or 0)

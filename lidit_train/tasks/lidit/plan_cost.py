@@ -23,7 +23,8 @@ from lidit_core.text.states import INSTRUCTION, PROMPT, LLMStates
 from ...data.token_guess import TextTokens
 from ...plan.counting import META, Cost, SoFar, count
 from ...plan.workload import Sizes
-from ...recipe import Lora, Routing
+from ...recipe import Alignment, Lora, Routing
+from .alignment import Aligned
 from .lora import LoraAdapter
 from .trained import Trained, everything, linear_layers, weight_shapes
 
@@ -210,6 +211,22 @@ def content_cost(width: int, tokens: int, classes: int, mixed: bool = False) -> 
     return count(
         lambda _: F.cross_entropy(names(x).flatten(0, 1), shown), names.parameters(), mixed
     )
+
+
+@functools.lru_cache(maxsize=64)
+def alignment_cost(
+    recipe: Alignment, width: int, features: int, tokens: int, mixed: bool = False
+) -> Cost:
+    """Count what the map that is aligned takes for one picture.
+
+    Args:
+        features: numbers in one of the encoder's.
+    """
+    with torch.device(META):
+        aligned = Aligned(recipe, width, features)
+    x = torch.empty(1, tokens, width, device=META, requires_grad=True)
+    seen = torch.empty(1, features, *_sides(tokens), device=META)
+    return count(lambda _: aligned(x, seen), aligned.parameters(), mixed)
 
 
 def muon_flops(config: LiDiTConfig, trained: Trained) -> int:

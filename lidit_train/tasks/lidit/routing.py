@@ -66,15 +66,13 @@ def check_routing(recipe: Recipe, config: LiDiTConfig, spec: InputSpec) -> None:
         f"{side} pixels has {tokens}; leave routing out, or give every stage a resolution of "
         f"{int(LEAST**0.5) * spec.grain} or more",
     )
-    if recipe.content is not None:
-        check_read(recipe, config, "content", recipe.content.block)
+    for name in ("content", "alignment"):
+        if (lesson := getattr(recipe, name)) is not None:
+            _check_read(name, lesson.block, blocks[:-1])
 
 
-def check_read(recipe: Recipe, config: LiDiTConfig, name: str, block: int) -> None:
+def _check_read(name: str, block: int, away: range) -> None:
     """Refuse to read a block behind which some tokens are away."""
-    if recipe.routing is None:
-        return
-    away = recipe.routing.blocks(config.depth)[:-1]
     check(
         block not in away,
         f"the recipe's {name} reads block {block}, behind which routing has some tokens away; "

@@ -12,14 +12,17 @@ from torch import Tensor
 from lidit_core.checkpoints.lidit import save_lidit
 from lidit_core.errors import check
 from lidit_core.model.config import LiDiTConfig
+from lidit_core.paths import at_home
 
 from ...data.latent_statistics import with_preview
 from ...data.prepare import Prepared, some_captions, some_latents
+from ...data.vision.encoder import VisionEncoder
 from ...loop.computing.cuda_graph import check_alone
 from ...loop.longest_prompt import recorded
 from ...recipe import Recipe
 from ..unused_fields import refuse
 from ..whitening import SAMPLE, whiten_entries
+from .alignment import Aligned
 from .input import input_spec
 from .learner import LiDiTLearner
 from .lora import add_lora, linear_layers, save_lora
@@ -60,6 +63,8 @@ class LiDiTTask:
 
     def check_files(self) -> None:
         check_start(self.recipe, self.config)
+        if self.recipe.alignment is not None:
+            VisionEncoder(at_home(self.recipe.alignment.encoder), self.spec.grain).check()
         if self.recipe.trains == "lora":
             linear_layers(on_meta(self.config), self.recipe.lora.layers)
 
@@ -75,12 +80,16 @@ class LiDiTTask:
         trained = trained_by(recipe, config, start.fresh)
         for name, parameter in start.model.named_parameters():
             parameter.requires_grad_(trained.weight(name))
+        aligned = None
+        if recipe.alignment is not None and ready.vision is not None:
+            aligned = Aligned(recipe.alignment, config.width, ready.vision.width)
         learner = LiDiTLearner(
             start.model,
             recipe.content,
             recipe.compute.checkpointing,
             recipe.contrast,
             recipe.routing,
+            aligned,
         )
         if recipe.trains == "lora":
             learner.lora = add_lora(start.model, recipe.lora)
@@ -153,11 +162,12 @@ def _check_subsets(recipe: Recipe, config: LiDiTConfig) -> None:
 
 
 def _check_losses(recipe: Recipe, config: LiDiTConfig) -> None:
-    """The losses beside the denoising: content of a block that is there, contrast within flow."""
-    if recipe.content is not None:
+    """The losses beside the denoising: of blocks that are there, contrast within flow."""
+    for name in ("content", "alignment"):
+        lesson = getattr(recipe, name)
         check(
-            0 <= recipe.content.block < config.depth,
-            f"the recipe's content is read after block {recipe.content.block}; expected one of "
+            lesson is None or 0 <= lesson.block < config.depth,
+            f"the recipe's {name} is read after block {lesson and lesson.block}; expected one of "
             f"0 to {config.depth - 1}",
         )
     if recipe.contrast is not None:

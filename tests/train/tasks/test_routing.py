@@ -103,9 +103,7 @@ def test_chance_comes_from_seed_step_and_row_alone():
     assert often.min() > 60 and often.max() < 140
 
 
-@pytest.mark.parametrize(
-    "changes", [{}, {"compute": {"checkpointing": True, "micro_batch": 2}}]
-)
+@pytest.mark.parametrize("changes", [{}, {"compute": {"checkpointing": True, "micro_batch": 2}}])
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(world, changes):
     folder, llms = world
     name = "-".join(["routed", *map(str, changes)])
