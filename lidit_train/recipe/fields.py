@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from lidit_core.checkpoints.lora_styles import WRITTEN
 from lidit_core.diffusion.objectives import Focus
 from lidit_core.errors import check
 from lidit_core.io.records import LARGEST
@@ -54,9 +55,11 @@ class Lora:
     rank: int = 16
     alpha: float = 16.0  # the change is alpha / rank times the product of its two matrices
     layers: tuple[str, ...] = ("blocks", "text_side")  # parts of LI-DiT whose linear layers change
+    names: str = ""  # in the file, as "kohya" (sd-scripts) or "peft" have them; "" = the plain ones
 
     def __post_init__(self) -> None:
         in_range(self, "lora", "rank", low=1)
+        one_of("the recipe's lora.names", self.names, tuple(WRITTEN))
         check(bool(self.layers), "the recipe's lora has no layers; expected parts of LI-DiT")
 
 

@@ -91,6 +91,7 @@ def observed(data: dict, folder: Path, llms: dict[str, str], out: str) -> dict[s
     return {
         **seen,
         "weights": digest.hexdigest(),
+        "names": json.dumps(sorted(tensors)),
         "config": json.dumps(metadata, sort_keys=True),
         "curve": json.dumps(curve(folder / out)),
         "grids": str([hashlib.sha256(p.read_bytes()).hexdigest() for p in pictures]),
@@ -152,6 +153,7 @@ CHANGED = {  # a field -> another value than the basis has; with others where it
     "lora.rank": (4, {"trains": "lora"}),
     "lora.alpha": (4.0, {"trains": "lora"}),
     "lora.layers": (["blocks.0"], {"trains": "lora"}),
+    "lora.names": ("kohya", {"trains": "lora"}),
     "adapter.base": ("{folder}/other.safetensors", ADAPTER),
     "adapter.prediction": ("eps", ADAPTER),
     "adapter.llm": ("{folder}/two", ADAPTER),

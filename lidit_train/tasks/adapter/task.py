@@ -34,6 +34,7 @@ UNUSED = {
     "lora.rank": "which is for trains: lora",
     "lora.alpha": "which is for trains: lora",
     "lora.layers": "which is for trains: lora",
+    "lora.names": "which is for trains: lora",
     "content": "which a block of a LI-DiT learns",
     "validation.branches": "and an adapter reads one LLM",
     "compute.cuda_graph": "which records a LI-DiT: an adapter's checkpoint may read texts itself",

@@ -141,7 +141,7 @@ def _check_recipe(recipe: Recipe) -> None:
         refuse(recipe, {"compute.frozen": "and of such a model nothing is frozen"})
     if recipe.trains != "lora":
         beside = "which is for trains: lora"
-        refuse(recipe, {f"lora.{name}": beside for name in ("rank", "alpha", "layers")})
+        refuse(recipe, {f"lora.{name}": beside for name in ("rank", "alpha", "layers", "names")})
     check(
         bool(m.preset) + bool(m.checkpoint) == 1,
         f"the recipe's model has preset={m.preset!r} and checkpoint={m.checkpoint!r}; expected "
