@@ -18,8 +18,7 @@ import pytest
 import torch
 import yaml
 from tiny_adapter_training import SHAPE, write_standin
-from tiny_training import curve, fields, make_world, pictures, run, spec, write_recipe
-from tiny_vision import save_encoder
+from tiny_training import curve, fields, make_world, pictures, run, save_encoder, spec, write_recipe
 
 from lidit_core.errors import LiDiTError
 from lidit_core.io.tensors import read_safetensors

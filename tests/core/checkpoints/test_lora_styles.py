@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from lora_styles import RANK, STYLES, styled
-from tiny_lidit import random_lidit
+from tiny_lidit import RANK, STYLES, random_lidit, styled
 
 from lidit_core.checkpoints.lora import merge_lora, read_lora, write_lora
 from lidit_core.checkpoints.lora_styles import WRITTEN

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from lora_styles import STYLES, styled
 from model_kit import close
+from tiny_lidit import STYLES, styled
 
 from lidit_core.checkpoints.lidit import read_lidit, save_lidit
 from lidit_core.checkpoints.lora import load_with_loras

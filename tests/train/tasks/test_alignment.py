@@ -14,8 +14,17 @@ import torch.nn.functional as F
 from processes import together
 from tiny_adapter_training import adapter_fields
 from tiny_lidit import random_lidit, random_noise, random_texts
-from tiny_training import curve, fields, make_world, recipe_of, run, write_recipe
-from tiny_vision import FAMILIES, WIDTH, save_encoder
+from tiny_training import (
+    ENCODERS,
+    SEEN,
+    curve,
+    fields,
+    make_world,
+    recipe_of,
+    run,
+    save_encoder,
+    write_recipe,
+)
 
 from lidit_core.errors import LiDiTError
 from lidit_train.batch import Batch
@@ -44,13 +53,13 @@ def on(folder, **more) -> dict:
     return {"stages": STAGES, "alignment": alignment}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ENCODERS)
 def test_each_image_token_has_the_feature_of_its_place(tmp_path, family):
     encoder = VisionEncoder(save_encoder(tmp_path, family), grain=16)
     encoder.check()
     pictures = torch.zeros(2, 3, 64, 96, dtype=torch.uint8)
     before = encoder.encode(pictures)
-    assert before.shape == (2, encoder.width, 4, 6) == (2, WIDTH, 4, 6)
+    assert before.shape == (2, encoder.width, 4, 6) == (2, SEEN, 4, 6)
     pictures[1, :, 32:, :32] = 255  # the third and fourth row, the first two columns
     after = encoder.encode(pictures)
     assert torch.equal(before[0], after[0])
@@ -103,7 +112,7 @@ def first(world, out: str, cached: bool) -> Batch:
 
 def test_cached_or_not_the_features_are_the_same(world):
     cached, now = first(world, "cached", True), first(world, "now", False)
-    assert cached.features.shape == (4, WIDTH, 2, 2)
+    assert cached.features.shape == (4, SEEN, 2, 2)
     torch.testing.assert_close(cached.features, now.features, rtol=1e-4, atol=1e-5)
     assert list((world[0] / "cached" / "cache" / "features").glob("*.safetensors"))
 
