@@ -25,6 +25,8 @@ class Batch:
     used: Mapping[int, Sequence[int]] = field(default_factory=dict)  # tokens read of each caption
     contrasted: Contrasted | None = None  # where the recipe has contrast
     counted: Tensor | None = None  # (B, h, w): weights in the loss, by latent pixel; None = all 1
+    kept: Tensor | None = None  # (B, K) int64: image tokens that go through every block (routing)
+    features: Tensor | None = None  # (B, D, h, w) of a vision encoder (alignment)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -40,6 +42,8 @@ class Batch:
             {i: used[rows] for i, used in self.used.items()},
             None if self.contrasted is None else self.contrasted[rows],
             None if self.counted is None else self.counted[rows],
+            None if self.kept is None else self.kept[rows],
+            None if self.features is None else self.features[rows],
         )
 
     def mean(self, errors: Tensor) -> Tensor:

@@ -82,6 +82,8 @@ class HeldOut:
             content=None,
             counted=self.fetcher.counted([(s.source, s.index) for s in batch.samples], size),
             following=None,
+            kept=None,
+            features=None,
             replaced=(),
         )
 

@@ -25,7 +25,7 @@ from ..recipe import Recipe
 from .caption_states import CaptionStates
 from .latent_cache import on_latents, read_mask, read_picture
 from .prepare import Prepared
-from .sample_draws import Chance, chance
+from .sample_draws import Chance, chance, kept_tokens
 from .schedule import StepBatch, StepPicture
 from .workers import ignore_interrupts
 
@@ -56,6 +56,8 @@ class Fetched:
     content: Tensor | None  # (B, h, w)
     counted: Tensor | None  # (B, h, w) weights in the loss, where a source has masks or a weight
     following: Following | None  # where the recipe has contrast
+    kept: Tensor | None  # (B, K), where the recipe has routing
+    features: Tensor | None  # (B, D, h, w), where the recipe has alignment and they are cached
     replaced: tuple[tuple[int, int], ...]  # (source, index) of what could not be decoded
 
     def pin_memory(self) -> Fetched:
@@ -80,6 +82,7 @@ class Fetcher(torch.utils.data.Dataset):
         self.sources, self.stages = ready.sources, ready.stages
         self.readers, self.latents = ready.readers, ready.latents
         self.weighs = any(s.mask or s.loss_weight != 1 for s in recipe.data.sources)
+        self.features = ready.features
         self.cached = self.spec.keeps_states(recipe.cache) or bool(recipe.cache.given)
 
     def __getitem__(self, plan: StepBatch) -> Fetched:
@@ -103,6 +106,8 @@ class Fetcher(torch.utils.data.Dataset):
             self._content(rows, size) if self.recipe.content else None,
             self.counted([(row.source, row.index) for row in rows], size),
             self._following(plan, numbers, rows, said, size) if self.recipe.contrast else None,
+            self._kept(plan, numbers, size) if self.recipe.routing else None,
+            self._features(plan, rows, size),
             tuple(bad for several in replaced for bad in several),
         )
 
@@ -180,6 +185,25 @@ class Fetcher(torch.utils.data.Dataset):
         assert mask is not None  # as it was decoded when the picture was read
         return on_latents(mask[None], shape)[0]
 
+    def aligns(self, plan: StepBatch) -> bool:
+        """Whether a step aligns with a vision encoder's features; a plan without rows does not."""
+        aligned = self.recipe.alignment
+        return aligned is not None and bool(plan.rows) and aligned.stands(plan.step)
+
+    def _features(self, plan: StepBatch, rows: Sequence[StepPicture], size) -> Tensor | None:
+        """The rows' cached features, if this step reads any."""
+        if self.features is None or not self.aligns(plan):
+            return None
+        read = [self.features.read(row.source, row.index, size) for row in rows]
+        return torch.stack([seen for seen in read if seen is not None])
+
+    def _kept(self, plan: StepBatch, numbers: range, size: tuple[int, int]) -> Tensor:
+        """Which image tokens of each row go through every block."""
+        assert self.recipe.routing is not None
+        tokens = (size[0] // self.spec.grain) * (size[1] // self.spec.grain)
+        drawn = tokens, self.recipe.routing.kept(tokens)
+        return torch.stack([kept_tokens(self.recipe.seed, plan.step, n, *drawn) for n in numbers])
+
     def _following(self, plan: StepBatch, numbers: range, rows, read: list[str], size) -> Following:
         """The row after these, and which of these contrast sets against the one that follows it.
 
@@ -202,7 +226,7 @@ class Loader:
 
     def __init__(self, fetcher: Fetcher, ready: Prepared, device="cpu") -> None:
         self.fetcher, self.device = fetcher, device
-        self.schedule, self.vae = ready.schedule, ready.vae
+        self.schedule, self.vae, self.vision = ready.schedule, ready.vae, ready.vision
 
     @property
     def llms(self) -> list[str]:
@@ -251,6 +275,8 @@ class Loader:
             {i: [0 if none else n for n, none in zip(c.used, zeroed)] for i, c in read.items()},
             self._contrasted(fetched, fetched.following, x) if fetched.following else None,
             None if fetched.counted is None else self._moved(fetched.counted),
+            None if fetched.kept is None else self._moved(fetched.kept),
+            self._features(fetched),
         )
 
     def _moved(self, tensor: Tensor) -> Tensor:
@@ -265,6 +291,15 @@ class Loader:
         nothing = self._moved(zeroed)[:, None]
         roles = self._moved(kept.roles).masked_fill(nothing, PADDING)
         return LLMStates(self._moved(kept.hidden), roles, rows).to(dtype=torch.float32)
+
+    def _features(self, fetched: Fetched) -> Tensor | None:
+        """What the vision encoder sees in the pictures, cached or computed now."""
+        if fetched.features is not None:
+            return self._moved(fetched.features)
+        if self.vision is None or not self.fetcher.aligns(fetched.plan):
+            return None
+        assert fetched.pictures is not None  # without the cache of latents
+        return self.vision.encode(fetched.pictures)
 
     def _contrasted(self, fetched: Fetched, following: Following, x: Tensor) -> Contrasted:
         """The velocities of the rows that follow; x (B, C, h, w) are the batch's own latents."""

@@ -34,6 +34,7 @@ from .room import check_room
 from .schedule import Schedule, StageBuckets, held_out
 from .sources import PictureSource
 from .sources.open import open_source
+from .vision.encoder import VisionEncoder
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,8 @@ class Prepared:
     latents: LatentCache | None
     schedule: Schedule
     held_out: StageBuckets | None = None  # pictures that are measured and not trained on
+    vision: VisionEncoder | None = None  # where the recipe has alignment
+    features: LatentCache | None = None  # of it, beside cached latents
 
     @property
     def fingerprints(self) -> dict[int, str]:
@@ -128,11 +131,12 @@ def prepare(
     _read_captions(recipe, spec, sources, readers, accelerator)
     shown = stages + ((held,) if held else ())
     vae, latents = _latents(recipe, spec, cache, sources, shown, accelerator, checkpoint)
+    vision, features = _features(recipe, spec, cache, sources, stages, accelerator)
     if recipe.model.measure_latents:
         spec = replace(spec, latent=_measured(spec, out, sources, stages, vae, latents))
     for reader in readers.values():  # the last, as an LLM that keeps nothing is loaded for it
         tell_cut(reader, _captions(sources))
-    return Prepared(spec, sources, stages, readers, vae, latents, schedule, held)
+    return Prepared(spec, sources, stages, readers, vae, latents, schedule, held, vision, features)
 
 
 def unused(
@@ -153,7 +157,11 @@ def unused(
     file = find_autoencoder(recipe.model.vae, spec.latent, checkpoint)
     latents = LatentCache(cache / "latents", file.identity(), TORCH[recipe.cache.dtype])
     stages, held = stage_buckets(recipe, spec, sources)
-    return states + latents.unused(sources, stages + ((held,) if held else ()))
+    features = sorted((cache / "features").glob("*.*"))
+    if recipe.alignment is not None:
+        vision = VisionEncoder(at_home(recipe.alignment.encoder), spec.grain)
+        features = feature_cache(recipe, vision, cache).unused(sources, stages)
+    return states + latents.unused(sources, stages + ((held,) if held else ())) + features
 
 
 def _check_content(sources: Sequence[PictureSource]) -> None:
@@ -262,6 +270,27 @@ def _latents(
     vae.let_go()
     accelerator.wait_for_everyone()
     return vae, latents
+
+
+def _features(recipe: Recipe, spec: InputSpec, cache: Path, sources, stages, accelerator):
+    """The vision encoder of a recipe with alignment, and its features as latents are kept."""
+    if recipe.alignment is None:
+        return None, None
+    folder = at_home(recipe.alignment.encoder)
+    vision = VisionEncoder(folder, spec.grain, accelerator.device)
+    if not recipe.cache.latents:
+        return vision, None
+    features = feature_cache(recipe, vision, cache)
+    mine = slice(accelerator.process_index, None, accelerator.num_processes)
+    features.prepare(sources, stages, vision.encode, mine, recipe.data.workers)
+    vision.let_go()
+    accelerator.wait_for_everyone()
+    return vision, features
+
+
+def feature_cache(recipe: Recipe, vision: VisionEncoder, cache: Path) -> LatentCache:
+    """Where an encoder's features are kept: by the pictures' bytes, as latents are."""
+    return LatentCache(cache / "features", vision.identity(), TORCH[recipe.cache.dtype])
 
 
 def _measured(spec: InputSpec, out: Path, sources, stages, vae, latents) -> LatentFormat:

@@ -28,11 +28,10 @@ from ..recipe import Recipe
 from .checkpoints import CheckpointFolder, decayed_to, tell_longer, tell_place, tell_stage
 from .computing.cuda_graph import replayed
 from .computing.frozen import computing, holds_half
-from .ema import EMA
 from .journal import Journal, Losses
 from .learning_rate import decay_factor, decay_start, learning_rate
 from .longest_prompt import LongestPrompts
-from .optimisers import optimisers_of
+from .optimisers import average_of, optimisers_of
 from .parallel import is_sharded, local, together, whole
 from .stopping import Signals, Stopped
 from .validating.validator import Validator
@@ -71,7 +70,7 @@ class Trainer:
         self.parallel = together(learner, accelerator, recipe.compute)
         self.replayed = replayed(self._run, learner, recipe.compute, accelerator)
         self.optimisers = optimisers_of(learner, recipe.optimiser)
-        self.ema = EMA(learner, recipe.optimiser.ema)
+        self.ema = average_of(learner, recipe.optimiser, self.optimisers)
         self.checkpoints = CheckpointFolder(
             folder / "checkpoints", recipe.checkpoints.keep, accelerator
         )

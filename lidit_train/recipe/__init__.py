@@ -1,10 +1,9 @@
 """A training recipe: one YAML file that says everything a run needs to be repeated."""
 
+from .alignment import Alignment
 from .bridging import Bridge
 from .fields import (
-    OPTIMISERS,
     PRECISIONS,
-    SCHEDULES,
     Adapter,
     Cache,
     Compute,
@@ -13,18 +12,20 @@ from .fields import (
     Hardware,
     Lora,
     Model,
-    Optimiser,
     Recipe,
     Stage,
     Subset,
 )
 from .keeping import WEIGHTS, Checkpoints, Log
 from .loss import DELTA_SCHEDULES, ERRORS, SQUARED, WEIGHTINGS, Loss
+from .optimiser import OPTIMISERS, SCHEDULES, Optimiser
+from .routing import Routing
 from .sources import KINDS, LANGUAGES, Buckets, Data, Source
 from .validation import BASE_ALONE, Prompt, Validation
 
 __all__ = [
     "Adapter",
+    "Alignment",
     "BASE_ALONE",
     "Bridge",
     "Buckets",
@@ -48,6 +49,7 @@ __all__ = [
     "PRECISIONS",
     "Prompt",
     "Recipe",
+    "Routing",
     "SCHEDULES",
     "Source",
     "SQUARED",

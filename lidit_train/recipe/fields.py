@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from lidit_core.checkpoints.lora_styles import WRITTEN
 from lidit_core.diffusion.objectives import Focus
 from lidit_core.errors import check, shown
 from lidit_core.io.records import LARGEST
@@ -14,14 +15,15 @@ from lidit_core.llmdiff.config import MODES, TokenRefiner
 from lidit_core.llmdiff.langevin import FORMS
 
 from ..ranges import in_range, one_of
+from .alignment import Alignment
 from .bridging import Bridge
 from .keeping import Checkpoints, Log
 from .loss import Loss
+from .optimiser import UNDIVIDED, Optimiser
+from .routing import Routing
 from .sources import Data
 from .validation import Validation
 
-OPTIMISERS = ("adamw", "muon")
-SCHEDULES = ("linear", "cosine")  # of the learning rate's decay
 PRECISIONS = ("float32", "bf16")
 
 
@@ -55,9 +57,11 @@ class Lora:
     rank: int = 16  # of the two matrices whose product changes a layer
     alpha: float = 16.0  # the change is alpha / rank times the product of its two matrices
     layers: tuple[str, ...] = ("blocks", "text_side")  # parts of LI-DiT whose linear layers change
+    names: str = ""  # in the file, as "kohya" (sd-scripts) or "peft" have them; "" = the plain ones
 
     def __post_init__(self) -> None:
         in_range(self, "lora", "rank", low=1)
+        one_of("the recipe's lora.names", self.names, tuple(WRITTEN))
         check(bool(self.layers), "the recipe's lora has no layers; expected parts of LI-DiT")
 
 
@@ -173,33 +177,6 @@ class Contrast:
 
 
 @dataclass(frozen=True)
-class Optimiser:
-    """How weights follow their gradients, and how their average follows them."""
-
-    name: str = "adamw"  # or "muon", for the blocks' matrices; AdamW for the rest
-    learning_rate: float = 1e-4  # at the plateau
-    betas: tuple[float, ...] = (0.9, 0.99)  # of AdamW: decays of the mean and the square
-    weight_decay: float = 0.01  # of matrices
-    warmup: int = 100  # steps
-    decay: float = 0.25  # share of all steps over which the rate falls to zero
-    schedule: str = "linear"  # in which it falls, or "cosine"
-    clip: float = 1.0  # of the gradient's norm; 0 = none
-    ema: float = 0.998  # decay of the weights' exponential moving average
-    bad_steps: int = 20  # in a row whose gradient is no number, before the run gives up
-
-    def __post_init__(self) -> None:
-        one_of("the recipe's optimiser", self.name, OPTIMISERS)
-        one_of("the recipe's optimiser.schedule", self.schedule, SCHEDULES)
-        check(
-            len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
-            f"the recipe's optimiser has betas {list(self.betas)}; expected two numbers below 1",
-        )
-        in_range(self, "optimiser", "learning_rate", "weight_decay", "warmup", "clip", low=0)
-        in_range(self, "optimiser", "decay", "ema", low=0, high=1)
-        in_range(self, "optimiser", "bad_steps", low=1)
-
-
-@dataclass(frozen=True)
 class Compute:
     """How a step is computed; none of it changes what is learnt beyond rounding."""
 
@@ -248,7 +225,9 @@ class Recipe:
     optimiser: Optimiser = Optimiser()
     loss: Loss = Loss()
     content: Content | None = None  # teach a block what each patch shows
+    alignment: Alignment | None = None  # teach a block what a vision encoder sees
     contrast: Contrast | None = None  # tell a caption's velocity from that of others
+    routing: Routing | None = None  # lead some image tokens around some blocks
     compute: Compute = Compute()
     cache: Cache = Cache()
     checkpoints: Checkpoints = Checkpoints()
@@ -260,6 +239,11 @@ class Recipe:
     def __post_init__(self) -> None:
         check(bool(self.stages), "the recipe has no stages; expected one or more")
         self.validation.check_measured(self.steps)
+        check(
+            not (self.compute.shard and self.optimiser.name in UNDIVIDED),
+            f"the recipe has compute.shard and the optimiser {self.optimiser.name}, which steps "
+            "whole weights alone; leave out compute.shard, or name adamw or muon",
+        )
         for stage in self.stages:
             rate = stage.rate * self.optimiser.learning_rate
             check(

@@ -19,7 +19,7 @@ import torch
 import yaml
 from tiny_adapter_training import SHAPE, write_demo_checkpoint
 from tiny_bridge import make_bridge_world
-from tiny_training import curve, fields, make_world, pictures, run, spec, write_recipe
+from tiny_training import curve, fields, make_world, pictures, run, save_encoder, spec, write_recipe
 
 from lidit_core.errors import LiDiTError
 from lidit_core.io.tensors import read_safetensors, write_safetensors
@@ -45,6 +45,8 @@ def world(tmp_path_factory):
         row["tags"] = f"a {n}, red, blue, green, round"
     table = "\n".join(map(json.dumps, rows))
     (folder / "pictures" / "metadata.jsonl").write_text(table)
+    save_encoder(folder / "encoder")
+    save_encoder(folder / "encoder2", "ViT")
     if find_spec("diffusers"):
         write_demo_checkpoint(folder / "base.safetensors")
         write_demo_checkpoint(folder / "other.safetensors", replace(SHAPE, context_width=24))
@@ -97,6 +99,7 @@ def observed(data: dict, folder: Path, llms: dict[str, str], out: str) -> dict[s
     return {
         **seen,
         "weights": digest.hexdigest(),
+        "names": json.dumps(sorted(tensors)),
         "config": json.dumps(metadata, sort_keys=True),
         "curve": json.dumps(curve(folder / out)),
         "grids": str([hashlib.sha256(p.read_bytes()).hexdigest() for p in pictures]),
@@ -133,6 +136,8 @@ FROM_CHECKPOINT = {"model": TRAINED}
 TABLE = {"data.sources.0.kind": "table"}
 TAGGED = {**TABLE, "data.sources.0.captions": {"tags": 1.0}}
 CATS = {"validation.prompts": [{"text": "a cat"}]}
+ROUTED = {"images": 6, "batch": 2, "resolution": 256}  # of 256 image tokens
+ALIGNED = {"alignment": {"encoder": "{folder}/encoder", "block": 0, "hidden": 32}}
 CHANGED = {  # a field -> another value than the basis has; with others where it needs them
     "model.preset": "LI-DiT-1B",
     "model.checkpoint": "{folder}/base/final.safetensors",
@@ -182,6 +187,7 @@ CHANGED = {  # a field -> another value than the basis has; with others where it
     "lora.rank": (4, {"trains": "lora"}),
     "lora.alpha": (4.0, {"trains": "lora"}),
     "lora.layers": (["blocks.0"], {"trains": "lora"}),
+    "lora.names": ("kohya", {"trains": "lora"}),
     "adapter.base": ("{folder}/other.safetensors", ADAPTER),
     "adapter.prediction": ("eps", ADAPTER),
     "adapter.llm": ("{folder}/two", ADAPTER),
@@ -227,6 +233,15 @@ CHANGED = {  # a field -> another value than the basis has; with others where it
     "content.block": (1, {"data.sources": [STICKERS], "content": {"block": 0}}),
     "content.classes": (70, {"data.sources": [STICKERS], "content": {"block": 0}}),
     "contrast.weight": (0.5, {"contrast": {}}),
+    "alignment.encoder": ("{folder}/encoder2", ALIGNED),
+    "alignment.weight": (2.0, ALIGNED),
+    "alignment.block": (1, ALIGNED),
+    "alignment.hidden": (64, ALIGNED),
+    "alignment.spatial": (True, {"alignment": {"encoder": "{folder}/encoder", "block": 0}}),
+    "alignment.end": (1, ALIGNED),
+    "routing.share": (0.75, {"routing": {"first": 0, "last": 0}, "stages.0": ROUTED}),
+    "routing.first": (1, {"routing": {"first": 0, "last": 1}, "stages.0": ROUTED}),
+    "routing.last": (1, {"routing": {"first": 0, "last": 0}, "stages.0": ROUTED}),
     "compute.precision": "bf16",
     "compute.micro_batch": 1,
     "compute.checkpointing": True,

@@ -36,10 +36,13 @@ UNUSED = {
     "lora.rank": "which is for trains: lora",
     "lora.alpha": "which is for trains: lora",
     "lora.layers": "which is for trains: lora",
+    "lora.names": "which is for trains: lora",
     "bridge": "which is for trains: bridge",
     "content": "which a block of a LI-DiT learns",
     "validation.branches": "and an adapter reads one LLM",
     "compute.cuda_graph": "which records a LI-DiT: an adapter's checkpoint may read texts itself",
+    "alignment": "which a block of a LI-DiT learns",
+    "routing": "which leads tokens around a LI-DiT's blocks, and a U-Net has none such",
     "contrast": "which is of flow matching, and the adapter's base predicts eps or v",
 }
 

@@ -137,6 +137,8 @@ def _fetched(plan: StepBatch) -> Fetched:
         content=None,
         counted=None,
         following=None,
+        kept=None,
+        features=None,
         replaced=(),
     )
 

@@ -43,10 +43,14 @@ UNUSED = {
     "model.llms": "and the bridge's LLMs are bridge.llms",
     "model.vae": NO_PICTURES,
     "model.measure_latents": NO_PICTURES,
-    **{f"lora.{name}": "which is for trains: lora" for name in ("rank", "alpha", "layers")},
+    **{
+        f"lora.{name}": "which is for trains: lora" for name in ("rank", "alpha", "layers", "names")
+    },
     "adapter": "which is for a U-Net (trains: adapter)",
     "content": "which a block of a LI-DiT learns",
     "contrast": "which is of flow matching",
+    "alignment": NO_PICTURES,
+    "routing": "which leads image tokens around blocks",
     "compute.checkpointing": "and a bridge is small",
     "compute.cuda_graph": "which records a LI-DiT",
     "compute.frozen": "and what is frozen of a bridge is float32",

@@ -12,15 +12,17 @@ from lidit_core.model.dit import LiDiT, LiDiTBlock, run_block
 
 from ...batch import Batch, Shown
 from ...learner import Learner
-from ...recipe import SQUARED, Content, Contrast, Loss
+from ...recipe import SQUARED, Content, Contrast, Loss, Routing
 from ..denoising import denoise
+from .alignment import Aligned
 from .lora import LoraAdapter
+from .routing import Routed
 
 
 class LiDiTLearner(Learner):
-    """Trains a LI-DiT; the map that names content is no part of the model.
+    """Trains a LI-DiT; maps that name content or are aligned are no part of the model.
 
-    Batches of held-out pictures bring neither content nor contrast, and are not measured by them.
+    Batches of held-out pictures bring neither content, contrast nor features, and are not measured by them.
 
     Args:
         checkpointing: the blocks' activations are computed again in the backward pass.
@@ -36,11 +38,16 @@ class LiDiTLearner(Learner):
         checkpointing: bool = False,
         contrast: Contrast | None = None,
         loss: Loss = SQUARED,
+        routing: Routing | None = None,
+        aligned: Aligned | None = None,
     ) -> None:
         super().__init__()
         self.model, self.content, self.checkpointing = model, content, checkpointing
-        self.contrast, self.loss = contrast, loss
+        self.contrast, self.loss, self.routing = contrast, loss, routing
         self.names = nn.Linear(model.config.width, content.classes) if content else None
+        self.aligned = aligned
+        lessons = (content, aligned.recipe if aligned else None)
+        self.watched = {lesson.block for lesson in lessons if lesson}  # blocks that are read
 
     def blocks(self) -> list[nn.Module]:
         return list(self.model.blocks)
@@ -56,15 +63,25 @@ class LiDiTLearner(Learner):
     ) -> Tensor:
         return sample(self.model, noise, positive.states, negative.states, steps, guidance)
 
+    def _routed(self, batch: Batch) -> Routed | None:
+        """Where tokens go around blocks: in training alone."""
+        if self.routing is None or not torch.is_grad_enabled():
+            return None
+        assert batch.kept is not None  # a recipe that routes has it drawn
+        return Routed(self.routing.blocks(len(self.model.blocks)), batch.kept)
+
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         seen: dict[int, Tensor] = {}
+        routed = self._routed(batch)
 
         def watched(index: int, block: LiDiTBlock, x: Tensor, *rest) -> Tensor:
+            x = routed.before(index, x) if routed else x
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(run_block, index, block, x, *rest, use_reentrant=False)
             else:
                 x = run_block(index, block, x, *rest)
-            if self.content is not None and index == self.content.block:
+            x = routed.after(index, x) if routed else x
+            if index in self.watched:
                 seen[index] = x  # (B, N, D)
             return x
 
@@ -76,6 +93,10 @@ class LiDiTLearner(Learner):
         if self.names is not None and self.content is not None and batch.content is not None:
             logits = self.names(seen[self.content.block])  # (B, N, classes)
             loss = loss + self.content.weight * self._named(batch, logits)
+        if self.aligned is not None and batch.features is not None:  # until it ends
+            recipe = self.aligned.recipe
+            apart = self.aligned(seen[recipe.block], batch.features)
+            loss = loss + recipe.weight * batch.mean_of_samples(apart)
         if self.contrast is not None and batch.contrasted is not None:
             others = batch.contrasted.errors(made.output, batch.mean)
             if made.weights is not None:

@@ -164,10 +164,12 @@ def _image_flops(process: Process, load: StageLoad, sizes: Sizes) -> int:
     """Of training on a picture, with what is not cached."""
     recipe, config = process.recipe, process.config
     classes = recipe.content.classes if recipe.content else 0
-    cost = model_cost(config, sizes, process.trained, process.mixed)
+    cost = model_cost(config, sizes, process.trained, process.mixed, recipe.routing)
     total = cost.training(recipe.compute.checkpointing)
     content = content_cost(config.width, sizes.tokens, classes, process.mixed)
     total += content.forward + content.backward
+    aligned = process.alignment_cost(sizes.tokens)
+    total += aligned.forward + aligned.backward
     if not process.keeps_states:
         total += sum(process.llms[i].flops(text.read) for i, text in sizes.text.items())
     if not recipe.cache.latents:
@@ -229,7 +231,7 @@ def _caching(process: Process, tokens: Mapping[int, TextTokens], cached) -> floa
     """
     flops = 0
     for one in cached:
-        each = encoder_flops(one.side)
+        each = encoder_flops(one.side)  # none where it is no autoencoder's
         if one.branch is not None:
             each = process.llms[one.branch].flops(tokens[one.branch].read)
         flops += each * (one.count or 0)

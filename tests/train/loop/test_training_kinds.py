@@ -16,8 +16,10 @@ from tiny_training import curve, fields, make_world, pictures, recipe_of, run, s
 
 from lidit_core.checkpoints.lidit import load_lidit, read_config, read_lidit
 from lidit_core.checkpoints.lora import load_with_loras, read_lora
+from lidit_core.checkpoints.lora_styles import PREFIX
 from lidit_core.checkpoints.refiner import branch_places
 from lidit_core.errors import LiDiTError
+from lidit_core.io.tensors import read_safetensors
 from lidit_core.pipeline import Order, Settings, load_pipeline
 from lidit_train.recipe_file import read_recipe
 from lidit_train.run import train
@@ -84,6 +86,22 @@ def test_a_lora_is_a_file_of_its_own_that_changes_the_base(world):
     changed = {key for key in before if not torch.equal(before[key], after[key])}
     assert changed and all(key.startswith(("blocks", "text_side")) for key in changed)
     assert read_lora(out).about["rank"] == 4
+
+
+@pytest.mark.parametrize(("names", "begin"), [("kohya", "lora_unet_blocks_0_"), ("peft", PREFIX)])
+def test_a_lora_is_written_with_the_names_that_are_asked_for(world, names, begin):
+    folder, llms = world
+    base = folder / "base" / "final.safetensors"
+    found = []
+    for asked in ("", names):
+        data = going_on(folder, trains="lora", lora={"rank": 4, "names": asked})
+        recipe = read_recipe(write_recipe(folder, data))
+        out = train(recipe, folder / f"lora-{names}-{asked}", "cpu", llms)
+        found.append((out, load_with_loras(base, [(out, 1.0)]).state_dict()))
+    tensors, _ = read_safetensors(found[1][0])
+    assert any(key.startswith(begin) for key in tensors)
+    assert all(".default." in key or key.endswith("alpha") for key in tensors) == (names == "peft")
+    assert all(torch.equal(found[0][1][key], found[1][1][key]) for key in found[0][1])
 
 
 def test_a_model_is_not_stretched_over_weights_of_another_size(world):
