@@ -49,12 +49,19 @@ class Field:
     @property
     def record(self) -> Record | None:
         """The record whose fields it has, where it has some; of a list, of each of its entries."""
-        kinds = (self.kind, *typing.get_args(self.kind))
-        return next((k for k in kinds if isinstance(k, type) and is_dataclass(k)), None)
+        found = (k for k in _parts(self.kind) if isinstance(k, type) and is_dataclass(k))
+        return next(found, None)
 
     @property
     def is_list(self) -> bool:
         return typing.get_origin(plain(self.kind)) is tuple
+
+
+def _parts(kind: Any) -> Iterator[Any]:
+    """A type and all that it is made of."""
+    yield kind
+    for inner in typing.get_args(kind):
+        yield from _parts(inner)
 
 
 def plain(kind: Any) -> Any:

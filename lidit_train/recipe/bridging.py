@@ -24,8 +24,8 @@ class Bridge:
     collaborative_blocks: int = 1  # where there are several LLMs
     blocks: int = 3  # of the resampler
     residual: str = "attention"  # or "mlp", token by token, which is what it has to beat
-    base: bool = True  # ridge; False = the residual alone, for comparison
-    overlap: bool = True  # attention by shared characters; False for comparison
+    base: bool = True  # ridge; false = the residual alone, for comparison
+    overlap: bool = True  # attention by shared characters; false for comparison
     seeds: str = "pca"  # of the teacher's own table; "trained" and "none" for comparison
     held_out: float = 0.05  # share of the prompts that are measured and never learnt from
 

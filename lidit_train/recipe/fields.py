@@ -221,7 +221,7 @@ class Recipe:
     # "bridge" learns from a recording
     lora: Lora = Lora()
     adapter: Adapter | None = None
-    bridge: Bridge | None = None  # trains: bridge
+    bridge: Bridge | None = None  # of LLMs that learn to write what a recording holds
     optimiser: Optimiser = Optimiser()
     loss: Loss = Loss()
     content: Content | None = None  # teach a block what each patch shows

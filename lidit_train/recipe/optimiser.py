@@ -21,7 +21,7 @@ class Optimiser:
     name: str = "adamw"  # or "muon", for the blocks' matrices, with AdamW for the rest; or of a
     # package of its own "adamw8bit" (bitsandbytes), "prodigy" (prodigyopt), "schedulefree"
     learning_rate: float = 1e-4  # at the plateau; for prodigy a factor on the rate that it finds
-    betas: tuple[float, ...] = (0.9, 0.99)  # of AdamW: decays of the mean and the square
+    betas: tuple[float, ...] = (0.9, 0.99)  # decays of the mean and the square
     weight_decay: float = 0.01  # of matrices
     warmup: int = 100  # steps
     decay: float = 0.25  # share of all steps over which the rate falls to zero

@@ -22,7 +22,8 @@ from .routing import Routed
 class LiDiTLearner(Learner):
     """Trains a LI-DiT; maps that name content or are aligned are no part of the model.
 
-    Batches of held-out pictures bring neither content, contrast nor features, and are not measured by them.
+    Batches of held-out pictures bring no content, contrast or features, and are not measured by
+    them.
 
     Args:
         checkpointing: the blocks' activations are computed again in the backward pass.
