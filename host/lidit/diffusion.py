@@ -45,12 +45,19 @@ class NoUNet(dict):
 class HostLiDiT(LiDiT):
     """The same model with the host's layers, attention, wrappers and block patches."""
 
-    dtype = None  # the host's: what weights are stored in, which need not be what is computed in
-
     def __init__(self, config, dtype=None, device=None, operations=nn) -> None:
         super().__init__(config, operations, dtype, device)
         self.dtype = dtype
         self.in_channels = self.channels  # stock nodes read it
+
+    @property
+    def dtype(self):
+        """The host's: what weights are stored in, which need not be what is computed in."""
+        return self._stored_dtype
+
+    @dtype.setter
+    def dtype(self, dtype) -> None:
+        self._stored_dtype = dtype
 
     def __getattr__(self, name: str) -> Any:
         try:

@@ -25,7 +25,7 @@ def pageable(module: nn.Module) -> nn.Module:
             layer.__class__ = CAST[type(layer)]
         elif isinstance(layer, nn.Embedding):
             layer.__class__ = _cast_embedding(type(layer))
-            layer.bias = None  # the host reads it
+            layer.__dict__["bias"] = None  # the host reads it
     return module
 
 

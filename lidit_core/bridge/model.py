@@ -58,8 +58,9 @@ class Bridge(nn.Module):
         added = self._residual(students, rows, entered, attention)
         if added is None:
             return Predicted(linear, pooled)
-        more = added.pooled
-        return Predicted(linear + added.sequence, None if more is None else pooled + more)
+        if pooled is not None and added.pooled is not None:
+            return Predicted(linear + added.sequence, pooled + added.pooled)
+        return Predicted(linear + added.sequence, None)
 
     @staticmethod
     def entered_means(students: Sequence[StudentTokens], rows: TeacherRows) -> Tensor:

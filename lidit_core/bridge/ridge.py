@@ -75,15 +75,17 @@ class Solved:
     constants: Tensor
 
 
+def _zeros(*shape: int) -> Tensor:
+    return torch.zeros(shape, dtype=torch.float64)
+
+
 class Sums:
     """Products of entered states and standardised rows, centred within groups."""
 
     def __init__(self, read: int, width: int, groups: int) -> None:
-        kind = {"dtype": torch.float64}
-        self.count = torch.zeros(groups, **kind)
-        self.x, self.y = torch.zeros(groups, read, **kind), torch.zeros(groups, width, **kind)
-        self.xx, self.xy = torch.zeros(read, read, **kind), torch.zeros(read, width, **kind)
-        self.yy = torch.zeros((), **kind)
+        self.count, self.yy = _zeros(groups), _zeros()
+        self.x, self.y = _zeros(groups, read), _zeros(groups, width)
+        self.xx, self.xy = _zeros(read, read), _zeros(read, width)
 
     def add(self, x: Tensor, y: Tensor, groups: Tensor) -> None:
         """Args: x (N, X), y (N, C) and the group of each row (N,)."""

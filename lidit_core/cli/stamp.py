@@ -114,10 +114,10 @@ def _completed(spec: LLMSpec, sources: Mapping[str, str], longest: int | None, l
 def _kinds() -> dict[str, Callable[[str, Fill], str]]:
     """By their key in the metadata, what completes the LLMs of each kind of file."""
     from ..checkpoints.lidit import CONFIG_KEY
-    from ..checkpoints.refiner import KEY as REFINER
-    from ..llmdiff.file import KEY as ADAPTER
+    from ..checkpoints.refiner import REFINER_KEY
+    from ..llmdiff.file import ADAPTER_KEY
 
-    return {CONFIG_KEY: _lidit, REFINER: _refiner, ADAPTER: _adapter}
+    return {CONFIG_KEY: _lidit, REFINER_KEY: _refiner, ADAPTER_KEY: _adapter}
 
 
 def _lidit(text: str, fill: Fill) -> str:

@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import cast
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ from ..errors import LiDiTError, first_line
 from ..progress import tell
 from .blocks import EVERY_BLOCK, Block, kept_blocks, plain_block, tap_indices
 from .compat import check_transformers, read_tokenizer
-from .decoder.build import build, decoder_blocks, text_config
+from .decoder.build import Embedded, build, decoder_blocks, text_config
 from .decoder.checkpoint import Checkpoint, checkpoint_files
 from .decoder.fingerprints import decoder_fingerprint, files_fingerprint
 from .fetch import install_line
@@ -25,12 +25,6 @@ from .single.file import check_vocabulary
 from .words import check_words
 
 DTYPES = (torch.float32, torch.bfloat16)
-
-
-class _Decoder(Protocol):
-    """What `LLM.module` has beside what every module has."""
-
-    def get_input_embeddings(self) -> nn.Embedding: ...
 
 
 @dataclass(frozen=True)
@@ -59,12 +53,12 @@ class LLM:
 
     @property
     def dtype(self) -> torch.dtype:
-        return cast(_Decoder, self.module).get_input_embeddings().weight.dtype
+        return cast(Embedded, self.module).get_input_embeddings().weight.dtype
 
     @property
     def device(self) -> torch.device:
         """Where inputs go."""
-        return self.placed or cast(_Decoder, self.module).get_input_embeddings().weight.device
+        return self.placed or cast(Embedded, self.module).get_input_embeddings().weight.device
 
 
 def default_dtype(device: torch.device) -> torch.dtype:
@@ -162,7 +156,7 @@ def load_llm(
     files = [found.weights] if found.weights else checkpoint_files(folder)
     one_block = one_block if place.type == "cpu" and not device_map else False
     module = build(config, kept, files, dtype, found.name, one_block)
-    decoder = cast(_Decoder, module)
+    decoder = cast(Embedded, module)
     if found.weights:  # whose tokenizer came from elsewhere
         rows = decoder.get_input_embeddings().weight.shape[0]
         check_vocabulary(tokenizer, rows, found.name)

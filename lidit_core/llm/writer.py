@@ -80,7 +80,7 @@ def _outline(llm: LLM, source: str | Path) -> tuple[Model, dict[str, Tensor], Ch
         "LLM that was made for chat",
     )
     whole = truncated(config, config.num_hidden_layers)
-    model = empty_model(whole, found.name, AutoModelForCausalLM)
+    model: Model = empty_model(whole, found.name, AutoModelForCausalLM)
     _share(model, llm.module)
     known = {id(tensor) for tensor in (*llm.module.parameters(), *llm.module.buffers())}
     if getattr(config, "tie_word_embeddings", False):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..errors import LiDiTError
 from ..llm.compat import only_attention
-from ..llm.decoder.build import decoder_blocks
+from ..llm.decoder.build import DecoderConfig, decoder_blocks
 from .outputs import first_tensor
 
 SelfPass = Callable[[nn.Module, Tensor, dict], Tensor]  # block, x (B, L, C), its keywords -> x
@@ -113,8 +113,9 @@ def check_differences(module: nn.Module, name: str) -> None:
     attention = all(block_attention(block) is not None for block in decoder_blocks(module))
     shares = getattr(module.config, "num_kv_shared_layers", 0)  # keys of another block
     if not (attention and only_attention(module)) or shares:
+        kind = cast(DecoderConfig, module.config).model_type
         raise LiDiTError(
-            f"{name} is a {module.config.model_type}, whose blocks are not attention to keys and "
+            f"{name} is a {kind}, whose blocks are not attention to keys and "
             "values of their own, so they have no differences; choose an LLM whose are, or block "
             "'all'"
         )

@@ -41,10 +41,10 @@ DAMAGED = (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError)
 
 
 class CheckpointFolder:
-    """The checkpoints in a run's folder, named after the steps that they follow."""
+    """The checkpoints of a run, named after the steps that they follow, in a folder of its own."""
 
-    def __init__(self, folder: Path, keep: int, accelerator: Accelerator) -> None:
-        self.folder, self.keep, self.accelerator = folder, keep, accelerator
+    def __init__(self, run: Path, keep: int, accelerator: Accelerator) -> None:
+        self.folder, self.keep, self.accelerator = run / "checkpoints", keep, accelerator
 
     def found(self) -> list[tuple[int, Path]]:
         """Step and folder of every whole checkpoint, the newest first."""

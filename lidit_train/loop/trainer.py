@@ -71,9 +71,7 @@ class Trainer:
         self.replayed = replayed(self._run, learner, recipe.compute, accelerator)
         self.optimisers = optimisers_of(learner, recipe.optimiser)
         self.ema = average_of(learner, recipe.optimiser, self.optimisers)
-        self.checkpoints = CheckpointFolder(
-            folder / "checkpoints", recipe.checkpoints.keep, accelerator
-        )
+        self.checkpoints = CheckpointFolder(folder, recipe.checkpoints.keep, accelerator)
         self.journal = Journal(folder, recipe.log, accelerator, recipe.steps, asdict(recipe))
         self.validator = Validator(recipe, learner, self.ema, self.journal)
         self.longest = LongestPrompts(loader.llms)

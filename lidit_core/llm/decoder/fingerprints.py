@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import LiDiTError
 from ..fingerprint import fingerprint, tokens
-from .build import decoder_blocks, empty_model, text_config, truncated
+from .build import Embedded, decoder_blocks, empty_model, text_config, truncated
 from .checkpoint import Checkpoint
 
 NORM = "norm.weight"  # how the names of a block's norms end
@@ -43,7 +44,7 @@ def files_fingerprint(folder: Path, files: Iterable[Path], name: str) -> str:
         checkpoint = Checkpoint(list(files))
         wanted = dict(module.state_dict())
         prefix = checkpoint.prefix(wanted)
-        embeddings = module.get_input_embeddings().weight
+        embeddings = cast(Embedded, module).get_input_embeddings().weight
         table = next(k for k, v in module.named_parameters() if v is embeddings)
         block = decoder_blocks(module)[0]
         place = next(k for k, v in module.named_modules() if v is block)

@@ -81,7 +81,8 @@ def whole_model(gguf: Path, header: Header, what: str, share: float) -> Any:
     except ImportError:
         pass
     with _remembering(what, share * UNPACKED / len(header.tensors)):
-        module, report = AutoModelForCausalLM.from_pretrained(gguf.parent, **options)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, **options)
+    module, report = loaded
     missing = sorted(map(str, report["missing_keys"]))
     check(
         not missing,

@@ -20,9 +20,7 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 def unpacked(info: TensorInfo) -> Tensor:
     """A tensor's values; in float32 if it is a vector, else in the first dtype that keeps them."""
-    if len(info.shape) < 2:
-        return _whole(info, torch.float32)
-    for dtype in DTYPES:
+    for dtype in DTYPES[-1:] if len(info.shape) < 2 else DTYPES:
         found = _whole(info, dtype)
         if found is not None:
             return found
