@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tiny_training import fields
+from tiny_training import RECIPES, fields
 
 from lidit_core.cli import main
 from lidit_core.errors import LiDiTError
@@ -24,8 +24,6 @@ from lidit_train.recipe_file import _Yaml, field_names
 
 ROOT = Path(__file__).resolve().parents[2]
 FIELDS = dict(walk())
-RECIPES = sorted({*(ROOT / "recipes").glob("*.yaml")} - {ROOT / "recipes" / "ablate.yaml"})
-# the one left out is of `lidit ablate`, and has recipes within
 REQUIRED = {  # of a section's fields, those that have a default and need another value
     "adapter": {"base": "b", "llm": "l"},
     "alignment": {"encoder": "e"},

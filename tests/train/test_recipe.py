@@ -11,7 +11,7 @@ import pytest
 from tiny_adapter_training import write_demo_checkpoint
 from tiny_bridge import make_bridge_world
 from tiny_llm import save_llm
-from tiny_training import fields, pictures, recipe_of, write_recipe
+from tiny_training import RECIPES, fields, pictures, recipe_of, write_recipe
 
 from lidit_core.errors import LiDiTError
 from lidit_core.unet.families import FAMILIES
@@ -23,7 +23,6 @@ from lidit_train.tasks.lidit.start import configuration
 from lidit_train.tasks.task import open_task
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPES = sorted({*(ROOT / "recipes").glob("*.yaml")} - {ROOT / "recipes" / "ablate.yaml"})
 
 
 def test_set_changes_fields_by_their_places(tmp_path):
