@@ -19,8 +19,9 @@ from lidit_train.batch import Batch
 from lidit_train.data.latent_cache import LatentCache, read_mask, read_picture
 from lidit_train.data.schedule import StageBuckets
 from lidit_train.data.sources.open import open_source
-from lidit_train.recipe import Source
+from lidit_train.recipe import ERRORS, WEIGHTINGS, Loss, Source
 from lidit_train.recipe_file import read_recipe
+from lidit_train.tasks.denoising import Denoised, denoise
 
 SIZES = ((32, 32), (64, 32), (32, 64), (48, 32))
 
@@ -259,6 +260,27 @@ def test_only_what_is_counted_gives_an_error():
     assert batch.mean(errors).tolist() == [0.5, 0.5]
     assert batch.part(slice(1, 2)).mean(errors[1:]).tolist() == [0.5]
     assert batch.mean_of_samples(torch.tensor([[2.0], [4.0]])).item() == 1.5
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_mask_counts_in_every_loss(error, weighting):
+    g = torch.Generator().manual_seed(0)
+    x, noise = (torch.randn(2, 3, 4, 4, generator=g) for _ in range(2))
+    counted = torch.zeros(2, 4, 4)
+    counted[:, :2] = 0.5
+
+    def made(other: float, counted: torch.Tensor | None) -> Denoised:
+        """Of a model that is wrong by as much as is said where nothing counts."""
+        batch = Batch(x, noise, torch.tensor([0.3, 0.7]), {}, counted=counted)
+        wrong = torch.ones_like(x)
+        wrong[:, :, 2:] = other
+        return denoise("flow", batch, lambda z, t: noise - x + wrong, Loss(weighting, error=error))
+
+    masked, whole = made(100, counted), made(0, None)
+    torch.testing.assert_close(masked.losses, 0.5 * whole.losses)
+    torch.testing.assert_close(masked.errors, 0.5 * whole.errors)
+    assert (whole.losses > 0).all()
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from processes import together
 from tiny_adapter_training import adapter_fields, write_demo_checkpoint
 from tiny_llm import save_llm
-from tiny_training import curve, fields, make_world, pictures, recipe_of, write_recipe
+from tiny_training import curve, fields, make_world, pictures, recipe_of, save_encoder, write_recipe
 
 from lidit_core.diffusion.objectives import even_times
 from lidit_core.errors import LiDiTError
@@ -192,6 +193,31 @@ def test_a_run_ends_when_its_patience_is_used_up(world, caplog):
     longer = recipe("all", folder, optimiser=still, validation={**HELD, "patience": 3})
     train(longer, out, "cpu", llms, lambda step, loss: steps.append(step))
     assert steps == [7, 8] and list(measured(out)) == [2, 4, 6, 8]
+
+
+@pytest.mark.parametrize("latents", [True, False])
+def test_masks_count_in_what_is_measured_and_what_is_aligned_does_not(world, tmp_path, latents):
+    folder, llms = world
+    save_encoder(tmp_path / "encoder")
+    for file in pictures(tmp_path / "pictures").glob("*.png"):
+        Image.new("L", (48, 48), 0).save(file.with_suffix(".mask.png"))
+
+    def measure(**changes) -> float:
+        source = {"kind": "folder", "path": str(tmp_path / "pictures"), **changes}
+        aligned = {"encoder": str(tmp_path / "encoder"), "block": 0, "hidden": 32}
+        changes = {"cache": {"latents": latents}, "data": {"sources": [source]}}
+        losses = []
+        for more in ({}, {"alignment": aligned}):
+            made = recipe("all", folder, **changes, **more)
+            begun = begin_run(made, tmp_path / "run", accelerator_for(made.compute, "cpu"), llms)
+            losses.append(begun.trainer.validator.measure()[LOSS])
+        assert losses[0] == losses[1]
+        return losses[0]
+
+    plain = measure()
+    assert measure(mask="mask.png") == 0
+    assert measure(mask="mask.png", outside=0.5) == pytest.approx(0.5 * plain)
+    assert measure(loss_weight=0.25) == pytest.approx(0.25 * plain)
 
 
 def test_losses_of_other_pictures_are_not_compared(world):
