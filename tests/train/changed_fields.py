@@ -178,6 +178,7 @@ OF_A_TASK = {  # where another value is needed, or other fields beside it
     ("bridge", "trains"): "all",
     ("bridge", "data.sources.path"): "{folder}/another",
     ("bridge", "model.llms"): ["gemma-3-270m"],
+    ("bridge", "validation.times"): 2,
     ("refiners", "trains"): "all",
     ("lora", "trains"): "all",
     ("adapter", "trains"): "all",
