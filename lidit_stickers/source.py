@@ -33,7 +33,7 @@ class StickerSource:
     def __init__(self, source: Source) -> None:
         self.language, self.distinct = source.path, source.distinct
         self.sizes = np.zeros((source.count, 2), np.int32)  # drawn at the size that is asked for
-        self.left_out = LeftOut()
+        self.left_out, self.masked = LeftOut(), False
 
     def key(self, index: int) -> str:
         return f"sticker scene {VERSION} {index} {self._caption(index).text}"
@@ -44,6 +44,9 @@ class StickerSource:
     def picture(self, index: int, size: tuple[int, int]) -> Image.Image:
         """The scene at its bucket's size, which is a square."""
         return Image.fromarray(render(self._scene(index), size[0]))
+
+    def mask(self, index: int) -> None:
+        return None
 
     def content_key(self, index: int) -> str:
         return self.key(index)  # a drawn scene has no file

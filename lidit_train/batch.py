@@ -24,6 +24,9 @@ class Batch:
     captions: Sequence[str] = ()  # as an adapter's U-Net reads them itself
     used: Mapping[int, Sequence[int]] = field(default_factory=dict)  # tokens read of each caption
     contrasted: Contrasted | None = None  # where the recipe has contrast
+    counted: Tensor | None = None  # (B, h, w): weights in the loss, by latent pixel; None = all 1
+    kept: Tensor | None = None  # (B, K) int64: image tokens that go through every block (routing)
+    features: Tensor | None = None  # (B, D, h, w) of a vision encoder (alignment)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -38,7 +41,23 @@ class Batch:
             self.captions[rows],
             {i: used[rows] for i, used in self.used.items()},
             None if self.contrasted is None else self.contrasted[rows],
+            None if self.counted is None else self.counted[rows],
+            None if self.kept is None else self.kept[rows],
+            None if self.features is None else self.features[rows],
         )
+
+    def mean(self, errors: Tensor) -> Tensor:
+        """Means (B,) of errors (B, C, h, w), each error with the weight of its latent pixel."""
+        if self.counted is not None:
+            errors = errors * self.counted[:, None]
+        return errors.mean((1, 2, 3))
+
+    def mean_of_samples(self, errors: Tensor) -> Tensor:
+        """The mean () of errors (B, ...), each with the mean weight of its sample."""
+        if self.counted is not None:
+            weights = self.counted.mean((1, 2))
+            errors = errors * weights.view(-1, *[1] * (errors.dim() - 1))
+        return errors.mean()
 
 
 @dataclass(frozen=True)

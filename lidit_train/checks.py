@@ -16,6 +16,7 @@ from lidit_core.errors import LiDiTError, check
 from lidit_core.llm.locate import check_present, locate
 from lidit_core.paths import at_home
 
+from .loop.optimisers import check_optimiser
 from .loop.parallel import check_several, share
 from .loop.trackers import check_trackers
 from .recipe import Recipe
@@ -33,6 +34,7 @@ def check_run(
         LiDiTError: something is missing or does not fit.
     """
     check_trackers(recipe.log.trackers)
+    check_optimiser(recipe.optimiser.name)
     for stage in recipe.stages:
         share(stage.batch, accelerator.process_index, accelerator.num_processes)
     if recipe.compute.shard:

@@ -17,15 +17,23 @@ examples:
   lidit train recipes/smoke.yaml --out runs/smoke           a minute, to see that all works
   lidit train --print-plan recipes/LI-DiT-1B.yaml           memory, hours and caches, beforehand
   lidit train recipes/finetune.yaml --out runs/mine --set data.sources.0.path=my-pictures
+  lidit train --fields                                      every field of a recipe
   lidit train recipes/smoke.yaml --out runs/smoke --export 50         a loadable file of its step 50
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("recipe", type=Path, metavar="RECIPE", help="a YAML file; recipes/ has some")
+    add("recipe", type=Path, nargs="?", metavar="RECIPE", help="a YAML file; recipes/ has some")
     add("--out", type=Path, metavar="DIR", help="the run's folder")
     add("--print-plan", action="store_true", help="say what the run needs, and do not run it")
+    add(
+        "--fields",
+        nargs="?",
+        const="text",
+        choices=("text", "markdown", "schema"),
+        help="print every field of a recipe, as docs/fields.md or a JSON schema for editors",
+    )
     add(
         "--set",
         action="append",
@@ -40,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="STEP",
         help="write the loadable file of a checkpoint of --out",
     )
+    add("--upload", metavar="OWNER/NAME", help="upload what is written to Hugging Face's hub")
     add("--clear-cache", action="store_true", help="delete cached files that RECIPE does not read")
     add("--device", choices=("cpu",), help="keep the run off the GPU that there is")
 
@@ -57,6 +66,10 @@ def _run(args: argparse.Namespace) -> int:
 
     from .recipe_file import read_recipe
 
+    if args.fields:
+        return _print_fields(args.fields)
+    if args.recipe is None:
+        raise LiDiTError("RECIPE is missing; name a YAML file, as lidit train recipes/smoke.yaml")
     recipe = read_recipe(args.recipe, args.set)
     if args.print_plan:
         return _print_plan(recipe, args.out or Path("."))
@@ -69,6 +82,15 @@ def _run(args: argparse.Namespace) -> int:
     return _train(recipe, args)
 
 
+def _print_fields(how: str) -> int:
+    from .field_list.pages import as_markdown, as_text
+    from .field_list.schema import as_schema
+
+    made = {"text": as_text, "markdown": as_markdown, "schema": as_schema}[how]()
+    print(made, end="")
+    return 0
+
+
 def _print_plan(recipe, folder: Path) -> int:
     from .tasks.task import open_task
 
@@ -79,8 +101,27 @@ def _print_plan(recipe, folder: Path) -> int:
 def _export(recipe, args: argparse.Namespace) -> int:
     from .run import export
 
-    print(export(recipe, args.out, args.export, args.device, _sources(args.llm)))
+    _check_upload(args)
+    file = export(recipe, args.out, args.export, args.device, _sources(args.llm))
+    _give(file, args)
     return 0
+
+
+def _check_upload(args: argparse.Namespace) -> None:
+    from .hub import check_upload
+    from .loop.voice import is_first
+
+    if args.upload is not None and is_first():
+        check_upload(args.upload)
+
+
+def _give(file: Path, args: argparse.Namespace) -> None:
+    """Print what was written, and upload it where that is asked for."""
+    from .hub import upload
+
+    print(file)
+    if args.upload is not None:
+        print(upload(file, args.upload))
 
 
 def _clear_cache(recipe, args: argparse.Namespace) -> int:
@@ -101,6 +142,7 @@ def _train(recipe, args: argparse.Namespace) -> int:
     from .loop.voice import is_first
     from .run import train
 
+    _check_upload(args)
     with tqdm(total=recipe.steps, unit="step", disable=None if is_first() else True) as bar:
 
         def on_step(step: int, loss: float) -> None:
@@ -117,7 +159,7 @@ def _train(recipe, args: argparse.Namespace) -> int:
                 print(f"lidit: {stopped}", file=sys.stderr)
             return 128 + stopped.number  # as shells say it
     if is_first():
-        print(final)
+        _give(final, args)
     return 0
 
 

@@ -6,6 +6,7 @@ captions are to be unlike, so that a model does not paint what suits many of the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -26,11 +27,14 @@ class Contrasted:
     def __getitem__(self, rows: slice) -> "Contrasted":
         return Contrasted(self.velocity[rows], self.apart[rows])
 
-    def errors(self, output: Tensor) -> Tensor:
+    def errors(self, output: Tensor, mean: Callable[[Tensor], Tensor]) -> Tensor:
         """The mean squared error of predictions (B, C, H, W) on the others' velocities, (B,).
 
         It is 0 where a sample is not to be told apart: a mean over the batch leaves its objective
         as it is, and parts of a batch add up to the whole.
+
+        Args:
+            mean: of errors (B, C, H, W), as `lidit_train.batch.Batch.mean`.
         """
-        errors = F.mse_loss(output, self.velocity, reduction="none").mean((1, 2, 3))
+        errors = mean(F.mse_loss(output, self.velocity, reduction="none"))
         return errors.where(self.apart, 0.0)

@@ -14,7 +14,10 @@ class Learner(nn.Module):
 
     @abstractmethod
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The loss (), and each sample's mean squared error on the objective's target, (B,)."""
+        """The loss (), and each sample's mean squared error on the objective's target, (B,).
+
+        These are the same whatever the recipe's loss, so that runs compare.
+        """
 
     @abstractmethod
     def blocks(self) -> list[nn.Module]:
@@ -28,12 +31,14 @@ class Learner(nn.Module):
         negative: Shown,
         steps: int | None = None,
         guidance: float | None = None,
+        mode: str = "",
     ) -> Tensor:
         """Sample normalised latents (B, C, h, w) from noise of that shape, for the validation.
 
         Args:
             steps: of the sampler; None = as many as the model's configuration says.
             guidance: the scale; None = the model's own.
+            mode: of an adapter, "base" = without it; "" = the first that is trained.
         """
 
     def noted(self) -> dict[str, float]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lidit_core.errors import check
+from lidit_core.errors import check, shown
 
 UNLIMITED = float("inf")
 
 
 def one_of(what: str, value: object, known: Sequence[object]) -> None:
     """Raise a LiDiTError unless the value is one of those known."""
-    check(value in known, f"{what} is {value!r}; expected one of {', '.join(map(str, known))}")
+    check(value in known, f"{what} is {shown(value)}; expected one of {', '.join(map(str, known))}")
 
 
 def in_range(record: object, what: str, *names: str, low: float, high: float = UNLIMITED) -> None:
@@ -23,4 +23,6 @@ def in_range(record: object, what: str, *names: str, low: float, high: float = U
     limit = f"{low:g} or more" if high == UNLIMITED else f"{low:g} to {high:g}"
     for name in names:
         value = getattr(record, name)
-        check(low <= value <= high, f"the recipe's {what} has {name}={value}; expected {limit}")
+        check(
+            low <= value <= high, f"the recipe's {what} has {name}={shown(value)}; expected {limit}"
+        )

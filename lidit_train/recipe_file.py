@@ -76,6 +76,7 @@ def _look_beside(data: dict, folder: Path) -> None:
     sources = data["data"].get("sources") if isinstance(data.get("data"), dict) else None
     records = [(data.get("model"), name) for name in ("checkpoint", "pixart", "vae")]
     records += [(data.get("cache"), "given"), (data.get("adapter"), "base")]
+    records += [(data.get("alignment"), "encoder")]
     records += [(source, "path") for source in (sources if isinstance(sources, list) else ())]
     for record, name in records:
         if not isinstance(record, dict):
@@ -107,12 +108,17 @@ def _is_record(kind: object) -> TypeGuard[type]:
     return isinstance(kind, type) and is_dataclass(kind)
 
 
+def _within(hint: object) -> list[object]:
+    """A type, and those that it is made of."""
+    return [hint, *(part for inner in typing.get_args(hint) for part in _within(inner))]
+
+
 def field_names(kind: type = Recipe, before: str = "") -> list[str]:
     """Every field of a recipe by its dotted name, those within records included."""
     hints = typing.get_type_hints(kind)
     names = []
     for f in fields(kind):
-        inner = [k for k in (hints[f.name], *typing.get_args(hints[f.name])) if _is_record(k)]
+        inner = [k for k in _within(hints[f.name]) if _is_record(k)]
         if inner:
             names += field_names(inner[0], f"{before}{f.name}.")
         else:

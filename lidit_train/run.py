@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,20 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from lidit_core.errors import LiDiTError
 from lidit_core.io.atomic import replacing
+from lidit_core.io.records import read_record
 
 from .checks import check_run
+from .data.held_out import HeldOut
 from .data.schedule import stage_at
 from .lock import alone_in
+from .loop.checkpoints import numbers_of
 from .loop.computing.frozen import computing, halve_frozen, holds_half
 from .loop.parallel import accelerator_for, tell_processes
 from .loop.trainer import Trainer
-from .loop.validation import Grid, save_grid
+from .loop.validating.grid import Grid, save_grid
+from .loop.validating.held_out_loss import HeldOutLoss
 from .loop.voice import by_first
 from .memory import sentence
 from .recipe import Recipe
@@ -31,6 +38,7 @@ from .tasks.task import Task, open_task
 log = logging.getLogger(__name__)
 
 RECIPE, FINAL, WEIGHTS = "recipe.json", "final.safetensors", "weights"  # in the run's folder
+BEST = "best.safetensors"  # there too, at the end, where pictures are held out
 PLAN = "`lidit train --print-plan` says what a run needs"
 
 
@@ -64,6 +72,7 @@ def train(
             with sentence(lambda: _too_much(run.trainer)):
                 run.trainer.train(on_step)
                 run.write(out / FINAL)
+                by_first(accelerator, run.copy_best)
         finally:
             accelerator.end_training()
     return out / FINAL
@@ -130,12 +139,47 @@ class Run:
         trainer.accelerator.wait_for_everyone()
         return path
 
+    def write_best(self, step: int) -> None:
+        """Write the file of the step that the held-out pictures show as the best so far.
+
+        Those of older ones stay until no checkpoint names them, to which a run may go back.
+        """
+        self.write(best_file(self.folder, step))
+
+    def _tidy_best(self) -> None:
+        found = [numbers_of(path) for _, path in self.trainer.checkpoints.found()]
+        steps = {(numbers.get("best") or {}).get("step") for numbers in found}
+        steps.add(self.trainer.validator.best.step)
+        kept = {best_file(self.folder, step) for step in steps if step is not None}
+        for file in (self.folder / WEIGHTS).glob("best-*.safetensors"):
+            if file not in kept:
+                file.unlink(missing_ok=True)
+
+    def copy_best(self) -> None:
+        """Leave the best step's file under one name, where pictures were held out."""
+        best = self.trainer.validator.best
+        if best.step is None:
+            return
+        file = best_file(self.folder, best.step)
+        if not file.is_file():
+            return log.warning("%s is not there any more, and so is no %s left", file, BEST)
+        with replacing(self.folder / BEST) as beside:
+            shutil.copyfile(file, beside)
+        told = "%s holds step %d, whose held-out loss was the lowest: %.4f"
+        log.info(told, self.folder / BEST, best.step, best.loss)
+
+    @property
+    def folder(self) -> Path:
+        return self.trainer.checkpoints.folder.parent
+
     def write_step(self, step: int) -> None:
         """Write the file of a checkpoint that is not the run's last, and drop those of old ones."""
         trainer = self.trainer
+        if trainer.accelerator.is_main_process:
+            self._tidy_best()
         if trainer.recipe.checkpoints.weights == "none" or step == trainer.recipe.steps:
             return
-        folder = trainer.checkpoints.folder.parent
+        folder = self.folder
         self.write(weights_file(folder, step))
         if trainer.accelerator.is_main_process:
             kept = {weights_file(folder, number) for number, _ in trainer.checkpoints.found()}
@@ -147,6 +191,11 @@ class Run:
 def weights_file(out: Path, step: int) -> Path:
     """The loadable file of a checkpoint."""
     return out / WEIGHTS / f"step-{step:07d}.safetensors"
+
+
+def best_file(out: Path, step: int) -> Path:
+    """The loadable file of a step that was the best when it was measured."""
+    return out / WEIGHTS / f"best-{step:07d}.safetensors"
 
 
 def begin_run(
@@ -167,8 +216,10 @@ def begin_run(
         halve_frozen(learner)
     learner = learner.to(accelerator.device)
     loader = task.loader(ready, accelerator)
-    drawn: Callable[[int], Tensor] | None = None
-    if recipe.validation.every and recipe.validation.prompts:
+    trainer = Trainer(task.recipe, learner, loader, accelerator, out)
+    run = Run(task, ready, trainer)
+    trainer.write, trainer.validator.keep = run.write_step, run.write_best
+    if recipe.validation.prompts and (recipe.validation.every or recipe.validation.at_start):
         chosen = recipe.validation.branches or ready.readers
         grid = Grid(recipe.validation, {i: ready.readers[i] for i in chosen}, ready.spec)
 
@@ -179,11 +230,13 @@ def begin_run(
                 save_grid(pixels, out / "grids" / f"{step:07d}.png")
             return pixels
 
-        drawn = draw
-
-    trainer = Trainer(task.recipe, learner, loader, accelerator, out, drawn)
-    run = Run(task, ready, trainer)
-    trainer.write = run.write_step
+        trainer.validator.draw = draw
+    if recipe.validation.held_out:
+        held = HeldOut(recipe, ready, loader.fetcher)
+        log.info(held.told())
+        loss = HeldOutLoss(held, loader, accelerator, half)
+        trainer.validator.measured = held.identity()
+        trainer.validator.measure = partial(loss.measure, learner)
     return run
 
 
@@ -205,11 +258,18 @@ def _json_of(recipe: Recipe) -> str:
 def _tell_changes(recipe: Recipe, out: Path) -> None:
     """Say what differs from the recipe that the run has been trained with so far."""
     if (path := out / RECIPE).is_file():
-        changed = _differences(
-            json.loads(path.read_text(encoding="utf-8")), json.loads(_json_of(recipe))
-        )
+        before = _with_all_fields(json.loads(path.read_text(encoding="utf-8")))
+        changed = _differences(before, json.loads(_json_of(recipe)))
         if changed:
             log.warning("the recipe has changed since the run began: %s", "; ".join(changed))
+
+
+def _with_all_fields(data: dict) -> dict:
+    """A recipe that was kept, with what fields that came later are without being set."""
+    try:
+        return json.loads(_json_of(read_record(Recipe, data, "recipe")))
+    except LiDiTError:  # of a version that knew other fields
+        return data
 
 
 def _note_recipe(recipe: Recipe, out: Path) -> None:

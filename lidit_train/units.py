@@ -39,3 +39,8 @@ def as_time(seconds: float) -> str:
             unit = 86400 if word == "days" else size
             return f"{seconds / unit:.1f} {word}"
     return f"{seconds * 1000:.1f} ms"
+
+
+def as_times(count: float) -> str:
+    """0.25 -> "0.25 times", 80.2 -> "80 times"."""
+    return f"{as_count(count) if count >= 10 else f'{count:.2g}'} times"

@@ -90,7 +90,9 @@ class HostConfig(comfy.supported_models_base.BASE):
         super().__init__({"config": config})
         self.unet_config = NoUNet(self.unet_config)
         self.latent_format = HostLatents(config.latent)
-        self.sampling_settings = {"shift": config.shift} if config.prediction == "flow" else {}
+        native = (config.native_size, config.native_size)  # a schedule knows of no latent
+        flow = config.prediction == "flow"
+        self.sampling_settings = {"shift": config.shift_at(*native)} if flow else {}
         # not measured on a GPU: in proportion to the width, as the host's factors of other DiTs
         self.memory_usage_factor = config.width / 1152
 

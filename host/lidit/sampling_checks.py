@@ -10,6 +10,7 @@ from torch import Tensor
 from ...lidit_core.errors import LiDiTError
 from ..node_notes import note
 from .schedule import check_noise_level
+from .shift import tell_other_shift
 
 CHECKS_KEY = "lidit_sampling_checks"
 FROM_NOISE = 0.9  # of sigma 1: below it, what the latent holds shows in the picture
@@ -54,6 +55,9 @@ def checked_sampling(
         check_guidance(name, getattr(guider, "cfg", 1.0))
         check_noise_level(float(sigmas.max()))
         check_start(float(sigmas[0]), noise, latent_image)
+        if schedule is guider.inner_model.own_sampling[0]:
+            config = guider.inner_model.model_config.config
+            tell_other_shift(config, schedule.shift, noise)
     return executor(guider, sigmas, extra_args, callback, noise, latent_image, *rest)
 
 

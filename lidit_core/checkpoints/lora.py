@@ -22,20 +22,20 @@ from ..model.config import LiDiTConfig
 from ..model.dit import LiDiT
 from ..text.spec import LLMSpec
 from .lidit import read_lidit
+from .lora_styles import (
+    PREFIX,
+    Layer,
+    change_of,
+    part_of,
+    resolved,
+    shape_of,
+    style_fault,
+    turned,
+    written_name,
+)
 
 LORA_KEY = "lidit_lora"  # of the metadata
 LONGEST = "longest_prompts"  # in it: tokens of the longest prompt trained on, by LLM
-PREFIX = "diffusion_model."  # the host's, before the name of every layer
-ENDINGS = {  # of a tensor's name -> what it is to its layer
-    ".lora_A.weight": "A",  # (rank, in)
-    ".lora_B.weight": "B",  # (out, rank)
-    ".alpha": "alpha",  # the weight changes by alpha / rank times B A
-    ".lora_down.weight": "A",  # these four as the host's training writes them
-    ".lora_up.weight": "B",
-    ".diff": "weight",  # the change itself
-    ".diff_b": "bias",
-}
-Layer = dict[str, Tensor]  # by what `ENDINGS` says
 
 
 @dataclass(frozen=True)
@@ -43,27 +43,40 @@ class LoraFile:
     """What a LoRA file holds."""
 
     path: str | Path
-    layers: Mapping[str, Layer]  # by the layer's name in a LI-DiT
+    layers: Mapping[str, Layer]  # by the layer's name in a LI-DiT, or by sd-scripts' until `of`
     about: Mapping  # what `write_lora` says of it; empty for one that the host trained
 
+    def of(self, weights: Mapping[str, Tensor]) -> LoraFile:
+        """The same with all layers by their names in this model."""
+        return replace(self, layers=resolved(self.layers, weights, self.path))
+
     def changes(self) -> Iterator[tuple[str, Tensor]]:
-        """The names of the weights that change, and by what, in float32."""
+        """The names of the weights that something is added to, and what, in float32."""
         for name, layer in self.layers.items():
-            if "A" in layer:
-                yield f"{name}.weight", _product(layer)
+            change = None if "dora" in layer else change_of(layer)
+            if change is not None:
+                yield f"{name}.weight", change
             for end in ("weight", "bias"):
                 if end in layer:
                     yield f"{name}.{end}", layer[end].float()
 
-    def shapes(self) -> dict[str, list[int]]:
+    def turns(self, weights: Mapping[str, Tensor], strength: float) -> Iterator[tuple[str, Tensor]]:
+        """The weights that OFT and DoRA change, in float32, as they then are."""
+        for name, layer in self.layers.items():
+            if "oft" in layer or "dora" in layer:
+                new = turned(weights[f"{name}.weight"].float(), layer, strength)
+                assert new is not None  # as it is of these styles
+                yield f"{name}.weight", new
+
+    def shapes(self, weights: Mapping[str, Tensor]) -> dict[str, list[int]]:
         """The weights that change, by name, and each change's shape; nothing is computed."""
         found = {}
         for name, layer in self.layers.items():
-            if "A" in layer:
-                found[f"{name}.weight"] = [layer["B"].shape[0], *layer["A"].shape[1:]]
-            for end in ("weight", "bias"):
-                if end in layer:
-                    found[f"{name}.{end}"] = list(layer[end].shape)
+            shape = shape_of(layer, weights.get(f"{name}.weight"))
+            if shape is not None:
+                found[f"{name}.weight"] = shape
+            if "bias" in layer:
+                found[f"{name}.bias"] = list(layer["bias"].shape)
         return found
 
     def lengthened(self, config: LiDiTConfig) -> LiDiTConfig:
@@ -78,13 +91,6 @@ def _longer(spec: LLMSpec, longest: Mapping[str, int]) -> LLMSpec:
     return replace(spec, longest_prompt=max(spec.longest_prompt, longest[spec.name]))
 
 
-def _product(layer: Layer) -> Tensor:
-    """alpha / rank · B A: (out, in), also of a convolution, whose axes are flattened."""
-    a, b = (layer[part].float().flatten(1) for part in ("A", "B"))
-    alpha = float(layer.get("alpha", a.shape[0]))
-    return (alpha / a.shape[0]) * (b @ a)
-
-
 def write_lora(
     path: str | Path,
     layers: Mapping[str, tuple[Tensor, Tensor]],
@@ -92,6 +98,7 @@ def write_lora(
     config: LiDiTConfig,
     base: str = "",
     longest: Mapping[str, int] | None = None,
+    style: str = "",
 ) -> None:
     """Write a LoRA.
 
@@ -100,12 +107,12 @@ def write_lora(
         config: of the model that it was trained on.
         base: that model's name, for people.
         longest: tokens of the longest prompt that it was trained on, by LLM; None = not known.
+        style: of the names, one of lora_styles.WRITTEN.
     """
     tensors = {}
     for name, (a, b) in layers.items():
-        tensors[f"{PREFIX}{name}.lora_A.weight"] = a
-        tensors[f"{PREFIX}{name}.lora_B.weight"] = b
-        tensors[f"{PREFIX}{name}.alpha"] = torch.tensor(float(alpha))
+        parts = {"A": a, "B": b, "alpha": torch.tensor(float(alpha))}
+        tensors |= {written_name(style, name, part): tensor for part, tensor in parts.items()}
     check_finite(tensors, path)
     ranks = sorted({a.shape[0] for a, _ in layers.values()})
     about = {"base": base, "rank": ranks[-1], "alpha": alpha, **_kind(config), LONGEST: longest}
@@ -119,7 +126,7 @@ def _kind(config: LiDiTConfig) -> dict:
 
 
 def read_lora(path: str | Path) -> LoraFile:
-    """A file that `write_lora` or the host's training wrote.
+    """A file that `write_lora`, the host's training or another trainer wrote.
 
     Raises:
         LiDiTError: it is another kind of file, or damaged.
@@ -127,20 +134,25 @@ def read_lora(path: str | Path) -> LoraFile:
     tensors, metadata = read_safetensors(path)
     layers: dict[str, Layer] = {}
     for key, tensor in tensors.items():
-        end = next((end for end in ENDINGS if key.endswith(end)), "")
-        if not (end and key.startswith(PREFIX)):
+        found = part_of(key)
+        if found is None:
             raise LiDiTError(
                 f"{path} is no LoRA of a LI-DiT, for it holds {key!r}; expected names as "
-                f"{PREFIX}blocks.0.mlp.0.lora_A.weight: give the path of another file"
+                f"{PREFIX}blocks.0.mlp.0.lora_A.weight or those of sd-scripts, peft, LoHa, OFT or "
+                "DoRA that the host's loader reads: give the path of another file"
             )
-        name = key.removeprefix(PREFIX).removesuffix(end)
-        layers.setdefault(name, {})[ENDINGS[end]] = tensor
+        name, part = found
+        layers.setdefault(name, {})[part] = tensor
     for name, layer in layers.items():
         _check_pair(path, name, layer)
     return LoraFile(path, layers, _about(path, metadata.get(LORA_KEY, "{}")))
 
 
 def _check_pair(path: str | Path, name: str, layer: Layer) -> None:
+    fault = style_fault(layer)
+    if fault:
+        raise LiDiTError(f"the LoRA {path} has for {name} {fault}: fetch the file again")
+    _check_alpha(path, name, layer)
     a, b = (list(layer[part].shape) if part in layer else [] for part in ("A", "B"))
     if not {"A", "B"} & {*layer}:
         return
@@ -150,6 +162,9 @@ def _check_pair(path: str | Path, name: str, layer: Layer) -> None:
             f"the LoRA {path} has A {tuple(a)} and B {tuple(b)} for {name}; expected "
             "(rank, in) and (out, rank): fetch the file again"
         )
+
+
+def _check_alpha(path: str | Path, name: str, layer: Layer) -> None:
     alpha = layer.get("alpha", torch.ones(1)).flatten().tolist()
     if len(alpha) != 1 or not math.isfinite(alpha[0]):
         raise LiDiTError(
@@ -178,15 +193,16 @@ def merge_lora(
 
 
 def _merged(config, weights, lora: LoraFile, strength: float) -> dict[str, Tensor]:
+    lora = lora.of(weights)
     _check_fits(lora, config, weights)
     changes = dict(lora.changes())
     merged = {k: weights[k].float() + strength * v.view_as(weights[k]) for k, v in changes.items()}
-    return {**weights, **merged}
+    return {**weights, **merged, **dict(lora.turns(weights, strength))}
 
 
 def _check_fits(lora: LoraFile, config, weights: Mapping[str, Tensor]) -> None:
     prediction = lora.about.get("prediction", config.prediction)
-    changes = lora.shapes()
+    changes = lora.shapes(weights)
     unknown = [key for key in changes if key not in weights]
     misshapen = [k for k, v in changes.items() if k in weights and not _fits(v, weights[k])]
     fault = None
@@ -195,6 +211,8 @@ def _check_fits(lora: LoraFile, config, weights: Mapping[str, Tensor]) -> None:
         fault = f"was trained to predict {asked} and this LI-DiT predicts {config.prediction}"
     elif unknown:
         fault = f"changes {len(unknown)} weights that this LI-DiT lacks, {unknown[0]} first"
+    elif scale := next((n for n in lora.layers if not _scale_fits(lora.layers[n], n, weights)), ""):
+        fault = f"has a dora_scale for {scale} that is as long as neither its rows nor its columns"
     elif misshapen:
         shapes = tuple(changes[misshapen[0]]), tuple(weights[misshapen[0]].shape)
         fault = "changes {} as {} and this LI-DiT has it as {}".format(misshapen[0], *shapes)
@@ -208,6 +226,15 @@ def _check_fits(lora: LoraFile, config, weights: Mapping[str, Tensor]) -> None:
 def _fits(change: list[int], weight: Tensor) -> bool:
     """Equal shapes, but for the flattened axes of a convolution."""
     return change[:1] == [*weight.shape[:1]] and math.prod(change) == weight.numel()
+
+
+def _scale_fits(layer: Layer, name: str, weights: Mapping[str, Tensor]) -> bool:
+    """DoRA's scale is one number for each row, or for each column."""
+    if "dora" not in layer:
+        return True
+    shape, weight = [*layer["dora"].shape], weights[f"{name}.weight"]
+    rows = [len(weight), *[1] * (weight.ndim - 1)], [len(weight)]
+    return shape in rows or shape == [1, weight.shape[1], *[1] * (weight.ndim - 2)]
 
 
 def load_with_loras(

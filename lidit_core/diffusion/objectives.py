@@ -132,6 +132,12 @@ def _next_step(time: Tensor) -> Tensor:
     return (time * STEPS).ceil().clamp(1, STEPS) / STEPS
 
 
+def even_times(prediction: str, count: int) -> Tensor:
+    """The middles of so many equal parts of (0, 1], (count,); for eps and v steps of DDPM."""
+    times = (torch.arange(count) + 0.5) / count
+    return times if prediction == "flow" else _next_step(times)
+
+
 def shift_time(time: Tensor, shift: float) -> Tensor:
     """SD3's timestep shift: more of the steps, or of the training, at high noise."""
     return shift * time / (1 + (shift - 1) * time)

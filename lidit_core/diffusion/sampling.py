@@ -77,7 +77,8 @@ def sample(
     texts = {"positive text": positive} | ({"negative text": negative} if guidance != 1 else {})
     for what, text in texts.items():
         check_text(text, len(config.llms), len(noise), what)
-    times = sampling_times(config.prediction, steps, config.shift)
+    height, width = (side * config.latent.downsampling for side in noise.shape[-2:])
+    times = sampling_times(config.prediction, steps, config.shift_at(width, height))
     times = torch.cat([torch.tensor([begin]), times[times < begin]])
 
     def predict(z: Tensor, t: Tensor) -> Tensor:

@@ -37,9 +37,9 @@ class AdaptedLayer:
 class TokenRefiner:
     """LI-DiT's linguistic token refiner in front of the adapter (beyond the paper)."""
 
-    blocks: int = 2
+    blocks: int = 2  # of the refiner
     width: int = 768  # of the tokens that come out of it
-    heads: int = 12
+    heads: int = 12  # of its attention; they divide the width
 
     def __post_init__(self) -> None:
         for name in ("blocks", "width", "heads"):

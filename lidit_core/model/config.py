@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from ..errors import LiDiTError, check
 from ..io.records import read_json
 from ..text.spec import LLMSpec
+from .shift import ShiftAt, check_shifts, interpolated_shift
 
 FORMAT = 1  # of the JSON; raised when an old reader would misread a new file
 PREDICTIONS = ("flow", "eps", "v")
@@ -110,6 +111,7 @@ class LiDiTConfig:
     native_size: int = 256  # side of the training pictures, pixels
     steps: int = 25  # sampling steps it was made for
     guidance: float = 4.0  # classifier-free guidance it was made for; 1 = none
+    shifts: tuple[ShiftAt, ...] = ()  # at two sizes, in the place of shift
 
     def __post_init__(self) -> None:
         sizes = ("depth", "width", "heads", "patch", "shift", "native_size", "steps", "guidance")
@@ -131,6 +133,7 @@ class LiDiTConfig:
             self.prediction in PREDICTIONS,
             f"prediction is {self.prediction!r}; expected one of {', '.join(PREDICTIONS)}",
         )
+        check_shifts(self.shifts, self.prediction)
         grain = self.patch * self.latent.downsampling
         check(
             self.native_size % grain == 0,
@@ -147,8 +150,15 @@ class LiDiTConfig:
             )
         return names.index(llm)
 
+    def shift_at(self, width: int, height: int) -> float:
+        """The shift of flow's times for a picture of this width and height in pixels."""
+        return interpolated_shift(self.shifts, width, height) if self.shifts else self.shift
+
     def to_json(self) -> str:
-        return json.dumps({"format": FORMAT, **asdict(self)}, ensure_ascii=False)
+        data = {"format": FORMAT, **asdict(self)}
+        if not self.shifts:  # a file without them is read by versions that know none
+            del data["shifts"]
+        return json.dumps(data, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> "LiDiTConfig":

@@ -134,7 +134,8 @@ class DemoTrainer:
         torch.manual_seed(recipe.seed)
         count = recipe.scenes
         self.recipe = recipe
-        self.files = StateFiles(folder, recipe.steps, recipe.optimiser.decay)
+        o = recipe.optimiser
+        self.files = StateFiles(folder, recipe.steps, o.decay, o.schedule)
         self.source = StickerSource(Source("stickers", "en", count=count, distinct=count))
         latents = scene_latents(self.source, folder)
         self.latent = latent_format(latents)
@@ -161,7 +162,8 @@ class DemoTrainer:
         loss.backward()
         o = self.recipe.optimiser
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), o.clip)
-        rate = o.learning_rate * rate_factor(self.step, o.warmup, self.recipe.steps, o.decay)
+        factor = rate_factor(self.step, o.warmup, self.recipe.steps, o.decay, o.schedule)
+        rate = o.learning_rate * factor
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate

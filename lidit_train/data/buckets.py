@@ -44,7 +44,11 @@ def nearest_bucket(sizes: np.ndarray, buckets: Sequence[tuple[int, int]]) -> np.
     return order[np.searchsorted(between, np.log(width / height))]
 
 
-def fit(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+def fit(
+    picture: Image.Image,
+    size: tuple[int, int],
+    resampling: Image.Resampling = Image.Resampling.LANCZOS,
+) -> Image.Image:
     """Scale a picture until it covers a bucket, and cut what sticks out evenly on both sides."""
     if picture.size == size:
         return picture
@@ -52,4 +56,4 @@ def fit(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
     left = max(0.0, picture.width - size[0] * scale) / 2
     top = max(0.0, picture.height - size[1] * scale) / 2
     box = (left, top, picture.width - left, picture.height - top)
-    return picture.resize(size, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
+    return picture.resize(size, resampling, box=box, reducing_gap=3.0)

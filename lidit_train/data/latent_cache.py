@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 PIECE = 512  # pictures in a chunk
 BATCH = 32  # pictures encoded at once, at most
 AREA = BATCH * 256 * 256  # pixels encoded at once, at most
+MASKS = "masks"  # (N, h, w) uint8 in a piece of a source that has masks
 KEYS = "keys"  # in a piece's metadata: of each of its pictures
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises
 Size = tuple[int, int]  # of a bucket: width, height
@@ -54,6 +56,28 @@ def read_picture(source: PictureSource, index: int, size: Size) -> Tensor | None
     except UNREADABLE:
         return None
     return torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)
+
+
+def read_mask(source: PictureSource, index: int, size: Size) -> Tensor | None:
+    """(H, W) uint8, what the loss counts of `read_picture`; None if it cannot be decoded.
+
+    A mask is scaled and cut as its picture is, by means of areas: nothing in it overshoots.
+    """
+    try:
+        mask = source.mask(index)
+    except UNREADABLE:
+        return None
+    if mask is None:
+        return torch.full((size[1], size[0]), 255, dtype=torch.uint8)
+    width, height = source.sizes[index].tolist()
+    if mask.size != (width, height):
+        mask = mask.resize((width, height), Image.Resampling.BOX)
+    return torch.from_numpy(np.asarray(fit(mask, size, Image.Resampling.BOX)).copy())
+
+
+def on_latents(masks: Tensor, shape: Sequence[int]) -> Tensor:
+    """Means of masks (B, H, W) over what each latent pixel covers: (B, h, w) uint8."""
+    return F.adaptive_avg_pool2d(masks[:, None].float(), (shape[0], shape[1]))[:, 0].round().byte()
 
 
 def as_pixels(pictures: Tensor) -> Tensor:
@@ -185,9 +209,11 @@ class LatentCache:
     @torch.no_grad()
     def _write(self, chunk: Chunk, places: list[Place | None], count: int, read, encode) -> None:
         """Write a piece of what was read, and a list where some of the chunk lies elsewhere."""
-        parts, good, keys = [], [], []
-        for pictures, decoded, own in read:
+        parts, masks, good, keys = [], [], [], []
+        for pictures, shown, decoded, own in read:
             parts.append(encode(pictures).to("cpu", self.dtype))
+            if shown is not None:
+                masks.append(on_latents(shown, parts[-1].shape[-2:]))
             good.append(decoded)
             keys += [self._key(key, chunk.size) for key in own]
         whole = count == len(places)
@@ -195,6 +221,8 @@ class LatentCache:
         path = self._piece(name)
         if count:
             tensors = {"latents": torch.cat(parts), "good": torch.cat(good)}
+            if masks:
+                tensors[MASKS] = torch.cat(masks)
             write_safetensors(path, tensors, {KEYS: json.dumps(keys)})
         if not whole:
             rows = iter(range(count))
@@ -204,15 +232,22 @@ class LatentCache:
 
     def read(self, source: int, index: int, size: Size) -> Tensor | None:
         """A picture's latents (C, h, w) float32; None if the picture could not be decoded."""
+        held, good, row = self._place(source, index, size)
+        return held.get_slice("latents")[row : row + 1][0].float() if good[row] else None
+
+    def read_mask(self, source: int, index: int, size: Size) -> Tensor:
+        """What the loss counts of a picture that could be decoded, (h, w) uint8."""
+        held, _, row = self._place(source, index, size)
+        return held.get_slice(MASKS)[row : row + 1][0]
+
+    def _place(self, source: int, index: int, size: Size):
+        """The piece with a picture, which of that piece's pictures are good, and its row there."""
         name, row = self._rows[source, index, size]
         if name not in self._lists:
             self._lists[name] = None if self._piece(name).is_file() else self._places(name)
         places = self._lists[name]
         file, row = (f"{name}.safetensors", row) if places is None else places[row]
-        held, good = _opened(self.folder / file)
-        if not good[row]:
-            return None
-        return held.get_slice("latents")[row : row + 1][0].float()
+        return *_opened(self.folder / file), row
 
     def unused(
         self, sources: Sequence[PictureSource], stages: Sequence[StageBuckets]
@@ -246,7 +281,8 @@ def _content_key(source: PictureSource, index: int) -> str:
 
 
 class _Pictures(Dataset):
-    """Pictures (n, 3, H, W) uint8 of one source, which could be decoded (n,), and their keys."""
+    """Pictures (n, 3, H, W) uint8 of one source, their masks (n, H, W) uint8 where it has some,
+    which of both could be decoded (n,), and their keys."""
 
     def __init__(self, sources: Sequence[PictureSource], parts: Sequence[Part]) -> None:
         self.sources, self.parts = sources, parts
@@ -254,7 +290,7 @@ class _Pictures(Dataset):
     def __len__(self) -> int:
         return len(self.parts)
 
-    def __getitem__(self, number: int) -> tuple[Tensor, Tensor, list[str]]:
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor | None, Tensor, list[str]]:
         place, indices, size = self.parts[number]
         source = self.sources[place]
         with ThreadPoolExecutor(4) as threads:
@@ -262,7 +298,12 @@ class _Pictures(Dataset):
             keys = list(threads.map(partial(_content_key, source), indices.tolist()))
         blank = torch.zeros(3, size[1], size[0], dtype=torch.uint8)
         pictures = torch.stack([blank if picture is None else picture for picture in read])
-        return pictures, torch.tensor([picture is not None for picture in read]), keys
+        good = torch.tensor([picture is not None for picture in read])
+        if not source.masked:
+            return pictures, None, good, keys
+        masks = [read_mask(source, index, size) for index in indices.tolist()]
+        good &= torch.tensor([mask is not None for mask in masks])
+        return pictures, torch.stack([blank[0] if m is None else m for m in masks]), good, keys
 
 
 def _listed(path: Path) -> list[Place] | None:

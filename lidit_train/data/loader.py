@@ -23,9 +23,9 @@ from ..batch import Batch
 from ..contrast import Contrasted
 from ..recipe import Recipe
 from .caption_states import CaptionStates
-from .latent_cache import read_picture
+from .latent_cache import on_latents, read_mask, read_picture
 from .prepare import Prepared
-from .sample_draws import Chance, chance
+from .sample_draws import Chance, chance, kept_tokens
 from .schedule import StepBatch, StepPicture
 from .workers import ignore_interrupts
 
@@ -54,7 +54,10 @@ class Fetched:
     time: Tensor  # (B,)
     noise: Tensor  # (B, C, h, w)
     content: Tensor | None  # (B, h, w)
+    counted: Tensor | None  # (B, h, w) weights in the loss, where a source has masks or a weight
     following: Following | None  # where the recipe has contrast
+    kept: Tensor | None  # (B, K), where the recipe has routing
+    features: Tensor | None  # (B, D, h, w), where the recipe has alignment and they are cached
     replaced: tuple[tuple[int, int], ...]  # (source, index) of what could not be decoded
 
     def pin_memory(self) -> Fetched:
@@ -78,6 +81,8 @@ class Fetcher(torch.utils.data.Dataset):
         self.recipe, self.spec, self.share = recipe, ready.spec, share
         self.sources, self.stages = ready.sources, ready.stages
         self.readers, self.latents = ready.readers, ready.latents
+        self.weighs = any(s.mask or s.loss_weight != 1 for s in recipe.data.sources)
+        self.features = ready.features
         self.cached = self.spec.keeps_states(recipe.cache) or bool(recipe.cache.given)
 
     def __getitem__(self, plan: StepBatch) -> Fetched:
@@ -99,7 +104,10 @@ class Fetcher(torch.utils.data.Dataset):
             torch.stack([fate.time for fate in fates]),
             torch.stack([fate.noise for fate in fates]),
             self._content(rows, size) if self.recipe.content else None,
+            self.counted([(row.source, row.index) for row in rows], size),
             self._following(plan, numbers, rows, said, size) if self.recipe.contrast else None,
+            self._kept(plan, numbers, size) if self.recipe.routing else None,
+            self._features(plan, rows, size),
             tuple(bad for several in replaced for bad in several),
         )
 
@@ -107,11 +115,7 @@ class Fetcher(torch.utils.data.Dataset):
         """The row, or the first after it that can be decoded; its picture; those that cannot."""
         bad = []
         for _ in range(len(self.stages[plan.stage].members[row.source][row.bucket])):
-            source = self.sources[row.source]
-            if self.latents is not None:
-                shown = self.latents.read(row.source, row.index, size)
-            else:
-                shown = read_picture(source, row.index, size)
+            shown = self.read_shown(row.source, row.index, size)
             if shown is not None:
                 return row, shown, bad
             bad.append((row.source, row.index))
@@ -121,11 +125,18 @@ class Fetcher(torch.utils.data.Dataset):
             f"{self.recipe.data.sources[row.source].path} can be decoded; bring whole files"
         )
 
+    def read_shown(self, source: int, index: int, size: tuple[int, int]) -> Tensor | None:
+        """A picture (3, H, W) uint8, or its latents (C, h, w); None if it cannot be decoded."""
+        if self.latents is not None:
+            return self.latents.read(source, index, size)
+        opened = self.sources[source]
+        if opened.masked and read_mask(opened, index, size) is None:
+            return None
+        return read_picture(opened, index, size)
+
     def _chance(self, plan: StepBatch, row: int, size: tuple[int, int]) -> Chance:
-        stage, latent = self.recipe.stages[plan.stage], self.spec.latent
-        shape = (latent.channels, size[1] // latent.downsampling, size[0] // latent.downsampling)
-        own = self.spec.shift if self.spec.prediction == "flow" else 1.0
-        shift, data = stage.shift or own, self.recipe.data
+        stage, shape = self.recipe.stages[plan.stage], self.spec.latent_shape(size)
+        shift, data = stage.shift or self.spec.own_shift(*size), self.recipe.data
         drawn = self.spec.prediction, shift, shape, stage.focus
         return chance(self.recipe.seed, plan.step, row, data, *drawn)
 
@@ -149,6 +160,50 @@ class Fetcher(torch.utils.data.Dataset):
             )
         return torch.stack([torch.from_numpy(shown) for shown in maps])
 
+    def counted(self, pictures: Sequence[tuple[int, int]], size: tuple[int, int]) -> Tensor | None:
+        """How much the loss counts each latent pixel (B, h, w): the sources' masks and weights.
+
+        Args:
+            pictures: source and place there of each; they can be decoded.
+        """
+        if not self.weighs:
+            return None
+        shape = self.spec.latent_shape(size)[1:]
+        weights = torch.ones(len(pictures), *shape)
+        for (number, index), place in zip(pictures, weights):
+            source = self.recipe.data.sources[number]
+            if source.mask:
+                mask = self._mask(number, index, size, shape).float() / 255
+                place.copy_(source.outside + (1 - source.outside) * mask)
+            place *= source.loss_weight
+        return weights
+
+    def _mask(self, source: int, index: int, size: tuple[int, int], shape: Sequence[int]) -> Tensor:
+        if self.latents is not None:
+            return self.latents.read_mask(source, index, size)
+        mask = read_mask(self.sources[source], index, size)
+        assert mask is not None  # as it was decoded when the picture was read
+        return on_latents(mask[None], shape)[0]
+
+    def aligns(self, plan: StepBatch) -> bool:
+        """Whether a step aligns with a vision encoder's features; a plan without rows does not."""
+        aligned = self.recipe.alignment
+        return aligned is not None and bool(plan.rows) and aligned.stands(plan.step)
+
+    def _features(self, plan: StepBatch, rows: Sequence[StepPicture], size) -> Tensor | None:
+        """The rows' cached features, if this step reads any."""
+        if self.features is None or not self.aligns(plan):
+            return None
+        read = [self.features.read(row.source, row.index, size) for row in rows]
+        return torch.stack([seen for seen in read if seen is not None])
+
+    def _kept(self, plan: StepBatch, numbers: range, size: tuple[int, int]) -> Tensor:
+        """Which image tokens of each row go through every block."""
+        assert self.recipe.routing is not None
+        tokens = (size[0] // self.spec.grain) * (size[1] // self.spec.grain)
+        drawn = tokens, self.recipe.routing.kept(tokens)
+        return torch.stack([kept_tokens(self.recipe.seed, plan.step, n, *drawn) for n in numbers])
+
     def _following(self, plan: StepBatch, numbers: range, rows, read: list[str], size) -> Following:
         """The row after these, and which of these contrast sets against the one that follows it.
 
@@ -171,7 +226,7 @@ class Loader:
 
     def __init__(self, fetcher: Fetcher, ready: Prepared, device="cpu") -> None:
         self.fetcher, self.device = fetcher, device
-        self.schedule, self.vae = ready.schedule, ready.vae
+        self.schedule, self.vae, self.vision = ready.schedule, ready.vae, ready.vision
 
     @property
     def llms(self) -> list[str]:
@@ -219,6 +274,9 @@ class Loader:
             ["" if none else text for text, none in zip(fetched.texts, zeroed)],
             {i: [0 if none else n for n, none in zip(c.used, zeroed)] for i, c in read.items()},
             self._contrasted(fetched, fetched.following, x) if fetched.following else None,
+            None if fetched.counted is None else self._moved(fetched.counted),
+            None if fetched.kept is None else self._moved(fetched.kept),
+            self._features(fetched),
         )
 
     def _moved(self, tensor: Tensor) -> Tensor:
@@ -233,6 +291,15 @@ class Loader:
         nothing = self._moved(zeroed)[:, None]
         roles = self._moved(kept.roles).masked_fill(nothing, PADDING)
         return LLMStates(self._moved(kept.hidden), roles, rows).to(dtype=torch.float32)
+
+    def _features(self, fetched: Fetched) -> Tensor | None:
+        """What the vision encoder sees in the pictures, cached or computed now."""
+        if fetched.features is not None:
+            return self._moved(fetched.features)
+        if self.vision is None or not self.fetcher.aligns(fetched.plan):
+            return None
+        assert fetched.pictures is not None  # without the cache of latents
+        return self.vision.encode(fetched.pictures)
 
     def _contrasted(self, fetched: Fetched, following: Following, x: Tensor) -> Contrasted:
         """The velocities of the rows that follow; x (B, C, h, w) are the batch's own latents."""

@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from lidit_core.errors import LiDiTError
+from lidit_core.errors import LiDiTError, check
 from lidit_core.io.atomic import replacing
 from lidit_core.io.records import read_record
 from lidit_core.model.config import LatentFormat, LiDiTConfig
@@ -30,9 +31,10 @@ from .caption_states import TORCH, CaptionReader
 from .latent_cache import LatentCache, as_pixels, at_once, read_picture
 from .latent_statistics import measured_format
 from .room import check_room
-from .schedule import Schedule, StageBuckets
+from .schedule import Schedule, StageBuckets, held_out
 from .sources import PictureSource
 from .sources.open import open_source
+from .vision.encoder import VisionEncoder
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +59,9 @@ class Prepared:
     vae: Opened
     latents: LatentCache | None
     schedule: Schedule
+    held_out: StageBuckets | None = None  # pictures that are measured and not trained on
+    vision: VisionEncoder | None = None  # where the recipe has alignment
+    features: LatentCache | None = None  # of it, beside cached latents
 
     @property
     def fingerprints(self) -> dict[int, str]:
@@ -119,16 +124,19 @@ def prepare(
         sources = tuple(open_source(s, recipe.data, cache / "index") for s in recipe.data.sources)
     if recipe.content:
         _check_content(sources)
-    stages = stage_buckets(recipe, spec, sources)
+    stages, held = stage_buckets(recipe, spec, sources)
     schedule = Schedule(recipe, stages, tuple(range(len(spec.llms))))
+    schedule.tell_seen()
     readers = _readers(recipe, spec, cache, accelerator, llms)
     _read_captions(recipe, spec, sources, readers, accelerator)
-    vae, latents = _latents(recipe, spec, cache, sources, stages, accelerator, checkpoint)
+    shown = stages + ((held,) if held else ())
+    vae, latents = _latents(recipe, spec, cache, sources, shown, accelerator, checkpoint)
+    vision, features = _features(recipe, spec, cache, sources, stages, accelerator)
     if recipe.model.measure_latents:
         spec = replace(spec, latent=_measured(spec, out, sources, stages, vae, latents))
     for reader in readers.values():  # the last, as an LLM that keeps nothing is loaded for it
         tell_cut(reader, _captions(sources))
-    return Prepared(spec, sources, stages, readers, vae, latents, schedule)
+    return Prepared(spec, sources, stages, readers, vae, latents, schedule, held, vision, features)
 
 
 def unused(
@@ -142,13 +150,18 @@ def unused(
     """Files in the recipe's caches that hold nothing it reads; the arguments are `prepare`'s."""
     cache = at_home(recipe.cache.folder or out / "cache")
     sources = tuple(open_source(s, recipe.data, cache / "index") for s in recipe.data.sources)
-    texts = ["", *recipe.validation.prompts, *_captions(sources)]
+    texts = ["", *recipe.validation.texts, *_captions(sources)]
     readers = _readers(recipe, spec, cache, accelerator, llms).values()
     kept = {path for reader in readers for path in reader.files(texts)}
     states = [p for p in sorted((cache / "states").glob("*/*.safetensors")) if p not in kept]
     file = find_autoencoder(recipe.model.vae, spec.latent, checkpoint)
     latents = LatentCache(cache / "latents", file.identity(), TORCH[recipe.cache.dtype])
-    return states + latents.unused(sources, stage_buckets(recipe, spec, sources))
+    stages, held = stage_buckets(recipe, spec, sources)
+    features = sorted((cache / "features").glob("*.*"))
+    if recipe.alignment is not None:
+        vision = VisionEncoder(at_home(recipe.alignment.encoder), spec.grain)
+        features = feature_cache(recipe, vision, cache).unused(sources, stages)
+    return states + latents.unused(sources, stages + ((held,) if held else ())) + features
 
 
 def _check_content(sources: Sequence[PictureSource]) -> None:
@@ -162,17 +175,38 @@ def _check_content(sources: Sequence[PictureSource]) -> None:
 
 def stage_buckets(
     recipe: Recipe, spec: InputSpec, sources: Sequence[PictureSource]
-) -> tuple[StageBuckets, ...]:
-    """The pictures of every stage, each in the bucket whose shape is nearest to its own."""
-    found = []
+) -> tuple[tuple[StageBuckets, ...], StageBuckets | None]:
+    """The pictures of every stage, each in the bucket whose shape is nearest to its own.
+
+    Those that are held out come second, at the last stage's size; None where none are.
+    """
+    share, found, others = recipe.validation.held_out, [], None
+    held = [_held_out(source, share) for source in sources]
     for stage in recipe.stages:
         sizes = bucket_sizes(stage.resolution or spec.native_size, spec.grain, recipe.data.buckets)
         places = [nearest_bucket(source.sizes, sizes) for source in sources]
-        members = tuple(
-            tuple((place == n).nonzero()[0] for n in range(len(sizes))) for place in places
-        )
-        found.append(StageBuckets(tuple(sizes), members))
-    return tuple(found)
+        trained = [np.where(out, -1, place) for out, place in zip(held, places)]
+        found.append(_buckets(sizes, trained))
+        others = _buckets(sizes, [np.where(out, place, -1) for out, place in zip(held, places)])
+    check(
+        not share or any(out.any() for out in held),
+        "the recipe holds pictures out, and no source has more than one; bring more, or leave "
+        "validation.held_out out",
+    )
+    return tuple(found), others if share else None
+
+
+def _buckets(sizes: list[tuple[int, int]], places: list[np.ndarray]) -> StageBuckets:
+    """Args: places: of each source's pictures among the sizes; -1 = left out."""
+    members = tuple(tuple((place == n).nonzero()[0] for n in range(len(sizes))) for place in places)
+    return StageBuckets(tuple(sizes), members)
+
+
+def _held_out(source: PictureSource, share: float) -> np.ndarray:
+    count = len(source.sizes)
+    if not share:
+        return np.zeros(count, dtype=bool)
+    return held_out([source.name(index) for index in range(count)], share)
 
 
 def used_branches(recipe: Recipe, spec: InputSpec) -> list[int]:
@@ -211,7 +245,7 @@ def _read_captions(recipe: Recipe, spec: InputSpec, sources, readers, accelerato
     """Fill the cache of states with the captions that each branch may meet."""
     if not (spec.keeps_states(recipe.cache) or recipe.cache.given):
         return
-    texts = dict.fromkeys(["", *recipe.validation.prompts]) | dict.fromkeys(_captions(sources))
+    texts = dict.fromkeys(["", *recipe.validation.texts]) | dict.fromkeys(_captions(sources))
     processes = accelerator.num_processes
     mine = list(texts)[accelerator.process_index :: processes]
     for i, reader in readers.items():
@@ -236,6 +270,27 @@ def _latents(
     vae.let_go()
     accelerator.wait_for_everyone()
     return vae, latents
+
+
+def _features(recipe: Recipe, spec: InputSpec, cache: Path, sources, stages, accelerator):
+    """The vision encoder of a recipe with alignment, and its features as latents are kept."""
+    if recipe.alignment is None:
+        return None, None
+    folder = at_home(recipe.alignment.encoder)
+    vision = VisionEncoder(folder, spec.grain, accelerator.device)
+    if not recipe.cache.latents:
+        return vision, None
+    features = feature_cache(recipe, vision, cache)
+    mine = slice(accelerator.process_index, None, accelerator.num_processes)
+    features.prepare(sources, stages, vision.encode, mine, recipe.data.workers)
+    vision.let_go()
+    accelerator.wait_for_everyone()
+    return vision, features
+
+
+def feature_cache(recipe: Recipe, vision: VisionEncoder, cache: Path) -> LatentCache:
+    """Where an encoder's features are kept: by the pictures' bytes, as latents are."""
+    return LatentCache(cache / "features", vision.identity(), TORCH[recipe.cache.dtype])
 
 
 def _measured(spec: InputSpec, out: Path, sources, stages, vae, latents) -> LatentFormat:

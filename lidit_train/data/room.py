@@ -15,17 +15,17 @@ from .caption_states import CaptionReader
 from .token_guess import LETTERS, TextTokens, text_tokens
 
 STORED_BYTES = {"float32": 4, "bf16": 2}
-ROLE_BYTES = 4  # of a token's role
+TOKEN_BYTES = 12  # of a token: its role, and where its characters begin and end
 
 
 def caption_bytes(spec: InputSpec, branch: int, tokens: TextTokens, dtype: str) -> int:
-    """The bytes of one caption's states and roles."""
+    """The bytes of one caption's states, roles and places."""
     return states_bytes(spec.widths[branch], tokens, dtype)
 
 
 def states_bytes(width: int, tokens: TextTokens, dtype: str) -> int:
-    """The bytes of one text's states, so many numbers a token, and roles."""
-    return tokens.read * (width * STORED_BYTES[dtype] + ROLE_BYTES)
+    """The bytes of one text's states, so many numbers a token, with roles and places."""
+    return tokens.read * (width * STORED_BYTES[dtype] + TOKEN_BYTES)
 
 
 def check_room(

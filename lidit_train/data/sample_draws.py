@@ -39,6 +39,12 @@ class Chance:
         return captions[-1][0]
 
 
+def kept_tokens(seed: int, step: int, row: int, tokens: int, kept: int) -> Tensor:
+    """The places (kept,) of the image tokens of one row that go through every block, in order."""
+    g = seeded(seed, step, row, 2)
+    return torch.randperm(tokens, generator=g)[:kept].sort().values
+
+
 def chance(
     seed: int,
     step: int,

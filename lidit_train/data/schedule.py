@@ -6,6 +6,8 @@ position of the data, which a checkpoint holds.
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -16,6 +18,9 @@ import torch
 from lidit_core.errors import LiDiTError
 
 from ..recipe import Recipe, Stage, Subset
+from ..units import as_times
+
+log = logging.getLogger(__name__)
 
 Pool = tuple[int, int, int]  # stage, source, bucket
 
@@ -60,6 +65,23 @@ def seeded(*parts: int) -> torch.Generator:
     """A generator that only these numbers decide, however near they are to one another."""
     words = np.random.SeedSequence([part & 0xFFFFFFFFFFFF for part in parts]).generate_state(1)
     return torch.Generator().manual_seed(int(words[0]))
+
+
+def name_number(name: str) -> int:
+    """A number of 48 bits that a picture's name alone decides."""
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:6], "big")
+
+
+def held_out(names: Sequence[str], share: float) -> np.ndarray:
+    """Which pictures of a source are not trained on, (N,) bool: by their names, so always the same.
+
+    It is one at least, but where there is no other; pictures of one name are on one side.
+    """
+    distinct = sorted(set(names), key=lambda name: (name_number(name), name))
+    count = min(max(1, round(share * len(distinct))), len(distinct) - 1) if share else 0
+    held = set(distinct[:count])
+    return np.array([name in held for name in names], dtype=bool)
 
 
 def stage_at(step: int, stages: Sequence[Stage]) -> tuple[int, Stage]:
@@ -125,6 +147,30 @@ class Schedule:
                 counts = [len(members) for members in self.stages[number].members[i]]
                 shares[i] = np.array(counts) * source.weight
         return shares
+
+    def times_seen(self) -> list[tuple[int, float]]:
+        """Of each source: its pictures, and how often each is seen over the whole run, on average.
+
+        Pictures that stand in several stages count once; those that no stage shows are left out.
+        """
+        drawn, shown = np.zeros(len(self.recipe.data.sources)), []
+        for number, stage in enumerate(self.recipe.stages):
+            subsets = self._subsets(stage)
+            total = sum(subset.weight for subset in subsets)
+            for subset in subsets:
+                shares = self._shares(number, subset.branches).sum(1)
+                images = stage.steps * stage.batch * subset.weight / total
+                drawn += images * shares / shares.sum()
+        for source in range(len(drawn)):
+            pools = [members for stage in self.stages for members in stage.members[source]]
+            shown.append(len(np.unique(np.concatenate(pools))))
+        return [(count, times / max(count, 1)) for count, times in zip(shown, drawn.tolist())]
+
+    def tell_seen(self) -> None:
+        """Say how often each picture will be seen, source by source."""
+        for source, (count, times) in zip(self.recipe.data.sources, self.times_seen()):
+            told = "source %s: each of its %d pictures is seen about %s over the whole run"
+            log.info(told, source.path, count, as_times(times))
 
     def _take(self, pool: Pool) -> StepPicture:
         """The pool's next picture, in an order that is new each time round."""

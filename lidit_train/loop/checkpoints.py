@@ -150,12 +150,17 @@ def _tensors(state: dict, place: str = "") -> Iterator[tuple[str, dict, Any]]:
             yield f"{place}{key}", state, key
 
 
+def numbers_of(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds beside its tensors; nothing where it cannot be read."""
+    try:
+        return json.loads((path / NUMBERS).read_text())
+    except (OSError, ValueError):  # loading it tells what is wrong
+        return {}
+
+
 def decayed_to(path: Path) -> float:
     """The decay factor of a checkpoint's last step, in [0, 1]; 1 where it does not say."""
-    try:
-        return json.loads((path / NUMBERS).read_text()).get("decay_factor", 1.0)
-    except (OSError, ValueError):  # loading it tells what is wrong
-        return 1.0
+    return numbers_of(path).get("decay_factor", 1.0)
 
 
 def tell_longer(step: int, fallen: float, rises: float, before: int | None) -> None:
@@ -177,6 +182,30 @@ def tell_longer(step: int, fallen: float, rises: float, before: int | None) -> N
         "decays once begin in another folder"
     )
     log.warning(told, step, 100 * fallen, 100 * rises)
+
+
+def tell_place(step: int, steps: int) -> None:
+    """Say where a run of so many steps goes on, or that it has ended."""
+    if step < steps:
+        return log.info("going on at step %d of %d", step, steps)
+    if step == steps:
+        return log.info("all %d steps are done; the final file is written again", step)
+    log.warning(
+        "the run has made %d steps, and the recipe has only %d: nothing is trained, and the "
+        "final file is that of step %d; for a shorter run name another folder with --out",
+        *(step, steps, step),
+    )
+
+
+def tell_stage(step: int, made: int, now: int) -> None:
+    """Warn where the recipe, since changed, gives the last step to another stage."""
+    if made != now:
+        log.warning(
+            "step %d was made in stage %d of the recipe and now lies in stage %d, with which "
+            "the run goes on; to have the stages in their order lengthen the last one alone, "
+            "or name another folder with --out",
+            *(step, made + 1, now + 1),
+        )
 
 
 def _random_state() -> dict[str, torch.Tensor]:

@@ -112,11 +112,17 @@ class Journal:
         A number that is not finite, as of weights that have grown without bounds, is left out.
         """
         seconds, self.began = time.monotonic() - self.began, time.monotonic()
+        return self.note(step, line, {"images/s": round(images / seconds, 2)})
+
+    def note(
+        self, step: int, line: Mapping[str, Any], speed: Mapping[str, float] | None = None
+    ) -> dict[str, Any]:
+        """Add a line of numbers that are not of training; of it too, where the speed is told."""
         bad = [name for name, number in line.items() if not math.isfinite(number)]
         if bad:
             log.warning("%s of step %d is no finite number and is not logged", ", ".join(bad), step)
             line = {name: number for name, number in line.items() if name not in bad}
-        line = {"step": step, **line, "images/s": round(images / seconds, 2), "at": time.time()}
+        line = {"step": step, **line, **(speed or {}), "at": time.time()}
         if self.accelerator.is_main_process:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as file:

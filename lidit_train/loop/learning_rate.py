@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 
 from ..data.schedule import stage_at
 from ..recipe import Recipe
 
 
-def rate_factor(step: int, warmup: int, total: int, decay: float) -> float:
-    """Linear warm-up, a plateau, and a linear fall to zero over the last share ``decay``.
+def rate_factor(
+    step: int, warmup: int, total: int, decay: float, schedule: str = "linear"
+) -> float:
+    """Linear warm-up, a plateau, and a fall to zero over the last share ``decay``.
 
     A plateau lets a run be lengthened without having spent its schedule (WSD).
     """
-    return min((step + 1) / max(warmup, 1), decay_factor(step, total, decay))
+    return min((step + 1) / max(warmup, 1), decay_factor(step, total, decay, schedule))
 
 
-def decay_factor(step: int, total: int, decay: float) -> float:
-    """What the decay leaves of the rate at a step: 1 until it begins, then falling to 0."""
-    return max(min(1.0, (total - step) / max(decay * total, 1)), 0.0)
+def decay_factor(step: int, total: int, decay: float, schedule: str = "linear") -> float:
+    """What the decay leaves of the rate at a step: 1 until it begins, then falling to 0.
+
+    Args:
+        schedule: "linear", or "cosine", half a period of it (Loshchilov and Hutter 2017, arXiv
+            1608.03983): slow at both ends. With decay 1 that is the usual cosine over a whole run.
+    """
+    left = max(min(1.0, (total - step) / max(decay * total, 1)), 0.0)
+    return left if schedule == "linear" else (1 - math.cos(math.pi * left)) / 2
 
 
 def decay_start(total: int, decay: float) -> int:
@@ -29,4 +38,5 @@ def decay_start(total: int, decay: float) -> int:
 def learning_rate(step: int, recipe: Recipe) -> float:
     """The recipe's rate at a step, which its stage may scale."""
     o, (_, stage) = recipe.optimiser, stage_at(step, recipe.stages)
-    return o.learning_rate * stage.rate * rate_factor(step, o.warmup, recipe.steps, o.decay)
+    factor = rate_factor(step, o.warmup, recipe.steps, o.decay, o.schedule)
+    return o.learning_rate * stage.rate * factor

@@ -21,11 +21,12 @@ class StateFiles:
     Args:
         total: steps of the whole run.
         decay: share of them over which the rate falls.
+        schedule: in which it falls, see `decay_factor`.
     """
 
-    def __init__(self, folder: Path, total: int, decay: float) -> None:
+    def __init__(self, folder: Path, total: int, decay: float, schedule: str = "linear") -> None:
         self.newest, self.before = folder / NEWEST, folder / BEFORE_DECAY
-        self.total, self.decay = total, decay
+        self.total, self.decay, self.schedule = total, decay, schedule
 
     def save(self, state: dict) -> None:
         """Keep a state, which has its number of steps as "step", under the names that it is due."""
@@ -50,7 +51,7 @@ class StateFiles:
 
     def _factor(self, step: int) -> float:
         """What the decay leaves of the rate at the last of so many steps."""
-        return decay_factor(step - 1, self.total, self.decay)
+        return decay_factor(step - 1, self.total, self.decay, self.schedule)
 
 
 def save_atomically(state: dict, path: Path) -> None:

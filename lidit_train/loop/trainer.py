@@ -25,16 +25,16 @@ from ..data.loader import Loader
 from ..data.schedule import stage_at
 from ..learner import Learner
 from ..recipe import Recipe
-from .checkpoints import CheckpointFolder, decayed_to, tell_longer
+from .checkpoints import CheckpointFolder, decayed_to, tell_longer, tell_place, tell_stage
 from .computing.cuda_graph import replayed
 from .computing.frozen import computing, holds_half
-from .ema import EMA
 from .journal import Journal, Losses
 from .learning_rate import decay_factor, decay_start, learning_rate
 from .longest_prompt import LongestPrompts
-from .optimisers import optimisers_of
+from .optimisers import average_of, optimisers_of
 from .parallel import is_sharded, local, together, whole
 from .stopping import Signals, Stopped
+from .validating.validator import Validator
 from .voice import of_all
 
 log = logging.getLogger(__name__)
@@ -49,8 +49,6 @@ class Trainer:
         learner: on the device, with what is not trained frozen.
         loader: over the schedule that a checkpoint may set forward.
         folder: of the run: checkpoints, log and grids.
-        draw: draws the validation's grid (H, W, 3) with the model as it is, given the step; it is
-            called by every process while the averaged weights are in place.
     """
 
     def __init__(
@@ -60,10 +58,9 @@ class Trainer:
         loader: Loader,
         accelerator: Accelerator,
         folder: Path,
-        draw: Callable[[int], torch.Tensor] | None = None,
     ) -> None:
         self.recipe, self.learner, self.loader = recipe, learner, loader
-        self.draw, self.stop, self.stopped = draw, Signals(), False
+        self.stop, self.stopped = Signals(), False
         self.write: Callable[[int], object] = lambda step: None  # after each save, by all
         self.accelerator, self.schedule = accelerator, loader.schedule
         if recipe.compute.compile:
@@ -73,9 +70,10 @@ class Trainer:
         self.parallel = together(learner, accelerator, recipe.compute)
         self.replayed = replayed(self._run, learner, recipe.compute, accelerator)
         self.optimisers = optimisers_of(learner, recipe.optimiser)
-        self.ema = EMA(learner, recipe.optimiser.ema)
+        self.ema = average_of(learner, recipe.optimiser, self.optimisers)
         self.checkpoints = CheckpointFolder(folder, recipe.checkpoints.keep, accelerator)
         self.journal = Journal(folder, recipe.log, accelerator, recipe.steps, asdict(recipe))
+        self.validator = Validator(recipe, learner, self.ema, self.journal)
         self.longest = LongestPrompts(loader.llms)
         self.step, self.bad, self.skipped, self.begun = 0, 0, 0, False
         self.broken: set[tuple[int, int]] = set()  # source and place of what cannot be decoded
@@ -104,6 +102,10 @@ class Trainer:
             self.begun = True
 
     def _steps(self, on_step: Callable[[int, float], None]) -> None:
+        if self.step == 0:
+            self.validator.see(0)
+        if self.validator.is_over():  # as a run is that ended early and is started again
+            return self.validator.tell_over(self.step)
         for fetched, batch in self.loader:
             self.broken |= set(fetched.replaced)
             loss, norm = self.train_step(batch, self.losses)
@@ -114,11 +116,14 @@ class Trainer:
             if saves or self.step % self.recipe.log.every == 0:
                 self._write(self.losses)
                 self.losses = self.no_losses()
-            self._draw()
-            if saves or self.step == self.decay_start or self.stopped:
+            self.validator.see(self.step)
+            over = self.validator.is_over()
+            if saves or over or self.step == self.decay_start or self.stopped:
                 self.save(fetched.plan.position)
                 self.write(self.step)
                 self.journal.pause()
+            if over:
+                return self.validator.tell_over(self.step)
             if self.stopped and self.step < self.recipe.steps:
                 raise Stopped(self.stop.number or signal.SIGTERM, self.step, self.recipe.steps)
 
@@ -229,13 +234,6 @@ class Trainer:
             place = self.recipe.data.sources[source].path
             log.warning("%s of %s cannot be decoded; the next is taken in its place", name, place)
 
-    def _draw(self) -> None:
-        every = self.recipe.validation.every
-        if self.draw and every and self.step % every == 0:
-            with self.ema.in_place(self.learner):
-                self.journal.picture(self.step, "validation", self.draw(self.step))
-            self.journal.pause()
-
     def save(self, position: dict[str, int]) -> None:
         """Write a checkpoint; ``position`` is how far the data has been read."""
         numbers = {"step": self.step, "skipped": self.skipped, "ema_steps": self.ema.steps}
@@ -243,6 +241,7 @@ class Trainer:
         losses = self.losses.state(self.accelerator)
         longest = self.longest.gather(self.accelerator)
         numbers |= {**schedule, "losses": losses, "longest_prompts": longest, "position": position}
+        numbers["best"] = self.validator.state()
         state = self._state()
         self._check_finite(state)
         self.checkpoints.save(self.step, state, numbers)
@@ -265,7 +264,8 @@ class Trainer:
 
     def _decay_factor(self, step: int) -> float:
         """What the recipe's decay leaves of the rate at the last of so many steps."""
-        return decay_factor(step - 1, self.recipe.steps, self.recipe.optimiser.decay)
+        o = self.recipe.optimiser
+        return decay_factor(step - 1, self.recipe.steps, o.decay, o.schedule)
 
     def resume(self) -> None:
         """Take up the newest checkpoint that can be read; an older one where it cannot."""
@@ -319,32 +319,11 @@ class Trainer:
         )
         self.ema.weights, self.ema.steps = state["ema"], numbers["ema_steps"]
         self.longest.take_up(numbers.get("longest_prompts"))
+        self.validator.take_up(numbers.get("best"))
         self.step, self.skipped = numbers["step"], numbers["skipped"]
         self.schedule.step, self.schedule.position = self.step, dict(numbers["position"])
         self.losses = self.no_losses()
         if "losses" in numbers:
             self.losses.load_state(numbers["losses"], self.accelerator)
-        self._tell_stage(numbers.get("stage", self._stage()))
-        self._tell_place()
-
-    def _tell_place(self) -> None:
-        if self.step < self.recipe.steps:
-            return log.info("going on at step %d of %d", self.step, self.recipe.steps)
-        if self.step == self.recipe.steps:
-            return log.info("all %d steps are done; the final file is written again", self.step)
-        log.warning(
-            "the run has made %d steps, and the recipe has only %d: nothing is trained, and the "
-            "final file is that of step %d; for a shorter run name another folder with --out",
-            *(self.step, self.recipe.steps, self.step),
-        )
-
-    def _tell_stage(self, made: int) -> None:
-        """Warn where the recipe, since changed, gives the last step to another stage."""
-        if made != self._stage():
-            stages = self.step, made + 1, self._stage() + 1
-            log.warning(
-                "step %d was made in stage %d of the recipe and now lies in stage %d, with which "
-                "the run goes on; to have the stages in their order lengthen the last one alone, "
-                "or name another folder with --out",
-                *stages,
-            )
+        tell_stage(self.step, numbers.get("stage", self._stage()), self._stage())
+        tell_place(self.step, self.recipe.steps)

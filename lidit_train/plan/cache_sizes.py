@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from lidit_core.paths import at_home
+
 from ..data.latent_cache import PIECE
 from ..data.room import STORED_BYTES, caption_bytes
 from ..data.token_guess import TextTokens
+from ..data.vision.encoder import VisionEncoder
 from ..input_spec import InputSpec
 from ..recipe import Recipe
 from .workload import StageLoad
@@ -59,7 +62,7 @@ def caches(
     """What the recipe wants cached."""
     states = _states(recipe, spec, text, counts) if spec.keeps_states(recipe.cache) else ()
     latents = _latents(recipe, spec, loads, counts) if recipe.cache.latents else ()
-    return *states, *latents
+    return *states, *latents, *_features(recipe, spec, loads, counts)
 
 
 def _states(recipe: Recipe, spec: InputSpec, text, counts: Sequence[Count]):
@@ -81,6 +84,17 @@ def _latents(recipe: Recipe, spec: InputSpec, loads, counts: Sequence[Count]):
         numbers = spec.latent.channels * (side // spec.latent.downsampling) ** 2
         each = numbers * STORED_BYTES[recipe.cache.dtype]
         yield Cached(f"latents of pictures at {side} px", pictures, each, side=side)
+
+
+def _features(recipe: Recipe, spec: InputSpec, loads, counts: Sequence[Count]):
+    """What alignment's encoder sees, kept beside latents; how long it takes is not counted."""
+    if recipe.alignment is None or not recipe.cache.latents:
+        return
+    width = VisionEncoder(at_home(recipe.alignment.encoder), spec.grain).width
+    for cached in _latents(recipe, spec, loads, counts):
+        numbers = width * (cached.side // spec.grain) ** 2
+        each = numbers * STORED_BYTES[recipe.cache.dtype]
+        yield Cached(f"features of pictures at {cached.side} px", cached.count, each)
 
 
 def _sum(counts: Sequence[int | None]) -> int | None:

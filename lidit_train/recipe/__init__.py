@@ -1,32 +1,32 @@
 """A training recipe: one YAML file that says everything a run needs to be repeated."""
 
+from .alignment import Alignment
 from .bridging import Bridge
 from .fields import (
-    KINDS,
-    LANGUAGES,
-    OPTIMISERS,
     PRECISIONS,
     Adapter,
-    Buckets,
     Cache,
     Compute,
     Content,
     Contrast,
-    Data,
     Hardware,
     Lora,
     Model,
-    Optimiser,
     Recipe,
-    Source,
     Stage,
     Subset,
-    Validation,
 )
 from .keeping import WEIGHTS, Checkpoints, Log
+from .loss import DELTA_SCHEDULES, ERRORS, SQUARED, WEIGHTINGS, Loss
+from .optimiser import OPTIMISERS, SCHEDULES, Optimiser
+from .routing import Routing
+from .sources import KINDS, LANGUAGES, Buckets, Data, Source
+from .validation import BASE_ALONE, Prompt, Validation
 
 __all__ = [
     "Adapter",
+    "Alignment",
+    "BASE_ALONE",
     "Bridge",
     "Buckets",
     "Cache",
@@ -35,19 +35,27 @@ __all__ = [
     "Content",
     "Contrast",
     "Data",
+    "DELTA_SCHEDULES",
+    "ERRORS",
     "Hardware",
     "KINDS",
     "LANGUAGES",
     "Log",
     "Lora",
+    "Loss",
     "Model",
-    "OPTIMISERS",
     "Optimiser",
+    "OPTIMISERS",
     "PRECISIONS",
+    "Prompt",
     "Recipe",
+    "Routing",
+    "SCHEDULES",
     "Source",
+    "SQUARED",
     "Stage",
     "Subset",
     "Validation",
+    "WEIGHTINGS",
     "WEIGHTS",
 ]

@@ -17,15 +17,15 @@ class Bridge:
     llms: tuple[str, ...] = ()  # names, model folders or .gguf files; all are read the same way
     block: int = -3  # whose output is read
     template: str = "none"  # a preset, a file, or text with {prompt} in it
-    token_budget: int = 256
+    token_budget: int = 256  # tokens of a prompt that each LLM reads
     width: int = 512  # of the refined tokens and the queries
-    heads: int = 8
+    heads: int = 8  # of attention
     refiner_blocks: int = 2  # of each LLM's linguistic refiner
     collaborative_blocks: int = 1  # where there are several LLMs
     blocks: int = 3  # of the resampler
     residual: str = "attention"  # or "mlp", token by token, which is what it has to beat
-    base: bool = True  # ridge; False = the residual alone, for comparison
-    overlap: bool = True  # attention by shared characters; False for comparison
+    base: bool = True  # ridge; false = the residual alone, for comparison
+    overlap: bool = True  # attention by shared characters; false for comparison
     seeds: str = "pca"  # of the teacher's own table; "trained" and "none" for comparison
     held_out: float = 0.05  # share of the prompts that are measured and never learnt from
 

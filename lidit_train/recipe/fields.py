@@ -7,19 +7,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from lidit_core.checkpoints.lora_styles import WRITTEN
 from lidit_core.diffusion.objectives import Focus
-from lidit_core.errors import check
+from lidit_core.errors import check, shown
 from lidit_core.io.records import LARGEST
 from lidit_core.llmdiff.config import MODES, TokenRefiner
 from lidit_core.llmdiff.langevin import FORMS
 
 from ..ranges import in_range, one_of
+from .alignment import Alignment
 from .bridging import Bridge
 from .keeping import Checkpoints, Log
+from .loss import Loss
+from .optimiser import UNDIVIDED, Optimiser
+from .routing import Routing
+from .sources import Data
+from .validation import Validation
 
-OPTIMISERS = ("adamw", "muon")
-LANGUAGES = ("en", "zh", "mixed")  # of sticker scenes
-KINDS = ("folder", "table", "shards", "stickers", "recording")
 PRECISIONS = ("float32", "bf16")
 
 
@@ -50,12 +54,14 @@ class Model:
 class Lora:
     """A low-rank change of the model's matrices (Hu et al. 2021, arXiv 2106.09685)."""
 
-    rank: int = 16
+    rank: int = 16  # of the two matrices whose product changes a layer
     alpha: float = 16.0  # the change is alpha / rank times the product of its two matrices
     layers: tuple[str, ...] = ("blocks", "text_side")  # parts of LI-DiT whose linear layers change
+    names: str = ""  # in the file, as "kohya" (sd-scripts) or "peft" have them; "" = the plain ones
 
     def __post_init__(self) -> None:
         in_range(self, "lora", "rank", low=1)
+        one_of("the recipe's lora.names", self.names, tuple(WRITTEN))
         check(bool(self.layers), "the recipe's lora has no layers; expected parts of LI-DiT")
 
 
@@ -67,17 +73,18 @@ class Adapter:
     prediction: str = ""  # of the checkpoint, "eps" or "v"; "" = as the file says
     llm: str = ""  # a name, a model folder or a .gguf
     template: str = "none"  # a preset, a file, or text with {prompt} in it
-    token_budget: int = 77
+    token_budget: int = 77  # tokens of a caption that the LLM reads
     modes: tuple[str, ...] = MODES  # trained, each on its share of every batch
     form: str = "direct"  # of the Langevin dynamics, or "consecutive"
     refiner: TokenRefiner | None = None  # LI-DiT's, in front of the adapter
-    timestep_gates: bool = False
+    timestep_gates: bool = False  # gates of the adapter that depend on the timestep
     text_encoders: str = ""  # mode add: a checkpoint or a diffusers folder; "" = the base
 
     def __post_init__(self) -> None:
         check(
             bool(self.base) and bool(self.llm),
-            f"the recipe's adapter has base={self.base!r} and llm={self.llm!r}; expected both",
+            f"the recipe's adapter has base={shown(self.base)} and llm={shown(self.llm)}; expected "
+            "both",
         )
         one_of("the adapter's prediction", self.prediction, ("", "eps", "v"))
         one_of("the adapter's form", self.form, FORMS)
@@ -85,69 +92,6 @@ class Adapter:
         for mode in self.modes:
             one_of("a mode of the adapter", mode, MODES)
         check(bool(self.modes), "the recipe's adapter has no modes; expected replace, add or both")
-
-
-@dataclass(frozen=True)
-class Source:
-    """Some captioned pictures.
-
-    kind "folder": picture files below ``path``, each with caption files of the same stem;
-    "table": a metadata.jsonl, CSV or parquet file whose rows name pictures beside it;
-    "shards": tar files in the WebDataset layout, ``path`` a folder, a file or a glob;
-    "stickers": scenes drawn on the fly, ``path`` their language, one of LANGUAGES;
-    "recording": what a text encoder makes of prompts, for a bridge, ``path`` its folder.
-    """
-
-    kind: str
-    path: str
-    captions: dict[str, float] = field(default_factory=lambda: {"txt": 1.0})
-    # extensions (folder, shards) or columns (table) of the captions, and how often each is read
-    image: str = ""  # table: the column of the picture's path; "" = file_name or image
-    weight: float = 1.0  # pictures drawn from it, in relation to its number of pictures
-    branches: tuple[int, ...] = ()  # that read its language; () = all
-    count: int = 0  # stickers: scenes to draw from
-    distinct: int = 0  # stickers: different captions among them
-
-    def __post_init__(self) -> None:
-        one_of("a source's kind", self.kind, KINDS)
-        check(
-            self.weight > 0 and all(w > 0 for w in self.captions.values()) and bool(self.captions),
-            f"source {self.path} has weight {self.weight} and captions {self.captions}; expected "
-            "weights above 0 and one caption or more",
-        )
-        if self.kind == "stickers":
-            one_of("a sticker source's path, its language,", self.path, LANGUAGES)
-            in_range(self, f"sticker source {self.path}", "count", "distinct", low=1)
-
-
-@dataclass(frozen=True)
-class Buckets:
-    """Shapes that pictures are brought to; a batch holds one shape only (paper)."""
-
-    longest: float = 2.0  # longer side / shorter side of the longest bucket
-    step: int = 64  # pixels by which the sides of two buckets differ
-    limit: float = 4.0  # pictures longer than this are left out rather than cropped so far
-
-    def __post_init__(self) -> None:
-        in_range(self, "buckets", "step", "limit", low=1)
-        in_range(self, "buckets", "longest", low=1, high=100)
-
-
-@dataclass(frozen=True)
-class Data:
-    sources: tuple[Source, ...]
-    buckets: Buckets = Buckets()
-    caption_dropout: float = 0.1  # share of samples that read the empty prompt instead
-    text_zeroing: float = 0.01  # share of samples without any text token
-    workers: int = 0  # processes that read ahead; 0 = none
-    smallest: int = 32  # pictures with a shorter side than this are left out, pixels
-
-    def __post_init__(self) -> None:
-        check(bool(self.sources), "the recipe's data has no sources; expected one or more")
-        in_range(self, "data", "caption_dropout", low=0, high=1)
-        in_range(self, "data", "text_zeroing", low=0, high=1 - self.caption_dropout)
-        in_range(self, "data", "workers", low=0)
-        in_range(self, "data", "smallest", low=1)
 
 
 @dataclass(frozen=True)
@@ -168,14 +112,14 @@ class Cache:
 class Subset:
     """Branches that take part together in a step, and how often."""
 
-    branches: tuple[int, ...]
+    branches: tuple[int, ...]  # of the model, by number
     weight: float = 1.0  # relative to the stage's other subsets
 
     def __post_init__(self) -> None:
         check(
             bool(self.branches) and self.weight > 0,
-            f"a subset has branches {self.branches} and weight {self.weight}; expected a branch "
-            "or more, and a weight above 0",
+            f"a subset has branches {shown(self.branches)} and weight {self.weight}; expected a "
+            "branch or more, and a weight above 0",
         )
 
 
@@ -211,7 +155,7 @@ class Content:
 
     weight: float = 0.1  # of the cross-entropy beside the objective's loss
     block: int = 3  # the transformer block whose output is read
-    classes: int = 65
+    classes: int = 65  # that a patch may show
 
 
 @dataclass(frozen=True)
@@ -230,29 +174,6 @@ class Contrast:
             0 < self.weight < 1,
             f"the recipe's contrast has weight={self.weight}; expected above 0 and below 1",
         )
-
-
-@dataclass(frozen=True)
-class Optimiser:
-    name: str = "adamw"  # or "muon", for the blocks' matrices; AdamW for the rest
-    learning_rate: float = 1e-4  # at the plateau
-    betas: tuple[float, ...] = (0.9, 0.99)
-    weight_decay: float = 0.01  # of matrices
-    warmup: int = 100  # steps
-    decay: float = 0.25  # share of all steps over which the rate falls to zero
-    clip: float = 1.0  # of the gradient's norm; 0 = none
-    ema: float = 0.998  # decay of the weights' exponential moving average
-    bad_steps: int = 20  # in a row whose gradient is no number, before the run gives up
-
-    def __post_init__(self) -> None:
-        one_of("the recipe's optimiser", self.name, OPTIMISERS)
-        check(
-            len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
-            f"the recipe's optimiser has betas {list(self.betas)}; expected two numbers below 1",
-        )
-        in_range(self, "optimiser", "learning_rate", "weight_decay", "warmup", "clip", low=0)
-        in_range(self, "optimiser", "decay", "ema", low=0, high=1)
-        in_range(self, "optimiser", "bad_steps", low=1)
 
 
 @dataclass(frozen=True)
@@ -279,23 +200,11 @@ class Compute:
 
 
 @dataclass(frozen=True)
-class Validation:
-    """The same prompts from the same noise, drawn with the averaged weights as training goes on."""
-
-    every: int = 1000  # steps; 0 = never
-    prompts: tuple[str, ...] = ()
-    branches: tuple[int, ...] = ()  # that read them; () = all
-    steps: int = 0  # of sampling; 0 = the model's
-    guidance: float = 0.0  # 0 = the model's
-    seed: int = 0
-
-
-@dataclass(frozen=True)
 class Hardware:
     """What `--print-plan` reckons with; the run itself takes what it finds."""
 
     device: str = "this CPU"  # a name of lidit_train.plan.hardware
-    count: int = 1
+    count: int = 1  # of devices
 
     def __post_init__(self) -> None:
         in_range(self, "hardware", "count", low=1)
@@ -305,27 +214,36 @@ class Hardware:
 class Recipe:
     """How a LI-DiT, an adapter for a U-Net or a bridge was or is to be trained."""
 
-    data: Data
-    stages: tuple[Stage, ...]
+    data: Data  # captioned pictures, and how they are read
+    stages: tuple[Stage, ...]  # of the training, one after the other
     model: Model = Model()
     trains: str = "all"  # "refiners" freezes the DiT, "lora" all but a LoRA, "adapter" the U-Net;
     # "bridge" learns from a recording
     lora: Lora = Lora()
     adapter: Adapter | None = None
-    bridge: Bridge | None = None
+    bridge: Bridge | None = None  # of LLMs that learn to write what a recording holds
     optimiser: Optimiser = Optimiser()
+    loss: Loss = Loss()
     content: Content | None = None  # teach a block what each patch shows
+    alignment: Alignment | None = None  # teach a block what a vision encoder sees
     contrast: Contrast | None = None  # tell a caption's velocity from that of others
+    routing: Routing | None = None  # lead some image tokens around some blocks
     compute: Compute = Compute()
     cache: Cache = Cache()
     checkpoints: Checkpoints = Checkpoints()
     validation: Validation = Validation()
     log: Log = Log()
     hardware: Hardware = Hardware()
-    seed: int = 0
+    seed: int = 0  # of first weights, order, noise and all other chance
 
     def __post_init__(self) -> None:
         check(bool(self.stages), "the recipe has no stages; expected one or more")
+        self.validation.check_measured(self.steps)
+        check(
+            not (self.compute.shard and self.optimiser.name in UNDIVIDED),
+            f"the recipe has compute.shard and the optimiser {self.optimiser.name}, which steps "
+            "whole weights alone; leave out compute.shard, or name adamw or muon",
+        )
         for stage in self.stages:
             rate = stage.rate * self.optimiser.learning_rate
             check(

@@ -11,6 +11,8 @@ WEIGHTS = ("averaged", "plain", "none")
 
 @dataclass(frozen=True)
 class Checkpoints:
+    """What is kept of a run, for going on and for drawing."""
+
     every: int = 500  # steps
     keep: int = 2  # newest ones; the last before the rate's decay stays beside them
     weights: str = "averaged"  # of the loadable file beside each, "plain" for the weights as they
@@ -23,6 +25,8 @@ class Checkpoints:
 
 @dataclass(frozen=True)
 class Log:
+    """What is written of a run as it goes, in log.jsonl and by trackers."""
+
     every: int = 10  # steps
     time_bins: int = 10  # of (0, 1], each with its own mean loss
     trackers: tuple[str, ...] = ("tensorboard",)  # or "wandb"; left out if not installed

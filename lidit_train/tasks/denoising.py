@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,20 +11,42 @@ from torch import Tensor
 from lidit_core.diffusion.objectives import add_noise, model_timestep, target
 
 from ..batch import Batch
+from ..recipe import SQUARED, Loss
+from .weighting import element_errors, sample_weights
+
+
+@dataclass(frozen=True)
+class Denoised:
+    """What a model makes of a noisy batch."""
+
+    output: Tensor  # (B, C, H, W) float32: its prediction
+    errors: Tensor  # (B,): each sample's mean squared error, whatever the loss
+    losses: Tensor  # (B,): each sample's loss
+    weights: Tensor | None = None  # (B,): by its noise, which are in the losses; None = all 1
 
 
 def denoise(
-    prediction: str, batch: Batch, predict: Callable[[Tensor, Tensor], Tensor]
-) -> tuple[Tensor, Tensor]:
+    prediction: str,
+    batch: Batch,
+    predict: Callable[[Tensor, Tensor], Tensor],
+    loss: Loss = SQUARED,
+) -> Denoised:
     """Noise a batch and let a model predict the objective's target.
+
+    In every error a latent pixel has the weight that the batch gives it.
 
     Args:
         prediction: the objective, "flow", "eps" or "v".
         predict: the model: noisy latents (B, C, H, W) and timesteps (B,) in [0, 1000].
-    Returns:
-        The prediction (B, C, H, W) float32, and each sample's mean squared error (B,).
     """
     z = add_noise(prediction, batch.x, batch.noise, batch.time)
     output = predict(z, model_timestep(prediction, batch.time)).float()
     wanted = target(prediction, batch.x, batch.noise, batch.time)
-    return output, F.mse_loss(output, wanted, reduction="none").mean((1, 2, 3))
+    errors = batch.mean(F.mse_loss(output, wanted, reduction="none"))
+    losses, weights = errors, None
+    if loss.error != "squared":
+        losses = batch.mean(element_errors(loss, prediction, batch.time, output, wanted))
+    if loss.weighting != "none":
+        weights = sample_weights(loss, prediction, batch.time)
+        losses = losses * weights
+    return Denoised(output, errors, losses, weights)

@@ -23,7 +23,8 @@ class PictureTask:
     checkpoint: Path | None  # the model beside which its autoencoder may lie
 
     def check_data(self) -> None:
-        """Look for the autoencoder."""
+        """Look for the autoencoder, and at the sizes of what is drawn."""
+        self.recipe.validation.check_sizes(self.spec.grain)
         latent = self.spec.latent
         find_autoencoder(self.recipe.model.vae, latent, self.checkpoint).check(latent)
 

@@ -100,6 +100,11 @@ def open_task(recipe: Recipe) -> Task:
     return import_module(f".{found[recipe.trains]}.task", __package__).make_task(recipe)
 
 
+def trained_kinds() -> tuple[str, ...]:
+    """Every value that a recipe's ``trains`` may have."""
+    return tuple(trains for trains, _ in _tasks())
+
+
 def _tasks() -> Iterator[tuple[str, str]]:
     """Every value of ``trains``, and the folder that serves it."""
     package = import_module(__name__.rpartition(".")[0])

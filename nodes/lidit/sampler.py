@@ -9,6 +9,7 @@ import nodes
 
 from ...host.lidit.guidance import guided_between
 from ...host.lidit.model import config_of_model
+from ...host.lidit.shift import shifted_for
 from ...host.lidit.told import describe_prompts
 from ...host.node_notes import report, shown
 from ..schema import schema
@@ -104,7 +105,9 @@ class LiDiTSampler(io.ComfyNode):
         guidance_start,
         guidance_end,
     ) -> io.NodeOutput:
-        report(describe_prompts(positive, negative, config_of_model(model)))
+        config = config_of_model(model)
+        report(describe_prompts(positive, negative, config))
+        model = shifted_for(model, config, latent_image["samples"])
         guided = guided_between(model, guidance_start, guidance_end)
         how = (seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image)
         (latent,) = nodes.common_ksampler(guided, *how, denoise=denoise)

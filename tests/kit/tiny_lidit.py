@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from lidit_core.checkpoints.lidit import save_lidit
+from lidit_core.checkpoints.lora_styles import KOHYA, PREFIX
 from lidit_core.io.tensors import write_safetensors
 from lidit_core.model.config import LatentFormat, LiDiTConfig
 from lidit_core.model.dit import LiDiT
@@ -17,6 +20,18 @@ from lidit_core.text.states import INSTRUCTION, PROMPT, LLMStates, stack_states
 from lidit_core.text.templates import find_template
 
 LLM_WIDTH = 24  # of the random states
+RANK = 3  # of random LoRAs
+STYLES = (
+    "plain",
+    "peft",
+    "kohya",
+    "kohya-dora",
+    "dora-columns",
+    "loha",
+    "loha-dora",
+    "oft",
+    "diff",
+)
 
 
 def lidit_config(*llms: str, **changes) -> LiDiTConfig:
@@ -83,3 +98,42 @@ def random_texts(llms: int = 2, *lengths: int) -> dict[int, LLMStates]:
 
 def random_noise(batch: int, height: int, width: int) -> torch.Tensor:
     return torch.randn(batch, 16, height, width, generator=torch.Generator().manual_seed(3))
+
+
+def styled(style: str, weights: Mapping[str, Tensor], std: float = 0.1) -> dict[str, Tensor]:
+    """The tensors of a file of this style for a LI-DiT's blocks."""
+    torch.manual_seed(0)
+    chosen = [k for k, v in weights.items() if k.startswith("blocks.") and v.ndim == 2]
+    tensors: dict[str, Tensor] = {}
+    for key in chosen:
+        name = key.removesuffix(".weight")
+        kohya = KOHYA + name.replace(".", "_")
+        before = kohya if style.startswith("kohya") or style == "loha" else PREFIX + name
+        parts = _parts(style, weights[key], std)
+        tensors |= {before + end: tensor.contiguous() for end, tensor in parts.items()}
+    return tensors
+
+
+def _parts(style: str, weight: Tensor, std: float) -> dict[str, Tensor]:
+    rows, columns = weight.shape
+    a, b = torch.randn(RANK, columns) * std, torch.randn(rows, RANK) * std
+    alpha = {".alpha": torch.tensor(2.0)}
+    lengths = weight.float().norm(dim=1, keepdim=True) * (1 + std * torch.randn(rows, 1))
+    if style == "plain":
+        return {".lora_A.weight": a, ".lora_B.weight": b, **alpha}
+    if style == "peft":
+        return {".lora_A.default.weight": a, ".lora_B.default.weight": b}
+    if style in ("kohya", "kohya-dora"):
+        dora = {".dora_scale": lengths} if style == "kohya-dora" else {}
+        return {".lora_down.weight": a, ".lora_up.weight": b, **alpha, **dora}
+    if style == "dora-columns":
+        across = weight.float().norm(dim=0, keepdim=True) * (1 + std * torch.randn(1, columns))
+        return {".lora_A.weight": a, ".lora_B.weight": b, ".dora_scale": across}
+    if style == "oft":
+        return {".oft_blocks": torch.randn(rows // 8, 8, 8) * std, ".alpha": torch.tensor(1.5)}
+    if style == "diff":
+        return {".diff": b @ a, ".diff_b": torch.randn(rows) * std}
+    more = {".dora_scale": lengths} if style == "loha-dora" else {}
+    c, d = torch.randn(RANK, columns), torch.randn(rows, RANK)
+    loha = {".hada_w1_a": b, ".hada_w1_b": a, ".hada_w2_a": d, ".hada_w2_b": c}
+    return {**loha, **alpha, **more}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
 import yaml
 from PIL import Image
 from tiny_llm import save_llm
@@ -23,6 +24,10 @@ from lidit_train.tasks.lidit.lora import add_lora
 from lidit_train.tasks.lidit.trained import Trained
 
 LLM = "tiny"
+ENCODERS = ("Dinov2", "Dinov2WithRegisters", "ViT", "CLIP", "Siglip", "ConvNext")
+FOLDER = Path(__file__).resolve().parents[2] / "recipes"
+RECIPES = sorted({*FOLDER.glob("*.yaml")} - {FOLDER / "ablate.yaml"})  # that `lidit train` reads
+SEEN = 16  # numbers in a feature of a vision encoder
 
 
 def spec(name: str = LLM) -> dict:
@@ -98,3 +103,20 @@ def adapted(model: LiDiT, trained: Trained) -> LiDiT:
     if trained.lora:
         model.lora = add_lora(model, trained.lora)
     return model
+
+
+def save_encoder(folder: Path, family: str = "Dinov2", seed: int = 0) -> Path:
+    """Write a vision encoder of random weights, as its `save_pretrained` does."""
+    torch.manual_seed(seed)
+    small = {"hidden_size": SEEN, "num_hidden_layers": 2, "num_attention_heads": 2}
+    small |= {"intermediate_size": 32, "image_size": 28, "patch_size": 14}
+    if family == "ConvNext":
+        small = {"hidden_sizes": [8, 8, 8, SEEN], "depths": [1, 1, 1, 1], "image_size": 64}
+    if family in ("CLIP", "Siglip"):
+        text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+        text |= {"intermediate_size": 16, "vocab_size": 50}
+        config = getattr(transformers, f"{family}Config")(text_config=text, vision_config=small)
+    else:
+        config = getattr(transformers, f"{family}Config")(**small)
+    getattr(transformers, f"{family}Model")(config).save_pretrained(folder)
+    return folder

@@ -18,7 +18,8 @@ WHOLE = {
     "content": {"block": 0},
     "contrast": {"weight": 0.1},
     "lora": {"rank": 2},
-    "validation": {"prompts": ["a cat"]},
+    "loss": {"weighting": "min-snr", "error": "huber"},
+    "validation": {"prompts": ["a cat", {"text": "a dog", "size": [64, 32]}]},
     "hardware": {"count": 1},
 }
 TEXTS = ("2001-99-99", "0x_", "1:99:99", "!!python/none x", "!!binary '?'", "*a", "&a [*a]",
@@ -27,8 +28,23 @@ TEXTS = ("2001-99-99", "0x_", "1:99:99", "!!python/none x", "!!binary '?'", "*a"
          "x: y", "? [a]")  # fmt: skip
 
 
+SOURCE = {
+    "mask": "alpha",
+    "outside": 0.5,
+    "loss_weight": 0.5,
+    "prefix": "x,",
+    "tag_orders": 4,
+    "keep_tags": 1,
+    "least": {"score": 4.7},
+    "most": {"score": 9},
+    "without": ["urls", "tags"],
+}
+
+
 def recipe_text(rng: Random) -> str:
-    data = spoilt(rng, {**fields(Path("x")), **WHOLE})
+    whole = {**fields(Path("x")), **WHOLE}
+    whole["data"]["sources"][0] |= SOURCE
+    data = spoilt(rng, whole)
     if rng.random() < 0.3:
         data[rng.choice(("seed", "trains", 3, "", None))] = odd(rng)
     text = yaml.safe_dump(data)

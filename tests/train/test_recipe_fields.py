@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from changed_fields import CHANGED, FONT, OF_A_TASK, TASKS
 from tiny_adapter_training import SHAPE, write_demo_checkpoint
 from tiny_bridge import make_bridge_world
-from tiny_training import curve, fields, make_world, pictures, run, spec, write_recipe
+from tiny_training import curve, fields, make_world, pictures, run, save_encoder, spec, write_recipe
 
 from lidit_core.errors import LiDiTError
 from lidit_core.io.tensors import read_safetensors, write_safetensors
@@ -40,8 +41,13 @@ def world(tmp_path_factory):
     for file in (folder / "pictures").glob("*.txt"):
         file.with_suffix(".long.txt").write_text(f"{file.read_text()}, told at length")
     rows = [{"file_name": f"{n:02}.png", "again": f"{11 - n:02}.png", "txt": "x"} for n in range(9)]
+    for n, row in enumerate(rows):
+        row |= {"score": n, "said": "a, b, c" if n % 2 else "see www.x.y"}
+        row["tags"] = f"a {n}, red, blue, green, round"
     table = "\n".join(map(json.dumps, rows))
     (folder / "pictures" / "metadata.jsonl").write_text(table)
+    save_encoder(folder / "encoder")
+    save_encoder(folder / "encoder2", "ViT")
     if find_spec("diffusers"):
         write_demo_checkpoint(folder / "base.safetensors")
         write_demo_checkpoint(folder / "other.safetensors", replace(SHAPE, context_width=24))
@@ -94,6 +100,7 @@ def observed(data: dict, folder: Path, llms: dict[str, str], out: str) -> dict[s
     return {
         **seen,
         "weights": digest.hexdigest(),
+        "names": json.dumps(sorted(tensors)),
         "config": json.dumps(metadata, sort_keys=True),
         "curve": json.dumps(curve(folder / out)),
         "grids": str([hashlib.sha256(p.read_bytes()).hexdigest() for p in pictures]),
@@ -101,156 +108,6 @@ def observed(data: dict, folder: Path, llms: dict[str, str], out: str) -> dict[s
         "trackers": str((folder / out / "trackers").exists()),
         "cache": str((folder / out / "cache").exists()),
     }
-
-
-BASE, LLM = "{folder}/base.safetensors", "{folder}/one"
-ADAPTER = {"trains": "adapter", "model": {}, "adapter": {"base": BASE, "llm": LLM}}
-SIZES = {"width": 32, "heads": 2, "blocks": 1, "refiner_blocks": 1, "held_out": 0.1}
-RECORDED = {"kind": "recording", "path": "{folder}/recording"}
-BRIDGE = {
-    "trains": "bridge",
-    "model": {},
-    "bridge": {"llms": ["{folder}/student"], **SIZES},
-    "data": {"sources": [RECORDED]},
-    "stages": [{"images": 12, "batch": 4}],
-    "validation": {},
-}
-SEVERAL = {**BRIDGE, "bridge.llms": ["{folder}/student", "{folder}/second"]}
-TRAINED = {"checkpoint": "{folder}/base/final.safetensors", "changes": {"llms": ["LLMS"]}}
-TASKS = {  # what `trains` says, and what the basis then has besides
-    "all": {},
-    "refiners": {"trains": "refiners", "model": TRAINED},
-    "lora": {"trains": "lora", "model": TRAINED},
-    "adapter": ADAPTER,
-    "bridge": BRIDGE,
-}
-REFINED = {**ADAPTER, "adapter.refiner": {"blocks": 1, "width": 16, "heads": 2}}
-STICKERS = {"kind": "stickers", "path": "en", "count": 3, "distinct": 2}
-FROM_CHECKPOINT = {"model": TRAINED}
-CHANGED = {  # a field -> another value than the basis has; with others where it needs them
-    "model.preset": "LI-DiT-1B",
-    "model.checkpoint": "{folder}/base/final.safetensors",
-    "model.pixart": "{folder}/no-pixart.safetensors",
-    "model.changes": {"depth": 1, "width": 32, "heads": 2, "llms": ["LLMS"]},
-    "model.llms": (["gemma-3-270m"], {"model.changes": {"depth": 1}, "cache.given": "nowhere"}),
-    "model.vae": "{folder}/no-vae.safetensors",
-    "model.measure_latents": True,
-    "model.whiten": False,
-    "model.fresh_text": (True, FROM_CHECKPOINT),
-    "data.sources.kind": "table",
-    "data.sources.path": "{folder}/others",
-    "data.sources.captions": {"long.txt": 1.0},
-    "data.sources.image": ("again", {"data.sources.0.kind": "table"}),
-    "data.sources.weight": 1e-6,
-    "data.sources.branches": ([1], {"stages.0.subsets": [{"branches": [0]}]}),
-    "data.sources.count": (5, {"data.sources.0": STICKERS}),
-    "data.sources.distinct": (1, {"data.sources.0": STICKERS}),
-    "data.buckets.longest": 4.0,
-    "data.buckets.step": (16, {"stages.0.resolution": 128, "data.buckets.longest": 4.0}),
-    "data.buckets.limit": 1.5,
-    "data.caption_dropout": 0.9,
-    "data.text_zeroing": 0.9,
-    "data.workers": 3,
-    "data.smallest": 41,
-    "stages.images": 8,
-    "stages.batch": 3,
-    "stages.resolution": 48,
-    "stages.shift": 7.0,
-    "stages.focus.low": (0.5, {"stages.0.focus": {"low": 0.1, "high": 0.9}}),
-    "stages.focus.high": (0.5, {"stages.0.focus": {"low": 0.1, "high": 0.9}}),
-    "stages.focus.share": (0.1, {"stages.0.focus": {"low": 0.1, "high": 0.9}}),
-    "stages.rate": 0.5,
-    "stages.sources": [1],
-    "stages.subsets.branches": [0],
-    "stages.subsets.weight": (50.0, {"stages.0.subsets": [{"branches": [0]}, {"branches": [1]}]}),
-    "trains": "refiners",
-    "lora.rank": (4, {"trains": "lora"}),
-    "lora.alpha": (4.0, {"trains": "lora"}),
-    "lora.layers": (["blocks.0"], {"trains": "lora"}),
-    "adapter.base": ("{folder}/other.safetensors", ADAPTER),
-    "adapter.prediction": ("eps", ADAPTER),
-    "adapter.llm": ("{folder}/two", ADAPTER),
-    "adapter.template": ("short", ADAPTER),
-    "adapter.token_budget": (3, ADAPTER),
-    "adapter.modes": (["add"], ADAPTER),
-    "adapter.form": ("consecutive", ADAPTER),
-    "adapter.refiner.blocks": (2, REFINED),
-    "adapter.refiner.width": (32, REFINED),
-    "adapter.refiner.heads": (4, REFINED),
-    "adapter.timestep_gates": (True, ADAPTER),
-    "adapter.text_encoders": ("{folder}/pictures", ADAPTER),
-    "bridge.llms": (["{folder}/second"], BRIDGE),
-    "bridge.block": (-2, BRIDGE),
-    "bridge.template": ("short", BRIDGE),
-    "bridge.token_budget": (3, BRIDGE),
-    "bridge.width": (64, BRIDGE),
-    "bridge.heads": (4, BRIDGE),
-    "bridge.refiner_blocks": (2, BRIDGE),
-    "bridge.collaborative_blocks": (2, SEVERAL),
-    "bridge.blocks": (2, BRIDGE),
-    "bridge.residual": ("mlp", BRIDGE),
-    "bridge.base": (False, BRIDGE),
-    "bridge.overlap": (False, BRIDGE),
-    "bridge.seeds": ("none", BRIDGE),
-    "bridge.held_out": (0.3, BRIDGE),
-    "optimiser.name": "muon",
-    "optimiser.learning_rate": 2e-2,
-    "optimiser.betas": [0.5, 0.9],
-    "optimiser.weight_decay": 1.0,
-    "optimiser.warmup": 9,
-    "optimiser.decay": 0.9,
-    "optimiser.clip": 1e-3,
-    "optimiser.ema": 0.01,
-    "optimiser.bad_steps": (2, {"optimiser.learning_rate": 1e30, "optimiser.clip": 0}),
-    "content.weight": (0.5, {"data.sources": [STICKERS], "content": {"block": 0}}),
-    "content.block": (1, {"data.sources": [STICKERS], "content": {"block": 0}}),
-    "content.classes": (70, {"data.sources": [STICKERS], "content": {"block": 0}}),
-    "contrast.weight": (0.5, {"contrast": {}}),
-    "compute.precision": "bf16",
-    "compute.micro_batch": 1,
-    "compute.checkpointing": True,
-    "compute.compile": True,
-    "compute.cuda_graph": True,
-    "compute.frozen": "bf16",
-    "compute.shard": True,
-    "cache.states": False,
-    "cache.latents": False,
-    "cache.dtype": "bf16",
-    "cache.folder": "",
-    "cache.given": "{folder}/no-states",
-    "checkpoints.every": 2,
-    "checkpoints.keep": (1, {"checkpoints.every": 1}),
-    "checkpoints.weights": "plain",
-    "validation.every": 1,
-    "validation.prompts": ["two dogs"],
-    "validation.branches": [1],
-    "validation.steps": 2,
-    "validation.guidance": 7.0,
-    "validation.seed": 1,
-    "log.every": 2,
-    "log.time_bins": 3,
-    "log.trackers": ["no such tracker"],
-    "hardware.device": "RTX 4090",
-    "hardware.count": 2,
-    "seed": 1,
-}
-OF_A_TASK = {  # where another value is needed, or other fields beside it
-    ("bridge", "trains"): "all",
-    ("bridge", "data.sources.path"): "{folder}/another",
-    ("bridge", "model.llms"): ["gemma-3-270m"],
-    ("refiners", "trains"): "all",
-    ("lora", "trains"): "all",
-    ("adapter", "trains"): "all",
-    ("refiners", "model.checkpoint"): "{folder}/another.safetensors",
-    ("lora", "model.checkpoint"): "{folder}/another.safetensors",
-    ("refiners", "model.changes"): {"depth": 1, "llms": ["LLMS"]},
-    ("lora", "model.changes"): {"depth": 1, "llms": ["LLMS"]},
-    ("adapter", "cache.states"): True,
-    ("adapter", "stages.subsets.branches"): ([0], {"stages.0.subsets": [{"branches": [0]}]}),
-    ("adapter", "stages.subsets.weight"): (50.0, {"stages.0.subsets": [{"branches": [0]}]}),
-    ("adapter", "model.llms"): ["gemma-3-270m"],
-}
-FONT = {name for name, value in CHANGED.items() if "stickers" in str(value)}
 
 
 def put(data: dict, place: str, value) -> None:
@@ -267,6 +124,7 @@ def test_every_field_of_a_recipe_is_tried():
 def place_of(name: str) -> str:
     """A field's place in the basis: the first of a list of records."""
     name = name.replace("sources.", "sources.0.", 1) if name.startswith("data.sources.") else name
+    name = name.replace("validation.prompts.", "validation.prompts.0.", 1)
     return name.replace("stages.", "stages.0.", 1).replace("subsets.", "subsets.0.", 1)
 
 

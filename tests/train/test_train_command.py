@@ -11,12 +11,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from tiny_training import fields, write_recipe
 
 from lidit_core.checkpoints.lidit import load_lidit
 from lidit_core.cli import main
 from lidit_core.errors import LiDiTError
 from lidit_train.loop.parallel import accelerator_for
 from lidit_train.recipe import Compute
+from lidit_train.recipe_file import read_recipe
+from lidit_train.tasks.task import open_task
 
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE = str(ROOT / "recipes" / "smoke.yaml")
@@ -52,11 +56,43 @@ def test_the_smoke_recipe_needs_no_llm_and_makes_a_file_that_loads(
     with caplog.at_level(logging.INFO, "lidit_train"):
         assert main(["train", SMOKE, "--out", "run", *SHORT]) == 0
     assert caplog.messages[0] == "training on 1 process (cpu)"
+    (seen,) = [message for message in caplog.messages if "is seen about" in message]
+    told = (
+        "recipes/smoke/pictures: each of its 12 pictures is seen about 5.3 times over the whole run"
+    )
+    assert seen.endswith(told)  # 64 / 12
     assert capsys.readouterr().out.strip() == str(Path("run", "final.safetensors"))
     assert sorted(p.name for p in Path("run/grids").iterdir()) == ["0000004.png"]
     assert not (tmp_path / "no-llm-here").exists()
     model = load_lidit("run/final.safetensors")
     assert model.config.native_size == 64 and len(model.config.latent.rgb_factors) == 16
+
+
+def test_the_documented_command_holds_pictures_out(tmp_path, monkeypatch, caplog):
+    words = ["--set", "validation.held_out=0.2", "--set", "validation.every=10"]
+    documented = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    assert f"lidit train recipes/smoke.yaml --out runs/held {' '.join(words)}" in documented
+    monkeypatch.chdir(tmp_path)
+    short = [*SHORT[:-2], *words[:2], "--set", "validation.every=2"]
+    with caplog.at_level(logging.INFO, "lidit_train"):
+        assert main(["train", SMOKE, "--out", "runs/held", *short]) == 0
+    assert load_lidit("runs/held/best.safetensors").config.native_size == 64
+    assert "2 pictures are held out and measured at 4 times each" in caplog.messages
+    assert any(
+        "each of its 10 pictures is seen about 6.4 times" in told for told in caplog.messages
+    )
+
+
+def test_recipes_in_the_documents_are_read(tmp_path):
+    documented = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```yaml\n(.*?)```", documented, flags=re.S)
+    assert len(blocks) >= 2
+    for block in blocks:
+        stages = {"stages": [{"images": 8000, "batch": 4}], "validation": {"every": 1}}
+        data = {**fields(tmp_path, **stages), **yaml.safe_load(block)}
+        task = open_task(read_recipe(write_recipe(tmp_path, data)))
+        task.recipe.validation.check_sizes(task.spec.grain)
+        assert "shifts" not in block or len(task.spec.shifts) == 2
 
 
 def test_a_plan_loads_nothing_and_writes_nothing(tmp_path, monkeypatch, capsys):

@@ -10,6 +10,9 @@ import numpy as np
 from PIL import Image
 
 LINKED = "is not followed; name it as a source of its own"  # of a link to a folder
+WITH_URL, TAG_LIST = "with an address of the web", "that is a bare list of tags"  # of captions
+UNMASKED = "has no mask, so that the loss counts all of it"  # of a picture that is not left out
+NOUNS = {LINKED: "linked folder", WITH_URL: "caption", TAG_LIST: "caption"}  # else "picture"
 
 
 @dataclass
@@ -28,8 +31,8 @@ class LeftOut:
     def sentences(self) -> list[str]:
         """One a reason: ``3 pictures left out: cannot be decoded (a.png, b.png, c.png)``."""
         return [
-            f"{count} {'linked folder' if reason == LINKED else 'picture'}{'s' * (count != 1)} "
-            f"left out: {reason} "
+            f"{count} {NOUNS.get(reason, 'picture')}{'s' * (count != 1)}"
+            f"{'' if reason == UNMASKED else ' left out'}: {reason} "
             f"({', '.join(self.names[reason])}{', …' * (count > len(self.names[reason]))})"
             for reason, count in self.counts.items()
         ]
@@ -43,6 +46,7 @@ class PictureSource(Protocol):
 
     sizes: np.ndarray
     left_out: LeftOut
+    masked: bool  # whether any picture may have a mask
 
     def key(self, index: int) -> str:
         """What tells this picture from every other, and from itself after a change."""
@@ -62,6 +66,14 @@ class PictureSource(Protocol):
 
     def captions(self, index: int) -> Sequence[tuple[str, float]]:
         """Its captions and how often each is read, relative to one another; at least one."""
+        ...
+
+    def mask(self, index: int) -> Image.Image | None:
+        """What the loss counts of it, grey, from 0 to white; None = all.
+
+        Raises:
+            As `picture`.
+        """
         ...
 
     def picture(self, index: int, size: tuple[int, int]) -> Image.Image:

@@ -10,6 +10,7 @@ from lidit_core.errors import LiDiTError
 
 from ...recipe import Data, Source
 from . import PictureSource
+from .wording import worded
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ def open_source(source: Source, data: Data, index: Path) -> PictureSource:
     Raises:
         LiDiTError: it is not there, or has no picture that can be used.
     """
-    opened = _open(source, data, index)
+    opened = worded(_open(source, data, index), source)
     sentences = opened.left_out.sentences()
     if not len(opened.sizes):
         raise LiDiTError(

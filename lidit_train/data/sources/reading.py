@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO
 
@@ -11,13 +12,14 @@ from PIL import Image
 
 from lidit_core.errors import first_line
 
+from . import TAG_LIST, WITH_URL
 from .formats import FORMATS
 
 if TYPE_CHECKING:
     from ...recipe import Data  # which loads torch: processes that only read pictures go without
 
 UNREADABLE, TOO_LARGE, MISSING = (0, 0), (-1, -1), (-2, -2)  # in place of a size
-NO_CAPTION, EMPTY, NOT_UTF8 = 0, -1, -2  # in place of a caption's length
+NO_CAPTION, EMPTY, NOT_UTF8, URL, TAGS = 0, -1, -2, -3, -4  # in place of a caption's length
 CONTROLS = bytes(n for n in range(32) if chr(n) not in "\t\n\v\f\r\x1b")
 LEAVES = "has a path that leaves its folder"
 _TURNS = {  # EXIF's orientation: how the pixels are brought upright
@@ -52,23 +54,34 @@ def open_picture(file: Path | BinaryIO, name: str) -> Image.Image:
     Raises:
         OSError: it cannot be decoded to its end; names it.
     """
+    return opened(file, name, to_rgb)
+
+
+def opened(
+    file: Path | BinaryIO, name: str, convert: Callable[[Image.Image], Image.Image]
+) -> Image.Image:
+    """What a function makes of the whole picture, upright.
+
+    Raises:
+        OSError: it cannot be decoded to its end; names it.
+    """
     try:
         with Image.open(file, formats=FORMATS) as picture:
             turn = _TURNS.get(_orientation(picture))
             picture.load()
-            rgb = to_rgb(picture)
-        return rgb if turn is None else rgb.transpose(turn)
+            made = convert(picture)
+        return made if turn is None else made.transpose(turn)
     except Exception as error:  # broken data raises SyntaxError, struct.error, zlib.error, ...
         raise OSError(f"{name} cannot be decoded ({first_line(error)})") from error
 
 
-def to_rgb(picture: Image.Image) -> Image.Image:
-    """RGB of a picture in any mode: 16 bits become 8, what is transparent shows white."""
+def to_rgb(picture: Image.Image, ground: str = "white") -> Image.Image:
+    """RGB of a picture in any mode: 16 bits become 8, what is transparent shows the ground."""
     if picture.mode.startswith("I"):
         picture = _eight_bits(picture)
     if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, ground), picture)
     return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
@@ -121,7 +134,7 @@ def climbs(name: str) -> bool:
 
 
 def faults(
-    sizes: np.ndarray, lengths: np.ndarray, data: Data, places: str
+    sizes: np.ndarray, lengths: np.ndarray, data: Data, places: str, filtered: Sequence[str] = ()
 ) -> dict[str, np.ndarray]:
     """Which pictures are left out, by reason; a picture has one reason, or none.
 
@@ -129,6 +142,7 @@ def faults(
         sizes: (N, 2) width and height, or what stands in their place.
         lengths: (N, K) of each picture's captions, or what stands in their place.
         places: where captions were looked for.
+        filtered: of each picture the reason of the source's filters, or ""; () = of none.
     Returns:
         Of each reason (N,) bool.
     """
@@ -143,8 +157,12 @@ def faults(
         f"is longer than {limit:g} times its shorter side": long > limit * short,
         "has a caption that is neither UTF-8 nor UTF-16": wordless & (worst == NOT_UTF8),
         "has an empty caption": wordless & (worst == EMPTY),
+        f"has a caption {WITH_URL}": wordless & (worst == URL),
+        f"has a caption {TAG_LIST}": wordless & (worst == TAGS),
         f"has no caption (looked for {places})": wordless & (worst == NO_CAPTION),
     }
+    for reason in dict.fromkeys(reason for reason in filtered if reason):
+        found[reason] = np.array([other == reason for other in filtered])
     told = np.zeros(len(sizes), bool)
     for reason, mask in found.items():
         found[reason] = mask & ~told

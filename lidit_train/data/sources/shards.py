@@ -24,10 +24,12 @@ from PIL import Image
 from lidit_core.errors import LiDiTError
 from lidit_core.io.atomic import replacing
 
-from . import LeftOut
+from . import UNMASKED, LeftOut
+from .filters import SIDECAR, Filters, json_fields, tell_unread
 from .formats import places, sought
-from .reading import faults, open_picture, printable, read_caption
-from .tar_index import VERSION, Extensions, Shard, ShardIndex, index_shard, row_type
+from .masks import ALPHA, header_has_alpha, mask_fault, open_alpha, open_mask
+from .reading import faults, header_size, open_picture, printable, read_caption
+from .tar_index import VERSION, Shard, ShardIndex, Wanted, index_shard, row_type
 
 if TYPE_CHECKING:
     from ...recipe import Data, Source
@@ -54,15 +56,20 @@ class ShardSource:
     def __init__(self, source: Source, data: Data, index: Path, processes: int = 0):
         self.shards = tuple(Shard.at(path) for path in shard_files(source.path))
         lower = {extension.lower(): weight for extension, weight in source.captions.items()}
-        self._extensions = tuple(sought(lower))
+        self._filters = Filters.of(source)
+        self._mask = source.mask.lower().removeprefix(".")
+        self.masked = bool(source.mask)
+        self._wanted = Wanted(tuple(sought(lower)), _beside(self._mask, self._filters))
         self._places = places(source.captions)
         self._weights = tuple(source.captions.values())
         self._index = index
         limits = (data.smallest, data.buckets.limit, Image.MAX_IMAGE_PIXELS)
-        of = repr((VERSION, self.shards, self._extensions, limits))
+        of = repr((VERSION, self.shards, self._wanted.captions, limits))
+        if self._filters.any or self.masked:  # else it is named as it was before there were any
+            of += repr((self._filters, self._mask))
         self._file = index / f"samples-{hashlib.sha256(of.encode()).hexdigest()[:16]}.npy"
         if not self._file.is_file():
-            index_shards(self.shards, self._extensions, index, processes)
+            index_shards(self.shards, self._wanted, index, processes)
             self._write(data)
         self.left_out = LeftOut(**json.loads(self._file.with_suffix(".json").read_text("utf-8")))
         self._map()
@@ -84,7 +91,7 @@ class ShardSource:
         with replacing(self._file.with_suffix(".json")) as beside:
             beside.write_text(json.dumps(asdict(left_out)), encoding="utf-8")
         with replacing(self._file) as beside, beside.open("wb") as file:
-            np.save(file, np.concatenate([np.zeros(0, row_type(len(self._weights))), *kept]))
+            np.save(file, np.concatenate([np.zeros(0, row_type(self._wanted.columns)), *kept]))
 
     def _kept(self, place: int, data: Data, left_out: LeftOut) -> np.ndarray:
         index = self._index_of(place)
@@ -93,18 +100,62 @@ class ShardSource:
             for name in [*names, *names[:1] * (count - len(names))]:
                 left_out.add(reason, name)
         rows, kept = index.rows, np.ones(len(index.rows), bool)
-        for reason, mask in self._faults(rows, data).items():
+        rows["shard"] = place
+        self._do_without(rows)
+        looks = [self._look(row) for row in rows] if self._filters.fields or self.masked else []
+        filtered = [fault for fault, _ in looks]
+
+        def called(row: int) -> str:
+            return printable(f"{self.shards[place].name}: {index.keys[row]}")
+
+        lengths = rows["captions"][:, : len(self._weights), 1]
+        for reason, mask in faults(rows["size"], lengths, data, self._places, filtered).items():
             kept &= ~mask
             for i in np.flatnonzero(mask):
-                left_out.add(reason, printable(f"{self.shards[place].name}: {index.keys[int(i)]}"))
-        rows["shard"] = place
+                left_out.add(reason, called(int(i)))
+        places = np.flatnonzero(kept)
+        for row in places:
+            if looks and looks[row][1]:
+                left_out.add(UNMASKED, called(int(row)))
+        tell_unread(lengths[kept], lambda i: called(int(places[i])), left_out)
         return rows[kept]
 
-    def _faults(self, rows: np.ndarray, data: Data) -> dict[str, np.ndarray]:
-        return faults(rows["size"], rows["captions"][..., 1], data, self._places)
+    def _do_without(self, rows: np.ndarray) -> None:
+        """Put the reason in the place of the length of each caption that is not wanted."""
+        for row in rows if self._filters.without else ():
+            for place in range(len(self._weights)):
+                raw = self._member(row, place)
+                if raw and (why := self._filters.read_caption(raw)[1]) <= 0:
+                    row["captions"][place, 1] = why
+
+    def _look(self, row: np.void) -> tuple[str, bool]:
+        """Why filters or the mask leave a picture out, or ""; whether it lacks a mask."""
+        fault = self._filters.fault(json_fields(self._beside(row, SIDECAR)))
+        if not self.masked:
+            return fault, False
+        if self._mask == ALPHA:
+            return fault, not header_has_alpha(io.BytesIO(self._picture(row)))
+        raw = self._beside(row, self._mask)
+        if raw is None:
+            return fault, True
+        return fault or mask_fault(tuple(row["size"].tolist()), header_size(io.BytesIO(raw))), False
+
+    def _picture(self, row: np.void) -> bytes:
+        return read_at(self.shards[row["shard"]], *row["picture"].tolist())
+
+    def _beside(self, row: np.void, extension: str) -> bytes | None:
+        """What belongs to a picture and is no caption."""
+        if extension not in self._wanted.beside:
+            return None
+        return self._member(row, len(self._weights) + self._wanted.beside.index(extension))
+
+    def _member(self, row: np.void, column: int) -> bytes | None:
+        """What belongs to a picture, by its place among captions and what is beside them."""
+        first, length = row["captions"][column].tolist()
+        return read_at(self.shards[row["shard"]], first, length) if length > 0 else None
 
     def _index_of(self, place: int) -> ShardIndex:
-        file = self.shards[place].index_file(self._extensions, self._index)
+        file = self.shards[place].index_file(self._wanted, self._index)
         index = ShardIndex.load(file)
         if index is None:
             raise LiDiTError(f"the index {file} of a shard is gone or broken; start again")
@@ -125,25 +176,39 @@ class ShardSource:
         row = self._rows[index]
         shard = self.shards[row["shard"]]
         of = (shard.name, shard.size, shard.changed, *row["picture"].tolist())
+        if self.masked:
+            of += (self._mask, *row["captions"][len(self._weights) :].flatten().tolist())
         return hashlib.sha256(repr(of).encode()).hexdigest()
 
     def content_key(self, index: int) -> str:
         row = self._rows[index]
-        data = read_at(self.shards[row["shard"]], *row["picture"].tolist())
-        return hashlib.sha256(data).hexdigest()
+        digest = hashlib.sha256(self._picture(row)).hexdigest()
+        return f"{digest} masked {self._mask_digest(row)}" if self.masked else digest
+
+    def _mask_digest(self, row: np.void) -> str:
+        raw = self._beside(row, self._mask)
+        return hashlib.sha256(raw).hexdigest() if raw else ALPHA if self._mask == ALPHA else ""
+
+    def mask(self, index: int) -> Image.Image | None:
+        row = self._rows[index]
+        alpha = self.masked and self._mask == ALPHA
+        raw = self._picture(row) if alpha else self._beside(row, self._mask)
+        try:
+            file = io.BytesIO(raw or b"")
+            return None if raw is None else (open_alpha if alpha else open_mask)(file, "its mask")
+        except OSError as error:
+            raise OSError(f"{self.name(index)}: {error}") from error
 
     def captions(self, index: int) -> list[tuple[str, float]]:
-        row = self._rows[index]
-        shard = self.shards[row["shard"]]
+        found = (self._member(self._rows[index], place) for place in range(len(self._weights)))
         return [
-            (read_caption(read_at(shard, first, length))[0], weight)
-            for (first, length), weight in zip(row["captions"].tolist(), self._weights)
-            if length > 0
+            (read_caption(raw)[0], weight)
+            for raw, weight in zip(found, self._weights)
+            if raw is not None
         ]
 
     def picture(self, index: int, size: tuple[int, int]) -> Image.Image:
-        row = self._rows[index]
-        data = read_at(self.shards[row["shard"]], *row["picture"].tolist())
+        data = self._picture(self._rows[index])
         try:
             return open_picture(io.BytesIO(data), "it")
         except OSError as error:
@@ -151,6 +216,12 @@ class ShardSource:
 
     def content(self, index: int, rows: int, columns: int) -> None:
         return None
+
+
+def _beside(mask: str, filters: Filters) -> tuple[str, ...]:
+    """Extensions of what belongs to a picture and is no caption."""
+    masks = (mask,) if mask not in ("", ALPHA) else ()
+    return (*masks, *((SIDECAR,) if filters.fields else ()))
 
 
 def read_at(shard: Shard, first: int, length: int) -> bytes:
@@ -176,30 +247,26 @@ def _opened(process: int, shard: Shard) -> BinaryIO:
     return file
 
 
-def index_shards(
-    shards: Sequence[Shard], extensions: Extensions, folder: Path, processes: int = 0
-) -> None:
+def index_shards(shards: Sequence[Shard], wanted: Wanted, folder: Path, processes: int = 0) -> None:
     """Index the shards that have no index yet; one that is done stays done if this is stopped."""
-    missing = [s for s in shards if ShardIndex.load(s.index_file(extensions, folder)) is None]
+    missing = [s for s in shards if ShardIndex.load(s.index_file(wanted, folder)) is None]
     processes = min(processes or _cores(), len(missing))
     try:
-        for done, _ in enumerate(_index(missing, extensions, folder, processes), start=1):
+        for done, _ in enumerate(_index(missing, wanted, folder, processes), start=1):
             if done % 100 == 0 or done == len(missing):
                 log.info("indexed %d of %d new shards", done, len(missing))
     except BrokenProcessPool:
         log.warning("the processes that index shards have died; this one goes on alone")
-        index_shards(shards, extensions, folder, processes=1)
+        index_shards(shards, wanted, folder, processes=1)
 
 
-def _index(
-    shards: Sequence[Shard], extensions: Extensions, folder: Path, processes: int
-) -> Iterator[None]:
+def _index(shards: Sequence[Shard], wanted: Wanted, folder: Path, processes: int) -> Iterator[None]:
     if processes <= 1:
-        yield from (index_shard(shard, extensions, folder) for shard in shards)
+        yield from (index_shard(shard, wanted, folder) for shard in shards)
         return
     spawn = multiprocessing.get_context("spawn")  # a fork would copy torch's threads half
     with ProcessPoolExecutor(processes, mp_context=spawn) as pool:
-        jobs = [pool.submit(index_shard, shard, extensions, folder) for shard in shards]
+        jobs = [pool.submit(index_shard, shard, wanted, folder) for shard in shards]
         try:
             yield from (job.result() for job in as_completed(jobs))
         finally:

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 from lidit_core.errors import LiDiTError
 
 from . import LeftOut
-from .files import PictureEntry, PictureFiles
+from .files import PictureFiles
+from .filters import Filters
+from .looking import Beside, PictureEntry
+from .masks import ALPHA
 from .reading import LEAVES, climbs, printable
 from .rows import TABLES, read_columns, read_rows
 
@@ -33,11 +36,21 @@ class TableSource(PictureFiles):
         columns = read_columns(table)
         image = _image_column(source, table, columns)
         weights = _caption_columns(source, table, columns)
-        rows = _rows(table, image, list(weights), left_out)
+        fields = Filters.of(source).fields
+        for column in fields:
+            _first((column,), columns, f"table {table} has no column of numbers")
+        masks = "" if source.mask == ALPHA else source.mask
+        if masks:
+            _first((masks,), columns, f"table {table} has no column of the masks' paths")
+        rows = _rows(table, image, list(weights), fields, masks, left_out)
         places = f"column {' and '.join(weights)}"
-        super().__init__(
-            table.parent, rows, lambda row: row.captions, weights, data, left_out, places
+        beside = Beside(
+            lambda row: row.captions,
+            lambda row: row.fields,
+            (lambda row: row.mask) if masks else None,
+            source.mask == ALPHA,
         )
+        super().__init__(table.parent, rows, beside, weights, source, data, left_out, places)
 
 
 def table_file(path: Path) -> Path:
@@ -53,9 +66,15 @@ def table_file(path: Path) -> Path:
 
 
 def _rows(
-    table: Path, image: str, captions: list[str], left_out: LeftOut
+    table: Path,
+    image: str,
+    captions: list[str],
+    others: Sequence[str],
+    masks: str,
+    left_out: LeftOut,
 ) -> Iterator[PictureEntry]:
-    for label, fields in read_rows(table, [image, *captions]):
+    columns = dict.fromkeys([image, *captions, *others, *filter(None, [masks])])
+    for label, fields in read_rows(table, list(columns)):
         name = None if fields is None else fields.get(image)
         if fields is None:
             left_out.add("is on a line that is no JSON object", label)
@@ -66,7 +85,13 @@ def _rows(
         else:
             texts = [fields.get(column) for column in captions]
             texts = tuple(text if isinstance(text, str) else None for text in texts)
-            yield PictureEntry(name.replace("\\", "/"), f"{label}: {name}", texts)
+            numbers, mask = {n: fields.get(n) for n in others}, fields.get(masks)
+            mask = mask.replace("\\", "/") if isinstance(mask, str) else ""
+            row = PictureEntry(name.replace("\\", "/"), f"{label}: {name}", texts, numbers, mask)
+            if climbs(mask) and mask:
+                left_out.add(LEAVES, printable(f"{label}: {mask}"))
+            else:
+                yield row
 
 
 def _image_column(source: Source, table: Path, columns: Sequence[str]) -> str:

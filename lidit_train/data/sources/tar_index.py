@@ -10,7 +10,7 @@ import hashlib
 import json
 import tarfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -26,9 +26,20 @@ from .formats import is_picture, unread_format
 from .reading import LEAVES, climbs, header_size, printable, read_caption
 from .texts import Texts
 
-Extensions = Sequence[tuple[str, ...]]  # of each caption those under which it is looked for
 VERSION = 2  # of what an index file holds; a change has all shards read again
 BLOCK = 512  # bytes of a tar's header, and of the zeros that end it
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which members belong to a picture."""
+
+    captions: tuple[tuple[str, ...], ...]  # of each caption the extensions it is looked for under
+    beside: tuple[str, ...] = ()  # extensions of what is no caption
+
+    @property
+    def columns(self) -> int:
+        return len(self.captions) + len(self.beside)
 
 
 @dataclass(frozen=True)
@@ -48,9 +59,10 @@ class Shard:
     def name(self) -> str:
         return Path(self.path).name
 
-    def index_file(self, extensions: Extensions, folder: Path) -> Path:
+    def index_file(self, wanted: Wanted, folder: Path) -> Path:
         """Where its index is kept; another for a shard that changed, or other captions."""
-        of = repr((VERSION, self.path, self.size, self.changed, *extensions))
+        beside = ("beside", *wanted.beside) if wanted.beside else ()
+        of = repr((VERSION, self.path, self.size, self.changed, *wanted.captions, *beside))
         return folder / f"{Path(self.path).stem}-{hashlib.sha256(of.encode()).hexdigest()[:16]}.npz"
 
 
@@ -61,7 +73,8 @@ def row_type(captions: int) -> np.dtype:
             ("shard", "<i8"),  # its place among the source's
             ("picture", "<i8", (2,)),
             ("size", "<i4", (2,)),  # width and height, or what stands in their place
-            ("captions", "<i8", (captions, 2)),  # a length of 0 or less says why there is none
+            ("captions", "<i8", (captions, 2)),  # a length of 0 or less says why there is none;
+            # behind the captions what else belongs to the picture
         ]
     )
 
@@ -90,12 +103,12 @@ class ShardIndex:
             return None
 
 
-def index_shard(shard: Shard, extensions: Extensions, folder: Path) -> None:
+def index_shard(shard: Shard, wanted: Wanted, folder: Path) -> None:
     """Read a shard's headers, its pictures' headers and its captions; write its index."""
-    left_out, keys, kind = LeftOut(), [], row_type(len(extensions))
+    left_out, keys, kind = LeftOut(), [], row_type(wanted.columns)
     try:
         with tarfile.open(shard.path, "r:") as tar:
-            rows = np.fromiter(_samples(tar, shard, extensions, left_out, keys), kind)
+            rows = np.fromiter(_samples(tar, shard, wanted, left_out, keys), kind)
     except tarfile.TarError:
         rows = np.zeros(0, kind)
         left_out.add("shard is no tar, or a compressed one", printable(shard.name))
@@ -103,18 +116,19 @@ def index_shard(shard: Shard, extensions: Extensions, folder: Path) -> None:
         raise LiDiTError(
             f"shard {shard.path} cannot be read ({error}); mend or remove it"
         ) from error
-    ShardIndex(rows, Texts.of(keys), left_out).save(shard.index_file(extensions, folder))
+    ShardIndex(rows, Texts.of(keys), left_out).save(shard.index_file(wanted, folder))
 
 
 def _samples(
     tar: tarfile.TarFile,
     shard: Shard,
-    extensions: Extensions,
+    wanted: Wanted,
     left_out: LeftOut,
     keys: list[str],
 ) -> Iterator[tuple]:
     """A row for each run of members of one key that holds a picture; its key joins ``keys``."""
-    known = {extension for several in extensions for extension in several}
+    known = {extension for several in wanted.captions for extension in several}
+    columns = (*wanted.captions, *((extension,) for extension in wanted.beside))
     for key, members in groupby(_members(tar, shard, left_out), lambda m: split(m.name)[0]):
         picture, size, captions = None, None, {}
         unread = ""
@@ -125,13 +139,15 @@ def _samples(
                 size = header_size(_opened(tar, member))
             elif extension in known and extension not in captions:
                 captions[extension] = _caption(tar, member)
+            elif extension in wanted.beside and extension not in captions:
+                captions[extension] = member.offset_data, member.size
             unread = unread or unread_format(f".{extension}")
         if picture is not None:
             keys.append(key)
-            yield 0, picture, size, [_first(captions, several) for several in extensions]
+            yield 0, picture, size, [_first(captions, several) for several in columns]
         elif unread:
             left_out.add(unread, printable(f"{shard.name}: {key}"))
-        elif captions:
+        elif known & captions.keys():
             left_out.add("has captions but no picture", printable(f"{shard.name}: {key}"))
 
 

@@ -88,8 +88,14 @@ def _tensors(batch: Batch) -> Iterator[tuple[str, Tensor]]:
         yield from ((f"hidden {i}", states.hidden), (f"roles {i}", states.roles))
     if batch.content is not None:
         yield "content", batch.content
+    if batch.counted is not None:
+        yield "counted", batch.counted
     if batch.contrasted is not None:
         yield from (("velocity", batch.contrasted.velocity), ("apart", batch.contrasted.apart))
+    if batch.kept is not None:
+        yield "kept", batch.kept
+    if batch.features is not None:
+        yield "features", batch.features
 
 
 def copied(batch: Batch) -> Batch:
@@ -108,6 +114,9 @@ def copied(batch: Batch) -> Batch:
         },
         content=None if batch.content is None else batch.content.clone(),
         contrasted=contrasted,
+        counted=None if batch.counted is None else batch.counted.clone(),
+        kept=None if batch.kept is None else batch.kept.clone(),
+        features=None if batch.features is None else batch.features.clone(),
     )
 
 

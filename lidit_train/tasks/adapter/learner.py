@@ -21,6 +21,7 @@ from lidit_core.text.states import LLMStates, stack_states
 
 from ...batch import Batch, Shown
 from ...learner import Learner
+from ...recipe import SQUARED, Loss
 from ..denoising import denoise
 from .base_text import BaseText
 from .unet import CrossAttention, cross_attention
@@ -96,9 +97,11 @@ class AdapterLearner(Learner):
         own: BaseText | None,
         pooled: bool = False,
         checkpointing: bool = False,
+        loss: Loss = SQUARED,
     ) -> None:
         super().__init__()
         self.adapter, self.prediction, self.pooled = adapter, prediction, pooled
+        self.loss = loss
         self.unet, self.own = unet.requires_grad_(False).eval(), own
         if own is not None:
             own.requires_grad_(False).eval()
@@ -131,8 +134,8 @@ class AdapterLearner(Learner):
         def predict(z: Tensor, t: Tensor) -> Tensor:
             return self.predict(z, t, batch.states[LLM], batch.captions, noise, first=seed)
 
-        _, errors = denoise(self.prediction, batch, predict)
-        return errors.mean(), errors.detach()
+        made = denoise(self.prediction, batch, predict, self.loss)
+        return made.losses.mean(), made.errors.detach()
 
     def predict(
         self,

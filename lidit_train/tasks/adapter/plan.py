@@ -16,7 +16,7 @@ from ...data.latent_cache import BATCH
 from ...data.room import caption_bytes, free_disk
 from ...data.token_guess import text_tokens
 from ...loop.computing.frozen import holds_half
-from ...loop.validation import BATCH as DRAWN
+from ...loop.validating.grid import BATCH as DRAWN
 from ...plan.autoencoder_size import AutoencoderSize, autoencoder_size
 from ...plan.cache_sizes import Cached, caches, counts_of
 from ...plan.hardware import Device, find_device
@@ -117,8 +117,9 @@ class AdapterPlan:
         """The same while a validation or a batch goes through the autoencoder."""
         validation, vae = self.recipe.validation, self.autoencoder
         most = [0]
-        if validation.every and (prompts := min(len(validation.prompts), DRAWN)):
-            most.append(vae.pictures(self.target.native_size, prompts, decoded=True))
+        for (width, height), count in validation.sizes(self.target.native_size).items():
+            side = round((width * height) ** 0.5) if validation.every else 0
+            most.append(vae.pictures(side, min(count, DRAWN), decoded=True) if side else 0)
         if not self.recipe.cache.latents:
             most += [vae.pictures(load.side, load.share) for load in self.loads]
         held = {name: size for name, size in self.memory().items() if name != ACTIVATIONS}

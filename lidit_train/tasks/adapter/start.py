@@ -10,9 +10,9 @@ from lidit_core.llmdiff.adapter import LLMDiffAdapter
 from lidit_core.text.states import LLMStates
 from lidit_core.unet.families import cross_attention_layers
 
-from ...recipe import Recipe
+from ...recipe import BASE_ALONE, SQUARED, Loss, Recipe
 from ..whitening import whiten
-from .base_text import base_text
+from .base_text import BaseText, base_text
 from .learner import AdapterLearner
 from .target import AdapterTarget
 from .unet import read_unet
@@ -30,7 +30,9 @@ def begin_adapter(
     assert options is not None  # `make_task` has seen to it
     torch.manual_seed(recipe.seed)
     adapter = LLMDiffAdapter(target.adapter).initialise()
-    learner = learner_of(target, adapter, options.text_encoders, recipe.compute.checkpointing)
+    checkpointing = recipe.compute.checkpointing
+    own = base_text(target, options.text_encoders) if reads_own_text(recipe) else None
+    learner = learner_of(target, adapter, own, checkpointing, recipe.loss)
     with torch.no_grad():
         for layer, own in zip(adapter.layers, learner.adapted()):
             layer.q.weight.copy_(own.to_q.weight)
@@ -39,13 +41,24 @@ def begin_adapter(
     return learner
 
 
+def reads_own_text(recipe: Recipe) -> bool:
+    """Whether the base's text encoders are needed: to learn in mode add, or to draw the base."""
+    assert recipe.adapter is not None  # `make_task` has seen to it
+    return "add" in recipe.adapter.modes or BASE_ALONE in recipe.validation.modes
+
+
 def learner_of(
     target: AdapterTarget,
     adapter: LLMDiffAdapter,
-    text_encoders: str = "",
+    own: BaseText | None = None,
     checkpointing: bool = False,
+    loss: Loss = SQUARED,
 ) -> AdapterLearner:
-    """The base's U-Net with an adapter in it, and the base's text encoders where it needs them."""
+    """The base's U-Net with an adapter in it.
+
+    Args:
+        own: the base's text encoders; None = they are read where the adapter's modes need them.
+    """
     base = read_unet(target.base, target.asked)
     if base.zero_snr:
         log.warning(
@@ -54,9 +67,12 @@ def learner_of(
             target.base.name,
         )
     names = [layer.diffusers for layer in cross_attention_layers(target.shape)]
-    own = base_text(target, text_encoders) if "add" in adapter.config.modes else None
+    if own is None and "add" in adapter.config.modes:
+        own = base_text(target, "")
     pooled = bool(target.adapter.pooled_width)
-    return AdapterLearner(base.unet, adapter, names, base.prediction, own, pooled, checkpointing)
+    return AdapterLearner(
+        base.unet, adapter, names, base.prediction, own, pooled, checkpointing, loss
+    )
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from lidit_core.llmdiff.file import write_adapter
 
 from ...data.prepare import Prepared, some_captions
 from ...loop.longest_prompt import recorded
-from ...recipe import Recipe
+from ...recipe import BASE_ALONE, Recipe
 from ..pictures import PictureTask
 from ..unused_fields import refuse
 from .base_text import find_base_text
@@ -21,7 +21,7 @@ from .input import input_spec
 from .learner import AdapterLearner
 from .plan import make_adapter_plan
 from .plan_text import adapter_plan_text
-from .start import ADAPTER_SAMPLE, begin_adapter
+from .start import ADAPTER_SAMPLE, begin_adapter, reads_own_text
 from .target import adapter_target
 
 BASE = "and an adapter begins with its base: it has no model of its own"
@@ -36,10 +36,13 @@ UNUSED = {
     "lora.rank": "which is for trains: lora",
     "lora.alpha": "which is for trains: lora",
     "lora.layers": "which is for trains: lora",
+    "lora.names": "which is for trains: lora",
     "bridge": "which is for trains: bridge",
     "content": "which a block of a LI-DiT learns",
     "validation.branches": "and an adapter reads one LLM",
     "compute.cuda_graph": "which records a LI-DiT: an adapter's checkpoint may read texts itself",
+    "alignment": "which a block of a LI-DiT learns",
+    "routing": "which leads tokens around a LI-DiT's blocks, and a U-Net has none such",
     "contrast": "which is of flow matching, and the adapter's base predicts eps or v",
 }
 
@@ -65,7 +68,15 @@ def make_task(recipe: Recipe) -> AdapterTask:
         not any(stage.subsets for stage in recipe.stages),
         "a stage has subsets of branches, and an adapter reads one LLM; leave them out",
     )
-    return AdapterTask(recipe)
+    task = AdapterTask(recipe)
+    modes = task.options.modes
+    for mode in recipe.validation.modes:
+        check(
+            mode in (BASE_ALONE, *modes),
+            f"the validation draws mode {mode!r}, and the adapter is trained in "
+            f"{', '.join(modes)}; expected one of these, or {BASE_ALONE}",
+        )
+    return task
 
 
 class AdapterTask(PictureTask):
@@ -80,7 +91,7 @@ class AdapterTask(PictureTask):
         self.llms: Mapping[str, str] = {self.target.adapter.llm.name: self.options.llm}
 
     def check_files(self) -> None:
-        if "add" in self.options.modes:
+        if reads_own_text(self.recipe):
             find_base_text(self.target, self.options.text_encoders)
 
     def learner(self, ready: Prepared) -> AdapterLearner:

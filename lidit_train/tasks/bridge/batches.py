@@ -125,7 +125,22 @@ class BridgeLoader(Loader):
 def _fetched(plan: StepBatch) -> Fetched:
     """The plan of a step of which everything was read."""
     nothing = torch.empty(0)
-    return Fetched(plan, None, None, [], None, nothing, nothing, nothing, None, None, ())
+    return Fetched(
+        plan=plan,
+        pictures=None,
+        latents=None,
+        texts=[],
+        states=None,
+        zeroed=nothing,
+        time=nothing,
+        noise=nothing,
+        content=None,
+        counted=None,
+        following=None,
+        kept=None,
+        features=None,
+        replaced=(),
+    )
 
 
 def schedule_of(recipe: Recipe, prompts: RecordedPrompts, learnt: Sequence[int]) -> Schedule:

@@ -63,7 +63,7 @@ class BridgeLearner(Learner):
         refined = [block for refiner in self.bridge.reader.linguistic for block in refiner.blocks]
         return [*refined, *self.bridge.resampler.blocks]
 
-    def draw(self, noise, positive, negative, steps=None, guidance=None) -> NoReturn:
+    def draw(self, noise, positive, negative, steps=None, guidance=None, mode="") -> NoReturn:
         raise LiDiTError("a bridge draws no picture; leave validation.prompts out of the recipe")
 
 

@@ -23,7 +23,7 @@ from ...data.room import check_states_room
 from ...learner import Learner
 from ...loop.longest_prompt import recorded
 from ...loop.parallel import share_of
-from ...recipe import Data, Recipe, Source, Stage
+from ...recipe import Data, Loss, Recipe, Source, Stage, Validation
 from ..unused_fields import refuse, refuse_all
 from .batches import BridgeLoader, PreparedBridge, readers_of, schedule_of
 from .input import RecordedPrompts, bridge_config
@@ -37,25 +37,26 @@ log = logging.getLogger(__name__)
 
 NO_MODEL = "and a bridge has no model but itself"
 NO_PICTURES = "and a bridge learns from no pictures"
+NO_DRAWING = "and a bridge draws no pictures"
 UNUSED = {
     **{f"model.{name}": NO_MODEL for name in ("preset", "checkpoint", "pixart", "changes")},
     "model.llms": "and the bridge's LLMs are bridge.llms",
     "model.vae": NO_PICTURES,
     "model.measure_latents": NO_PICTURES,
-    **{f"lora.{name}": "which is for trains: lora" for name in ("rank", "alpha", "layers")},
+    **{
+        f"lora.{name}": "which is for trains: lora" for name in ("rank", "alpha", "layers", "names")
+    },
     "adapter": "which is for a U-Net (trains: adapter)",
     "content": "which a block of a LI-DiT learns",
     "contrast": "which is of flow matching",
+    "alignment": NO_PICTURES,
+    "routing": "which leads image tokens around blocks",
     "compute.checkpointing": "and a bridge is small",
     "compute.cuda_graph": "which records a LI-DiT",
     "compute.frozen": "and what is frozen of a bridge is float32",
     "compute.shard": "and a bridge is small",
     "cache.states": "and a bridge always keeps them",
     "cache.latents": NO_PICTURES,
-    **{
-        f"validation.{name}": "and a bridge draws no pictures"
-        for name in ("every", "prompts", "branches", "steps", "guidance", "seed")
-    },
     "log.time_bins": "and a bridge knows no time",
 }
 
@@ -80,6 +81,8 @@ def make_task(recipe: Recipe) -> BridgeTask:
     source = recipe.data.sources[0]
     refuse_all(source, Source("recording", source.path), "data.sources.0", NO_PICTURES, "bridge")
     refuse_all(recipe.data, Data(recipe.data.sources), "data", NO_PICTURES, "bridge")
+    refuse_all(recipe.validation, Validation(), "validation", NO_DRAWING, "bridge")
+    refuse_all(recipe.loss, Loss(), "loss", "and a bridge has a loss of its own", "bridge")
     for n, stage in enumerate(recipe.stages):
         plain = Stage(stage.images, stage.batch, rate=stage.rate)
         refuse_all(stage, plain, f"stages.{n}", "and a bridge's stages have no such", "bridge")

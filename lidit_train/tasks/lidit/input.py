@@ -17,4 +17,5 @@ def input_spec(config: LiDiTConfig) -> InputSpec:
         widths=tuple(llm.state_width for llm in config.llms),
         prediction=config.prediction,
         shift=config.shift,
+        shifts=config.shifts,
     )

@@ -12,13 +12,18 @@ from lidit_core.model.dit import LiDiT, LiDiTBlock, run_block
 
 from ...batch import Batch, Shown
 from ...learner import Learner
-from ...recipe import Content, Contrast
+from ...recipe import SQUARED, Content, Contrast, Loss, Routing
 from ..denoising import denoise
+from .alignment import Aligned
 from .lora import LoraAdapter
+from .routing import Routed
 
 
 class LiDiTLearner(Learner):
-    """Trains a LI-DiT; the map that names content is no part of the model.
+    """Trains a LI-DiT; maps that name content or are aligned are no part of the model.
+
+    Batches of held-out pictures bring no content, contrast or features, and are not measured by
+    them.
 
     Args:
         checkpointing: the blocks' activations are computed again in the backward pass.
@@ -33,11 +38,17 @@ class LiDiTLearner(Learner):
         content: Content | None = None,
         checkpointing: bool = False,
         contrast: Contrast | None = None,
+        loss: Loss = SQUARED,
+        routing: Routing | None = None,
+        aligned: Aligned | None = None,
     ) -> None:
         super().__init__()
         self.model, self.content, self.checkpointing = model, content, checkpointing
-        self.contrast = contrast
+        self.contrast, self.loss, self.routing = contrast, loss, routing
         self.names = nn.Linear(model.config.width, content.classes) if content else None
+        self.aligned = aligned
+        lessons = (content, aligned.recipe if aligned else None)
+        self.watched = {lesson.block for lesson in lessons if lesson}  # blocks that are read
 
     def blocks(self) -> list[nn.Module]:
         return list(self.model.blocks)
@@ -49,32 +60,56 @@ class LiDiTLearner(Learner):
         negative: Shown,
         steps: int | None = None,
         guidance: float | None = None,
+        mode: str = "",
     ) -> Tensor:
         return sample(self.model, noise, positive.states, negative.states, steps, guidance)
 
+    def _routed(self, batch: Batch) -> Routed | None:
+        """Where tokens go around blocks: in training alone."""
+        if self.routing is None or not torch.is_grad_enabled():
+            return None
+        assert batch.kept is not None  # a recipe that routes has it drawn
+        return Routed(self.routing.blocks(len(self.model.blocks)), batch.kept)
+
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         seen: dict[int, Tensor] = {}
+        routed = self._routed(batch)
 
         def watched(index: int, block: LiDiTBlock, x: Tensor, *rest) -> Tensor:
+            x = routed.before(index, x) if routed else x
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(run_block, index, block, x, *rest, use_reentrant=False)
             else:
                 x = run_block(index, block, x, *rest)
-            if self.content is not None and index == self.content.block:
+            x = routed.after(index, x) if routed else x
+            if index in self.watched:
                 seen[index] = x  # (B, N, D)
             return x
 
         def predict(z: Tensor, t: Tensor) -> Tensor:
             return self.model(z, t, batch.states, run_block=watched)
 
-        output, errors = denoise(self.model.config.prediction, batch, predict)
-        loss = errors.mean()
-        if self.names is not None and self.content is not None:
-            assert batch.content is not None  # a recipe that teaches it has it read
+        made = denoise(self.model.config.prediction, batch, predict, self.loss)
+        loss = made.losses.mean()
+        if self.names is not None and self.content is not None and batch.content is not None:
             logits = self.names(seen[self.content.block])  # (B, N, classes)
-            named = F.cross_entropy(logits.flatten(0, 1), batch.content.flatten())
-            loss = loss + self.content.weight * named
-        if self.contrast is not None:
-            assert batch.contrasted is not None  # as above
-            loss = loss - self.contrast.weight * batch.contrasted.errors(output).mean()
-        return loss, errors.detach()
+            loss = loss + self.content.weight * self._named(batch, logits)
+        if self.aligned is not None and batch.features is not None:  # until it ends
+            recipe = self.aligned.recipe
+            apart = self.aligned(seen[recipe.block], batch.features)
+            loss = loss + recipe.weight * batch.mean_of_samples(apart)
+        if self.contrast is not None and batch.contrasted is not None:
+            others = batch.contrasted.errors(made.output, batch.mean)
+            if made.weights is not None:
+                others = others * made.weights
+            loss = loss - self.contrast.weight * others.mean()
+        return loss, made.errors.detach()
+
+    def _named(self, batch: Batch, logits: Tensor) -> Tensor:
+        """The cross-entropy () of what each patch shows; logits (B, N, classes)."""
+        assert batch.content is not None  # as above
+        shown = batch.content
+        if batch.counted is None:
+            return F.cross_entropy(logits.flatten(0, 1), shown.flatten())
+        each = F.cross_entropy(logits.transpose(1, 2), shown.flatten(1), reduction="none")
+        return batch.mean_of_samples(each)

@@ -116,4 +116,5 @@ def save_lora(
         state: see `lora_layers`.
         longest: see `write_lora`.
     """
-    write_lora(path, lora_layers(adapter, state), adapter.lora.alpha, config, base, longest)
+    layers, lora = lora_layers(adapter, state), adapter.lora
+    write_lora(path, layers, lora.alpha, config, base, longest, lora.names)

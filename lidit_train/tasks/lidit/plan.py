@@ -15,7 +15,15 @@ from ...loop.learning_rate import decay_start
 from ...plan.cache_sizes import Cached, Count, caches, counts_of
 from ...plan.hardware import Device, find_device
 from ...plan.llm_size import LLMSize, llm_size
-from ...plan.workload import FLOAT32, Sizes, StageLoad, branches_read, read_together, stage_loads
+from ...plan.workload import (
+    FLOAT32,
+    Sizes,
+    StageLoad,
+    branches_read,
+    image_tokens,
+    read_together,
+    stage_loads,
+)
 from ...recipe import Recipe
 from .input import input_spec
 from .plan_cost import content_cost, model_cost, muon_flops
@@ -156,10 +164,12 @@ def _image_flops(process: Process, load: StageLoad, sizes: Sizes) -> int:
     """Of training on a picture, with what is not cached."""
     recipe, config = process.recipe, process.config
     classes = recipe.content.classes if recipe.content else 0
-    cost = model_cost(config, sizes, process.trained, process.mixed)
+    cost = model_cost(config, sizes, process.trained, process.mixed, recipe.routing)
     total = cost.training(recipe.compute.checkpointing)
     content = content_cost(config.width, sizes.tokens, classes, process.mixed)
     total += content.forward + content.backward
+    aligned = process.alignment_cost(sizes.tokens)
+    total += aligned.forward + aligned.backward
     if not process.keeps_states:
         total += sum(process.llms[i].flops(text.read) for i, text in sizes.text.items())
     if not recipe.cache.latents:
@@ -204,12 +214,13 @@ def _drawing(process: Process, tokens: Mapping[int, TextTokens]) -> float:
         return 0.0
     times = process.recipe.steps // v.every
     text = {i: tokens[i] for i in v.branches or tokens}
-    side = config.native_size // (config.patch * config.latent.downsampling)
-    sizes = Sizes(side * side, text)
-    once = model_cost(config, sizes, process.trained, process.mixed).whole.forward
+    once, grain = 0, config.patch * config.latent.downsampling
+    for (width, height), count in v.sizes(config.native_size).items():
+        sizes = Sizes(image_tokens(grain, width, height), text)
+        once += count * model_cost(config, sizes, process.trained, process.mixed).whole.forward
     guided = 2 if (v.guidance or config.guidance) != 1 else 1
     alone = 1 if process.device.is_cpu else process.recipe.hardware.count
-    flops = times * len(v.prompts) * (v.steps or config.steps) * guided * once
+    flops = times * (v.steps or config.steps) * guided * once
     return flops * alone / _speed(process)
 
 
@@ -220,7 +231,7 @@ def _caching(process: Process, tokens: Mapping[int, TextTokens], cached) -> floa
     """
     flops = 0
     for one in cached:
-        each = encoder_flops(one.side)
+        each = encoder_flops(one.side)  # none where it is no autoencoder's
         if one.branch is not None:
             each = process.llms[one.branch].flops(tokens[one.branch].read)
         flops += each * (one.count or 0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from lidit_core.model.config import LiDiTConfig
 
 from ...plan.workload import FLOAT32, Sizes
+from ...recipe import Routing
 from .plan_cost import content_cost, model_cost
 from .trained import Trained
 
@@ -35,6 +36,8 @@ def saved_activations(
     checkpointing: bool = False,
     classes: int = 0,
     contrast: bool = False,
+    routing: Routing | None = None,
+    beside: int = 0,
 ) -> Activations:
     """Reckon the bytes kept of a micro batch.
 
@@ -43,11 +46,13 @@ def saved_activations(
         checkpointing: a block keeps its input, and one block at a time everything.
         classes: of the map that learns content, 0 = none.
         contrast: every sample has another one's velocity beside its own target.
+        routing: leads some of the tokens around some blocks.
+        beside: bytes that a map beside the model keeps of one picture.
     """
-    cost = model_cost(config, sizes, trained, mixed)
+    cost = model_cost(config, sizes, trained, mixed, routing)
     each = [block.saved for block in cost.passed]
     rest = cost.whole.saved - cost.refiners - sum(each)
-    rest += content_cost(config.width, sizes.tokens, classes, mixed).saved
+    rest += beside + content_cost(config.width, sizes.tokens, classes, mixed).saved
     latents = sizes.tokens * config.patch**2 * config.latent.channels
     rest += FLOAT32 * (BATCH_TENSORS + contrast) * latents
     if checkpointing:

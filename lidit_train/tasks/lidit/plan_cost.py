@@ -23,7 +23,8 @@ from lidit_core.text.states import INSTRUCTION, PROMPT, LLMStates
 from ...data.token_guess import TextTokens
 from ...plan.counting import META, Cost, SoFar, count
 from ...plan.workload import Sizes
-from ...recipe import Lora
+from ...recipe import Alignment, Lora, Routing
+from .alignment import Aligned
 from .lora import LoraAdapter
 from .trained import Trained, everything, linear_layers, weight_shapes
 
@@ -46,19 +47,38 @@ class ModelCost:
 
 
 def model_cost(
-    config: LiDiTConfig, sizes: Sizes, trained: Trained | None = None, mixed: bool = False
+    config: LiDiTConfig,
+    sizes: Sizes,
+    trained: Trained | None = None,
+    mixed: bool = False,
+    routing: Routing | None = None,
 ) -> ModelCost:
     """Count a LI-DiT.
 
     Args:
         trained: which weights learn; by default all.
         mixed: whether it computes in bfloat16 under autocast.
+        routing: leads some of the tokens around some blocks.
     """
+    if routing:
+        return _routed_cost(config, sizes, trained, mixed, routing)
     trained = trained or everything()
     learning = frozenset(name for name in weight_shapes(config) if trained.weight(name))
     adapted = frozenset(name for name in linear_layers(config) if trained.adapted(name))
     text = tuple(sorted(sizes.text.items()))
     return _model_cost(config, sizes.tokens, text, learning, adapted, trained.lora, mixed)
+
+
+def _routed_cost(config: LiDiTConfig, sizes: Sizes, trained, mixed, routing) -> ModelCost:
+    """As many blocks as tokens go around cost what blocks of fewer tokens do."""
+    all_ = model_cost(config, sizes, trained, mixed)
+    fewer = replace(sizes, tokens=routing.kept(sizes.tokens))
+    few = model_cost(config, fewer, trained, mixed)
+    count = min(len(routing.blocks(config.depth)), len(all_.passed))
+    whole, stay = all_.whole, len(all_.passed) - count
+    for a, b in zip(all_.passed[stay:], few.passed[stay:]):
+        whole = whole - a + b
+    return ModelCost(whole, all_.refiners, all_.passed[:stay] + few.passed[stay:])
 
 
 @functools.lru_cache(maxsize=256)
@@ -191,6 +211,22 @@ def content_cost(width: int, tokens: int, classes: int, mixed: bool = False) -> 
     return count(
         lambda _: F.cross_entropy(names(x).flatten(0, 1), shown), names.parameters(), mixed
     )
+
+
+@functools.lru_cache(maxsize=64)
+def alignment_cost(
+    recipe: Alignment, width: int, features: int, tokens: int, mixed: bool = False
+) -> Cost:
+    """Count what the map that is aligned takes for one picture.
+
+    Args:
+        features: numbers in one of the encoder's.
+    """
+    with torch.device(META):
+        aligned = Aligned(recipe, width, features)
+    x = torch.empty(1, tokens, width, device=META, requires_grad=True)
+    seen = torch.empty(1, features, *_sides(tokens), device=META)
+    return count(lambda _: aligned(x, seen), aligned.parameters(), mixed)
 
 
 def muon_flops(config: LiDiTConfig, trained: Trained) -> int:

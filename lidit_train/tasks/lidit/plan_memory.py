@@ -8,21 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+
+import torch
 
 from lidit_core.model.config import LiDiTConfig
 from lidit_core.paths import at_home
 
 from ...data.latent_cache import BATCH
 from ...data.room import STORED_BYTES
+from ...data.vision.encoder import VisionEncoder
 from ...loop.computing.frozen import holds_half
-from ...loop.validation import BATCH as DRAWN
+from ...loop.validating.grid import BATCH as DRAWN
 from ...plan.autoencoder_size import AutoencoderSize, autoencoder_size
+from ...plan.counting import Cost
 from ...plan.hardware import Device
 from ...plan.llm_size import LLMSize
 from ...plan.workload import FLOAT32, Sizes, StageLoad, branches_read, image_tokens
 from ...recipe import Recipe
+from .alignment import Aligned
 from .input import input_spec
 from .plan_activations import Activations, saved_activations
+from .plan_cost import alignment_cost
 from .trained import Trained, Weights, weight_sizes
 
 HELD, MICRO_BATCH, UPDATE, VALIDATION = "always", "micro batch", "update", "validation"
@@ -33,6 +40,7 @@ CPU_CHECKPOINTING = 0.30  # the same where blocks are computed twice, of what th
 GPU_ALLOCATOR = 0.10  # assumed: the same of torch's caching allocator
 CUDA_CONTEXT = 1_000_000_000  # assumed: bytes of the driver's and libraries' own
 MUON_COPIES = 6  # of the largest matrix while its step is made orthogonal
+MAP_BYTES = 5 * FLOAT32  # of a number in a map beside the model: gradient, moments, average
 DRAWING = 12  # tensors like the image tokens that a forward pass without gradients holds
 
 
@@ -113,6 +121,31 @@ class Process:
     def autoencoder(self) -> AutoencoderSize:
         return autoencoder_size(at_home(self.recipe.model.vae).is_dir(), self.mixed)
 
+    @cached_property
+    def features(self) -> int:
+        """Numbers in one of the features that the model is aligned with; 0 = it is with none."""
+        recipe = self.recipe.alignment
+        if recipe is None:
+            return 0
+        return VisionEncoder(at_home(recipe.encoder), input_spec(self.config).grain).width
+
+    def alignment_cost(self, tokens: int) -> Cost:
+        """What the map of a recipe with alignment takes for one picture."""
+        recipe = self.recipe.alignment
+        if recipe is None:
+            return Cost()
+        return alignment_cost(recipe, self.config.width, self.features, tokens, self.mixed)
+
+    @property
+    def aligned_weights(self) -> int:
+        """Numbers in that map, which learns and is not in the file."""
+        recipe = self.recipe.alignment
+        if recipe is None:
+            return 0
+        with torch.device("meta"):
+            aligned = Aligned(recipe, self.config.width, self.features)
+        return sum(p.numel() for p in aligned.parameters())
+
     @property
     def compute_bytes(self) -> int:
         return 2 if self.mixed else FLOAT32
@@ -131,7 +164,14 @@ def memory_of(process: Process) -> Memory:
 
 
 def optimiser_bytes(recipe: Recipe, weights: Weights) -> int:
-    """AdamW keeps two moments of every number; Muon keeps one of a matrix."""
+    """AdamW and schedule-free keep two numbers of each; Muon one of a matrix's; Prodigy four.
+
+    With 8-bit state a number has two bytes, and 256 of them share two scales.
+    """
+    if recipe.optimiser.name == "adamw8bit":
+        return 2 * (weights.trained + FLOAT32 * weights.trained // 256)
+    if recipe.optimiser.name == "prodigy":
+        return FLOAT32 * 4 * weights.trained
     muon = weights.matrices if recipe.optimiser.name == "muon" else 0
     return FLOAT32 * (2 * (weights.trained - muon) + muon)
 
@@ -158,6 +198,9 @@ def _state(process: Process) -> list[MemoryPart]:
             optimiser_bytes(process.recipe, weights) // each,
         ),
         MemoryPart("average of the weights", FLOAT32 * weights.trained // each),
+        MemoryPart(
+            "the aligned map, and what steps it", MAP_BYTES * process.aligned_weights // each
+        ),
         MemoryPart("the GPU's libraries, assumed", context),
     ]
 
@@ -227,6 +270,8 @@ def _activations(process: Process, load: StageLoad, sizes: Sizes, again: bool) -
         checkpointing=again,
         classes=content.classes if content else 0,
         contrast=process.recipe.contrast is not None,
+        routing=process.recipe.routing,
+        beside=process.alignment_cost(sizes.tokens).saved,
     )
 
 
@@ -288,13 +333,16 @@ def _muon(process: Process) -> int:
 
 def _drawing(process: Process) -> list[MemoryPart]:
     """With and without guidance together; the averages stand in the weights' places."""
-    prompts = min(len(process.recipe.validation.prompts), DRAWN)
-    if not prompts:
+    config, sizes = process.config, process.recipe.validation.sizes(process.config.native_size)
+    if not sizes:
         return []
-    config, side = process.config, process.config.native_size
-    tokens = image_tokens(config.patch * config.latent.downsampling, side, side)
-    decoding = process.autoencoder.pictures(side, prompts, decoded=True)
-    drawing = DRAWING * 2 * prompts * tokens * config.width * process.compute_bytes
+    decoding = drawing = 0
+    for (width, height), count in sizes.items():
+        prompts, side = min(count, DRAWN), round((width * height) ** 0.5)
+        tokens = image_tokens(config.patch * config.latent.downsampling, width, height)
+        decoding = max(decoding, process.autoencoder.pictures(side, prompts, decoded=True))
+        passed = DRAWING * 2 * prompts * tokens * config.width * process.compute_bytes
+        drawing = max(drawing, passed)
     return [
         MemoryPart("drawing the prompts", drawing, VALIDATION),
         MemoryPart("decoding them", decoding, VALIDATION),

@@ -12,20 +12,24 @@ from torch import Tensor
 from lidit_core.checkpoints.lidit import save_lidit
 from lidit_core.errors import check
 from lidit_core.model.config import LiDiTConfig
+from lidit_core.paths import at_home
 
 from ...data.latent_statistics import with_preview
 from ...data.prepare import Prepared, some_captions, some_latents
+from ...data.vision.encoder import VisionEncoder
 from ...loop.computing.cuda_graph import check_alone
 from ...loop.longest_prompt import recorded
 from ...recipe import Recipe
 from ..pictures import PictureTask
 from ..unused_fields import refuse
 from ..whitening import SAMPLE, whiten_entries
+from .alignment import Aligned
 from .input import input_spec
 from .learner import LiDiTLearner
 from .lora import add_lora, linear_layers, save_lora
 from .plan import make_plan
 from .plan_text import plan_text
+from .routing import check_routing
 from .start import begin, check_start, checkpoint_path, configuration, fresh_branches
 from .trained import on_meta, trained_branches, trained_by
 
@@ -41,6 +45,7 @@ def make_task(recipe: Recipe) -> LiDiTTask:
     _check_recipe(recipe)
     task = LiDiTTask(recipe)
     _check_losses(recipe, task.config)
+    check_routing(recipe, task.config, task.spec)
     if recipe.trains == "refiners":
         _check_subsets(recipe, task.config)
     return task
@@ -59,6 +64,8 @@ class LiDiTTask(PictureTask):
 
     def check_files(self) -> None:
         check_start(self.recipe, self.config)
+        if self.recipe.alignment is not None:
+            VisionEncoder(at_home(self.recipe.alignment.encoder), self.spec.grain).check()
         if self.recipe.trains == "lora":
             linear_layers(on_meta(self.config), self.recipe.lora.layers)
 
@@ -74,8 +81,17 @@ class LiDiTTask(PictureTask):
         trained = trained_by(recipe, config, start.fresh)
         for name, parameter in start.model.named_parameters():
             parameter.requires_grad_(trained.weight(name))
+        aligned = None
+        if recipe.alignment is not None and ready.vision is not None:
+            aligned = Aligned(recipe.alignment, config.width, ready.vision.width)
         learner = LiDiTLearner(
-            start.model, recipe.content, recipe.compute.checkpointing, recipe.contrast
+            start.model,
+            recipe.content,
+            recipe.compute.checkpointing,
+            recipe.contrast,
+            recipe.loss,
+            recipe.routing,
+            aligned,
         )
         if recipe.trains == "lora":
             learner.lora = add_lora(start.model, recipe.lora)
@@ -125,6 +141,7 @@ def _check_recipe(recipe: Recipe) -> None:
     m = recipe.model
     refuse(recipe, {"adapter": "which is for a U-Net (trains: adapter)"})
     refuse(recipe, {"bridge": "which is for trains: bridge"})
+    refuse(recipe, {"validation.modes": "which are an adapter's"})
     check_alone(recipe.compute)
     if not m.checkpoint:
         refuse(recipe, {"model.fresh_text": "and a new model's text side is fresh anyway"})
@@ -134,7 +151,7 @@ def _check_recipe(recipe: Recipe) -> None:
         refuse(recipe, {"compute.frozen": "and of such a model nothing is frozen"})
     if recipe.trains != "lora":
         beside = "which is for trains: lora"
-        refuse(recipe, {f"lora.{name}": beside for name in ("rank", "alpha", "layers")})
+        refuse(recipe, {f"lora.{name}": beside for name in ("rank", "alpha", "layers", "names")})
     check(
         bool(m.preset) + bool(m.checkpoint) == 1,
         f"the recipe's model has preset={m.preset!r} and checkpoint={m.checkpoint!r}; expected "
@@ -155,11 +172,12 @@ def _check_subsets(recipe: Recipe, config: LiDiTConfig) -> None:
 
 
 def _check_losses(recipe: Recipe, config: LiDiTConfig) -> None:
-    """The losses beside the denoising: content of a block that is there, contrast within flow."""
-    if recipe.content is not None:
+    """The losses beside the denoising: of blocks that are there, contrast within flow."""
+    for name in ("content", "alignment"):
+        lesson = getattr(recipe, name)
         check(
-            0 <= recipe.content.block < config.depth,
-            f"the recipe's content is read after block {recipe.content.block}; expected one of "
+            lesson is None or 0 <= lesson.block < config.depth,
+            f"the recipe's {name} is read after block {lesson and lesson.block}; expected one of "
             f"0 to {config.depth - 1}",
         )
     if recipe.contrast is not None:
@@ -167,6 +185,11 @@ def _check_losses(recipe: Recipe, config: LiDiTConfig) -> None:
             config.prediction == "flow",
             f"the recipe's contrast is of flow matching, and the model predicts "
             f"{config.prediction}; leave contrast out",
+        )
+        check(
+            recipe.loss.error == "squared",
+            f"the recipe's contrast is a difference of squared errors, and loss.error is "
+            f"{recipe.loss.error}; expected squared, or leave contrast out",
         )
         check(
             all(stage.batch > 1 for stage in recipe.stages),

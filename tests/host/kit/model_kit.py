@@ -54,6 +54,7 @@ class Kit:
         self.keys = pack.module("host.keys")
         self.model = pack.module("host.lidit.model")
         self.states = pack.module("lidit_core.text.states")
+        self.shift = pack.module("lidit_core.model.shift")
         self.core = pack.module("lidit_core.checkpoints.lidit")
 
     def load(self, **changes):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from model_kit import empty
+from model_kit import empty, save_small
 
 
 def sampler_inputs(kit, model, **changes) -> dict:
@@ -47,3 +47,43 @@ def test_steps_outside_of_the_guidance_interval_run_one_prompt(kit, model, pack)
     assert len(rows) == 10 and set(rows) == {1, 2}
     assert guided == list(range(guided[0], guided[-1] + 1)) and 3 <= len(guided) <= 5
     assert guided[0] >= 2 and guided[-1] <= 6
+
+
+@pytest.fixture(scope="module")
+def by_size(kit, tmp_path_factory):
+    """A LI-DiT whose shift is 2 at 32 pixels, its native size, and 8 at 128."""
+    shifts = (kit.shift.ShiftAt(32, 2.0), kit.shift.ShiftAt(128, 8.0))
+    path = tmp_path_factory.mktemp("by-size") / "small.safetensors"
+    return kit.model.load_model(save_small(path, shifts=shifts))
+
+
+def heard(caplog) -> str:
+    return " ".join(r.getMessage() for r in caplog.records if "lidit" in r.name)
+
+
+def test_our_sampler_takes_the_shift_of_the_latents_size(kit, by_size, pack, caplog):
+    wide = empty(height=8, width=8)  # 64 pixels a side: between the two, shift 4
+    given = sampler_inputs(kit, by_size, latent_image=wide, steps=4)
+    ours = pack.run("LiDiTSampler", **given)[0]["samples"]
+    assert "shift" not in heard(caplog)
+    from comfy_extras.nodes_model_advanced import ModelSamplingSD3
+
+    node = ModelSamplingSD3()
+    (set_by_hand,) = node.patch(by_size, 4.0)
+    same = pack.run("LiDiTSampler", **{**given, "model": set_by_hand})[0]["samples"]
+    assert torch.equal(ours, same)
+    (other,) = node.patch(by_size, 2.0)  # what a node has set is kept, and no word is said
+    kept = pack.run("LiDiTSampler", **{**given, "model": other})[0]["samples"]
+    assert not torch.equal(ours, kept) and "shift" not in heard(caplog)
+    native = sampler_inputs(kit, by_size, steps=4)
+    plain = pack.run("LiDiTSampler", **native)[0]["samples"]
+    stock = kit.sample(by_size, kit.prompt(seed=1), kit.prompt(seed=2))
+    assert torch.equal(plain, stock) and "shift" not in heard(caplog)
+
+
+def test_a_stock_sampler_tells_of_a_size_with_another_shift(kit, by_size, caplog):
+    kit.sample(by_size, kit.prompt(seed=1), latent=empty(height=8, width=8))
+    assert "the schedule's shift is 2, for this model's native size" in heard(caplog)
+    assert "it would be 4; use LI-DiT Sampler, which sets it, or ModelSamplingSD3 with shift 4" in (
+        heard(caplog)
+    )

@@ -12,7 +12,7 @@ from lidit_train.data.loader import Loader
 
 
 def loader(device: str) -> Loader:
-    nothing: Any = SimpleNamespace(schedule=None, vae=None)
+    nothing: Any = SimpleNamespace(schedule=None, vae=None, vision=None)
     return Loader(nothing, nothing, device)
 
 

@@ -6,17 +6,19 @@ Run: pytest tests/train/data/test_schedule.py
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from tiny_training import RECIPES
 
 from lidit_core.diffusion.objectives import Focus
 from lidit_core.errors import LiDiTError
 from lidit_train.data.sample_draws import chance
 from lidit_train.data.schedule import Schedule, StageBuckets
 from lidit_train.recipe import Data, Model, Recipe, Source, Stage, Subset
+from lidit_train.units import as_times
 
 SIZES = ((32, 64), (32, 32), (64, 32))
 
@@ -68,6 +70,24 @@ def test_a_source_is_drawn_from_as_often_as_its_weight_says():
     made = recipe(Source("folder", "a", weight=3.0), Source("folder", "b"), images=4000)
     drawn = Counter(r.source for p in schedule(made, buckets((0, 9, 0), (0, 9, 0))) for r in p.rows)
     assert 0.70 < drawn[0] / 4000 < 0.80
+
+
+@pytest.mark.parametrize("stages", (1, 2))
+def test_how_often_pictures_are_seen_is_known_before(stages, caplog):
+    """Counted over a whole run, it is what the schedule has said, but for chance."""
+    sources = (Source("folder", "a", weight=3.0), Source("folder", "b", branches=(1,)))
+    subsets = (Subset((0,)), Subset((0, 1), weight=3.0))
+    made = recipe(*sources, images=6000, subsets=subsets)
+    made = replace(made, stages=made.stages * stages)
+    plans = Schedule(made, [buckets((4, 9, 0), (0, 9, 6))] * stages, (0, 1))
+    (count, often), (others, seldom) = plans.times_seen()
+    assert (count, others) == (13, 15)
+    drawn = Counter(row.source for plan in plans for row in plan.rows)
+    assert [drawn[0] / 13, drawn[1] / 15] == pytest.approx([often, seldom], rel=0.05)
+    assert 13 * often + 15 * seldom == pytest.approx(6000 * stages)
+    with caplog.at_level("INFO", "lidit_train"):
+        plans.tell_seen()
+    assert f"source a: each of its 13 pictures is seen about {as_times(often)}" in caplog.text
 
 
 def test_branches_get_only_what_one_of_them_reads():
@@ -149,10 +169,12 @@ def test_recipes_that_ship_are_read():
     from lidit_train.recipe_file import read_recipe
     from lidit_train.tasks.lidit.start import configuration
 
-    folder = Path(__file__).resolve().parents[3] / "recipes"
-    found = sorted(folder.glob("*.yaml"))
-    assert found
-    for path in found:
+    assert RECIPES
+    for path in RECIPES:
         made = read_recipe(path)
-        if made.adapter is None and made.model.checkpoint in ("", "stickers"):
+        if (
+            made.adapter is None
+            and made.bridge is None
+            and made.model.checkpoint in ("", "stickers")
+        ):
             configuration(made)

@@ -59,7 +59,9 @@ def batch(branches: tuple[int, ...], lengths: tuple[int, ...], seed: int = 0) ->
     text = {i: states(max(lengths) + i, lengths) for i in branches}
     shown = torch.randint(0, 65, (size, 2, 2))
     contrasted = Contrasted(torch.randn_like(x), torch.tensor([True, False, True]))
-    return Batch(x, torch.randn_like(x), torch.rand(size), text, shown, contrasted=contrasted)
+    counted = torch.rand(size, 4, 4)
+    made = Batch(x, torch.randn_like(x), torch.rand(size), text, shown, contrasted=contrasted)
+    return replace(made, counted=counted)
 
 
 def gradients(learner: LiDiTLearner, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -89,11 +91,15 @@ def test_a_fixed_shape_changes_no_loss_and_no_gradient(branches, lengths):
 def test_few_shapes_serve_all_lengths():
     near, far = batch((0, 1), (9, 20, 13)), batch((0, 1), (7, 0, 30))
     assert shape_of(of_fixed_shape(near)) == shape_of(of_fixed_shape(far))
-    assert of_fixed_shape(near).text[1].roles.shape[1] == GRAIN
+    assert of_fixed_shape(near).states[1].roles.shape[1] == GRAIN
     others = [batch((0,), (9, 20, 13)), batch((0, 1), (9, GRAIN + 1, 13))]
-    others += [replace(near, content=None), batch((0, 1), (9, 20, 13)).part(slice(2))]
+    others += [
+        replace(near, content=None),
+        replace(near, counted=None),
+        batch((0, 1), (9, 20, 13)).part(slice(2)),
+    ]
     shapes = {shape_of(of_fixed_shape(each)) for each in (near, *others)}
-    assert len(shapes) == 5
+    assert len(shapes) == 6
 
 
 class StaysOnDevice(TorchDispatchMode):
@@ -118,15 +124,15 @@ def moved(given: Batch, device: str) -> Batch:
 
     text = {
         i: LLMStates(to(states.hidden), to(states.roles), states.rows)
-        for i, states in given.text.items()
+        for i, states in given.states.items()
     }
     contrasted, content = given.contrasted, given.content
     assert contrasted is not None and content is not None
     contrasted = Contrasted(to(contrasted.velocity), to(contrasted.apart))
     x, noise, time = to(given.x), to(given.noise), to(given.time)
-    return replace(
-        given, x=x, noise=noise, time=time, states=text, content=to(content), contrasted=contrasted
-    )
+    assert given.counted is not None
+    made = replace(given, content=to(content), contrasted=contrasted, counted=to(given.counted))
+    return replace(made, x=x, noise=noise, time=time, states=text)
 
 
 @pytest.mark.parametrize("branches", BRANCHES)
@@ -161,7 +167,7 @@ def test_a_recording_is_given_every_tensor_of_a_batch():
     """Also of fields that a batch is given later: what is not copied would keep its first value."""
     first, second = (of_fixed_shape(batch((0, 1), LENGTHS[0], seed)) for seed in (0, 1))
     kept = copied(first)
-    assert len(list(every_tensor(kept))) == 10
+    assert len(list(every_tensor(kept))) == 11
     places = {tensor.data_ptr() for tensor in every_tensor(kept)}
     assert not places & {tensor.data_ptr() for tensor in every_tensor(first)}
     copy_into(second, kept)

@@ -18,7 +18,7 @@ from lidit_core.text.spec import LLMSpec
 from lidit_train.loop.ema import EMA
 from lidit_train.loop.learning_rate import decay_start, rate_factor
 from lidit_train.loop.optimisers import optimisers_of
-from lidit_train.recipe import Optimiser
+from lidit_train.recipe import SCHEDULES, Optimiser
 
 
 def test_the_learning_rate_rises_stays_and_falls():
@@ -27,10 +27,21 @@ def test_the_learning_rate_rises_stays_and_falls():
     assert rates[-1] == 0.05 and all(a >= b for a, b in zip(rates[80:], rates[81:]))
 
 
+def test_a_cosine_decay_falls_slowly_at_both_ends():
+    rates = [rate_factor(step, 10, 100, 0.5, "cosine") for step in range(100)]
+    assert rates[:50] == [rate_factor(step, 10, 100, 0.5) for step in range(50)]
+    assert rates[75] == pytest.approx(0.5) and 0 < rates[-1] < 0.002
+    falls = [a - b for a, b in zip(rates[50:], rates[51:])]
+    assert min(falls) > 0 and max(falls) == pytest.approx(falls[24], rel=1e-2)
+    assert falls[0] < falls[24] / 5 > falls[-1]
+
+
 @pytest.mark.parametrize(("total", "decay"), [(100, 0.2), (60, 0.25), (7, 1.0), (9600, 0.55)])
 def test_the_decay_starts_with_the_first_rate_that_it_lowers(total, decay):
     start = decay_start(total, decay)
-    assert rate_factor(start - 1, 0, total, decay) == 1 > rate_factor(start, 0, total, decay)
+    for schedule in SCHEDULES:
+        rates = [rate_factor(step, 0, total, decay, schedule) for step in (start - 1, start)]
+        assert rates[0] == 1 > rates[1]
     assert decay_start(total, 0) == total  # no step is lowered
 
 

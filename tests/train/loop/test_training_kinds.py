@@ -16,8 +16,10 @@ from tiny_training import curve, fields, make_world, pictures, recipe_of, run, s
 
 from lidit_core.checkpoints.lidit import load_lidit, read_config, read_lidit
 from lidit_core.checkpoints.lora import load_with_loras, read_lora
+from lidit_core.checkpoints.lora_styles import PREFIX
 from lidit_core.checkpoints.refiner import branch_places
 from lidit_core.errors import LiDiTError
+from lidit_core.io.tensors import read_safetensors
 from lidit_core.pipeline import Order, Settings, load_pipeline
 from lidit_train.recipe_file import read_recipe
 from lidit_train.run import train
@@ -86,6 +88,22 @@ def test_a_lora_is_a_file_of_its_own_that_changes_the_base(world):
     assert read_lora(out).about["rank"] == 4
 
 
+@pytest.mark.parametrize(("names", "begin"), [("kohya", "lora_unet_blocks_0_"), ("peft", PREFIX)])
+def test_a_lora_is_written_with_the_names_that_are_asked_for(world, names, begin):
+    folder, llms = world
+    base = folder / "base" / "final.safetensors"
+    found = []
+    for asked in ("", names):
+        data = going_on(folder, trains="lora", lora={"rank": 4, "names": asked})
+        recipe = read_recipe(write_recipe(folder, data))
+        out = train(recipe, folder / f"lora-{names}-{asked}", "cpu", llms)
+        found.append((out, load_with_loras(base, [(out, 1.0)]).state_dict()))
+    tensors, _ = read_safetensors(found[1][0])
+    assert any(key.startswith(begin) for key in tensors)
+    assert all(".default." in key or key.endswith("alpha") for key in tensors) == (names == "peft")
+    assert all(torch.equal(found[0][1][key], found[1][1][key]) for key in found[0][1])
+
+
 def test_a_model_is_not_stretched_over_weights_of_another_size(world):
     folder, llms = world
     data = going_on(folder)
@@ -117,6 +135,25 @@ def test_each_stage_learns_at_the_times_of_its_focus(world):
     before, after = ({n for n in line if "-" in n} for line in curve(folder / "focus"))
     ranges = {"loss 0.6-0.7", "loss 0.7-0.8", "loss 0.8-0.9"}
     assert after and after <= ranges and not before <= ranges
+
+
+def test_a_shift_at_two_sizes_is_taken_for_each_stage_at_its_own(world):
+    folder, llms = world
+    one = {"one": llms["one"]}
+    often = {"log": {"every": 1, "trackers": []}, "checkpoints": {"every": 4}}
+    model = {"depth": 2, "width": 32, "heads": 2, "llms": [spec("one")]}
+    at = [{"size": 32, "shift": 2.0}, {"size": 64, "shift": 8.0}]
+    stages = [{"images": 8, "batch": 4, "resolution": r} for r in (32, 64)]
+    by_size = {"preset": "stickers", "changes": {**model, "shifts": at}}
+    run(folder, "by-size", one, model=by_size, stages=stages, **often)
+    by_hand = [{**stage, "shift": shift} for stage, shift in zip(stages, (2.0, 8.0))]
+    run(folder, "by-hand", one, stages=by_hand, **often)
+    assert curve(folder / "by-size") == curve(folder / "by-hand")
+    own = {"preset": "stickers", "changes": {**model, "shift": 2.0}}
+    run(folder, "one-shift", one, model=own, stages=stages, **often)
+    assert curve(folder / "one-shift")[:2] == curve(folder / "by-size")[:2]
+    assert curve(folder / "one-shift")[2:] != curve(folder / "by-size")[2:]
+    assert len(read_config(folder / "by-size" / "final.safetensors").shifts) == 2
 
 
 def break_pictures(folder, names) -> None:

@@ -89,6 +89,17 @@ def test_a_lengthened_run_is_the_run_that_was_long_from_the_beginning(world, cap
     assert kept(folder, "longer") == [15, 24, 28]
 
 
+@pytest.mark.parametrize("decay", [0.5, 1.0])
+def test_a_cosine_is_run_once_by_a_run_that_is_lengthened(world, decay):
+    folder, llms = world
+    cosine = {"optimiser": {**DECAY, "decay": decay, "schedule": "cosine"}}
+    name, straight = f"cosine-{decay}", f"cosine-{decay}-long"
+    go(folder, name, llms, SHORT, **cosine)
+    longer, long = (go(folder, out, llms, LONG, **cosine) for out in (name, straight))
+    assert same(longer, long) and curve(folder / name) == curve(folder / straight)
+    assert not same(long, go(folder, f"run-{LONG}", llms, LONG))
+
+
 def test_two_processes_lengthen_the_run_of_one(world):
     folder, llms = world
     copy_of(folder, "two")

@@ -239,8 +239,8 @@ def test_caches_hold_what_the_sources_have():
     text = {0: TextTokens(50, 30), 1: TextTokens(40, 25)}
     plan = plan_of(preset="stickers", text=text)
     states0, states1, latents = plan.caches
-    assert states0.bytes == 9401 * 50 * (576 * 2 + 4)
-    assert states1.bytes == 9401 * 40 * (640 * 2 + 4)
+    assert states0.bytes == 9401 * 50 * (576 * 2 + 12)
+    assert states1.bytes == 9401 * 40 * (640 * 2 + 12)
     assert latents.bytes == 6000 * 16 * 16 * 16 * 2
     assert f"{latents.files} file" in plan_text(plan)
     full = plan_of(changed(cache={"dtype": "float32"}), "stickers", text=text)

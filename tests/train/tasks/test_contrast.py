@@ -50,7 +50,7 @@ def test_the_loss_is_flow_matchings_less_the_error_on_the_next_velocity():
     model, lesson = random_lidit(1), batch()
     loss, errors = LiDiTLearner(model, contrast=Contrast(weight=0.3))(lesson)
     t = lesson.time[:, None, None, None]
-    said = model((1 - t) * lesson.x + t * lesson.noise, 1000 * lesson.time, lesson.text)
+    said = model((1 - t) * lesson.x + t * lesson.noise, 1000 * lesson.time, lesson.states)
     own = [(said[i] - (lesson.noise - lesson.x)[i]).square().mean() for i in range(4)]
     next_ = [(said[i] - (lesson.noise - lesson.x)[i + 1]).square().mean() for i in (0, 2)]
     wanted = (sum(own) - 0.3 * sum(next_)) / 4
@@ -93,7 +93,7 @@ def test_the_other_is_the_next_and_has_another_caption(world, cached):
     _, made = first(world, cached, stages=stages, data=half)
     following = (made.noise - made.x).roll(-1, 0)
     assert torch.allclose(made.contrasted.velocity, following, atol=1e-5)
-    assert made.contrasted.apart.tolist() == [text != "" for text in made.texts]
+    assert made.contrasted.apart.tolist() == [text != "" for text in made.captions]
     assert 4 < made.contrasted.apart.sum() < 12
 
 
@@ -110,7 +110,7 @@ def test_a_caption_that_the_next_may_read_too_is_not_pushed_away(world, tmp_path
     fetched, made = first(world, stages=stages, data=data)
     rows = fetched.plan.rows
     following = [captions[row.index] for row in (*rows[1:], rows[0])]
-    wanted = [text not in others for text, others in zip(made.texts, following, strict=True)]
+    wanted = [text not in others for text, others in zip(made.captions, following, strict=True)]
     assert made.contrasted.apart.tolist() == wanted and len(set(wanted)) == 2
 
 

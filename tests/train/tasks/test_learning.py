@@ -119,6 +119,17 @@ def test_the_content_loss_teaches_a_block_what_each_patch_shows():
     assert learner(lesson)[0].item() - plain < 0.1
 
 
+def test_samples_of_half_the_weight_give_half_the_loss():
+    torch.manual_seed(0)
+    learner = LiDiTLearner(LiDiT(CONFIG).initialise(), Content(block=0, classes=3))
+    lesson = batch(torch.tensor([[[0, 1], [2, 2]], [[1, 1], [0, 2]]]))
+    whole, errors = learner(lesson)
+    ones, _ = learner(replace(lesson, counted=torch.ones(2, 4, 4)))
+    half, halved = learner(replace(lesson, counted=torch.full((2, 4, 4), 0.5)))
+    assert ones.item() == pytest.approx(whole.item()) == pytest.approx(2 * half.item())
+    assert torch.allclose(errors, 2 * halved)
+
+
 def test_a_block_that_is_not_there_cannot_be_read(tmp_path):
     with pytest.raises(LiDiTError, match="after block 9"):
         open_task(recipe_of(tmp_path, "one", content={"block": 9}))

@@ -1,24 +1,26 @@
-"""The optimisers, the learning rate and the average of the weights."""
+"""The recipe's optimisers, each with the weights that it steps."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-from ..recipe import Optimiser
-from .muon import Muon
-from .parallel import is_sharded
+from ...recipe import Optimiser
+from ..muon import Muon
+from ..parallel import is_sharded
+from .optional import PACKAGES, optional_optimiser
 
 INNER = ("blocks.", "adapter.layers.")  # within names: whose matrices Muon takes
 STATE = {torch.optim.AdamW: ("exp_avg", "exp_avg_sq"), Muon: ("velocity",)}
 
 
 def optimisers_of(learner: nn.Module, recipe: Optimiser) -> list[torch.optim.Optimizer]:
-    """AdamW, where only matrices decay; Muon for the blocks' matrices where asked for.
+    """AdamW or what the recipe names in its place; Muon for the blocks' matrices if asked for.
 
-    Embeddings, which hold a text side's registers and the mix of its layers, do not decay.
-    The blocks are the transformer's and the linguistic refiners', and an adapter's added
-    projections; the collaborative refiner's matrices stay with AdamW. What is frozen is left out.
+    Only matrices decay, and of these no embedding, which holds a text side's registers or the mix
+    of its layers. The blocks are the transformer's and the linguistic refiners', and an adapter's
+    added projections; the collaborative refiner's matrices stay with AdamW. What is frozen is left
+    out.
     """
     trained = [(n, p) for n, p in learner.named_parameters() if p.requires_grad]
     inner = []
@@ -37,9 +39,11 @@ def optimisers_of(learner: nn.Module, recipe: Optimiser) -> list[torch.optim.Opt
     ]
     groups = [group for group in groups if group["params"]]
     found: list[torch.optim.Optimizer] = []
+    betas = (recipe.betas[0], recipe.betas[1])
+    if groups and recipe.name in PACKAGES:
+        return [optional_optimiser(recipe.name, groups, recipe.learning_rate, betas)]
     if groups:
         fused = not is_sharded(learner)  # divided tensors have no fused step on every device
-        betas = (recipe.betas[0], recipe.betas[1])
         found.append(torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=betas, fused=fused))
     if inner:
         found.append(Muon(inner, lr=recipe.learning_rate, weight_decay=recipe.weight_decay))

@@ -1,0 +1,1 @@
+"""What a vision encoder sees in pictures, for representation alignment."""

@@ -1,0 +1,83 @@
+"""When a run draws its grid and measures its held-out pictures, and what follows from that."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+from torch import Tensor
+
+from ...learner import Learner
+from ...recipe import Recipe
+from ..ema import EMA
+from ..journal import Journal
+from .best import Best
+from .held_out_loss import LOSS
+
+log = logging.getLogger(__name__)
+
+
+class Validator:
+    """Validates a run; every process has one, and all must call it at the same steps.
+
+    It looks at the averaged weights; at the plain ones where these are what is written.
+
+    Args:
+        draw: draws the grid (H, W, 3), given the step; None = there is none.
+        measure: the held-out loss under its name, and numbers beside it; None = as above.
+        keep: writes the loadable file of the best step so far, given that.
+        measured: what tells the pictures, noise and times that are measured from others.
+    """
+
+    def __init__(self, recipe: Recipe, learner: Learner, ema: EMA, journal: Journal) -> None:
+        self.recipe, self.learner, self.ema, self.journal = recipe, learner, ema, journal
+        self.draw: Callable[[int], Tensor] | None = None
+        self.measure: Callable[[], dict[str, float]] | None = None
+        self.keep: Callable[[int], object] = lambda step: None
+        self.measured, self.best = "", Best()
+
+    def see(self, step: int) -> None:
+        """Draw and measure after a step, where the recipe says so."""
+        asked = self.recipe.validation
+        due = step % asked.every == 0 if step and asked.every else not step and asked.at_start
+        if not due or not (self.draw or self.measure):
+            return
+        if self.draw:
+            with self.ema.in_place(self.learner):
+                self.journal.picture(step, "validation", self.draw(step))
+        if self.measure:
+            self._measure(step, self.measure)
+        self.journal.pause()
+
+    def _measure(self, step: int, measure: Callable[[], dict[str, float]]) -> None:
+        plain = self.recipe.checkpoints.weights == "plain"
+        with nullcontext() if plain else self.ema.in_place(self.learner):
+            numbers = measure()
+        self.journal.note(step, numbers)
+        lowest = self.best.see(step, numbers[LOSS])
+        log.info("step %d: held-out loss %.4f%s", step, numbers[LOSS], ", the lowest" * lowest)
+        if lowest:
+            self.keep(step)
+
+    def state(self) -> dict[str, Any]:
+        """As JSON, for a checkpoint."""
+        return {**self.best.state(), "measured": self.measured}
+
+    def take_up(self, state: Mapping[str, Any] | None) -> None:
+        """Go on from what a checkpoint holds; losses of other pictures or times do not compare."""
+        same = state is not None and state.get("measured") == self.measured
+        self.best = Best.from_state(state if same else None)
+
+    def is_over(self) -> bool:
+        """Whether the recipe's patience is used up; it is then the same in every process."""
+        return self.best.is_over(self.recipe.validation.patience)
+
+    def tell_over(self, step: int) -> None:
+        """Say why the run ends before its last step."""
+        log.info(
+            "the held-out loss has been no lower in %d measurements since step %s, as "
+            "validation.patience has it: the run ends after step %d of %d",
+            *(self.best.since, self.best.step, step, self.recipe.steps),
+        )
