@@ -119,7 +119,7 @@ def test_a_model_that_is_divided_really_is(world):
     data = fields(folder, *llms, compute={"precision": "float32", "shard": True})
     recipe = write_recipe(folder, data, "divided.yaml")
     (llm,) = (f"{name}={place}" for name, place in llms.items())
-    words = [sys.executable, str(ROOT / "tests" / "kit" / "shard_probe.py"), str(recipe)]
+    words = [sys.executable, str(ROOT / "tests" / "train" / "loop" / "shard_probe.py"), str(recipe)]
     held = [json.loads(out) for out in together(*[[*words, str(folder / "divided"), llm]] * 2)]
     for name, times in {"weights": 1, "optimiser": 2, "average": 1}.items():
         parts = [h[name] for h in held]

@@ -196,7 +196,7 @@ def test_a_prompt_costs_what_is_planned(world):
     tokens = batch.states[0].roles.shape[1]
     bridge = Bridge(begun.ready.config, device="meta")
     planned = _cost(bridge, begun.ready.prompts, number, LETTERS * tokens, False)
-    assert planned.forward == pytest.approx(counted.get_total_flops(), rel=0.05)
+    assert planned.forward == pytest.approx(counted.get_total_flops(), rel=0.06)
     assert planned.backward > planned.forward and planned.saved > 0
 
 
