@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import shutil
@@ -74,8 +75,20 @@ def train(
                 run.write(out / FINAL)
                 by_first(accelerator, run.copy_best)
         finally:
-            accelerator.end_training()
+            _part(accelerator, run.trainer)
     return out / FINAL
+
+
+def _part(accelerator: Accelerator, trainer: Trainer) -> None:
+    """End what the processes share while Python is still whole.
+
+    A copied model holds the threads of the connection, and such a thread that outlives Python
+    aborts the process ("terminate called without an active exception") after all is written.
+    """
+    del trainer.parallel
+    accelerator.free_memory()
+    gc.collect()
+    accelerator.end_training()
 
 
 def export(
