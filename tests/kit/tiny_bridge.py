@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from tiny_llm import chat_tokenizer, plain_tokenizer, save_llm
-from tiny_training import write_recipe
+from tiny_training import with_changes, write_recipe
 from tokenizers import Tokenizer
 
 from lidit_core.bridge.config import BridgeConfig, TeacherSpec
@@ -140,10 +140,7 @@ def bridge_fields(folder: Path, *llms: str, **changes) -> dict:
         "log": {"every": 1, "trackers": []},
         "compute": {"precision": "float32"},
     }
-    for name, value in changes.items():
-        inside = isinstance(value, dict) and isinstance(made.get(name), dict)
-        made[name] = {**made[name], **value} if inside else value
-    return made
+    return with_changes(made, changes)
 
 
 def bridge_recipe(folder: Path, *llms: str, **changes):

@@ -89,7 +89,7 @@ def write_tiny_gguf(
         writer.add_uint16("split.no", split[0])
         writer.add_uint16("split.count", split[1])
     if not split or split[0] == 0:
-        _add_tokenizer(writer, pre)
+        add_tokenizer(writer, chat_tokenizer(), pre)
     for name, value in tensors.items():
         writer.add_tensor(name, np.ascontiguousarray(value))
     writer.write_header_to_file()
@@ -111,8 +111,8 @@ def _add(writer, key: str, value) -> None:
         writer.add_array(key, value)
 
 
-def _add_tokenizer(writer, pre: str) -> None:
-    tokenizer = chat_tokenizer()
+def add_tokenizer(writer, tokenizer, pre: str = "default") -> None:
+    """A byte-level tokenizer as a GGUF holds it."""
     vocabulary = tokenizer.get_vocab()
     tokens = sorted(vocabulary, key=vocabulary.get)
     specials = set(tokenizer.all_special_tokens)

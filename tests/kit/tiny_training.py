@@ -58,6 +58,11 @@ def fields(folder: Path, *llms: str, **changes) -> dict:
         "log": {"every": 1, "trackers": []},
         "compute": {"precision": "float32"},
     }
+    return with_changes(made, changes)
+
+
+def with_changes(made: dict, changes: dict) -> dict:
+    """A recipe's data with some sections changed, each field by field."""
     for name, value in changes.items():
         inside = isinstance(value, dict) and isinstance(made.get(name), dict)
         made[name] = {**made[name], **value} if inside else value

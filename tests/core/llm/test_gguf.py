@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from tiny_gguf import add_tokenizer
 from tiny_llm import chat_tokenizer, reference_states, relative_error
 
 from lidit_core.errors import LiDiTError
@@ -38,7 +39,7 @@ def write_gguf(path, seed: int = 0, architecture: str = "llama") -> None:
         getattr(writer, f"add_{name}")(value)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_freq_base(50000.0)
-    _write_tokenizer(writer, tokenizer)
+    add_tokenizer(writer, tokenizer)
     matrices = {"attn_q": (WIDTH, WIDTH), "attn_k": (WIDTH // 2, WIDTH),
                 "attn_v": (WIDTH // 2, WIDTH), "attn_output": (WIDTH, WIDTH),
                 "ffn_gate": (FEED, WIDTH), "ffn_up": (FEED, WIDTH),
@@ -56,22 +57,6 @@ def write_gguf(path, seed: int = 0, architecture: str = "llama") -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-
-
-def _write_tokenizer(writer, tokenizer) -> None:
-    vocabulary = tokenizer.get_vocab()
-    tokens = sorted(vocabulary, key=vocabulary.get)
-    specials = set(tokenizer.all_special_tokens)
-    pairs = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("default")
-    writer.add_add_bos_token(False)
-    writer.add_token_list(tokens)
-    writer.add_token_types([3 if token in specials else 1 for token in tokens])
-    writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in pairs])
-    writer.add_eos_token_id(vocabulary["<|im_end|>"])
-    writer.add_bos_token_id(vocabulary["<|im_start|>"])
-    writer.add_chat_template(tokenizer.chat_template)
 
 
 @pytest.fixture
