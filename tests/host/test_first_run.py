@@ -184,7 +184,7 @@ def test_without_the_extension_it_is_run_switch_run(fresh, canvas, tmp_path):
     canvas.run()
     (refused,) = fresh.wait_for_new(before)
     canvas.page.wait_for_timeout(1000)
-    assert canvas.page.locator(DIALOG, has_text="Fetch").count() == 0
+    assert canvas.page.locator(DIALOG, has_text=f"Fetch {LLM}?").count() == 0
     canvas.page.screenshot(path=tmp_path / "refused.png")
     canvas.page.keyboard.press("Escape")  # the older frontend's report of the error
     canvas.set(LOADER, "fetch", True)
