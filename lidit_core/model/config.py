@@ -112,6 +112,7 @@ class LiDiTConfig:
     steps: int = 25  # sampling steps it was made for
     guidance: float = 4.0  # classifier-free guidance it was made for; 1 = none
     shifts: tuple[ShiftAt, ...] = ()  # at two sizes, in the place of shift
+    position_dilation: int = 0  # of a second position ResBlock, in tokens; 0 = the paper's one alone
 
     def __post_init__(self) -> None:
         sizes = ("depth", "width", "heads", "patch", "shift", "native_size", "steps", "guidance")
@@ -134,6 +135,11 @@ class LiDiTConfig:
             f"prediction is {self.prediction!r}; expected one of {', '.join(PREDICTIONS)}",
         )
         check_shifts(self.shifts, self.prediction)
+        check(
+            self.position_dilation >= 0,
+            f"position_dilation is {self.position_dilation}; expected a number of tokens, or 0 for "
+            "no second position ResBlock",
+        )
         grain = self.patch * self.latent.downsampling
         check(
             self.native_size % grain == 0,
@@ -156,8 +162,9 @@ class LiDiTConfig:
 
     def to_json(self) -> str:
         data = {"format": FORMAT, **asdict(self)}
-        if not self.shifts:  # a file without them is read by versions that know none
-            del data["shifts"]
+        for later in ("shifts", "position_dilation"):
+            if not data[later]:  # a file without it is read by versions that know it not
+                del data[later]
         return json.dumps(data, ensure_ascii=False)
 
     @classmethod

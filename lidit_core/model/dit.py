@@ -35,14 +35,18 @@ class PositionResBlock(nn.Module):
     """A convolutional ResBlock *is* the position embedding (paper); there is no other.
 
     Ours: two 3x3 convolutions at full width. The zero padding at the border is the only
-    absolute cue, so a batch never mixes picture sizes by padding.
+    absolute cue, so a batch never mixes picture sizes by padding; a token knows where it is if
+    the border is at most ``2 * dilation`` tokens away.
     """
 
-    def __init__(self, width: int, operations=nn, dtype=None, device=None) -> None:
+    def __init__(
+        self, width: int, dilation: int = 1, operations=nn, dtype=None, device=None
+    ) -> None:
         super().__init__()
-        self.conv1 = operations.Conv2d(width, width, 3, padding=1, dtype=dtype, device=device)
+        layer = {"padding": dilation, "dilation": dilation, "dtype": dtype, "device": device}
+        self.conv1 = operations.Conv2d(width, width, 3, **layer)
         self.silu = nn.SiLU()
-        self.conv2 = operations.Conv2d(width, width, 3, padding=1, dtype=dtype, device=device)
+        self.conv2 = operations.Conv2d(width, width, 3, **layer)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv2(self.silu(self.conv1(x)))  # (B, D, H/p, W/p)
@@ -142,6 +146,8 @@ class LiDiT(nn.Module):
             self.channels, width, p, stride=p, dtype=dtype, device=device
         )
         self.position = PositionResBlock(width, **layer)
+        wide = config.position_dilation
+        self.wide_position = PositionResBlock(width, wide, **layer) if wide else nn.Identity()
         self.t_embedder = TimestepEmbedder(width, **layer)
         self.pooled_text = operations.Linear(width, width, dtype=dtype, device=device)
         self.blocks = ListOf(LiDiTBlock(width, heads, **layer) for _ in range(config.depth))
@@ -176,6 +182,7 @@ class LiDiT(nn.Module):
         context = self.text_side(text, t, x.dtype, attention, options)
         c = self.t_embedder(t, x.dtype) + self.pooled_text(context.pooled)  # (B, D)
         x = self.position(self.patch_embedder(self._pad(x)))  # (B, D, H/p, W/p)
+        x = self.wide_position(x)
         rows = x.shape[-2]
         x = rearrange(x, "b d h w -> b (h w) d").contiguous()  # every norm would copy it
         for index, block in enumerate(self.blocks):
@@ -237,6 +244,8 @@ class LiDiT(nn.Module):
             nn.init.normal_(embedder.out_layer.weight, std=0.02)
         for refiner in self.text_side.linguistic:
             refiner.initialise_tables()
+        if isinstance(self.wide_position, PositionResBlock):  # weights without it may be put below
+            nn.init.zeros_(self.wide_position.conv2.weight)
         nn.init.zeros_(self.final_layer.linear.weight)  # zero-out the output
         return self
 

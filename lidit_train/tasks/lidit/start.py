@@ -133,12 +133,16 @@ def check_start(recipe: Recipe, config: LiDiTConfig) -> None:
 
 def _check_trunk(mine: LiDiTConfig, before: LiDiTConfig, asked: Model) -> None:
     new, old = (_trunk(config) for config in (mine, before))
-    told = [k for k, v in new.items() if v != old[k] and not (k == "refiner" and asked.fresh_text)]
+    free = {"refiner"} if asked.fresh_text else set()
+    if not before.position_dilation:  # a second position ResBlock begins as if it were not there
+        free.add("position_dilation")
+    told = [k for k, v in new.items() if v != old[k] and k not in free]
     if told:
         raise LiDiTError(
             f"the recipe changes {', '.join(told)} of the checkpoint {checkpoint_path(asked)}, "
             "whose weights then do not fit; change only its llms, shift, steps, guidance or "
-            "native_size (its refiner too where model.fresh_text is true), or begin from a preset"
+            "native_size (its refiner too where model.fresh_text is true, and position_dilation "
+            "where it has none), or begin from a preset"
         )
 
 
@@ -148,7 +152,7 @@ def _places(branch: int) -> tuple[str, ...]:
 
 def _trunk(config: LiDiTConfig) -> dict:
     """What the weights' shapes depend on, the LLMs left out."""
-    names = ("depth", "width", "heads", "patch", "prediction", "refiner")
+    names = ("depth", "width", "heads", "patch", "prediction", "refiner", "position_dilation")
     latent = {"channels": config.latent.channels, "downsampling": config.latent.downsampling}
     return {**{name: getattr(config, name) for name in names}, **latent}
 

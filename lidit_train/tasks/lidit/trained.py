@@ -20,7 +20,7 @@ PARTS = (  # of a LI-DiT, by how its weights' names begin; the plan lists them i
     ("DiT blocks", ("blocks.",)),
     ("token refiners", ("text_side.linguistic.",)),
     ("collaborative refiner", ("text_side.collaborative.",)),
-    ("position block", ("position.",)),
+    ("position block", ("position.", "wide_position.")),
     ("other maps", ("patch_embedder.", "t_embedder.", "pooled_text.", "final_layer.")),
 )
 
