@@ -81,7 +81,7 @@ def scene_errors(
     found = []
     for first in tqdm(range(0, len(scenes), BATCH), unit="batch", disable=None):
         captions, shown = zip(*scenes[first : first + BATCH])
-        x = _latents(pipeline, shown)
+        x = scene_latents(pipeline, shown)
         seeds = [SEED + first + row for row in range(len(x))]
         noise = initial_noise(seeds, *x.shape[1:]).to(x)
         empty = {branch: states[[0] * len(x)] for branch, states in nothing.items()}
@@ -90,8 +90,8 @@ def scene_errors(
     return torch.cat(found, dim=1)
 
 
-def _latents(pipeline: Pipeline, scenes: Sequence[Scene]) -> Tensor:
-    """Normalised latents (B, C, h, w) of the drawings."""
+def scene_latents(pipeline: Pipeline, scenes: Sequence[Scene]) -> Tensor:
+    """Normalised latents (B, C, h, w) of the drawings, at the model's native size."""
     config = pipeline.model.config
     drawings = np.stack([render(scene, config.native_size) for scene in scenes])
     pixels = torch.from_numpy(drawings).to(pipeline.device).permute(0, 3, 1, 2).float() / 255
