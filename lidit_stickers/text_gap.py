@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from lidit_core.branches import choose_llms
 from lidit_core.checkpoints.lidit import read_config
-from lidit_core.diffusion.objectives import add_noise, model_timestep, target
+from lidit_core.diffusion.objectives import noised
 from lidit_core.diffusion.sampling import initial_noise
 from lidit_core.errors import check, exit_status
 from lidit_core.model.latents import normalise
@@ -104,10 +104,9 @@ def _errors(pipeline: Pipeline, x: Tensor, noise: Tensor, texts, times) -> Tenso
     prediction = model.config.prediction
     for time in times:
         t = torch.full((len(x),), time, device=x.device)
-        z = add_noise(prediction, x, noise, t).to(model.dtype)
-        wanted = target(prediction, x, noise, t)
-        said = [model(z, model_timestep(prediction, t), text).float() for text in texts]
-        errors = [F.mse_loss(v, wanted, reduction="none").mean((1, 2, 3)) for v in said]
+        made = noised(prediction, x, noise, t)
+        said = [model(made.z.to(model.dtype), made.timestep, text).float() for text in texts]
+        errors = [F.mse_loss(v, made.target, reduction="none").mean((1, 2, 3)) for v in said]
         rows.append(torch.stack(errors, dim=-1).cpu())
     return torch.stack(rows)
 

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lidit_core.diffusion.objectives import add_noise, model_timestep
+from lidit_core.diffusion.objectives import noised
 from lidit_core.diffusion.sampling import initial_noise
 from lidit_core.errors import check, exit_status
 from lidit_core.pipeline import Pipeline, load_pipeline
@@ -50,14 +50,14 @@ def block_outputs(pipeline: Pipeline, count: int, time: float) -> list[Tensor]:
     x = scene_latents(pipeline, scenes)
     noise = initial_noise([SEED + n for n in range(count)], *x.shape[1:]).to(x)
     t = torch.full((count,), time, device=x.device)
-    z = add_noise(prediction, x, noise, t).to(model.dtype)
+    made = noised(prediction, x, noise, t)
     found: list[Tensor] = []
     hooks = [
         block.register_forward_hook(lambda block, given, out: found.append(out.float().cpu()))
         for block in model.blocks
     ]
     try:
-        model(z, model_timestep(prediction, t), pipeline.encode(captions, set()))
+        model(made.z.to(model.dtype), made.timestep, pipeline.encode(captions, set()))
     finally:
         for hook in hooks:
             hook.remove()
@@ -65,7 +65,7 @@ def block_outputs(pipeline: Pipeline, count: int, time: float) -> list[Tensor]:
 
 
 def explained(features: Tensor, places: Tensor, fitted: int) -> float:
-    """R² of places (scenes, tokens) from features (scenes, tokens, D), fitted on the first scenes."""
+    """R² of places (scenes, tokens) from features (scenes, tokens, D), fitted on the first ones."""
     features = F.pad(features.double(), (0, 1), value=1.0)  # and a constant
     known, asked = features[:fitted].flatten(0, 1), features[fitted:].flatten(0, 1)
     y, wanted = places[:fitted].flatten().double(), places[fitted:].flatten().double()
