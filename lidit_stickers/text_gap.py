@@ -5,13 +5,18 @@
 Held-out scenes are noised up to each time t, and the model's mean squared error on its target with
 the empty prompt, less that with the right caption, is the gap. A model that does not read its text
 has a gap of 0. It tells ways of training apart in minutes, where scores need a thousand pictures.
+
+With --turned the scenes are those of two things that stand in a relation, and in place of the empty
+prompt the caption is read with left and right, above and below exchanged: a model that knows what
+stands there and not where has a gap of 0.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from random import Random
@@ -37,6 +42,7 @@ from .scenes.scenes import Scene, place, render
 SEED = 20_261_128  # of the order of captions, of scenes and noise; no other list is drawn from it
 TIMES = (0.7, 0.85, 0.95)  # where it is decided what stands where
 BATCH = 32  # scenes
+OPPOSITES = (("left", "right"), ("above", "below"), ("over", "under"), ("top", "bottom"))
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class TextGap:
 
     time: float  # in (0, 1], 1 is noise
     captioned: float  # mean over scenes, with the right caption
-    empty: float  # the same, with the empty prompt
+    empty: float  # the same, with the empty prompt, or the relation turned round
     standard_error: float  # of their difference, from its deviation over scenes
 
     @property
@@ -53,13 +59,18 @@ class TextGap:
         return self.empty - self.captioned
 
 
-def held_out_scenes(count: int) -> list[tuple[str, Scene]]:
+def held_out_scenes(count: int, related: bool = False) -> list[tuple[str, Scene]]:
     """Captions, each with a scene of its own; the first are the same for every count.
 
     The captions are those of the evaluation in a random order, again from the first where more are
     asked for. Each names a combination that the held-out rule keeps out of training.
+
+    Args:
+        related: only captions that say how two things stand, in words that can be turned round.
     """
     captions = Random(SEED).sample(evaluation_prompts(), len(evaluation_prompts()))
+    if related:
+        captions = [c for c in captions if c.request.relation and turned(c.text) != c.text]
     chosen = [captions[n % len(captions)] for n in range(count)]
     return [
         (caption.text, place(caption.request, np.random.default_rng([SEED, n])))
@@ -67,25 +78,32 @@ def held_out_scenes(count: int) -> list[tuple[str, Scene]]:
     ]
 
 
+def turned(caption: str) -> str:
+    """The caption with the relation turned round: left for right, above for below."""
+    other = {word: opposite for pair in OPPOSITES for word, opposite in (pair, pair[::-1])}
+    return re.sub(r"[a-z]+", lambda word: other.get(word[0], word[0]), caption)
+
+
 @torch.no_grad()
 def scene_errors(
-    pipeline: Pipeline, scenes: Sequence[tuple[str, Scene]], times: Sequence[float]
+    pipeline: Pipeline,
+    scenes: Sequence[tuple[str, Scene]],
+    times: Sequence[float],
+    other: Callable[[str], str] = lambda caption: "",
 ) -> Tensor:
     """Each scene's mean squared error on the model's target: (times, scenes, 2) on the CPU.
 
-    The last axis is with the right caption, and with the empty prompt. A scene is drawn at the
-    model's native size, and has one noise for all times and both texts.
+    The last axis is with the right caption, and with the other text, which is made of it. A scene
+    is drawn at the model's native size, and has one noise for all times and both texts.
     """
     told: set[str] = set()
-    nothing = pipeline.encode([""], told)
     found = []
     for first in tqdm(range(0, len(scenes), BATCH), unit="batch", disable=None):
         captions, shown = zip(*scenes[first : first + BATCH])
         x = scene_latents(pipeline, shown)
         seeds = [SEED + first + row for row in range(len(x))]
         noise = initial_noise(seeds, *x.shape[1:]).to(x)
-        empty = {branch: states[[0] * len(x)] for branch, states in nothing.items()}
-        texts = pipeline.encode(captions, told), empty
+        texts = [pipeline.encode(read, told) for read in (captions, [other(c) for c in captions])]
         found.append(_errors(pipeline, x, noise, texts, times))
     return torch.cat(found, dim=1)
 
@@ -111,8 +129,10 @@ def _errors(pipeline: Pipeline, x: Tensor, noise: Tensor, texts, times) -> Tenso
     return torch.stack(rows)
 
 
-def text_gaps(pipeline: Pipeline, count: int, times: Sequence[float] = TIMES) -> list[TextGap]:
-    """The gap at each time.
+def text_gaps(
+    pipeline: Pipeline, count: int, times: Sequence[float] = TIMES, related: bool = False
+) -> list[TextGap]:
+    """The gap at each time; with `related` that of relations alone, to those turned round.
 
     Raises:
         LiDiTError: a time outside (0, 1], or fewer than two scenes, which have no standard error.
@@ -120,7 +140,8 @@ def text_gaps(pipeline: Pipeline, count: int, times: Sequence[float] = TIMES) ->
     check(count >= 2, f"{count} scenes were asked for; expected --count 2 or more")
     for time in times:
         check(0 < time <= 1, f"the time {time} is out of range; expected 0 < t <= 1, 1 is noise")
-    errors = scene_errors(pipeline, held_out_scenes(count), times).double()
+    other = (turned,) if related else ()
+    errors = scene_errors(pipeline, held_out_scenes(count, related), times, *other).double()
     return [_gap(time, *rows.unbind(-1)) for time, rows in zip(times, errors)]
 
 
@@ -154,7 +175,7 @@ def chosen_llms(model: str, llms: Sequence[str], branches: Sequence[int]) -> lis
 
 def table(gaps: Sequence[TextGap]) -> str:
     """A line a time."""
-    lines = ["t      with caption  without   gap       standard error"]
+    lines = ["t      with caption  other     gap       standard error"]
     for g in gaps:
         numbers = f"{g.captioned:<12.6f}  {g.empty:<8.6f}  {g.gap:<8.6f}  {g.standard_error:.6f}"
         lines.append(f"{g.time:<5g}  {numbers}")
@@ -171,9 +192,11 @@ def main(words: Sequence[str] | None = None) -> None:
     add("--count", type=int, default=1000, help="held-out scenes")
     add("--times", type=float, nargs="+", default=TIMES, metavar="T", help="1 is noise")
     add("--branches", type=int, nargs="+", default=[], help="that read (those of --llm, or all)")
+    add("--turned", action="store_true", help="relations, against those turned round")
     options = parser.parse_args(words)
     llms = chosen_llms(options.model, options.llm, options.branches)
-    print(table(text_gaps(load_pipeline(options.model, llms), options.count, options.times)))
+    pipeline = load_pipeline(options.model, llms)
+    print(table(text_gaps(pipeline, options.count, options.times, options.turned)))
 
 
 if __name__ == "__main__":

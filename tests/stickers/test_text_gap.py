@@ -109,9 +109,30 @@ def test_a_mistake_is_one_sentence(files, count, times, told) -> None:
 
 def test_a_table_has_a_line_a_time() -> None:
     assert text_gap.table([TextGap(0.85, 0.25, 0.375, 0.0625)]).splitlines() == [
-        "t      with caption  without   gap       standard error",
+        "t      with caption  other     gap       standard error",
         "0.85   0.250000      0.375000  0.125000  0.062500",
     ]
+
+
+def test_relations_are_turned_round() -> None:
+    """By words alone; every scene has one, and none is drawn as the turned caption says."""
+    assert text_gap.turned("a cat left of a dog") == "a cat right of a dog"
+    assert text_gap.turned("below a hat, a bee") == "above a hat, a bee"
+    scenes = held_out_scenes(200, related=True)
+    assert all(text_gap.turned(text_gap.turned(text)) == text for text, _ in scenes)
+    captions_of = {c.text: c.request for c in text_gap.evaluation_prompts()}
+    assert all(captions_of[text].relation for text, _ in scenes)
+
+
+@pytest.mark.font
+@torch.no_grad()
+def test_a_model_that_reads_no_words_has_no_gap_of_relations(files) -> None:
+    pipeline = opened(files)
+    assert all(abs(found.gap) > 0 for found in text_gaps(pipeline, 3, TIMES, related=True))
+    for block in pipeline.model.blocks:
+        block.cross_attn.proj.weight.zero_()
+    pipeline.model.pooled_text.weight.zero_()
+    assert all(found.gap == 0 for found in text_gaps(pipeline, 3, TIMES, related=True))
 
 
 @pytest.mark.font
@@ -119,14 +140,16 @@ def test_the_documented_command_runs(files) -> None:
     """As the documents have it, with a tiny model and two scenes."""
     documents = [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]
     text = "\n".join(path.read_text(encoding="utf-8") for path in documents)
-    (words,) = re.findall(r"python -m (lidit_stickers\.text_gap [^\n`]+)", text)
+    commands = re.findall(r"python -m (lidit_stickers\.text_gap [^\n`]+)", text)
+    assert any("--turned" in words for words in commands)
     model, llms = files
-    changed = re.sub(r"(?<=--model )\S+", str(model), words).split()
-    command = [sys.executable, "-m", *changed, "--llm", llms[0], "--count", "2"]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    times = words.partition("--times ")[2].split()
-    lines = ended.stdout.splitlines()[1:]
-    assert [line.split()[0] for line in lines] == times
-    for line in lines:
-        captioned, empty, gap = map(float, line.split()[1:4])
-        assert gap == pytest.approx(empty - captioned, abs=2e-6)
+    for words in commands:
+        changed = re.sub(r"(?<=--model )\S+", str(model), words).split()
+        command = [sys.executable, "-m", *changed, "--llm", llms[0], "--count", "2"]
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        times = re.findall(r"0\.\d+", words.partition("--times ")[2])
+        lines = ended.stdout.splitlines()[1:]
+        assert [line.split()[0] for line in lines] == times
+        for line in lines:
+            captioned, other, gap = map(float, line.split()[1:4])
+            assert gap == pytest.approx(other - captioned, abs=2e-6)
