@@ -1,4 +1,4 @@
-"""The folders of ComfyUI that this pack adds: LLMs, templates, adapters, encoded prompts."""
+"""The folders of ComfyUI that this pack adds: LLMs, templates, adapters, prompts, bridges."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from ..lidit_core.errors import LiDiTError
 from ..lidit_core.text.templates import SUFFIXES
 
 LLMS, TEMPLATES, ADAPTERS = "llm", "llm_templates", "llmdiff"  # our folders in `models`
-CONDITIONING = "conditioning"
+CONDITIONING, BRIDGES = "conditioning", "bridges"
 SUFFIXES_IN = {
     LLMS: {".gguf", ".safetensors"},
     TEMPLATES: set(SUFFIXES),
     ADAPTERS: {".safetensors"},
     CONDITIONING: {".safetensors"},
+    BRIDGES: {".safetensors"},
 }
 
 

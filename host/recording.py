@@ -8,12 +8,15 @@ from typing import Any
 
 import folder_paths
 
-from ..lidit_core.errors import check
+from ..lidit_core.bridge.teacher import write_teacher
+from ..lidit_core.errors import LiDiTError, check, shown
 from ..lidit_core.io.conditioning import Entry
 from ..lidit_core.io.prompts import read_prompts
-from ..lidit_core.io.recording import Recording, record
+from ..lidit_core.io.recording import Encode, Recording, record
+from .bridge.teacher import teacher_of
 from .encoded_prompts import storable
 from .folders import plain_name
+from .node_notes import note
 
 FOLDER = "recordings"  # below the output folder
 
@@ -50,4 +53,22 @@ def record_prompts(
         return [(sequence, storable(values)) for sequence, values in entries]
 
     about = {"encoder": type(clip.cond_stage_model).__name__}
-    return record(encode, prompts, folder, about, on_prompt)
+    made = record(encode, prompts, folder, about, on_prompt)
+    _write_teacher(made, clip, encode, prompts)
+    return made
+
+
+def _write_teacher(made: Recording, clip: Any, encode: Encode, prompts: Sequence[str]) -> None:
+    """Say beside a recording what a bridge has to know of the CLIP, or on the node why not."""
+    try:
+        teacher = teacher_of(clip, encode, prompts)
+    except LiDiTError as error:
+        note(f"no bridge can be trained from this recording: {error}")
+        return
+    write_teacher(made.folder, teacher)
+    if teacher.unread:
+        note(
+            f"{len(teacher.unread)} of {made.count} prompts hold weights, as (word:1.3), embeddings"
+            f" or letters that are read otherwise ({shown(prompts[teacher.unread[0]])} first): a "
+            "bridge does not learn from those"
+        )

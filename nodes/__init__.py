@@ -10,6 +10,8 @@ class LiDiTExtension(ComfyExtension):
         """Every node; imported here, so that what they need loads with the first of them."""
         from ..host.exceptions import name_plainly
         from ..host.folders import register
+        from .bridge.apply import LiDiTBridge
+        from .bridge.loader import LiDiTBridgeLoader
         from .conditioning.load import LiDiTLoadConditioning
         from .conditioning.record import LiDiTRecordConditioning
         from .conditioning.save import LiDiTSaveConditioning
@@ -51,5 +53,7 @@ class LiDiTExtension(ComfyExtension):
             LiDiTLoadConditioning,
             LiDiTRecordConditioning,
             LiDiTExpandPrompt,
+            LiDiTBridgeLoader,
+            LiDiTBridge,
         ]
         return [checking_links(node) for node in nodes]

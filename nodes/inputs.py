@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from ..lidit_core.text.templates import PRESETS
 
 InstructionTemplateType = io.Custom("LIDIT_TEMPLATE")
+BridgeType = io.Custom("LIDIT_BRIDGE")
 BRANCHES = ["by LLM name", "1", "2", "3", "4"]
 
 

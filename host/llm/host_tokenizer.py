@@ -44,7 +44,7 @@ def readable_tokenizer(tokenizers: object, name: str, chat: str):
 
 def _part_for(tokenizers: object, name: str) -> Any:
     """What of a CLIP's tokenizers is for the text model of this name."""
-    found = dict(_parts(tokenizers))
+    found = dict(text_parts(tokenizers))
     if name not in found and len(found) != 1:
         raise LiDiTError(
             f"this CLIP has tokenizers for {', '.join(found) or 'nothing'} and none for its LLM "
@@ -53,7 +53,8 @@ def _part_for(tokenizers: object, name: str) -> Any:
     return found.get(name) or next(iter(found.values()))
 
 
-def _parts(tokenizers: object) -> Iterator[tuple[str, Any]]:
+def text_parts(tokenizers: object) -> Iterator[tuple[str, Any]]:
+    """The tokenizers of a CLIP by the name of their text model."""
     for name, part in vars(tokenizers).items():
         if callable(getattr(part, "tokenizer", None)):
             yield name, part

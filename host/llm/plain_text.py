@@ -45,7 +45,7 @@ class PlainText:
         pass
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **options) -> dict:
-        _check_options(options)
+        check_options(options)
         tokens = PlainTokens(lidit=[[(text, 1.0)]])
         tokens.update({name: options[name] for name in OURS if options.get(name) is not None})
         return tokens
@@ -54,17 +54,21 @@ class PlainText:
         return {}
 
 
-def _check_options(options: Mapping[str, Any]) -> None:
-    """Refuse pictures and sound, and tell of other values that nodes for other models hand on."""
+def check_options(options: Mapping[str, Any], reader: str = "an LLM") -> None:
+    """Refuse pictures and sound, and tell of other values that nodes for other models hand on.
+
+    Args:
+        reader: what this CLIP is, for sentences.
+    """
     for name, value in options.items():
         if name in OURS or name in ASIDE or not _is_given(value):
             continue
         if name in PICTURES_AND_SOUND:
             raise LiDiTError(
-                f"this node hands {name} to the CLIP, and an LLM of the LI-DiT LLM loader reads "
-                "text alone; encode the prompt with LI-DiT Text Encode or CLIP Text Encode"
+                f"this node hands {name} to the CLIP, and {reader} of the LI-DiT nodes reads text "
+                "alone; encode the prompt with LI-DiT Text Encode or CLIP Text Encode"
             )
-        note(f"{name} is not read: this CLIP is an LLM, which reads the prompt alone")
+        note(f"{name} is not read: this CLIP is {reader}, which reads the prompt alone")
 
 
 def _is_given(value: Any) -> bool:

@@ -27,6 +27,7 @@ class TeacherSpec:
     pooled: int = 0  # numbers in its pooled vector; 0 = it has none
     taps: tuple[int, ...] = ()  # widths of the parts that a row is joined of; () = one part
     masked: bool = False  # its conditioning has an attention_mask, so that padding is not read
+    weights: bool = False  # it reads weights of words, as in (word:1.3)
 
     def __post_init__(self) -> None:
         for name in ("width", "vocabulary"):

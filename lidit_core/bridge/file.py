@@ -29,6 +29,7 @@ from ..io.tensors import (
 from .config import SEEDS, BridgeConfig
 from .layout import RowMaker
 from .model import Bridge
+from .rows import TEXT
 from .teacher import packed, unpacked
 
 BRIDGE_KEY, EMPTY_KEY, REPORT = "lidit-bridge", "empty", "report"  # of the metadata
@@ -43,6 +44,10 @@ class LoadedBridge:
     rows: RowMaker
     empty: Entry  # of the empty prompt, as the teacher gave it
     report: str = ""  # JSON: how well it was measured to do on prompts that were held out
+
+    def is_empty(self, prompt: str) -> bool:
+        """Whether the teacher reads no character of a prompt, so that no LLM need read it."""
+        return not bool((self.rows(prompt).kinds == TEXT).any())
 
 
 def write_bridge(

@@ -2,6 +2,8 @@
 
 `teacher.safetensors` lies in the recording's folder: the encoder's tokenizer, the layout of its
 rows, and 128 numbers for each id, the principal components of its own table of token embeddings.
+Of a host's encoder it also holds the empty prompt's conditioning as exact as it was given, and
+the prompts that the host reads as more than plain text.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import LiDiTError, check, first_line
+from ..io.conditioning import Entry, pack_entry, unpack_entry
 from ..io.records import read_json
 from ..io.tensors import read_safetensors, write_safetensors
 from .config import FORMAT, SEEDS, TeacherSpec
@@ -24,16 +27,26 @@ from .layout import RowMaker
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-NAME, TEACHER_KEY = "teacher.safetensors", "teacher"
+NAME, TEACHER_KEY, EMPTY = "teacher.safetensors", "teacher", "empty"
+UNREAD = "unread"
+PART = 8192  # rows of a table that are in double precision at a time
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A text encoder without its weights."""
+    """A text encoder without its weights.
+
+    Args:
+        seeds: (ids, SEEDS) bfloat16.
+        empty: the empty prompt's conditioning, exactly; None = as the recording's probes have it.
+        unread: numbers of the recorded prompts that `rows` does not read as the encoder did.
+    """
 
     spec: TeacherSpec
     rows: RowMaker
-    seeds: Tensor  # (ids, SEEDS) bfloat16
+    seeds: Tensor
+    empty: Entry | None = None
+    unread: tuple[int, ...] = ()
 
 
 @torch.no_grad()
@@ -47,21 +60,36 @@ def seeds_of(table: Tensor) -> Tensor:
         f"a table of token embeddings has shape {tuple(table.shape)}; expected finite numbers "
         "(ids, width)",
     )
-    centred = table.double() - table.double().mean(0)
-    _, axes = torch.linalg.eigh(centred.T @ centred)
+    parts, width = table.split(PART), table.shape[1]
+    mean = sum((part.double().sum(0) for part in parts), _zeros(width)) / len(table)
+    squares = sum((_square(part.double() - mean) for part in parts), _zeros(width, width))
+    _, axes = torch.linalg.eigh(squares)
     axes = axes.flip(1)[:, :SEEDS]
     axes = axes * axes.gather(0, axes.abs().argmax(0, keepdim=True)).sign()  # one of two signs
-    found = centred @ axes
+    found = torch.cat([(part.double() - mean) @ axes for part in parts])
     found = found / (found.square().sum(1).mean() / SEEDS).sqrt().clamp(min=1e-12)
     return torch.nn.functional.pad(found, (0, SEEDS - found.shape[1])).to(torch.bfloat16)
+
+
+def _zeros(*shape: int) -> Tensor:
+    return torch.zeros(shape, dtype=torch.float64)
+
+
+def _square(rows: Tensor) -> Tensor:
+    return rows.T @ rows
 
 
 def write_teacher(folder: str | Path, teacher: Teacher) -> Path:
     """Write what is known of an encoder beside its recording."""
     path = Path(folder) / NAME
     tensors = {"seeds": teacher.seeds, "tokenizer": packed(teacher.rows.tokenizer)}
-    text = json.dumps({"format": FORMAT, **asdict(teacher.spec)}, ensure_ascii=False)
-    write_safetensors(path, tensors, {TEACHER_KEY: text})
+    told = {TEACHER_KEY: json.dumps({"format": FORMAT, **asdict(teacher.spec)}, ensure_ascii=False)}
+    if teacher.unread:
+        tensors[UNREAD] = torch.tensor(teacher.unread)
+    if teacher.empty is not None:
+        kept, told[EMPTY] = pack_entry(teacher.empty, EMPTY)
+        tensors |= kept
+    write_safetensors(path, tensors, told)
     return path
 
 
@@ -75,19 +103,22 @@ def read_teacher(folder: str | Path) -> Teacher:
     check(
         path.is_file(),
         f"{folder} does not say what its encoder's rows stand for: {NAME} is missing; record with "
-        "`lidit record`",
+        "`lidit record`, or with Record Conditioning, which says on the node why it cannot",
     )
     tensors, metadata = read_safetensors(path)
     spec = read_json(TeacherSpec, metadata.get(TEACHER_KEY, ""), "the teacher", f"{path}", FORMAT)
+    own = {k: v for k, v in tensors.items() if k.partition(".")[0] != EMPTY}
+    unread = own.pop(UNREAD, torch.zeros(0, dtype=torch.int64))
     check(
-        set(tensors) == {"seeds", "tokenizer"}
-        and tuple(tensors["seeds"].shape) == (spec.vocabulary, SEEDS),
+        set(own) == {"seeds", "tokenizer"}
+        and tuple(own["seeds"].shape) == (spec.vocabulary, SEEDS)
+        and unread.ndim == 1,
         f"{path} holds {', '.join(sorted(tensors))}; expected seeds ({spec.vocabulary}, {SEEDS}) "
         "and tokenizer: record the same prompts once more",
     )
-    return Teacher(
-        spec, RowMaker(spec.layout, unpacked(tensors["tokenizer"], path)), tensors["seeds"]
-    )
+    rows = RowMaker(spec.layout, unpacked(own["tokenizer"], path))
+    empty = unpack_entry(metadata[EMPTY], tensors, path) if EMPTY in metadata else None
+    return Teacher(spec, rows, own["seeds"], empty, tuple(unread.tolist()))
 
 
 def packed(tokenizer: Tokenizer) -> Tensor:

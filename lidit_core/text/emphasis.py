@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 
 from ..errors import check
 from .cache import PromptStates
-
-if TYPE_CHECKING:
-    from .prompt_encoder import PromptEncoder
 
 PAIR = 1.1  # what a pair of parentheses without a number multiplies by
 DEEPEST = 100  # pairs of parentheses around one another
@@ -29,10 +26,10 @@ ESCAPED = (("\\)", "\0\1", ")"), ("\\(", "\0\2", "("))  # as written, while it i
 
 @dataclass(frozen=True)
 class EmphasisedPrompt:
-    """A prompt without its marks, and the weight of every character."""
+    """A prompt without its marks, and the weight of every character; () = 1 for all."""
 
     text: str
-    weights: tuple[float, ...]
+    weights: tuple[float, ...] = ()
 
     @property
     def plain(self) -> bool:
@@ -58,7 +55,13 @@ def read_emphasis(prompt: str) -> EmphasisedPrompt:
     return EmphasisedPrompt(text, tuple(weights))
 
 
-def encode_emphasised(encoder: PromptEncoder, prompt: str) -> PromptStates:
+class RowEncoder(Protocol):
+    """What makes states of prompts, with the places of their tokens where they are asked for."""
+
+    def encode_rows(self, prompts: Sequence[str], offsets: bool = False) -> list[PromptStates]: ...
+
+
+def encode_emphasised(encoder: RowEncoder, prompt: str) -> PromptStates:
     """States of a prompt without its marks, with the weights of its tokens where they count."""
     read = read_emphasis(prompt)
     (row,) = encoder.encode_rows([read.text], offsets=not read.plain)

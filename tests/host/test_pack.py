@@ -33,6 +33,8 @@ NODES = {
     "LiDiTSaveConditioning",
     "LiDiTLoadConditioning",
     "LiDiTRecordConditioning",
+    "LiDiTBridgeLoader",
+    "LiDiTBridge",
 }
 FASTEST_OF = 8  # loads; a busy machine's slow ones say nothing about the pack
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from tiny_llm import chat_tokenizer, plain_tokenizer, save_llm
-from tiny_training import with_changes, write_recipe
 from tokenizers import Tokenizer
 
 from lidit_core.bridge.config import BridgeConfig, TeacherSpec
@@ -127,9 +126,16 @@ def make_bridge_world(folder: Path, masked: bool = False, *llms: str) -> dict[st
 
 
 def bridge_fields(folder: Path, *llms: str, **changes) -> dict:
+    """The same with fields changed."""
+    from tiny_training import with_changes  # which the host's Python cannot import
+
+    return with_changes(recording_fields(folder, *llms), changes)
+
+
+def recording_fields(folder: Path, *llms: str) -> dict:
     """A recipe over ``folder/recording`` as YAML data; 8 steps of batch 4."""
     sizes = {"width": 32, "heads": 2, "blocks": 1, "refiner_blocks": 1, "held_out": 0.1}
-    made = {
+    return {
         "trains": "bridge",
         "bridge": {"llms": [str(folder / name) for name in llms or ("student",)], **sizes},
         "data": {"sources": [{"kind": "recording", "path": str(folder / "recording")}]},
@@ -140,10 +146,11 @@ def bridge_fields(folder: Path, *llms: str, **changes) -> dict:
         "log": {"every": 1, "trackers": []},
         "compute": {"precision": "float32"},
     }
-    return with_changes(made, changes)
 
 
 def bridge_recipe(folder: Path, *llms: str, **changes):
+    from tiny_training import write_recipe
+
     from lidit_train.recipe_file import read_recipe
 
     return read_recipe(write_recipe(folder, bridge_fields(folder, *llms, **changes)))

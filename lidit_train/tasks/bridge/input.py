@@ -115,7 +115,7 @@ class RecordedPrompts:
             f"({', '.join(sorted(entries[0][1]))}), which no bridge writes yet; record a text "
             "encoder whose conditioning has no more",
         )
-        return entries[0]
+        return entries[0] if self.teacher.empty is None else self.teacher.empty
 
     def rows(self, number: int) -> TeacherRows:
         return self.teacher.rows(self.texts[number])
@@ -155,13 +155,16 @@ class RecordedPrompts:
     def split(self, share: float, seed: int) -> tuple[list[int], list[int]]:
         """The numbers of the prompts that are learnt from, and of those that are held out.
 
-        A text that is held out is learnt from nowhere, and of equal texts one is taken.
+        A text that is held out is learnt from nowhere, and of equal texts one is taken. Those whose
+        rows are not known are neither: the encoder read more than plain text in them.
         """
-        distinct = list({text: number for number, text in enumerate(self.texts) if text}.values())
+        unread = set(self.teacher.unread)
+        read = [(text, n) for n, text in enumerate(self.texts) if text and n not in unread]
+        distinct = list(dict(read).values())
         check(
             len(distinct) > 1,
-            f"the recording {self.recording.folder} holds {len(distinct)} prompts; expected two or "
-            "more: record a whole collection",
+            f"the recording {self.recording.folder} holds {len(distinct)} prompts to learn from; "
+            "expected two or more: record a whole collection of plain text",
         )
         order = torch.randperm(len(distinct), generator=torch.Generator().manual_seed(seed))
         count = min(MOST, max(1, round(share * len(distinct))))

@@ -191,7 +191,9 @@ class BridgeTask:
         learner = cast(BridgeLearner, learner)
         own = {k.removeprefix("bridge."): v for k, v in weights.items()}
         kept = {f"base.{k}": v.cpu() for k, v in learner.bridge.base.state_dict().items()}
-        config = replace(ready.config, llms=recorded(ready.config.llms, longest))
+        known = {i: reader.fingerprint for i, reader in ready.readers.items()}
+        llms = recorded(ready.config.llms, longest, fingerprints=known)
+        config = replace(ready.config, llms=llms)
         measured = Bridge(config)
         measured.load_state_dict(
             {k: v.to(measured.state_dict()[k]) for k, v in {**own, **kept}.items()}

@@ -29,6 +29,7 @@ from lidit_core.cli import main, record
 from lidit_core.errors import LiDiTError
 from lidit_core.io.recording import open_recording
 from lidit_core.io.tensors import read_safetensors
+from lidit_core.text.emphasis import read_emphasis
 
 LONG = "a red cat left of two dogs on a blue background above a car and an apple"
 
@@ -47,6 +48,7 @@ def loaded(**changes) -> LoadedBridge:
     return LoadedBridge(bridge, maker(), empty_entry(), json.dumps({"cosine": 0.5}))
 
 
+SEEDED = torch.zeros(420, 128, dtype=torch.bfloat16)
 CASES = [
     {},
     {"residual": "mlp"},
@@ -124,6 +126,24 @@ def test_conditioning_is_the_prediction_in_the_teachers_own_space():
     assert torch.equal(sequence, (out.sequence * base.deviation + base.mean).to(torch.bfloat16))
     pooled = out.pooled * base.pooled_deviation + base.pooled_mean
     assert torch.equal(values["pooled_output"], pooled.to(torch.bfloat16))
+
+
+def test_a_weight_draws_its_rows_away_from_the_empty_prompts(tmp_path):
+    """In the host's form: (row - empty) * weight + empty; other rows keep their bits."""
+    ours, text = loaded(), PROMPTS[0]  # a red cat left of two dogs
+    read = read_emphasis("a (red cat:1.5) left of two dogs")
+    assert read.text == text
+    plain, values = conditioning(ours, text, [students([text])])
+    weighted, others = conditioning(ours, read, [students([text])])
+    given, empty = rows([text]), empty_entry()[0].float()
+    inside = (given.spans[0, :, 0] >= 1) & (given.spans[0, :, 1] <= 9) & (given.kinds[0] == 0)
+    expected = (plain.float() - empty) * 1.5 + empty
+    assert 0 < int(inside.sum()) < int((given.kinds == 0).sum())
+    assert torch.allclose(weighted[0, inside].float(), expected[0, inside], atol=0.1, rtol=0.02)
+    assert torch.equal(weighted[0, ~inside], plain[0, ~inside])
+    assert torch.equal(values["pooled_output"], others["pooled_output"])
+    long = read_emphasis("(a red cat:0.5) " * 8)  # several chunks: each against the same empty rows
+    assert conditioning(ours, long, [students([long.text])])[0].shape[1] > CLIP.window
 
 
 def damaged(path: Path, change) -> Path:
@@ -221,6 +241,27 @@ def test_a_teacher_comes_back_and_a_folder_without_one_is_told(tmp_path):
         read_teacher(tmp_path)
     with pytest.raises(LiDiTError, match="teacher.safetensors is missing"):
         read_teacher(tmp_path / "none")
+
+
+def test_what_a_host_says_of_its_encoder_comes_back(tmp_path):
+    """The empty prompt as exact as it was given, and the prompts that are more than text."""
+    sequence, values = empty_entry()
+    exact = (sequence.float() + 1e-6, values)
+    teacher = Teacher(replace(config().teacher, weights=True), maker(), SEEDED, exact, (1, 4))
+    write_teacher(tmp_path, teacher)
+    read = read_teacher(tmp_path)
+    assert read.spec.weights and read.unread == (1, 4) and read.empty is not None
+    assert torch.equal(read.empty[0], exact[0]) and read.empty[1]["guidance"] == 3.5
+
+
+def test_components_of_a_large_table_are_those_of_the_whole():
+    table = torch.randn(20_000, 140, generator=torch.Generator().manual_seed(3))
+    centred = (table - table.mean(0)).double()
+    found = seeds_of(table).double()
+    _, _, axes = torch.linalg.svd(centred, full_matrices=False)
+    expected = centred @ axes[:128].T
+    expected = expected / (expected.square().sum(1).mean() / 128).sqrt()
+    assert torch.allclose(found.abs(), expected.abs(), atol=0.05)
 
 
 @pytest.fixture(scope="module")

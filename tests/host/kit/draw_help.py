@@ -42,7 +42,13 @@ KEPT = {  # nodes of a graph that no workflow has: prompts kept as files
 }
 FOREIGN = {"LiDiTLLMFromCLIP": (1, 2, 3)}  # the same of another loader's LLM
 WRITTEN = {"LiDiTExpandPrompt": (1, 2, 3, 4)}  # the same of a prompt that is written out
+BRIDGED = {
+    "LiDiTBridgeLoader": (1, 2, 3, 5),
+    "LiDiTBridge": (1, 2, 3, 4, 5),
+}  # of another model's CLIP
 FOREIGN_FILE = "qwen_3_4b.safetensors"
+FOREIGN_CHECKPOINT = "sd_xl_base_1.0.safetensors"
+BRIDGE_FILE = "sdxl-from-smollm2.safetensors"
 PROMPTS = "prompts.txt"  # a file to record
 WIDTH = 760  # of a picture, in pixels
 LEFT, TOP = 120, 110  # of the canvas beside the frontend's own bars, in pixels of the page
@@ -139,6 +145,20 @@ def written_out() -> Api:
     }
 
 
+def bridged() -> Api:
+    """An LLM as a checkpoint's CLIP; for the picture the files need only be listed."""
+    loader = {**read(NAMES[0])[1]["1"]["inputs"]}
+    del loader["custom_template"]
+    given = {"bridge": ["2", 0], "clip": ["1", 0], "encoder": ["4", 1], "strength": 1.0}
+    return {
+        "1": {"class_type": "LiDiTLLMLoader", "inputs": loader},
+        "2": {"class_type": "LiDiTBridgeLoader", "inputs": {"bridge_name": BRIDGE_FILE}},
+        "3": {"class_type": "LiDiTBridge", "inputs": given},
+        "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": FOREIGN_CHECKPOINT}},
+        "5": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["3", 0], "text": "an owl"}},
+    }
+
+
 def take(browser: Browser, ids: tuple[int, ...]) -> Image.Image:
     """What the canvas shows of these nodes."""
     room = browser.page.viewport_size
@@ -188,14 +208,19 @@ def main(host: str, *names: str) -> None:
         (base / "input" / PROMPTS).write_text("a cat\na dog\n")
         (base / "models" / "text_encoders").mkdir()
         (base / "models" / "text_encoders" / FOREIGN_FILE).touch()
+        for kind, file in (("bridges", BRIDGE_FILE), ("checkpoints", FOREIGN_CHECKPOINT)):
+            (base / "models" / kind).mkdir()
+            (base / "models" / kind / file).touch()
         with HostServer(Path(host), base, "lidit") as server:
-            chosen = list(names or (*SHOWN, *KEPT, *FOREIGN, *WRITTEN))
+            chosen = list(names or (*SHOWN, *KEPT, *FOREIGN, *WRITTEN, *BRIDGED))
             kept = {name: ids for name, ids in KEPT.items() if name in chosen}
             foreign = {name: ids for name, ids in FOREIGN.items() if name in chosen}
             written = {name: ids for name, ids in WRITTEN.items() if name in chosen}
+            bridges = {name: ids for name, ids in BRIDGED.items() if name in chosen}
             graph = kept_prompts(server) if kept else {}
             with Browser(server.url) as browser:
                 graphs = ((kept, graph), (foreign, foreign_llm()), (written, written_out()))
+                graphs += ((bridges, bridged()),)
                 for shown, api in graphs:
                     if shown:
                         draw_graph(server, browser, api, shown)

@@ -18,7 +18,7 @@ from lidit_core.bridge.encode import conditioning
 from lidit_core.bridge.file import load_bridge
 from lidit_core.bridge.model import Bridge
 from lidit_core.bridge.rows import student_tokens
-from lidit_core.bridge.teacher import write_teacher
+from lidit_core.bridge.teacher import read_teacher, write_teacher
 from lidit_core.cli import main
 from lidit_core.cli.record import _teacher
 from lidit_core.errors import LiDiTError
@@ -163,6 +163,21 @@ def test_held_out_prompts_are_never_learnt_from(world):
     texts = [{found.texts[n] for n in part} for part in (learnt, held_out)]
     assert not texts[0] & texts[1] and len(held_out) == 6
     assert found.split(0.1, 0) == (learnt, held_out) != found.split(0.1, 1)
+
+
+def test_prompts_that_are_more_than_text_are_learnt_from_nowhere(world, tmp_path):
+    """As the host's node marks them; and its exact empty prompt goes into the file."""
+    shutil.copytree(world / "recording", tmp_path / "recording")
+    known = read_teacher(tmp_path / "recording")
+    values = {"pooled_output": torch.ones(1, 6), "guidance": 1.5}
+    exact = torch.full((1, len(known.rows("").ids), 20), 1 + 2**-20), values
+    write_teacher(tmp_path / "recording", replace(known, unread=(0, 3), empty=exact))
+    found = RecordedPrompts.open(str(tmp_path / "recording"))
+    assert not {0, 3} & {n for part in found.split(0.1, 0) for n in part}
+    assert sum(map(len, found.split(0.1, 0))) == len(found.texts) - 2
+    sources = {"sources": [{"kind": "recording", "path": str(tmp_path / "recording")}]}
+    final = load_bridge(run(world, "marked", data=sources))
+    assert torch.equal(final.empty[0], exact[0]) and final.bridge.config.llms[0].fingerprint
 
 
 def test_one_prompt_of_a_recording_is_that_of_the_whole(world):

@@ -1,0 +1,69 @@
+"""A bridge and LLMs as the CLIP of the checkpoint that the bridge was trained for."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import comfy.sd
+import torch
+from comfy.supported_models_base import ClipTarget
+
+from ...lidit_core.bridge.file import LoadedBridge
+from ...lidit_core.errors import check, shown
+from ..llm.reader import HostCLIP
+from .files import Loaded, llms_of, reads_weights
+from .holder import BridgeHolder, Wiring
+from .mixing import OwnEncoder, check_encoder
+from .readers import assigned
+from .tokens import BridgeText
+
+
+def bridged_clip(
+    loaded: Any, clips: Sequence[HostCLIP], encoder: Any = None, strength: float = 1.0
+) -> comfy.sd.CLIP:
+    """A CLIP that writes the conditioning of the bridge's target by what LLMs make of a prompt.
+
+    Args:
+        clips: of LLMs, one for each that the bridge reads, in any order.
+        encoder: the checkpoint's own CLIP; None = none.
+        strength: 1 = the bridge's conditioning, 0 = the encoder's own, bit for bit.
+    Raises:
+        LiDiTError: an LLM or the encoder is not one that the bridge goes with.
+    """
+    check(
+        isinstance(loaded, Loaded),
+        f"bridge is {shown(loaded)}; expected the output of LI-DiT Bridge Loader",
+    )
+    check(0 <= strength <= 1, f"strength is {strength:g}; expected 0 to 1")
+    check(
+        strength == 1 or encoder is not None,
+        f"strength is {strength:g} and no encoder is connected to mix with; connect the "
+        "checkpoint's own CLIP as encoder, or set strength to 1",
+    )
+    found = assigned(llms_of(loaded), clips, by_name=isinstance(loaded, LoadedBridge))
+    own = None if encoder is None else OwnEncoder(encoder)
+    if own is not None and 0 < strength < 1:
+        check_encoder(loaded, own)
+    return _clip(Wiring(loaded, found, own, strength))
+
+
+def _clip(wiring: Wiring) -> comfy.sd.CLIP:
+    known = inspect.signature(comfy.sd.CLIP).parameters  # older hosts have no dynamic patcher
+    target = ClipTarget(BridgeText, lambda **_: BridgeHolder(wiring))
+    clip = comfy.sd.CLIP(
+        target,
+        model_options={"dtype": torch.float32},
+        **{key: True for key in ("disable_dynamic",) if key in known},
+    )
+    clip.patcher.force_cast_weights = False
+    return clip
+
+
+def describe_clip(loaded: Loaded, strength: float) -> str:
+    """What a user is told of it."""
+    names = " and ".join(llm.name for llm in llms_of(loaded))
+    weights = "weights such as (word:1.3) are read" if reads_weights(loaded) else "all is text"
+    mixed = "" if strength == 1 else f", {strength:.0%} of it beside the checkpoint's own"
+    return f"{names} reads{mixed}; {weights}"

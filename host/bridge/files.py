@@ -1,0 +1,129 @@
+"""Where bridges are found, and what a user is told of one."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import folder_paths
+import torch
+
+from ...lidit_core.bridge.clipproj import LoadedProjection, is_clipproj, load_clipproj
+from ...lidit_core.bridge.file import BRIDGE_KEY, LoadedBridge, load_bridge
+from ...lidit_core.errors import LiDiTError, shown
+from ...lidit_core.io.tensors import opened
+from ...lidit_core.llm.blocks import shown_block
+from ..folders import BRIDGES, plain_name
+
+SUFFIX = ".safetensors"
+NONE = f"(put a {SUFFIX} file into models/{BRIDGES})"
+
+Loaded = LoadedBridge | LoadedProjection
+
+
+def bridges() -> list[str]:
+    """The host's files; never empty."""
+    names = [name.replace("\\", "/") for name in folder_paths.get_filename_list(BRIDGES)]
+    return [name for name in names if name.endswith(SUFFIX)] or [NONE]
+
+
+def find_bridge(name: str) -> Path:
+    """The file of a listed name; names from another system's workflow are understood.
+
+    Raises:
+        LiDiTError: the name leads out of the model folders, or no file has it.
+    """
+    plain = plain_name(name)
+    for folder in folder_paths.get_folder_paths(BRIDGES):
+        if os.path.isfile(path := Path(folder) / plain):
+            return path
+    if name == NONE:
+        raise LiDiTError(
+            f"there is no bridge yet; put a {SUFFIX} file into models/{BRIDGES}, press R and "
+            "choose it from the list"
+        )
+    raise LiDiTError(
+        f"no file {shown(name)} in models/{BRIDGES}; put it there and press R, or choose another "
+        "from the list"
+    )
+
+
+def fingerprint(name: str | None) -> str:
+    """Changes when the file does; a name that another node gives is None here."""
+    if name is None:
+        return ""
+    stat = find_bridge(name).stat()
+    return repr((name, stat.st_size, stat.st_mtime_ns))
+
+
+@torch.inference_mode(False)
+def open_bridge(name: str) -> Loaded:
+    """A bridge, or a projection of the ClipProj format.
+
+    Raises:
+        LiDiTError: the file is neither, or damaged.
+    """
+    path = find_bridge(name)
+    if path.suffix.lower() != SUFFIX:
+        return load_clipproj(path)  # which says why it does not
+    with opened(path) as file:
+        ours = BRIDGE_KEY in (file.metadata() or {})
+        theirs = is_clipproj(file.keys())
+    return load_clipproj(path) if theirs and not ours else load_bridge(path)
+
+
+def describe_bridge(loaded: Loaded) -> str:
+    """What a user wants to know of a bridge, a line each."""
+    if isinstance(loaded, LoadedProjection):
+        llm, target = loaded.llm, loaded.about.get("target_model", "another LLM")
+        return (
+            f"ClipProj: {target}'s rows of {loaded.width}, token by token\n"
+            f"from {llm.name}, {llm.width} wide, layer {shown_block(llm.block)}, template none"
+        )
+    config = loaded.bridge.config
+    spec = config.teacher
+    pooled = f", pooled {spec.pooled}" if spec.pooled else ""
+    llms = [
+        f"from {llm.name}, {llm.width} wide, layer {shown_block(llm.block)}, template "
+        f"{llm.template.name}"
+        for llm in config.llms
+    ]
+    return "\n".join([f"writes {spec.name}: rows of {spec.width}{pooled}", *llms, *_told(loaded)])
+
+
+def _told(loaded: LoadedBridge) -> list[str]:
+    """How well it was measured to do, where its file says so."""
+    try:
+        told = json.loads(loaded.report or "{}")
+        found = told["bridge"]
+        return [
+            f"cosine {float(found['cosine']):.3f} on {int(found['prompts'])} prompts that it did "
+            "not learn from"
+        ]
+    except (ValueError, KeyError, TypeError):
+        return []
+
+
+def llms_of(loaded: Loaded) -> tuple:
+    """The LLMs that it reads."""
+    return (loaded.llm,) if isinstance(loaded, LoadedProjection) else loaded.bridge.config.llms
+
+
+def module_of(loaded: Loaded) -> torch.nn.Module:
+    """What of it the host moves."""
+    return loaded.projection if isinstance(loaded, LoadedProjection) else loaded.bridge
+
+
+def reads_weights(loaded: Loaded) -> bool:
+    """Whether (word:1.3) is more than text to it."""
+    return isinstance(loaded, LoadedBridge) and loaded.bridge.config.teacher.weights
+
+
+def target_of(loaded: Loaded) -> Mapping[str, object]:
+    """What it writes, for sentences: its name and width."""
+    if isinstance(loaded, LoadedProjection):
+        return {"name": loaded.about.get("target_model", "another LLM"), "width": loaded.width}
+    spec = loaded.bridge.config.teacher
+    return {"name": spec.name, "width": spec.width}

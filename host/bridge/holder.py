@@ -1,0 +1,93 @@
+"""What the host's memory manager holds of a bridge's CLIP, and how that encodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from comfy import model_management
+from torch import Tensor, nn
+
+from ...lidit_core.bridge.clipproj import LoadedProjection, projected
+from ...lidit_core.bridge.encode import POOLED, conditioning
+from ...lidit_core.errors import LiDiTError
+from ...lidit_core.io.conditioning import Entry
+from ...lidit_core.text.emphasis import EmphasisedPrompt, read_emphasis
+from ..llm.reader import HostCLIP
+from ..llm.weights import move_the_rest
+from .files import Loaded, llms_of, module_of, reads_weights
+from .mixing import OwnEncoder, mixed
+from .readers import read
+from .tokens import one_text, texts_of
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """What is connected to a bridge."""
+
+    loaded: Loaded
+    clips: list[HostCLIP]  # in the order of the bridge's LLMs
+    encoder: OwnEncoder | None = None
+    strength: float = 1.0
+
+
+class BridgeHolder(nn.Module):
+    """A bridge as the host's text model. The LLMs and the encoder are CLIPs with their own."""
+
+    def __init__(self, wiring: Wiring) -> None:
+        super().__init__()
+        self.wiring, self.bridge = wiring, module_of(wiring.loaded)
+        self.dtypes = {torch.float32}
+        self.device = torch.device("cpu")  # the host's: where the weights were loaded to last
+
+    def load_sd(self, state: dict):
+        return self.load_state_dict(state, strict=False)
+
+    def reset_clip_options(self) -> None:
+        """Nothing is kept from one prompt to the next."""
+
+    def set_clip_options(self, options: dict) -> None:
+        if options.get("layer") is not None:
+            raise LiDiTError(
+                f"CLIP Set Last Layer asks for layer {options['layer']} of a bridge, which writes "
+                "what it was trained on; connect that node to the encoder that is recorded"
+            )
+
+    def generate(self, *_, **__) -> None:
+        """Refuse what the host's nodes for writing text ask for."""
+        raise LiDiTError(
+            "this CLIP is a bridge and writes no text; connect the LLM's own CLIP to LI-DiT Expand "
+            "Prompt"
+        )
+
+    def encode_token_weights(self, tokens: dict) -> tuple[Tensor, Tensor | None, dict]:
+        """Sequence, pooled vector, and what else an entry of CONDITIONING holds."""
+        wiring, texts = self.wiring, texts_of(tokens)
+        own = wiring.encoder.entry(texts) if wiring.encoder and wiring.strength < 1 else None
+        if own is not None and wiring.strength == 0:
+            return _given(own)
+        ours = self._written(one_text(texts))
+        return _given(ours if own is None else mixed(own, ours, wiring.strength))
+
+    def _written(self, text: str) -> Entry:
+        """What the bridge makes of a prompt."""
+        loaded = self.wiring.loaded
+        prompt = read_emphasis(text) if reads_weights(loaded) else EmphasisedPrompt(text)
+        if isinstance(loaded, LoadedProjection):
+            return projected(loaded, *self._read(prompt.text))
+        students = [] if loaded.is_empty(prompt.text) else self._read(prompt.text)
+        return conditioning(loaded, prompt, students)
+
+    def _read(self, text: str) -> list:
+        """What the LLMs make of a prompt; the bridge then lies where it computes."""
+        pairs = zip(llms_of(self.wiring.loaded), self.wiring.clips)
+        students = [read(spec, clip, text) for spec, clip in pairs]
+        move_the_rest(self, self.device)
+        return students
+
+
+def _given(entry: Entry) -> tuple[Tensor, Tensor | None, dict]:
+    device = model_management.intermediate_device()
+    sequence, values = entry
+    moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in values.items()}
+    return sequence.to(device), moved.pop(POOLED, None), moved

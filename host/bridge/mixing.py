@@ -1,0 +1,92 @@
+"""A bridge's conditioning mixed with that of the checkpoint's own encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...lidit_core.bridge.encode import POOLED
+from ...lidit_core.errors import LiDiTError, check
+from ...lidit_core.io.conditioning import Entry
+from ..node_notes import note
+from .files import Loaded, target_of
+from .tokens import TEXT
+
+ALIKE = 0.05  # relative distance of the empty prompt, above which an encoder is told to be another
+
+
+@dataclass(frozen=True)
+class OwnEncoder:
+    """The CLIP that a checkpoint came with."""
+
+    clip: Any
+
+    def entry(self, texts: Mapping[str, str | None]) -> Entry:
+        """What it makes of the texts of a node's boxes, as the host's own node would have it."""
+        clip = self.clip
+        found = clip.encode_from_tokens(self._tokens(texts), return_pooled=True, return_dict=True)
+        return found.pop("cond"), found
+
+    def _tokens(self, texts: Mapping[str, str | None]) -> dict:
+        tokens = self.clip.tokenize(texts[TEXT] or "")
+        for name, text in texts.items():
+            if name in tokens:
+                tokens[name] = [] if text is None else self.clip.tokenize(text)[name]
+        return self._filled(tokens)
+
+    def _filled(self, tokens: dict) -> dict:
+        """SDXL's two encoders with as many chunks each, as the host's node fills them up."""
+        pair = [tokens[name] for name in ("l", "g") if name in tokens]
+        longest = max(map(len, pair), default=0)
+        for name in ("l", "g") if len(pair) == 2 else ():
+            while len(tokens[name]) < longest:
+                tokens[name] += self.clip.tokenize("")[name]
+        return tokens
+
+
+def check_encoder(loaded: Loaded, encoder: OwnEncoder) -> None:
+    """Refuse an encoder whose conditioning a bridge does not write, by that of the empty prompt."""
+    own, _ = encoder.entry({TEXT: ""})
+    target = target_of(loaded)
+    check(
+        own.ndim == 3 and own.shape[-1] == target["width"],
+        f"the encoder here writes rows of {own.shape[-1]} and this bridge those of "
+        f"{target['name']} ({target['width']}); connect the text encoder of the checkpoint that "
+        "the bridge was trained for",
+    )
+    kept = getattr(loaded, "empty", None)
+    if kept is None:
+        return
+    there = kept[0].float()
+    alike = there.shape == own.shape
+    scale = there.norm().clamp(min=1e-12)
+    far = float((own.float().cpu() - there.cpu()).norm() / scale) if alike else float("inf")
+    if far > ALIKE:
+        note(
+            f"the encoder here is not the one that this bridge learnt from: its empty prompt is "
+            f"{far:.2g} off; the mixture may do worse than either"
+        )
+
+
+def mixed(own: Entry, ours: Entry, strength: float) -> Entry:
+    """Between the encoder's own (0) and the bridge's (1); what else it gives is its own."""
+    sequence = _between(own[0], ours[0], strength)
+    values = {**ours[1], **own[1]}
+    pooled, other = own[1].get(POOLED), ours[1].get(POOLED)
+    if isinstance(pooled, Tensor) and isinstance(other, Tensor):
+        values[POOLED] = _between(pooled, other, strength)
+    return sequence, values
+
+
+def _between(own: Tensor, ours: Tensor, strength: float) -> Tensor:
+    if own.shape != ours.shape:
+        raise LiDiTError(
+            f"the encoder here writes {tuple(own.shape)} of this prompt and the bridge "
+            f"{tuple(ours.shape)}; mix with the text encoder that the bridge was trained for, or "
+            "set strength to 1"
+        )
+    return torch.lerp(own.float(), ours.to(own.device).float(), strength).to(own.dtype)

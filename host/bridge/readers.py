@@ -1,0 +1,94 @@
+"""Which CLIP reads for which of a bridge's LLMs, and what it makes of a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...lidit_core.bridge.rows import StudentTokens, student_tokens
+from ...lidit_core.errors import LiDiTError, check
+from ...lidit_core.llm.blocks import Block, shown_block
+from ...lidit_core.text.encoder import pad_states
+from ...lidit_core.text.spec import LLMSpec, place_of
+from ..llm.notes import tell
+from ..llm.reader import HostCLIP, PromptReader
+from ..node_notes import note
+from ..prompt_lengths import tell_length
+
+
+def assigned(llms: Sequence[LLMSpec], clips: Sequence[HostCLIP], by_name: bool) -> list[HostCLIP]:
+    """The CLIPs in the order of the LLMs that they read for.
+
+    Args:
+        by_name: False where a bridge knows its LLM's width alone.
+    Raises:
+        LiDiTError: one is no LLM, one that the bridge does not read, or set up otherwise.
+    """
+    check(
+        len(clips) == len(llms),
+        f"{len(clips)} CLIPs are connected and this bridge reads {len(llms)} LLMs "
+        f"({', '.join(llm.name for llm in llms)}); connect one for each",
+    )
+    found: dict[int, HostCLIP] = {}
+    for clip in clips:
+        reader = _reader(clip)
+        place = place_of(llms, reader.name, reader.llm.fingerprint) if by_name else 0
+        if place is None or place in found:
+            raise LiDiTError(
+                f"this bridge reads {' and '.join(llm.name for llm in llms)}, and a CLIP here is "
+                f"{reader.name}; load the LLM that it was trained on"
+            )
+        check_reader(llms[place], reader)
+        found[place] = clip
+    return [found[place] for place in range(len(llms))]
+
+
+def _reader(clip: HostCLIP) -> PromptReader:
+    reader = getattr(clip, "cond_stage_model", None)
+    if not isinstance(reader, PromptReader):
+        raise LiDiTError(
+            f"this CLIP holds {type(reader).__name__}, and a bridge reads an LLM; connect the "
+            "LI-DiT LLM loader, or put LI-DiT LLM from CLIP between, and this CLIP as encoder"
+        )
+    return reader
+
+
+def check_reader(spec: LLMSpec, reader: PromptReader) -> None:
+    """Refuse an LLM of another width or layer, and tell of other weights."""
+    check(
+        reader.llm.width == spec.width,
+        f"the LLM {reader.name} is {reader.llm.width} wide and this bridge was trained on "
+        f"{spec.name} ({spec.width} wide); load that LLM",
+    )
+    check(
+        _same_block(spec.block, reader),
+        f"this bridge reads {reader.name} at layer {shown_block(spec.block)}, and the CLIP is read "
+        f"at layer {shown_block(reader.settings.block)}; set layer to {shown_block(spec.block)} in "
+        f"{reader.made_by}",
+    )
+    if told := spec.weights_note(reader.name, reader.llm.fingerprint):
+        note(told)
+    if reader.settings.dtype.startswith("fp8"):
+        note(
+            f"{reader.name} is held in fp8 here and the bridge was trained on its states as they "
+            "are, so that it may do worse; choose dtype auto"
+        )
+
+
+def _same_block(block: Block, reader: PromptReader) -> bool:
+    """Whether a layer is the same, also where one is counted from the end and one from 1."""
+    own = reader.settings.block
+    if own == block or not isinstance(own, int) or not isinstance(block, int):
+        return own == block
+    return block > 0 and reader.llm.blocks == block
+
+
+def read(spec: LLMSpec, clip: HostCLIP, text: str) -> StudentTokens:
+    """What an LLM makes of one prompt, in the template that the bridge was trained with."""
+    reader = _reader(clip)
+    with reader.serving(clip.patcher) as known:
+        if not known:
+            clip.load_model()
+        (row,) = reader.prompts(spec.template, text).encode_rows([text], offsets=True)
+    tell(text, row)
+    tell_length(spec, row.used)
+    return student_tokens(pad_states([row]), [row], [len(text)])

@@ -1,0 +1,213 @@
+"""What a recording has to say of a CLIP of the host, so that a bridge can be trained from it.
+
+A CLIP has one tokenizer or several. The one whose tokens are as many as the rows of the sequence
+says what each row stands for; others that give the same tokens add their tables. What is worked out
+is compared with the host's own tokens before it is believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from ...lidit_core.bridge.config import TeacherSpec
+from ...lidit_core.bridge.encode import MASK, POOLED
+from ...lidit_core.bridge.layout import RowMaker, TokenLayout, fitted
+from ...lidit_core.bridge.rows import PADDING_ROW
+from ...lidit_core.bridge.teacher import Teacher, seeds_of
+from ...lidit_core.errors import LiDiTError, check, first_line
+from ...lidit_core.io.conditioning import Entry
+from ...lidit_core.text.renderer import PromptRenderer
+from ...lidit_core.text.templates import InstructionTemplate
+from ..llm.host_tokenizer import readable_tokenizer, text_parts
+from ..llm.reader import PromptReader
+
+PROBES = ("", "a cat", "two red cars, left of 3 small blue birds!", "猫", "a small word " * 60)
+WEIGHTED = "a (cat:1.5)"
+PREFIX = (
+    "clip_"  # that the host puts before the names of some tokenizers and models, and not others
+)
+HOLE = "{}"  # where a host's template has the prompt
+ENOUGH = 1 << 20  # tokens, more than any prompt has
+
+Encode = Callable[[str], Sequence[Entry]]
+
+
+def teacher_of(clip: Any, encode: Encode, prompts: Sequence[str]) -> Teacher:
+    """A CLIP without its weights.
+
+    Args:
+        encode: gives the CLIP's entries of a prompt.
+        prompts: that are recorded. Those in which the host reads more than plain text, such as
+            (word:1.3) or an embedding, are `Teacher.unread`.
+    Raises:
+        LiDiTError: it is no encoder that a bridge can stand in for yet.
+    """
+    model = clip.cond_stage_model
+    check(
+        not isinstance(model, PromptReader),
+        "this CLIP is an LLM that LI-DiTs read, which a bridge reads and does not write; `lidit "
+        "record` records one to be written",
+    )
+    try:
+        texts, teacher = _teacher(clip, encode, type(model).__name__)
+        numbered = enumerate(prompts)
+        unread = tuple(n for n, text in numbered if not texts.agree(teacher.rows, text))
+        return replace(teacher, unread=unread)
+    except LiDiTError:
+        raise
+    except Exception as error:  # the host's classes change from release to release
+        raise LiDiTError(
+            f"{type(model).__name__} is built in a way that is not known here "
+            f"({type(error).__name__}: {first_line(error)[:120]}); record another text encoder"
+        ) from error
+
+
+@dataclass(frozen=True)
+class HostTexts:
+    """What the host's tokenizer makes of prompts for one of a CLIP's text models."""
+
+    clip: Any
+    part: str  # the text model
+
+    def tokens(self, text: str) -> list[tuple]:
+        """(token, weight) of every row, all chunks one after the other."""
+        found = self.clip.tokenize(text)
+        key = self.part if self.part in found else self.part.removeprefix(PREFIX)
+        return [(piece[0], piece[1]) for chunk in found[key] for piece in chunk]
+
+    def ids(self, text: str) -> list[int] | None:
+        """Those of the rows; None where one has a weight, or is no token of the vocabulary."""
+        tokens = self.tokens(text)
+        plain = all(isinstance(token, int) and weight == 1 for token, weight in tokens)
+        return [int(token) for token, _ in tokens] if plain else None
+
+    def agree(self, rows: RowMaker, text: str) -> bool:
+        ids = self.ids(text)
+        return ids is not None and ids == rows(text).ids.tolist()
+
+
+def _teacher(clip: Any, encode: Encode, name: str) -> tuple[HostTexts, Teacher]:
+    empty = _only(encode(""), name)
+    counts = [empty[0].shape[1], _only(encode(PROBES[1]), name)[0].shape[1]]
+    parts = dict(text_parts(clip.tokenizer))
+    for part in parts:
+        texts = HostTexts(clip, part)
+        if [len(texts.tokens(probe)) for probe in PROBES[:2]] != counts:
+            continue
+        rows = _rows(texts, parts[part])
+        if rows is not None:
+            return texts, _described(texts, rows, empty, list(parts))
+    raise LiDiTError(
+        f"the rows that {name} writes, {counts[0]} of an empty prompt, are not the tokens of its "
+        f"{' or '.join(parts) or 'tokenizer'} one by one; a bridge writes those of text encoders "
+        "whose tokens are, such as CLIP's, T5's and plain LLMs'"
+    )
+
+
+def _only(entries: Sequence[Entry], name: str) -> Entry:
+    check(
+        len(entries) == 1 and entries[0][0].ndim == 3,
+        f"{name} gives {len(entries)} entries a prompt, or several layers in one; a bridge writes "
+        "one sequence",
+    )
+    return entries[0]
+
+
+def _described(texts: HostTexts, rows: RowMaker, empty: Entry, names: list[str]) -> Teacher:
+    """All that is known once the layout is."""
+    sequence, values = empty
+    pooled: Any = values.get(POOLED)
+    alike = [name for name in names if _same_text(texts, HostTexts(texts.clip, name), rows)]
+    tables = [_table(texts.clip.cond_stage_model, name) for name in alike]
+    ids, width = min(len(table) for table in tables), sequence.shape[-1]
+    spec = TeacherSpec(
+        type(texts.clip.cond_stage_model).__name__,
+        width,
+        ids,
+        rows.layout,
+        pooled.shape[-1] if isinstance(pooled, Tensor) else 0,
+        _taps([table.shape[1] for table in tables], width),
+        masked=MASK in values,
+        weights=any(weight != 1 for _, weight in texts.tokens(WEIGHTED)),
+    )
+    seeds = seeds_of(torch.cat([table[:ids] for table in tables], dim=1))
+    return Teacher(spec, rows, seeds, (sequence, values))
+
+
+def _same_text(texts: HostTexts, other: HostTexts, rows: RowMaker) -> bool:
+    """Whether another of the tokenizers gives the same tokens, but for padding."""
+    for probe in PROBES:
+        own, others, made = texts.ids(probe), other.ids(probe), rows(probe)
+        if own is None or others is None or len(own) != len(others):
+            return False
+        kept = (made.kinds != PADDING_ROW).tolist()
+        if any(keep and a != b for keep, a, b in zip(kept, own, others)):
+            return False
+    return True
+
+
+def _taps(widths: list[int], width: int) -> tuple[int, ...]:
+    """The parts that a row is joined of: several encoders', or several layers of one."""
+    if len(widths) > 1 and sum(widths) == width:
+        return tuple(widths)
+    if width > widths[0] and width % widths[0] == 0:
+        return (widths[0],) * (width // widths[0])
+    return ()
+
+
+def _table(model: Any, name: str) -> Tensor:
+    """The token embeddings of one text model, (ids, width) float32 on the CPU."""
+    part = getattr(model, name, None) or getattr(model, name.removeprefix(PREFIX), None)
+    transformer: Any = getattr(part, "transformer", None)
+    check(
+        hasattr(transformer, "get_input_embeddings"),
+        f"{type(model).__name__} has no token embeddings for its {name}; record another encoder",
+    )
+    weight = transformer.get_input_embeddings().weight
+    weight = weight.dequantize() if _is_packed(weight) else weight
+    return weight.detach().to("cpu", torch.float32)
+
+
+def _is_packed(weight: Tensor) -> bool:
+    """Whether the host keeps it in a form of its own."""
+    return type(weight) not in (Tensor, torch.nn.Parameter) and hasattr(weight, "dequantize")
+
+
+def _rows(texts: HostTexts, part: Any) -> RowMaker | None:
+    """What gives the host's tokens of every probe; None where nothing does."""
+    wrapped = readable_tokenizer(texts.clip.tokenizer, texts.part, "")
+    for layout in _layouts(texts, part, wrapped):
+        core = Tokenizer.from_str(wrapped.backend_tokenizer.to_str())  # one of our own
+        core.no_padding()
+        core.no_truncation()
+        rows = RowMaker(fitted(layout, core), core)
+        if all(texts.agree(rows, probe) for probe in PROBES):
+            return rows
+    return None
+
+
+def _layouts(texts: HostTexts, part: Any, wrapped: Any) -> Iterator[TokenLayout]:
+    """The layouts that may be a tokenizer's: as it stands, and in the template that it has."""
+    start, end = (
+        () if token is None else (int(token),) for token in (part.start_token, part.end_token)
+    )
+    window = int(part.max_length) if part.pad_to_max_length else 0
+    layout = TokenLayout(start, end, window=window, pad=int(part.pad_token))
+    empty = texts.ids("") or []
+    yield layout if window else replace(layout, least=len(empty))
+    template = getattr(texts.clip.tokenizer, "llama_template", None)
+    if not window and isinstance(template, str) and template.count(HOLE) == 1:
+        before, after = template.split(HOLE)
+        asked = InstructionTemplate("host", layout=f"{before}{{prompt}}{after}", chat=False)
+        around = PromptRenderer(wrapped, asked, ENOUGH, 2 * ENOUGH)
+        head, tail = tuple(around.head_ids), (*around.tail_ids, *end)
+        head = head if head[: len(start)] == start else (*start, *head)
+        told = replace(layout, start=head, end=tail, before=around.before, after=around.after)
+        for least in (0, len(empty)):
+            yield replace(told, least=least)

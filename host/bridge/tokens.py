@@ -1,0 +1,73 @@
+"""The tokens of a bridge's CLIP: the text, under every name that a node of the host looks for.
+
+CLIP Text Encode for SDXL, FLUX and SD3 write what they were given for one of a model's encoders
+under its name. A bridge writes one prompt's conditioning, so that these have to be the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...lidit_core.errors import check, shown
+from ..llm.plain_text import check_options
+from ..node_notes import note
+
+TEXT = "lidit_bridge"
+
+
+class BridgeTokens(dict):
+    """A prompt; for whichever encoder a node asks, it is this."""
+
+    def __missing__(self, encoder: str) -> list:
+        return self[TEXT]
+
+
+class BridgeText:
+    """The host's tokenizer of a bridge's CLIP, which keeps the text."""
+
+    def __init__(self, embedding_directory=None, tokenizer_data=None) -> None:
+        pass
+
+    def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **options: Any):
+        check_options(options, "a bridge")
+        return BridgeTokens({TEXT: [[(text, 1.0)]]})
+
+    def state_dict(self) -> dict:
+        return {}
+
+
+def texts_of(tokens: Mapping[str, Any]) -> dict[str, str | None]:
+    """The text of each encoder that a node named, and that of the others under ``TEXT``.
+
+    SD3's node leaves an encoder out with an empty list: None.
+    """
+    check(
+        TEXT in tokens,
+        f"these tokens are of another CLIP ({', '.join(map(str, list(tokens)[:5]))}); tokenise the "
+        "prompt with the CLIP that encodes it",
+    )
+    named = {name: _text_of(pieces) for name, pieces in tokens.items() if isinstance(pieces, list)}
+    return {TEXT: named.pop(TEXT), **named}
+
+
+def _text_of(pieces: list) -> str | None:
+    return "".join(str(piece[0]) for chunk in pieces for piece in chunk) if pieces else None
+
+
+def one_text(texts: Mapping[str, str | None]) -> str:
+    """The prompt of all encoders; an empty box beside a written one does not count.
+
+    Raises:
+        LiDiTError: two boxes hold different prompts.
+    """
+    written = list(dict.fromkeys(text for text in texts.values() if text))
+    check(
+        len(written) < 2,
+        f"this node's boxes hold different prompts, {shown(written[0] if written else '')} first, "
+        "and a bridge writes the conditioning of one; write the same into each, or leave others "
+        "empty",
+    )
+    if written and not all(texts.values()):
+        note("an empty box for one of the encoders is filled with the prompt of the other")
+    return written[0] if written else ""

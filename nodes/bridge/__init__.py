@@ -1,0 +1,1 @@
+"""Bridges: an LLM as another model's CLIP."""

@@ -1,0 +1,67 @@
+"""BRIDGE and CLIPs of LLMs -> the CLIP of the checkpoint that the bridge is for."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ...host.bridge.clip import bridged_clip, describe_clip
+from ...host.node_notes import report, shown
+from ..inputs import BridgeType
+from ..schema import schema
+
+MOST = 4
+
+
+class LiDiTBridge(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        others = [
+            io.Clip.Input(f"clip_{n}", optional=True, tooltip=f"LLM {n} of a bridge that reads so")
+            for n in range(2, MOST + 1)
+        ]
+        return schema(
+            node_id="LiDiTBridge",
+            display_name="LI-DiT Bridge",
+            category="LI-DiT/conditioning",
+            search_aliases="LLM as CLIP, replace text encoder, replace T5, SDXL LLM, ClipProj, "
+            "桥接, ブリッジ",
+            advanced="clip_3, clip_4",
+            description="An LLM as the text encoder of a checkpoint that was made for another. "
+            "CLIP Text Encode, LoRAs on the model, ControlNets and samplers stay as they are.",
+            inputs=[
+                BridgeType.Input("bridge", tooltip="From LI-DiT Bridge Loader"),
+                io.Clip.Input(
+                    "clip",
+                    tooltip="The LLM that the bridge reads, at the layer that its loader names; "
+                    "the template is the bridge's",
+                ),
+                *others,
+                io.Clip.Input(
+                    "encoder",
+                    optional=True,
+                    tooltip="The checkpoint's own CLIP, to mix with where strength is below 1",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="1: the bridge alone. 0: the encoder's own conditioning, unchanged",
+                ),
+            ],
+            outputs=[
+                io.Clip.Output(
+                    display_name="CLIP",
+                    tooltip="For CLIP Text Encode, with the model that the bridge was trained for",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, bridge, clip, strength, encoder=None, **others) -> io.NodeOutput:
+        named = (others.get(f"clip_{n}") for n in range(2, MOST + 1))
+        clips = [clip, *(other for other in named if other is not None)]
+        made = bridged_clip(bridge, clips, encoder, strength)
+        report(describe_clip(bridge, strength))
+        return io.NodeOutput(made, ui=shown())

@@ -1,0 +1,81 @@
+"""Bridges and projections with random weights, in the host's folder, over what was recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from bridge_encoders import host_encoder, record
+from clip_kit import fresh_loader, save_llms
+from safetensors.torch import save_file
+from tiny_bridge import randomised
+
+from lidit_core.bridge.config import BridgeConfig
+from lidit_core.bridge.file import LoadedBridge, write_bridge
+from lidit_core.bridge.model import Bridge
+from lidit_core.bridge.teacher import read_teacher
+from lidit_core.text.spec import LLMSpec
+from lidit_core.text.templates import find_template
+
+LLM = "Llama"
+SIZES = {"width": 32, "heads": 2, "blocks": 1, "refiner_blocks": 1}
+
+
+def spec_of(clip: Any, **changes: Any) -> LLMSpec:
+    """The LLM of a CLIP as a bridge would record it."""
+    reader = clip.cond_stage_model
+    fields = {"width": reader.llm.width, "block": -3, "template": find_template("short")}
+    return LLMSpec(**{"name": reader.name, **fields, "token_budget": 96, **changes})
+
+
+class Bench:
+    """LLMs as CLIPs of our loader, and files of bridges in the host."""
+
+    def __init__(self, pack: Any, host: Any) -> None:
+        save_llms(host)
+        self.pack, self.host, self.load_llm = pack, host, fresh_loader(pack)
+        self.error = pack.module("lidit_core.errors").LiDiTError
+
+    def llm(self, family: str = LLM, **options: Any):
+        return self.load_llm(family, **options)
+
+    @property
+    def folder(self) -> Path:
+        return self.host.base / "models" / "bridges"
+
+    def bridge(self, kind: str, *llms: LLMSpec, name: str = "", **changes: Any):
+        """A bridge to one of the host's encoders, from its file; and what its node makes of it."""
+        folder = record(self.pack, self.host, host_encoder(kind), f"for-{kind}", ["a cat", "a dog"])
+        teacher = read_teacher(folder)
+        llms = llms or (spec_of(self.llm()),)
+        made = randomised(Bridge(BridgeConfig(llms, teacher.spec, **{**SIZES, **changes})))
+        if "resampler.queries.seeds" in made.state_dict():
+            made.resampler.queries.seeds.copy_(teacher.seeds)
+        made.base.fixed.zero_()
+        loaded = LoadedBridge(made, teacher.rows, teacher.empty)
+        file = f"{name or kind}.safetensors"
+        write_bridge(self.folder / file, loaded)
+        return loaded, self.load(file)
+
+    def load(self, file: str):
+        return self.pack.run("LiDiTBridgeLoader", bridge_name=file)[0]
+
+    def clip(self, bridge: Any, *clips: Any, encoder: Any = None, strength: float = 1.0):
+        """The CLIP of LI-DiT Bridge."""
+        first, *others = clips or (self.llm(),)
+        named = {f"clip_{n}": clip for n, clip in enumerate(others, 2)}
+        given = {"clip": first, "encoder": encoder, "strength": strength, **named}
+        return self.pack.run("LiDiTBridge", bridge=bridge, **given)[0]
+
+    def projection(self, width: int, tap: int, written: int = 12, sink: bool = True) -> str:
+        """A file of the ClipProj format with an MLP, in the host's folder; its name."""
+        generator = torch.Generator().manual_seed(5)
+        shapes = {"W": (width, written), "mean_in": (width,), "mean_out": (written,)}
+        shapes |= {"mlp.0.weight": (18, width), "mlp.0.bias": (18,)}
+        shapes |= {"mlp.2.weight": (written, 18), "mlp.2.bias": (written,)}
+        shapes |= {"sink_out": (written,)} if sink else {}
+        made = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+        made |= {"std_in": torch.full((width,), 2.0), "std_out": torch.full((written,), 0.5)}
+        save_file(made, self.folder / "theirs.safetensors", {"tap": str(tap), "cos_test": "0.9"})
+        return "theirs.safetensors"

@@ -1,0 +1,234 @@
+"""Bridges as CLIPs of the host's own checkpoints. Run: see conftest.py"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from bridge_encoders import POOLED, PROMPTS, WIDTHS, check_same, entries_of, host_encoder
+from bridge_files import Bench, spec_of
+
+from lidit_core.bridge.clipproj import load_clipproj
+from lidit_core.bridge.encode import conditioning
+from lidit_core.bridge.rows import student_tokens
+from lidit_core.text.emphasis import read_emphasis
+from lidit_core.text.encoder import pad_states
+
+KINDS = [kind for kind in WIDTHS if kind != "sd3"]  # whose rows of 4096 numbers are its alone
+
+
+@pytest.fixture
+def bench(pack, host):
+    return Bench(pack, host)
+
+
+def needs(kind: str) -> None:
+    if kind == "zimage":
+        pytest.importorskip("comfy.text_encoders.z_image", reason="this host has no Z-Image")
+
+
+def students(clip, text: str) -> list:
+    """What an LLM makes of a prompt, without the nodes for bridges."""
+    prompts = clip.cond_stage_model.prompts(None, text)
+    rows = prompts.encode_rows([text], offsets=True)
+    return [student_tokens(pad_states(rows), rows, [len(text)])]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_writes_what_the_library_does_in_the_encoders_form(bench, kind):
+    needs(kind)
+    ours, bridge = bench.bridge(kind)
+    clip, own = bench.clip(bridge), host_encoder(kind)
+    for text in PROMPTS:
+        ((sequence, values),) = entries_of(clip, text)
+        ((expected, theirs),) = entries_of(own, text)
+        assert sequence.shape == expected.shape and sequence.dtype == expected.dtype
+        assert set(values) == set(theirs)
+        pooled = values["pooled_output"]
+        assert (0 if pooled is None else pooled.shape[-1]) == POOLED.get(kind, 0)
+        if text:
+            found = conditioning(ours, text, students(bench.llm(), text))
+            assert torch.allclose(sequence, found[0], atol=1e-4)
+            assert pooled is None or torch.allclose(pooled, found[1]["pooled_output"], atol=1e-4)
+        if "attention_mask" in theirs:
+            assert torch.equal(values["attention_mask"], theirs["attention_mask"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_empty_prompt_and_strength_0_are_the_encoders_bit_for_bit(bench, kind):
+    needs(kind)
+    bridge, own = bench.bridge(kind)[1], host_encoder(kind)
+    for strength in (1.0, 0.5):
+        check_same(entries_of(bench.clip(bridge, encoder=own, strength=strength), ""),
+                   entries_of(own, ""))  # fmt: skip
+    nothing = bench.clip(bridge, encoder=own, strength=0.0)
+    for text in (*PROMPTS, "a (red:1.3) cat"):
+        check_same(entries_of(nothing, text), entries_of(own, text))
+        more = {"add_dict": {"width": 7, "start_percent": 0.25}}
+        check_same(entries_of(nothing, text, **more), entries_of(own, text, **more))
+
+
+def test_strength_mixes(bench):
+    bridge, own = bench.bridge("sdxl")[1], host_encoder("sdxl")
+    text = PROMPTS[0]
+    each = [
+        entries_of(clip, text)[0]
+        for clip in (own, bench.clip(bridge), bench.clip(bridge, encoder=own, strength=0.25))
+    ]
+    for name in (None, "pooled_output"):
+        a, b, between = (entry[0] if name is None else entry[1][name] for entry in each)
+        assert torch.allclose(between, 0.75 * a + 0.25 * b, atol=1e-5) and not torch.equal(a, b)
+
+
+def test_weights_are_in_the_hosts_form_against_its_empty_prompt(bench):
+    ours, bridge = bench.bridge("sd15")
+    clip, text = bench.clip(bridge), "a (red cat:1.5) left of two dogs"
+    ((sequence, _),) = entries_of(clip, text)
+    ((plain, _),) = entries_of(clip, PROMPTS[0])
+    ((own, _),) = entries_of(host_encoder("sd15"), "")
+    weighted = [weight != 1 for _, weight in host_encoder("sd15").tokenize(text)["l"][0]]
+    assert sum(weighted) == 2
+    expected = (plain - own) * 1.5 + own
+    assert torch.allclose(sequence[0, weighted], expected[0, weighted], atol=1e-4)
+    assert torch.equal(sequence[0, [not w for w in weighted]], plain[0, [not w for w in weighted]])
+    found = conditioning(ours, read_emphasis(text), students(bench.llm(), PROMPTS[0]))[0]
+    assert torch.allclose(sequence, found, atol=1e-4)
+
+
+def node(host, name: str, **inputs):
+    """A node of the host, run as its executor does."""
+    made = host.nodes.NODE_CLASS_MAPPINGS.get(name) or _extra(name)
+    with torch.inference_mode():
+        if hasattr(made, "execute"):
+            found = made.execute(**inputs)
+            return getattr(found, "args", found)[0]
+        return getattr(made(), made.FUNCTION)(**inputs)[0]
+
+
+def _extra(name: str):
+    from comfy_extras import nodes_clip_sdxl, nodes_flux, nodes_hooks
+
+    for module in (nodes_clip_sdxl, nodes_flux, nodes_hooks):
+        if hasattr(module, name):
+            return getattr(module, name)
+    raise KeyError(name)
+
+
+SDXL = {"width": 64, "height": 64, "crop_w": 0, "crop_h": 0, "target_width": 64}
+SDXL |= {"target_height": 64}
+
+
+def boxes(kind: str, first: str, second: str) -> tuple[str, dict]:
+    """A node of the host with a box for each of two encoders, and its inputs."""
+    if kind == "sdxl":
+        return "CLIPTextEncodeSDXL", {**SDXL, "text_g": first, "text_l": second}
+    return "CLIPTextEncodeFlux", {"clip_l": first, "t5xxl": second, "guidance": 3.5}
+
+
+@pytest.mark.parametrize("kind", ["sdxl", "flux"])
+def test_nodes_with_two_boxes_go_on_working(bench, host, kind):
+    bridge, own = bench.bridge(kind)[1], host_encoder(kind)
+    clip, nothing = bench.clip(bridge), bench.clip(bridge, encoder=own, strength=0.0)
+    text = PROMPTS[0]
+    for first, second in ((text, text), (text, ""), ("", text), (PROMPTS[3], PROMPTS[1])):
+        name, given = boxes(kind, first, second)
+        theirs = node(host, name, clip=own, **given)
+        check_same(node(host, name, clip=nothing, **given), theirs)
+        if first and second and first != second:
+            with pytest.raises(bench.error, match="boxes hold different prompts"):
+                node(host, name, clip=clip, **given)
+            continue
+        found = node(host, name, clip=clip, **given)
+        assert torch.equal(found[0][0], entries_of(clip, text)[0][0])
+        assert set(found[0][1]) == set(theirs[0][1])
+    name, given = boxes(kind, "", "")
+    check_same(node(host, name, clip=clip, **given), node(host, name, clip=own, **given))
+
+
+def test_hooks_and_areas_go_on_working(bench, host):
+    import comfy.hooks
+
+    clip = bench.clip(bench.bridge("sd15")[1])
+    hooks = comfy.hooks.create_hook_lora(lora={}, strength_model=1.0, strength_clip=1.0)
+    given = {"clip": clip, "apply_to_conds": True, "schedule_clip": True, "hooks": hooks}
+    hooked = node(host, "SetClipHooks", **given)
+    plain, found = entries_of(clip, PROMPTS[0]), entries_of(hooked, PROMPTS[0])
+    assert torch.equal(found[0][0], plain[0][0]) and "hooks" in found[0][1]
+    size = {"width": 32, "height": 32, "x": 0, "y": 0, "strength": 1.0}
+    (entry,) = node(host, "ConditioningSetArea", conditioning=plain, **size)
+    assert torch.equal(entry[0], plain[0][0]) and entry[1]["area"] == (4, 4, 0, 0)
+
+
+def test_a_bridge_of_two_llms_takes_them_in_any_order(bench):
+    specs = [spec_of(bench.llm(name)) for name in ("Llama", "Qwen2")]
+    bridge = bench.bridge("sd15", *specs, name="two")[1]
+    clips = [bench.llm(name) for name in ("Llama", "Qwen2")]
+    pair = [entries_of(bench.clip(bridge, *order), "a cat")[0] for order in (clips, clips[::-1])]
+    assert torch.equal(pair[0][0], pair[1][0])
+    with pytest.raises(bench.error, match="1 CLIPs are connected and this bridge reads 2 LLMs"):
+        bench.clip(bridge, clips[0])
+
+
+def test_a_projection_of_the_clipproj_format_runs(bench):
+    llm = bench.llm(template="none", layer="2")
+    name = bench.projection(llm.cond_stage_model.llm.width, tap=2)
+    clip = bench.clip(bench.load(name), llm)
+    theirs = load_clipproj(bench.folder / name).projection
+    for text in PROMPTS[:3]:
+        ((sequence, values),) = entries_of(clip, text)
+        (row,) = llm.cond_stage_model.prompts(None, text).encode_rows([text])
+        assert torch.allclose(sequence, theirs(row.hidden[None]), atol=1e-5)
+        assert torch.equal(sequence[0, 0], theirs.sink_out) and values["pooled_output"] is None
+        assert values["minimax_token_tags"].tolist() == [1] * sequence.shape[1]
+    with pytest.raises(bench.error, match="at layer 2, and the CLIP is read at layer -3"):
+        bench.clip(bench.load(name), bench.llm())
+
+
+def mistakes(bench) -> dict:
+    """What a sentence says, and what it is said of."""
+    bridge, llm = bench.bridge("sdxl")[1], bench.llm()
+    wide = bench.bridge("sd15", spec_of(llm, width=48), name="wide")[1]
+    own, other = host_encoder("sdxl"), host_encoder("sd15")
+    (bench.folder / "old.pt").write_bytes(b"x")
+    lidit = "shipped.safetensors"
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.ones(1)}, bench.folder / lidit)
+    return {
+        "reads Llama, and a CLIP here is Qwen2": lambda: bench.clip(bridge, bench.llm("Qwen2")),
+        r"is 32 wide and this bridge was trained on Llama \(48": lambda: bench.clip(wide, llm),
+        "set layer to -3 in the LLM loader": lambda: bench.clip(bridge, bench.llm(layer="-2")),
+        "holds SDXLClipModel, and a bridge reads an LLM": lambda: bench.clip(bridge, own),
+        "2 CLIPs are connected and this bridge reads 1": lambda: bench.clip(bridge, llm, llm),
+        "no encoder is connected to mix with": lambda: bench.clip(bridge, strength=0.5),
+        r"writes rows of 24 and this bridge those of SDXLClipModel \(56\)": lambda: bench.clip(
+            bridge, encoder=other, strength=0.5
+        ),
+        "expected the output of LI-DiT Bridge Loader": lambda: bench.clip({}),
+        "can run code when it is opened": lambda: bench.load("old.pt"),
+        "is no bridge; expected a file": lambda: bench.load(lidit),
+        "no file 'none' in models/bridges": lambda: bench.load("none"),
+        "leads out of the model folders": lambda: bench.load("../x.safetensors"),
+        "CLIP Set Last Layer asks for layer -2": lambda: entries_of(
+            node(bench.host, "CLIPSetLastLayer", clip=bench.clip(bridge), stop_at_clip_layer=-2),
+            "a",
+        ),
+        "hands images to the CLIP, and a bridge": lambda: bench.clip(bridge).tokenize(
+            "a", images=[torch.ones(1)]
+        ),
+    }
+
+
+def test_each_mistake_is_one_sentence(bench):
+    for sentence, run in mistakes(bench).items():
+        with pytest.raises(bench.error, match=sentence):
+            run()
+
+
+def test_an_encoder_with_other_weights_is_told(bench, monkeypatch):
+    told: list[str] = []
+    monkeypatch.setattr(bench.pack.module("host.bridge.mixing"), "note", told.append)
+    bridge = bench.bridge("sd15")[1]
+    bench.clip(bridge, encoder=host_encoder("sd15"), strength=0.5)
+    assert told == []
+    bench.clip(bridge, encoder=host_encoder("sd15", seed=1), strength=0.5)
+    assert "is not the one that this bridge learnt from" in told[0]

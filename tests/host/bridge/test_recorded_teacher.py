@@ -1,0 +1,96 @@
+"""What a recording says of the host's own text encoders, for bridges. Run: see conftest.py"""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+import torch
+from bridge_encoders import POOLED, PROMPTS, WIDTHS, entries_of, host_encoder, record
+
+from lidit_core.bridge.teacher import read_teacher
+from lidit_core.io.recording import open_recording
+
+TEXTS = [prompt for prompt in PROMPTS if prompt]
+WINDOWED = ("sd15", "sdxl", "sd3")
+
+
+def needs(kind: str) -> None:
+    if kind == "zimage":
+        pytest.importorskip("comfy.text_encoders.z_image", reason="this host has no Z-Image")
+
+
+@pytest.mark.parametrize("kind", WIDTHS)
+def test_its_rows_are_the_hosts_tokens(pack, host, kind):
+    needs(kind)
+    clip = host_encoder(kind)
+    folder = record(pack, host, clip, f"rows-{kind}", TEXTS)
+    teacher, found = read_teacher(folder), open_recording(folder)
+    spec = teacher.spec
+    assert (spec.width, spec.pooled) == (WIDTHS[kind], POOLED.get(kind, 0))
+    assert spec.weights == (kind != "zimage") and teacher.unread == ()
+    assert spec.taps == ((24, 32) if kind == "sdxl" else ())
+    assert teacher.seeds.shape == (spec.vocabulary, 128) and teacher.seeds.isfinite().all()
+    for text, prompt in zip(TEXTS, found.prompts()):
+        rows, ((sequence, _),) = teacher.rows(text), prompt.entries
+        assert sequence.shape[1] == len(rows.ids)
+        shown = "".join(text[int(a) : int(b)] for a, b in rows.spans[rows.kinds == 0].tolist())
+        assert set(shown) - set(" ▁") == set(text) - set(" ")
+    if kind in WINDOWED:
+        assert int(teacher.rows(TEXTS[-1]).chunks.max()) > 0
+
+
+@pytest.mark.parametrize("kind", ["sd15", "pixart"])
+def test_the_empty_prompt_is_kept_bit_for_bit(pack, host, kind):
+    clip = host_encoder(kind)
+    teacher = read_teacher(record(pack, host, clip, f"empty-{kind}", TEXTS))
+    ((sequence, values),) = entries_of(clip, "")
+    assert teacher.empty is not None and torch.equal(teacher.empty[0], sequence)
+    assert sequence.dtype == torch.float32  # which a recording's bfloat16 would lose
+    assert teacher.spec.masked == ("attention_mask" in values)
+    pooled = values["pooled_output"]
+    assert pooled is None or torch.equal(teacher.empty[1]["pooled_output"], pooled)
+
+
+def test_prompts_that_are_more_than_text_are_told_apart(pack, host):
+    odd = ["a (red:1.3) cat", "((dog))"]
+    teacher = read_teacher(
+        record(pack, host, host_encoder("sd15"), "odd", [TEXTS[0], *odd, TEXTS[1]])
+    )
+    assert teacher.unread == (1, 2)
+
+
+def test_two_recordings_are_the_same_bytes(pack, host):
+    clip = host_encoder("sdxl")
+    made = [record(pack, host, clip, name, TEXTS[:2]) for name in ("one", "two")]
+    files = [
+        {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in m.iterdir()} for m in made
+    ]
+    assert files[0] == files[1] and "teacher.safetensors" in files[0]
+
+
+def test_an_encoder_that_changed_in_between_is_noticed(pack, host):
+    folder = record(pack, host, host_encoder("sd15"), "changed", TEXTS)
+    (folder / "00000.safetensors").unlink()
+    with pytest.raises(Exception, match="is not the one that .* was begun with"):
+        record(pack, host, host_encoder("sd15", seed=1), "changed", TEXTS)
+    record(pack, host, host_encoder("sd15"), "changed", TEXTS)
+    assert open_recording(folder).missing() == []
+
+
+@pytest.mark.parametrize("kind", ["cut", "demo", "llm"])
+def test_what_no_bridge_writes_yet_is_recorded_and_told(pack, host, kind, monkeypatch):
+    from clip_kit import fresh_loader, save_llms
+
+    told: list[str] = []
+    monkeypatch.setattr(pack.module("host.recording"), "note", told.append)
+    if kind == "llm":
+        save_llms(host)
+        clip = fresh_loader(pack)()
+    else:
+        clip = pack.run("LLMDiffDemoCheckpoint")[1] if kind == "demo" else host_encoder(kind)
+    folder = record(pack, host, clip, f"not-{kind}", TEXTS[:2])
+    assert open_recording(folder).missing() == []
+    assert not (folder / "teacher.safetensors").exists()
+    (sentence,) = told
+    assert sentence.startswith("no bridge can be trained from this recording: ")
