@@ -124,7 +124,7 @@ def test_the_states_of_a_caption_are_as_large_as_planned(world):
     target = plan.target
     reader = CaptionReader(target.adapter.llm, world / "some", "float32", llm=str(world / "llm"))
     (states,) = reader._compute(["picture 3 of a cat"])
-    assert states.hidden.shape[1] == target.states_width == 3 * 16
+    assert states.hidden.shape[1] == target.adapter.states_width == 3 * 16
     tokens = plan.loads[0].subsets[0][1].text[0].read
     assert plan.each / tokens == states.bytes / len(states.roles)
 
