@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 
 from lidit_core.errors import exit_status
-from lidit_train.data.loader import Fetcher, Loader
+from lidit_train.data.fetching import Fetcher
+from lidit_train.data.loader import Loader
 from lidit_train.loop.parallel import accelerator_for, share_of
 from lidit_train.recipe_file import read_recipe
 from lidit_train.run import begin_run

@@ -23,7 +23,7 @@ from lidit_train.plan.hardware import DEVICES, THIS_CPU
 from lidit_train.recipe import Recipe
 from lidit_train.recipe_file import read_recipe
 from lidit_train.run import begin_run
-from lidit_train.tasks.lidit.plan import make_plan
+from lidit_train.tasks.lidit.plan.plan import make_plan
 from lidit_train.tasks.lidit.start import configuration, fresh_branches
 from lidit_train.tasks.lidit.trained import trained_by
 

@@ -10,7 +10,7 @@ import folder_paths
 
 from ..lidit_core.errors import check
 from ..lidit_core.io.conditioning import Entry
-from ..lidit_core.io.pictures import read_prompts
+from ..lidit_core.io.prompts import read_prompts
 from ..lidit_core.io.recording import Recording, record
 from .encoded_prompts import storable
 from .folders import plain_name

@@ -51,7 +51,7 @@ class AdapterDrawer:
     """Draws with a U-Net and an adapter, by the trainer's own reference sampler."""
 
     def __init__(self, args: argparse.Namespace, device: str) -> None:
-        from lidit_train.data.autoencoders import find_autoencoder
+        from lidit_train.data.autoencoders.find import find_autoencoder
         from lidit_train.recipe import Adapter
         from lidit_train.tasks.adapter.start import learner_of
         from lidit_train.tasks.adapter.target import adapter_target

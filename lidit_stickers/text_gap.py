@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from lidit_core.branches import choose_llms
 from lidit_core.checkpoints.lidit import read_config
-from lidit_core.diffusion.objectives import add_noise, model_timestep, target
+from lidit_core.diffusion.objectives import noised
 from lidit_core.diffusion.sampling import initial_noise
 from lidit_core.errors import check, exit_status
 from lidit_core.model.latents import normalise
@@ -81,7 +81,7 @@ def scene_errors(
     found = []
     for first in tqdm(range(0, len(scenes), BATCH), unit="batch", disable=None):
         captions, shown = zip(*scenes[first : first + BATCH])
-        x = _latents(pipeline, shown)
+        x = scene_latents(pipeline, shown)
         seeds = [SEED + first + row for row in range(len(x))]
         noise = initial_noise(seeds, *x.shape[1:]).to(x)
         empty = {branch: states[[0] * len(x)] for branch, states in nothing.items()}
@@ -90,8 +90,8 @@ def scene_errors(
     return torch.cat(found, dim=1)
 
 
-def _latents(pipeline: Pipeline, scenes: Sequence[Scene]) -> Tensor:
-    """Normalised latents (B, C, h, w) of the drawings."""
+def scene_latents(pipeline: Pipeline, scenes: Sequence[Scene]) -> Tensor:
+    """Normalised latents (B, C, h, w) of the drawings, at the model's native size."""
     config = pipeline.model.config
     drawings = np.stack([render(scene, config.native_size) for scene in scenes])
     pixels = torch.from_numpy(drawings).to(pipeline.device).permute(0, 3, 1, 2).float() / 255
@@ -104,10 +104,9 @@ def _errors(pipeline: Pipeline, x: Tensor, noise: Tensor, texts, times) -> Tenso
     prediction = model.config.prediction
     for time in times:
         t = torch.full((len(x),), time, device=x.device)
-        z = add_noise(prediction, x, noise, t).to(model.dtype)
-        wanted = target(prediction, x, noise, t)
-        said = [model(z, model_timestep(prediction, t), text).float() for text in texts]
-        errors = [F.mse_loss(v, wanted, reduction="none").mean((1, 2, 3)) for v in said]
+        made = noised(prediction, x, noise, t)
+        said = [model(made.z.to(model.dtype), made.timestep, text).float() for text in texts]
+        errors = [F.mse_loss(v, made.target, reduction="none").mean((1, 2, 3)) for v in said]
         rows.append(torch.stack(errors, dim=-1).cpu())
     return torch.stack(rows)
 

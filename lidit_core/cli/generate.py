@@ -145,7 +145,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _prompts(args: argparse.Namespace) -> list[str]:
-    from ..io.pictures import read_prompts
+    from ..io.prompts import read_prompts
 
     if (args.prompt is None) == (args.prompts is None):
         raise LiDiTError("expected either a prompt or --prompts FILE; see lidit generate --help")

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from ..bridge.teacher import write_teacher
-    from ..io.pictures import read_prompts
+    from ..io.prompts import read_prompts
     from ..io.recording import record
 
     prompts = read_prompts(args.prompts)

@@ -1,8 +1,7 @@
 """What LI-DiT is trained to predict: ``flow``, ``eps`` or ``v``, and how noise is mixed in.
 
-Time is one number in [0, 1]: 1 is noise, 0 the picture. Training draws times above 0 and a sampling
-run ends at 0, where the model is not asked. The model is given t · 1000 for ``flow``, and for
-``eps`` and ``v`` the schedule's index t · 1000 - 1, at least 0.
+Time is one number in [0, 1]: 1 is noise, 0 the picture; `times.py` makes them. The model is given
+t · 1000 for ``flow``, and for ``eps`` and ``v`` the schedule's index t · 1000 - 1, at least 0.
 ``eps`` is the paper's (Appendix A.1, DDPM); its schedule of betas is ours, that of Stable
 Diffusion, which hosts use by default. ``flow`` is rectified flow.
 """
@@ -15,28 +14,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..errors import LiDiTError
-
 STEPS = 1000  # of the DDPM schedule; the model's timesteps run in [0, 1000] for flow too
 _BETA_FIRST, _BETA_LAST = 0.00085, 0.012
-
-
-@dataclass(frozen=True)
-class Focus:
-    """A range of times from which a share of the training draws its own, uniformly."""
-
-    low: float  # times lie above it
-    high: float  # and up to it
-    share: float = 0.5  # of the samples
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.low < self.high <= 1:
-            raise LiDiTError(
-                f"the focus of training times has low={self.low} and high={self.high}; "
-                "expected times with 0 <= low < high <= 1, where 1 is noise"
-            )
-        if not 0 <= self.share <= 1:
-            raise LiDiTError(f"the focus of training times has share={self.share}; expected 0 to 1")
 
 
 @lru_cache(maxsize=1)
@@ -87,6 +66,24 @@ def target(prediction: str, x: Tensor, noise: Tensor, time: Tensor) -> Tensor:
     return alpha * noise - sigma * x
 
 
+@dataclass(frozen=True)
+class Noised:
+    """A noisy batch, as a model is trained on it."""
+
+    z: Tensor  # (B, C, H, W): what the model is given
+    timestep: Tensor  # (B,): in [0, 1000], with it
+    target: Tensor  # (B, C, H, W): what it should say
+
+
+def noised(prediction: str, x: Tensor, noise: Tensor, time: Tensor) -> Noised:
+    """Clean x and noise (B, C, H, W), mixed at each sample's time (B,) in (0, 1]."""
+    return Noised(
+        add_noise(prediction, x, noise, time),
+        model_timestep(prediction, time),
+        target(prediction, x, noise, time),
+    )
+
+
 def clean_and_noise(
     prediction: str, z: Tensor, output: Tensor, time: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -99,54 +96,20 @@ def clean_and_noise(
     return alpha * z - sigma * output, sigma * z + alpha * output
 
 
-def sample_time(
-    prediction: str,
-    count: int,
-    shift: float,
-    generator: torch.Generator,
-    focus: Focus | None = None,
+def euler_step(
+    prediction: str, z: Tensor, output: Tensor, time: Tensor, following: Tensor
 ) -> Tensor:
-    """Training times (count,): logit-normal for flow, uniform over the steps for eps and v.
+    """Mix the implied picture and noise anew for the next time (DDIM; for flow, Euler).
 
-    Then shifted; those of eps and v to the next step of the schedule. A focus replaces a share of
-    them, and leaves the others as they would be without it.
+    Args:
+        z, output: (B, C, H, W), and what a model said of it.
+        time, following: of this step and the next, () each.
     """
-    if prediction == "flow":
-        time = shift_time(torch.randn(count, generator=generator).sigmoid(), shift)
-    else:
-        time = (torch.randint(STEPS, (count,), generator=generator) + 1) / STEPS
-        time = time if shift == 1 else _next_step(shift_time(time, shift))
-    return time if focus is None else _focused(prediction, time, focus, generator)
-
-
-def _focused(prediction: str, time: Tensor, focus: Focus, generator: torch.Generator) -> Tensor:
-    """Times (count,) of which a share is drawn anew in (low, high]."""
-    chosen, place = torch.rand(2, len(time), generator=generator, dtype=torch.float64)
-    drawn = focus.low + (focus.high - focus.low) * (1 - place)
-    drawn = drawn if prediction == "flow" else _next_step(drawn)
-    return torch.where(chosen < focus.share, drawn.to(time), time)
-
-
-def _next_step(time: Tensor) -> Tensor:
-    """Times of the DDPM schedule, at or after the given ones."""
-    return (time * STEPS).ceil().clamp(1, STEPS) / STEPS
-
-
-def even_times(prediction: str, count: int) -> Tensor:
-    """The middles of so many equal parts of (0, 1], (count,); for eps and v steps of DDPM."""
-    times = (torch.arange(count) + 0.5) / count
-    return times if prediction == "flow" else _next_step(times)
-
-
-def shift_time(time: Tensor, shift: float) -> Tensor:
-    """SD3's timestep shift: more of the steps, or of the training, at high noise."""
-    return shift * time / (1 + (shift - 1) * time)
-
-
-def sampling_times(prediction: str, steps: int, shift: float) -> Tensor:
-    """Times of a sampling run, (steps + 1,), from 1 down to 0."""
-    times = torch.linspace(1, 0, steps + 1)
-    return shift_time(times, shift) if prediction == "flow" else times
+    clean, noise = clean_and_noise(prediction, z, output, time.expand(len(z)))
+    if following == 0:
+        return clean
+    alpha, sigma = coefficients(prediction, following)
+    return alpha * clean + sigma * noise
 
 
 def guided(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:

@@ -11,7 +11,8 @@ from ..errors import check, is_number, is_whole, shown
 from ..model.dit import LiDiT, check_latents
 from ..model.text_side import TEXT_AS_CONFIGURED, TextOptions
 from ..text.states import LLMStates, check_text, stack_states
-from .objectives import clean_and_noise, coefficients, guided, model_timestep, sampling_times
+from .objectives import euler_step, guided, model_timestep
+from .times import sampling_times
 
 Text = Mapping[int, LLMStates]
 LARGEST_GUIDANCE = 1e6  # beyond it float32 is soon no number
@@ -105,7 +106,7 @@ def euler_steps(
     z, times = noise, times.to(noise.device)
     for step, (time, following) in enumerate(zip(times[:-1], times[1:])):
         output = predict(z, model_timestep(prediction, time).expand(len(z)))
-        z = _euler(prediction, z, output, time, following)
+        z = euler_step(prediction, z, output, time, following)
         on_step(step + 1)
     return z
 
@@ -126,12 +127,3 @@ def _together(positive: Text, negative: Text) -> Text:
         for i in sorted({*positive, *negative})
     }
     return {i: stack_states(pair) for i, pair in pairs.items()}
-
-
-def _euler(prediction: str, z: Tensor, output: Tensor, time: Tensor, following: Tensor) -> Tensor:
-    """Mix the implied picture and noise anew for the next time (DDIM; for flow, Euler)."""
-    clean, noise = clean_and_noise(prediction, z, output, time.expand(len(z)))
-    if following == 0:
-        return clean
-    alpha, sigma = coefficients(prediction, following)
-    return alpha * clean + sigma * noise

@@ -45,21 +45,6 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         ) from error
 
 
-def read_prompts(path: str | Path) -> list[str]:
-    """One prompt a line, in UTF-8; an empty line is the empty prompt, so that numbers match."""
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise LiDiTError(
-            f"the prompts file {path} cannot be read ({error}); expected UTF-8 text with one "
-            "prompt a line"
-        ) from error
-    prompts = [line.strip() for line in text.splitlines()]
-    if not any(prompts):
-        raise LiDiTError(f"the prompts file {path} is empty; write one prompt a line")
-    return prompts
-
-
 def to_pixels(pictures: Tensor) -> Tensor:
     """(B, 3, H, W) in [0, 1] -> (B, H, W, 3) uint8 on the CPU."""
     return (pictures.float() * 255).round().byte().permute(0, 2, 3, 1).cpu()

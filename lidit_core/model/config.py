@@ -112,7 +112,9 @@ class LiDiTConfig:
     steps: int = 25  # sampling steps it was made for
     guidance: float = 4.0  # classifier-free guidance it was made for; 1 = none
     shifts: tuple[ShiftAt, ...] = ()  # at two sizes, in the place of shift
-    position_dilation: int = 0  # of a second position ResBlock, in tokens; 0 = the paper's one alone
+    position_dilation: int = (
+        0  # of a second position ResBlock, in tokens; 0 = the paper's one alone
+    )
 
     def __post_init__(self) -> None:
         sizes = ("depth", "width", "heads", "patch", "shift", "native_size", "steps", "guidance")

@@ -11,8 +11,8 @@ from lidit_eval.items import items_of
 from lidit_train.plan.hardware import Device, find_device
 from lidit_train.plan.text import row
 from lidit_train.plan.workload import Sizes
-from lidit_train.tasks.lidit.plan import Plan, make_plan
-from lidit_train.tasks.lidit.plan_cost import model_cost
+from lidit_train.tasks.lidit.plan.cost import model_cost
+from lidit_train.tasks.lidit.plan.plan import Plan, make_plan
 from lidit_train.tasks.lidit.start import configuration
 from lidit_train.units import as_bytes, as_time
 

@@ -26,7 +26,7 @@ from lidit_core.model.latents import denormalise
 from lidit_core.text.prompt_encoder import PromptEncoder
 from lidit_core.text.spec import LLMSpec
 from lidit_train.batch import Shown
-from lidit_train.data.autoencoders import find_autoencoder
+from lidit_train.data.autoencoders.find import find_autoencoder
 from lidit_train.recipe import Adapter
 from lidit_train.tasks.adapter.start import learner_of
 from lidit_train.tasks.adapter.target import adapter_target

@@ -29,7 +29,8 @@ from tqdm import tqdm
 from lidit_core.checkpoints.lidit import load_vae
 from lidit_core.demo.bag_of_words import BagOfWords
 from lidit_core.demo.checkpoint import DEMO_KEY, TEXT_PREFIX, DemoConfig
-from lidit_core.diffusion.objectives import Focus, add_noise, model_timestep, sample_time, target
+from lidit_core.diffusion.objectives import noised
+from lidit_core.diffusion.times import Focus, sample_time
 from lidit_core.errors import exit_status
 from lidit_core.io.tensors import read_safetensors, write_safetensors
 from lidit_core.model.config import LatentFormat
@@ -184,9 +185,9 @@ class DemoTrainer:
         dropped = torch.rand(size, generator=rng) < self.recipe.dropout
         texts = ["" if d else self.source.captions(int(i))[0][0] for i, d in zip(rows, dropped)]
         told = torch.rand(size, generator=rng) < self.recipe.told
-        z = add_noise(PREDICTION, x, noise, time).contiguous(memory_format=torch.channels_last)
-        wanted = target(PREDICTION, x, noise, time)
-        return z, model_timestep(PREDICTION, time), wanted, texts, told
+        made = noised(PREDICTION, x, noise, time)
+        z = made.z.contiguous(memory_format=torch.channels_last)
+        return z, made.timestep, made.target, texts, told
 
     def _save(self) -> None:
         optimisers = [optimiser.state_dict() for optimiser in self.optimisers]

@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from lidit_core.diffusion.objectives import add_noise, model_timestep, sample_time, target
+from lidit_core.diffusion.objectives import noised
 from lidit_core.diffusion.sampling import initial_noise
+from lidit_core.diffusion.times import sample_time
 from lidit_core.errors import exit_status
 from lidit_core.io.pictures import to_pixels
 from lidit_core.llmdiff.file import load_adapter
@@ -28,7 +29,7 @@ from lidit_core.model.latents import denormalise, normalise
 from lidit_core.text.prompt_encoder import PromptEncoder
 from lidit_core.text.states import LLMStates
 from lidit_train.batch import Shown
-from lidit_train.data.autoencoders import Autoencoder, find_autoencoder
+from lidit_train.data.autoencoders.find import Autoencoder, find_autoencoder
 from lidit_train.data.latent_cache import as_pixels
 from lidit_train.recipe import Adapter, Lora, Source
 from lidit_train.tasks.adapter.learner import AdapterLearner
@@ -68,10 +69,10 @@ def train(learner: AdapterLearner, texts: list[str], x: Tensor) -> None:
         rows = torch.randint(len(x), (BATCH,), generator=generator)
         noise = torch.randn(x[rows].shape, generator=generator)
         time = sample_time(learner.prediction, BATCH, 1.0, generator)
-        z = add_noise(learner.prediction, x[rows], noise, time)
-        t = model_timestep(learner.prediction, time)
-        said = learner.predict(z, t, None, [texts[int(i)] for i in rows], mode="base")
-        F.mse_loss(said, target(learner.prediction, x[rows], noise, time)).backward()
+        made = noised(learner.prediction, x[rows], noise, time)
+        shown = [texts[int(i)] for i in rows]
+        said = learner.predict(made.z, made.timestep, None, shown, mode="base")
+        F.mse_loss(said, made.target).backward()
         optimiser.step()
         optimiser.zero_grad()
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import torch
 
-from lidit_core.diffusion.objectives import even_times
+from lidit_core.diffusion.times import even_times
 from lidit_core.errors import LiDiTError
 
 from ..input_spec import InputSpec
 from ..recipe import Recipe, Subset
-from .loader import Fetched, Fetcher
+from .fetching import Fetched, Fetcher
 from .prepare import Prepared
 from .schedule import StepBatch, name_number, seeded
 

@@ -24,7 +24,7 @@ from lidit_core.paths import at_home
 from ..input_spec import InputSpec
 from ..memory import InParts
 from ..recipe import Recipe
-from .autoencoders import Autoencoder, AutoencoderFile, find_autoencoder
+from .autoencoders.find import Autoencoder, AutoencoderFile, find_autoencoder
 from .buckets import bucket_sizes, nearest_bucket
 from .budget import tell_cut
 from .caption_states import TORCH, CaptionReader

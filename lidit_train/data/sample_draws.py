@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lidit_core.diffusion.objectives import Focus, sample_time
+from lidit_core.diffusion.times import Focus, sample_time
 
 from ..recipe import Data
 from .schedule import seeded

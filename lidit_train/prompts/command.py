@@ -80,7 +80,7 @@ def _write(args: argparse.Namespace) -> None:
 
 
 def _table(collection: Path, tokenizer: str, *files: str) -> str:
-    from lidit_core.io.pictures import read_prompts
+    from lidit_core.io.prompts import read_prompts
 
     from .coverage import coverage, table
 

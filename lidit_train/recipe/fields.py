@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lidit_core.checkpoints.lora_styles import WRITTEN
-from lidit_core.diffusion.objectives import Focus
+from lidit_core.diffusion.times import Focus
 from lidit_core.errors import check, shown
 from lidit_core.io.records import LARGEST
 from lidit_core.llmdiff.config import FORMS, LAST, MODES, TokenRefiner

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from lidit_core.diffusion.objectives import add_noise, model_timestep, target
+from lidit_core.diffusion.objectives import noised
 
 from ..batch import Batch
 from ..recipe import SQUARED, Loss
@@ -39,13 +39,12 @@ def denoise(
         prediction: the objective, "flow", "eps" or "v".
         predict: the model: noisy latents (B, C, H, W) and timesteps (B,) in [0, 1000].
     """
-    z = add_noise(prediction, batch.x, batch.noise, batch.time)
-    output = predict(z, model_timestep(prediction, batch.time)).float()
-    wanted = target(prediction, batch.x, batch.noise, batch.time)
-    errors = batch.mean(F.mse_loss(output, wanted, reduction="none"))
+    made = noised(prediction, batch.x, batch.noise, batch.time)
+    output = predict(made.z, made.timestep).float()
+    errors = batch.mean(F.mse_loss(output, made.target, reduction="none"))
     losses, weights = errors, None
     if loss.error != "squared":
-        losses = batch.mean(element_errors(loss, prediction, batch.time, output, wanted))
+        losses = batch.mean(element_errors(loss, prediction, batch.time, output, made.target))
     if loss.weighting != "none":
         weights = sample_weights(loss, prediction, batch.time)
         losses = losses * weights

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from ..data.autoencoders import find_autoencoder
-from ..data.loader import Fetcher, Loader
+from ..data.autoencoders.find import find_autoencoder
+from ..data.fetching import Fetcher
+from ..data.loader import Loader
 from ..data.prepare import Prepared, prepare, unused, used_branches
 from ..input_spec import InputSpec
 from ..loop.parallel import share_of

@@ -11,10 +11,11 @@ import numpy as np
 from PIL import Image
 
 from . import UNMASKED, LeftOut
+from .faults import faults
 from .filters import Filters, tell_unread
 from .looking import Beside, Columns, PictureEntry, looked_at
 from .masks import ALPHA, open_alpha, open_mask
-from .reading import faults, open_picture, printable
+from .reading import open_picture, printable
 
 if TYPE_CHECKING:
     from ...recipe import Data, Source

@@ -1,22 +1,18 @@
-"""How every source reads pictures and captions, and which of them it leaves out."""
+"""How every source reads pictures and captions."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, BinaryIO
+from typing import IO, BinaryIO
 
 import numpy as np
 from PIL import Image
 
 from lidit_core.errors import first_line
 
-from . import TAG_LIST, WITH_URL
 from .formats import FORMATS
-
-if TYPE_CHECKING:
-    from ...recipe import Data  # which loads torch: processes that only read pictures go without
 
 UNREADABLE, TOO_LARGE, MISSING = (0, 0), (-1, -1), (-2, -2)  # in place of a size
 NO_CAPTION, EMPTY, NOT_UTF8, URL, TAGS = 0, -1, -2, -3, -4  # in place of a caption's length
@@ -131,43 +127,6 @@ def climbs(name: str) -> bool:
     """Whether a path, of this system or of another, is absolute or has a "..", or none at all."""
     parts = name.replace("\\", "/").split("/")
     return ".." in parts or not parts[0] or "\0" in name or bool(re.match("[A-Za-z]:", name))
-
-
-def faults(
-    sizes: np.ndarray, lengths: np.ndarray, data: Data, places: str, filtered: Sequence[str] = ()
-) -> dict[str, np.ndarray]:
-    """Which pictures are left out, by reason; a picture has one reason, or none.
-
-    Args:
-        sizes: (N, 2) width and height, or what stands in their place.
-        lengths: (N, K) of each picture's captions, or what stands in their place.
-        places: where captions were looked for.
-        filtered: of each picture the reason of the source's filters, or ""; () = of none.
-    Returns:
-        Of each reason (N,) bool.
-    """
-    short, long = np.sort(sizes.astype(np.int64), axis=1).T
-    most, limit = Image.MAX_IMAGE_PIXELS or np.inf, data.buckets.limit
-    wordless, worst = lengths.max(axis=1) <= 0, lengths.min(axis=1)
-    found = {
-        "is not there": short == MISSING[0],
-        "cannot be read": short == UNREADABLE[0],
-        f"is larger than {most} pixels": (short == TOO_LARGE[0]) | (short * long > most),
-        f"has a side shorter than {data.smallest} pixels": short < data.smallest,
-        f"is longer than {limit:g} times its shorter side": long > limit * short,
-        "has a caption that is neither UTF-8 nor UTF-16": wordless & (worst == NOT_UTF8),
-        "has an empty caption": wordless & (worst == EMPTY),
-        f"has a caption {WITH_URL}": wordless & (worst == URL),
-        f"has a caption {TAG_LIST}": wordless & (worst == TAGS),
-        f"has no caption (looked for {places})": wordless & (worst == NO_CAPTION),
-    }
-    for reason in dict.fromkeys(reason for reason in filtered if reason):
-        found[reason] = np.array([other == reason for other in filtered])
-    told = np.zeros(len(sizes), bool)
-    for reason, mask in found.items():
-        found[reason] = mask & ~told
-        told |= mask
-    return found
 
 
 def printable(name: str, most: int = 100) -> str:

@@ -25,10 +25,11 @@ from lidit_core.errors import LiDiTError
 from lidit_core.io.atomic import replacing
 
 from . import UNMASKED, LeftOut
+from .faults import faults
 from .filters import SIDECAR, Filters, json_fields, tell_unread
 from .formats import places, sought
 from .masks import ALPHA, header_has_alpha, mask_fault, open_alpha, open_mask
-from .reading import faults, header_size, open_picture, printable, read_caption
+from .reading import header_size, open_picture, printable, read_caption
 from .tar_index import VERSION, Shard, ShardIndex, Wanted, index_shard, row_type
 
 if TYPE_CHECKING:

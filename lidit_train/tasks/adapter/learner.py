@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from lidit_core.diffusion.objectives import guided, sampling_times
+from lidit_core.diffusion.objectives import guided
 from lidit_core.diffusion.sampling import euler_steps
+from lidit_core.diffusion.times import sampling_times
 from lidit_core.errors import LiDiTError
 from lidit_core.llmdiff.adapter import AdapterText, LLMDiffAdapter
 from lidit_core.model.attention import scaled_dot_product

@@ -19,7 +19,8 @@ from lidit_core.text.spec import LLMSpec
 
 from ...batch import Batch
 from ...data.caption_states import CaptionReader
-from ...data.loader import Fetched, Loader
+from ...data.fetching import Fetched
+from ...data.loader import Loader
 from ...data.schedule import Schedule, StageBuckets, StepBatch
 from ...recipe import Recipe
 from .input import RecordedPrompts, lengths

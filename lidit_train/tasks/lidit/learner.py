@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from lidit_core.diffusion.sampling import sample
-from lidit_core.model.dit import LiDiT, LiDiTBlock, run_block
+from lidit_core.model.dit import LiDiT
 
 from ...batch import Batch, Shown
 from ...learner import Learner
@@ -17,6 +16,7 @@ from ..denoising import denoise
 from .alignment import Aligned
 from .lora import LoraAdapter
 from .routing import Routed
+from .running import BlockRunner
 
 
 class LiDiTLearner(Learner):
@@ -72,31 +72,19 @@ class LiDiTLearner(Learner):
         return Routed(self.routing.blocks(len(self.model.blocks)), batch.kept)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        seen: dict[int, Tensor] = {}
-        routed = self._routed(batch)
-
-        def watched(index: int, block: LiDiTBlock, x: Tensor, *rest) -> Tensor:
-            x = routed.before(index, x) if routed else x
-            if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(run_block, index, block, x, *rest, use_reentrant=False)
-            else:
-                x = run_block(index, block, x, *rest)
-            x = routed.after(index, x) if routed else x
-            if index in self.watched:
-                seen[index] = x  # (B, N, D)
-            return x
+        run = BlockRunner(self.watched, self.checkpointing, self._routed(batch))
 
         def predict(z: Tensor, t: Tensor) -> Tensor:
-            return self.model(z, t, batch.states, run_block=watched)
+            return self.model(z, t, batch.states, run_block=run)
 
         made = denoise(self.model.config.prediction, batch, predict, self.loss)
         loss = made.losses.mean()
         if self.names is not None and self.content is not None and batch.content is not None:
-            logits = self.names(seen[self.content.block])  # (B, N, classes)
+            logits = self.names(run.seen[self.content.block])  # (B, N, classes)
             loss = loss + self.content.weight * self._named(batch, logits)
         if self.aligned is not None and batch.features is not None:  # until it ends
             recipe = self.aligned.recipe
-            apart = self.aligned(seen[recipe.block], batch.features)
+            apart = self.aligned(run.seen[recipe.block], batch.features)
             loss = loss + recipe.weight * batch.mean_of_samples(apart)
         if self.contrast is not None and batch.contrasted is not None:
             others = batch.contrasted.errors(made.output, batch.mean)

@@ -27,8 +27,8 @@ from .alignment import Aligned
 from .input import input_spec
 from .learner import LiDiTLearner
 from .lora import add_lora, linear_layers, save_lora
-from .plan import make_plan
-from .plan_text import plan_text
+from .plan.plan import make_plan
+from .plan.text import plan_text
 from .routing import check_routing
 from .start import begin, check_start, checkpoint_path, configuration, fresh_branches
 from .trained import on_meta, trained_branches, trained_by

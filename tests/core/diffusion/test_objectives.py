@@ -8,17 +8,14 @@ from tiny_lidit import random_lidit as tiny
 from tiny_lidit import random_texts as texts
 
 from lidit_core.diffusion.objectives import (
-    Focus,
     add_noise,
     clean_and_noise,
     coefficients,
     model_timestep,
-    sample_time,
-    sampling_times,
-    shift_time,
     target,
 )
 from lidit_core.diffusion.sampling import initial_noise, sample
+from lidit_core.diffusion.times import Focus, sample_time, sampling_times, shift_time
 from lidit_core.model.config import PREDICTIONS
 
 TIMES = torch.tensor([0.02, 0.3, 0.7, 1.0])

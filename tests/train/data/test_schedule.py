@@ -13,7 +13,7 @@ import pytest
 import torch
 from tiny_training import RECIPES
 
-from lidit_core.diffusion.objectives import Focus
+from lidit_core.diffusion.times import Focus
 from lidit_core.errors import LiDiTError
 from lidit_train.data.sample_draws import chance
 from lidit_train.data.schedule import Schedule, StageBuckets

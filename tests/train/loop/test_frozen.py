@@ -16,7 +16,7 @@ from lidit_train.plan.hardware import DEVICES
 from lidit_train.run import begin_run, train
 from lidit_train.tasks.adapter.plan import make_adapter_plan
 from lidit_train.tasks.adapter.target import adapter_target
-from lidit_train.tasks.lidit.plan import make_plan
+from lidit_train.tasks.lidit.plan.plan import make_plan
 from lidit_train.tasks.lidit.start import configuration
 from lidit_train.tasks.lidit.trained import trained_by
 

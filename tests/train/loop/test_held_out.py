@@ -18,7 +18,7 @@ from tiny_adapter_training import adapter_fields, write_demo_checkpoint
 from tiny_llm import save_llm
 from tiny_training import curve, fields, make_world, pictures, recipe_of, save_encoder, write_recipe
 
-from lidit_core.diffusion.objectives import even_times
+from lidit_core.diffusion.times import even_times
 from lidit_core.errors import LiDiTError
 from lidit_core.io.tensors import read_safetensors
 from lidit_train.data.schedule import held_out

@@ -24,7 +24,7 @@ from lidit_train.loop.optimisers import average_of, optimisers_of
 from lidit_train.loop.optimisers.optional import PACKAGES
 from lidit_train.recipe import Optimiser
 from lidit_train.run import train
-from lidit_train.tasks.lidit.plan_memory import optimiser_bytes
+from lidit_train.tasks.lidit.plan.memory import optimiser_bytes
 from lidit_train.tasks.lidit.trained import Weights
 
 SETTINGS = {

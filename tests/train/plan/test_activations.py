@@ -15,7 +15,7 @@ from lidit_core.model.config import RefinerConfig
 from lidit_train.data.token_guess import TextTokens
 from lidit_train.plan.workload import Sizes, image_tokens
 from lidit_train.recipe import Lora
-from lidit_train.tasks.lidit.plan_activations import BATCH_TENSORS, saved_activations
+from lidit_train.tasks.lidit.plan.activations import BATCH_TENSORS, saved_activations
 from lidit_train.tasks.lidit.trained import everything, refiners_of, with_lora
 
 BATCH, SIDES, INSTRUCTION, READ = 3, (12, 20), 4, (24, 15)

@@ -11,14 +11,14 @@ from real_cost import real_cost
 from tiny_lidit import random_lidit
 from torch import Tensor, nn
 
-import lidit_train.tasks.lidit.plan_cost
+import lidit_train.tasks.lidit.plan.cost
 from lidit_core.model.attention import key_bias, scaled_dot_product
 from lidit_core.model.layers import SelfAttention
 from lidit_train.data.token_guess import TextTokens
 from lidit_train.plan.counting import Cost, count
 from lidit_train.plan.workload import Sizes
 from lidit_train.recipe import Lora
-from lidit_train.tasks.lidit.plan_cost import model_cost
+from lidit_train.tasks.lidit.plan.cost import model_cost
 from lidit_train.tasks.lidit.trained import refiners_of, with_lora
 
 
@@ -68,7 +68,7 @@ def test_masks_are_read_and_cost_nothing():
 
 
 def test_a_model_is_run_once_for_all_that_decides_its_cost(monkeypatch):
-    module, runs = lidit_train.tasks.lidit.plan_cost, []
+    module, runs = lidit_train.tasks.lidit.plan.cost, []
 
     def counted(*args) -> Cost:
         runs.append(args)
@@ -86,7 +86,7 @@ def test_a_model_is_run_once_for_all_that_decides_its_cost(monkeypatch):
 
 
 def test_few_blocks_are_run_however_deep_the_model_is(monkeypatch):
-    module, depths = lidit_train.tasks.lidit.plan_cost, []
+    module, depths = lidit_train.tasks.lidit.plan.cost, []
     build = module._some_blocks
 
     def watched(*args):

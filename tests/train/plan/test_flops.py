@@ -23,7 +23,7 @@ from lidit_train.loop.muon import Muon
 from lidit_train.plan.counting import Cost
 from lidit_train.plan.workload import Sizes, image_tokens
 from lidit_train.recipe import Lora
-from lidit_train.tasks.lidit.plan_cost import content_cost, model_cost, muon_flops
+from lidit_train.tasks.lidit.plan.cost import content_cost, model_cost, muon_flops
 from lidit_train.tasks.lidit.trained import everything, refiners_of, with_lora
 
 BATCH, INSTRUCTION, DEPTH = 3, 2, 4

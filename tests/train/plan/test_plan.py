@@ -39,9 +39,9 @@ from lidit_train.recipe import (
     Subset,
     Validation,
 )
-from lidit_train.tasks.lidit.plan import Plan, make_plan
-from lidit_train.tasks.lidit.plan_memory import ENCODING, READING, VALIDATION
-from lidit_train.tasks.lidit.plan_text import plan_text
+from lidit_train.tasks.lidit.plan.memory import ENCODING, READING, VALIDATION
+from lidit_train.tasks.lidit.plan.plan import Plan, make_plan
+from lidit_train.tasks.lidit.plan.text import plan_text
 from lidit_train.tasks.lidit.start import configuration
 from lidit_train.tasks.lidit.trained import count_weights, everything, trained_by
 

@@ -17,7 +17,7 @@ from tiny_training import curve, fields, make_world, recipe_of, run, write_recip
 from lidit_core.errors import LiDiTError
 from lidit_train.batch import Batch
 from lidit_train.contrast import Contrasted
-from lidit_train.data.loader import Fetched
+from lidit_train.data.fetching import Fetched
 from lidit_train.loop.parallel import accelerator_for
 from lidit_train.recipe import Contrast
 from lidit_train.recipe_file import read_recipe

@@ -71,6 +71,21 @@ def test_without_it_another_refiner_is_refused_with_the_remedy(world):
         open_task(recipe).check_files()
 
 
+def test_a_checkpoint_is_given_a_second_position_resblock_once(world):
+    folder, _ = world
+    trunk = str(folder / "trunk" / "final.safetensors")
+    model = {"preset": "", "checkpoint": trunk, "changes": {"position_dilation": 2}}
+    run(folder, "wide", {"one": world[1]["one"]}, model=model, stages=FEW)
+    path = folder / "wide" / "final.safetensors"
+    learnt = load_lidit(path)
+    assert learnt.config.position_dilation == 2
+    assert learnt.wide_position.conv2.weight.abs().max() > 0
+    for other in (0, 3):  # its weights would be read in other places than they were trained for
+        model = {"preset": "", "checkpoint": str(path), "changes": {"position_dilation": other}}
+        with pytest.raises(LiDiTError, match="changes position_dilation of the checkpoint"):
+            open_task(recipe_of(folder, "one", model=model)).check_files()
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [

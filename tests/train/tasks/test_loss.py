@@ -7,12 +7,7 @@ import torch
 import torch.nn.functional as F
 from tiny_training import recipe_of
 
-from lidit_core.diffusion.objectives import (
-    add_noise,
-    clean_and_noise,
-    coefficients,
-    target,
-)
+from lidit_core.diffusion.objectives import add_noise, clean_and_noise, coefficients, target
 from lidit_core.errors import LiDiTError
 from lidit_train.batch import Batch
 from lidit_train.recipe import ERRORS, WEIGHTINGS, Loss

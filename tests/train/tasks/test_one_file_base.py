@@ -18,7 +18,7 @@ from tiny_unet import TINY
 
 from lidit_core.errors import LiDiTError
 from lidit_core.model.config import LatentFormat
-from lidit_train.data.autoencoders import AutoencoderFile, find_autoencoder
+from lidit_train.data.autoencoders.find import AutoencoderFile, find_autoencoder
 from lidit_train.run import train
 from lidit_train.tasks.adapter import target as targets
 from lidit_train.tasks.adapter.base_text import base_text

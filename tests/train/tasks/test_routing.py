@@ -22,7 +22,7 @@ from lidit_train.recipe import Routing
 from lidit_train.recipe_file import read_recipe
 from lidit_train.run import train
 from lidit_train.tasks.lidit.learner import LiDiTLearner
-from lidit_train.tasks.lidit.plan_cost import model_cost
+from lidit_train.tasks.lidit.plan.cost import model_cost
 from lidit_train.tasks.task import open_task
 
 STAGES = [{"images": 12, "batch": 4, "resolution": 256}]  # 256 image tokens

@@ -1,4 +1,4 @@
-"""`lidit ablate` from its file to its table. Run: pytest tests/stickers/test_ablation.py"""
+"""`lidit ablate` from its file to its table. Run: pytest tests/stickers/ablation/test_ablation.py"""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from lidit_core.errors import LiDiTError
 from lidit_stickers.ablation.recipes import fork_recipe
 from lidit_stickers.ablation.running import left
 from lidit_stickers.ablation.variants import Ablation, read_ablation
-from lidit_train.data.loader import Fetcher
+from lidit_train.data.fetching import Fetcher
 from lidit_train.data.prepare import prepare
 from lidit_train.loop.trainer import Trainer
 from lidit_train.tasks.task import open_task
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SHIPPED = ROOT / "recipes" / "ablate.yaml"
 NAMES = ("one", "two")
 VARIANTS = [

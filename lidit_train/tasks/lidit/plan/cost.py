@@ -20,13 +20,13 @@ from lidit_core.model.config import LiDiTConfig
 from lidit_core.model.dit import LiDiT, LiDiTBlock
 from lidit_core.text.states import INSTRUCTION, PROMPT, LLMStates
 
-from ...data.token_guess import TextTokens
-from ...plan.counting import META, Cost, SoFar, count
-from ...plan.workload import Sizes
-from ...recipe import Alignment, Lora, Routing
-from .alignment import Aligned
-from .lora import LoraAdapter
-from .trained import Trained, everything, linear_layers, weight_shapes
+from ....data.token_guess import TextTokens
+from ....plan.counting import META, Cost, SoFar, count
+from ....plan.workload import Sizes
+from ....recipe import Alignment, Lora, Routing
+from ..alignment import Aligned
+from ..lora import LoraAdapter
+from ..trained import Trained, everything, linear_layers, weight_shapes
 
 BLOCKS = "blocks."  # how the names in the DiT's blocks begin
 STANDING = 2  # blocks that stand for neighbours in which the same weights learn
@@ -241,7 +241,7 @@ def muon_flops(config: LiDiTConfig, trained: Trained) -> int:
 
 @functools.lru_cache(maxsize=64)
 def _orthogonalising(shape: tuple[int, ...]) -> int:
-    from ...loop.muon import orthogonalised  # slow to import, for it runs on several devices
+    from ....loop.muon import orthogonalised  # slow to import, for it runs on several devices
 
     matrix = torch.empty(shape, device=META)
     return count(lambda _: orthogonalised(matrix.flatten(1)[None]), ()).forward

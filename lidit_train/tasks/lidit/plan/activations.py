@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from lidit_core.model.config import LiDiTConfig
 
-from ...plan.workload import FLOAT32, Sizes
-from ...recipe import Routing
-from .plan_cost import content_cost, model_cost
-from .trained import Trained
+from ....plan.workload import FLOAT32, Sizes
+from ....recipe import Routing
+from ..trained import Trained
+from .cost import content_cost, model_cost
 
 BATCH_TENSORS = 6  # like the latents: clean, noise, noisy, target, prediction, its patches
 

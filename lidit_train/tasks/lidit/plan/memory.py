@@ -15,22 +15,22 @@ import torch
 from lidit_core.model.config import LiDiTConfig
 from lidit_core.paths import at_home
 
-from ...data.latent_cache import BATCH
-from ...data.room import STORED_BYTES
-from ...data.vision.encoder import VisionEncoder
-from ...loop.computing.frozen import holds_half
-from ...loop.validating.grid import BATCH as DRAWN
-from ...plan.autoencoder_size import AutoencoderSize, autoencoder_size
-from ...plan.counting import Cost
-from ...plan.hardware import Device
-from ...plan.llm_size import LLMSize
-from ...plan.workload import FLOAT32, Sizes, StageLoad, branches_read, image_tokens
-from ...recipe import Recipe
-from .alignment import Aligned
-from .input import input_spec
-from .plan_activations import Activations, saved_activations
-from .plan_cost import alignment_cost
-from .trained import Trained, Weights, weight_sizes
+from ....data.latent_cache import BATCH
+from ....data.room import STORED_BYTES
+from ....data.vision.encoder import VisionEncoder
+from ....loop.computing.frozen import holds_half
+from ....loop.validating.grid import BATCH as DRAWN
+from ....plan.autoencoder_size import AutoencoderSize, autoencoder_size
+from ....plan.counting import Cost
+from ....plan.hardware import Device
+from ....plan.llm_size import LLMSize
+from ....plan.workload import FLOAT32, Sizes, StageLoad, branches_read, image_tokens
+from ....recipe import Recipe
+from ..alignment import Aligned
+from ..input import input_spec
+from ..trained import Trained, Weights, weight_sizes
+from .activations import Activations, saved_activations
+from .cost import alignment_cost
 
 HELD, MICRO_BATCH, UPDATE, VALIDATION = "always", "micro batch", "update", "validation"
 READING, ENCODING = "captions", "latents"  # while caches are filled, before the model is made

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...plan.text import row
-from ...plan.workload import StageLoad
-from ...units import as_bytes, as_count, as_flops, as_time
+from ....plan.text import row
+from ....plan.workload import StageLoad
+from ....units import as_bytes, as_count, as_flops, as_time
+from .memory import ENCODING, HELD, MICRO_BATCH, READING, UPDATE, VALIDATION
 from .plan import Plan, StagePlan
-from .plan_memory import ENCODING, HELD, MICRO_BATCH, READING, UPDATE, VALIDATION
 
 MOMENTS = {
     HELD: "held all the time",

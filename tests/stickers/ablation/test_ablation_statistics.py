@@ -1,4 +1,4 @@
-"""How sure an ablation is. Run: pytest tests/stickers/test_ablation_statistics.py"""
+"""How sure an ablation is. Run: pytest tests/stickers/ablation/test_ablation_statistics.py"""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from lidit_core.model.vae import CHANNELS
 from lidit_core.paths import SHIPPED_WEIGHTS, at_home
 from lidit_core.shipped import find_vae
 
-from .ldm_autoencoder import ldm_channels, ldm_identity, ldm_prefix, read_ldm
+from .ldm import ldm_channels, ldm_identity, ldm_prefix, read_ldm
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL

@@ -9,13 +9,13 @@ from pathlib import Path
 from lidit_core.model.config import LiDiTConfig
 from lidit_core.model.vae import CHANNELS, WIDTH
 
-from ...data.room import free_disk
-from ...data.token_guess import TextTokens, text_tokens
-from ...loop.learning_rate import decay_start
-from ...plan.cache_sizes import Cached, Count, caches, counts_of
-from ...plan.hardware import Device, find_device
-from ...plan.llm_size import LLMSize, llm_size
-from ...plan.workload import (
+from ....data.room import free_disk
+from ....data.token_guess import TextTokens, text_tokens
+from ....loop.learning_rate import decay_start
+from ....plan.cache_sizes import Cached, Count, caches, counts_of
+from ....plan.hardware import Device, find_device
+from ....plan.llm_size import LLMSize, llm_size
+from ....plan.workload import (
     FLOAT32,
     Sizes,
     StageLoad,
@@ -24,11 +24,11 @@ from ...plan.workload import (
     read_together,
     stage_loads,
 )
-from ...recipe import Recipe
-from .input import input_spec
-from .plan_cost import content_cost, model_cost, muon_flops
-from .plan_memory import Memory, Process, checkpoint_bytes, memory_of
-from .trained import Trained, Weights, count_weights, trained_by
+from ....recipe import Recipe
+from ..input import input_spec
+from ..trained import Trained, Weights, count_weights, trained_by
+from .cost import content_cost, model_cost, muon_flops
+from .memory import Memory, Process, checkpoint_bytes, memory_of
 
 UPDATE_BYTES = 40  # a trained number's, read and written by AdamW and the average in one step
 

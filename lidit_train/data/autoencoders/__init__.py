@@ -1,0 +1,1 @@
+"""Autoencoders that a recipe names: of ours, of diffusers, and of Stable Diffusion's files."""
