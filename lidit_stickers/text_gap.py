@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 from random import Random
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from lidit_core.checkpoints.lidit import read_config
 from lidit_core.diffusion.objectives import noised
 from lidit_core.diffusion.sampling import initial_noise
 from lidit_core.errors import check, exit_status
+from lidit_core.model.config import LatentFormat
 from lidit_core.model.latents import normalise
 from lidit_core.pipeline import Pipeline, load_pipeline
 from lidit_core.shipped import find_model
@@ -76,36 +78,75 @@ def scene_errors(
     The last axis is with the right caption, and with the empty prompt. A scene is drawn at the
     model's native size, and has one noise for all times and both texts.
     """
-    told: set[str] = set()
-    nothing = pipeline.encode([""], told)
+    return denoiser_errors(LiDiTDenoiser(pipeline), scenes, times)
+
+
+class Denoiser(Protocol):
+    """A model whose errors on scenes are measured."""
+
+    prediction: str  # "flow", "eps" or "v"
+    native_size: int  # pixels
+    latent: LatentFormat
+    vae: Any  # encodes pictures (B, 3, H, W) in [0, 1]
+    device: torch.device
+
+    def read(self, texts: Sequence[str]) -> Any:
+        """What the model reads of texts, as `say` takes it."""
+        ...
+
+    def say(self, z: Tensor, timestep: Tensor, text: Any) -> Tensor:
+        """Its prediction from noisy latents (B, C, h, w)."""
+        ...
+
+
+class LiDiTDenoiser:
+    """A LI-DiT with its LLMs."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        config = pipeline.model.config
+        self.pipeline, self.vae, self.device = pipeline, pipeline.vae, pipeline.device
+        self.prediction, self.latent = config.prediction, config.latent
+        self.native_size = config.native_size
+        self.told: set[str] = set()
+
+    def read(self, texts: Sequence[str]) -> Any:
+        return self.pipeline.encode(texts, self.told)
+
+    def say(self, z: Tensor, timestep: Tensor, text: Any) -> Tensor:
+        model = self.pipeline.model
+        return model(z.to(model.dtype), timestep, text)
+
+
+@torch.no_grad()
+def denoiser_errors(
+    model: Denoiser, scenes: Sequence[tuple[str, Scene]], times: Sequence[float]
+) -> Tensor:
+    """As `scene_errors`, of any model."""
     found = []
     for first in tqdm(range(0, len(scenes), BATCH), unit="batch", disable=None):
         captions, shown = zip(*scenes[first : first + BATCH])
-        x = scene_latents(pipeline, shown)
+        x = scene_latents(model, shown)
         seeds = [SEED + first + row for row in range(len(x))]
         noise = initial_noise(seeds, *x.shape[1:]).to(x)
-        empty = {branch: states[[0] * len(x)] for branch, states in nothing.items()}
-        texts = pipeline.encode(captions, told), empty
-        found.append(_errors(pipeline, x, noise, texts, times))
+        texts = model.read(captions), model.read([""] * len(x))
+        found.append(_errors(model, x, noise, texts, times))
     return torch.cat(found, dim=1)
 
 
-def scene_latents(pipeline: Pipeline, scenes: Sequence[Scene]) -> Tensor:
+def scene_latents(model: Denoiser, scenes: Sequence[Scene]) -> Tensor:
     """Normalised latents (B, C, h, w) of the drawings, at the model's native size."""
-    config = pipeline.model.config
-    drawings = np.stack([render(scene, config.native_size) for scene in scenes])
-    pixels = torch.from_numpy(drawings).to(pipeline.device).permute(0, 3, 1, 2).float() / 255
-    return normalise(pipeline.vae.encode(pixels), config.latent)
+    drawings = np.stack([render(scene, model.native_size) for scene in scenes])
+    pixels = torch.from_numpy(drawings).to(model.device).permute(0, 3, 1, 2).float() / 255
+    return normalise(model.vae.encode(pixels), model.latent)
 
 
-def _errors(pipeline: Pipeline, x: Tensor, noise: Tensor, texts, times) -> Tensor:
+def _errors(model: Denoiser, x: Tensor, noise: Tensor, texts, times) -> Tensor:
     """(times, B, texts) from latents and noise (B, C, h, w)."""
-    model, rows = pipeline.model, []
-    prediction = model.config.prediction
+    rows = []
     for time in times:
         t = torch.full((len(x),), time, device=x.device)
-        made = noised(prediction, x, noise, t)
-        said = [model(made.z.to(model.dtype), made.timestep, text).float() for text in texts]
+        made = noised(model.prediction, x, noise, t)
+        said = [model.say(made.z, made.timestep, text).float() for text in texts]
         errors = [F.mse_loss(v, made.target, reduction="none").mean((1, 2, 3)) for v in said]
         rows.append(torch.stack(errors, dim=-1).cpu())
     return torch.stack(rows)

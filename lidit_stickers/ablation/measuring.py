@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from lidit_core.io.atomic import replacing
 from lidit_core.pipeline import load_pipeline
@@ -14,7 +15,8 @@ from lidit_eval.command import evaluate
 from lidit_eval.report import by_prompt
 
 from ..text_gap import held_out_scenes, scene_errors
-from .variants import Ablation, Score
+from .adapters import adapter_errors, score_words
+from .variants import Ablation
 
 ERRORS, NEAREST, SCORED = "errors.npy", "nearest.npy", "score"
 MEASURE = "nearest"
@@ -41,18 +43,15 @@ def measure(
     Args:
         llms: ``NAME=SOURCE`` of each branch.
     """
-    gap = ablation.gap
     errors = _kept(
         folder / ERRORS,
-        lambda: scene_errors(
-            load_pipeline(str(model), llms, device), held_out_scenes(gap.scenes), gap.times
-        ).numpy(),
+        lambda: _errors(ablation, model, llms, device).numpy(),
     )
     nearest = np.zeros(0)
     if ablation.score.every:
         nearest = _kept(
             folder / NEAREST,
-            lambda: _scores(ablation.score, model, folder / SCORED, llms, device),
+            lambda: _scores(ablation, model, folder / SCORED, llms, device),
         )
     return Measured(errors, nearest)
 
@@ -70,11 +69,21 @@ def _kept(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
     return np.load(path)
 
 
+def _errors(ablation: Ablation, model: Path, llms: Sequence[str], device: str | None) -> Tensor:
+    if ablation.adapter:
+        return adapter_errors(ablation, model, llms[0], device)
+    gap = ablation.gap
+    pipeline = load_pipeline(str(model), llms, device)
+    return scene_errors(pipeline, held_out_scenes(gap.scenes), gap.times)
+
+
 def _scores(
-    score: Score, model: Path, out: Path, llms: Sequence[str], device: str | None
+    ablation: Ablation, model: Path, out: Path, llms: Sequence[str], device: str | None
 ) -> np.ndarray:
     """By `lidit eval`, which goes on where it was killed."""
-    words = [str(model), "--prompts", score.prompts, "--every", str(score.every), "--out", str(out)]
+    score = ablation.score
+    words = score_words(ablation, model) if ablation.adapter else [str(model)]
+    words += ["--prompts", score.prompts, "--every", str(score.every), "--out", str(out)]
     words += [word for llm in llms for word in ("--llm", llm)]
     words += ["--device", device] if device else []
     found = by_prompt(evaluate(*words), MEASURE)
