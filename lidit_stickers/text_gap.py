@@ -34,11 +34,13 @@ from lidit_core.pipeline import Pipeline, load_pipeline
 from lidit_core.shipped import find_model
 
 from .evaluation import evaluation_prompts
+from .scenes.grammar import Caption
 from .scenes.scenes import Scene, place, render
 
 SEED = 20_261_128  # of the order of captions, of scenes and noise; no other list is drawn from it
 TIMES = (0.7, 0.85, 0.95)  # where it is decided what stands where
 BATCH = 32  # scenes
+Scenes = Sequence[tuple[str, Scene]]  # with their captions
 
 
 @dataclass(frozen=True)
@@ -55,13 +57,17 @@ class TextGap:
         return self.empty - self.captioned
 
 
-def held_out_scenes(count: int) -> list[tuple[str, Scene]]:
+def held_out_scenes(count: int, prompts: Sequence[Caption] | None = None) -> Scenes:
     """Captions, each with a scene of its own; the first are the same for every count.
 
     The captions are those of the evaluation in a random order, again from the first where more are
     asked for. Each names a combination that the held-out rule keeps out of training.
+
+    Args:
+        prompts: another list in the evaluation's place.
     """
-    captions = Random(SEED).sample(evaluation_prompts(), len(evaluation_prompts()))
+    prompts = evaluation_prompts() if prompts is None else prompts
+    captions = Random(SEED).sample(prompts, len(prompts))
     chosen = [captions[n % len(captions)] for n in range(count)]
     return [
         (caption.text, place(caption.request, np.random.default_rng([SEED, n])))
@@ -70,9 +76,7 @@ def held_out_scenes(count: int) -> list[tuple[str, Scene]]:
 
 
 @torch.no_grad()
-def scene_errors(
-    pipeline: Pipeline, scenes: Sequence[tuple[str, Scene]], times: Sequence[float]
-) -> Tensor:
+def scene_errors(pipeline: Pipeline, scenes: Scenes, times: Sequence[float]) -> Tensor:
     """Each scene's mean squared error on the model's target: (times, scenes, 2) on the CPU.
 
     The last axis is with the right caption, and with the empty prompt. A scene is drawn at the
@@ -118,9 +122,7 @@ class LiDiTDenoiser:
 
 
 @torch.no_grad()
-def denoiser_errors(
-    model: Denoiser, scenes: Sequence[tuple[str, Scene]], times: Sequence[float]
-) -> Tensor:
+def denoiser_errors(model: Denoiser, scenes: Scenes, times: Sequence[float]) -> Tensor:
     """As `scene_errors`, of any model."""
     found = []
     for first in tqdm(range(0, len(scenes), BATCH), unit="batch", disable=None):

@@ -13,7 +13,7 @@ from torch import Tensor
 from lidit_core.text.states import LLMStates
 from lidit_eval.drawers import AdapterDrawer
 
-from ..text_gap import denoiser_errors, held_out_scenes
+from ..text_gap import Scenes, denoiser_errors
 from .variants import Ablation
 
 
@@ -38,11 +38,13 @@ class AdapterDenoiser:
         return self.learner.predict(z, timestep, *text, mode=self.mode)
 
 
-def adapter_errors(ablation: Ablation, adapter: Path, llm: str, device: str | None) -> Tensor:
+def adapter_errors(
+    ablation: Ablation, adapter: Path, scenes: Scenes, llm: str, device: str | None
+) -> Tensor:
     """(times, scenes, 2), as `scene_errors` has them."""
-    base, gap = ablation.adapter["base"], ablation.gap
+    base = ablation.adapter["base"]
     model = AdapterDenoiser(base, adapter, ablation.mode, llm, device)
-    return denoiser_errors(model, held_out_scenes(gap.scenes), gap.times)
+    return denoiser_errors(model, scenes, ablation.gap.times)
 
 
 def score_words(ablation: Ablation, adapter: Path) -> list[str]:

@@ -113,8 +113,10 @@ def _measuring(ablation: Ablation, config: LiDiTConfig, plan: Plan) -> float:
 
 def _passes(ablation: Ablation, steps: int, guidance: float) -> int:
     """How often the model runs on one picture."""
-    passes, score = 2 * ablation.gap.scenes * len(ablation.gap.times), ablation.score
-    if score.every:
-        pictures = -(-len(items_of(score.prompts)) // score.every)
-        passes += pictures * steps * (2 if guidance != 1 else 1)
+    scores = (ablation.score, *ablation.also)
+    passes = len(scores) * 2 * ablation.gap.scenes * len(ablation.gap.times)
+    for score in scores:
+        if score.every:
+            pictures = -(-len(items_of(score.prompts)) // score.every)
+            passes += pictures * steps * (2 if guidance != 1 else 1)
     return passes

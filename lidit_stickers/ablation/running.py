@@ -94,7 +94,9 @@ class Ablating:
         """What decides a run's figures; the trunk by what it holds."""
         fields = fork_fields(self.ablation, variant, seed, "")
         gap, score = self.ablation.gap, self.ablation.score
+        also = {"also": [[s.prompts, s.every] for s in self.ablation.also]}
         return {
+            **(also if self.ablation.also else {}),
             "recipe": fields,
             "trunk_sha256": sha256(Path(trunk) if self.ablation.adapter else find_model(trunk)[0]),
             "gap": [gap.scenes, list(gap.times)],

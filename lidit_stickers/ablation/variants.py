@@ -120,6 +120,7 @@ class Ablation:
     mode: str = "replace"  # in which adapters are measured
     gap: Gap = Gap()
     score: Score = Score()
+    also: tuple[Score, ...] = ()  # further lists of prompts, each with a table of its own
 
     def __post_init__(self) -> None:
         check(
@@ -128,6 +129,11 @@ class Ablation:
             "adapters an adapter with its base",
         )
         one_of("the ablation's mode", self.mode, MODES)
+        others = [score.prompts for score in self.also]
+        check(
+            len({*others}) == len(others),
+            f"the ablation's also has a list of prompts twice: {others}; leave one out",
+        )
         check(bool(self.seeds), "the ablation has no seeds; expected one or more")
         for what, given in (("variants", self.names), ("seeds", self.seeds)):
             check(len(set(given)) == len(given), f"the ablation's {what} repeat: {list(given)}")

@@ -56,6 +56,7 @@ def tiny(world: Path, **changes) -> dict:
         "claims": CLAIMS,
         "gap": {"scenes": 3, "times": [0.7, 0.95]},
         "score": {"every": 700},
+        "also": [{"prompts": "long", "every": 60}],
         **changes,
     }
 
@@ -90,6 +91,12 @@ def test_one_command_trains_measures_and_compares_the_forms(world, tmp_path):
     by_hand = 100 * (gaps["direct"] - gaps["last"]).mean() / gaps["direct"].mean()
     assert told["claims"][0]["gap"] == pytest.approx(by_hand, rel=1e-6)
     assert all(len(run["nearest"]) == 2 for run in told["runs"].values())
+    long = told["also"]["long"]["runs"]
+    assert all(len(run["nearest"]) == 2 for run in long.values())
+    assert np.abs(np.array(long["direct"]["gaps"]) - gaps["direct"]).max() > 0
+    table = (out / "ablation.md").read_text()
+    assert table.count("| differences help |") == 2 and "## Prompts: long" in table
+    assert np.load(out / "runs" / "last-0" / "long-nearest.npy").shape == (2,)
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.npy")}
     assert ablate(world, file, "--out", str(out)) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -127,6 +134,7 @@ BAD = [
     ({"checkpoint": "stickers"}, "expected one of them, or for adapters an adapter"),
     ({"variants": [{"name": "direct", "says": "", "reads": ["x"]}]}, "expected a change of the"),
     ({"fork": {"adapter": {}}}, "fork has adapter"),
+    ({"also": [{"prompts": "long"}] * 2}, "has a list of prompts twice"),
 ]
 
 
