@@ -164,6 +164,22 @@ class Content:
 
 
 @dataclass(frozen=True)
+class Place:
+    """A loss that keeps image tokens aware of where they are, which is what relations need.
+
+    A linear map of one block's tokens must tell each token's row and column; the map is not part of
+    the model. At high noise tokens far from the border know nothing of it by themselves, and
+    nothing in the objective asks for it before the text is read, nor the reverse.
+    """
+
+    weight: float = 0.2  # of the mean squared error beside the objective's loss
+    block: int = 3  # the transformer block whose output is read
+
+    def __post_init__(self) -> None:
+        in_range(self, "place", "weight", low=0)
+
+
+@dataclass(frozen=True)
 class Contrast:
     """Contrastive flow matching (Stoica et al. 2025, arXiv 2506.05350); for models of flow alone.
 
@@ -231,6 +247,7 @@ class Recipe:
     loss: Loss = Loss()
     content: Content | None = None  # teach a block what each patch shows
     alignment: Alignment | None = None  # teach a block what a vision encoder sees
+    place: Place | None = None  # image tokens must tell where they are
     contrast: Contrast | None = None  # tell a caption's velocity from that of others
     routing: Routing | None = None  # lead some image tokens around some blocks
     compute: Compute = Compute()

@@ -39,6 +39,7 @@ UNUSED = {
     "lora.names": "which is for trains: lora",
     "bridge": "which is for trains: bridge",
     "content": "which a block of a LI-DiT learns",
+    "place": "which a block of a LI-DiT learns",
     "validation.branches": "and an adapter reads one LLM",
     "compute.cuda_graph": "which records a LI-DiT: an adapter's checkpoint may read texts itself",
     "alignment": "which a block of a LI-DiT learns",

@@ -15,6 +15,7 @@ from ...recipe import SQUARED, Content, Contrast, Loss, Routing
 from ..denoising import denoise
 from .alignment import Aligned
 from .lora import LoraAdapter
+from .places import Placed
 from .routing import Routed
 from .running import BlockRunner
 
@@ -23,7 +24,7 @@ class LiDiTLearner(Learner):
     """Trains a LI-DiT; maps that name content or are aligned are no part of the model.
 
     Batches of held-out pictures bring no content, contrast or features, and are not measured by
-    them.
+    them, nor by the places of their tokens.
 
     Args:
         checkpointing: the blocks' activations are computed again in the backward pass.
@@ -41,13 +42,14 @@ class LiDiTLearner(Learner):
         loss: Loss = SQUARED,
         routing: Routing | None = None,
         aligned: Aligned | None = None,
+        placed: Placed | None = None,
     ) -> None:
         super().__init__()
         self.model, self.content, self.checkpointing = model, content, checkpointing
         self.contrast, self.loss, self.routing = contrast, loss, routing
         self.names = nn.Linear(model.config.width, content.classes) if content else None
-        self.aligned = aligned
-        lessons = (content, aligned.recipe if aligned else None)
+        self.aligned, self.placed = aligned, placed
+        lessons = (content, *(taught.recipe for taught in (aligned, placed) if taught))
         self.watched = {lesson.block for lesson in lessons if lesson}  # blocks that are read
 
     def blocks(self) -> list[nn.Module]:
@@ -86,6 +88,10 @@ class LiDiTLearner(Learner):
             recipe = self.aligned.recipe
             apart = self.aligned(run.seen[recipe.block], batch.features)
             loss = loss + recipe.weight * batch.mean_of_samples(apart)
+        if self.placed is not None and torch.is_grad_enabled():
+            rows = -(-batch.x.shape[-2] // self.model.config.patch)
+            apart = self.placed(run.seen[self.placed.recipe.block], rows)
+            loss = loss + self.placed.recipe.weight * apart.mean()
         if self.contrast is not None and batch.contrasted is not None:
             others = batch.contrasted.errors(made.output, batch.mean)
             if made.weights is not None:

@@ -66,7 +66,7 @@ def check_routing(recipe: Recipe, config: LiDiTConfig, spec: InputSpec) -> None:
         f"{side} pixels has {tokens}; leave routing out, or give every stage a resolution of "
         f"{int(LEAST**0.5) * spec.grain} or more",
     )
-    for name in ("content", "alignment"):
+    for name in ("content", "alignment", "place"):
         if (lesson := getattr(recipe, name)) is not None:
             _check_read(name, lesson.block, blocks[:-1])
 

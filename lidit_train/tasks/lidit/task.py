@@ -27,6 +27,7 @@ from .alignment import Aligned
 from .input import input_spec
 from .learner import LiDiTLearner
 from .lora import add_lora, linear_layers, save_lora
+from .places import Placed
 from .plan.plan import make_plan
 from .plan.text import plan_text
 from .routing import check_routing
@@ -92,6 +93,7 @@ class LiDiTTask(PictureTask):
             recipe.loss,
             recipe.routing,
             aligned,
+            Placed(recipe.place, config.width) if recipe.place else None,
         )
         if recipe.trains == "lora":
             learner.lora = add_lora(start.model, recipe.lora)
@@ -173,7 +175,7 @@ def _check_subsets(recipe: Recipe, config: LiDiTConfig) -> None:
 
 def _check_losses(recipe: Recipe, config: LiDiTConfig) -> None:
     """The losses beside the denoising: of blocks that are there, contrast within flow."""
-    for name in ("content", "alignment"):
+    for name in ("content", "alignment", "place"):
         lesson = getattr(recipe, name)
         check(
             lesson is None or 0 <= lesson.block < config.depth,

@@ -1,4 +1,4 @@
-"""`lidit ablate` from its file to its table. Run: pytest tests/stickers/ablation"""
+"""`lidit ablate` from file to table. Run: pytest tests/stickers/ablation/test_ablation.py"""
 
 from __future__ import annotations
 
