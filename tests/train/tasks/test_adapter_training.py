@@ -18,7 +18,6 @@ from tiny_adapter_training import (
     make_world,
     run_adapter,
 )
-from tiny_encoder import save_encoder
 from tiny_training import curve
 from tiny_unet import TINY, random_unet
 from torch.distributed.checkpoint import FileSystemReader
@@ -27,7 +26,6 @@ from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from lidit_core.errors import LiDiTError
-from lidit_core.llmdiff.adapter import LLMDiffAdapter
 from lidit_core.llmdiff.file import load_adapter, read_adapter_config
 from lidit_core.unet.families import FAMILIES
 from lidit_train.loop.parallel import accelerator_for
@@ -347,36 +345,3 @@ def test_a_checkpoint_whose_scalars_have_no_dimension_is_resumed(world, caplog):
     again = run_adapter(world, "scalars")
     assert "going on at step 7" in caplog.text and "does not fit" not in caplog.text
     assert all(torch.equal(whole[name], again[name]) for name in whole)
-
-
-@pytest.mark.parametrize("form", ["last", "direct", "consecutive"])
-@pytest.mark.parametrize("kind", ["Bert", "T5"])
-def test_every_form_is_trained_on_an_encoder(world, kind, form):
-    """The file says which form it has, and what it reads of which model."""
-    llm = world / kind
-    if not llm.exists():
-        save_encoder(llm, kind)
-    weights = run_adapter(world, f"{kind}-{form}", adapter={"llm": str(llm), "form": form})
-    config = read_adapter_config(world / f"{kind}-{form}" / "final.safetensors")
-    assert (config.form, config.llm.name, config.blocks) == (form, kind, 4)
-    assert config.llm.block == (-1 if form == "last" else "differences")
-    assert config.llm.width == 32 and config.llm.fingerprint
-    assert ("langevin.g" in weights) == (form != "last")
-    assert all(float(weights[f"layers.{n}.a2"]) != 0 for n in range(4))
-
-
-def test_a_run_without_langevin_noise_leaves_its_size_alone(world):
-    quiet = run_adapter(world, "quiet", adapter={"noise": False})
-    noisy = run_adapter(world, "noisy")
-    begun = LLMDiffAdapter(read_adapter_config(world / "quiet" / "final.safetensors"))
-    size = begun.initialise().langevin.h.detach()
-    assert torch.equal(quiet["langevin.h"], size.bfloat16().float())  # as what is frozen is kept
-    assert not torch.equal(noisy["langevin.h"], size)
-    assert not torch.equal(noisy["langevin.g"], quiet["langevin.g"])
-    assert not any("langevin noise" in line for line in curve(world / "quiet"))
-
-
-def test_a_form_without_noise_has_none_to_switch_off(world):
-    with pytest.raises(LiDiTError, match="form=last and noise=false") as told:
-        adapter_recipe(world, adapter={"form": "last", "noise": False})
-    assert "\n" not in str(told.value)

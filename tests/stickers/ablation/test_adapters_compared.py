@@ -1,4 +1,4 @@
-"""Adapters compared by `lidit ablate`. Run: pytest tests/stickers/ablation/test_adapter_forms.py"""
+"""Adapters compared. Run: pytest tests/stickers/ablation/test_adapters_compared.py"""
 
 from __future__ import annotations
 
