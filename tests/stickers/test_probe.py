@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_encoder import save_encoder
-from tiny_llm import save_llm
+from tiny_llm import save_encoder, save_llm
 
 from lidit_core.errors import LiDiTError
 from lidit_core.llm.loading import load_llm

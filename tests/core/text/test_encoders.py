@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_encoder import BLOCKS, KINDS, WIDTH, save_encoder
+from tiny_llm import ENCODER_BLOCKS as BLOCKS
+from tiny_llm import ENCODERS, WIDTH, save_encoder
 from transformers import AutoModelForTextEncoding
 
 from lidit_core.errors import LiDiTError
@@ -24,7 +25,7 @@ LIMIT = 1e-5
 MINILM = "all-MiniLM-L6-v2"
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=ENCODERS)
 def folder(request, tmp_path_factory) -> Path:
     return save_encoder(tmp_path_factory.mktemp("encoder") / request.param, request.param)
 

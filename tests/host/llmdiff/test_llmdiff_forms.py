@@ -6,7 +6,7 @@ import pytest
 import torch
 from clip_kit import PROMPT, fresh_loader, save_llms
 from llmdiff_kit import DiffKit, adapter_config, distance, random_adapter
-from tiny_encoder import save_encoder
+from tiny_llm import save_encoder
 
 from lidit_core.llmdiff.config import block_of
 from lidit_core.llmdiff.file import write_adapter

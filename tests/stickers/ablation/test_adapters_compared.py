@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from tiny_adapter_training import make_world
-from tiny_encoder import save_encoder
+from tiny_llm import save_encoder
 
 from lidit_core.cli import main
 from lidit_core.errors import LiDiTError

@@ -10,8 +10,7 @@ import torch
 from real_cost import real_cost
 from tiny_adapter import adapter_config, differences, latents, new_adapter, new_learner
 from tiny_adapter_training import adapter_recipe, make_world, run_adapter
-from tiny_encoder import save_encoder
-from tiny_llm import save_llm
+from tiny_llm import save_encoder, save_llm
 from tiny_unet import TINY
 
 import lidit_train.data.room

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tiny_adapter_training import adapter_recipe, make_world, run_adapter
-from tiny_encoder import save_encoder
+from tiny_llm import save_encoder
 from tiny_training import curve
 
 from lidit_core.errors import LiDiTError
