@@ -94,7 +94,7 @@ def prompt(module, config) -> list:
     import torch
 
     states, conditioning = module("lidit_core.text.states"), module("host.llmdiff.conditioning")
-    hidden = torch.randn(1, TOKENS, (config.blocks + 1) * config.llm.width)
+    hidden = torch.randn(1, TOKENS, config.states_width)
     roles = torch.full((1, TOKENS), states.PROMPT, dtype=torch.int32)
     reading = module("host.keys").reading_of(config.llm.block, config.llm.template)
     read = conditioning.LLMText(config.llm.name, states.LLMStates(hidden, roles), reading, TOKENS)

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from random import Random
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -32,17 +33,20 @@ from lidit_core.checkpoints.lidit import read_config
 from lidit_core.diffusion.objectives import noised
 from lidit_core.diffusion.sampling import initial_noise
 from lidit_core.errors import check, exit_status
+from lidit_core.model.config import LatentFormat
 from lidit_core.model.latents import normalise
 from lidit_core.pipeline import Pipeline, load_pipeline
 from lidit_core.shipped import find_model
 
 from .evaluation import evaluation_prompts
+from .scenes.grammar import Caption
 from .scenes.scenes import Scene, place, render
 
 SEED = 20_261_128  # of the order of captions, of scenes and noise; no other list is drawn from it
 TIMES = (0.7, 0.85, 0.95)  # where it is decided what stands where
 BATCH = 32  # scenes
 OPPOSITES = (("left", "right"), ("above", "below"), ("over", "under"), ("top", "bottom"))
+Scenes = Sequence[tuple[str, Scene]]  # with their captions
 
 
 @dataclass(frozen=True)
@@ -59,18 +63,17 @@ class TextGap:
         return self.empty - self.captioned
 
 
-def held_out_scenes(count: int, related: bool = False) -> list[tuple[str, Scene]]:
+def held_out_scenes(count: int, prompts: Sequence[Caption] | None = None) -> Scenes:
     """Captions, each with a scene of its own; the first are the same for every count.
 
     The captions are those of the evaluation in a random order, again from the first where more are
     asked for. Each names a combination that the held-out rule keeps out of training.
 
     Args:
-        related: only captions that say how two things stand, in words that can be turned round.
+        prompts: another list in the evaluation's place.
     """
-    captions = Random(SEED).sample(evaluation_prompts(), len(evaluation_prompts()))
-    if related:
-        captions = [c for c in captions if c.request.relation and turned(c.text) != c.text]
+    prompts = evaluation_prompts() if prompts is None else prompts
+    captions = Random(SEED).sample(prompts, len(prompts))
     chosen = [captions[n % len(captions)] for n in range(count)]
     return [
         (caption.text, place(caption.request, np.random.default_rng([SEED, n])))
@@ -84,46 +87,100 @@ def turned(caption: str) -> str:
     return re.sub(r"[a-z]+", lambda word: other.get(word[0], word[0]), caption)
 
 
+def related_prompts() -> list[Caption]:
+    """The evaluation's prompts that say how two things stand, in words that can be turned round."""
+    return [c for c in evaluation_prompts() if c.request.relation and turned(c.text) != c.text]
+
+
+def empty(caption: str) -> str:
+    """The empty prompt, whatever the caption."""
+    return ""
+
+
 @torch.no_grad()
 def scene_errors(
     pipeline: Pipeline,
-    scenes: Sequence[tuple[str, Scene]],
+    scenes: Scenes,
     times: Sequence[float],
-    other: Callable[[str], str] = lambda caption: "",
+    other: Callable[[str], str] = empty,
 ) -> Tensor:
     """Each scene's mean squared error on the model's target: (times, scenes, 2) on the CPU.
 
     The last axis is with the right caption, and with the other text, which is made of it. A scene
     is drawn at the model's native size, and has one noise for all times and both texts.
     """
-    told: set[str] = set()
+    return denoiser_errors(LiDiTDenoiser(pipeline), scenes, times, other)
+
+
+class Denoiser(Protocol):
+    """A model whose errors on scenes are measured."""
+
+    prediction: str  # "flow", "eps" or "v"
+    native_size: int  # pixels
+    latent: LatentFormat
+    vae: Any  # encodes pictures (B, 3, H, W) in [0, 1]
+    device: torch.device
+
+    def read(self, texts: Sequence[str]) -> Any:
+        """What the model reads of texts, as `say` takes it."""
+        ...
+
+    def say(self, z: Tensor, timestep: Tensor, text: Any) -> Tensor:
+        """Its prediction from noisy latents (B, C, h, w)."""
+        ...
+
+
+class LiDiTDenoiser:
+    """A LI-DiT with its LLMs."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        config = pipeline.model.config
+        self.pipeline, self.vae, self.device = pipeline, pipeline.vae, pipeline.device
+        self.prediction, self.latent = config.prediction, config.latent
+        self.native_size = config.native_size
+        self.told: set[str] = set()
+
+    def read(self, texts: Sequence[str]) -> Any:
+        return self.pipeline.encode(texts, self.told)
+
+    def say(self, z: Tensor, timestep: Tensor, text: Any) -> Tensor:
+        model = self.pipeline.model
+        return model(z.to(model.dtype), timestep, text)
+
+
+@torch.no_grad()
+def denoiser_errors(
+    model: Denoiser,
+    scenes: Scenes,
+    times: Sequence[float],
+    other: Callable[[str], str] = empty,
+) -> Tensor:
+    """As `scene_errors`, of any model."""
     found = []
     for first in tqdm(range(0, len(scenes), BATCH), unit="batch", disable=None):
         captions, shown = zip(*scenes[first : first + BATCH])
-        x = scene_latents(pipeline, shown)
+        x = scene_latents(model, shown)
         seeds = [SEED + first + row for row in range(len(x))]
         noise = initial_noise(seeds, *x.shape[1:]).to(x)
-        texts = [pipeline.encode(read, told) for read in (captions, [other(c) for c in captions])]
-        found.append(_errors(pipeline, x, noise, texts, times))
+        texts = [model.read(read) for read in (captions, [other(c) for c in captions])]
+        found.append(_errors(model, x, noise, texts, times))
     return torch.cat(found, dim=1)
 
 
-def scene_latents(pipeline: Pipeline, scenes: Sequence[Scene]) -> Tensor:
+def scene_latents(model: Denoiser, scenes: Sequence[Scene]) -> Tensor:
     """Normalised latents (B, C, h, w) of the drawings, at the model's native size."""
-    config = pipeline.model.config
-    drawings = np.stack([render(scene, config.native_size) for scene in scenes])
-    pixels = torch.from_numpy(drawings).to(pipeline.device).permute(0, 3, 1, 2).float() / 255
-    return normalise(pipeline.vae.encode(pixels), config.latent)
+    drawings = np.stack([render(scene, model.native_size) for scene in scenes])
+    pixels = torch.from_numpy(drawings).to(model.device).permute(0, 3, 1, 2).float() / 255
+    return normalise(model.vae.encode(pixels), model.latent)
 
 
-def _errors(pipeline: Pipeline, x: Tensor, noise: Tensor, texts, times) -> Tensor:
+def _errors(model: Denoiser, x: Tensor, noise: Tensor, texts, times) -> Tensor:
     """(times, B, texts) from latents and noise (B, C, h, w)."""
-    model, rows = pipeline.model, []
-    prediction = model.config.prediction
+    rows = []
     for time in times:
         t = torch.full((len(x),), time, device=x.device)
-        made = noised(prediction, x, noise, t)
-        said = [model(made.z.to(model.dtype), made.timestep, text).float() for text in texts]
+        made = noised(model.prediction, x, noise, t)
+        said = [model.say(made.z, made.timestep, text).float() for text in texts]
         errors = [F.mse_loss(v, made.target, reduction="none").mean((1, 2, 3)) for v in said]
         rows.append(torch.stack(errors, dim=-1).cpu())
     return torch.stack(rows)
@@ -140,8 +197,8 @@ def text_gaps(
     check(count >= 2, f"{count} scenes were asked for; expected --count 2 or more")
     for time in times:
         check(0 < time <= 1, f"the time {time} is out of range; expected 0 < t <= 1, 1 is noise")
-    other = (turned,) if related else ()
-    errors = scene_errors(pipeline, held_out_scenes(count, related), times, *other).double()
+    scenes = held_out_scenes(count, related_prompts() if related else None)
+    errors = scene_errors(pipeline, scenes, times, turned if related else empty).double()
     return [_gap(time, *rows.unbind(-1)) for time, rows in zip(times, errors)]
 
 

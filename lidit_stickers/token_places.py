@@ -25,7 +25,7 @@ from lidit_core.diffusion.sampling import initial_noise
 from lidit_core.errors import check, exit_status
 from lidit_core.pipeline import Pipeline, load_pipeline
 
-from .text_gap import SEED, held_out_scenes, scene_latents
+from .text_gap import SEED, LiDiTDenoiser, held_out_scenes, scene_latents
 
 TIMES = (0.98, 0.9)
 EDGE = 3  # the outermost rows and columns, which are not inner
@@ -47,7 +47,7 @@ def block_outputs(pipeline: Pipeline, count: int, time: float) -> list[Tensor]:
     """Each block's output (scenes, tokens, width), normalised as the next block's input is."""
     captions, scenes = zip(*held_out_scenes(count))
     model, prediction = pipeline.model, pipeline.model.config.prediction
-    x = scene_latents(pipeline, scenes)
+    x = scene_latents(LiDiTDenoiser(pipeline), scenes)
     noise = initial_noise([SEED + n for n in range(count)], *x.shape[1:]).to(x)
     t = torch.full((count,), time, device=x.device)
     made = noised(prediction, x, noise, t)

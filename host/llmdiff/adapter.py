@@ -75,7 +75,9 @@ def _patcher(
     )
     dynamic = hasattr(patcher, "is_dynamic") and patcher.is_dynamic()
     adapter.load_state_dict({k: w.to(dtype) for k, w in weights.items()}, assign=dynamic)
-    adapter.langevin.float()  # an LLM's states exceed float16
+    for part in (adapter.langevin, adapter.norm):  # an LLM's states exceed float16
+        if part is not None:
+            part.float()
     if hasattr(management, "archive_model_dtypes"):
         management.archive_model_dtypes(adapter)
     patcher.add_callback(CallbacksMP.ON_LOAD, _loaded)

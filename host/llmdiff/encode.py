@@ -14,24 +14,28 @@ from ..node_notes import report
 from .conditioning import LLMText
 
 DIFFERENCES = "differences"  # the block
+LAYERS = {"all": DIFFERENCES, DIFFERENCES: DIFFERENCES, -1: -1}  # the CLIP's: what is read of it
 
 
-def read_differences(clip: HostCLIP, text: str) -> LLMText:
-    """What each block of this CLIP's LLM adds because of the tokens before.
+def read_for_adapter(clip: HostCLIP, text: str) -> LLMText:
+    """What each block of this CLIP's LLM adds because of the tokens that it sees.
+
+    With layer -1 it is the LLM's last state, for adapters of the form "last".
 
     Raises:
         LiDiTError: the CLIP is no LLM, or one that was cut.
     """
     holder = _whole(clip)
+    block = LAYERS[holder.settings.block]
     with holder.serving(clip.patcher) as cached:
         if not cached:
             clip.load_model()
-        (row,) = holder.prompts(None, text, DIFFERENCES).encode_rows([text])
+        (row,) = holder.prompts(None, text, block).encode_rows([text])
     tell(text, row)
     template = holder.settings.template
-    report(describe(row, holder.name, DIFFERENCES, template.name, clip.patcher.load_device))
+    report(describe(row, holder.name, block, template.name, clip.patcher.load_device))
     states = pad_states([row]).to(model_management.intermediate_device())
-    reading, known = reading_of(DIFFERENCES, template), holder.llm.fingerprint
+    reading, known = reading_of(block, template), holder.llm.fingerprint
     return LLMText(holder.name, states, reading, row.used, known)
 
 
@@ -43,9 +47,10 @@ def _whole(clip: HostCLIP) -> PromptReader:
             f"this CLIP holds {type(holder).__name__}, and LLMDiff reads an LLM; connect the "
             "LI-DiT LLM loader with layer 'all' here, and this CLIP's prompt as conditioning"
         )
-    if holder.settings.block not in ("all", DIFFERENCES):
+    if holder.settings.block not in LAYERS:
         raise LiDiTError(
             f"this CLIP reads {holder.name} at layer {shown_block(holder.settings.block)}, and "
-            f"LLMDiff needs every block; set {holder.made_by}'s layer to 'all'"
+            f"LLMDiff needs every block; set {holder.made_by}'s layer to 'all', or to -1 for an "
+            "adapter of the form last"
         )
     return holder

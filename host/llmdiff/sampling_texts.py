@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,6 +141,7 @@ class SamplingTexts:
             return None
         alike = [r for r in ours if r.reading == reading_of(spec.block, spec.template)]
         if not alike:
+            self._check_form(ours)
             raise LiDiTError(
                 f"{spec.name} read this conditioning with another template than the adapter was "
                 f"trained with; choose template {spec.template.name!r} in the LLM loader"
@@ -149,9 +151,20 @@ class SamplingTexts:
             self.note(told)
         return alike[0]
 
+    def _check_form(self, ours: Sequence[LLMText]) -> None:
+        """Refuse readings that are all of another block, or of other blocks, than the adapter's."""
+        config = self.use.config
+        block = reading_of(config.llm.block, config.llm.template).split()[0]
+        if not any(r.reading.split()[:1] == [block] for r in ours):
+            raise LiDiTError(
+                f"{config.llm.name} read this conditioning at another layer than the adapter, of "
+                f"the form {config.form}, was trained with; set the LLM loader's layer to "
+                f"{config.layer}"
+            )
+
     def _check_size(self, llm_text: LLMText) -> None:
         config = self.use.config
-        spec, wanted = config.llm, (config.blocks + 1) * config.llm.width
+        spec, wanted = config.llm, config.states_width
         if llm_text.states.width != wanted:
             raise LiDiTError(
                 f"what {llm_text.llm} reads is {llm_text.states.width} wide, and the adapter was "

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from ..errors import LiDiTError
+from .encoders import is_encoder
 from .fetch import install_line
 
 OLDEST = "4.50.3"  # as in pyproject.toml
@@ -114,13 +115,13 @@ def can_reuse(module, length: int) -> bool:
     """Whether `length` tokens may be read on top of cached ones.
 
     Only attention keeps all that follows needs as keys and values; state-space, linear-attention
-    and convolution layers do not. Before 4.53 sliding-window layers expect a cache that drops what
-    left the window.
+    and convolution layers do not, and an encoder's tokens see those after them too. Before 4.53
+    sliding-window layers expect a cache that drops what left the window.
     """
     longest = getattr(module, "longest_reuse", None)  # of decoders that a host runs
     if longest is not None:
         return length <= longest
     window = getattr(module.config, "sliding_window", None)
-    if not only_attention(module):
+    if not only_attention(module) or is_encoder(module.config):
         return False
     return _release() >= (4, 53) or not window or length < window

@@ -1,4 +1,4 @@
-"""Loading a decoder-only LLM, cut after the block that is wanted; safetensors or GGUF only."""
+"""Loading an LLM, cut after the block that is wanted; safetensors or GGUF only."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from .compat import check_transformers, read_tokenizer
 from .decoder.build import Embedded, build, decoder_blocks, text_config
 from .decoder.checkpoint import Checkpoint, checkpoint_files
 from .decoder.fingerprints import decoder_fingerprint, files_fingerprint
+from .encoders import is_encoder
 from .fetch import install_line
 from .hub import model_folder
 from .locate import locate
@@ -29,7 +30,7 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 @dataclass(frozen=True)
 class LLM:
-    """A tokenizer and a decoder without its last blocks and its head.
+    """A tokenizer and a decoder, or an encoder, without its last blocks and its head.
 
     `module` is a plain `nn.Module` that a host may wrap, cast, place and offload.
     """
@@ -101,17 +102,18 @@ def expected_bytes(source: str | Path, block: Block, dtype: torch.dtype) -> int 
     config = text_config(found.folder, found.name)
     kept = kept_blocks(plain_block(block), config.num_hidden_layers, found.name)
     files = Checkpoint(checkpoint_files(found.folder)).files
-    read = [name for name in files if _is_read(name, kept)]
+    other = "decoder." if is_encoder(config) else None  # the half that is not read
+    read = [n for n in files if _is_read(n, kept) and not (other and n.startswith(other))]
     shapes = (files[name].get_slice(name).get_shape() for name in read)
     return sum(map(math.prod, shapes)) * dtype.itemsize
 
 
 def _is_read(name: str, kept: int) -> bool:
     """Whether a tensor of this name is among the embeddings, the first blocks and the last norm."""
-    numbered = re.search(r"\.(?:layers|h|blocks)\.(\d+)\.", f".{name}")
+    numbered = re.search(r"\.(?:layers?|h|blocks?)\.(\d+)\.", f".{name}")
     if numbered:
         return int(numbered[1]) < kept
-    return any(part in name for part in ("embed", "wte", "norm", "ln_f"))
+    return any(part in name for part in ("embed", "wte", "norm", "ln_f", "shared"))
 
 
 @torch.inference_mode(False)

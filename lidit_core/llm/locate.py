@@ -99,7 +99,8 @@ def stated_width(found: LLMSource) -> int | None:
         return None
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        width = config.get("text_config", config).get("hidden_size")
+        config = config.get("text_config", config)
+        width = config.get("hidden_size", config.get("d_model"))
     except (OSError, ValueError, AttributeError):  # the load says what is wrong with it
         return None
     return width if isinstance(width, int) else None

@@ -15,6 +15,7 @@ from ..errors import check
 from ..progress import tell
 from .decoder.build import empty_model, text_config, truncated
 from .decoder.checkpoint import Checkpoint, checkpoint_files
+from .encoders import is_encoder
 from .hub import model_folder
 from .loading import LLM
 from .locate import locate
@@ -75,7 +76,7 @@ def _outline(llm: LLM, source: str | Path) -> tuple[Model, dict[str, Tensor], Ch
 
     known = getattr(AutoModelForCausalLM, "_model_mapping", None)
     check(
-        known is None or type(config) in known,
+        not is_encoder(config) and (known is None or type(config) in known),
         f"{found.name} is a {config.model_type}, which has no class that writes text; choose an "
         "LLM that was made for chat",
     )

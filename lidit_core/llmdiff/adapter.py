@@ -3,8 +3,9 @@
     f = a1 e^b1 attn(τ̂q(x), τ̂k(φ(c)), τ̂v(φ(c))) + a2 e^b2 attn(τq(x), τk(c), τv(c))
 
 with the checkpoint's own projections τ̂ frozen, the added ones τ, and c the LLM's reading of the
-prompt by Langevin dynamics. In mode ``replace`` c alone conditions both terms, as in the paper; in
-mode ``add`` (ours) the first term is the checkpoint's own, untouched.
+prompt by Langevin dynamics, or as a control (ours) the LLM's last state. In mode ``replace`` c
+alone conditions both terms, as in the paper; in mode ``add`` (ours) the first term is the
+checkpoint's own, untouched.
 
 Shapes: B samples, K tokens, W the tokens' width, N image tokens, D a layer's width.
 """
@@ -25,7 +26,7 @@ from ..model.lists import ListOf
 from ..model.refiners import LinguisticTokenRefiner
 from ..text.spec import LLMSpec
 from ..text.states import LLMStates, without_instruction
-from .config import AdaptedLayer, AdapterConfig, TokenRefiner
+from .config import LAST, AdaptedLayer, AdapterConfig, TokenRefiner
 from .langevin import LangevinEncoding
 
 GATES = ("a1", "b1", "a2", "b2")  # a layer's scalars
@@ -92,7 +93,9 @@ class LLMDiffAdapter(nn.Module):
         layer = {"operations": operations, "dtype": dtype, "device": device}
         llm, bare = config.llm.width, {"dtype": dtype, "device": device}
         self.config = config
-        self.langevin = LangevinEncoding(config.blocks, llm, config.form, **layer)
+        self.langevin = None
+        if config.form != LAST:
+            self.langevin = LangevinEncoding(config.blocks, llm, config.form, **layer)
         self.norm = rms_norm(llm, **layer)
         if config.refiner:
             self.refiner = _refiner(config.llm, config.refiner, layer)
@@ -124,12 +127,14 @@ class LLMDiffAdapter(nn.Module):
         """Tokens of the prompts; the instruction is dropped last.
 
         Args:
-            states: of block "differences", (B, L, (T + 1) · C).
+            states: of block "differences", (B, L, (T + 1) · C), or for the form "last" of block -1,
+                (B, L, C).
             t: (B,) in [0, 1000].
             noisy: with the Langevin noise, as in training; from ``generator`` where it is given.
+                The form "last" has none.
         """
         self._check(states)
-        c = self.norm(self.langevin(states.hidden, generator, noisy))  # (B, L, C)
+        c = self._encoding(states.hidden, generator, noisy)
         if self.config.refiner:
             c = self.refiner(states.with_hidden(c), t, c.dtype, attention).tokens
         gates = None
@@ -137,6 +142,12 @@ class LLMDiffAdapter(nn.Module):
             gates = self.gates(self.gate_time(t, c.dtype))
         left = without_instruction(c, states)
         return AdapterText(left.tokens, left.kept, gates, left.full)
+
+    def _encoding(self, hidden: Tensor, generator: torch.Generator | None, noisy: bool) -> Tensor:
+        """c (B, L, C), normalised: a last state's numbers exceed what half precision holds."""
+        if self.langevin is None:
+            return self.norm(hidden.float()).to(self.norm.weight.dtype)
+        return self.norm(self.langevin(hidden, generator, noisy))
 
     def context(self, text: AdapterText) -> Tensor:
         """φ(c), (B, K, context width): what mode ``replace`` gives the checkpoint to read."""
@@ -157,18 +168,19 @@ class LLMDiffAdapter(nn.Module):
             )
 
     def _check(self, states: LLMStates) -> None:
-        llm, wanted = self.config.llm, (self.config.blocks + 1) * self.config.llm.width
-        if states.width != wanted:
+        config, llm = self.config, self.config.llm
+        if states.width != config.states_width:
             raise LiDiTError(
-                f"the LLM's differences are {states.width} wide, and this adapter was trained on "
-                f"{llm.name} with {wanted} ({self.config.blocks} blocks of {llm.width}); load that "
-                "LLM with layer 'all'"
+                f"the LLM's states are {states.width} wide, and this adapter was trained on "
+                f"{llm.name} with {config.states_width} (form {config.form}, {config.blocks} "
+                f"blocks of {llm.width}); load that LLM with layer {config.layer!r}"
             )
 
     def initialise(self) -> LLMDiffAdapter:
         """Start as the base model: a1 = 1 and a2 = 0, so that mode ``add`` changes nothing."""
         with torch.no_grad():
-            self.langevin.reset()
+            if self.langevin is not None:
+                self.langevin.reset()
             for layer in self.layers:
                 layer.a1.fill_(1)
                 for gate in (layer.b1, layer.a2, layer.b2):

@@ -11,10 +11,17 @@ from dataclasses import asdict, dataclass
 from ..errors import check
 from ..io.records import read_json
 from ..text.spec import LLMSpec
-from .langevin import FORMS
+from .langevin import LANGEVIN
 
 FORMAT = 1  # of the JSON; raised when an old reader would misread a new file
 MODES = ("replace", "add")
+LAST = "last"  # the form without Langevin dynamics: c is the state after the last block
+FORMS = (*LANGEVIN, LAST)
+
+
+def block_of(form: str) -> int | str:
+    """What a form reads of an LLM, see `load_llm`: its last block, or every block's differences."""
+    return -1 if form == LAST else "differences"
 
 
 @dataclass(frozen=True)
@@ -59,11 +66,11 @@ class AdapterConfig:
     family: str  # of lidit_core.unet.families: "sd15", "sdxl" or "small"
     layers: tuple[AdaptedLayer, ...]  # in order of execution
     context_width: int  # of the U-Net's own text: 768 or 2048
-    llm: LLMSpec  # read at block "differences"
+    llm: LLMSpec  # read at block "differences", or for the form "last" at block -1
     blocks: int  # T, of the LLM
     pooled_width: int = 0  # of SDXL's pooled text, 1280; 0 = none
     modes: tuple[str, ...] = MODES  # that it was trained in
-    form: str = "direct"  # of the text encoding, or "consecutive"
+    form: str = "direct"  # of the text encoding c, or "consecutive", or "last"
     refiner: TokenRefiner | None = None
     timestep_gates: bool = False  # b2 depends on the timestep (beyond the paper)
 
@@ -83,9 +90,20 @@ class AdapterConfig:
             f"the adapter has form={self.form!r}; expected one of {', '.join(FORMS)}",
         )
         check(
-            self.llm.block == "differences",
-            f"the adapter's LLM is read at block {self.llm.block!r}; expected 'differences'",
+            self.llm.block == block_of(self.form),
+            f"the adapter's LLM is read at block {self.llm.block!r}; expected "
+            f"{block_of(self.form)!r} for form={self.form!r}",
         )
+
+    @property
+    def states_width(self) -> int:
+        """Numbers that the LLM gives for a token: one state, or its embedding and T differences."""
+        return self.llm.width * (1 if self.form == LAST else self.blocks + 1)
+
+    @property
+    def layer(self) -> str:
+        """The layer that the LLM loader needs."""
+        return "-1" if self.form == LAST else "all"
 
     @property
     def token_width(self) -> int:

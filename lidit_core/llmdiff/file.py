@@ -22,7 +22,7 @@ from ..io.tensors import (
     write_safetensors,
 )
 from .adapter import GATES, LLMDiffAdapter
-from .config import AdapterConfig
+from .config import LAST, AdapterConfig
 
 ADAPTER_KEY = "llmdiff"  # of the metadata
 
@@ -72,7 +72,9 @@ def _check_adapter_sizes(config: AdapterConfig, found: Mapping[str, Shape], path
     """Refuse a configuration whose sizes are not those of the tensors, before it is built."""
     refiner, tokens = config.refiner, config.token_width
     lists = {"layers.": len(config.layers), "refiner.blocks.": refiner.blocks if refiner else 0}
-    some: dict[str, Shape] = {"langevin.g": (config.blocks,), "norm.weight": (config.llm.width,)}
+    some: dict[str, Shape] = {"norm.weight": (config.llm.width,)}
+    if config.form != LAST:
+        some["langevin.g"] = (config.blocks,)
     if refiner:
         some["refiner.entry.weight"] = (refiner.width, config.llm.width)
     if "replace" in config.modes:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from ..errors import LiDiTError
 
-FORMS = ("direct", "consecutive")
+LANGEVIN = ("direct", "consecutive")  # forms
 STEP = 1.0  # every g before training: the blocks' differences added up as they are
 NOISE = 1e-3  # every h before training
 SMALLEST = 1e-30  # variance of all noise
@@ -46,9 +46,10 @@ class LangevinEncoding(nn.Module):
         device=None,
     ) -> None:
         super().__init__()
-        if form not in FORMS:
+        if form not in LANGEVIN:
             raise LiDiTError(
-                f"the Langevin form is {form!r}; expected one of {', '.join(FORMS)}, so choose one"
+                f"the Langevin form is {form!r}; expected one of {', '.join(LANGEVIN)}, so choose "
+                "one"
             )
         self.blocks, self.width, self.form = blocks, width, form
         self.g = nn.Parameter(torch.empty(blocks, dtype=dtype, device=device))

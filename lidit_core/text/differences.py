@@ -1,4 +1,4 @@
-"""Block differences of a decoder: what its blocks add to a token because of the tokens before it.
+"""Block differences of an LLM: what its blocks add to a token because of those that it sees.
 
 LLMDiff (Dong et al., ACM Multimedia 2024, arXiv 2502.04412) reads every block as one denoising
 step. With x_0 the embeddings as they enter block 1 and x_l the residual stream after block l,
@@ -7,8 +7,9 @@ step. With x_0 the embeddings as they enter block 1 and x_l the residual stream 
     v_l = block_l(x_{l-1}, each token attending to itself alone) - x_{l-1}
     delta_l = u_l - v_l
 
-The second needs no attention: over one token its weight is 1, so it is the value projection, then
-the output projection. Norms, residuals and the feed-forward are the block's own in both passes.
+A decoder's token sees those before it, an encoder's the whole text. A decoder's second pass needs
+no attention: over one token its weight is 1, so it is the value projection, then the output
+projection. Norms, residuals and the feed-forward are the block's own in both passes.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from ..errors import LiDiTError
 from ..llm.compat import only_attention
 from ..llm.decoder.build import DecoderConfig, decoder_blocks
+from ..llm.encoders import is_encoder
 from .outputs import first_tensor
 
 SelfPass = Callable[[nn.Module, Tensor, dict], Tensor]  # block, x (B, L, C), its keywords -> x
@@ -38,12 +40,13 @@ PLAIN_PARTS = {  # of an attention that is its value and output projections wher
 def difference_states(
     module: nn.Module, run: Callable[[], object], self_pass: SelfPass | None = None
 ) -> Tensor:
-    """Call `run`, which runs the decoder once: x_0, delta_1 to delta_T of its tokens, side by side.
+    """Call `run`, which runs the LLM once: x_0, delta_1 to delta_T of its tokens, side by side.
 
     Returns (B, L, (T + 1) x C) in the LLM's dtype; each difference is taken in float32. A token
-    that sees itself alone, as a text's first, has differences of 0.
+    that sees itself alone, as a text's first in a decoder, has differences of 0.
     """
-    recorder = _Recorder(self_pass or value_pass)
+    own = encoder_pass if is_encoder(module.config) else value_pass
+    recorder = _Recorder(self_pass or own)
     hooks = [b.register_forward_hook(recorder, with_kwargs=True) for b in decoder_blocks(module)]
     try:
         run()
@@ -96,10 +99,23 @@ def masked_pass(block: nn.Module, x: Tensor, options: dict) -> Tensor:
             f"{type(block).__name__} is called without an attention_mask by name, so its tokens "
             "cannot be run alone; choose an LLM of another kind, or block 'all'"
         )
+    options = {**_without_cache(options), "attention_mask": _diagonal(x)}
+    return first_tensor(block.forward(x, **options))
+
+
+def encoder_pass(block: nn.Module, x: Tensor, options: dict) -> Tensor:
+    """The same of an encoder's block, which needs nothing but states and mask.
+
+    T5's relative positions add one number to a token's only score, so they are left out.
+    """
+    return first_tensor(block.forward(x, attention_mask=_diagonal(x)))
+
+
+def _diagonal(x: Tensor) -> Tensor:
+    """A mask (B, 1, L, L) for states (B, L, C) that is 0 where a token sees itself."""
     length = x.shape[1]
     mask = torch.full((length, length), torch.finfo(x.dtype).min, dtype=x.dtype, device=x.device)
-    mask = mask.fill_diagonal_(0).expand(len(x), 1, -1, -1)
-    return first_tensor(block.forward(x, **{**_without_cache(options), "attention_mask": mask}))
+    return mask.fill_diagonal_(0).expand(len(x), 1, -1, -1)
 
 
 def block_attention(block: nn.Module) -> nn.Module | None:
@@ -110,6 +126,8 @@ def block_attention(block: nn.Module) -> nn.Module | None:
 
 def check_differences(module: nn.Module, name: str) -> None:
     """Raise a LiDiTError unless every block can run each token alone."""
+    if is_encoder(module.config):
+        return
     attention = all(block_attention(block) is not None for block in decoder_blocks(module))
     shares = getattr(module.config, "num_kv_shared_layers", 0)  # keys of another block
     if not (attention and only_attention(module)) or shares:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..errors import LiDiTError, first_line
 from ..llm.blocks import EVERY_BLOCK, shown_block
 from ..llm.compat import cache_argument, cached_layers, can_reuse, new_cache
+from ..llm.encoders import is_encoder
 from ..llm.loading import LLM
 from .cache import PromptStates
 from .differences import check_differences, difference_states
@@ -64,15 +65,17 @@ def run_decoder(
     for row, text in enumerate(texts):
         ids[row, : len(text)] = torch.tensor(text)
         mask[row, : past + len(text)] = 1
-    positions = torch.arange(past, past + length).expand(len(texts), -1)
+    options = {}
+    if not is_encoder(module.config):  # which counts for itself, and keeps nothing
+        positions = torch.arange(past, past + length).expand(len(texts), -1)
+        options = {"position_ids": positions.to(device), "use_cache": cache is not None}
+        options[cache_argument(module)] = cache
     with block_outputs(module, taps, every_block) as outputs, _one_sentence(module):
         module(
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
-            position_ids=positions.to(device),
-            use_cache=cache is not None,
             return_dict=True,
-            **{cache_argument(module): cache},
+            **options,
         )
     return torch.cat([states.to(device) for states in outputs.states], -1)
 
@@ -109,7 +112,10 @@ class LLMEncoder:
         differences: bool = False,
     ):
         self.llm, self.template = llm, find_template(template)
-        self.renderer = PromptRenderer(llm.tokenizer, self.template, token_budget, llm.context)
+        ends = is_encoder(llm.module.config)
+        self.renderer = PromptRenderer(
+            llm.tokenizer, self.template, token_budget, llm.context, ends
+        )
         self._device, self.reuse = device, reuse
         self.differences = differences or llm.block == "differences"
         self._prefix: Prefix | None = None

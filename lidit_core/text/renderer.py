@@ -47,10 +47,18 @@ class PromptRenderer:
     """Renders prompts for one tokenizer and one template; holds no weights.
 
     `token_budget` bounds the prompt's own tokens, the template's are not counted; `context` is
-    what the LLM can read in all.
+    what the LLM can read in all. `ends`: a text ends with what the tokenizer puts last, as an
+    encoder's does; it counts to the template's tail.
     """
 
-    def __init__(self, tokenizer, template: InstructionTemplate, token_budget: int, context: int):
+    def __init__(
+        self,
+        tokenizer,
+        template: InstructionTemplate,
+        token_budget: int,
+        context: int,
+        ends: bool = False,
+    ):
         if token_budget < 1:
             raise LiDiTError(f"token budget is {token_budget}; expected 1 or more")
         self.tokenizer, self.template = tokenizer, template
@@ -63,8 +71,9 @@ class PromptRenderer:
         self.after = tail.pop(0).text if tail and tail[0].special is None else ""
         self.reads = self.later if head else tokenizer  # the run with the prompt
         head_ids = self._ids(head, tokenizer)
-        self.head_ids = self._start(head_ids) + head_ids
-        self.tail_ids = self._ids(tail, self.later)
+        start, end = self._added()
+        self.head_ids = self._missing_start(start, head_ids) + head_ids
+        self.tail_ids = self._ids(tail, self.later) + (end if ends else [])
         self.budget = min(token_budget, context - len(self._tokens("").ids))
         if self.budget < 1:
             raise LiDiTError(
@@ -112,7 +121,15 @@ class PromptRenderer:
                 pieces[i + 1] = pieces[i + 1].lstrip()
         return [Run(piece, self.specials.get(piece, (None,))[0]) for piece in pieces if piece]
 
-    def _start(self, head_ids: list[int]) -> list[int]:
+    def _added(self) -> tuple[list[int], list[int]]:
+        """The special tokens that the tokenizer itself puts first and last."""
+        marked = self.tokenizer("a")["input_ids"]
+        plain = self.tokenizer("a", add_special_tokens=False)["input_ids"]
+        starts = (i for i in range(len(marked)) if marked[i : i + len(plain)] == plain)
+        first = next(starts, 0)
+        return marked[:first], marked[first + len(plain) :]
+
+    def _missing_start(self, start: list[int], head_ids: list[int]) -> list[int]:
         """The special tokens that the tokenizer itself puts first, unless they are there.
 
         The chat templates of LLMs have what belongs there. Those of multi-modal checkpoints leave
@@ -121,10 +138,6 @@ class PromptRenderer:
         chat = self.template.chat and self.tokenizer.chat_template
         if chat and not reads_parts(self.tokenizer):
             return []
-        marked = self.tokenizer("a")["input_ids"]
-        plain = self.tokenizer("a", add_special_tokens=False)["input_ids"]
-        starts = (i for i in range(len(marked)) if marked[i : i + len(plain)] == plain)
-        start = marked[: next(starts, 0)]
         return [] if head_ids[: len(start)] == start else start
 
     def _ids(self, runs: list[Run], first) -> list[int]:

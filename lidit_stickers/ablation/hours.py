@@ -10,7 +10,10 @@ from lidit_core.model.config import LiDiTConfig
 from lidit_eval.items import items_of
 from lidit_train.plan.hardware import Device, find_device
 from lidit_train.plan.text import row
-from lidit_train.plan.workload import Sizes
+from lidit_train.plan.workload import FLOAT32, Sizes
+from lidit_train.tasks.adapter.learner import GUIDANCE, STEPS
+from lidit_train.tasks.adapter.plan import make_adapter_plan
+from lidit_train.tasks.adapter.target import adapter_target
 from lidit_train.tasks.lidit.plan.cost import model_cost
 from lidit_train.tasks.lidit.plan.plan import Plan, make_plan
 from lidit_train.tasks.lidit.start import configuration
@@ -37,7 +40,8 @@ def plan_text(ablation: Ablation, out: Path) -> str:
 
 
 def _lines(ablation: Ablation, out: Path) -> Iterator[str]:
-    fork = with_cache({**ablation.fork, "model": {"preset": "stickers"}}, out)
+    model = {} if ablation.adapter else {"model": {"preset": "stickers"}}
+    fork = with_cache({**ablation.fork, **model}, out)
     device = find_device(fork.hardware.device)
     images = sum(stage.images for stage in fork.stages)
     todo = left(ablation, out)
@@ -65,6 +69,8 @@ def _lines(ablation: Ablation, out: Path) -> Iterator[str]:
 
 def hours(ablation: Ablation, variant: Variant, device: Device, out: Path) -> Hours:
     """What one run of a variant takes."""
+    if ablation.adapter:
+        return _adapter_hours(ablation, variant, device, out)
     trunk = ablation.checkpoint
     fields = fork_fields(ablation, variant, 0, trunk)
     if not trunk:  # not there yet: a model of its shape
@@ -79,6 +85,19 @@ def hours(ablation: Ablation, variant: Variant, device: Device, out: Path) -> Ho
     return Hours(training, measuring, plan.caching, (plan.kept + 1) * plan.checkpoint)
 
 
+def _adapter_hours(ablation: Ablation, variant: Variant, device: Device, out: Path) -> Hours:
+    recipe = with_cache(fork_fields(ablation, variant, 0, ""), out)
+    assert recipe.adapter is not None  # `fork_fields` has seen to it
+    plan = make_adapter_plan(recipe, adapter_target(recipe.adapter), out, device)
+    training = sum(plan.seconds(n) * load.stage.steps for n, load in enumerate(plan.loads))
+    measuring = _passes(ablation, STEPS, GUIDANCE) * plan.unets[0].cost.forward
+    speed = max(1.0, device.share * device.peak(recipe.compute.precision))
+    kept = 5 * FLOAT32 * plan.adapter * (recipe.checkpoints.keep + 1)
+    captions = sum(source.distinct or source.count for source in recipe.data.sources)
+    reading = plan.llm.flops(recipe.adapter.token_budget) * captions * plan.keeps_states
+    return Hours(training, measuring / speed, reading / speed, kept)
+
+
 def _planned(recipe, device: Device, out: Path) -> Plan:
     return make_plan(recipe, configuration(recipe), folder=out, device=device)
 
@@ -87,10 +106,17 @@ def _measuring(ablation: Ablation, config: LiDiTConfig, plan: Plan) -> float:
     """Seconds of the gap and of the pictures."""
     side = config.native_size // (config.patch * config.latent.downsampling)
     once = model_cost(config, Sizes(side * side, plan.tokens)).whole.forward
-    passes = 2 * ablation.gap.scenes * len(ablation.gap.times)
-    score = ablation.score
-    if score.every:
-        pictures = -(-len(items_of(score.prompts)) // score.every)
-        passes += pictures * config.steps * (2 if config.guidance != 1 else 1)
+    passes = _passes(ablation, config.steps, config.guidance)
     speed = plan.device.share * plan.device.peak(plan.recipe.compute.precision)
     return passes * once / max(1.0, speed)
+
+
+def _passes(ablation: Ablation, steps: int, guidance: float) -> int:
+    """How often the model runs on one picture."""
+    scores = (ablation.score, *ablation.also)
+    passes = len(scores) * 2 * ablation.gap.scenes * len(ablation.gap.times)
+    for score in scores:
+        if score.every:
+            pictures = -(-len(items_of(score.prompts)) // score.every)
+            passes += pictures * steps * (2 if guidance != 1 else 1)
+    return passes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,14 @@ def run_folder(out: Path, variant: str, seed: int) -> Path:
 
 
 def fork_fields(ablation: Ablation, variant: Variant, seed: int, trunk: str) -> dict[str, Any]:
-    """The recipe of one run as plain data, without the caches' place."""
+    """The recipe of one run as plain data, without the caches' place.
+
+    Args:
+        trunk: that it is forked from; adapters stand beside their base.
+    """
+    if ablation.adapter:
+        adapter = {**ablation.adapter, **variant.adapter}
+        return {**ablation.fork, "trains": "adapter", "adapter": adapter, "seed": seed}
     changes = {
         "llms": [asdict(spec) for spec in ablation.specs(variant)],
         "refiner": asdict(variant.refiner),
@@ -28,9 +36,24 @@ def fork_fields(ablation: Ablation, variant: Variant, seed: int, trunk: str) -> 
     return {**ablation.fork, "model": model, "seed": seed}
 
 
-def fork_recipe(ablation: Ablation, variant: Variant, seed: int, trunk: str, out: Path) -> Recipe:
-    """The recipe of one run, whose caches all runs share."""
-    return with_cache(fork_fields(ablation, variant, seed, trunk), out)
+def fork_recipe(
+    ablation: Ablation,
+    variant: Variant,
+    seed: int,
+    trunk: str,
+    out: Path,
+    llms: Mapping[str, str] | None = None,
+) -> Recipe:
+    """The recipe of one run, whose caches all runs share.
+
+    Args:
+        llms: where the LLMs of adapters are that are not found under their names.
+    """
+    fields = fork_fields(ablation, variant, seed, trunk)
+    if ablation.adapter:
+        llm = fields["adapter"].get("llm", "")
+        fields["adapter"] = {**fields["adapter"], "llm": (llms or {}).get(llm, llm)}
+    return with_cache(fields, out)
 
 
 def with_cache(fields: dict[str, Any], out: Path) -> Recipe:

@@ -15,6 +15,7 @@ from lidit_core.io.hashes import sha256
 from lidit_core.paths import SHIPPED_WEIGHTS
 from lidit_core.shipped import find_model, find_vae
 from lidit_train.run import FINAL, train
+from lidit_train.tasks.adapter.target import find_base
 
 from .measuring import Measured, is_measured, measure
 from .recipes import TRUNK, fork_fields, fork_recipe, run_folder, with_cache
@@ -61,6 +62,8 @@ class Ablating:
         return table
 
     def _trunk(self) -> str:
+        if self.ablation.adapter:
+            return str(find_base(self.ablation.adapter["base"]))
         if self.ablation.checkpoint:
             return self.ablation.checkpoint
         folder = self.out / TRUNK
@@ -75,11 +78,12 @@ class Ablating:
         _agree(folder, self._asked(variant, seed, trunk))
         model = folder / FINAL
         if not model.exists():
-            recipe = fork_recipe(self.ablation, variant, seed, trunk, self.out)
+            recipe = fork_recipe(self.ablation, variant, seed, trunk, self.out, self.llms)
             told = self._told(f"{variant.name}, seed {seed}", recipe.steps)
             train(recipe, folder, self.device, self.llms, told)
-        _bring_vae(find_model(trunk)[0], folder)
-        names = [spec.name for spec in self.ablation.specs(variant)]
+        if not self.ablation.adapter:
+            _bring_vae(find_model(trunk)[0], folder)
+        names = self.ablation.llms(variant)
         sources = [f"{name}={self.llms.get(name, name)}" for name in names]
         found = measure(self.ablation, model, folder, sources, self.device)
         for name in RESUMING:
@@ -90,9 +94,11 @@ class Ablating:
         """What decides a run's figures; the trunk by what it holds."""
         fields = fork_fields(self.ablation, variant, seed, "")
         gap, score = self.ablation.gap, self.ablation.score
+        also = {"also": [[s.prompts, s.every] for s in self.ablation.also]}
         return {
+            **(also if self.ablation.also else {}),
             "recipe": fields,
-            "trunk_sha256": sha256(find_model(trunk)[0]),
+            "trunk_sha256": sha256(Path(trunk) if self.ablation.adapter else find_model(trunk)[0]),
             "gap": [gap.scenes, list(gap.times)],
             "score": [score.prompts, score.every],
         }

@@ -99,16 +99,26 @@ def _pooled(names: Mapping[str, np.ndarray], of) -> SeedVariance:
 def write_tables(ablation: Ablation, found: Found, out: Path) -> str:
     """Write ablation.md and ablation.json of the seeds that are through; the Markdown."""
     results = Results(ablation, found)
-    told = results.told()
-    text = "\n".join([*_claims(results, told), "", *_variants(results)]) + "\n"
+    lines = ["# Ablations", *_section(results)]
+    plain = _plain(results)
+    for name in (score.prompts for score in ablation.also):
+        results = Results(ablation, {run: each.also[name] for run, each in found.items()})
+        lines += ["", f"## Prompts: {name}", *_section(results)]
+        plain.setdefault("also", {})[name] = _plain(results)
+    text = "\n".join(lines) + "\n"
     _write(out / MARKDOWN, text)
-    _write(out / JSON, json.dumps(_plain(results, told), indent=1) + "\n")
+    _write(out / JSON, json.dumps(plain, indent=1) + "\n")
     return text
+
+
+def _section(results: Results) -> Iterator[str]:
+    yield from _claims(results, results.told())
+    yield ""
+    yield from _variants(results)
 
 
 def _claims(results: Results, told: Sequence[Told]) -> Iterator[str]:
     gap, seeds = results.ablation.gap, len(results.seeds)
-    yield "# Ablations"
     yield ""
     yield (
         f"{seeds} seed{'s' * (seeds != 1)}, {gap.scenes} held-out scenes. A difference is this "
@@ -164,7 +174,7 @@ def _row(cells: Sequence[str], rule: bool = False) -> Iterator[str]:
         yield "|---" * len(cells) + "|"
 
 
-def _plain(results: Results, told: Sequence[Told]) -> dict:
+def _plain(results: Results) -> dict:
     """For other programs; the same numbers in every run."""
     runs = {
         name: {
@@ -178,7 +188,7 @@ def _plain(results: Results, told: Sequence[Told]) -> dict:
         "seeds": list(results.seeds),
         "times": list(results.ablation.gap.times),
         "runs": runs,
-        "claims": [{**asdict(each), "verdict": each.verdict} for each in told],
+        "claims": [{**asdict(each), "verdict": each.verdict} for each in results.told()],
     }
 
 

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lidit_core.errors import check
+from lidit_core.errors import check, shown
+from lidit_core.llmdiff.config import MODES
 from lidit_core.model.config import RefinerConfig
 from lidit_core.text.spec import LLMSpec
 from lidit_core.text.templates import find_template
+from lidit_train.ranges import one_of
 from lidit_train.recipe_file import read_recipe
 
 from ..score import PROMPTS
@@ -36,11 +38,12 @@ class Reading:
 
 @dataclass(frozen=True)
 class Variant:
-    """A text side that is forked from the trunk."""
+    """A text side that is forked from the trunk, or an adapter beside the base."""
 
     name: str
     says: str  # in the table
-    reads: tuple[str, ...]  # readings by name, one a branch
+    reads: tuple[str, ...] = ()  # readings by name, one a branch
+    adapter: dict = field(default_factory=dict)  # of an adapter: its recipe's fields that differ
     refiner: RefinerConfig = RefinerConfig()  # what is left out is as the paper has it
 
     def __post_init__(self) -> None:
@@ -48,7 +51,10 @@ class Variant:
             NAME.fullmatch(self.name) is not None,
             f"a variant is called {self.name!r}; expected small letters, digits and hyphens",
         )
-        check(bool(self.reads), f"variant {self.name} reads nothing; expected one reading or more")
+        check(
+            bool(self.reads) or bool(self.adapter),
+            f"variant {self.name} reads nothing; expected one reading or more",
+        )
 
 
 @dataclass(frozen=True)
@@ -102,32 +108,49 @@ class Score:
 class Ablation:
     """What `lidit ablate` trains and measures."""
 
-    readings: dict[str, Reading]
     fork: dict  # a recipe without its model and seed
     variants: tuple[Variant, ...]
     reference: str  # whose gap differences are told in per cent of
+    readings: dict[str, Reading] = field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
     seeds: tuple[int, ...] = (0, 1)
     checkpoint: str = ""  # the trunk: a shipped name or a file
     trunk: dict = field(default_factory=dict)  # or the recipe that trains it
+    adapter: dict = field(default_factory=dict)  # or, of adapters, what all their recipes share
+    mode: str = "replace"  # in which adapters are measured
     gap: Gap = Gap()
     score: Score = Score()
+    also: tuple[Score, ...] = ()  # further lists of prompts, each with a table of its own
 
     def __post_init__(self) -> None:
         check(
-            bool(self.checkpoint) != bool(self.trunk),
-            "the ablation has a checkpoint and a trunk, or neither; expected one of them",
+            [bool(self.checkpoint), bool(self.trunk), bool(self.adapter)].count(True) == 1,
+            "the ablation has a checkpoint and a trunk, or neither; expected one of them, or for "
+            "adapters an adapter with its base",
+        )
+        one_of("the ablation's mode", self.mode, MODES)
+        others = [score.prompts for score in self.also]
+        check(
+            len({*others}) == len(others),
+            f"the ablation's also has a list of prompts twice: {others}; leave one out",
         )
         check(bool(self.seeds), "the ablation has no seeds; expected one or more")
         for what, given in (("variants", self.names), ("seeds", self.seeds)):
             check(len(set(given)) == len(given), f"the ablation's {what} repeat: {list(given)}")
         for variant in self.variants:
+            check(
+                bool(self.adapter) == bool(variant.adapter)
+                and not (variant.adapter and variant.reads),
+                f"variant {variant.name} has adapter={shown(variant.adapter)} and reads "
+                f"{list(variant.reads)}; expected a change of the adapter where the ablation has "
+                "one, and readings alone where it has none",
+            )
             _known(f"variant {variant.name} reads", variant.reads, tuple(self.readings), "readings")
         _known("the reference is", (self.reference,), self.names, "variants")
         for claim in self.claims:
             named = (claim.this, claim.other)
             _known(f"the claim {claim.says!r} is on", named, self.names, "variants")
-        for name in ("model", "seed"):
+        for name in ("model", "seed", "adapter", "trains"):
             check(
                 name not in self.fork,
                 f"the ablation's fork has {name}, which the variants and the seeds decide; leave "
@@ -137,6 +160,12 @@ class Ablation:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(variant.name for variant in self.variants)
+
+    def llms(self, variant: Variant) -> list[str]:
+        """The LLMs that a variant reads, by their names."""
+        if self.adapter:
+            return [{**self.adapter, **variant.adapter}["llm"]]
+        return [spec.name for spec in self.specs(variant)]
 
     def specs(self, variant: Variant) -> tuple[LLMSpec, ...]:
         """How a variant's branches read."""

@@ -9,9 +9,13 @@ from pathlib import Path
 
 from lidit_core.errors import LiDiTError
 from lidit_core.llm.blocks import kept_blocks
+from lidit_core.llm.encoders import BERTS
 from lidit_core.llm.locate import locate
 from lidit_core.text.spec import LLMSpec
 
+T5_NAMES = {"hidden_size": "d_model", "intermediate_size": "d_ff", "head_dim": "d_kv",
+            "num_hidden_layers": "num_layers", "num_attention_heads": "num_heads"}  # fmt: skip
+UNGATED = (*BERTS, "t5")  # feed-forwards of two matrices
 HEAD_BLOCK = 128  # guess: an LLM has a block for every so many channels of its width
 
 
@@ -54,6 +58,7 @@ def _config(source: str | Path) -> dict | None:
             return None
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config = config.get("text_config", config)
+        config = {**{ours: config[t5] for ours, t5 in T5_NAMES.items() if t5 in config}, **config}
         needed = ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size")
         return config if all(isinstance(config.get(key), int) for key in needed) else None
     except (LiDiTError, OSError, ValueError, AttributeError):
@@ -61,12 +66,17 @@ def _config(source: str | Path) -> dict | None:
 
 
 def _by_config(spec: LLMSpec, config: dict) -> LLMSize:
-    """The blocks of a LLaMA-like decoder: attention with grouped keys, a gated feed-forward."""
+    """The blocks of a LLaMA-like decoder: attention with grouped keys, a gated feed-forward.
+
+    Encoders have other ones: of BERT's kind, and of T5's unless it says so, they are not gated.
+    """
     width, heads = config["hidden_size"], config.get("num_attention_heads") or 1
     head = config.get("head_dim") or width // heads
     groups = config.get("num_key_value_heads") or heads
     attention = 2 * width * head * (heads + groups)
-    block = attention + 3 * width * config["intermediate_size"]
+    gated = config.get("is_gated_act", config.get("feed_forward_proj", "").startswith("gated"))
+    matrices = 2 if config.get("model_type") in UNGATED and not gated else 3
+    block = attention + matrices * width * config["intermediate_size"]
     kept = kept_blocks(spec.block, config["num_hidden_layers"], spec.name)
     embeddings = width * config["vocab_size"]
     computing = _passes(spec) * kept * block

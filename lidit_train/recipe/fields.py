@@ -11,8 +11,7 @@ from lidit_core.checkpoints.lora_styles import WRITTEN
 from lidit_core.diffusion.times import Focus
 from lidit_core.errors import check, shown
 from lidit_core.io.records import LARGEST
-from lidit_core.llmdiff.config import MODES, TokenRefiner
-from lidit_core.llmdiff.langevin import FORMS
+from lidit_core.llmdiff.config import FORMS, LAST, MODES, TokenRefiner
 
 from ..ranges import in_range, one_of
 from .alignment import Alignment
@@ -71,11 +70,12 @@ class Adapter:
 
     base: str = ""  # the checkpoint: a .safetensors in ComfyUI's or diffusers' layout, or a folder
     prediction: str = ""  # of the checkpoint, "eps" or "v"; "" = as the file says
-    llm: str = ""  # a name, a model folder or a .gguf
+    llm: str = ""  # a name, a model folder (of an encoder too, as BERT or T5) or a .gguf
     template: str = "none"  # a preset, a file, or text with {prompt} in it
     token_budget: int = 77  # tokens of a caption that the LLM reads
     modes: tuple[str, ...] = MODES  # trained, each on its share of every batch
-    form: str = "direct"  # of the Langevin dynamics, or "consecutive"
+    form: str = "direct"  # of the Langevin dynamics, or "consecutive"; "last" = the last state
+    noise: bool = True  # Langevin noise in training, whose size is learnt
     refiner: TokenRefiner | None = None  # LI-DiT's, in front of the adapter
     timestep_gates: bool = False  # gates of the adapter that depend on the timestep
     text_encoders: str = ""  # mode add: a checkpoint or a diffusers folder; "" = the base
@@ -88,6 +88,11 @@ class Adapter:
         )
         one_of("the adapter's prediction", self.prediction, ("", "eps", "v"))
         one_of("the adapter's form", self.form, FORMS)
+        check(
+            self.noise or self.form != LAST,
+            "the recipe's adapter has form=last and noise=false, and that form has no noise to "
+            "leave out; leave out one of them",
+        )
         in_range(self, "adapter", "token_budget", low=1)
         for mode in self.modes:
             one_of("a mode of the adapter", mode, MODES)

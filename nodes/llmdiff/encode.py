@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...host.llmdiff.conditioning import WIDTHS, blank, joined
-from ...host.llmdiff.encode import read_differences
+from ...host.llmdiff.encode import read_for_adapter
 from ...host.node_notes import shown
 from ..inputs import prompt_input
 from ..schema import schema
@@ -24,7 +24,11 @@ class LLMDiffEncode(io.ComfyNode):
             "with an LLMDiff adapter. Alone for mode replace, or joined with the checkpoint's own "
             "CLIP Text Encode for mode add.",
             inputs=[
-                io.Clip.Input("clip", tooltip="From the LI-DiT LLM loader, with layer 'all'"),
+                io.Clip.Input(
+                    "clip",
+                    tooltip="From the LI-DiT LLM loader, with layer 'all'; for an adapter of the "
+                    "form last, with layer -1",
+                ),
                 prompt_input(),
                 io.Combo.Input(
                     "base",
@@ -50,6 +54,6 @@ class LLMDiffEncode(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip, text: str, base: str, conditioning=None) -> io.NodeOutput:
-        reading = read_differences(clip, text)
+        reading = read_for_adapter(clip, text)
         entries = [blank(base, reading)] if conditioning is None else conditioning
         return io.NodeOutput(joined(entries, reading), ui=shown())

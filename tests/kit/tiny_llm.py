@@ -1,4 +1,4 @@
-"""Tiny random LLMs of real classes with small real tokenizers, built in a moment by the tests."""
+"""Tiny random LLMs and encoders of real classes with small real tokenizers, built in a moment."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
@@ -189,3 +190,57 @@ def reference_states(folder: Path, ids: tuple[int, ...]) -> tuple[torch.Tensor, 
 def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     """The largest over tokens of |difference| / |theirs|."""
     return ((ours - theirs).norm(dim=-1) / theirs.norm(dim=-1)).max().item()
+
+
+ENCODER_BLOCKS, WIDTH = 4, 32  # of encoders
+BERT = {
+    "hidden_size": WIDTH,
+    "intermediate_size": 48,
+    "num_hidden_layers": ENCODER_BLOCKS,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.15,
+}
+T5 = {
+    "d_model": WIDTH,
+    "d_kv": 8,
+    "d_ff": 48,
+    "num_layers": ENCODER_BLOCKS,
+    "num_decoder_layers": ENCODER_BLOCKS + 1,
+    "num_heads": 4,
+    "initializer_factor": 3.0,
+    "decoder_start_token_id": 0,
+}
+ENCODERS = {"Bert": BERT, "Roberta": BERT, "XLMRoberta": BERT, "T5": T5, "MT5": T5, "UMT5": T5}
+
+
+def encoder_tokenizer(kind: str) -> PreTrainedTokenizerFast:
+    """Texts stand between [CLS] and [SEP] (BERT), or before an end token alone (T5)."""
+    core = chat_tokenizer().backend_tokenizer
+    text = "$A <|im_end|>" if kind.endswith("T5") else "<|im_start|> $A <|im_end|>"
+    marks = [(name, core.token_to_id(name)) for name in ("<|im_start|>", "<|im_end|>")]
+    core.post_processor = TemplateProcessing(single=text, special_tokens=marks)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        cls_token="<|im_start|>",
+        sep_token="<|im_end|>",
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+    )
+
+
+def save_encoder(folder: Path, kind: str = "Bert", seed: int = 0, **changes) -> Path:
+    """Write one as a model folder; of T5's kind encoder and decoder, which share embeddings."""
+    set_seed(seed)
+    tokenizer = encoder_tokenizer(kind)
+    config = getattr(transformers, f"{kind}Config")(
+        **{**ENCODERS[kind], "vocab_size": len(tokenizer), "pad_token_id": 0, **changes}
+    )
+    model = getattr(transformers, f"{kind}Model")(config)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "norm" in name.lower():
+                weight.add_(0.3 * torch.randn_like(weight))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -26,7 +26,8 @@ from lidit_train.tasks.lidit.trained import Trained
 LLM = "tiny"
 ENCODERS = ("Dinov2", "Dinov2WithRegisters", "ViT", "CLIP", "Siglip", "ConvNext")
 FOLDER = Path(__file__).resolve().parents[2] / "recipes"
-RECIPES = sorted({*FOLDER.glob("*.yaml")} - {FOLDER / "ablate.yaml"})  # that `lidit train` reads
+# Those that `lidit train` reads; the others are for `lidit ablate`.
+RECIPES = sorted({*FOLDER.glob("*.yaml")} - {*FOLDER.glob("ablate*.yaml")})
 SEEN = 16  # numbers in a feature of a vision encoder
 
 

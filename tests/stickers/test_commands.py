@@ -1,4 +1,4 @@
-"""The sticker commands' mistakes. Run: pytest tests/stickers/test_commands.py"""
+"""The sticker commands, small, and their mistakes. Run: pytest tests/stickers/test_commands.py"""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from lidit_core.checkpoints.lidit import load_vae
 from lidit_core.io.tensors import read_safetensors
 from lidit_core.llm.locate import available
 from lidit_core.paths import SHIPPED_WEIGHTS
+from lidit_eval.command import evaluate
+from lidit_eval.report import by_prompt
+from lidit_stickers.making import trigger
 
 SHIPPED_VAE = SHIPPED_WEIGHTS / "stickers-vae.safetensors"
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,6 +73,44 @@ def test_the_recipe_for_a_gpu_goes_on_from_the_decoder_that_ships(tmp_path):
     recipe = f"recipes/autoencoder/stickers-gpu.yaml --set start={SHIPPED_VAE}"
     _run(f"making.train_autoencoder {recipe} {options} --out {tmp_path}")
     load_vae(tmp_path / "final.safetensors")
+
+
+@pytest.mark.font
+def test_an_autoencoders_sharpness_is_told_and_shown(tmp_path):
+    command = [sys.executable, "-m", "lidit_stickers.sharpness", "--count", "3", "--size", "64"]
+    words = ["--strip", str(tmp_path / "strip.png")]
+    told = subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert re.search(r"\d\.\d", told.stdout)
+    with Image.open(tmp_path / "strip.png") as strip:
+        assert strip.size == (3 * 64, 2 * 64)
+
+
+@pytest.mark.font
+def test_the_ceiling_is_every_prompt_as_the_autoencoder_gives_it_back(tmp_path):
+    """And the pictures are what `lidit eval --pictures` judges, nearly all of them right."""
+    _run(f"ceiling --out {tmp_path / 'drawn'} --prompts newcomer")
+    assert len(list((tmp_path / "drawn").glob("*.png"))) == 60
+    found = evaluate("--pictures", str(tmp_path / "drawn"), "--prompts", "newcomer", "--every", "6",
+                     "--out", str(tmp_path / "out"))  # fmt: skip
+    assert len(found) == 10 and sum(by_prompt(found, "nearest").values()) >= 9
+
+
+@pytest.mark.font
+@pytest.mark.llm
+def test_a_trigger_word_is_measured_beside_an_adapter(monkeypatch, capsys):
+    """Its smallest form: a step on four scenes, and two prompts."""
+    pytest.importorskip("diffusers")
+    if not available("SmolLM2-135M-Instruct"):
+        pytest.skip("SmolLM2-135M-Instruct is not on this machine; get it with `lidit fetch`")
+    for name, value in {"SCENES": 4, "STEPS": 1, "BATCH": 2, "PROMPTS": 2}.items():
+        monkeypatch.setattr(trigger, name, value)
+    monkeypatch.setattr(
+        sys, "argv", ["trigger", str(SHIPPED_WEIGHTS / "stickers-adapter.safetensors")]
+    )
+    trigger.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["base", "add"]
+    assert all(float(n) > 0 for line in lines for n in re.findall(r"\d+\.\d", line))
 
 
 def _run(words: str) -> None:

@@ -118,7 +118,7 @@ def test_relations_are_turned_round() -> None:
     """By words alone; every scene has one, and none is drawn as the turned caption says."""
     assert text_gap.turned("a cat left of a dog") == "a cat right of a dog"
     assert text_gap.turned("below a hat, a bee") == "above a hat, a bee"
-    scenes = held_out_scenes(200, related=True)
+    scenes = held_out_scenes(200, text_gap.related_prompts())
     assert all(text_gap.turned(text_gap.turned(text)) == text for text, _ in scenes)
     captions_of = {c.text: c.request for c in text_gap.evaluation_prompts()}
     assert all(captions_of[text].relation for text, _ in scenes)

@@ -88,6 +88,7 @@ CHANGED = {  # a field -> another value than the basis has; with others where it
     "adapter.token_budget": (3, ADAPTER),
     "adapter.modes": (["add"], ADAPTER),
     "adapter.form": ("consecutive", ADAPTER),
+    "adapter.noise": (False, ADAPTER),
     "adapter.refiner.blocks": (2, REFINED),
     "adapter.refiner.width": (32, REFINED),
     "adapter.refiner.heads": (4, REFINED),

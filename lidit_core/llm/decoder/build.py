@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from ...errors import LiDiTError, check, first_line
 from ...progress import told
 from ..compat import dtype_argument
+from ..encoders import BERTS, T5S, class_of, is_encoder, options_of, reading_half
 from .audit import check_blocks, check_config, check_stated, check_unread, check_widths
 from .checkpoint import Checkpoint, checkpoint_files
 from .one_block import exceeds_memory, read_as_it_runs
@@ -46,11 +47,11 @@ def text_config(folder: Path, name: str):
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         quantised = getattr(config, "quantization_config", None)
-        config = config.get_text_config(decoder=True)
+        config = config if is_encoder(config) else config.get_text_config(decoder=True)
     except Exception as error:  # what a config.json says can raise about every kind
         raise LiDiTError(
             f"the configuration of {name} in {folder} cannot be read ({first_line(error)}); "
-            "expected a decoder-only LLM that transformers knows"
+            "expected an LLM that transformers knows"
         ) from error
     if quantised:
         method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
@@ -63,8 +64,12 @@ def text_config(folder: Path, name: str):
 
 
 def _check_kind(config, name: str) -> None:
-    if getattr(config, "is_encoder_decoder", False) or not hasattr(config, "num_hidden_layers"):
-        raise LiDiTError(f"{name} is a {config.model_type}; expected a decoder-only LLM")
+    both = getattr(config, "is_encoder_decoder", False) and not is_encoder(config)
+    if both or not hasattr(config, "num_hidden_layers"):
+        raise LiDiTError(
+            f"{name} is a {config.model_type}; expected a decoder-only LLM, or an encoder of the "
+            f"kinds {', '.join((*BERTS, *T5S))}"
+        )
     if getattr(config, "hidden_size_per_layer_input", 0):
         raise LiDiTError(
             f"{name} is a {config.model_type}, whose blocks have embeddings of their own and "
@@ -174,7 +179,10 @@ def empty_model(config, name: str, kind=None) -> nn.Module:
     )
     try:
         with _EmptyOnMeta():
-            return (kind or AutoModel).from_config(config, trust_remote_code=False)
+            if kind is not None:
+                return kind.from_config(config, trust_remote_code=False)
+            options = {"trust_remote_code": False, **options_of(config)}
+            return reading_half(class_of(config).from_config(config, **options), config)
     except Exception as error:  # whatever a model's class makes of strange values
         raise LiDiTError(
             f"no {config.model_type} can be made of the config.json of {name} "
@@ -186,8 +194,6 @@ def _converted_by_transformers(
     config, files: list[Path], dtype: torch.dtype, missing: list[str], name: str
 ) -> tuple[nn.Module, list[str]]:
     """The decoder, and the tensors that nothing was made of."""
-    from transformers import AutoModel
-
     folder = files[0].parent
     check(
         (folder / "config.json").is_file() and files == checkpoint_files(folder),
@@ -195,10 +201,11 @@ def _converted_by_transformers(
         "whole LLM of its kind, so get it again, or give it as a model folder",
     )
     options = {dtype_argument(): dtype, "output_loading_info": True, "local_files_only": True,
-               "use_safetensors": True}  # fmt: skip
+               "use_safetensors": True, **options_of(config)}  # fmt: skip
     error = None
     try:
-        module, report = AutoModel.from_pretrained(folder, config=config, **options)
+        module, report = class_of(config).from_pretrained(folder, config=config, **options)
+        module = reading_half(module, config)
         missing = sorted(map(str, report["missing_keys"] or report.get("mismatched_keys", ())))
     except Exception as failed:
         error = failed
@@ -226,8 +233,9 @@ class Embedded(Protocol):
 def blocks_name(module: nn.Module) -> str:
     """The name of the list of the decoder's blocks."""
     count = cast(DecoderConfig, module.config).num_hidden_layers
-    for name, part in module.named_children():
-        if isinstance(part, nn.ModuleList) and len(part) == count:
+    depth = 1 if is_encoder(module.config) else 0  # dots in the name: BERT's are encoder.layer
+    for name, part in module.named_modules():
+        if isinstance(part, nn.ModuleList) and len(part) == count and name.count(".") <= depth:
             return name
     raise LiDiTError(
         f"{type(module).__name__} has no list of {count} blocks; expected a decoder-only LLM of "
@@ -237,4 +245,4 @@ def blocks_name(module: nn.Module) -> str:
 
 def decoder_blocks(module: nn.Module) -> nn.ModuleList:
     """The decoder's blocks, in the order of execution."""
-    return cast(nn.ModuleList, getattr(module, blocks_name(module)))
+    return cast(nn.ModuleList, module.get_submodule(blocks_name(module)))

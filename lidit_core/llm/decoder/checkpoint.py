@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+SHARED = "shared.weight"  # the embeddings of T5's kind, which its encoder and its decoder read
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
@@ -75,7 +76,7 @@ class Checkpoint:
 
     def prefix(self, wanted: Mapping[str, Tensor]) -> str:
         """What the checkpoint puts before a decoder's own names, such as `language_model.model.`"""
-        probe = next(iter(wanted))
+        probe = next(name for name in wanted if not self._is_shared(name))
         prefixes = [key[: -len(probe)] for key in self.files if key.endswith(probe)]
         if not prefixes:
             return ""
@@ -84,15 +85,24 @@ class Checkpoint:
     def missing(self, wanted: Mapping[str, Tensor]) -> list[str]:
         """The wanted names that the checkpoint lacks."""
         prefix = self.prefix(wanted)
-        return [name for name in wanted if prefix + name not in self.files]
+        return [name for name in wanted if self.place(prefix + name) not in self.files]
+
+    def place(self, name: str) -> str:
+        """The name under which a tensor lies here: an encoder's embeddings may be shared ones."""
+        shared = name not in self.files and self._is_shared(name.removeprefix("encoder."))
+        return SHARED if shared else name
+
+    def _is_shared(self, name: str) -> bool:
+        return name == "embed_tokens.weight" and SHARED in self.files
 
     def stored(self, wanted: Mapping[str, Tensor]) -> dict[str, Stored]:
         """How the wanted tensors are stored, checked against a decoder's shapes; none is read."""
         prefix, beside = self.prefix(wanted), self._beside(wanted)
         found = {}
         for name, like in wanted.items():
-            layer = (prefix + name).rpartition(".")[0]
-            found[name] = one = stored(prefix + name, beside.get(layer, ()), self.files)
+            place = self.place(prefix + name)
+            layer = place.rpartition(".")[0]
+            found[name] = one = stored(place, beside.get(layer, ()), self.files)
             if one.shape != tuple(like.shape):
                 raise LiDiTError(
                     f"tensor {name} of the LLM has shape {one.shape}; expected "

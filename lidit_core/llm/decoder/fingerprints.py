@@ -14,12 +14,12 @@ from ..fingerprint import fingerprint, tokens
 from .build import Embedded, decoder_blocks, empty_model, text_config, truncated
 from .checkpoint import Checkpoint
 
-NORM = "norm.weight"  # how the names of a block's norms end
+NORM = "norm.weight"  # how the names of a block's norms end, in small letters
 
 
 def decoder_fingerprint(embeddings: Tensor, block: nn.Module) -> str:
     """Of a decoder in memory, by its first block; "" where its weights are no plain numbers."""
-    norms = {k: v for k, v in block.named_parameters() if k.endswith(NORM)}
+    norms = {k: v for k, v in block.named_parameters() if k.lower().endswith(NORM)}
     if not all(_plain(weight) for weight in (embeddings, *norms.values())):
         return ""
     rows = embeddings.detach()[tokens(len(embeddings))]
@@ -48,10 +48,11 @@ def files_fingerprint(folder: Path, files: Iterable[Path], name: str) -> str:
         table = next(k for k, v in module.named_parameters() if v is embeddings)
         block = decoder_blocks(module)[0]
         place = next(k for k, v in module.named_modules() if v is block)
-        names = [k for k, _ in block.named_parameters() if k.endswith(NORM)]
+        names = [k for k, _ in block.named_parameters() if k.lower().endswith(NORM)]
         norms = {k: checkpoint.files[f"{prefix}{place}.{k}"] for k in names}
         norms = {k: f.get_tensor(f"{prefix}{place}.{k}") for k, f in norms.items()}
-        rows = checkpoint.files[prefix + table].get_slice(prefix + table)
+        table = checkpoint.place(prefix + table)
+        rows = checkpoint.files[table].get_slice(table)
         few = [rows[i : i + 1].float() for i in tokens(rows.get_shape()[0])]
     except (LiDiTError, StopIteration, KeyError):
         return ""

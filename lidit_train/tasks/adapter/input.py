@@ -16,7 +16,7 @@ def input_spec(target: AdapterTarget) -> InputSpec:
         native_size=target.native_size,
         patch=target.patch,
         llms=(target.adapter.llm,),
-        widths=(target.states_width,),
+        widths=(target.adapter.states_width,),
         prediction=target.asked or "eps",
         caches_states=False,  # every block of every caption would be kept
     )

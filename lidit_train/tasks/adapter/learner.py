@@ -87,6 +87,7 @@ class AdapterLearner(Learner):
         layers: its cross-attention layers by diffusers' names, as the adapter orders them.
         own: the base's text encoders; None where mode add is not trained.
         pooled: whether the U-Net wants SDXL's pooled text and sizes.
+        noisy: whether the Langevin noise is added in training.
     """
 
     def __init__(
@@ -99,10 +100,13 @@ class AdapterLearner(Learner):
         pooled: bool = False,
         checkpointing: bool = False,
         loss: Loss = SQUARED,
+        noisy: bool = True,
     ) -> None:
         super().__init__()
         self.adapter, self.prediction, self.pooled = adapter, prediction, pooled
-        self.loss = loss
+        self.loss, self.noisy = loss, noisy
+        if adapter.langevin is not None and not noisy:
+            adapter.langevin.h.requires_grad_(False)  # which nothing reads
         self.unet, self.own = unet.requires_grad_(False).eval(), own
         if own is not None:
             own.requires_grad_(False).eval()
@@ -120,6 +124,8 @@ class AdapterLearner(Learner):
 
     def noted(self) -> dict[str, float]:
         """The Langevin noise's deviation over all blocks, which the loss tends to drive to 0."""
+        if self.adapter.langevin is None or not self.noisy:
+            return {}
         return {"langevin noise": float(self.adapter.langevin.deviations.square().sum().sqrt())}
 
     def blocks(self) -> list[nn.Module]:
@@ -130,7 +136,7 @@ class AdapterLearner(Learner):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         seed = _seed_of(batch)
-        noise = torch.Generator(batch.noise.device).manual_seed(seed)
+        noise = torch.Generator(batch.noise.device).manual_seed(seed) if self.noisy else None
 
         def predict(z: Tensor, t: Tensor) -> Tensor:
             return self.predict(z, t, batch.states[LLM], batch.captions, noise, first=seed)

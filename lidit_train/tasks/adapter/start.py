@@ -32,7 +32,7 @@ def begin_adapter(
     adapter = LLMDiffAdapter(target.adapter).initialise()
     checkpointing = recipe.compute.checkpointing
     own = base_text(target, options.text_encoders) if reads_own_text(recipe) else None
-    learner = learner_of(target, adapter, own, checkpointing, recipe.loss)
+    learner = learner_of(target, adapter, own, checkpointing, recipe.loss, options.noise)
     with torch.no_grad():
         for layer, own in zip(adapter.layers, learner.adapted()):
             layer.q.weight.copy_(own.to_q.weight)
@@ -53,10 +53,12 @@ def learner_of(
     own: BaseText | None = None,
     checkpointing: bool = False,
     loss: Loss = SQUARED,
+    noisy: bool = True,
 ) -> AdapterLearner:
     """The base's U-Net with an adapter in it.
 
     Args:
+        noisy: whether the Langevin noise is added in training.
         own: the base's text encoders; None = they are read where the adapter's modes need them.
     """
     base = read_unet(target.base, target.asked)
@@ -71,7 +73,7 @@ def learner_of(
         own = base_text(target, "")
     pooled = bool(target.adapter.pooled_width)
     return AdapterLearner(
-        base.unet, adapter, names, base.prediction, own, pooled, checkpointing, loss
+        base.unet, adapter, names, base.prediction, own, pooled, checkpointing, loss, noisy
     )
 
 

@@ -10,7 +10,7 @@ from lidit_core.demo.checkpoint import read_demo_config
 from lidit_core.errors import LiDiTError
 from lidit_core.llm.hub import model_folder
 from lidit_core.llm.locate import check_present, locate
-from lidit_core.llmdiff.config import AdaptedLayer, AdapterConfig
+from lidit_core.llmdiff.config import AdaptedLayer, AdapterConfig, block_of
 from lidit_core.model.config import LatentFormat
 from lidit_core.paths import SHIPPED_WEIGHTS, at_home
 from lidit_core.text.spec import LLMSpec
@@ -27,6 +27,8 @@ LATENTS = {  # of the families' autoencoders: Stable Diffusion's scale 0.18215, 
     "sdxl": LatentFormat("SDXL", channels=4, std=(1 / 0.13025,)),
 }
 NATIVE = {"sd15": 512, "sdxl": 1024}  # pixels
+WIDTHS = ("hidden_size", "d_model")  # of a config.json: most LLMs' name, and that of T5's kind
+BLOCKS = ("num_hidden_layers", "num_layers")
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,6 @@ class AdapterTarget:
     native_size: int  # pixels
     asked: str = ""  # prediction, "eps" or "v"; "" = as the checkpoint says
     patch: int = 1  # latent pixels that sides must be multiples of, for as often as it halves them
-
-    @property
-    def states_width(self) -> int:
-        """Numbers in a token's states: its embedding, and each block's difference."""
-        return (self.adapter.blocks + 1) * self.adapter.llm.width
 
 
 def adapter_target(recipe: Adapter) -> AdapterTarget:
@@ -113,12 +110,16 @@ def _llm(recipe: Adapter) -> tuple[LLMSpec, int]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         data = data.get("text_config", data)
-        width, blocks = data["hidden_size"], data["num_hidden_layers"]
+        width, blocks = (_said(data, *names) for names in (WIDTHS, BLOCKS))
     except (OSError, ValueError, AttributeError, KeyError) as error:
         raise LiDiTError(
             f"{path} does not say how wide the LLM is and how many blocks it has ({error!r}); "
-            "expected hidden_size and num_hidden_layers, as decoder-only LLMs have them"
+            "expected hidden_size and num_hidden_layers, as LLMs have them"
         ) from error
     template, budget = find_template(recipe.template), recipe.token_budget
-    spec = LLMSpec(found.name, width, "differences", template, budget, longest_prompt=0)
-    return spec, blocks
+    block = block_of(recipe.form)
+    return LLMSpec(found.name, width, block, template, budget, longest_prompt=0), blocks
+
+
+def _said(data: dict, name: str, t5: str) -> int:
+    return data[name] if name in data else data[t5]

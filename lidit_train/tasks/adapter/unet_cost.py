@@ -60,7 +60,7 @@ def unet_cost(
     learner = AdapterLearner(unet, adapter, names, "eps", own, bool(config.pooled_width))
     z = torch.empty(1, shape.in_channels, side, side, device=META)
     t = torch.empty(1, device=META)
-    hidden = torch.empty(1, tokens, (config.blocks + 1) * config.llm.width, device=META)
+    hidden = torch.empty(1, tokens, config.states_width, device=META)
     states = LLMStates(hidden, torch.full((1, tokens), PROMPT, dtype=torch.int32))
     mode = "replace" if "replace" in config.modes else "add"
     cost = count(

@@ -149,9 +149,9 @@ def test_damaged_index(copied, index):
 
 
 def test_encoder_decoder_is_refused(tmp_path):
-    from transformers import T5Config
+    from transformers import BartConfig
 
-    T5Config().save_pretrained(tmp_path)
+    BartConfig().save_pretrained(tmp_path)
     with pytest.raises(LiDiTError, match="decoder-only"):
         load_llm(tmp_path)
 

@@ -273,7 +273,7 @@ def test_a_configuration_that_is_no_json_is_one_sentence(text):
 
 
 def test_an_llm_that_is_read_at_one_block_is_refused():
-    with pytest.raises(LiDiTError, match="is read at block -3; expected 'differences'"):
+    with pytest.raises(LiDiTError, match="is read at block -3; expected 'differences' for form"):
         adapter_config(llm=LLMSpec("tiny", WIDTH))
 
 

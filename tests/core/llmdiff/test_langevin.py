@@ -8,7 +8,7 @@ from tiny_llm import save_llm
 
 from lidit_core.errors import LiDiTError
 from lidit_core.llm.loading import load_llm
-from lidit_core.llmdiff.langevin import FORMS, LangevinEncoding
+from lidit_core.llmdiff.langevin import LANGEVIN, LangevinEncoding
 from lidit_core.text.encoder import LLMEncoder
 
 B, L, T, C = 2, 5, 4, 8
@@ -41,7 +41,7 @@ def literal(made: LangevinEncoding, states: torch.Tensor, eps: torch.Tensor | No
     return c
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", LANGEVIN)
 def test_equal_to_the_loop(form, states):
     made = encoding(form)
     c = made(states)
@@ -122,7 +122,7 @@ def test_bad_input(states):
         LangevinEncoding(T + 1, C)(states)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", LANGEVIN)
 def test_first_token_of_a_text_keeps_its_embedding(form, tmp_path):
     llm = load_llm(save_llm(tmp_path / "llm"), "differences", torch.float32)
     states = LLMEncoder(llm, "short").encode(["two bees", "a cat"]).hidden

@@ -123,7 +123,7 @@ def test_a_lora_on_the_clip_changes_what_is_read(bench):
 
 
 def test_block_differences_equal_our_own(pack, bench):
-    differences = pack.module("host.llmdiff.encode").read_differences
+    differences = pack.module("host.llmdiff.encode").read_for_adapter
     with torch.inference_mode():
         found = differences(bench.read(bench.theirs(bench.qwen), layer="all"), PROMPT)
         expected = differences(bench.ours(bench.qwen, layer="all"), PROMPT)

@@ -10,12 +10,13 @@ import torch
 from real_cost import real_cost
 from tiny_adapter import adapter_config, differences, latents, new_adapter, new_learner
 from tiny_adapter_training import adapter_recipe, make_world, run_adapter
-from tiny_llm import save_llm
+from tiny_llm import save_encoder, save_llm
 from tiny_unet import TINY
 
 import lidit_train.data.room
 from lidit_core.cli import main
 from lidit_core.errors import LiDiTError
+from lidit_core.llm.loading import load_llm
 from lidit_core.llmdiff.config import TokenRefiner
 from lidit_core.text.spec import LLMSpec
 from lidit_core.unet.families import FAMILIES
@@ -124,7 +125,7 @@ def test_the_states_of_a_caption_are_as_large_as_planned(world):
     target = plan.target
     reader = CaptionReader(target.adapter.llm, world / "some", "float32", llm=str(world / "llm"))
     (states,) = reader._compute(["picture 3 of a cat"])
-    assert states.hidden.shape[1] == target.states_width == 3 * 16
+    assert states.hidden.shape[1] == target.adapter.states_width == 3 * 16
     tokens = plan.loads[0].subsets[0][1].text[0].read
     assert plan.each / tokens == states.bytes / len(states.roles)
 
@@ -168,3 +169,23 @@ def test_what_is_not_there_is_one_sentence(world, adapter, told):
 def test_sdxls_pooled_text_is_as_wide_as_the_released():
     assert [pooled_width(FAMILIES[name]) for name in ("sd15", "sdxl")] == [0, 1280]
     assert pooled_width(TINY["sdxl"]) == 16
+
+
+@pytest.mark.parametrize("kind", ["Bert", "T5", "MT5"])
+def test_an_encoders_size_is_known_before_it_is_loaded(kind, tmp_path):
+    """Of T5's kind the encoder alone; position embeddings are not counted."""
+    folder = save_encoder(tmp_path / kind, kind)
+    size = llm_size(LLMSpec(kind, 32, "differences"), folder)
+    module = load_llm(folder, "differences", torch.float32).module
+    counted = [p.numel() for name, p in module.named_parameters() if "position" not in name]
+    assert size.source == "its config.json"
+    assert size.parameters == pytest.approx(sum(counted), rel=0.05)
+    assert size.computing < 2 * size.parameters
+
+
+@pytest.mark.parametrize("form", ["last", "direct"])
+def test_a_plan_of_each_form_reads_what_the_form_reads(world, form):
+    recipe = adapter_recipe(world, adapter={"form": form})
+    target = adapter_target(recipe.adapter)
+    assert target.adapter.states_width == (16 if form == "last" else 3 * 16)
+    assert make_adapter_plan(recipe, target, world).flops(0) > 0
