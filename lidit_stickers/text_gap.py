@@ -239,15 +239,27 @@ def table(gaps: Sequence[TextGap]) -> str:
     return "\n".join(lines)
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def scene_options(text: str | None, count: int, times: Sequence[float]) -> argparse.ArgumentParser:
+    """The options of a command that measures a model on noised held-out scenes.
+
+    Args:
+        text: what the command says of itself.
+        count, times: where none are given.
+    """
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=text, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--model", default="stickers", help="a shipped name or a LI-DiT's file")
     add("--llm", action="append", default=[], metavar="[NAME=]LLM", help="where an LLM is; repeat")
-    add("--count", type=int, default=1000, help="held-out scenes")
-    add("--times", type=float, nargs="+", default=TIMES, metavar="T", help="1 is noise")
+    add("--count", type=int, default=count, help="held-out scenes")
+    add("--times", type=float, nargs="+", default=times, metavar="T", help="1 is noise")
+    return parser
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    parser = scene_options(__doc__, 1000, TIMES)
+    add = parser.add_argument
     add("--branches", type=int, nargs="+", default=[], help="that read (those of --llm, or all)")
     add("--turned", action="store_true", help="relations, against those turned round")
     options = parser.parse_args(words)

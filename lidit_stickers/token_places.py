@@ -11,7 +11,6 @@ know their column while the picture is still noise.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from lidit_core.diffusion.sampling import initial_noise
 from lidit_core.errors import check, exit_status
 from lidit_core.pipeline import Pipeline, load_pipeline
 
-from .text_gap import SEED, LiDiTDenoiser, held_out_scenes, scene_latents
+from .text_gap import SEED, LiDiTDenoiser, held_out_scenes, scene_latents, scene_options
 
 TIMES = (0.98, 0.9)
 EDGE = 3  # the outermost rows and columns, which are not inner
@@ -110,15 +109,7 @@ def table(rows: Sequence[KnownColumns]) -> str:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--model", default="stickers", help="a shipped name or a LI-DiT's file")
-    add("--llm", action="append", default=[], metavar="[NAME=]LLM", help="where an LLM is; repeat")
-    add("--count", type=int, default=96, help="held-out scenes")
-    add("--times", type=float, nargs="+", default=TIMES, metavar="T", help="1 is noise")
-    options = parser.parse_args(words)
+    options = scene_options(__doc__, 96, TIMES).parse_args(words)
     pipeline = load_pipeline(options.model, options.llm)
     print(table(known_columns(pipeline, options.count, options.times)))
 
