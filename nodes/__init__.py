@@ -12,6 +12,7 @@ class LiDiTExtension(ComfyExtension):
         from ..host.folders import register
         from .bridge.apply import LiDiTBridge
         from .bridge.loader import LiDiTBridgeLoader
+        from .checked import checking_inputs
         from .conditioning.load import LiDiTLoadConditioning
         from .conditioning.record import LiDiTRecordConditioning
         from .conditioning.save import LiDiTSaveConditioning
@@ -23,7 +24,6 @@ class LiDiTExtension(ComfyExtension):
         from .lidit.refiner_loader import LiDiTRefinerLoader
         from .lidit.sampler import LiDiTSampler
         from .lidit.text_encode import LiDiTTextEncode
-        from .linked import checking_links
         from .llm.expand_prompt import LiDiTExpandPrompt
         from .llm.from_clip import LiDiTLLMFromCLIP
         from .llm.instruction_template import LiDiTInstructionTemplate
@@ -56,4 +56,4 @@ class LiDiTExtension(ComfyExtension):
             LiDiTBridgeLoader,
             LiDiTBridge,
         ]
-        return [checking_links(node) for node in nodes]
+        return [checking_inputs(node) for node in nodes]
