@@ -6,6 +6,7 @@ import contextlib
 import functools
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,13 +22,15 @@ from .config import HARMLESS, REMEDY, check_sizes
 from .header import Header
 
 FOREIGN = {  # decoders only, by their names in the files and in transformers' table
-    "bloom": "bloom", "cohere": "cohere", "deci": "deci", "falcon": "falcon", "gemma4": "gemma4",
-    "gpt-oss": "gpt_oss", "gpt2": "gpt2", "lfm2": "lfm2", "mamba": "mamba",
+    "bloom": "bloom", "falcon": "falcon", "gpt2": "gpt2", "lfm2": "lfm2", "mamba": "mamba",
     "minimax-m2": "minimax_m2", "nemotron": "nemotron", "qwen2moe": "qwen2_moe",
-    "qwen3moe": "qwen3_moe", "stablelm": "stablelm", "starcoder2": "starcoder2",
+    "qwen3moe": "qwen3_moe", "stablelm": "stablelm",
 }  # fmt: skip
+# Of gpt-oss, gemma4 and starcoder2 it drops what every file of theirs says of windows or rope.
 CHANGES_NUMBERS = re.compile(r"rope|window|softcap|scal|causal|alibi|clamp|expert_weights")
 UNPACKED = 0.6  # the share of the time for the weights until transformers has read the file
+EPSILON_KEYS = ("attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon")
+EPSILONS = ("rms_norm_eps", "norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_epsilon")
 LEFT_TO_THE_CLASS = {"rope.dimension_count", "attention.clamp_kqv"}
 
 
@@ -109,10 +112,22 @@ def _check_counted(gguf: Path, header: Header) -> None:
     there = sum(
         info.count for key, info in header.tensors.items() if not (tied and key == "output.weight")
     )
+    _check_epsilon(config, header.own(), gguf.name)
     check(
         asked == there,
         f"{gguf.name} holds {there} numbers and a {config.model_type} of its metadata has {asked}; "
         f"expected a whole LLM of this kind, so {REMEDY}",
+    )
+
+
+def _check_epsilon(config, own: dict, name: str) -> None:
+    """Refuse a file whose norms divide by something else than its class does."""
+    stated = [v for k in EPSILON_KEYS if (v := own.get(k)) is not None]
+    used = [v for k in EPSILONS if (v := getattr(config, k, None)) is not None]
+    check(
+        all(math.isclose(one, v, rel_tol=1e-3) for one in stated for v in used),
+        f"{name} has norms with an epsilon of {shown(stated)} and its class of {shown(used)}; "
+        f"{REMEDY}",
     )
 
 

@@ -27,20 +27,28 @@ from lidit_core.text.outputs import first_tensor  # noqa: E402
 TEXT = "two bees left of a red cat on a blue background, and an apple above a car"
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 768}
 SHARED = {**EXPERTS, "moe_intermediate_size": 1408, "shared_expert_intermediate_size": 5632}
-NORM = "attention.layer_norm_epsilon"
+NORM, RMS = "attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon"
+EPSILONS = ("rms_norm_eps", "norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_epsilon")
+SIZES = {"intermediate_size": 128, "num_key_value_heads": 4, "num_attention_heads": 4,
+         "max_position_embeddings": 512}  # fmt: skip
 EXPERT_KEYS = {"expert_count": 4, "expert_used_count": 2}
+BASE = {"rope.freq_base": 50000.0}
+THETA = {"rope_theta": 50000.0, "rope_parameters": {"rope_type": "default", "rope_theta": 50000.0}}
 # name in the file: class, changes of its configuration, metadata beside the plain ones
 KINDS = {
     "bloom": ("Bloom", {}, {}),
-    "falcon": ("Falcon", {}, {"attention.head_count_kv": 1}),
+    "falcon": ("Falcon", THETA, {"attention.head_count_kv": 1, **BASE}),
     "gpt2": ("GPT2", {"max_position_embeddings": 1024}, {"context_length": 1024}),
+    "lfm2": ("Lfm2", THETA, {"attention.head_count_kv": [0, 2] * 3, "shortconv.l_cache": 3,
+                             **BASE}),
     "mamba": ("Mamba", {}, {"ssm.conv_kernel": 4, "ssm.state_size": 16, "ssm.time_step_rank": 2,
                             "ssm.inner_size": 48, "rope.dimension_count": None}),
-    "nemotron": ("Nemotron", {"partial_rotary_factor": 0.5}, {"rope.dimension_count": 4}),
-    "qwen2moe": ("Qwen2Moe", SHARED, EXPERT_KEYS),
-    "qwen3moe": ("Qwen3Moe", {**EXPERTS, "norm_topk_prob": True, "head_dim": 8}, EXPERT_KEYS),
+    "nemotron": ("Nemotron", {**THETA, "partial_rotary_factor": 0.5},
+                 {"rope.dimension_count": 4, **BASE}),
+    "qwen2moe": ("Qwen2Moe", {**THETA, **SHARED}, {**EXPERT_KEYS, **BASE}),
+    "qwen3moe": ("Qwen3Moe", {**THETA, **EXPERTS, "norm_topk_prob": True, "head_dim": 8},
+                 {**EXPERT_KEYS, **BASE}),
     "stablelm": ("StableLm", {"partial_rotary_factor": 0.25}, {"rope.dimension_count": 2}),
-    "starcoder2": ("Starcoder2", {}, {}),
 }  # fmt: skip
 
 
@@ -86,29 +94,31 @@ def changed(value, name: str, architecture: str, model):
         return value + 1
     if name.endswith("A_log"):
         return -torch.exp(value)
-    if name.endswith("conv1d.weight") or name.endswith("shared_expert_gate.weight"):
-        return value.squeeze(1 if "conv1d" in name else 0)
+    if name.endswith(("conv1d.weight", "conv.conv.weight", "shared_expert_gate.weight")):
+        return value.squeeze(1 if "conv" in name else 0)
     return value
 
 
 def write(path, architecture: str, metadata=None, change=dict):
     family, changes, keys = KINDS[architecture]
     model = tiny_model(family, **changes)
+    with torch.no_grad():
+        for weight in model.parameters():  # to numbers that float16 keeps
+            weight.copy_(weight.half().float())
     said = sizes_of(model.config) | keys | (metadata or {})
     write_tiny_gguf(path, architecture, change(laid_down(model, architecture)), said)
     return model
 
 
 def sizes_of(config) -> dict:
-    names = {"intermediate_size": 4 * config.hidden_size, "num_key_value_heads": 4,
-             "rms_norm_eps": 1e-6, "num_attention_heads": 4,
-             "max_position_embeddings": 512}  # fmt: skip
-    known = {k: getattr(config, k, None) or v for k, v in names.items()}
+    known = {k: getattr(config, k, None) or v for k, v in SIZES.items()}
     known |= {k: getattr(config, k) for k in ("hidden_size", "num_hidden_layers", "vocab_size")}
+    known["rms_norm_eps"] = None
     said = plain_metadata(type("Sizes", (), known), 8)
-    epsilon = ("layer_norm_epsilon", "layer_norm_eps", "norm_epsilon", "norm_eps")
-    said["rope.freq_base"] = None  # the classes' own, as files of most of these kinds leave it
-    return said | {NORM: next((getattr(config, k) for k in epsilon if hasattr(config, k)), 1e-5)}
+    said["rope.freq_base"] = None  # the class's own, where `KINDS` does not say it
+    name, epsilon = next((k, getattr(config, k)) for k in EPSILONS if hasattr(config, k))
+    mean = name == "rms_norm_eps" or config.model_type in ("lfm2", "mamba")
+    return said | {RMS if mean else NORM: epsilon}
 
 
 @pytest.mark.parametrize("architecture", KINDS)
@@ -123,7 +133,13 @@ def test_states_are_those_of_the_class(tmp_path, cache, architecture):
     with torch.no_grad():
         model(ids)
     theirs = kept[0][0]
-    assert relative_error(encoder.encode([TEXT]).hidden[0], theirs) <= 2e-2
+    assert relative_error(encoder.encode([TEXT]).hidden[0], theirs) <= 1e-3
+
+
+def test_an_epsilon_that_is_not_applied_is_refused(tmp_path, cache):
+    write(tmp_path / "tiny.gguf", "falcon", {NORM: 0.25})
+    with pytest.raises(LiDiTError, match=r"tiny.gguf has norms with an epsilon of .0.25. and its"):
+        load_llm(tmp_path / "tiny.gguf")
 
 
 def without(key: str):
@@ -146,7 +162,7 @@ def alone(tensors):
         ({"embedding_length": 1 << 30}, dict),
         ({"block_count": None}, dict),
         ({"embedding_length": None}, dict),
-        ({}, without("output_norm.weight")),
+        ({}, without("token_embd.weight")),
         ({}, with_one_more),
         ({}, alone),
     ],
