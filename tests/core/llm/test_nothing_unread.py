@@ -318,6 +318,17 @@ def test_a_chat_template_that_fails_is_one_sentence(llama, template):
         LLMEncoder(llm, "short")
 
 
+@pytest.mark.parametrize("number", ["9 ** 9 ** 9", "'a' * 10000000000", "'a'*1_000_000_000_000"])
+def test_a_chat_template_does_nothing_that_no_limit_stops(llama, number):
+    llm = load_llm(llama)
+    own = llm.tokenizer.chat_template
+    llm.tokenizer.chat_template = f"**{{{{ {number} }}}}** {own}"
+    with pytest.raises(LiDiTError, match="chat template of .* computes with .* may never end"):
+        LLMEncoder(llm, "short")
+    llm.tokenizer.chat_template = "**10000000** {{ 2 * 3 }} " + own
+    assert LLMEncoder(llm, "short").encode(["a"]).hidden.isfinite().all()
+
+
 def test_a_chat_template_has_a_time_limit(llama, monkeypatch):
     monkeypatch.setattr(chat, "SECONDS", 0.5)
     llm = load_llm(llama)
