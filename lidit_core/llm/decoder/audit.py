@@ -7,6 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from ...errors import check, is_whole, shown
 from .checkpoint import Checkpoint
@@ -69,15 +70,14 @@ def check_stated(folder: Path, name: str) -> None:
     except (OSError, ValueError, RecursionError):  # transformers says what is wrong with it
         return
     for key, value in _members(data):
-        stated = key in BLOCKS and value is not None
         check(
-            (is_whole(value) and 0 < value <= MOST_BLOCKS) if stated else not _endless(key, value),
+            not _endless(key, value),
             f"the config.json of {name} has {key} {shown(value)}; expected 1 to "
             f"{MOST_BLOCKS} blocks, so download it again",
         )
 
 
-def _members(data: object) -> Iterator[tuple[str, object]]:
+def _members(data: object) -> Iterator[tuple[str, Any]]:
     """Every key of a config.json with its value, those of the towers within towers too."""
     left = [data]
     while left:
@@ -89,8 +89,10 @@ def _members(data: object) -> Iterator[tuple[str, object]]:
             left.extend(found)
 
 
-def _endless(key: str, value: object) -> bool:
+def _endless(key: str, value: Any) -> bool:
     """Whether a key that counts blocks, by its name, has a number that no LLM has."""
+    if key in BLOCKS and value is not None:
+        return not (is_whole(value) and 0 < value <= MOST_BLOCKS)
     counts = key.endswith(("layers", "n_layer", "blocks", "depth"))
     return counts and isinstance(value, (int, float)) and not value <= MOST_BLOCKS
 
