@@ -34,7 +34,11 @@ class Proof:
 PROOFS = {
     "families": Proof(
         "every family of LLMs and U-Nets gives what transformers and diffusers give",
-        ("tests/core/text", "tests/core/unet", "tests/train/tasks", "-k", "family or families"),
+        (
+            *("tests/core/llm", "tests/core/text", "tests/core/unet", "tests/train/tasks"),
+            *("-k", "family or families"),
+        ),
+        environment=(("LIDIT_EVERY_FAMILY", "1"),),
     ),
     "kills": Proof(
         "a run that is killed anywhere goes on to the same bits",

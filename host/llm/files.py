@@ -54,8 +54,9 @@ def llm_source(name: str) -> str:
     if any(name == llm.name for llm in DEMO_LLMS):
         check_present(name)
     raise LiDiTError(
-        f"the LLM {shown(name)} is not on this machine; put its model folder or GGUF file into "
-        f"{folder_paths.get_folder_paths(LLMS)[0]}, or choose one of {', '.join(llm_choices())}"
+        f"the LLM {shown(name)} is not on this machine; put its model folder, GGUF or safetensors "
+        f"file into {folder_paths.get_folder_paths(LLMS)[0]}, or choose one of "
+        f"{', '.join(llm_choices())}"
     )
 
 

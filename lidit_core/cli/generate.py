@@ -70,8 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="[NAME=]LLM",
-        help="language model: a name, a model folder, a .gguf or hub:owner/name; once for each "
-        "(those of the model)",
+        help="language model: a name, a model folder, a .gguf, a .safetensors or "
+        "hub:owner/name; once for each (those of the model)",
     )
     add_lora(parser)
     add(

@@ -1,1 +1,1 @@
-"""Frozen decoder-only LLMs: finding, fetching and loading them."""
+"""Frozen LLMs, encoders too: finding, fetching and loading them."""

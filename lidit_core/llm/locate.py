@@ -60,8 +60,8 @@ def locate(source: str | Path) -> LLMSource:
     if found is None:
         raise LiDiTError(
             f"no LLM is found at {text!r}, in {llm_folder(text)} or among the installed packages; "
-            f"give a model folder or a GGUF file, run `lidit fetch`, or write {HUB}owner/name to "
-            "download it from the hub"
+            f"give a model folder, a GGUF or a safetensors file, run `lidit fetch`, or write "
+            f"{HUB}owner/name to download it from the hub"
         )
     return found
 

@@ -7,11 +7,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..errors import LiDiTError
+from ..errors import LiDiTError, check
 
 PLACEHOLDER = "\ue0f1prompt\ue0f2"  # private-use characters: in no chat template and no prompt
 DATE = "26 Jul 2024"  # for chat templates that would put in today, and other states every day
 SECONDS = 10  # that a template may take; those of LLMs take milliseconds
+DIGITS = 6  # of a number in a chat template
 # Goes before a chat template, which asks transformers for today with `strftime_now(format)`; the
 # template's own text is left as it is, for the newline belongs to the macro.
 NOT_TODAY = f"{{% macro strftime_now(format) %}}{DATE}{{% endmacro %}}\n"
@@ -53,6 +54,7 @@ def _rendered(tokenizer, messages: list[dict], in_parts: bool = True) -> str | N
         messages = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
     try:
         template = NOT_TODAY + tokenizer.get_chat_template()
+        _check_ends(template, tokenizer.name_or_path)
         with _time_limit(SECONDS):
             return tokenizer.apply_chat_template(
                 messages, chat_template=template, tokenize=False, date_string=DATE
@@ -62,8 +64,26 @@ def _rendered(tokenizer, messages: list[dict], in_parts: bool = True) -> str | N
             f"the chat template of {tokenizer.name_or_path!r} runs longer than {SECONDS} seconds; "
             "use a template with chat = false, or get the LLM's tokenizer from its maker"
         ) from error
+    except LiDiTError:
+        raise
     except Exception:  # a template is a program, and its errors are of any kind
         return None
+
+
+def _check_ends(template: str, name: str) -> None:
+    """Refuse powers and large numbers: one such product takes hours, and no limit stops it."""
+    from jinja2 import Environment
+
+    odd = [
+        value
+        for _, kind, value in Environment().lex(template)
+        if (kind == "operator" and value == "**") or (kind == "integer" and len(value) > DIGITS)
+    ]
+    check(
+        not odd,
+        f"the chat template of {name!r} computes with {odd[0] if odd else ''}, which may never "
+        "end; use a template with chat = false, or get the LLM's tokenizer from its maker",
+    )
 
 
 @contextmanager

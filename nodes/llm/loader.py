@@ -40,8 +40,9 @@ class LiDiTLLMLoader(io.ComfyNode):
             search_aliases="load LLM, language model, text encoder, CLIP loader, SmolLM2, "
             "Gemma, Qwen, GGUF, LLM 加载, 文本编码器, テキストエンコーダー",
             advanced="token_budget, dtype, device",
-            description="Loads a decoder-only LLM as a CLIP, from safetensors or GGUF. The demo "
-            f"LLMs are fetched on first use, once you allow it. {OFFERED}.",
+            description="Loads an LLM as a CLIP, from safetensors or GGUF: a decoder, or for "
+            "LLMDiff adapters an encoder of BERT's or T5's kind. The demo LLMs are fetched on "
+            f"first use, once you allow it. {OFFERED}.",
             inputs=[
                 llm_input(),
                 template_input(),

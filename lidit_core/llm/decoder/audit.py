@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from ...errors import check, is_whole, shown
 from .checkpoint import Checkpoint
@@ -17,6 +18,7 @@ SIZES = (  # of a configuration, none of which is larger than a tensor's largest
     *("num_key_value_heads", "head_dim", "num_local_experts", "num_experts", "n_routed_experts"),
 )
 MOST_BLOCKS = 10_000  # of any LLM; the files themselves are asked later
+BLOCKS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")  # as configurations say it
 LONGEST = 1 << 28  # tokens of a context; more is no number that an LLM was trained for
 NUMBERED = re.compile(r"\.?(\d+)\.")
 BUFFERS = re.compile(  # that older checkpoints keep, and that are computed
@@ -67,15 +69,32 @@ def check_stated(folder: Path, name: str) -> None:
         data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):  # transformers says what is wrong with it
         return
-    towers = [data, *data.values()] if isinstance(data, dict) else []
-    for tower in towers:
-        for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
-            value = tower.get(key) if isinstance(tower, dict) else None
-            check(
-                value is None or (is_whole(value) and 0 < value <= MOST_BLOCKS),
-                f"the config.json of {name} has {key} {shown(value)}; expected 1 to "
-                f"{MOST_BLOCKS} blocks, so download it again",
-            )
+    for key, value in _members(data):
+        check(
+            not _endless(key, value),
+            f"the config.json of {name} has {key} {shown(value)}; expected 1 to "
+            f"{MOST_BLOCKS} blocks, so download it again",
+        )
+
+
+def _members(data: object) -> Iterator[tuple[str, Any]]:
+    """Every key of a config.json with its value, those of the towers within towers too."""
+    left = [data]
+    while left:
+        found = left.pop()
+        if isinstance(found, dict):
+            yield from found.items()
+            left.extend(found.values())
+        elif isinstance(found, list):
+            left.extend(found)
+
+
+def _endless(key: str, value: Any) -> bool:
+    """Whether a key that counts blocks, by its name, has a number that no LLM has."""
+    if key in BLOCKS and value is not None:
+        return not (is_whole(value) and 0 < value <= MOST_BLOCKS)
+    counts = key.endswith(("layers", "n_layer", "blocks", "depth"))
+    return counts and isinstance(value, (int, float)) and not value <= MOST_BLOCKS
 
 
 def most_blocks(names: Iterable[str]) -> int:

@@ -48,6 +48,7 @@ def text_config(folder: Path, name: str):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         quantised = getattr(config, "quantization_config", None)
         config = config if is_encoder(config) else config.get_text_config(decoder=True)
+        kind = config.model_type  # which what stands in a tower's place may lack
     except Exception as error:  # what a config.json says can raise about every kind
         raise LiDiTError(
             f"the configuration of {name} in {folder} cannot be read ({first_line(error)}); "
@@ -59,20 +60,20 @@ def text_config(folder: Path, name: str):
             f"the weights of {name} are quantised in a way that is not read ({method}); give a "
             "GGUF file or the weights as bfloat16"
         )
-    _check_kind(config, name)
+    _check_kind(config, kind, name)
     return config
 
 
-def _check_kind(config, name: str) -> None:
+def _check_kind(config, kind: str, name: str) -> None:
     both = getattr(config, "is_encoder_decoder", False) and not is_encoder(config)
     if both or not hasattr(config, "num_hidden_layers"):
         raise LiDiTError(
-            f"{name} is a {config.model_type}; expected a decoder-only LLM, or an encoder of the "
+            f"{name} is a {kind}; expected a decoder-only LLM, or an encoder of the "
             f"kinds {', '.join((*BERTS, *T5S))}"
         )
     if getattr(config, "hidden_size_per_layer_input", 0):
         raise LiDiTError(
-            f"{name} is a {config.model_type}, whose blocks have embeddings of their own and "
+            f"{name} is a {kind}, whose blocks have embeddings of their own and "
             "cannot be cut, which is not supported; choose an LLM of another kind"
         )
 

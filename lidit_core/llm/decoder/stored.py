@@ -46,6 +46,10 @@ class Stored:
         if not self.scale:
             return tensor.to(dtype)
         scale = self.handles[self.scale].get_tensor(self.scale).float().reshape(-1)
+        check(
+            bool(scale.isfinite().all() and scale.any()),
+            f"the scale {self.scale} of a weight is 0 or not finite; download its file again",
+        )
         rows = scale.view(-1, *[1] * (tensor.dim() - 1)) if scale.numel() > 1 else scale
         return (tensor.float() * rows).to(dtype)
 

@@ -37,7 +37,7 @@ def config_of(header: Header, factors: dict[str, list[float]], name: str) -> dic
     kind, own = ARCHITECTURES[header.architecture], _single(header.own(), name)
     missing = [key for key in NEEDED if not own.get(key)]
     check(not missing, f"{name} does not say its {', '.join(missing)}; {REMEDY}")
-    _check_sizes(own, header, name)
+    check_sizes(own, header, name)
     fields = {"model_type": kind.model_type, "torch_dtype": "float32", **kind.fields}
     fields |= {field: own[key] for key, field in {**SIZES, **kind.keys}.items() if key in own}
     fields.setdefault("num_key_value_heads", fields["num_attention_heads"])
@@ -62,21 +62,27 @@ def _single(own: dict, name: str) -> dict:
     return found
 
 
-def _check_sizes(own: dict, header: Header, name: str) -> None:
-    """Compare the sizes with the tensors before anything is built of them."""
+def check_sizes(own: dict, header: Header, name: str) -> None:
+    """Compare the sizes with the tensors before anything is built of them.
+
+    Args:
+        own: the metadata of the file's architecture.
+        name: how sentences call the file.
+    """
     numbers = {n.split(".")[1] for n in header.tensors if n.startswith("blk.")}
     check(
-        own["block_count"] == len(numbers),
-        f"{name} speaks of {shown(own['block_count'])} blocks and holds {len(numbers)}; expected "
-        "a whole file, so get it again",
+        own.get("block_count") == len(numbers),
+        f"{name} speaks of {shown(own.get('block_count'))} blocks and holds {len(numbers)}; "
+        "expected a whole file, so get it again",
     )
     largest = max((side for t in header.tensors.values() for side in t.shape), default=0)
     keys = ("embedding_length", "feed_forward_length", "attention.head_count",
             "attention.head_count_kv", *HEAD)  # fmt: skip
     for key in keys:
         value = own.get(key)
+        several = value if isinstance(value, list) else [value]  # one a block
         check(
-            value is None or (isinstance(value, int) and 0 <= value <= largest),
+            value is None or all(isinstance(v, int) and 0 <= v <= largest for v in several),
             f"{name} has a {key} of {shown(value)} and the largest side of its tensors is "
             f"{largest}; expected metadata and tensors of one LLM, so get it again",
         )

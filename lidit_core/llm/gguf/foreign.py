@@ -6,6 +6,7 @@ import contextlib
 import functools
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,17 +17,20 @@ import torch
 from ...errors import LiDiTError, check, shown
 from ...progress import tell
 from ..compat import dtype_argument, transformers_version
-from .config import HARMLESS, REMEDY
+from ..decoder.build import empty_model
+from .config import HARMLESS, REMEDY, check_sizes
 from .header import Header
 
 FOREIGN = {  # decoders only, by their names in the files and in transformers' table
-    "bloom": "bloom", "cohere": "cohere", "deci": "deci", "falcon": "falcon", "gemma4": "gemma4",
-    "gpt-oss": "gpt_oss", "gpt2": "gpt2", "lfm2": "lfm2", "mamba": "mamba",
+    "bloom": "bloom", "falcon": "falcon", "gpt2": "gpt2", "lfm2": "lfm2", "mamba": "mamba",
     "minimax-m2": "minimax_m2", "nemotron": "nemotron", "qwen2moe": "qwen2_moe",
-    "qwen3moe": "qwen3_moe", "stablelm": "stablelm", "starcoder2": "starcoder2",
+    "qwen3moe": "qwen3_moe", "stablelm": "stablelm",
 }  # fmt: skip
+# Of gpt-oss, gemma4 and starcoder2 it drops what every file of theirs says of windows or rope.
 CHANGES_NUMBERS = re.compile(r"rope|window|softcap|scal|causal|alibi|clamp|expert_weights")
 UNPACKED = 0.6  # the share of the time for the weights until transformers has read the file
+EPSILON_KEYS = ("attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon")
+EPSILONS = ("rms_norm_eps", "norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_epsilon")
 LEFT_TO_THE_CLASS = {"rope.dimension_count", "attention.clamp_kqv"}
 
 
@@ -34,6 +38,7 @@ def check_foreign(header: Header, name: str) -> None:
     """Refuse metadata that change numbers and that transformers' reader drops."""
     known = _mapping(FOREIGN[header.architecture])
     own = header.own()
+    check_sizes(own, header, name)
     for key, value in own.items():
         risky = CHANGES_NUMBERS.search(key) and key not in LEFT_TO_THE_CLASS
         harmless = known.get(key) is not None or HARMLESS.get(key) == value
@@ -81,6 +86,7 @@ def whole_model(gguf: Path, header: Header, what: str, share: float) -> Any:
     except ImportError:
         pass
     with _remembering(what, share * UNPACKED / len(header.tensors)):
+        _check_counted(gguf, header)
         loaded: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, **options)
     module, report = loaded
     missing = sorted(map(str, report["missing_keys"]))
@@ -95,13 +101,43 @@ def whole_model(gguf: Path, header: Header, what: str, share: float) -> Any:
     return module
 
 
+def _check_counted(gguf: Path, header: Header) -> None:
+    """Refuse a file that has other numbers than its class, which would drop some, or draw them."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tied = getattr(config, "tie_word_embeddings", False)
+    wanted = dict(empty_model(config, gguf.name, AutoModelForCausalLM).state_dict())
+    asked = sum(v.numel() for key, v in wanted.items() if not (tied and key == "lm_head.weight"))
+    there = sum(
+        info.count for key, info in header.tensors.items() if not (tied and key == "output.weight")
+    )
+    _check_epsilon(config, header.own(), gguf.name)
+    check(
+        asked == there,
+        f"{gguf.name} holds {there} numbers and a {config.model_type} of its metadata has {asked}; "
+        f"expected a whole LLM of this kind, so {REMEDY}",
+    )
+
+
+def _check_epsilon(config, own: dict, name: str) -> None:
+    """Refuse a file whose norms divide by something else than its class does."""
+    stated = [v for k in EPSILON_KEYS if (v := own.get(k)) is not None]
+    used = [v for k in EPSILONS if (v := getattr(config, k, None)) is not None]
+    check(
+        all(math.isclose(one, v, rel_tol=1e-3) for one in stated for v in used),
+        f"{name} has norms with an epsilon of {shown(stated)} and its class of {shown(used)}; "
+        f"{REMEDY}",
+    )
+
+
 def _check_rotated(config, header: Header, name: str) -> None:
     own = header.own()
     rotated = own.get("rope.dimension_count")
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    share = getattr(config, "partial_rotary_factor", None)
     if rotated is None or "rotary_dim" in config.to_dict():
         return
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    share = getattr(config, "partial_rotary_factor", None)
     parameters = getattr(config, "rope_parameters", None) or {}
     share = share or parameters.get("partial_rotary_factor") or 1.0
     check(

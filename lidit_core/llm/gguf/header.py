@@ -151,6 +151,12 @@ def joined_header(files: Sequence[Path], brief: bool = False) -> Header:
     """The header of a GGUF that may be split over files: the first one's metadata, all tensors."""
     headers = [read_header(file, brief) for file in files]
     tensors = {name: info for header in headers for name, info in header.tensors.items()}
+    twice = sum(len(header.tensors) for header in headers) - len(tensors)
+    check(
+        not twice,
+        f"{files[0].name} and its splits hold {twice} tensors twice; expected the splits of one "
+        "LLM, so get them again",
+    )
     return Header(headers[0].fields, tensors)
 
 
@@ -175,7 +181,7 @@ def split_files(path: Path) -> tuple[str, tuple[Path, ...]]:
         LiDiTError: a split lacks.
     """
     found = SPLIT.search(path.name)
-    if not found:
+    if not found or int(found[2]) == 0:  # no split: nothing is one of none
         return path.stem, (path,)
     stem, count = path.name[: found.start()], int(found[2])
     check(count <= 10_000, f"{path.name} is one of {count} splits; expected at most 10000")

@@ -81,7 +81,7 @@ def shapes_of(tensors: Mapping[str, Sequence[int]]) -> Shapes | None:
         block = f"{found[1]}layers.0." if found else ""
         part = [f"{block}{key}.weight" for key in ("self_attn.q_proj", "self_attn.k_proj",
                                                    "mlp.gate_proj")]  # fmt: skip
-        if not found or any(key not in tensors for key in part):
+        if not found or any(len(tensors.get(key, ())) != 2 for key in (name, *part)):
             continue
         vocabulary, width = tensors[name]
         query, key, feed = (tensors[key][0] for key in part)

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from safetensors import safe_open
+from tiny_adapter import trained_adapter
 from tiny_lidit import lidit_config, save_lidit_files
 from tiny_llm import save_llm
 
@@ -18,6 +19,7 @@ from lidit_core.checkpoints.refiner import exchange_refiner, read_lidit, read_re
 from lidit_core.cli import main
 from lidit_core.io.tensors import write_metadata
 from lidit_core.llm.loading import source_fingerprint
+from lidit_core.llmdiff.file import ADAPTER_KEY, read_adapter, write_adapter
 from lidit_core.paths import SHIPPED_WEIGHTS
 from lidit_core.pipeline import Order, Settings, load_pipeline
 
@@ -127,6 +129,24 @@ def test_older_loras_fit_a_stamped_checkpoint(files, older, tmp_path):
     longer = read_lora(path).lengthened(read_config(older))
     assert [spec.longest_prompt for spec in longer.llms] == [5, 3]
     assert longer.llms[0].fingerprint == read_config(older).llms[0].fingerprint
+
+
+def test_older_adapters_load_and_are_stamped_without_a_change_of_their_weights(files, tmp_path):
+    import torch
+
+    adapter, path = trained_adapter(), tmp_path / "adapter.safetensors"
+    write_adapter(path, adapter.state_dict(), adapter.config)
+    data = json.loads(read_metadata(path)[ADAPTER_KEY])
+    del data["llm"]["fingerprint"], data["llm"]["longest_prompt"]
+    write_metadata(path, {ADAPTER_KEY: json.dumps(data)})
+    config, before = read_adapter(path)
+    assert config.llm.fingerprint == ""
+    weights = tensors_of(path)
+    stamped(path, {"tiny": files[1]["one"]}, "--longest-prompt", "7")
+    config, after = read_adapter(path)
+    assert config.llm.fingerprint == source_fingerprint(files[1]["one"])
+    assert config.llm.longest_prompt == 7 and tensors_of(path) == weights
+    assert all(torch.equal(before[key], after[key]) for key in before)
 
 
 @pytest.mark.parametrize("name", ["stickers", "stickers-adapter"])

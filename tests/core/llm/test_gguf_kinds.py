@@ -253,6 +253,20 @@ def test_a_split_that_lacks_is_named(tmp_path, cache):
             load_llm(path)
 
 
+def test_splits_of_which_one_is_there_twice(tmp_path, cache):
+    _, paths = write_split(tmp_path)
+    paths[1].write_bytes(paths[2].read_bytes())
+    with pytest.raises(
+        LiDiTError, match="00001-of-00003.gguf and its splits hold .* tensors twice"
+    ):
+        load_llm(paths[0])
+
+
+def test_one_of_no_splits_is_a_file_like_any_other(tmp_path, cache):
+    write(tmp_path / "tiny-00000-of-00000.gguf", "llama")
+    assert load_llm(tmp_path / "tiny-00000-of-00000.gguf").name == "tiny-00000-of-00000"
+
+
 @pytest.mark.parametrize("architecture", ["t5", "t5encoder", "llama4", "wan"])
 def test_an_architecture_that_cannot_serve(tmp_path, cache, architecture):
     write_tiny_gguf(tmp_path / "tiny.gguf", architecture, {"x": np.ones((2, 2), np.float32)}, {})

@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_llm import save_llm
 
+from lidit_core.errors import LiDiTError
 from lidit_core.llm.listing import file_serves, gguf_serves
+from lidit_core.llm.loading import load_llm
 from lidit_core.llm.single.file import EMBEDDED
 
 
@@ -50,6 +52,20 @@ def test_what_is_no_whole_file_is_not_offered(tmp_path, data):
     assert not file_serves(tmp_path / "x.safetensors") and not gguf_serves(tmp_path / "x.gguf")
     assert not file_serves(tmp_path / "none.safetensors")
     assert not gguf_serves(tmp_path / "none.gguf")
+
+
+@pytest.mark.parametrize(
+    "part", ["embed_tokens", "layers.0.self_attn.q_proj", "layers.0.mlp.gate_proj"]
+)
+@pytest.mark.parametrize("shape", [(), (5,), (2, 3, 4)])
+def test_a_tensor_that_is_no_matrix_is_no_llm(folder, tmp_path, part, shape):
+    """The whole list would be lost to one odd file."""
+    state = load_file(folder / "model.safetensors")
+    file = tmp_path / "odd.safetensors"
+    save_file({**state, f"model.{part}.weight": torch.zeros(shape)}, file)
+    assert not file_serves(file)
+    with pytest.raises(LiDiTError, match="what LLM the file .*odd.safetensors holds is not known"):
+        load_llm(file)
 
 
 def test_a_text_encoder_of_another_kind_is_not_offered(tmp_path):

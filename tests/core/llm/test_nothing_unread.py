@@ -153,6 +153,8 @@ ONE = torch.tensor(1.0)
         beside("weight_scale", ONE, torch.int16),
         beside("weight_scale", ONE, torch.float32),
         beside("weight_scale_2", ONE),
+        beside("weight_scale", 0 * ONE),
+        beside("weight_scale", float("nan") * ONE),
         beside("weight_scale", torch.ones(1, dtype=FP8)),
         beside("comfy_quant", marker(format="nvfp4")),
         beside("comfy_quant", marker(**E4M3)),  # which has no scale
@@ -167,7 +169,7 @@ ONE = torch.tensor(1.0)
 )
 def test_what_is_not_understood_is_refused(copied, change):
     change_tensors(copied, change)
-    with pytest.raises(LiDiTError, match="layers.1.*; (give|expected)") as told:
+    with pytest.raises(LiDiTError, match="layers.1.*; (give|expected|download)") as told:
         load_llm(copied)
     assert "\n" not in str(told.value)
 
@@ -208,6 +210,9 @@ def test_more_blocks_than_the_configuration_knows(copied):
         {"num_hidden_layers": "six"},
         {"num_hidden_layers": 10_000_000},
         {"num_hidden_layers": 9_000},
+        {"model_type": "qwen2_5_omni", "thinker_config": {"text_config": {"n_layer": 10_000_000}}},
+        {"towers": [{"vision": {"depth": 1e300}}]},
+        {"text_config": 3},
         {"hidden_size": 1 << 40},
         {"vocab_size": 1 << 40},
         {"head_dim": 1 << 40},
@@ -311,6 +316,17 @@ def test_a_chat_template_that_fails_is_one_sentence(llama, template):
     llm.tokenizer.chat_template = template
     with pytest.raises(LiDiTError, match="cannot render a user turn"):
         LLMEncoder(llm, "short")
+
+
+@pytest.mark.parametrize("number", ["9 ** 9 ** 9", "'a' * 10000000000", "'a'*1_000_000_000_000"])
+def test_a_chat_template_does_nothing_that_no_limit_stops(llama, number):
+    llm = load_llm(llama)
+    own = llm.tokenizer.chat_template
+    llm.tokenizer.chat_template = f"**{{{{ {number} }}}}** {own}"
+    with pytest.raises(LiDiTError, match="chat template of .* computes with .* may never end"):
+        LLMEncoder(llm, "short")
+    llm.tokenizer.chat_template = "**10000000** {{ 2 * 3 }} " + own
+    assert LLMEncoder(llm, "short").encode(["a"]).hidden.isfinite().all()
 
 
 def test_a_chat_template_has_a_time_limit(llama, monkeypatch):

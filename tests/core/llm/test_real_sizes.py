@@ -1,11 +1,12 @@
-"""LLMs of real sizes: memory and disk. Run: python3 run.py prove memory
+"""LLMs of real sizes: memory, disk and time. Run: python3 run.py prove memory
 
-It takes 17 GB of disk and, on one core, about ten minutes.
+It takes 17 GB of disk and, on one core, about fifteen minutes.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -32,6 +33,10 @@ QWEN3_8B = {
     "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "rope_theta": 1e6,
     "max_position_embeddings": 40960, "rms_norm_eps": 1e-6, "tie_word_embeddings": False,
 }  # fmt: skip
+QWEN3_1_7B = {
+    **QWEN3_8B, "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28,
+    "num_attention_heads": 16, "tie_word_embeddings": True,
+}  # fmt: skip
 SHARD = 1 << 29  # bytes that are gathered before they are written
 WATCHED = """
 import json, sys, threading, time
@@ -49,13 +54,14 @@ from lidit_core.llm import loading
 from lidit_core.llm.gguf import convert, write
 before = held("RssAnon")
 threading.Thread(target=watch, daemon=True).start()
+told = {}
 BODY
-print(json.dumps({"before": before, **most}))
+print(json.dumps({"before": before, **most, **told}))
 """
 
 
 def watched(body: str, *words: str, cache: Path) -> dict:
-    """Run a body in a process of its own; gives its memory before, and the most of it."""
+    """Run a body in a process of its own; gives its memory before, the most of it, and `told`."""
     text = WATCHED.replace("BODY", body)
     environment = {**os.environ, "LIDIT_CACHE": str(cache), "OMP_NUM_THREADS": "2"}
     done = subprocess.run(
@@ -63,7 +69,8 @@ def watched(body: str, *words: str, cache: Path) -> dict:
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    print({name: f"{size / 1e9:.2f} GB" for name, size in found.items()})
+    memory = {name: found[name] for name in ("before", "RssAnon", "VmRSS")}
+    print({name: f"{size / 1e9:.2f} GB" for name, size in memory.items()})
     return found
 
 
@@ -103,16 +110,17 @@ def _above(held: dict) -> int:
     return held["RssAnon"] - held["before"]
 
 
-def write_qwen3_8b(folder: Path) -> None:
+def write_qwen3(folder: Path, sizes: dict) -> None:
     """Random weights in bfloat16, shard by shard; numbers are taken from one pool."""
     from safetensors.torch import save_file
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.for_model("qwen3", **QWEN3_8B)
+    config = AutoConfig.for_model("qwen3", **sizes)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     shapes = {name: weight.shape for name, weight in model.named_parameters()}
-    pool = torch.empty(151936 * 4096 + 9973 * len(shapes), dtype=torch.bfloat16).normal_(0, 0.02)
+    largest = max(map(math.prod, shapes.values()))
+    pool = torch.empty(largest + 9973 * len(shapes), dtype=torch.bfloat16).normal_(0, 0.02)
     folder.mkdir(parents=True)
     config.save_pretrained(folder)
     chat_tokenizer().save_pretrained(folder)
@@ -143,7 +151,7 @@ def test_an_llm_of_8_billion_encodes_one_block_at_a_time(tmp_path):
     if shutil.disk_usage(scratch.parent).free < ROOM:
         pytest.skip(f"{scratch.parent} has less than {ROOM / 1e9:.0f} GB left: set LIDIT_SCRATCH")
     try:
-        write_qwen3_8b(scratch)
+        write_qwen3(scratch, QWEN3_8B)
         body = (
             "from lidit_core.text.encoder import LLMEncoder\n"
             "llm = loading.load_llm(sys.argv[1], -3, torch.float32, one_block=True)\n"
@@ -158,3 +166,50 @@ def test_an_llm_of_8_billion_encodes_one_block_at_a_time(tmp_path):
         shutil.rmtree(scratch, ignore_errors=True)
     assert held["RssAnon"] < 4e9
     assert held["VmRSS"] < 12e9
+
+
+PROMPTS = ["two dogs left of a red cat", "three apples on a yellow background"]
+OURS = f"""
+from lidit_core.text.encoder import LLMEncoder
+began = time.monotonic()
+llm = loading.load_llm(sys.argv[1], -3, torch.float32, one_block=True)
+encoder = LLMEncoder(llm, reuse=False)
+told["load"] = time.monotonic() - began
+texts = [encoder.renderer(prompt).ids for prompt in {PROMPTS}]
+encoder.encode_rows({PROMPTS[:1]})
+began = time.monotonic()
+(row,) = encoder.encode_rows({PROMPTS[1:]})
+told["prompt"] = time.monotonic() - began
+torch.save([texts, row.hidden], sys.argv[2])
+"""
+THEIRS = """
+from transformers import AutoModel
+began = time.monotonic()
+model = AutoModel.from_pretrained(sys.argv[1]).float().eval()
+told["load"] = time.monotonic() - began
+texts, ours = torch.load(sys.argv[2])
+with torch.no_grad():
+    for ids in texts:
+        began = time.monotonic()
+        states = model(torch.tensor([ids]), output_hidden_states=True).hidden_states[-3][0]
+        told["prompt"] = time.monotonic() - began
+told["error"] = float(((ours - states).norm(dim=-1) / states.norm(dim=-1)).max())
+"""
+
+
+def test_what_one_block_at_a_time_costs_where_all_would_fit(tmp_path):
+    """Time and memory beside plain transformers, with random weights of Qwen3-1.7B's shape."""
+    folder, kept = tmp_path / "qwen3-1.7b", tmp_path / "states.pt"
+    try:
+        write_qwen3(folder, QWEN3_1_7B)
+        ours, theirs = (
+            watched(body, str(folder), str(kept), cache=tmp_path) for body in (OURS, THEIRS)
+        )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    for what in ("load", "prompt"):
+        ratio = ours[what] / theirs[what]
+        print(f"{what}: {ours[what]:.1f} s, transformers {theirs[what]:.1f} s: {ratio:.2f} times")
+    print(f"memory: {_above(ours) / _above(theirs):.2f} of transformers'; {theirs['error']:.0e}")
+    assert theirs["error"] <= 1e-4
+    assert _above(ours) < 0.25 * _above(theirs)

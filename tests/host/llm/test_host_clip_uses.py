@@ -6,6 +6,7 @@ import pytest
 import torch
 from clip_kit import PROMPT, PROMPTS
 from host_clip_kit import (
+    CASES,
     CLOSE,
     Bench,
     check_equal,
@@ -14,6 +15,7 @@ from host_clip_kit import (
     spiece,
     states_of,
     tokenizer_for,
+    without_head_width,
 )
 from tiny_llm import relative_error
 
@@ -241,6 +243,29 @@ def test_a_clip_without_an_llm_is_refused(bench):
     target = ClipTarget(sd1_clip.SD1Tokenizer, sd1_clip.SD1ClipModel)
     with pytest.raises(bench.error, match="holds SD1ClipModel with 0 LLMs"):
         bench.read(comfy.sd.CLIP(target, model_options=options))
+
+
+def test_an_llm_beside_another_text_encoder_is_read_alone(bench):
+    """As DualCLIPLoader gives HunyuanVideo's: CLIP-L and Llama."""
+    import comfy.sd
+    from comfy.supported_models_base import ClipTarget
+    from comfy.text_encoders.hunyuan_video import HunyuanVideoClipModel
+
+    _, weights, _ = bench.saved("llama")
+    alone = bench.theirs("llama")
+    rows = weights["model.embed_tokens.weight"].shape[0]
+    small = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 2}
+    options = {
+        "clip_l_model_config": {**small, "num_hidden_layers": 2},
+        "llama_model_config": without_head_width({**CASES["llama"].sizes, "vocab_size": rows}),
+    }
+    target = ClipTarget(lambda **_: alone.tokenizer, HunyuanVideoClipModel)
+    both = comfy.sd.CLIP(target, model_options=options)
+    both.cond_stage_model.llama.load_sd(weights)
+    check_equal(bench.read(both), bench.ours("llama"))
+    storages = {p.data_ptr() for p in both.cond_stage_model.llama.parameters()}
+    decoder = bench.read(both).cond_stage_model.llm.module
+    assert {p.data_ptr() for p in decoder.parameters()} <= storages
 
 
 def test_tokens_that_the_llm_does_not_have(bench):

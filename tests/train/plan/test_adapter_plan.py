@@ -152,7 +152,10 @@ def test_a_cache_that_would_not_fit_is_refused_before_the_llm_is_loaded(world, m
 @pytest.mark.parametrize(
     ("adapter", "told"),
     [
-        ({"llm": "no-such-llm"}, "give a model folder or a GGUF file, run `lidit fetch`"),
+        (
+            {"llm": "no-such-llm"},
+            "give a model folder, a GGUF or a safetensors file, run `lidit fetch`",
+        ),
         ({"base": "no-such-base.safetensors"}, "no-such-base"),
         ({"llm": "{folder}/encoder"}, "does not say how wide the LLM is"),
     ],
