@@ -134,12 +134,8 @@ def test_the_host_reads_who_publishes_the_pack_and_what_it_needs(host):
     from comfy_config.config_parser import extract_node_configuration
 
     told = extract_node_configuration(str(ROOT))
-    comfy = told.tool_comfy
-    assert (comfy.publisher_id, comfy.display_name, told.project.name) == (
-        "lidit",
-        "LI-DiT",
-        "lidit",
-    )
+    project, comfy = told.project, told.tool_comfy
+    assert (comfy.publisher_id, comfy.display_name, project.name) == ("lidit", "LI-DiT", "lidit")
     assert project.supported_comfyui_version == ">=0.3.64"
     assert project.urls.repository and comfy.icon.endswith(".svg")
 

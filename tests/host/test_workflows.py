@@ -187,7 +187,7 @@ def test_it_draws_when_run_in_the_browser(browser, server, name):
     assert entry["status"]["status_str"] == "success", entry["status"]["messages"][-1]
     images = {i: entry["outputs"][i]["images"] for i in saving(api)}
     assert all(is_picture(server.picture(image)) for found in images.values() for image in found)
-    assert browser.alerts() == []
+    assert browser.alerts() == [] and browser.our_errors() == []
 
 
 def test_it_draws_through_the_api(server, name):

@@ -61,6 +61,7 @@ class HostServer:
         self.words = [sys.executable, str(host / "main.py"), "--listen", "127.0.0.1"]
         self.words += ["--port", str(self.port), "--base-directory", str(base)]
         self.words += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", pack_name]
+        self.words += ["--preview-method", "latent2rgb"]  # as a user who wants previews
         self.words += ["--disable-api-nodes", "--database-url", "sqlite:///:memory:"]
         self.words += [] if torch.cuda.is_available() else ["--cpu"]
 
