@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from conftest import HOST, PACK_NAME, make_base
 from help_pages import LANGUAGES, SEED_CONTROL, translations
-from workflow_kit import EMPTY, FIRST, SAMPLERS, need_llms, read
+from workflow_kit import FIRST, need_llms, read
 
 LOCALE = "Comfy.Locale"
 PICTURE = "image => image.complete && image.naturalWidth > 0"
@@ -59,15 +60,23 @@ def test_titles_and_inputs_are_in_the_language_in_the_browser(browser, pack, lan
     browser.page.screenshot(path=tmp_path / f"{language}.png")
 
 
-def test_progress_and_previews_are_shown_in_the_browser(browser, server, tmp_path):
-    """Large enough to see: 256 pixels; the preview stands on the sampler while it draws."""
+@pytest.fixture(scope="module")
+def previewing(browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any]]:
+    """A host that was started with previews, as users want them, and its canvas."""
+    from host_browser import Browser
+    from host_server import HostServer
+
+    base, words = make_base(tmp_path_factory.mktemp("previews")), ("--preview-method", "latent2rgb")
+    with HostServer(HOST, base, PACK_NAME, *words) as server, Browser(server.url) as opened:
+        yield server, opened
+
+
+def test_progress_and_previews_are_shown_in_the_browser(previewing):
     ui, api = read(FIRST)
     need_llms(api)
+    server, browser = previewing
     before = set(server.get("/history"))
     browser.open(ui)
-    browser.set(EMPTY, "width", 256)
-    for sampler in SAMPLERS:
-        browser.set(sampler, "seed", 987)
     browser.page.evaluate(WATCH)
     browser.run()
     (entry,) = server.wait_for_new(before)
