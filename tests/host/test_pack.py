@@ -130,6 +130,16 @@ def test_the_server_lists_the_pack_and_no_complaint(server):
     assert set(server.get("/object_info")) >= NODES
 
 
+def test_the_host_reads_who_publishes_the_pack_and_what_it_needs(host):
+    from comfy_config.config_parser import extract_node_configuration
+
+    told = extract_node_configuration(str(ROOT))
+    project, comfy = told.project, told.tool_comfy
+    assert (comfy.publisher_id, comfy.display_name, project.name) == ("lidit", "LI-DiT", "lidit")
+    assert project.supported_comfyui_version == ">=0.3.64"
+    assert project.urls.repository and comfy.icon.endswith(".svg")
+
+
 def test_the_host_brings_what_the_pack_does_not_ask_for():
     """Nothing of pyproject.toml's `standalone` is installed beside ComfyUI."""
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")

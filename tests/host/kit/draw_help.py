@@ -34,6 +34,7 @@ SHOWN = {  # the workflow's number, and the nodes in the picture
     "LLMDiffDemoCheckpoint": (8, (1, 2, 3, 4, 5, 24)),
     "LLMDiffEncode": (8, (2, 3, 4, 5, 6, 7)),
     "LLMDiffApply": (8, (6, 7, 8, 9)),
+    "LiDiTExpandPrompt": (9, (1, 5, 6, 8)),
 }
 KEPT = {  # nodes of a graph that no workflow has: prompts kept as files
     "LiDiTSaveConditioning": (1, 2, 3),
@@ -41,7 +42,6 @@ KEPT = {  # nodes of a graph that no workflow has: prompts kept as files
     "LiDiTRecordConditioning": (1, 7),
 }
 FOREIGN = {"LiDiTLLMFromCLIP": (1, 2, 3)}  # the same of another loader's LLM
-WRITTEN = {"LiDiTExpandPrompt": (1, 2, 3, 4)}  # the same of a prompt that is written out
 BRIDGED = {
     "LiDiTBridgeLoader": (1, 2, 3, 5),
     "LiDiTBridge": (1, 2, 3, 4, 5),
@@ -130,21 +130,6 @@ def foreign_llm() -> Api:
     }
 
 
-def written_out() -> Api:
-    """A short prompt, written out and encoded."""
-    first = read(NAMES[0])[1]
-    loader = {"class_type": "LiDiTLLMLoader", "inputs": {**first["1"]["inputs"]}}
-    del loader["inputs"]["custom_template"]
-    how = {"edited": "", "expand": True, "seed": 1, "instruction": "", "max_tokens": 64}
-    how |= {"clip": ["1", 0], "text": "an owl on a red book", "temperature": 0.4, "top_p": 0.9}
-    return {
-        "1": loader,
-        "2": {"class_type": "LiDiTExpandPrompt", "inputs": how},
-        "3": {"class_type": "LiDiTTextEncode", "inputs": {"clip": ["1", 0], "text": ["2", 0]}},
-        "4": {"class_type": "PreviewAny", "inputs": {"source": ["2", 0]}},
-    }
-
-
 def bridged() -> Api:
     """An LLM as a checkpoint's CLIP; for the picture the files need only be listed."""
     loader = {**read(NAMES[0])[1]["1"]["inputs"]}
@@ -176,17 +161,10 @@ def draw_all(server: HostServer, browser: Browser, names: list[str]) -> None:
             keep(take(browser, SHOWN[name][1]), name)
 
 
-def draw_graph(
-    server: HostServer, browser: Browser, graph: Api, shown: dict[str, tuple[int, ...]]
-) -> None:
+def draw_graph(browser: Browser, graph: Api, shown: dict[str, tuple[int, ...]]) -> None:
     browser.page.reload()  # for lists of files that were written since
     browser.page.wait_for_timeout(6000)
     browser.open(browser.from_api(graph, "help"))
-    if shown.keys() & WRITTEN.keys():
-        before = set(server.get("/history"))
-        browser.run()
-        server.wait_for_new(before)
-        browser.page.wait_for_timeout(2500)
     for name, ids in shown.items():
         keep(take(browser, ids), name)
 
@@ -212,18 +190,16 @@ def main(host: str, *names: str) -> None:
             (base / "models" / kind).mkdir()
             (base / "models" / kind / file).touch()
         with HostServer(Path(host), base, "lidit") as server:
-            chosen = list(names or (*SHOWN, *KEPT, *FOREIGN, *WRITTEN, *BRIDGED))
+            chosen = list(names or (*SHOWN, *KEPT, *FOREIGN, *BRIDGED))
             kept = {name: ids for name, ids in KEPT.items() if name in chosen}
             foreign = {name: ids for name, ids in FOREIGN.items() if name in chosen}
-            written = {name: ids for name, ids in WRITTEN.items() if name in chosen}
             bridges = {name: ids for name, ids in BRIDGED.items() if name in chosen}
             graph = kept_prompts(server) if kept else {}
             with Browser(server.url) as browser:
-                graphs = ((kept, graph), (foreign, foreign_llm()), (written, written_out()))
-                graphs += ((bridges, bridged()),)
+                graphs = ((kept, graph), (foreign, foreign_llm()), (bridges, bridged()))
                 for shown, api in graphs:
                     if shown:
-                        draw_graph(server, browser, api, shown)
+                        draw_graph(browser, api, shown)
                 draw_all(server, browser, [name for name in chosen if name in SHOWN])
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from playwright.sync_api import Page, Playwright, Route, sync_playwright
+from playwright.sync_api import ConsoleMessage, Locator, Page, Playwright, Route, sync_playwright
 
 READY = "() => window.app?.extensionManager && window.LiteGraph?.registered_node_types[%r]"
 MISSING = """ui => {
@@ -44,6 +44,59 @@ DRAWN_MODERN = """() => {
         return [node.id, [node.pos[0], node.pos[1] - 30, width / ds.scale, height / ds.scale]]
     }))
 }"""
+LABELS = """() => {  // of a node: its title, and its widgets' names where the canvas writes them
+    const shown = node => (node.widgets ?? []).filter(widget => !widget.hidden && !widget.element
+        && !widget.options?.hidden && !widget.component
+        && !(widget.advanced ?? widget.options?.advanced) && widget.type !== "button")
+    const pen = CanvasRenderingContext2D.prototype, fillText = pen.fillText
+    let written = new Set()
+    pen.fillText = function (text, ...rest) {
+        written.add(text)
+        return fillText.call(this, text, ...rest)
+    }
+    app.canvas.ds.scale = 1
+    app.canvas.draw(true, true)
+    try {
+        return app.graph._nodes.flatMap(node => {
+            written = new Set()
+            app.canvas.drawNode(node, app.canvas.ctx)
+            const labels = shown(node).map(widget => widget.label || widget.name)
+            return [node.getTitle(), ...labels].filter(label => !written.has(label))
+                .map(label => `${node.id} ${node.getTitle()}: ${label}`)
+        })
+    } finally {
+        pen.fillText = fillText
+    }
+}"""
+LABELS_MODERN = """() => {  // the same where a node is made of elements, whose text ends in dots
+    const narrow = element => element.scrollWidth > element.clientWidth + 1
+        && getComputedStyle(element).textOverflow === "ellipsis"
+    return [...document.querySelectorAll("[data-node-id]")].flatMap(element => {
+        const node = app.graph.getNodeById(element.dataset.nodeId)
+        const labels = new Set([node.getTitle(),
+            ...[...(node.widgets ?? []), ...node.inputs, ...node.outputs]
+                .map(part => part.label || part.localized_name || part.name)])
+        return [...element.querySelectorAll("*")].filter(narrow)
+            .map(part => part.textContent.trim()).filter(text => labels.has(text))
+            .map(label => `${node.id} ${node.getTitle()}: ${label}`)
+    })
+}"""
+ADD = """types => {
+    app.graph.clear()
+    types.forEach((type, i) => {
+        const node = LiteGraph.createNode(type)
+        app.graph.add(node)
+        node.pos = [(i % 5) * 460, Math.floor(i / 5) * 640]
+    })
+}"""
+SELECT = """() => {
+    app.canvas.deselectAll()
+    app.canvas.ds.scale = 1
+    app.canvas.ds.offset = [600, 300]
+    app.canvas.selectNode(app.graph._nodes[0])
+    app.canvas.setDirty(true, true)
+}"""
+OURS = "/extensions/lidit/"  # in the address of what the pack serves
 RUN = '[data-testid="queue-button"] button, button[data-testid="queue-button"]'
 ALERTS = "() => [...document.querySelectorAll('.p-toast-message')].map(alert => alert.innerText)"
 FIT = """() => {
@@ -100,10 +153,21 @@ class Browser:
 
     def _open_page(self) -> Page:
         page = self.context.new_page()
+        self.errors: list[str] = []  # of the console, with their sources
+        page.on("console", lambda said: said.type == "error" and self._note(said))
+        page.on("pageerror", lambda error: self.errors.append(f"{error} {error.stack}"))
         page.goto(self.url, wait_until="domcontentloaded", timeout=120_000)
         page.wait_for_function(READY % self.node_id, timeout=180_000)
         page.wait_for_timeout(1000)
         return page
+
+    def _note(self, said: ConsoleMessage) -> None:
+        self.errors.append(f"{said.text} {said.location.get('url', '')}")
+
+    def reload(self) -> None:
+        """The page anew, as after a change of language."""
+        self.page.close()
+        self.page = self._open_page()
 
     def open(self, workflow: dict[str, Any]) -> list[str]:
         """Open a workflow on the canvas; the node types that this host does not know."""
@@ -134,6 +198,28 @@ class Browser:
         self.page.wait_for_timeout(2000)
         return self.page.evaluate(DRAWN_MODERN)
 
+    def add(self, types: list[str]) -> None:
+        """An empty canvas with one new node of each type, as wide as the frontend makes it."""
+        self.page.evaluate(ADD, types)
+        self.page.wait_for_timeout(500)
+
+    def cut_labels(self, modern: bool) -> list[str]:
+        """Titles and names of inputs that are not written whole, each with its node."""
+        if not modern:
+            return self.page.evaluate(LABELS)
+        self.page.evaluate(FIT)
+        self.page.wait_for_timeout(2000)
+        return self.page.evaluate(LABELS_MODERN)
+
+    def help(self, node_type: str) -> Locator:
+        """The help page of a new node, opened by the button that stands above it."""
+        self.add([node_type])
+        self.page.evaluate(SELECT)
+        self.page.get_by_test_id("info-button").first.click()
+        page = self.page.locator(".node-help-content").first
+        page.locator("h1").first.wait_for(timeout=20_000)
+        return page
+
     def set(self, node_id: str, widget: str, value: Any) -> None:
         """Set a widget of all nodes of a kind in the open workflow."""
         self.page.evaluate(SET, [node_id, widget, value])
@@ -146,6 +232,10 @@ class Browser:
         """What the frontend complains about on the screen."""
         self.page.wait_for_timeout(300)
         return self.page.evaluate(ALERTS)
+
+    def our_errors(self) -> list[str]:
+        """The console's errors that come from the pack's scripts, or are about its files."""
+        return [said for said in self.errors if OURS in said or "LI-DiT" in said]
 
     def screenshot(self, path: Path) -> None:
         """The whole workflow that is open."""

@@ -53,7 +53,7 @@ def free_port() -> int:
 class HostServer:
     """Starts on entering, ends on leaving. All its output is in `log`."""
 
-    def __init__(self, host: Path, base: Path, pack_name: str) -> None:
+    def __init__(self, host: Path, base: Path, pack_name: str, *words: str) -> None:
         self.base = base
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -62,7 +62,7 @@ class HostServer:
         self.words += ["--port", str(self.port), "--base-directory", str(base)]
         self.words += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", pack_name]
         self.words += ["--disable-api-nodes", "--database-url", "sqlite:///:memory:"]
-        self.words += [] if torch.cuda.is_available() else ["--cpu"]
+        self.words += words if torch.cuda.is_available() else ["--cpu", *words]
 
     def __enter__(self) -> "HostServer":
         environment = {**os.environ, **SETTINGS}

@@ -27,6 +27,7 @@ NAMES = [  # in the order of the template browser
     "6_grid_of_readings",
     "7_train_a_lora",
     "8_llm_for_your_checkpoint",
+    "9_prompt_written_out",
 ]
 FIRST, TRAINS, ADAPTS = NAMES[0], NAMES[6], NAMES[7]
 SIZES = {(128, 128), (1084, 664)}  # of a picture, and of a grid of eight
