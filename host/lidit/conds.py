@@ -32,6 +32,8 @@ class ModelText:
 
     def repeated(self, batch: int) -> "ModelText":
         """As many rows as asked for: the rows again and again, or the first of them."""
+        if batch == len(self):  # at every step of a single picture: nothing to copy
+            return self
         rows = [n % len(self) for n in range(batch)]
         return self.changed({i: states[rows] for i, states in self.states.items()})
 

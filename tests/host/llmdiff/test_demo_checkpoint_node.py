@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+ADAPTER = "stickers-adapter.safetensors"
+
 
 @pytest.fixture(scope="module")
 def path(pack):
@@ -84,3 +86,54 @@ def test_its_previews_resemble_the_picture(parts, draw, host):
     preview = torch.tensor(numpy.asarray(shown.decode_latent_to_preview(seen))) / 255
     small = torch.nn.functional.avg_pool2d(picture.movedim(-1, 1), 8).movedim(1, -1)[0]
     assert (preview - small).abs().mean() < 0.08 < (preview - small.flip(-1)).abs().mean()
+
+
+@pytest.fixture(scope="module")
+def read_by_the_llm(pack):
+    """LLMDiff Encode's conditioning for a base, of random states of the shipped adapter's LLM."""
+    cond, states = pack.module("host.llmdiff.conditioning"), pack.module("lidit_core.text.states")
+    path = pack.module("lidit_core.paths").SHIPPED_WEIGHTS / ADAPTER
+    config = pack.module("lidit_core.llmdiff.file").read_adapter_config(path)
+    hidden = torch.randn(1, 9, (config.blocks + 1) * config.llm.width)
+    roles = torch.full((1, 9), states.PROMPT, dtype=torch.int32)
+    reading = pack.module("host.keys").reading_of(config.llm.block, config.llm.template)
+    text = cond.LLMText(config.llm.name, states.LLMStates(hidden, roles), reading, 9)
+    return lambda base: cond.joined([cond.blank(base, text)], text)
+
+
+def sampled(host, model, positive, negative, cfg: float = 4.0) -> torch.Tensor:
+    latent = {"samples": torch.zeros(1, 16, 8, 8)}
+    with torch.inference_mode():
+        (out,) = host.nodes.common_ksampler(
+            model, 0, 3, cfg, "euler", "normal", positive, negative, latent
+        )
+    return out["samples"]
+
+
+@pytest.mark.parametrize("mode", ["add", "replace"])
+def test_any_base_of_llmdiff_encode_gives_the_same_picture(
+    pack, host, parts, read_by_the_llm, mode
+):
+    """Its text is 64 wide, which neither base is: the adapter knows, whatever was chosen."""
+    model, clip, _ = parts
+    path = pack.module("lidit_core.paths").SHIPPED_WEIGHTS / ADAPTER
+    apply = pack.module("host.llmdiff.apply").with_adapter
+    own = clip.encode_from_tokens_scheduled(clip.tokenize("a dog"))
+    for start in (0.0, 0.6):  # from the beginning, and after steps of the checkpoint alone
+        changed = apply(model, path, mode, 1.0, start, 1.0)
+        for negative in ("the same", "its own text"):
+            drawn = [
+                sampled(host, changed, text, own if negative == "its own text" else text)
+                for text in map(read_by_the_llm, ("SD1.5", "SDXL"))
+            ]
+            assert torch.isfinite(drawn[0]).all() and torch.equal(*drawn)
+
+
+@pytest.mark.parametrize("chosen", ["SD1.5", "SDXL"])
+def test_without_an_adapter_either_base_is_refused_in_a_sentence(
+    pack, host, parts, read_by_the_llm, chosen
+):
+    text = read_by_the_llm(chosen)
+    with pytest.raises(ValueError, match="no LLMDiff adapter.*put LLMDiff Apply") as told:
+        sampled(host, parts[0], text, text, cfg=1.0)
+    assert isinstance(told.value, pack.module("lidit_core.errors").LiDiTError)
