@@ -12,7 +12,7 @@ from ..data.room import STORED_BYTES, caption_bytes
 from ..data.token_guess import TextTokens
 from ..data.vision.encoder import VisionEncoder
 from ..input_spec import InputSpec
-from ..recipe import Recipe
+from ..recipe import Alignment, Cache, Data, Recipe
 from .workload import StageLoad
 
 
@@ -44,12 +44,11 @@ class Cached:
         return -(-(self.count or 0) // (PIECE if self.branch is None else 1))
 
 
-def counts_of(recipe: Recipe, known: Sequence[Count] | None = None) -> tuple[Count, ...]:
+def counts_of(data: Data, known: Sequence[Count] | None = None) -> tuple[Count, ...]:
     """One a source; those that are drawn say themselves how many there are."""
     if known:
         return tuple(known)
-    sources = recipe.data.sources
-    return tuple(Count(s.count or None, s.distinct or None) for s in sources)
+    return tuple(Count(s.count or None, s.distinct or None) for s in data.sources)
 
 
 def caches(
@@ -60,40 +59,40 @@ def caches(
     counts: Sequence[Count],
 ) -> tuple[Cached, ...]:
     """What the recipe wants cached."""
-    states = _states(recipe, spec, text, counts) if spec.keeps_states(recipe.cache) else ()
-    latents = _latents(recipe, spec, loads, counts) if recipe.cache.latents else ()
-    return *states, *latents, *_features(recipe, spec, loads, counts)
+    data, kept = recipe.data, recipe.cache
+    states = _states(data, kept, spec, text, counts) if spec.keeps_states(kept) else ()
+    latents = tuple(_latents(data, kept, spec, loads, counts)) if kept.latents else ()
+    seen = _features(recipe.alignment, kept, spec, latents) if recipe.alignment else ()
+    return *states, *latents, *seen
 
 
-def _states(recipe: Recipe, spec: InputSpec, text, counts: Sequence[Count]):
+def _states(data: Data, kept: Cache, spec: InputSpec, text, counts: Sequence[Count]):
     """Every caption by each LLM that reads its source, and the empty prompt."""
     for i, tokens in text.items():
-        sources = [n for n, s in enumerate(recipe.data.sources) if i in (s.branches or (i,))]
+        sources = [n for n, s in enumerate(data.sources) if i in (s.branches or (i,))]
         captions = _sum([counts[n].captions for n in sources])
-        each = caption_bytes(spec, i, tokens, recipe.cache.dtype)
+        each = caption_bytes(spec, i, tokens, kept.dtype)
         name = f"states of captions from {spec.llms[i].name}"
         yield Cached(name, None if captions is None else captions + 1, each, i)
 
 
-def _latents(recipe: Recipe, spec: InputSpec, loads, counts: Sequence[Count]):
+def _latents(data: Data, kept: Cache, spec: InputSpec, loads, counts: Sequence[Count]):
     """Every picture at each size that a stage trains it at."""
-    everywhere = range(len(recipe.data.sources))
+    everywhere = range(len(data.sources))
     used = {(load.side, n) for load in loads for n in load.stage.sources or everywhere}
     for side in sorted({side for side, _ in used}):
         pictures = _sum([counts[n].pictures for s, n in sorted(used) if s == side])
         numbers = spec.latent.channels * (side // spec.latent.downsampling) ** 2
-        each = numbers * STORED_BYTES[recipe.cache.dtype]
+        each = numbers * STORED_BYTES[kept.dtype]
         yield Cached(f"latents of pictures at {side} px", pictures, each, side=side)
 
 
-def _features(recipe: Recipe, spec: InputSpec, loads, counts: Sequence[Count]):
+def _features(alignment: Alignment, kept: Cache, spec: InputSpec, latents: Sequence[Cached]):
     """What alignment's encoder sees, kept beside latents; how long it takes is not counted."""
-    if recipe.alignment is None or not recipe.cache.latents:
-        return
-    width = VisionEncoder(at_home(recipe.alignment.encoder), spec.grain).width
-    for cached in _latents(recipe, spec, loads, counts):
+    width = VisionEncoder(at_home(alignment.encoder), spec.grain).width
+    for cached in latents:
         numbers = width * (cached.side // spec.grain) ** 2
-        each = numbers * STORED_BYTES[recipe.cache.dtype]
+        each = numbers * STORED_BYTES[kept.dtype]
         yield Cached(f"features of pictures at {cached.side} px", cached.count, each)
 
 

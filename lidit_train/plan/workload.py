@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ..data.token_guess import TextTokens
 from ..input_spec import InputSpec
-from ..recipe import Recipe, Stage
+from ..recipe import Compute, Recipe, Stage
 
 FLOAT32 = 4  # bytes of a master weight, a gradient, a moment, an average
 
@@ -54,20 +54,21 @@ def stage_loads(
     recipe: Recipe, spec: InputSpec, text: Mapping[int, TextTokens]
 ) -> tuple[StageLoad, ...]:
     """Args: text: a text's tokens by branch."""
-    return tuple(_load(recipe, spec, text, stage) for stage in recipe.stages)
+    compute, count = recipe.compute, recipe.hardware.count
+    return tuple(_load(compute, count, spec, text, stage) for stage in recipe.stages)
 
 
-def _load(recipe: Recipe, spec: InputSpec, text, stage: Stage) -> StageLoad:
+def _load(compute: Compute, processes: int, spec: InputSpec, text, stage: Stage) -> StageLoad:
     side = stage.resolution or spec.native_size
     tokens = image_tokens(spec.grain, side, side)
-    share = -(-stage.batch // recipe.hardware.count)
+    share = -(-stage.batch // processes)
     subsets = [(s.weight, s.branches) for s in stage.subsets] or [(1.0, tuple(text))]
     total = sum(weight for weight, _ in subsets)
     sizes = tuple(
         (weight / total, Sizes(tokens, {i: text[i] for i in branches}))
         for weight, branches in subsets
     )
-    return StageLoad(stage, side, sizes, share, min(recipe.compute.micro_batch or share, share))
+    return StageLoad(stage, side, sizes, share, min(compute.micro_batch or share, share))
 
 
 def branches_read(loads: tuple[StageLoad, ...]) -> frozenset[int]:

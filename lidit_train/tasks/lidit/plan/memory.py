@@ -25,7 +25,7 @@ from ....plan.counting import Cost
 from ....plan.hardware import Device
 from ....plan.llm_size import LLMSize
 from ....plan.workload import FLOAT32, Sizes, StageLoad, branches_read, image_tokens
-from ....recipe import Recipe
+from ....recipe import Optimiser, Recipe
 from ..alignment import Aligned
 from ..input import input_spec
 from ..trained import Trained, Weights, weight_sizes
@@ -163,22 +163,22 @@ def memory_of(process: Process) -> Memory:
     return Memory(tuple(part for part in parts if part.bytes))
 
 
-def optimiser_bytes(recipe: Recipe, weights: Weights) -> int:
+def optimiser_bytes(optimiser: Optimiser, weights: Weights) -> int:
     """AdamW and schedule-free keep two numbers of each; Muon one of a matrix's; Prodigy four.
 
     With 8-bit state a number has two bytes, and 256 of them share two scales.
     """
-    if recipe.optimiser.name == "adamw8bit":
+    if optimiser.name == "adamw8bit":
         return 2 * (weights.trained + FLOAT32 * weights.trained // 256)
-    if recipe.optimiser.name == "prodigy":
+    if optimiser.name == "prodigy":
         return FLOAT32 * 4 * weights.trained
-    muon = weights.matrices if recipe.optimiser.name == "muon" else 0
+    muon = weights.matrices if optimiser.name == "muon" else 0
     return FLOAT32 * (2 * (weights.trained - muon) + muon)
 
 
-def checkpoint_bytes(recipe: Recipe, weights: Weights) -> int:
+def checkpoint_bytes(optimiser: Optimiser, weights: Weights) -> int:
     """Of a state on disk: the weights that learn, their average, the optimiser's."""
-    return FLOAT32 * 2 * weights.trained + optimiser_bytes(recipe, weights)
+    return FLOAT32 * 2 * weights.trained + optimiser_bytes(optimiser, weights)
 
 
 def _state(process: Process) -> list[MemoryPart]:
@@ -195,7 +195,7 @@ def _state(process: Process) -> list[MemoryPart]:
         MemoryPart("gradients' buckets, float32", FLOAT32 * weights.trained * buckets),
         MemoryPart(
             f"optimiser ({process.recipe.optimiser.name})",
-            optimiser_bytes(process.recipe, weights) // each,
+            optimiser_bytes(process.recipe.optimiser, weights) // each,
         ),
         MemoryPart("average of the weights", FLOAT32 * weights.trained // each),
         MemoryPart(

@@ -112,7 +112,7 @@ def make_plan(
         folder: of the run, for the free disk.
         device: by default the one that the recipe names.
     """
-    trained = trained or trained_by(recipe, config)
+    trained = trained or trained_by(recipe.trains, recipe.lora, config)
     tokens = dict(text or text_tokens(config.llms))
     device = device or find_device(recipe.hardware.device)
     spec = input_spec(config)
@@ -121,7 +121,7 @@ def make_plan(
     weights = count_weights(config, trained, read, read_together(loads))
     llms = {i: llm_size(config.llms[i]) for i in sorted(read)}
     process = Process(recipe, config, trained, weights, loads, device, llms)
-    counted = counts_of(recipe, counts)
+    counted = counts_of(recipe.data, counts)
     cached = caches(recipe, spec, loads, {i: tokens[i] for i in sorted(read)}, counted)
     return Plan(
         recipe=recipe,
@@ -136,7 +136,7 @@ def make_plan(
         drawing=_drawing(process, tokens),
         caches=cached,
         caching=_caching(process, tokens, cached),
-        checkpoint=checkpoint_bytes(recipe, weights),
+        checkpoint=checkpoint_bytes(recipe.optimiser, weights),
         free=free_disk(Path(recipe.cache.folder or folder)),
     )
 
