@@ -80,7 +80,7 @@ def hours(ablation: Ablation, variant: Variant, device: Device, out: Path) -> Ho
     recipe = with_cache(fields, out)
     config = configuration(recipe.model, recipe.stages)
     plan = make_plan(recipe, config, folder=out, device=device)
-    training = sum(stage.total_seconds for stage in plan.stages) + plan.drawing
+    training = sum(stage.total_seconds for stage in plan.stages) + plan.validating
     measuring = _measuring(ablation, config, plan)
     return Hours(training, measuring, plan.caching, (plan.kept + 1) * plan.checkpoint)
 

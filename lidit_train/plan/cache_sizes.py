@@ -13,6 +13,7 @@ from ..data.token_guess import TextTokens
 from ..data.vision.encoder import VisionEncoder
 from ..input_spec import InputSpec
 from ..recipe import Alignment, Cache, Data, Recipe
+from .vision_size import vision_size
 from .workload import StageLoad
 
 
@@ -33,6 +34,8 @@ class Cached:
     each: int  # bytes
     branch: int | None = None  # whose LLM makes it; None = the autoencoder does
     side: int = 0  # of the pictures, pixels
+    flops: int = 0  # of one; of LLMs and the autoencoder they are counted elsewhere
+    beside: bool = False  # in the files of what is named before it
 
     @property
     def bytes(self) -> int | None:
@@ -41,6 +44,8 @@ class Cached:
     @property
     def files(self) -> int:
         """A caption's states are a file of their own; latents lie together in pieces."""
+        if self.beside:
+            return 0
         return -(-(self.count or 0) // (PIECE if self.branch is None else 1))
 
 
@@ -63,7 +68,8 @@ def caches(
     states = _states(data, kept, spec, text, counts) if spec.keeps_states(kept) else ()
     latents = tuple(_latents(data, kept, spec, loads, counts)) if kept.latents else ()
     seen = _features(recipe.alignment, kept, spec, latents) if recipe.alignment else ()
-    return *states, *latents, *seen
+    masks = _masks(data, spec, loads, counts) if kept.latents else ()
+    return *states, *latents, *masks, *seen
 
 
 def _states(data: Data, kept: Cache, spec: InputSpec, text, counts: Sequence[Count]):
@@ -78,22 +84,40 @@ def _states(data: Data, kept: Cache, spec: InputSpec, text, counts: Sequence[Cou
 
 def _latents(data: Data, kept: Cache, spec: InputSpec, loads, counts: Sequence[Count]):
     """Every picture at each size that a stage trains it at."""
-    everywhere = range(len(data.sources))
-    used = {(load.side, n) for load in loads for n in load.stage.sources or everywhere}
-    for side in sorted({side for side, _ in used}):
-        pictures = _sum([counts[n].pictures for s, n in sorted(used) if s == side])
+    for side, sources in _shown(data, loads):
+        pictures = _sum([counts[n].pictures for n in sources])
         numbers = spec.latent.channels * (side // spec.latent.downsampling) ** 2
         each = numbers * STORED_BYTES[kept.dtype]
         yield Cached(f"latents of pictures at {side} px", pictures, each, side=side)
 
 
+def _masks(data: Data, spec: InputSpec, loads, counts: Sequence[Count]):
+    """A byte for each latent pixel of pictures that have masks, in the files of the latents."""
+    for side, sources in _shown(data, loads):
+        masked = [n for n in sources if data.sources[n].mask]
+        if masked:
+            pictures = _sum([counts[n].pictures for n in masked])
+            each = (side // spec.latent.downsampling) ** 2
+            yield Cached(f"masks of pictures at {side} px", pictures, each, beside=True)
+
+
+def _shown(data: Data, loads: Sequence[StageLoad]) -> list[tuple[int, list[int]]]:
+    """Every side that pictures are trained at, pixels, and the sources that are."""
+    everywhere = range(len(data.sources))
+    used = {(load.side, n) for load in loads for n in load.stage.sources or everywhere}
+    sides = sorted({side for side, _ in used})
+    return [(side, sorted(n for s, n in used if s == side)) for side in sides]
+
+
 def _features(alignment: Alignment, kept: Cache, spec: InputSpec, latents: Sequence[Cached]):
-    """What alignment's encoder sees, kept beside latents; how long it takes is not counted."""
-    width = VisionEncoder(at_home(alignment.encoder), spec.grain).width
+    """What alignment's encoder sees, kept beside latents."""
+    folder = at_home(alignment.encoder)
+    width = VisionEncoder(folder, spec.grain).width
     for cached in latents:
         numbers = width * (cached.side // spec.grain) ** 2
         each = numbers * STORED_BYTES[kept.dtype]
-        yield Cached(f"features of pictures at {cached.side} px", cached.count, each)
+        flops = vision_size(folder, spec.grain, cached.side).forward
+        yield Cached(f"features of pictures at {cached.side} px", cached.count, each, flops=flops)
 
 
 def _sum(counts: Sequence[int | None]) -> int | None:

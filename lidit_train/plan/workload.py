@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ..data.schedule import held_out_count
 from ..data.token_guess import TextTokens
 from ..input_spec import InputSpec
-from ..recipe import Compute, Recipe, Stage
+from ..recipe import Compute, Recipe, Stage, Validation
 
 FLOAT32 = 4  # bytes of a master weight, a gradient, a moment, an average
 
@@ -79,3 +80,25 @@ def branches_read(loads: tuple[StageLoad, ...]) -> frozenset[int]:
 def read_together(loads: tuple[StageLoad, ...]) -> bool:
     """Whether some step reads several branches at once, which the collaborative refiner fuses."""
     return any(len(sizes.text) > 1 for load in loads for _, sizes in load.subsets)
+
+
+def validations(validation: Validation, steps: int) -> int:
+    """How often a run of so many steps is validated."""
+    return (steps // validation.every if validation.every else 0) + validation.at_start
+
+
+def measured_samples(
+    validation: Validation, steps: int, pictures: Sequence[int | None]
+) -> int | None:
+    """Passes over held-out pictures in a run of so many steps; None = not known.
+
+    Args:
+        pictures: of each source; None = not known before it is read.
+    """
+    if not validation.held_out:
+        return 0
+    known = [count for count in pictures if count is not None]
+    if len(known) < len(pictures):
+        return None
+    held = sum(held_out_count(count, validation.held_out) for count in known)
+    return validations(validation, steps) * validation.times * held

@@ -21,7 +21,7 @@ from ...plan.autoencoder_size import AutoencoderSize, autoencoder_size
 from ...plan.cache_sizes import Cached, caches, counts_of
 from ...plan.hardware import Device, find_device
 from ...plan.llm_size import LLMSize, llm_size
-from ...plan.workload import FLOAT32, StageLoad, stage_loads
+from ...plan.workload import FLOAT32, StageLoad, measured_samples, stage_loads
 from ...recipe import Compute, Recipe
 from .input import input_spec
 from .target import LATENTS, AdapterTarget
@@ -52,6 +52,7 @@ class AdapterPlan:
     loads: tuple[StageLoad, ...]
     caches: tuple[Cached, ...]
     each: int  # bytes of one caption's differences
+    samples: int | None  # held-out pictures times times that are measured; None = not known
     free: int  # bytes on the run's disk
 
     @property
@@ -76,6 +77,17 @@ class AdapterPlan:
         """Of a step."""
         peak = self.device.share * self.device.peak(self.recipe.compute.precision)
         return self.flops(stage) * self.loads[stage].share / peak
+
+    @property
+    def measuring(self) -> float:
+        """Seconds of passes over held-out pictures, at the last stage's size."""
+        compute, load = self.recipe.compute, self.loads[-1]
+        tokens = next(iter(load.subsets[0][1].text.values())).read
+        each = self.unets[-1].cost.forward
+        each += 0 if self.keeps_states else self.llm.flops(tokens)
+        count = 1 if self.device.is_cpu else self.recipe.hardware.count
+        speed = count * self.device.share * self.device.peak(compute.precision)
+        return (self.samples or 0) * each / speed
 
     @property
     def autoencoder(self) -> AutoencoderSize:
@@ -137,7 +149,9 @@ def make_adapter_plan(
     sides = [load.side // target.latent.downsampling for load in loads]
     device = device or find_device(recipe.hardware.device)
     shape, mixed = target.shape, _mixed(recipe.compute, device)
-    kept = caches(recipe, spec, loads, tokens, counts_of(recipe.data))
+    counts = counts_of(recipe.data)
+    kept = caches(recipe, spec, loads, tokens, counts)
+    pictures = [count.pictures for count in counts]
     return AdapterPlan(
         recipe,
         target,
@@ -148,5 +162,6 @@ def make_adapter_plan(
         loads,
         kept,
         caption_bytes(spec, LLM, tokens[LLM], recipe.cache.dtype),
+        measured_samples(recipe.validation, recipe.steps, pictures),
         free_disk(Path(recipe.cache.folder or folder)),
     )
