@@ -87,6 +87,11 @@ def validations(validation: Validation, steps: int) -> int:
     return (steps // validation.every if validation.every else 0) + validation.at_start
 
 
+def passes_over_one(validation: Validation, steps: int) -> int:
+    """How often a held-out picture is measured in a run of so many steps."""
+    return validations(validation, steps) * validation.times
+
+
 def measured_samples(
     validation: Validation, steps: int, pictures: Sequence[int | None]
 ) -> int | None:
@@ -101,4 +106,4 @@ def measured_samples(
     if len(known) < len(pictures):
         return None
     held = sum(held_out_count(count, validation.held_out) for count in known)
-    return validations(validation, steps) * validation.times * held
+    return passes_over_one(validation, steps) * held

@@ -79,15 +79,15 @@ class AdapterPlan:
         return self.flops(stage) * self.loads[stage].share / peak
 
     @property
-    def measuring(self) -> float:
-        """Seconds of passes over held-out pictures, at the last stage's size."""
+    def passing(self) -> float:
+        """Seconds of a pass over a held-out picture, at the last stage's size."""
         compute, load = self.recipe.compute, self.loads[-1]
         tokens = next(iter(load.subsets[0][1].text.values())).read
         each = self.unets[-1].cost.forward
         each += 0 if self.keeps_states else self.llm.flops(tokens)
         count = 1 if self.device.is_cpu else self.recipe.hardware.count
         speed = count * self.device.share * self.device.peak(compute.precision)
-        return (self.samples or 0) * each / speed
+        return each / speed
 
     @property
     def autoencoder(self) -> AutoencoderSize:

@@ -56,7 +56,7 @@ def _time(plan: AdapterPlan) -> Iterator[str]:
         speed = f"{load.stage.batch / plan.seconds(n):,.1f} images/s"
         yield row(f"stage {n}", as_time(plan.seconds(n) * load.stage.steps), speed)
     if plan.recipe.validation.held_out:
-        yield held_out_row(plan.samples, plan.measuring)
+        yield held_out_row(plan.recipe.validation, plan.recipe.steps, plan.samples, plan.passing)
     if plan.recipe.compute.compile:
         yield "  What torch.compile saves is not counted."
 

@@ -196,13 +196,13 @@ def test_held_out_pictures_are_measured_in_the_time_that_is_planned(world):
     sources = [{"kind": "folder", "path": str(world / "pictures"), "count": 12}]
     validation = {"every": 1, "held_out": 0.25, "times": 3}
     plan = plan_of(world, data={"sources": sources}, validation=validation)
-    assert plan.samples == 3 * 3 * plan.recipe.steps
+    assert plan.samples == 3 * 3 * plan.recipe.steps  # 3 of 12 pictures at 3 times
     each = plan.unets[-1].cost.forward + plan.llm.flops(
         next(iter(plan.loads[0].subsets[0][1].text.values())).read
     )
     speed = plan.device.share * plan.device.peak(plan.recipe.compute.precision)
-    assert plan.measuring == pytest.approx(plan.samples * each / speed)
+    assert plan.passing == pytest.approx(each / speed)
     assert f"{plan.samples:,} passes" in adapter_plan_text(plan)
     assert "held-out" not in adapter_plan_text(plan_of(world))
     unknown = plan_of(world, validation=validation)
-    assert unknown.samples is None and "not known" in adapter_plan_text(unknown)
+    assert unknown.samples is None and "for each 1,000 of them" in adapter_plan_text(unknown)

@@ -119,7 +119,7 @@ def test_as_many_passes_are_planned_as_a_run_makes(world):
     assert plan.seconds - without.seconds == pytest.approx(plan.measuring)
     assert "held-out" not in plan_text(without)
     unknown = plan_of(recipe, pictures=None)
-    assert unknown.samples is None and "as many as the sources hold" in plan_text(unknown)
+    assert unknown.samples is None and "for each 1,000 of them" in plan_text(unknown)
 
 
 def test_masks_take_the_room_that_is_planned(world):

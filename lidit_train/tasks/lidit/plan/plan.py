@@ -73,7 +73,7 @@ class Plan:
     memory: Memory
     drawing: float  # seconds of all grids
     samples: int | None  # held-out pictures times times that are measured; None = not known
-    measuring: float  # seconds that they take, 0 if they are not known
+    passing: float  # seconds of one such pass
     caches: tuple[Cached, ...]
     caching: float  # seconds to fill them; what is not counted yet takes none
     checkpoint: int  # bytes of one
@@ -83,6 +83,11 @@ class Plan:
     def seconds(self) -> float:
         """Of the whole run."""
         return sum(stage.total_seconds for stage in self.stages) + self.validating + self.caching
+
+    @property
+    def measuring(self) -> float:
+        """Seconds of all such passes, 0 if their number is not known."""
+        return (self.samples or 0) * self.passing
 
     @property
     def validating(self) -> float:
@@ -147,7 +152,7 @@ def make_plan(
         memory=memory_of(process),
         drawing=_drawing(process, tokens),
         samples=samples,
-        measuring=_measuring(process, samples or 0),
+        passing=_passing(process),
         caches=cached,
         caching=_caching(process, tokens, cached),
         checkpoint=checkpoint_bytes(recipe.optimiser, weights),
@@ -241,8 +246,8 @@ def _drawing(process: Process, tokens: Mapping[int, TextTokens]) -> float:
     return flops * alone / _speed(process)
 
 
-def _measuring(process: Process, samples: int) -> float:
-    """Seconds of passes over held-out pictures, which are shared out, at the last stage's size."""
+def _passing(process: Process) -> float:
+    """Seconds of a pass over a held-out picture, of which each process has its share."""
     load = process.loads[-1]
     sizes = max(load.subsets, key=lambda subset: subset[0])[1]
     flops = model_cost(process.config, sizes, process.trained, process.mixed).whole.forward
@@ -250,7 +255,7 @@ def _measuring(process: Process, samples: int) -> float:
         flops += encoder_flops(load.side)
     if not process.keeps_states:
         flops += sum(process.llms[i].flops(text.read) for i, text in sizes.text.items())
-    return samples * flops / _speed(process)
+    return flops / _speed(process)
 
 
 def _caching(process: Process, tokens: Mapping[int, TextTokens], cached) -> float:

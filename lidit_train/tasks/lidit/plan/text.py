@@ -111,7 +111,7 @@ def _time(plan: Plan) -> Iterator[str]:
             yield row("  sent by each process in a step", as_bytes(stage.traffic), _sent(stage))
     yield row("drawing the validation's prompts", as_time(plan.drawing))
     if plan.recipe.validation.held_out:
-        yield held_out_row(plan.samples, plan.measuring)
+        yield held_out_row(plan.recipe.validation, plan.recipe.steps, plan.samples, plan.passing)
     yield row("filling the caches once, at most", as_time(plan.caching))
     yield row("all", as_time(plan.seconds))
 
