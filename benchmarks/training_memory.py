@@ -52,7 +52,8 @@ def recipe_of(changes: tuple[str, ...]) -> Recipe:
 
 def planned(recipe: Recipe, config: LiDiTConfig) -> int:
     """Bytes at the peak, without what a validation needs: none is reached here."""
-    trained = trained_by(recipe, config, fresh_branches(recipe, config))
+    fresh = fresh_branches(recipe.model, config)
+    trained = trained_by(recipe.trains, recipe.lora, config, fresh)
     return make_plan(recipe, config, trained, device=DEVICES[THIS_CPU]).memory.training
 
 
@@ -99,7 +100,7 @@ def main() -> int:
     worst = 0.0
     for changes in CASES:
         recipe = recipe_of(changes)
-        found, plan = measured(changes), planned(recipe, configuration(recipe))
+        found, plan = measured(changes), planned(recipe, configuration(recipe.model, recipe.stages))
         worst = max(worst, abs(plan / found - 1))
         print(
             f"{found / 1e6:7.0f} MB measured, {plan / 1e6:7.0f} MB planned "

@@ -45,6 +45,11 @@ PROOFS = {
         ("tests/train", "tests/core", "tests/stickers", "-k", "killed or resume or goes_on"),
         times=5,
     ),
+    "moments": Proof(
+        "a run goes on to the same bits that is killed at 20 random moments and stopped at 5",
+        ("tests/train/loop/test_killed_anywhere.py",),
+        environment=(("LIDIT_MOMENTS", "20"),),
+    ),
     "compiled": Proof(
         "LI-DiT and its text side compile as one graph and give equal numbers",
         ("tests/core/model/test_compiled.py", "tests/core/model/test_compiled_ways.py"),

@@ -78,9 +78,9 @@ def hours(ablation: Ablation, variant: Variant, device: Device, out: Path) -> Ho
         changes = {**shape.get("changes", {}), **fields["model"]["changes"]}
         fields["model"] = {**shape, "changes": changes}
     recipe = with_cache(fields, out)
-    config = configuration(recipe)
+    config = configuration(recipe.model, recipe.stages)
     plan = make_plan(recipe, config, folder=out, device=device)
-    training = sum(stage.total_seconds for stage in plan.stages) + plan.drawing
+    training = sum(stage.total_seconds for stage in plan.stages) + plan.validating
     measuring = _measuring(ablation, config, plan)
     return Hours(training, measuring, plan.caching, (plan.kept + 1) * plan.checkpoint)
 
@@ -99,7 +99,7 @@ def _adapter_hours(ablation: Ablation, variant: Variant, device: Device, out: Pa
 
 
 def _planned(recipe, device: Device, out: Path) -> Plan:
-    return make_plan(recipe, configuration(recipe), folder=out, device=device)
+    return make_plan(recipe, configuration(recipe.model, recipe.stages), folder=out, device=device)
 
 
 def _measuring(ablation: Ablation, config: LiDiTConfig, plan: Plan) -> float:

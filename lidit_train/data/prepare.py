@@ -23,7 +23,7 @@ from lidit_core.paths import at_home
 
 from ..input_spec import InputSpec
 from ..memory import InParts
-from ..recipe import Recipe
+from ..recipe import Cache, Recipe, Stage, Validation
 from .autoencoders.find import Autoencoder, AutoencoderFile, find_autoencoder
 from .buckets import bucket_sizes, nearest_bucket
 from .budget import tell_cut
@@ -128,14 +128,16 @@ def prepare(
     schedule = Schedule(recipe, stages, tuple(range(len(spec.llms))))
     schedule.tell_seen()
     readers = _readers(recipe, spec, cache, accelerator, llms)
-    _read_captions(recipe, spec, sources, readers, accelerator)
+    captions = _captions(sources)
+    texts = list(dict.fromkeys(["", *recipe.validation.texts, *captions]))
+    _read_captions(recipe.cache, spec, texts, readers, accelerator)
     shown = stages + ((held,) if held else ())
     vae, latents = _latents(recipe, spec, cache, sources, shown, accelerator, checkpoint)
     vision, features = _features(recipe, spec, cache, sources, stages, accelerator)
     if recipe.model.measure_latents:
         spec = replace(spec, latent=_measured(spec, out, sources, stages, vae, latents))
     for reader in readers.values():  # the last, as an LLM that keeps nothing is loaded for it
-        tell_cut(reader, _captions(sources))
+        tell_cut(reader, captions)
     return Prepared(spec, sources, stages, readers, vae, latents, schedule, held, vision, features)
 
 
@@ -160,7 +162,7 @@ def unused(
     features = sorted((cache / "features").glob("*.*"))
     if recipe.alignment is not None:
         vision = VisionEncoder(at_home(recipe.alignment.encoder), spec.grain)
-        features = feature_cache(recipe, vision, cache).unused(sources, stages)
+        features = feature_cache(recipe.cache, vision, cache).unused(sources, stages)
     return states + latents.unused(sources, stages + ((held,) if held else ())) + features
 
 
@@ -209,13 +211,13 @@ def _held_out(source: PictureSource, share: float) -> np.ndarray:
     return held_out([source.name(index) for index in range(count)], share)
 
 
-def used_branches(recipe: Recipe, spec: InputSpec) -> list[int]:
+def used_branches(asked: Sequence[Stage], validation: Validation, spec: InputSpec) -> list[int]:
     """The branches that some stage trains or reads, or the validation draws with."""
     everyone = range(len(spec.llms))
-    used = {b for stage in recipe.stages for subset in stage.subsets for b in subset.branches}
-    if not all(stage.subsets for stage in recipe.stages):
+    used = {b for stage in asked for subset in stage.subsets for b in subset.branches}
+    if not all(stage.subsets for stage in asked):
         used |= set(everyone)
-    named = used | set(recipe.validation.branches)
+    named = used | set(validation.branches)
     if not named <= set(everyone):
         raise LiDiTError(
             f"the recipe names branch {max(named)}, and the model has {len(spec.llms)}; expected "
@@ -231,7 +233,7 @@ def _readers(recipe, spec: InputSpec, cache: Path, accelerator, llms) -> dict[in
     with accelerator.main_process_first():  # a first conversion happens once
         return {
             i: CaptionReader(spec.llms[i], *options, llms.get(spec.llms[i].name, ""))
-            for i in used_branches(recipe, spec)
+            for i in used_branches(recipe.stages, recipe.validation, spec)
         }
 
 
@@ -241,15 +243,16 @@ def _captions(sources: Sequence[PictureSource]) -> list[str]:
     return list(dict.fromkeys(text for text, _ in texts))
 
 
-def _read_captions(recipe: Recipe, spec: InputSpec, sources, readers, accelerator) -> None:
-    """Fill the cache of states with the captions that each branch may meet."""
-    if not (spec.keeps_states(recipe.cache) or recipe.cache.given):
+def _read_captions(
+    kept: Cache, spec: InputSpec, texts: Sequence[str], readers, accelerator
+) -> None:
+    """Fill the cache of states with the texts that each branch may meet."""
+    if not (spec.keeps_states(kept) or kept.given):
         return
-    texts = dict.fromkeys(["", *recipe.validation.texts]) | dict.fromkeys(_captions(sources))
     processes = accelerator.num_processes
-    mine = list(texts)[accelerator.process_index :: processes]
+    mine = texts[accelerator.process_index :: processes]
     for i, reader in readers.items():
-        if not recipe.cache.given:
+        if not kept.given:
             check_room(spec, i, reader, mine, processes)
         reader.prepare(mine)
         reader.unload()
@@ -280,7 +283,7 @@ def _features(recipe: Recipe, spec: InputSpec, cache: Path, sources, stages, acc
     vision = VisionEncoder(folder, spec.grain, accelerator.device)
     if not recipe.cache.latents:
         return vision, None
-    features = feature_cache(recipe, vision, cache)
+    features = feature_cache(recipe.cache, vision, cache)
     mine = slice(accelerator.process_index, None, accelerator.num_processes)
     features.prepare(sources, stages, vision.encode, mine, recipe.data.workers)
     vision.let_go()
@@ -288,9 +291,9 @@ def _features(recipe: Recipe, spec: InputSpec, cache: Path, sources, stages, acc
     return vision, features
 
 
-def feature_cache(recipe: Recipe, vision: VisionEncoder, cache: Path) -> LatentCache:
+def feature_cache(kept: Cache, vision: VisionEncoder, cache: Path) -> LatentCache:
     """Where an encoder's features are kept: by the pictures' bytes, as latents are."""
-    return LatentCache(cache / "features", vision.identity(), TORCH[recipe.cache.dtype])
+    return LatentCache(cache / "features", vision.identity(), TORCH[kept.dtype])
 
 
 def _measured(spec: InputSpec, out: Path, sources, stages, vae, latents) -> LatentFormat:

@@ -79,9 +79,13 @@ def held_out(names: Sequence[str], share: float) -> np.ndarray:
     It is one at least, but where there is no other; pictures of one name are on one side.
     """
     distinct = sorted(set(names), key=lambda name: (name_number(name), name))
-    count = min(max(1, round(share * len(distinct))), len(distinct) - 1) if share else 0
-    held = set(distinct[:count])
+    held = set(distinct[: held_out_count(len(distinct), share)])
     return np.array([name in held for name in names], dtype=bool)
+
+
+def held_out_count(pictures: int, share: float) -> int:
+    """How many of a source's pictures are not trained on."""
+    return min(max(1, round(share * pictures)), pictures - 1) if share else 0
 
 
 def stage_at(step: int, stages: Sequence[Stage]) -> tuple[int, Stage]:

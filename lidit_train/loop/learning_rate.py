@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections.abc import Sequence
 
 from ..data.schedule import stage_at
-from ..recipe import Recipe
+from ..recipe import Optimiser, Stage
 
 
 def rate_factor(
@@ -35,8 +36,9 @@ def decay_start(total: int, decay: float) -> int:
     return bisect_left(range(total), True, key=lambda step: decay_factor(step, total, decay) < 1)
 
 
-def learning_rate(step: int, recipe: Recipe) -> float:
-    """The recipe's rate at a step, which its stage may scale."""
-    o, (_, stage) = recipe.optimiser, stage_at(step, recipe.stages)
-    factor = rate_factor(step, o.warmup, recipe.steps, o.decay, o.schedule)
+def learning_rate(step: int, optimiser: Optimiser, stages: Sequence[Stage]) -> float:
+    """A recipe's rate at a step, which its stage may scale."""
+    o, (_, stage) = optimiser, stage_at(step, stages)
+    total = sum(each.steps for each in stages)
+    factor = rate_factor(step, o.warmup, total, o.decay, o.schedule)
     return o.learning_rate * stage.rate * factor

@@ -73,7 +73,13 @@ class Trainer:
         self.ema = average_of(learner, recipe.optimiser, self.optimisers)
         self.checkpoints = CheckpointFolder(folder, recipe.checkpoints.keep, accelerator)
         self.journal = Journal(folder, recipe.log, accelerator, recipe.steps, asdict(recipe))
-        self.validator = Validator(recipe, learner, self.ema, self.journal)
+        self.validator = Validator(
+            recipe.validation,
+            recipe.checkpoints.weights == "plain",
+            learner,
+            self.ema,
+            self.journal,
+        )
         self.longest = LongestPrompts(loader.llms)
         self.step, self.bad, self.skipped, self.begun = 0, 0, 0, False
         self.broken: set[tuple[int, int]] = set()  # source and place of what cannot be decoded
@@ -105,7 +111,7 @@ class Trainer:
         if self.step == 0:
             self.validator.see(0)
         if self.validator.is_over():  # as a run is that ended early and is started again
-            return self.validator.tell_over(self.step)
+            return self.validator.tell_over(self.step, self.recipe.steps)
         for fetched, batch in self.loader:
             self.broken |= set(fetched.replaced)
             loss, norm = self.train_step(batch, self.losses)
@@ -123,7 +129,7 @@ class Trainer:
                 self.write(self.step)
                 self.journal.pause()
             if over:
-                return self.validator.tell_over(self.step)
+                return self.validator.tell_over(self.step, self.recipe.steps)
             if self.stopped and self.step < self.recipe.steps:
                 raise Stopped(self.stop.number or signal.SIGTERM, self.step, self.recipe.steps)
 
@@ -140,9 +146,12 @@ class Trainer:
         plain = self.learner.state_dict()
         return {k: whole(v) for k, v in (self.ema.over(plain) if averaged else plain).items()}
 
+    def _rate(self, step: int) -> float:
+        return learning_rate(step, self.recipe.optimiser, self.recipe.stages)
+
     def train_step(self, batch: Batch, losses: Losses) -> tuple[float, float]:
         """One step; the mean loss of all processes and the gradient's norm."""
-        rate = learning_rate(self.step, self.recipe)
+        rate = self._rate(self.step)
         loss = self._backward(batch, losses)
         trained = [p for p in self.learner.parameters() if p.grad is not None]
         clip = self.recipe.optimiser.clip or math.inf
@@ -218,7 +227,7 @@ class Trainer:
         return Losses(self.recipe.log.time_bins, self.accelerator.device)
 
     def _write(self, losses: Losses) -> None:
-        extra = {"rate": learning_rate(self.step - 1, self.recipe), "skipped": self.skipped}
+        extra = {"rate": self._rate(self.step - 1), "skipped": self.skipped}
         line = {**losses.line(self.accelerator), **extra, **self.learner.noted()}
         line = self.journal.write(self.step, line, losses.images)
         told = self.step, self.recipe.steps, line.get("loss", math.nan), line["images/s"]

@@ -12,7 +12,8 @@ from ..data.room import STORED_BYTES, caption_bytes
 from ..data.token_guess import TextTokens
 from ..data.vision.encoder import VisionEncoder
 from ..input_spec import InputSpec
-from ..recipe import Recipe
+from ..recipe import Alignment, Cache, Data, Recipe
+from .vision_size import vision_size
 from .workload import StageLoad
 
 
@@ -33,6 +34,8 @@ class Cached:
     each: int  # bytes
     branch: int | None = None  # whose LLM makes it; None = the autoencoder does
     side: int = 0  # of the pictures, pixels
+    flops: int = 0  # of one; of LLMs and the autoencoder they are counted elsewhere
+    beside: bool = False  # in the files of what is named before it
 
     @property
     def bytes(self) -> int | None:
@@ -41,15 +44,16 @@ class Cached:
     @property
     def files(self) -> int:
         """A caption's states are a file of their own; latents lie together in pieces."""
+        if self.beside:
+            return 0
         return -(-(self.count or 0) // (PIECE if self.branch is None else 1))
 
 
-def counts_of(recipe: Recipe, known: Sequence[Count] | None = None) -> tuple[Count, ...]:
+def counts_of(data: Data, known: Sequence[Count] | None = None) -> tuple[Count, ...]:
     """One a source; those that are drawn say themselves how many there are."""
     if known:
         return tuple(known)
-    sources = recipe.data.sources
-    return tuple(Count(s.count or None, s.distinct or None) for s in sources)
+    return tuple(Count(s.count or None, s.distinct or None) for s in data.sources)
 
 
 def caches(
@@ -60,41 +64,60 @@ def caches(
     counts: Sequence[Count],
 ) -> tuple[Cached, ...]:
     """What the recipe wants cached."""
-    states = _states(recipe, spec, text, counts) if spec.keeps_states(recipe.cache) else ()
-    latents = _latents(recipe, spec, loads, counts) if recipe.cache.latents else ()
-    return *states, *latents, *_features(recipe, spec, loads, counts)
+    data, kept = recipe.data, recipe.cache
+    states = _states(data, kept, spec, text, counts) if spec.keeps_states(kept) else ()
+    latents = tuple(_latents(data, kept, spec, loads, counts)) if kept.latents else ()
+    seen = _features(recipe.alignment, kept, spec, latents) if recipe.alignment else ()
+    masks = _masks(data, spec, loads, counts) if kept.latents else ()
+    return *states, *latents, *masks, *seen
 
 
-def _states(recipe: Recipe, spec: InputSpec, text, counts: Sequence[Count]):
+def _states(data: Data, kept: Cache, spec: InputSpec, text, counts: Sequence[Count]):
     """Every caption by each LLM that reads its source, and the empty prompt."""
     for i, tokens in text.items():
-        sources = [n for n, s in enumerate(recipe.data.sources) if i in (s.branches or (i,))]
+        sources = [n for n, s in enumerate(data.sources) if i in (s.branches or (i,))]
         captions = _sum([counts[n].captions for n in sources])
-        each = caption_bytes(spec, i, tokens, recipe.cache.dtype)
+        each = caption_bytes(spec, i, tokens, kept.dtype)
         name = f"states of captions from {spec.llms[i].name}"
         yield Cached(name, None if captions is None else captions + 1, each, i)
 
 
-def _latents(recipe: Recipe, spec: InputSpec, loads, counts: Sequence[Count]):
+def _latents(data: Data, kept: Cache, spec: InputSpec, loads, counts: Sequence[Count]):
     """Every picture at each size that a stage trains it at."""
-    everywhere = range(len(recipe.data.sources))
-    used = {(load.side, n) for load in loads for n in load.stage.sources or everywhere}
-    for side in sorted({side for side, _ in used}):
-        pictures = _sum([counts[n].pictures for s, n in sorted(used) if s == side])
+    for side, sources in _shown(data, loads):
+        pictures = _sum([counts[n].pictures for n in sources])
         numbers = spec.latent.channels * (side // spec.latent.downsampling) ** 2
-        each = numbers * STORED_BYTES[recipe.cache.dtype]
+        each = numbers * STORED_BYTES[kept.dtype]
         yield Cached(f"latents of pictures at {side} px", pictures, each, side=side)
 
 
-def _features(recipe: Recipe, spec: InputSpec, loads, counts: Sequence[Count]):
-    """What alignment's encoder sees, kept beside latents; how long it takes is not counted."""
-    if recipe.alignment is None or not recipe.cache.latents:
-        return
-    width = VisionEncoder(at_home(recipe.alignment.encoder), spec.grain).width
-    for cached in _latents(recipe, spec, loads, counts):
+def _masks(data: Data, spec: InputSpec, loads, counts: Sequence[Count]):
+    """A byte for each latent pixel of pictures that have masks, in the files of the latents."""
+    for side, sources in _shown(data, loads):
+        masked = [n for n in sources if data.sources[n].mask]
+        if masked:
+            pictures = _sum([counts[n].pictures for n in masked])
+            each = (side // spec.latent.downsampling) ** 2
+            yield Cached(f"masks of pictures at {side} px", pictures, each, beside=True)
+
+
+def _shown(data: Data, loads: Sequence[StageLoad]) -> list[tuple[int, list[int]]]:
+    """Every side that pictures are trained at, pixels, and the sources that are."""
+    everywhere = range(len(data.sources))
+    used = {(load.side, n) for load in loads for n in load.stage.sources or everywhere}
+    sides = sorted({side for side, _ in used})
+    return [(side, sorted(n for s, n in used if s == side)) for side in sides]
+
+
+def _features(alignment: Alignment, kept: Cache, spec: InputSpec, latents: Sequence[Cached]):
+    """What alignment's encoder sees, kept beside latents."""
+    folder = at_home(alignment.encoder)
+    width = VisionEncoder(folder, spec.grain).width
+    for cached in latents:
         numbers = width * (cached.side // spec.grain) ** 2
-        each = numbers * STORED_BYTES[recipe.cache.dtype]
-        yield Cached(f"features of pictures at {cached.side} px", cached.count, each)
+        each = numbers * STORED_BYTES[kept.dtype]
+        flops = vision_size(folder, spec.grain, cached.side).forward
+        yield Cached(f"features of pictures at {cached.side} px", cached.count, each, flops=flops)
 
 
 def _sum(counts: Sequence[int | None]) -> int | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ..data.schedule import held_out_count
 from ..data.token_guess import TextTokens
 from ..input_spec import InputSpec
-from ..recipe import Recipe, Stage
+from ..recipe import Compute, Recipe, Stage, Validation
 
 FLOAT32 = 4  # bytes of a master weight, a gradient, a moment, an average
 
@@ -54,20 +55,21 @@ def stage_loads(
     recipe: Recipe, spec: InputSpec, text: Mapping[int, TextTokens]
 ) -> tuple[StageLoad, ...]:
     """Args: text: a text's tokens by branch."""
-    return tuple(_load(recipe, spec, text, stage) for stage in recipe.stages)
+    compute, count = recipe.compute, recipe.hardware.count
+    return tuple(_load(compute, count, spec, text, stage) for stage in recipe.stages)
 
 
-def _load(recipe: Recipe, spec: InputSpec, text, stage: Stage) -> StageLoad:
+def _load(compute: Compute, processes: int, spec: InputSpec, text, stage: Stage) -> StageLoad:
     side = stage.resolution or spec.native_size
     tokens = image_tokens(spec.grain, side, side)
-    share = -(-stage.batch // recipe.hardware.count)
+    share = -(-stage.batch // processes)
     subsets = [(s.weight, s.branches) for s in stage.subsets] or [(1.0, tuple(text))]
     total = sum(weight for weight, _ in subsets)
     sizes = tuple(
         (weight / total, Sizes(tokens, {i: text[i] for i in branches}))
         for weight, branches in subsets
     )
-    return StageLoad(stage, side, sizes, share, min(recipe.compute.micro_batch or share, share))
+    return StageLoad(stage, side, sizes, share, min(compute.micro_batch or share, share))
 
 
 def branches_read(loads: tuple[StageLoad, ...]) -> frozenset[int]:
@@ -78,3 +80,30 @@ def branches_read(loads: tuple[StageLoad, ...]) -> frozenset[int]:
 def read_together(loads: tuple[StageLoad, ...]) -> bool:
     """Whether some step reads several branches at once, which the collaborative refiner fuses."""
     return any(len(sizes.text) > 1 for load in loads for _, sizes in load.subsets)
+
+
+def validations(validation: Validation, steps: int) -> int:
+    """How often a run of so many steps is validated."""
+    return (steps // validation.every if validation.every else 0) + validation.at_start
+
+
+def passes_over_one(validation: Validation, steps: int) -> int:
+    """How often a held-out picture is measured in a run of so many steps."""
+    return validations(validation, steps) * validation.times
+
+
+def measured_samples(
+    validation: Validation, steps: int, pictures: Sequence[int | None]
+) -> int | None:
+    """Passes over held-out pictures in a run of so many steps; None = not known.
+
+    Args:
+        pictures: of each source; None = not known before it is read.
+    """
+    if not validation.held_out:
+        return 0
+    known = [count for count in pictures if count is not None]
+    if len(known) < len(pictures):
+        return None
+    held = sum(held_out_count(count, validation.held_out) for count in known)
+    return passes_over_one(validation, steps) * held

@@ -31,7 +31,8 @@ class PictureTask:
 
     def read_llms(self) -> list[str]:
         """The names of the LLMs that some step reads."""
-        return [self.spec.llms[i].name for i in used_branches(self.recipe, self.spec)]
+        used = used_branches(self.recipe.stages, self.recipe.validation, self.spec)
+        return [self.spec.llms[i].name for i in used]
 
     def prepare(self, out: Path, accelerator: Accelerator, llms: Mapping[str, str]) -> Prepared:
         """Open the sources and fill the caches."""

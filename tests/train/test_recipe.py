@@ -120,7 +120,7 @@ def test_a_recipe_that_ships_can_be_planned(path, tmp_path):
         from lidit_core.checkpoints.lidit import save_lidit
         from lidit_core.model.dit import LiDiT
 
-        config = configuration(made)
+        config = configuration(made.model, made.stages)
         save_lidit(LiDiT(config).initialise(), config, tmp_path / "made.safetensors")
         changes = [f"model.checkpoint={tmp_path / 'made.safetensors'}"]
     if "trains: adapter" in path.read_text():

@@ -93,8 +93,14 @@ class VisionEncoder:
         from transformers import AutoModel
 
         whole = AutoModel.from_pretrained(str(self.folder), local_files_only=True)
-        part = getattr(whole, "vision_model", whole)
-        return part.requires_grad_(False).eval().to(self.device)
+        return _without_gradients(getattr(whole, "vision_model", whole)).to(self.device)
+
+    def new_model(self) -> nn.Module:
+        """A model of its kind and size, whose weights are not its own."""
+        from transformers import AutoModel
+
+        made = AutoModel.from_config(self.config)
+        return _without_gradients(getattr(made, "vision_model", made))
 
     @cached_property
     def _statistics(self) -> tuple[Tensor, Tensor]:
@@ -121,7 +127,7 @@ class VisionEncoder:
     @torch.no_grad()
     def _encode(self, pictures: Tensor) -> Tensor:
         rows, columns = (side // self.grain for side in pictures.shape[2:])
-        size, options = self._size(rows, columns)
+        size, options = self.size(rows, columns, self.model)
         mean, std = self._statistics
         x = F.interpolate(
             pictures.to(self.device).float() / 255, size, mode="bicubic", antialias=True
@@ -132,12 +138,17 @@ class VisionEncoder:
             return features
         return F.interpolate(features, (rows, columns), mode="bilinear")
 
-    def _size(self, rows: int, columns: int) -> tuple[tuple[int, int], dict]:
-        """The height and width that the encoder is given, and what it is told besides."""
+    def size(self, rows: int, columns: int, model: nn.Module) -> tuple[tuple[int, int], dict]:
+        """The height and width that the encoder is given, and what it is told besides.
+
+        Args:
+            rows, columns: of image tokens.
+            model: the encoder's own, or a new one of its kind.
+        """
         patch = getattr(self.config, "patch_size", 0)
-        inside = getattr(self.model, "embeddings", None)
+        inside = getattr(model, "embeddings", None)
         if isinstance(patch, int) and hasattr(inside, "interpolate_pos_encoding"):
-            said = inspect.signature(self.model.forward).parameters
+            said = inspect.signature(model.forward).parameters
             option = "interpolate_pos_encoding"
             return (rows * patch, columns * patch), {option: True} if option in said else {}
         side = getattr(self.config, "image_size", 224)
@@ -151,3 +162,7 @@ class VisionEncoder:
         rows, columns = (side // patch for side in size)
         patches = seen[:, -rows * columns :]
         return patches.transpose(1, 2).unflatten(2, (rows, columns))
+
+
+def _without_gradients(model: nn.Module) -> nn.Module:
+    return model.requires_grad_(False).eval()

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ...learner import Learner
-from ...recipe import Recipe
+from ...recipe import Validation
 from ..ema import EMA
 from ..journal import Journal
 from .best import Best
@@ -25,14 +25,21 @@ class Validator:
     It looks at the averaged weights; at the plain ones where these are what is written.
 
     Args:
+        asked: the recipe's validation.
+        plain: whether the files that are written hold the plain weights.
+
+    Attributes:
         draw: draws the grid (H, W, 3), given the step; None = there is none.
         measure: the held-out loss under its name, and numbers beside it; None = as above.
         keep: writes the loadable file of the best step so far, given that.
         measured: what tells the pictures, noise and times that are measured from others.
     """
 
-    def __init__(self, recipe: Recipe, learner: Learner, ema: EMA, journal: Journal) -> None:
-        self.recipe, self.learner, self.ema, self.journal = recipe, learner, ema, journal
+    def __init__(
+        self, asked: Validation, plain: bool, learner: Learner, ema: EMA, journal: Journal
+    ) -> None:
+        self.asked, self.plain = asked, plain
+        self.learner, self.ema, self.journal = learner, ema, journal
         self.draw: Callable[[int], Tensor] | None = None
         self.measure: Callable[[], dict[str, float]] | None = None
         self.keep: Callable[[int], object] = lambda step: None
@@ -40,7 +47,7 @@ class Validator:
 
     def see(self, step: int) -> None:
         """Draw and measure after a step, where the recipe says so."""
-        asked = self.recipe.validation
+        asked = self.asked
         due = step % asked.every == 0 if step and asked.every else not step and asked.at_start
         if not due or not (self.draw or self.measure):
             return
@@ -52,8 +59,7 @@ class Validator:
         self.journal.pause()
 
     def _measure(self, step: int, measure: Callable[[], dict[str, float]]) -> None:
-        plain = self.recipe.checkpoints.weights == "plain"
-        with nullcontext() if plain else self.ema.in_place(self.learner):
+        with nullcontext() if self.plain else self.ema.in_place(self.learner):
             numbers = measure()
         self.journal.note(step, numbers)
         lowest = self.best.see(step, numbers[LOSS])
@@ -72,12 +78,12 @@ class Validator:
 
     def is_over(self) -> bool:
         """Whether the recipe's patience is used up; it is then the same in every process."""
-        return self.best.is_over(self.recipe.validation.patience)
+        return self.best.is_over(self.asked.patience)
 
-    def tell_over(self, step: int) -> None:
+    def tell_over(self, step: int, steps: int) -> None:
         """Say why the run ends before its last step."""
         log.info(
             "the held-out loss has been no lower in %d measurements since step %s, as "
             "validation.patience has it: the run ends after step %d of %d",
-            *(self.best.since, self.best.step, step, self.recipe.steps),
+            *(self.best.since, self.best.step, step, steps),
         )

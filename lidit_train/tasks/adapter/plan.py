@@ -21,8 +21,8 @@ from ...plan.autoencoder_size import AutoencoderSize, autoencoder_size
 from ...plan.cache_sizes import Cached, caches, counts_of
 from ...plan.hardware import Device, find_device
 from ...plan.llm_size import LLMSize, llm_size
-from ...plan.workload import FLOAT32, StageLoad, stage_loads
-from ...recipe import Recipe
+from ...plan.workload import FLOAT32, StageLoad, measured_samples, stage_loads
+from ...recipe import Compute, Recipe
 from .input import input_spec
 from .target import LATENTS, AdapterTarget
 from .unet_cost import UNetCost, unet_cost
@@ -32,9 +32,9 @@ ACTIVATIONS = "activations of a micro batch"
 KEPT_BY_CHECKPOINTS = 0.2  # assumed: of the activations, with blocks computed twice
 
 
-def _mixed(recipe: Recipe, device: Device) -> bool:
+def _mixed(compute: Compute, device: Device) -> bool:
     """Mixed precision, which a CPU does without."""
-    return recipe.compute.precision == "bf16" and not device.is_cpu
+    return compute.precision == "bf16" and not device.is_cpu
 
 
 def _numbers(module: nn.Module) -> int:
@@ -52,6 +52,7 @@ class AdapterPlan:
     loads: tuple[StageLoad, ...]
     caches: tuple[Cached, ...]
     each: int  # bytes of one caption's differences
+    samples: int | None  # held-out pictures times times that are measured; None = not known
     free: int  # bytes on the run's disk
 
     @property
@@ -78,10 +79,21 @@ class AdapterPlan:
         return self.flops(stage) * self.loads[stage].share / peak
 
     @property
+    def passing(self) -> float:
+        """Seconds of a pass over a held-out picture, at the last stage's size."""
+        compute, load = self.recipe.compute, self.loads[-1]
+        tokens = next(iter(load.subsets[0][1].text.values())).read
+        each = self.unets[-1].cost.forward
+        each += 0 if self.keeps_states else self.llm.flops(tokens)
+        count = 1 if self.device.is_cpu else self.recipe.hardware.count
+        speed = count * self.device.share * self.device.peak(compute.precision)
+        return each / speed
+
+    @property
     def autoencoder(self) -> AutoencoderSize:
         """The tiny one of the demo checkpoint, or the one that SD1.5 and SDXL have."""
         large = self.target.shape.family in LATENTS
-        return autoencoder_size(large, _mixed(self.recipe, self.device))
+        return autoencoder_size(large, _mixed(self.recipe.compute, self.device))
 
     @property
     def peak(self) -> int:
@@ -99,7 +111,7 @@ class AdapterPlan:
 
     def memory(self) -> dict[str, int]:
         """The bytes of each part in one process; shards are gathered a block at a time."""
-        half = _mixed(self.recipe, self.device)
+        half = _mixed(self.recipe.compute, self.device)
         share = KEPT_BY_CHECKPOINTS if self.recipe.compute.checkpointing else 1.0
         number, held = 2 if half else FLOAT32, holds_half(self.recipe.compute, half)
         copied = half and not held
@@ -136,8 +148,10 @@ def make_adapter_plan(
     loads = stage_loads(recipe, spec, tokens)
     sides = [load.side // target.latent.downsampling for load in loads]
     device = device or find_device(recipe.hardware.device)
-    shape, mixed = target.shape, _mixed(recipe, device)
-    kept = caches(recipe, spec, loads, tokens, counts_of(recipe))
+    shape, mixed = target.shape, _mixed(recipe.compute, device)
+    counts = counts_of(recipe.data)
+    kept = caches(recipe, spec, loads, tokens, counts)
+    pictures = [count.pictures for count in counts]
     return AdapterPlan(
         recipe,
         target,
@@ -148,5 +162,6 @@ def make_adapter_plan(
         loads,
         kept,
         caption_bytes(spec, LLM, tokens[LLM], recipe.cache.dtype),
+        measured_samples(recipe.validation, recipe.steps, pictures),
         free_disk(Path(recipe.cache.folder or folder)),
     )

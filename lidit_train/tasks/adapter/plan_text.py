@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...plan.text import row
+from ...plan.text import held_out_row, row
 from ...units import as_bytes, as_count, as_flops, as_time
 from .plan import AdapterPlan
 
@@ -55,6 +55,8 @@ def _time(plan: AdapterPlan) -> Iterator[str]:
     for n, load in enumerate(plan.loads):
         speed = f"{load.stage.batch / plan.seconds(n):,.1f} images/s"
         yield row(f"stage {n}", as_time(plan.seconds(n) * load.stage.steps), speed)
+    if plan.recipe.validation.held_out:
+        yield held_out_row(plan.recipe.validation, plan.recipe.steps, plan.samples, plan.passing)
     if plan.recipe.compute.compile:
         yield "  What torch.compile saves is not counted."
 

@@ -10,7 +10,7 @@ from lidit_core.llmdiff.adapter import LLMDiffAdapter
 from lidit_core.text.states import LLMStates
 from lidit_core.unet.families import cross_attention_layers
 
-from ...recipe import BASE_ALONE, SQUARED, Loss, Recipe
+from ...recipe import BASE_ALONE, SQUARED, Adapter, Loss, Recipe, Validation
 from ..whitening import whiten
 from .base_text import BaseText, base_text
 from .learner import AdapterLearner
@@ -31,7 +31,11 @@ def begin_adapter(
     torch.manual_seed(recipe.seed)
     adapter = LLMDiffAdapter(target.adapter).initialise()
     checkpointing = recipe.compute.checkpointing
-    own = base_text(target, options.text_encoders) if reads_own_text(recipe) else None
+    own = (
+        base_text(target, options.text_encoders)
+        if reads_own_text(options, recipe.validation)
+        else None
+    )
     learner = learner_of(target, adapter, own, checkpointing, recipe.loss, options.noise)
     with torch.no_grad():
         for layer, own in zip(adapter.layers, learner.adapted()):
@@ -41,10 +45,9 @@ def begin_adapter(
     return learner
 
 
-def reads_own_text(recipe: Recipe) -> bool:
+def reads_own_text(options: Adapter, validation: Validation) -> bool:
     """Whether the base's text encoders are needed: to learn in mode add, or to draw the base."""
-    assert recipe.adapter is not None  # `make_task` has seen to it
-    return "add" in recipe.adapter.modes or BASE_ALONE in recipe.validation.modes
+    return "add" in options.modes or BASE_ALONE in validation.modes
 
 
 def learner_of(

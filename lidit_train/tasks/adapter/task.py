@@ -93,7 +93,7 @@ class AdapterTask(PictureTask):
         self.llms: Mapping[str, str] = {self.target.adapter.llm.name: self.options.llm}
 
     def check_files(self) -> None:
-        if reads_own_text(self.recipe):
+        if reads_own_text(self.options, self.recipe.validation):
             find_base_text(self.target, self.options.text_encoders)
 
     def learner(self, ready: Prepared) -> AdapterLearner:

@@ -22,7 +22,7 @@ from ...data.caption_states import CaptionReader
 from ...data.fetching import Fetched
 from ...data.loader import Loader
 from ...data.schedule import Schedule, StageBuckets, StepBatch
-from ...recipe import Recipe
+from ...recipe import Cache, Recipe
 from .input import RecordedPrompts, lengths
 
 LENGTHS = 4  # buckets of prompts, from short to long, so that few rows are filled up
@@ -156,11 +156,11 @@ def schedule_of(recipe: Recipe, prompts: RecordedPrompts, learnt: Sequence[int])
 
 
 def readers_of(
-    llms: Sequence[LLMSpec], recipe: Recipe, cache: Path, accelerator: Accelerator, given
+    llms: Sequence[LLMSpec], kept: Cache, cache: Path, accelerator: Accelerator, given
 ) -> dict[int, CaptionReader]:
     """Each LLM's states of prompts, from the cache; what is missing is read by it."""
-    folder = Path(recipe.cache.given) if recipe.cache.given else cache / "states"
-    options = folder, recipe.cache.dtype, accelerator.device, bool(recipe.cache.given)
+    folder = Path(kept.given) if kept.given else cache / "states"
+    options = folder, kept.dtype, accelerator.device, bool(kept.given)
     with accelerator.main_process_first():  # a first conversion happens once
         return {
             i: CaptionReader(spec, *options, given.get(spec.name, ""))

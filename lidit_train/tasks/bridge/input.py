@@ -24,7 +24,7 @@ from lidit_core.paths import at_home
 from lidit_core.text.spec import LLMSpec
 from lidit_core.text.templates import find_template
 
-from ...recipe import Bridge, Recipe
+from ...recipe import Bridge
 
 MOST = 500  # held out prompts: more would tell little more
 
@@ -54,14 +54,16 @@ def _llm(recipe: Bridge, source: str) -> LLMSpec:
     return LLMSpec(found.name, width, recipe.block, template, budget, longest_prompt=0)
 
 
-def bridge_config(recipe: Recipe, teacher: Teacher) -> BridgeConfig:
-    """The bridge that a recipe trains."""
-    options = recipe.bridge
-    assert options is not None  # `make_task` has seen to it
+def bridge_config(options: Bridge, dtype: str, teacher: Teacher) -> BridgeConfig:
+    """The bridge that a recipe trains.
+
+    Args:
+        dtype: in which the LLMs' states are kept.
+    """
     return BridgeConfig(
         llm_specs(options),
         teacher.spec,
-        recipe.cache.dtype,
+        dtype,
         width=options.width,
         heads=options.heads,
         refiner_blocks=options.refiner_blocks,

@@ -105,7 +105,7 @@ class BridgeTask:
 
     @cached_property
     def config(self) -> BridgeConfig:
-        return bridge_config(self.recipe, self.prompts.teacher)
+        return bridge_config(self.options, self.recipe.cache.dtype, self.prompts.teacher)
 
     @cached_property
     def llms(self) -> Mapping[str, str]:
@@ -139,7 +139,7 @@ class BridgeTask:
         return at_home(self.recipe.cache.folder or out / "cache")
 
     def _readers(self, out: Path, accelerator: Accelerator, llms: Mapping[str, str]):
-        return readers_of(self.config.llms, self.recipe, self._cache(out), accelerator, llms)
+        return readers_of(self.config.llms, self.recipe.cache, self._cache(out), accelerator, llms)
 
     def prepare(
         self, out: Path, accelerator: Accelerator, llms: Mapping[str, str]

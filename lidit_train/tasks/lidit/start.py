@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from lidit_core.model.presets import PRESETS, find_preset
 from lidit_core.shipped import find_model
 from lidit_core.text.spec import LLMSpec
 
-from ...recipe import Model, Recipe
+from ...recipe import Model, Stage
 
 KNOWN_LLMS = {spec.name: spec for config in PRESETS.values() for spec in config.llms}
 
@@ -31,17 +32,18 @@ class Start:
     notes: tuple[str, ...]  # for the log, a sentence each
 
 
-def configuration(recipe: Recipe) -> LiDiTConfig:
-    """The configuration of the model that the recipe trains; nothing is loaded."""
-    m = recipe.model
-    config = read_config(checkpoint_path(m)) if m.checkpoint else find_preset(m.preset)
-    if m.llms:
-        config = replace(config, llms=tuple(_spec(name, config) for name in m.llms))
-    if m.changes:
-        config = LiDiTConfig.from_json(json.dumps(_merged(json.loads(config.to_json()), m.changes)))
-    size = max(stage.resolution or config.native_size for stage in recipe.stages)
-    config = replace(config, llms=_trained_before(m, config))
-    return config if m.checkpoint else replace(config, native_size=size)
+def configuration(asked: Model, stages: Sequence[Stage]) -> LiDiTConfig:
+    """The configuration of the model that a recipe trains; nothing is loaded."""
+    before = read_config(checkpoint_path(asked)) if asked.checkpoint else None
+    config = before or find_preset(asked.preset)
+    if asked.llms:
+        config = replace(config, llms=tuple(_spec(name, config) for name in asked.llms))
+    if asked.changes:
+        changed = _merged(json.loads(config.to_json()), asked.changes)
+        config = LiDiTConfig.from_json(json.dumps(changed))
+    size = max(stage.resolution or config.native_size for stage in stages)
+    config = replace(config, llms=_trained_before(asked, config))
+    return config if asked.checkpoint else replace(config, native_size=size)
 
 
 def _trained_before(model: Model, config: LiDiTConfig) -> tuple[LLMSpec, ...]:
@@ -84,17 +86,17 @@ def _merged(data: dict, changes: dict) -> dict:
     return data
 
 
-def begin(recipe: Recipe, config: LiDiTConfig) -> Start:
+def begin(asked: Model, seed: int, config: LiDiTConfig) -> Start:
     """The model with its first weights: new ones, a checkpoint's, or PixArt's where they fit."""
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(seed)
     model = LiDiT(config).initialise()
     everyone = tuple(range(len(config.llms)))
-    if recipe.model.checkpoint:
-        return _from_checkpoint(model, recipe.model)
-    if recipe.model.pixart:
+    if asked.checkpoint:
+        return _from_checkpoint(model, asked)
+    if asked.pixart:
         from .pixart import warm_start
 
-        taken = warm_start(model, recipe.model.pixart)
+        taken = warm_start(model, asked.pixart)
         return Start(model, everyone, tuple(taken.sentences()))
     return Start(model, everyone, ("all weights start anew",))
 
@@ -120,15 +122,15 @@ def _from_checkpoint(model: LiDiT, asked: Model) -> Start:
     return Start(model, fresh, notes + ((f"fresh branches: {names}",) if fresh else ()))
 
 
-def check_start(recipe: Recipe, config: LiDiTConfig) -> None:
+def check_start(asked: Model, config: LiDiTConfig) -> None:
     """Look whether the weights that a run begins with fit its model; none of a LI-DiT is read."""
-    if recipe.model.checkpoint:
-        _check_trunk(config, read_config(checkpoint_path(recipe.model)), recipe.model)
-    if recipe.model.pixart:
+    if asked.checkpoint:
+        _check_trunk(config, read_config(checkpoint_path(asked)), asked)
+    if asked.pixart:
         from .pixart import check_sizes
         from .pixart_file import read_pixart
 
-        check_sizes(read_pixart(recipe.model.pixart), config)
+        check_sizes(read_pixart(asked.pixart), config)
 
 
 def _check_trunk(mine: LiDiTConfig, before: LiDiTConfig, asked: Model) -> None:
@@ -157,11 +159,11 @@ def _trunk(config: LiDiTConfig) -> dict:
     return {**{name: getattr(config, name) for name in names}, **latent}
 
 
-def fresh_branches(recipe: Recipe, config: LiDiTConfig) -> tuple[int, ...]:
+def fresh_branches(asked: Model, config: LiDiTConfig) -> tuple[int, ...]:
     """The branches that will start anew, told without loading a weight."""
-    if not recipe.model.checkpoint:
+    if not asked.checkpoint:
         return tuple(range(len(config.llms)))
-    return _fresh(recipe.model, config, read_config(checkpoint_path(recipe.model)))
+    return _fresh(asked, config, read_config(checkpoint_path(asked)))
 
 
 def _fresh(asked: Model, config: LiDiTConfig, before: LiDiTConfig) -> tuple[int, ...]:

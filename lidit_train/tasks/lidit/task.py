@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from ...data.prepare import Prepared, some_captions, some_latents
 from ...data.vision.encoder import VisionEncoder
 from ...loop.computing.cuda_graph import check_alone
 from ...loop.longest_prompt import recorded
-from ...recipe import Recipe
+from ...recipe import Model, Recipe, Stage
 from ..pictures import PictureTask
 from ..unused_fields import refuse
 from ..whitening import SAMPLE, whiten_entries
@@ -49,7 +49,7 @@ def make_task(recipe: Recipe) -> LiDiTTask:
     _check_losses(recipe, task.config)
     check_routing(recipe, task.config, task.spec)
     if recipe.trains == "refiners":
-        _check_subsets(recipe, task.config)
+        _check_subsets(recipe.model, recipe.stages, task.config)
     return task
 
 
@@ -58,14 +58,14 @@ class LiDiTTask(PictureTask):
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.config = configuration(recipe)
+        self.config = configuration(recipe.model, recipe.stages)
         self.spec = input_spec(self.config)
         self.llms: Mapping[str, str] = {}
         self.checkpoint = checkpoint_path(recipe.model) if recipe.model.checkpoint else None
         self._shown: LiDiTConfig | None = None  # with the previews that a file tells of
 
     def check_files(self) -> None:
-        check_start(self.recipe, self.config)
+        check_start(self.recipe.model, self.config)
         if self.recipe.alignment is not None:
             VisionEncoder(at_home(self.recipe.alignment.encoder), self.spec.grain).check()
         if self.recipe.trains == "lora":
@@ -73,14 +73,14 @@ class LiDiTTask(PictureTask):
 
     def learner(self, ready: Prepared) -> LiDiTLearner:
         recipe, config = self.recipe, replace(self.config, latent=ready.spec.latent)
-        start = begin(recipe, config)
+        start = begin(recipe.model, recipe.seed, config)
         for note in start.notes:
             log.info(note)
         if recipe.model.whiten:
             texts = some_captions(ready, SAMPLE)
             fresh = {i: ready.readers[i].read(texts) for i in start.fresh if i in ready.readers}
             whiten_entries(start.model, fresh)
-        trained = trained_by(recipe, config, start.fresh)
+        trained = trained_by(recipe.trains, recipe.lora, config, start.fresh)
         for name, parameter in start.model.named_parameters():
             parameter.requires_grad_(trained.weight(name))
         aligned = None
@@ -131,9 +131,10 @@ class LiDiTTask(PictureTask):
         return self._shown
 
     def plan(self, folder: Path) -> str:
-        fresh = fresh_branches(self.recipe, self.config)
-        trained = trained_by(self.recipe, self.config, fresh)
-        return plan_text(make_plan(self.recipe, self.config, trained, folder=folder))
+        recipe, config = self.recipe, self.config
+        fresh = fresh_branches(recipe.model, config)
+        trained = trained_by(recipe.trains, recipe.lora, config, fresh)
+        return plan_text(make_plan(recipe, config, trained, folder=folder))
 
 
 def _part(weights: Mapping[str, Tensor], place: str) -> dict[str, Tensor]:
@@ -163,10 +164,10 @@ def _check_recipe(recipe: Recipe) -> None:
     )
 
 
-def _check_subsets(recipe: Recipe, config: LiDiTConfig) -> None:
+def _check_subsets(model: Model, stages: Sequence[Stage], config: LiDiTConfig) -> None:
     """Every step must read a branch whose refiner is trained."""
-    fresh = fresh_branches(recipe, config) or tuple(range(len(config.llms)))
-    for stage in recipe.stages:
+    fresh = fresh_branches(model, config) or tuple(range(len(config.llms)))
+    for stage in stages:
         for subset in stage.subsets:
             check(
                 bool({*subset.branches} & {*fresh}),

@@ -14,7 +14,7 @@ from lidit_core.checkpoints.refiner import branch_places
 from lidit_core.model.config import LiDiTConfig
 from lidit_core.model.dit import LiDiT
 
-from ...recipe import Lora, Recipe
+from ...recipe import Lora
 
 PARTS = (  # of a LI-DiT, by how its weights' names begin; the plan lists them in this order
     ("DiT blocks", ("blocks.",)),
@@ -60,15 +60,18 @@ def with_lora(lora: Lora) -> Trained:
     return Trained(lambda name: False, lora)
 
 
-def trained_by(recipe: Recipe, config: LiDiTConfig, fresh: Collection[int] = ()) -> Trained:
-    """What the recipe trains.
+def trained_by(
+    trains: str, lora: Lora, config: LiDiTConfig, fresh: Collection[int] = ()
+) -> Trained:
+    """What a recipe trains.
 
     Args:
+        trains, lora: as the recipe has them.
         fresh: branches that begin anew, of which "refiners" trains the refiners; () = all.
     """
-    if recipe.trains == "lora":
-        return with_lora(recipe.lora)
-    if recipe.trains == "refiners":
+    if trains == "lora":
+        return with_lora(lora)
+    if trains == "refiners":
         return refiners_of(fresh or range(len(config.llms)))
     return everything()
 

@@ -177,4 +177,4 @@ def test_recipes_that_ship_are_read():
             and made.bridge is None
             and made.model.checkpoint in ("", "stickers")
         ):
-            configuration(made)
+            configuration(made.model, made.stages)

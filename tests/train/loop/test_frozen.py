@@ -78,8 +78,9 @@ def test_the_plan_says_what_frozen_weights_take(world, task):
             own = sum(p for name, p in plan.memory().items() if name == "U-Net, frozen")
             taken = frozen_bytes(world, task, dtype) - _text_bytes(world, dtype)
         else:
-            config = configuration(recipe)
-            plan = make_plan(recipe, config, trained_by(recipe, config), device=device)
+            config = configuration(recipe.model, recipe.stages)
+            trained = trained_by(recipe.trains, recipe.lora, config)
+            plan = make_plan(recipe, config, trained, device=device)
             name = "frozen weights, bf16" if dtype == "bf16" else "weights, float32"
             own = sum(part.bytes for part in plan.memory.parts if part.name == name)
             own -= 4 * plan.weights.lora if dtype == "float32" else 0

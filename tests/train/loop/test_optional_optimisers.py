@@ -225,7 +225,7 @@ def test_a_divided_model_is_refused(world, name):
 def test_the_plan_tells_what_each_keeps(world):
     def kept(name: str) -> int:
         recipe = recipe_of(world[0], optimiser={"name": name, **SETTINGS.get(name, {})})
-        return optimiser_bytes(recipe, Weights(512, 512, 0, 512, 0, 0, {}))
+        return optimiser_bytes(recipe.optimiser, Weights(512, 512, 0, 512, 0, 0, {}))
 
     numbers = {name: kept(name) / 512 for name in ("adamw", *SETTINGS)}
     assert numbers == {"adamw": 8, "adamw8bit": 2 + 8 / 256, "prodigy": 16, "schedulefree": 8}

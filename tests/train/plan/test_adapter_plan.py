@@ -24,6 +24,7 @@ from lidit_train.data.caption_states import CaptionReader
 from lidit_train.plan.counting import count
 from lidit_train.plan.llm_size import llm_size
 from lidit_train.tasks.adapter.plan import make_adapter_plan
+from lidit_train.tasks.adapter.plan_text import adapter_plan_text
 from lidit_train.tasks.adapter.target import adapter_target, pooled_width
 from lidit_train.tasks.adapter.unet import build_unet
 from lidit_train.tasks.adapter.unet_cost import unet_cost
@@ -192,3 +193,19 @@ def test_a_plan_of_each_form_reads_what_the_form_reads(world, form):
     target = adapter_target(recipe.adapter)
     assert target.adapter.states_width == (16 if form == "last" else 3 * 16)
     assert make_adapter_plan(recipe, target, world).flops(0) > 0
+
+
+def test_held_out_pictures_are_measured_in_the_time_that_is_planned(world):
+    sources = [{"kind": "folder", "path": str(world / "pictures"), "count": 12}]
+    validation = {"every": 1, "held_out": 0.25, "times": 3}
+    plan = plan_of(world, data={"sources": sources}, validation=validation)
+    assert plan.samples == 3 * 3 * plan.recipe.steps  # 3 of 12 pictures at 3 times
+    each = plan.unets[-1].cost.forward + plan.llm.flops(
+        next(iter(plan.loads[0].subsets[0][1].text.values())).read
+    )
+    speed = plan.device.share * plan.device.peak(plan.recipe.compute.precision)
+    assert plan.passing == pytest.approx(each / speed)
+    assert f"{plan.samples:,} passes" in adapter_plan_text(plan)
+    assert "held-out" not in adapter_plan_text(plan_of(world))
+    unknown = plan_of(world, validation=validation)
+    assert unknown.samples is None and "for each 1,000 of them" in adapter_plan_text(unknown)

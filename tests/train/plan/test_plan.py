@@ -91,7 +91,7 @@ def test_refiners_of_fresh_branches_alone_are_trained():
     config = find_preset("stickers")
     weights = plan_of(
         changed(trains="refiners"), "stickers", trained=trained_by(
-            changed(trains="refiners"), config, fresh=(1,))
+            "refiners", Lora(), config, fresh=(1,))
     ).weights  # fmt: skip
     model = LiDiT(config, device="meta").text_side
     parts = (model.linguistic[1], model.collaborative.branches[1])
@@ -346,4 +346,5 @@ def test_the_autoencoders_halves_have_the_size_that_is_reckoned_with():
 def test_the_memory_of_a_run_is_as_planned():
     changes = ("stages.0.batch=16",)
     recipe = recipe_of(changes)
-    assert measured(changes) == pytest.approx(planned(recipe, configuration(recipe)), rel=0.15)
+    config = configuration(recipe.model, recipe.stages)
+    assert measured(changes) == pytest.approx(planned(recipe, config), rel=0.15)

@@ -38,9 +38,9 @@ def fork(folder: Path, *llms: str, **refiner) -> Recipe:
 @pytest.mark.parametrize("refiner", [{}, {"blocks": 1, "registers": 3}, {"gated": False}])
 def test_the_transformer_is_the_trunks_and_the_text_side_is_new(world, llms, refiner):
     recipe = fork(world[0], *llms, **refiner)
-    config = configuration(recipe)
+    config = configuration(recipe.model, recipe.stages)
     assert {k: getattr(config.refiner, k) for k in refiner} == refiner
-    start = begin(recipe, config)
+    start = begin(recipe.model, recipe.seed, config)
     before = load_lidit(world[0] / "trunk" / "final.safetensors").state_dict()
     assert start.fresh == tuple(range(len(llms)))
     moved = 0

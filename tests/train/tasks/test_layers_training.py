@@ -56,4 +56,4 @@ def test_a_plan_counts_the_states_of_all_layers(world):
     data = fields(folder)
     data["model"]["changes"]["llms"] = [{**spec(), "block": TAPS}]
     recipe = read_recipe(write_recipe(folder, data, "plan.yaml"))
-    assert input_spec(configuration(recipe)).widths == (3 * 32,)
+    assert input_spec(configuration(recipe.model, recipe.stages)).widths == (3 * 32,)

@@ -23,9 +23,10 @@ from lidit_core.text.states import INSTRUCTION, PROMPT, LLMStates
 from ....data.token_guess import TextTokens
 from ....plan.counting import META, Cost, SoFar, count
 from ....plan.workload import Sizes
-from ....recipe import Alignment, Lora, Routing
+from ....recipe import Alignment, Lora, Place, Routing
 from ..alignment import Aligned
 from ..lora import LoraAdapter
+from ..places import Placed
 from ..trained import Trained, everything, linear_layers, weight_shapes
 
 BLOCKS = "blocks."  # how the names in the DiT's blocks begin
@@ -227,6 +228,15 @@ def alignment_cost(
     x = torch.empty(1, tokens, width, device=META, requires_grad=True)
     seen = torch.empty(1, features, *_sides(tokens), device=META)
     return count(lambda _: aligned(x, seen), aligned.parameters(), mixed)
+
+
+@functools.lru_cache(maxsize=64)
+def place_cost(recipe: Place, width: int, tokens: int, mixed: bool = False) -> Cost:
+    """Count what the map that tells tokens' places takes for one picture."""
+    with torch.device(META):
+        placed = Placed(recipe, width)
+    x = torch.empty(1, tokens, width, device=META, requires_grad=True)
+    return count(lambda _: placed(x, _sides(tokens)[0]), placed.parameters(), mixed)
 
 
 def muon_flops(config: LiDiTConfig, trained: Trained) -> int:

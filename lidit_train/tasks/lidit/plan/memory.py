@@ -6,34 +6,26 @@ moments when no activations are there. The peak is what is held and the largest 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-
-import torch
 
 from lidit_core.model.config import LiDiTConfig
-from lidit_core.paths import at_home
 
 from ....data.latent_cache import BATCH
 from ....data.room import STORED_BYTES
-from ....data.vision.encoder import VisionEncoder
-from ....loop.computing.frozen import holds_half
 from ....loop.validating.grid import BATCH as DRAWN
-from ....plan.autoencoder_size import AutoencoderSize, autoencoder_size
-from ....plan.counting import Cost
-from ....plan.hardware import Device
-from ....plan.llm_size import LLMSize
 from ....plan.workload import FLOAT32, Sizes, StageLoad, branches_read, image_tokens
-from ....recipe import Recipe
-from ..alignment import Aligned
-from ..input import input_spec
-from ..trained import Trained, Weights, weight_sizes
+from ....recipe import Optimiser
+from ..trained import Weights, weight_sizes
 from .activations import Activations, saved_activations
-from .cost import alignment_cost
+from .process import Process
 
 HELD, MICRO_BATCH, UPDATE, VALIDATION = "always", "micro batch", "update", "validation"
-READING, ENCODING = "captions", "latents"  # while caches are filled, before the model is made
+READING, ENCODING, SEEING = (
+    "captions",
+    "latents",
+    "features",
+)  # while caches are filled, before the model is made
 CPU_ALLOCATOR = {"all": 0.17, "refiners": 0.33, "lora": 0.63}  # measured: freed memory that
 # glibc keeps, of the activations; live memory is within 2 % of the rest (benchmarks)
 CPU_CHECKPOINTING = 0.30  # the same where blocks are computed twice, of what they would have kept
@@ -68,7 +60,7 @@ class Memory:
     @property
     def filling(self) -> str:
         """What needs most while caches are filled."""
-        return max((READING, ENCODING), key=self.at)
+        return max((READING, ENCODING, SEEING), key=self.at)
 
     @property
     def moment(self) -> str:
@@ -85,72 +77,6 @@ class Memory:
         return max(self.training, self.at(self.filling))
 
 
-@dataclass(frozen=True)
-class Process:
-    """All that decides the memory of a process."""
-
-    recipe: Recipe
-    config: LiDiTConfig
-    trained: Trained
-    weights: Weights
-    loads: tuple[StageLoad, ...]
-    device: Device
-    llms: Mapping[int, LLMSize]
-
-    @property
-    def keeps_states(self) -> bool:
-        """Whether the LLMs' states are cached, so that no LLM is held."""
-        return input_spec(self.config).keeps_states(self.recipe.cache)
-
-    @property
-    def shards(self) -> int:
-        """Processes that share weights, gradients, moments and averages."""
-        return self.recipe.hardware.count if self.recipe.compute.shard else 1
-
-    @property
-    def mixed(self) -> bool:
-        """Mixed precision, which a CPU does without."""
-        return self.recipe.compute.precision == "bf16" and not self.device.is_cpu
-
-    @property
-    def holds_half(self) -> bool:
-        """Whether what is frozen is held in bf16."""
-        return holds_half(self.recipe.compute, self.mixed)
-
-    @property
-    def autoencoder(self) -> AutoencoderSize:
-        return autoencoder_size(at_home(self.recipe.model.vae).is_dir(), self.mixed)
-
-    @cached_property
-    def features(self) -> int:
-        """Numbers in one of the features that the model is aligned with; 0 = it is with none."""
-        recipe = self.recipe.alignment
-        if recipe is None:
-            return 0
-        return VisionEncoder(at_home(recipe.encoder), input_spec(self.config).grain).width
-
-    def alignment_cost(self, tokens: int) -> Cost:
-        """What the map of a recipe with alignment takes for one picture."""
-        recipe = self.recipe.alignment
-        if recipe is None:
-            return Cost()
-        return alignment_cost(recipe, self.config.width, self.features, tokens, self.mixed)
-
-    @property
-    def aligned_weights(self) -> int:
-        """Numbers in that map, which learns and is not in the file."""
-        recipe = self.recipe.alignment
-        if recipe is None:
-            return 0
-        with torch.device("meta"):
-            aligned = Aligned(recipe, self.config.width, self.features)
-        return sum(p.numel() for p in aligned.parameters())
-
-    @property
-    def compute_bytes(self) -> int:
-        return 2 if self.mixed else FLOAT32
-
-
 def memory_of(process: Process) -> Memory:
     """Every part that is not empty."""
     parts = (
@@ -163,22 +89,22 @@ def memory_of(process: Process) -> Memory:
     return Memory(tuple(part for part in parts if part.bytes))
 
 
-def optimiser_bytes(recipe: Recipe, weights: Weights) -> int:
+def optimiser_bytes(optimiser: Optimiser, weights: Weights) -> int:
     """AdamW and schedule-free keep two numbers of each; Muon one of a matrix's; Prodigy four.
 
     With 8-bit state a number has two bytes, and 256 of them share two scales.
     """
-    if recipe.optimiser.name == "adamw8bit":
+    if optimiser.name == "adamw8bit":
         return 2 * (weights.trained + FLOAT32 * weights.trained // 256)
-    if recipe.optimiser.name == "prodigy":
+    if optimiser.name == "prodigy":
         return FLOAT32 * 4 * weights.trained
-    muon = weights.matrices if recipe.optimiser.name == "muon" else 0
+    muon = weights.matrices if optimiser.name == "muon" else 0
     return FLOAT32 * (2 * (weights.trained - muon) + muon)
 
 
-def checkpoint_bytes(recipe: Recipe, weights: Weights) -> int:
+def checkpoint_bytes(optimiser: Optimiser, weights: Weights) -> int:
     """Of a state on disk: the weights that learn, their average, the optimiser's."""
-    return FLOAT32 * 2 * weights.trained + optimiser_bytes(recipe, weights)
+    return FLOAT32 * 2 * weights.trained + optimiser_bytes(optimiser, weights)
 
 
 def _state(process: Process) -> list[MemoryPart]:
@@ -195,7 +121,7 @@ def _state(process: Process) -> list[MemoryPart]:
         MemoryPart("gradients' buckets, float32", FLOAT32 * weights.trained * buckets),
         MemoryPart(
             f"optimiser ({process.recipe.optimiser.name})",
-            optimiser_bytes(process.recipe, weights) // each,
+            optimiser_bytes(process.recipe.optimiser, weights) // each,
         ),
         MemoryPart("average of the weights", FLOAT32 * weights.trained // each),
         MemoryPart(
@@ -218,6 +144,7 @@ def _frozen_models(process: Process) -> list[MemoryPart]:
         parts.append(MemoryPart("autoencoder", vae.weights))
         most = max(vae.pictures(load.side, load.share) for load in process.loads)
         parts.append(MemoryPart("pictures being encoded", most))
+        parts += _vision(process, lambda load: load.share, HELD)
     return parts
 
 
@@ -235,7 +162,21 @@ def _filling(process: Process) -> list[MemoryPart]:
         parts.append(MemoryPart("autoencoder, filling the cache", vae.weights, ENCODING))
         most = max(vae.pictures(load.side, BATCH) for load in process.loads)
         parts.append(MemoryPart("pictures being encoded for it", most, ENCODING))
+        parts += _vision(process, lambda load: BATCH, SEEING)
     return parts
+
+
+def _vision(process: Process, at_once: Callable[[StageLoad], int], when: str) -> list[MemoryPart]:
+    """The encoder that a model is aligned with, and the pictures that it is given at once."""
+    found = [(process.vision(load.side), load) for load in process.loads]
+    sizes = [(size, size.pictures(load.side, at_once(load))) for size, load in found if size]
+    if not sizes:
+        return []
+    most = max(pictures for _, pictures in sizes)
+    return [
+        MemoryPart("vision encoder", sizes[0][0].weights, when),
+        MemoryPart("pictures that it sees at once", most, when),
+    ]
 
 
 def _micro_batch(process: Process) -> list[MemoryPart]:
@@ -271,7 +212,7 @@ def _activations(process: Process, load: StageLoad, sizes: Sizes, again: bool) -
         classes=content.classes if content else 0,
         contrast=process.recipe.contrast is not None,
         routing=process.recipe.routing,
-        beside=process.alignment_cost(sizes.tokens).saved,
+        beside=process.beside(sizes.tokens),
     )
 
 

@@ -21,14 +21,17 @@ from ....plan.workload import (
     StageLoad,
     branches_read,
     image_tokens,
+    measured_samples,
     read_together,
     stage_loads,
+    validations,
 )
 from ....recipe import Recipe
 from ..input import input_spec
 from ..trained import Trained, Weights, count_weights, trained_by
 from .cost import content_cost, model_cost, muon_flops
-from .memory import Memory, Process, checkpoint_bytes, memory_of
+from .memory import Memory, checkpoint_bytes, memory_of
+from .process import Process
 
 UPDATE_BYTES = 40  # a trained number's, read and written by AdamW and the average in one step
 
@@ -68,7 +71,9 @@ class Plan:
     llms: Mapping[int, LLMSize]
     stages: tuple[StagePlan, ...]
     memory: Memory
-    drawing: float  # seconds of all validations
+    drawing: float  # seconds of all grids
+    samples: int | None  # held-out pictures times times that are measured; None = not known
+    passing: float  # seconds of one such pass
     caches: tuple[Cached, ...]
     caching: float  # seconds to fill them; what is not counted yet takes none
     checkpoint: int  # bytes of one
@@ -77,7 +82,17 @@ class Plan:
     @property
     def seconds(self) -> float:
         """Of the whole run."""
-        return sum(stage.total_seconds for stage in self.stages) + self.drawing + self.caching
+        return sum(stage.total_seconds for stage in self.stages) + self.validating + self.caching
+
+    @property
+    def measuring(self) -> float:
+        """Seconds of all such passes, 0 if their number is not known."""
+        return (self.samples or 0) * self.passing
+
+    @property
+    def validating(self) -> float:
+        """Seconds of grids and of held-out pictures."""
+        return self.drawing + self.measuring
 
     @property
     def disk(self) -> int:
@@ -112,7 +127,7 @@ def make_plan(
         folder: of the run, for the free disk.
         device: by default the one that the recipe names.
     """
-    trained = trained or trained_by(recipe, config)
+    trained = trained or trained_by(recipe.trains, recipe.lora, config)
     tokens = dict(text or text_tokens(config.llms))
     device = device or find_device(recipe.hardware.device)
     spec = input_spec(config)
@@ -121,8 +136,10 @@ def make_plan(
     weights = count_weights(config, trained, read, read_together(loads))
     llms = {i: llm_size(config.llms[i]) for i in sorted(read)}
     process = Process(recipe, config, trained, weights, loads, device, llms)
-    counted = counts_of(recipe, counts)
+    counted = counts_of(recipe.data, counts)
     cached = caches(recipe, spec, loads, {i: tokens[i] for i in sorted(read)}, counted)
+    pictures = [count.pictures for count in counted]
+    samples = measured_samples(recipe.validation, recipe.steps, pictures)
     return Plan(
         recipe=recipe,
         config=config,
@@ -134,9 +151,11 @@ def make_plan(
         stages=tuple(_stage(process, load) for load in loads),
         memory=memory_of(process),
         drawing=_drawing(process, tokens),
+        samples=samples,
+        passing=_passing(process),
         caches=cached,
         caching=_caching(process, tokens, cached),
-        checkpoint=checkpoint_bytes(recipe, weights),
+        checkpoint=checkpoint_bytes(recipe.optimiser, weights),
         free=free_disk(Path(recipe.cache.folder or folder)),
     )
 
@@ -170,10 +189,13 @@ def _image_flops(process: Process, load: StageLoad, sizes: Sizes) -> int:
     total += content.forward + content.backward
     aligned = process.alignment_cost(sizes.tokens)
     total += aligned.forward + aligned.backward
+    placed = process.place_cost(sizes.tokens)
+    total += placed.forward + placed.backward
     if not process.keeps_states:
         total += sum(process.llms[i].flops(text.read) for i, text in sizes.text.items())
     if not recipe.cache.latents:
-        total += encoder_flops(load.side)
+        seen = process.vision(load.side)
+        total += encoder_flops(load.side) + (seen.forward if seen else 0)
     return total
 
 
@@ -210,9 +232,9 @@ def _traffic(process: Process, load: StageLoad) -> float:
 def _drawing(process: Process, tokens: Mapping[int, TextTokens]) -> float:
     """Seconds of all validations; the first process draws alone."""
     v, config = process.recipe.validation, process.config
-    if not v.every or not v.prompts:
+    times = validations(v, process.recipe.steps)
+    if not times or not v.prompts:
         return 0.0
-    times = process.recipe.steps // v.every
     text = {i: tokens[i] for i in v.branches or tokens}
     once, grain = 0, config.patch * config.latent.downsampling
     for (width, height), count in v.sizes(config.native_size).items():
@@ -224,6 +246,18 @@ def _drawing(process: Process, tokens: Mapping[int, TextTokens]) -> float:
     return flops * alone / _speed(process)
 
 
+def _passing(process: Process) -> float:
+    """Seconds of a pass over a held-out picture, of which each process has its share."""
+    load = process.loads[-1]
+    sizes = max(load.subsets, key=lambda subset: subset[0])[1]
+    flops = model_cost(process.config, sizes, process.trained, process.mixed).whole.forward
+    if not process.recipe.cache.latents:
+        flops += encoder_flops(load.side)
+    if not process.keeps_states:
+        flops += sum(process.llms[i].flops(text.read) for i, text in sizes.text.items())
+    return flops / _speed(process)
+
+
 def _caching(process: Process, tokens: Mapping[int, TextTokens], cached) -> float:
     """Seconds that the LLMs and the autoencoder take to fill the caches once, at most.
 
@@ -231,7 +265,7 @@ def _caching(process: Process, tokens: Mapping[int, TextTokens], cached) -> floa
     """
     flops = 0
     for one in cached:
-        each = encoder_flops(one.side)  # none where it is no autoencoder's
+        each = one.flops or encoder_flops(one.side)  # none of these where it has no side
         if one.branch is not None:
             each = process.llms[one.branch].flops(tokens[one.branch].read)
         flops += each * (one.count or 0)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ....plan.text import row
+from ....plan.text import held_out_row, row
 from ....plan.workload import StageLoad
 from ....units import as_bytes, as_count, as_flops, as_time
-from .memory import ENCODING, HELD, MICRO_BATCH, READING, UPDATE, VALIDATION
+from .memory import ENCODING, HELD, MICRO_BATCH, READING, SEEING, UPDATE, VALIDATION
 from .plan import Plan, StagePlan
 
 MOMENTS = {
@@ -16,6 +16,7 @@ MOMENTS = {
     UPDATE: "while the weights are updated",
     VALIDATION: "while the validation prompts are drawn",
     READING: "while captions are read, before the model is there",
+    SEEING: "while the vision encoder sees pictures, before the model is there",
     ENCODING: "while latents are computed, before the model is there",
 }
 
@@ -108,7 +109,9 @@ def _time(plan: Plan) -> Iterator[str]:
         yield row("  a step", as_time(stage.seconds), f"{as_time(stage.computing)} of computing")
         if stage.traffic:
             yield row("  sent by each process in a step", as_bytes(stage.traffic), _sent(stage))
-    yield row("validations", as_time(plan.drawing))
+    yield row("drawing the validation's prompts", as_time(plan.drawing))
+    if plan.recipe.validation.held_out:
+        yield held_out_row(plan.recipe.validation, plan.recipe.steps, plan.samples, plan.passing)
     yield row("filling the caches once, at most", as_time(plan.caching))
     yield row("all", as_time(plan.seconds))
 
