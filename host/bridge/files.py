@@ -90,7 +90,8 @@ def describe_bridge(loaded: Loaded) -> str:
         f"{llm.template.name}"
         for llm in config.llms
     ]
-    return "\n".join([f"writes {spec.name}: rows of {spec.width}{pooled}", *llms, *_told(loaded)])
+    does = "adds to" if config.add else "writes"
+    return "\n".join([f"{does} {spec.name}: rows of {spec.width}{pooled}", *llms, *_told(loaded)])
 
 
 def _told(loaded: LoadedBridge) -> list[str]:
@@ -119,6 +120,11 @@ def module_of(loaded: Loaded) -> torch.nn.Module:
 def reads_weights(loaded: Loaded) -> bool:
     """Whether (word:1.3) is more than text to it."""
     return isinstance(loaded, LoadedBridge) and loaded.bridge.config.teacher.weights
+
+
+def adds(loaded: Loaded) -> bool:
+    """Whether it adds to what the checkpoint's own encoder writes, in place of writing it."""
+    return isinstance(loaded, LoadedBridge) and loaded.bridge.config.add
 
 
 def target_of(loaded: Loaded) -> Mapping[str, object]:

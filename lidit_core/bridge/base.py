@@ -32,21 +32,7 @@ class LinearBase(nn.Module):
 
     def __init__(self, config: BridgeConfig, device=None) -> None:
         super().__init__()
-        width, read = config.teacher.width, config.state_width
-        shapes: dict[str, tuple[int, ...]] = {
-            "mean_in": (read,),
-            "deviation_in": (read,),
-            "mean": (width,),
-            "deviation": (width,),
-            "text": (width, read),
-            "text_bias": (width,),
-            "special": (width, read),  # of rows that are no text
-            "constants": (config.teacher.layout.constants, width),
-            "fixed": (config.teacher.layout.constants,),  # 1 where a row varies with no prompt
-        }
-        if pooled := config.teacher.pooled:
-            shapes |= {"pooled": (pooled, read), "pooled_bias": (pooled,)}
-            shapes |= {"pooled_mean": (pooled,), "pooled_deviation": (pooled,)}
+        shapes = _standard(config) if config.add else {**_standard(config), **_maps(config)}
         for name, shape in shapes.items():
             fill = torch.ones if "deviation" in name else torch.zeros
             self.register_buffer(name, fill(shape, dtype=torch.float32, device=device))
@@ -64,8 +50,8 @@ class LinearBase(nn.Module):
 
     def is_fixed(self, rows: TeacherRows) -> Tensor:
         """(B, R) bool: rows that vary with no prompt."""
-        known = self.fixed[rows.constants.clamp(min=0)] > 0
-        return known & (rows.kinds != TEXT) & rows.seen
+        still = self.fixed[rows.constants.clamp(min=0)] > 0
+        return still & (rows.kinds != TEXT) & rows.seen
 
     def read_pooled(self, entered: Tensor) -> Tensor:
         """The mean of all states (B, X) -> (B, P), standardised."""
@@ -75,6 +61,37 @@ class LinearBase(nn.Module):
         """A conditioning (B, R, C) as it is learnt."""
         return (sequence.float() - self.mean) / self.deviation
 
+    def standardised_pooled(self, pooled: Tensor) -> Tensor:
+        """A pooled vector (B, P) as it is learnt."""
+        return (pooled.float() - self.pooled_mean) / self.pooled_deviation
+
     def restored(self, sequence: Tensor) -> Tensor:
         """The opposite of `standardised`."""
         return sequence * self.deviation + self.mean
+
+
+def _standard(config: BridgeConfig) -> dict[str, tuple[int, ...]]:
+    """What is standard of a teacher's rows."""
+    teacher = config.teacher
+    shapes: dict[str, tuple[int, ...]] = {
+        "mean": (teacher.width,),
+        "deviation": (teacher.width,),
+        "fixed": (teacher.layout.constants,),  # 1 where a row varies with no prompt
+    }
+    if teacher.pooled:
+        shapes |= {"pooled_mean": (teacher.pooled,), "pooled_deviation": (teacher.pooled,)}
+    return shapes
+
+
+def _maps(config: BridgeConfig) -> dict[str, tuple[int, ...]]:
+    """Ridge, which a bridge that adds to an encoder has none of: that is its base."""
+    width, read, pooled = config.teacher.width, config.state_width, config.teacher.pooled
+    shapes: dict[str, tuple[int, ...]] = {
+        "mean_in": (read,),
+        "deviation_in": (read,),
+        "text": (width, read),
+        "text_bias": (width,),
+        "special": (width, read),  # of rows that are no text
+        "constants": (config.teacher.layout.constants, width),
+    }
+    return {**shapes, "pooled": (pooled, read), "pooled_bias": (pooled,)} if pooled else shapes

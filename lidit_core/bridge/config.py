@@ -57,6 +57,7 @@ class BridgeConfig:
     base: bool = True  # ridge; False = the residual alone, for comparison
     overlap: bool = True  # queries attend more to tokens that share their characters
     seeds: str = "pca"  # what a query knows of its token: or "trained", a table, or "none"
+    add: bool = False  # to what the checkpoint's own encoder wrote; False = in its place
 
     def __post_init__(self) -> None:
         check(bool(self.llms), "the bridge has no LLM; expected one or more")
@@ -81,11 +82,22 @@ class BridgeConfig:
             self.base or self.residual != "none",
             "the bridge has neither base nor residual; expected one of them",
         )
+        check(
+            not self.add or (self.base and self.residual == "attention"),
+            f"the bridge adds to an encoder and has residual={self.residual!r} and base="
+            f"{self.base}; expected residual attention, and base as it is: what the encoder wrote "
+            "is the base",
+        )
 
     @property
     def state_width(self) -> int:
         """Numbers in the states of all LLMs together."""
         return sum(llm.state_width for llm in self.llms)
+
+    @property
+    def branches(self) -> int:
+        """Of the collaborative refiner: each LLM, and the encoder that is added to."""
+        return len(self.llms) + self.add
 
     def to_json(self) -> str:
         return json.dumps({"format": FORMAT, **asdict(self)}, ensure_ascii=False)

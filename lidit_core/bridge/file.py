@@ -119,17 +119,17 @@ def _check_bridge_sizes(config: BridgeConfig, found: Mapping[str, Shape], path) 
     """Refuse a configuration whose sizes are not those of the tensors, before it is built."""
     teacher, attention = config.teacher, config.residual == "attention"
     lists = {
-        "reader.linguistic.": len(config.llms) if attention else 0,
+        "reader.linguistic.": config.branches if attention else 0,
         "resampler.blocks.": config.blocks if attention else 0,
     }
-    for i in range(len(config.llms) if attention else 0):
+    for i in range(config.branches if attention else 0):
         lists[f"reader.linguistic.{i}.blocks."] = config.refiner_blocks
-    joint = config.collaborative_blocks if attention and len(config.llms) > 1 else 0
+    joint = config.collaborative_blocks if attention and config.branches > 1 else 0
     lists["reader.collaborative.branches.0."] = joint
-    some: dict[str, Shape] = {
-        "base.text": (teacher.width, config.state_width),
-        "base.constants": (teacher.layout.constants, teacher.width),
-    }
+    some: dict[str, Shape] = {"base.fixed": (teacher.layout.constants,)}
+    if not config.add:
+        some["base.text"] = (teacher.width, config.state_width)
+        some["base.constants"] = (teacher.layout.constants, teacher.width)
     if attention and config.seeds == "pca":
         some["resampler.queries.seeds"] = (teacher.vocabulary, SEEDS)
     if attention and config.seeds == "trained":
@@ -139,6 +139,8 @@ def _check_bridge_sizes(config: BridgeConfig, found: Mapping[str, Shape], path) 
     if config.residual == "mlp":
         some["mlp.out.weight"] = (teacher.width, 4 * config.width)
     if teacher.pooled:
+        some["base.pooled_mean"] = (teacher.pooled,)
+    if teacher.pooled and not config.add:
         some["base.pooled"] = (teacher.pooled, config.state_width)
     check_sizes(found, lists, some, f"the bridge {path}")
 

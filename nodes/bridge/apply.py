@@ -39,7 +39,8 @@ class LiDiTBridge(io.ComfyNode):
                 io.Clip.Input(
                     "encoder",
                     optional=True,
-                    tooltip="The checkpoint's own CLIP, to mix with where strength is below 1",
+                    tooltip="The checkpoint's own CLIP, to mix with where strength is below 1; a "
+                    "bridge that adds to it always reads it",
                 ),
                 io.Float.Input(
                     "strength",
@@ -47,7 +48,8 @@ class LiDiTBridge(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="1: the bridge alone. 0: the encoder's own conditioning, unchanged",
+                    tooltip="1: the bridge alone, or all that it adds. 0: the encoder's own "
+                    "conditioning, unchanged",
                 ),
             ],
             outputs=[

@@ -89,9 +89,16 @@ def prompts(count: int = 60) -> list[str]:
 
 
 class Windowed:
-    """A text encoder of CLIP's shape, with a pooled vector and a first row that is still."""
+    """A text encoder of CLIP's shape, with a pooled vector and a first row that is still.
 
-    def __init__(self, masked: bool = False, width: int = 20, pooled: int = 6) -> None:
+    Args:
+        reads: how much it knows of the words before each; 0 = nothing, a bag of words.
+    """
+
+    def __init__(
+        self, masked: bool = False, width: int = 20, pooled: int = 6, reads: float = 1.0
+    ) -> None:
+        self.reads = reads
         tokenizer = Tokenizer.from_str(plain_tokenizer().backend_tokenizer.to_str())
         layout = TokenLayout(start=(1,), end=(3,), window=14, pad=3, word=8)
         self.layout = fitted(layout, tokenizer)
@@ -110,18 +117,22 @@ class Windowed:
         for chunk in rows.chunks.unique():
             own = rows.chunks == chunk
             sums[own] = x[own].cumsum(0) / 4
-        x = torch.where((rows.places == 0)[:, None], x, x + sums.tanh())
-        values = {"pooled_output": (sums[-1] @ self.to_pooled)[None], "guidance": 1.5}
+        x = torch.where((rows.places == 0)[:, None], x, x + self.reads * sums.tanh())
+        values = {
+            "pooled_output": ((sums[-1] if self.reads else x.mean(0)) @ self.to_pooled)[None],
+            "guidance": 1.5,
+        }
         if self.masked:
             values["attention_mask"] = (rows.kinds != 2).long()[None]
         return [(x[None], values)]
 
 
 def make_bridge_world(folder: Path, masked: bool = False, *llms: str) -> dict[str, str]:
-    """A recording in ``folder/recording``, and LLMs; where each is, by name."""
-    teacher = Windowed(masked)
-    record(teacher, prompts(), folder / "recording", {"encoder": "windowed"})
-    write_teacher(folder / "recording", teacher.teacher)
+    """A recording in ``folder/recording``, one of a weaker encoder in ``folder/weak``, and LLMs;
+    where each of those is, by name."""
+    for name, teacher in (("recording", Windowed(masked)), ("weak", Windowed(masked, reads=0.0))):
+        record(teacher, prompts(), folder / name, {"encoder": "windowed"})
+        write_teacher(folder / name, teacher.teacher)
     return {name: str(save_llm(folder / name, vocab_size=500)) for name in llms or ("student",)}
 
 

@@ -31,7 +31,7 @@ def begin_bridge(ready: PreparedBridge, seed: int, whitened: bool) -> Bridge:
     torch.manual_seed(seed)
     bridge = Bridge(ready.config).initialise()
     if ready.config.residual == "attention" and ready.config.seeds == "pca":
-        bridge.resampler.queries.seeds.copy_(ready.prompts.teacher.seeds)
+        bridge.resampler.queries.seeds.copy_(ready.prompts.written.seeds)
     fit_base(bridge.base, ready)
     if whitened and ready.config.residual == "attention":
         spread = ready.learnt[:: max(1, len(ready.learnt) // SAMPLE)]
@@ -43,8 +43,10 @@ def begin_bridge(ready: PreparedBridge, seed: int, whitened: bool) -> Bridge:
 
 @torch.no_grad()
 def fit_base(base: LinearBase, ready: PreparedBridge) -> None:
-    """Set all of a base, by ridge."""
+    """Set all of a base: what is standard, and ridge."""
     _standardise(base, ready)
+    if ready.config.add:
+        return  # what the encoder wrote is the base
     log.info("ridge: what is standard is known; %d prompts are summed", len(ready.learnt))
     text, special, pooled = _solved(base, ready)
     base.text.copy_(text.weight)
@@ -81,14 +83,16 @@ def _standardise(base: LinearBase, ready: PreparedBridge) -> None:
     for batch in _batches(ready, ready.learnt):
         assert batch.rows is not None
         kept = attended(batch.rows, ready.prompts)
-        means = Bridge.entered_means(batch.students, batch.rows)[:, :-1][kept]
-        read.add(means, torch.zeros(len(means), dtype=torch.int64))
+        if not ready.config.add:
+            means = Bridge.entered_means(batch.students, batch.rows)[:, :-1][kept]
+            read.add(means, torch.zeros(len(means), dtype=torch.int64))
         rows.add(batch.x[kept], batch.rows.constants[kept] % groups)
         if batch.pooled is not None:
             pooled.add(batch.pooled, torch.zeros(len(batch.pooled), dtype=torch.int64))
     every = torch.tensor([0])
-    base.mean_in.copy_(read.mean)
-    base.deviation_in.copy_(floored(read.deviation(every)))
+    if not ready.config.add:
+        base.mean_in.copy_(read.mean)
+        base.deviation_in.copy_(floored(read.deviation(every)))
     still = rows.still()
     still[-1] = False
     varying = (~still & (rows.count > 0)).nonzero().flatten()
@@ -96,7 +100,8 @@ def _standardise(base: LinearBase, ready: PreparedBridge) -> None:
     base.mean.copy_(rows.sum[varying].sum(0) / count)
     base.deviation.copy_(floored(rows.deviation(varying), spec.taps))
     base.fixed.copy_(still[:-1].float())
-    base.constants.copy_(base.standardised(rows.means[:-1]) * still[:-1, None])
+    if not ready.config.add:
+        base.constants.copy_(base.standardised(rows.means[:-1]) * still[:-1, None])
     if spec.pooled:
         base.pooled_mean.copy_(pooled.mean)
         base.pooled_deviation.copy_(floored(pooled.deviation(every)))
@@ -123,6 +128,6 @@ def _sums(base: LinearBase, ready: PreparedBridge, numbers: Sequence[int]) -> tu
         text.add(each[of_text], y[of_text], torch.zeros(int(of_text.sum()), dtype=torch.int64))
         special.add(each[others], y[others], rows.constants[others])
         if batch.pooled is not None:
-            wanted = (batch.pooled - base.pooled_mean) / base.pooled_deviation
+            wanted = base.standardised_pooled(batch.pooled)
             pooled.add(whole, wanted, torch.zeros(len(wanted), dtype=torch.int64))
     return text, special, pooled

@@ -6,6 +6,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 CLIP = {"num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 48}
@@ -24,6 +25,11 @@ PROMPTS = [
     ", ".join(["a red cat and two dogs on a blue background"] * 12),  # beyond 77 tokens
     "",
 ]
+
+
+def needs(kind: str) -> None:
+    if kind == "zimage":
+        pytest.importorskip("comfy.text_encoders.z_image", reason="this host has no Z-Image")
 
 
 def _target(kind: str):

@@ -6,18 +6,13 @@ import hashlib
 
 import pytest
 import torch
-from bridge_encoders import POOLED, PROMPTS, WIDTHS, entries_of, host_encoder, record
+from bridge_encoders import POOLED, PROMPTS, WIDTHS, entries_of, host_encoder, needs, record
 
 from lidit_core.bridge.teacher import read_teacher
 from lidit_core.io.recording import open_recording
 
 TEXTS = [prompt for prompt in PROMPTS if prompt]
 WINDOWED = ("sd15", "sdxl", "sd3")
-
-
-def needs(kind: str) -> None:
-    if kind == "zimage":
-        pytest.importorskip("comfy.text_encoders.z_image", reason="this host has no Z-Image")
 
 
 @pytest.mark.parametrize("kind", WIDTHS)

@@ -14,7 +14,7 @@ from tiny_bridge import Windowed, bridge_fields, bridge_recipe, make_bridge_worl
 from tiny_training import curve, fields, write_recipe
 from torch.utils.flop_counter import FlopCounterMode
 
-from lidit_core.bridge.encode import conditioning
+from lidit_core.bridge.encode import OwnEntry, added, conditioning
 from lidit_core.bridge.file import load_bridge
 from lidit_core.bridge.model import Bridge
 from lidit_core.bridge.rows import student_tokens
@@ -87,6 +87,28 @@ def test_the_mlp_is_trained_by_the_same_command(world):
     assert main([*words, "--set", "bridge.residual=mlp"]) == 0
     loaded = load_bridge(out / "final.safetensors")
     assert loaded.bridge.config.residual == "mlp" and set(report_of(out / "final.safetensors"))
+
+
+def test_an_encoder_is_added_to(world):
+    """A better one is learnt: what the weak one wrote is the base, and what is added helps."""
+    stages, weak = [{"images": 480, "batch": 8}], str(world / "weak")
+    made = {"bridge": {"add": weak}, "checkpoints": {"every": 100}}
+    final = run(world, "added", stages=stages, **made)
+    told = report_of(final)
+    assert set(told) == {"bridge", "encoder"}
+    assert told["bridge"]["cosine"] > told["encoder"]["cosine"] + 0.02
+    assert told["bridge"]["r2"] > told["encoder"]["r2"]
+    lines = curve(world / "added")
+    assert sum(r["loss"] for r in lines[-5:]) < 0.9 * sum(r["loss"] for r in lines[:5])
+    loaded, own = load_bridge(final), Windowed(reads=0.0)
+    assert loaded.bridge.config.add
+    for prompt in ("a red cat", "three apples and two dogs " * 4, ""):
+        ((sequence, values),) = own(prompt)
+        entry = sequence, values
+        found = added(loaded, prompt, students_of(world, prompt or " "), OwnEntry(entry, entry))
+        assert torch.equal(found[0], sequence) == (not prompt)
+        assert torch.equal(found[0][0, 0], sequence[0, 0])  # which varies with no prompt
+        assert found[1]["guidance"] == 1.5 and set(found[1]) == set(values)
 
 
 def test_several_llms_are_read_together(world):
@@ -219,6 +241,21 @@ def _without_teacher(folder: Path) -> None:
     (folder / "recording" / "teacher.safetensors").unlink()
 
 
+def _weak(folder: Path) -> None:
+    record(Windowed(reads=0.0), prompts(), folder / "weak")
+    write_teacher(folder / "weak", Windowed(reads=0.0).teacher)
+
+
+def _other_prompts(folder: Path) -> None:
+    record(Windowed(reads=0.0), prompts(40), folder / "fewer")
+    write_teacher(folder / "fewer", Windowed(reads=0.0).teacher)
+
+
+def _other_width(folder: Path) -> None:
+    record(Windowed(width=24), prompts(), folder / "wide")
+    write_teacher(folder / "wide", Windowed(width=24).teacher)
+
+
 def _without_shard(folder: Path) -> None:
     (folder / "recording" / "00000.safetensors").unlink()
 
@@ -249,6 +286,11 @@ MISTAKES = [
     (_other_layout, {}, "by the layout of its teacher"),
     (_no_pooled, {}, "a pooled vector of 6 numbers; expected 0"),
     (_varying, {}, "changes with the prompt"),
+    (_other_prompts, {"bridge": {"add": "{folder}/fewer"}}, "record the same file of prompts"),
+    (_other_width, {"bridge": {"add": "{folder}/wide"}}, "rows of 24, and what is learnt of"),
+    (None, {"bridge": {"add": "{folder}/recording"}}, "there is nothing to add"),
+    (None, {"bridge": {"add": "nowhere"}}, "no recording"),
+    (_weak, {"bridge": {"add": "{folder}/weak", "residual": "mlp"}}, "and has residual='mlp'"),
     (None, {"bridge": {"llms": []}}, "no llms; expected one or more"),
     (None, {"bridge": {"width": 33}}, "a width that twice the heads divide"),
     (None, {"bridge": {"residual": "none"}}, "residual is 'none'"),
@@ -268,6 +310,7 @@ def test_mistakes_are_told_before_anything_is_loaded(
     (tmp_path / "student").symlink_to(world / "student")
     if damage:
         damage(tmp_path)
+    changes = json.loads(json.dumps(changes).replace("{folder}", str(tmp_path)))
     monkeypatch.setattr("lidit_core.llm.loading.load_llm", None)
     with pytest.raises(LiDiTError, match=sentence) as told:
         run(tmp_path, "out", **changes)
