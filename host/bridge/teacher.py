@@ -7,6 +7,7 @@ is compared with the host's own tokens before it is believed.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor
 from ...lidit_core.bridge.config import TeacherSpec
 from ...lidit_core.bridge.encode import MASK, POOLED
 from ...lidit_core.bridge.layout import RowMaker, TokenLayout, fitted
-from ...lidit_core.bridge.rows import PADDING_ROW
+from ...lidit_core.bridge.rows import PADDING_ROW, TEXT
 from ...lidit_core.bridge.teacher import Teacher, seeds_of
 from ...lidit_core.errors import LiDiTError, check, first_line
 from ...lidit_core.io.conditioning import Entry
@@ -74,12 +75,17 @@ class HostTexts:
 
     clip: Any
     part: str  # the text model
+    padding: int | None = None  # id of padding before the text that gets no row; None = none
+    dropped: int = 0  # first tokens, of a template, that get no row
 
     def tokens(self, text: str) -> list[tuple]:
         """(token, weight) of every row, all chunks one after the other."""
         found = self.clip.tokenize(text)
         key = self.part if self.part in found else self.part.removeprefix(PREFIX)
-        return [(piece[0], piece[1]) for chunk in found[key] for piece in chunk]
+        pieces = [(piece[0], piece[1]) for chunk in found[key] for piece in chunk]
+        if self.padding is not None:
+            pieces = list(itertools.dropwhile(lambda p: p[0] == self.padding, pieces))
+        return pieces[self.dropped :]
 
     def ids(self, text: str) -> list[int] | None:
         """Those of the rows; None where one has a weight, or is no token of the vocabulary."""
@@ -93,21 +99,58 @@ class HostTexts:
 
 
 def _teacher(clip: Any, encode: Encode, name: str) -> tuple[HostTexts, Teacher]:
-    empty = _only(encode(""), name)
-    counts = [empty[0].shape[1], _only(encode(PROBES[1]), name)[0].shape[1]]
+    entries = [_only(encode(probe), name) for probe in PROBES[:3]]
     parts = dict(text_parts(clip.tokenizer))
-    for part in parts:
-        texts = HostTexts(clip, part)
-        if [len(texts.tokens(probe)) for probe in PROBES[:2]] != counts:
-            continue
-        rows = _rows(texts, parts[part])
-        if rows is not None:
-            return texts, _described(texts, rows, empty, list(parts))
+    for texts in _candidates(clip, parts, entries):
+        rows = _rows_of(texts, parts.get(texts.part))
+        if rows is not None and _begins(rows, entries):
+            return texts, _described(texts, rows, entries[0], list(parts) or [texts.part])
     raise LiDiTError(
-        f"the rows that {name} writes, {counts[0]} of an empty prompt, are not the tokens of its "
-        f"{' or '.join(parts) or 'tokenizer'} one by one; a bridge writes those of text encoders "
-        "whose tokens are, such as CLIP's, T5's and plain LLMs'"
+        f"the rows that {name} writes, {entries[0][0].shape[1]} of an empty prompt, are not the "
+        f"tokens of its {' or '.join(parts) or 'tokenizer'} one by one; a bridge writes those of "
+        "text encoders whose tokens are, such as CLIP's, T5's and plain LLMs'"
     )
+
+
+def _candidates(clip: Any, parts: dict[str, Any], entries: Sequence[Entry]) -> Iterator[HostTexts]:
+    """The texts of a CLIP's models whose tokens are as many as its rows, or as many more."""
+    if hasattr(clip.cond_stage_model, "bridge_rows"):  # one of ours, which says it itself
+        yield HostTexts(clip, next(iter(clip.tokenize(""))))
+    for part, tokenizer in parts.items():
+        paddings = (None, int(tokenizer.pad_token)) if _pads_left(tokenizer) else (None,)
+        for padding in paddings:
+            texts = HostTexts(clip, part, padding)
+            more = {
+                len(texts.tokens(probe)) - entry[0].shape[1]
+                for probe, entry in zip(PROBES, entries)
+            }
+            if len(more) == 1 and min(more) >= 0:
+                yield replace(texts, dropped=min(more))
+
+
+def _pads_left(part: Any) -> bool:
+    return bool(getattr(part, "pad_left", False))
+
+
+def _rows_of(texts: HostTexts, part: Any) -> RowMaker | None:
+    """What gives the host's tokens of every probe, without those that get no row."""
+    model = texts.clip.cond_stage_model
+    rows = model.bridge_rows() if part is None else _rows(replace(texts, dropped=0), part)
+    if rows is None or texts.dropped > rows.layout.heads:
+        return None
+    made = RowMaker(replace(rows.layout, dropped=texts.dropped), rows.tokenizer)
+    return made if all(texts.agree(made, probe) for probe in PROBES) else None
+
+
+def _begins(rows: RowMaker, entries: Sequence[Entry]) -> bool:
+    """Whether it is the first rows that are kept back: the prompt's first row varies then."""
+    if not rows.layout.dropped:
+        return True
+    firsts = [
+        entry[0][0, int((rows(probe).kinds == TEXT).int().argmax())]
+        for probe, entry in zip(PROBES[1:], entries[1:])
+    ]
+    return not torch.allclose(*firsts)
 
 
 def _only(entries: Sequence[Entry], name: str) -> Entry:
@@ -123,7 +166,7 @@ def _described(texts: HostTexts, rows: RowMaker, empty: Entry, names: list[str])
     """All that is known once the layout is."""
     sequence, values = empty
     pooled: Any = values.get(POOLED)
-    alike = [name for name in names if _same_text(texts, HostTexts(texts.clip, name), rows)]
+    alike = [name for name in names if _same_text(texts, replace(texts, part=name), rows)]
     tables = [_table(texts.clip.cond_stage_model, name) for name in alike]
     ids, width = min(len(table) for table in tables), sequence.shape[-1]
     spec = TeacherSpec(
@@ -164,7 +207,7 @@ def _taps(widths: list[int], width: int) -> tuple[int, ...]:
 def _table(model: Any, name: str) -> Tensor:
     """The token embeddings of one text model, (ids, width) float32 on the CPU."""
     part = getattr(model, name, None) or getattr(model, name.removeprefix(PREFIX), None)
-    transformer: Any = getattr(part, "transformer", None)
+    transformer: Any = getattr(part, "transformer", model)
     check(
         hasattr(transformer, "get_input_embeddings"),
         f"{type(model).__name__} has no token embeddings for its {name}; record another encoder",

@@ -138,7 +138,9 @@ def _empty_rows(loaded: LoadedBridge, rows: TeacherRows) -> Tensor:
     """(R, C): the empty prompt's row of each place in a chunk; beyond its last the mean row."""
     kept = loaded.empty[0][0].float().to(loaded.bridge.base.mean.device)
     whole = torch.cat([kept, loaded.bridge.base.mean[None]])
-    return whole[rows.places.clamp(max=len(kept)).to(whole.device)]
+    places = rows.places - loaded.rows.layout.dropped
+    places = torch.where(places < 0, len(kept), places.clamp(max=len(kept)))
+    return whole[places.to(whole.device)]
 
 
 def restored(

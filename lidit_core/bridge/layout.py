@@ -15,6 +15,7 @@ import torch
 
 from ..errors import check
 from ..text.renderer import offsets_in, prompt_span
+from ..text.words import WORD, word_number
 from .rows import PADDING_ROW, SPECIAL, TEXT, TeacherRows
 
 if TYPE_CHECKING:
@@ -36,11 +37,13 @@ class TokenLayout:
         0  # tokens of a word that stays in one chunk where it has no more; 0 = any is parted
     )
     most: int = 0  # tokens of a prompt that are read; 0 = all
+    numbers: int = 0  # that words share, see `text/words.py`; 0 = each token has its own
+    dropped: int = 0  # first rows, of a template, that are kept back from the sequence
     heads: int = 0  # rows before the prompt, those of `before` too
     tails: int = 0  # rows after it, up to the padding
 
     def __post_init__(self) -> None:
-        for name in ("window", "least", "word", "most", "heads", "tails"):
+        for name in ("window", "least", "word", "most", "numbers", "dropped", "heads", "tails"):
             value = getattr(self, name)
             check(value >= 0, f"the rows' layout has {name}={value}; expected 0 or more")
         object.__setattr__(self, "heads", max(self.heads, len(self.start)))
@@ -53,6 +56,12 @@ class TokenLayout:
         check(
             not (self.window and (self.before or self.after)),
             "the rows' layout has a window and text around the prompt; expected one of both",
+        )
+
+        check(
+            self.dropped <= self.heads,
+            f"the rows' layout has dropped={self.dropped}, and {self.heads} rows stand before the "
+            "prompt; expected no more",
         )
 
     @property
@@ -88,7 +97,8 @@ class RowMaker:
             for chunk, part in enumerate(self._chunks(text))
             for place, row in enumerate(self._chunk(head, part, tail, len(prompt)))
         ]
-        ids, starts, stops, kinds, constants, places, chunks = zip(*rows)
+        columns = zip(*rows[self.layout.dropped :])
+        ids, starts, stops, kinds, constants, places, chunks = columns
         return TeacherRows(
             torch.tensor(ids),
             torch.tensor([starts, stops], dtype=torch.float32).T.contiguous(),
@@ -106,19 +116,21 @@ class RowMaker:
     def _tokens(self, prompt: str) -> tuple[list[_Token], list[_Token], list[_Token]]:
         """Tokens of the text before the prompt, of the prompt, and of the text after it."""
         layout, before = self.layout, len(self.layout.before)
-        encoded = self.tokenizer.encode(
-            layout.before + prompt + layout.after, add_special_tokens=False
-        )
+        whole = layout.before + prompt + layout.after
+        encoded = self.tokenizer.encode(whole, add_special_tokens=False)
+        ids = encoded.ids
+        if layout.numbers:
+            ids = [word_number(whole[slice(*place)], layout.numbers) for place in encoded.offsets]
         first, stop = prompt_span(encoded.offsets, before, before + len(prompt))
         first = 0 if prompt and not layout.before else first
-        stop = len(encoded.ids) if prompt and not layout.after else max(first, stop)
+        stop = len(ids) if prompt and not layout.after else max(first, stop)
         places = offsets_in(encoded.offsets, first, stop, before, len(prompt))
         text = [
-            _Token(encoded.ids[n], *place, encoded.word_ids[n])
+            _Token(ids[n], *place, encoded.word_ids[n])
             for n, place in zip(range(first, stop), places)
         ]
-        head = [_Token(id, 0, 0) for id in encoded.ids[:first]]
-        tail = [_Token(id, len(prompt), len(prompt)) for id in encoded.ids[stop:]]
+        head = [_Token(id, 0, 0) for id in ids[:first]]
+        tail = [_Token(id, len(prompt), len(prompt)) for id in ids[stop:]]
         return head, text[: layout.most or None], tail
 
     def _chunks(self, text: list[_Token]) -> list[list[_Token]]:
@@ -152,6 +164,15 @@ class RowMaker:
         for place in range(filled, max(layout.window or layout.least, not filled)):
             constant = layout.heads + layout.tails + place
             yield layout.pad, length, length, PADDING_ROW, constant
+
+
+def word_rows(numbers: int, length: int) -> RowMaker:
+    """The rows of a bag of words: as many of any prompt, a number for each word, then padding."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+
+    core = Tokenizer(models.WordLevel({"": 0}, unk_token=""))
+    core.pre_tokenizer = pre_tokenizers.Split(Regex(WORD), "removed", invert=True)
+    return RowMaker(TokenLayout(window=length, most=length, numbers=numbers), core)
 
 
 def fitted(layout: TokenLayout, tokenizer: Tokenizer) -> TokenLayout:
