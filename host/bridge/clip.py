@@ -16,12 +16,17 @@ from ..llm.reader import HostCLIP
 from .files import Loaded, adds, llms_of, reads_weights, target_of
 from .holder import BridgeHolder, Wiring
 from .mixing import OwnEncoder, check_encoder
+from .model_reads import check_model
 from .readers import assigned
 from .tokens import BridgeText
 
 
 def bridged_clip(
-    loaded: Any, clips: Sequence[HostCLIP], encoder: Any = None, strength: float = 1.0
+    loaded: Any,
+    clips: Sequence[HostCLIP],
+    encoder: Any = None,
+    strength: float = 1.0,
+    model: Any = None,
 ) -> comfy.sd.CLIP:
     """A CLIP that writes the conditioning of the bridge's target by what LLMs make of a prompt.
 
@@ -30,13 +35,16 @@ def bridged_clip(
         encoder: the checkpoint's own CLIP; None = none.
         strength: 1 = the bridge's conditioning, or all that it adds; 0 = the encoder's own, bit
             for bit.
+        model: the MODEL that is to draw, which is looked at alone; None = it is not known.
     Raises:
-        LiDiTError: an LLM or the encoder is not one that the bridge goes with.
+        LiDiTError: an LLM, the encoder or the model is not one that the bridge goes with.
     """
     check(
         isinstance(loaded, Loaded),
         f"bridge is {shown(loaded)}; expected the output of LI-DiT Bridge Loader",
     )
+    if model is not None:
+        check_model(loaded, model)
     check(0 <= strength <= 1, f"strength is {strength:g}; expected 0 to 1")
     check(
         strength == 1 or encoder is not None,
@@ -45,7 +53,7 @@ def bridged_clip(
     )
     check(
         encoder is not None or not adds(loaded),
-        f"this bridge adds to what {target_of(loaded)['name']} writes, and no encoder is connected;"
+        f"this bridge adds to what {target_of(loaded).name} writes, and no encoder is connected;"
         " connect the checkpoint's own CLIP as encoder",
     )
     found = assigned(llms_of(loaded), clips, by_name=isinstance(loaded, LoadedBridge))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import folder_paths
@@ -127,9 +127,18 @@ def adds(loaded: Loaded) -> bool:
     return isinstance(loaded, LoadedBridge) and loaded.bridge.config.add
 
 
-def target_of(loaded: Loaded) -> Mapping[str, object]:
-    """What it writes, for sentences: its name and width."""
+@dataclass(frozen=True)
+class Target:
+    """What a bridge writes, for sentences."""
+
+    name: str
+    width: int
+    pooled: int
+
+
+def target_of(loaded: Loaded) -> Target:
+    """The text encoder in whose form a bridge writes."""
     if isinstance(loaded, LoadedProjection):
-        return {"name": loaded.about.get("target_model", "another LLM"), "width": loaded.width}
+        return Target(loaded.about.get("target_model", "another LLM"), loaded.width, 0)
     spec = loaded.bridge.config.teacher
-    return {"name": spec.name, "width": spec.width}
+    return Target(spec.name, spec.width, spec.pooled)

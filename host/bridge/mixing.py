@@ -60,9 +60,9 @@ def check_encoder(loaded: Loaded, encoder: OwnEncoder) -> None:
     own, _ = encoder.entry({TEXT: ""})
     target = target_of(loaded)
     check(
-        own.ndim == 3 and own.shape[-1] == target["width"],
+        own.ndim == 3 and own.shape[-1] == target.width,
         f"the encoder here writes rows of {own.shape[-1]} and this bridge those of "
-        f"{target['name']} ({target['width']}); connect the text encoder of the checkpoint that "
+        f"{target.name} ({target.width}); connect the text encoder of the checkpoint that "
         "the bridge was trained for",
     )
     kept = getattr(loaded, "empty", None)
