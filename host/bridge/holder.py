@@ -21,7 +21,7 @@ from ..node_notes import note
 from .files import Loaded, adds, llms_of, module_of, reads_weights
 from .mixing import OwnEncoder, mixed
 from .readers import read
-from .tokens import one_text, texts_of, without_marks
+from .tokens import one_text, texts_of, unescaped, without_marks
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,10 @@ class BridgeHolder(nn.Module):
 
     def _prompt(self, text: str) -> EmphasisedPrompt:
         """The text that the LLMs read, and the weights of its characters where those are read."""
-        return read_emphasis(text) if reads_weights(self.wiring.loaded) else EmphasisedPrompt(text)
+        loaded = self.wiring.loaded
+        if reads_weights(loaded):
+            return read_emphasis(text)
+        return EmphasisedPrompt(text if isinstance(loaded, LoadedProjection) else unescaped(text))
 
     def _written(self, text: str) -> Entry:
         """What the bridge makes of a prompt."""

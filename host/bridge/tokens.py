@@ -74,6 +74,11 @@ def one_text(texts: Mapping[str, str | None]) -> str:
     return written[0] if written else ""
 
 
+def unescaped(text: str) -> str:
+    """The text as the host's tokenizers read it that know no weights: escapes are taken away."""
+    return text.replace("\\)", ")").replace("\\(", "(")
+
+
 def without_marks(texts: Mapping[str, str | None], prompt: EmphasisedPrompt) -> dict:
     """The same boxes without the weights of words, so that a host reads none."""
     plain = prompt.text.replace("(", "\\(").replace(")", "\\)")

@@ -66,11 +66,18 @@ class Bench:
     def load(self, file: str):
         return self.pack.run("LiDiTBridgeLoader", bridge_name=file)[0]
 
-    def clip(self, bridge: Any, *clips: Any, encoder: Any = None, strength: float = 1.0):
+    def clip(
+        self,
+        bridge: Any,
+        *clips: Any,
+        encoder: Any = None,
+        strength: float = 1.0,
+        model: Any = None,
+    ):
         """The CLIP of LI-DiT Bridge."""
         first, *others = clips or (self.llm(),)
         named = {f"clip_{n}": clip for n, clip in enumerate(others, 2)}
-        given = {"clip": first, "encoder": encoder, "strength": strength, **named}
+        given = {"clip": first, "encoder": encoder, "strength": strength, "model": model, **named}
         return self.pack.run("LiDiTBridge", bridge=bridge, **given)[0]
 
     def projection(self, width: int, tap: int, written: int = 12, sink: bool = True) -> str:
