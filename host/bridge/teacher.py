@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ...lidit_core.bridge.config import TeacherSpec
 from ...lidit_core.bridge.encode import MASK, POOLED
-from ...lidit_core.bridge.layout import RowMaker, TokenLayout, fitted
-from ...lidit_core.bridge.rows import PADDING_ROW, TEXT
+from ...lidit_core.bridge.layout import AnyRows, RowMaker, TokenLayout, fitted, joined
+from ...lidit_core.bridge.rows import PADDING_ROW, TEXT, TeacherRows
 from ...lidit_core.bridge.teacher import Teacher, seeds_of
 from ...lidit_core.errors import LiDiTError, check, first_line
 from ...lidit_core.io.conditioning import Entry
@@ -56,9 +56,9 @@ def teacher_of(clip: Any, encode: Encode, prompts: Sequence[str]) -> Teacher:
         "record` records one to be written",
     )
     try:
-        texts, teacher = _teacher(clip, encode, type(model).__name__)
+        every, teacher = _teacher(clip, encode, type(model).__name__)
         numbered = enumerate(prompts)
-        unread = tuple(n for n, text in numbered if not texts.agree(teacher.rows, text))
+        unread = tuple(n for n, text in numbered if not _agree(every, teacher.rows.makers, text))
         return replace(teacher, unread=unread)
     except LiDiTError:
         raise
@@ -95,16 +95,22 @@ class HostTexts:
 
     def agree(self, rows: RowMaker, text: str) -> bool:
         ids = self.ids(text)
-        return ids is not None and ids == rows(text).ids.tolist()
+        return ids is not None and ids == (rows(text).ids - rows.layout.first_id).tolist()
 
 
-def _teacher(clip: Any, encode: Encode, name: str) -> tuple[HostTexts, Teacher]:
-    entries = [_only(encode(probe), name) for probe in PROBES[:3]]
+def _agree(every: Sequence[HostTexts], makers: Sequence[RowMaker], text: str) -> bool:
+    """Whether each encoder's rows are the host's tokens of a prompt."""
+    return all(texts.agree(maker, text) for texts, maker in zip(every, makers))
+
+
+def _teacher(clip: Any, encode: Encode, name: str) -> tuple[list[HostTexts], Teacher]:
+    entries = [_only(encode(probe), name) for probe in PROBES]
     parts = dict(text_parts(clip.tokenizer))
-    for texts in _candidates(clip, parts, entries):
-        rows = _rows_of(texts, parts.get(texts.part))
-        if rows is not None and _begins(rows, entries):
-            return texts, _described(texts, rows, entries[0], list(parts) or [texts.part])
+    for every in (*_candidates(clip, parts, entries), *_pairs(clip, parts, entries)):
+        makers = [_rows_of(texts, parts.get(texts.part)) for texts in every]
+        found = [maker for maker in makers if maker is not None]
+        if len(found) == len(every) and _begin(joined(found), entries):
+            return every, _described(every, found, entries[0], list(parts) or [every[0].part])
     raise LiDiTError(
         f"the rows that {name} writes, {entries[0][0].shape[1]} of an empty prompt, are not the "
         f"tokens of its {' or '.join(parts) or 'tokenizer'} one by one; a bridge writes those of "
@@ -112,10 +118,12 @@ def _teacher(clip: Any, encode: Encode, name: str) -> tuple[HostTexts, Teacher]:
     )
 
 
-def _candidates(clip: Any, parts: dict[str, Any], entries: Sequence[Entry]) -> Iterator[HostTexts]:
+def _candidates(
+    clip: Any, parts: dict[str, Any], entries: Sequence[Entry]
+) -> Iterator[list[HostTexts]]:
     """The texts of a CLIP's models whose tokens are as many as its rows, or as many more."""
     if hasattr(clip.cond_stage_model, "bridge_rows"):  # one of ours, which says it itself
-        yield HostTexts(clip, next(iter(clip.tokenize(""))))
+        yield [HostTexts(clip, next(iter(clip.tokenize(""))))]
     for part, tokenizer in parts.items():
         paddings = (None, int(tokenizer.pad_token)) if _pads_left(tokenizer) else (None,)
         for padding in paddings:
@@ -125,7 +133,16 @@ def _candidates(clip: Any, parts: dict[str, Any], entries: Sequence[Entry]) -> I
                 for probe, entry in zip(PROBES, entries)
             }
             if len(more) == 1 and min(more) >= 0:
-                yield replace(texts, dropped=min(more))
+                yield [replace(texts, dropped=min(more))]
+
+
+def _pairs(clip: Any, parts: dict[str, Any], entries: Sequence[Entry]) -> Iterator[list[HostTexts]]:
+    """Two models' texts whose tokens together are as many as the rows: of SD3 CLIP's and T5's."""
+    counts = [entry[0].shape[1] for entry in entries]
+    for pair in itertools.permutations(parts, 2):
+        every = [HostTexts(clip, part) for part in pair]
+        if counts == [sum(len(texts.tokens(probe)) for texts in every) for probe in PROBES]:
+            yield every
 
 
 def _pads_left(part: Any) -> bool:
@@ -142,15 +159,23 @@ def _rows_of(texts: HostTexts, part: Any) -> RowMaker | None:
     return made if all(texts.agree(made, probe) for probe in PROBES) else None
 
 
-def _begins(rows: RowMaker, entries: Sequence[Entry]) -> bool:
-    """Whether it is the first rows that are kept back: the prompt's first row varies then."""
-    if not rows.layout.dropped:
+def _begin(rows: AnyRows, entries: Sequence[Entry]) -> bool:
+    """Whether each encoder's first row of text is where it is thought to be: it varies there.
+
+    Of one that keeps back no row, and has the sequence for itself, nothing else can be.
+    """
+    if isinstance(rows, RowMaker) and not rows.layout.dropped:
         return True
-    firsts = [
-        entry[0][0, int((rows(probe).kinds == TEXT).int().argmax())]
-        for probe, entry in zip(PROBES[1:], entries[1:])
-    ]
-    return not torch.allclose(*firsts)
+    pair = [(rows(probe), entry[0][0]) for probe, entry in list(zip(PROBES, entries))[1:3]]
+    return all(
+        not torch.allclose(*(sequence[_first(made, part)] for made, sequence in pair))
+        for part in range(len(rows.makers))
+    )
+
+
+def _first(rows: TeacherRows, part: int) -> int:
+    """An encoder's first row of text."""
+    return int(((rows.kinds == TEXT) & (rows.parts == part)).int().argmax())
 
 
 def _only(entries: Sequence[Entry], name: str) -> Entry:
@@ -162,25 +187,40 @@ def _only(entries: Sequence[Entry], name: str) -> Entry:
     return entries[0]
 
 
-def _described(texts: HostTexts, rows: RowMaker, empty: Entry, names: list[str]) -> Teacher:
-    """All that is known once the layout is."""
+def _described(
+    every: Sequence[HostTexts], makers: Sequence[RowMaker], empty: Entry, names: list[str]
+) -> Teacher:
+    """All that is known once the layouts are."""
     sequence, values = empty
     pooled: Any = values.get(POOLED)
+    made, seeds, widths = [], [], []
+    for texts, maker in zip(every, makers):
+        layout = replace(maker.layout, first_id=sum(map(len, seeds)))
+        made.append(RowMaker(layout, maker.tokenizer))
+        widths, own = _seeds(texts, maker, names)
+        seeds.append(own)
+    width = sequence.shape[-1]
+    spec = TeacherSpec(
+        type(every[0].clip.cond_stage_model).__name__,
+        width,
+        sum(map(len, seeds)),
+        made[0].layout,
+        pooled.shape[-1] if isinstance(pooled, Tensor) else 0,
+        _taps(widths, width) if len(every) == 1 else (),
+        masked=MASK in values,
+        more=tuple(maker.layout for maker in made[1:]),
+        weights=any(weight != 1 for _, weight in every[0].tokens(WEIGHTED)),
+    )
+    return Teacher(spec, joined(made), torch.cat(seeds), (sequence, values))
+
+
+def _seeds(texts: HostTexts, rows: RowMaker, names: list[str]) -> tuple[list[int], Tensor]:
+    """The widths of the tables of all that read the same tokens, and the seeds of those joined."""
     alike = [name for name in names if _same_text(texts, replace(texts, part=name), rows)]
     tables = [_table(texts.clip.cond_stage_model, name) for name in alike]
-    ids, width = min(len(table) for table in tables), sequence.shape[-1]
-    spec = TeacherSpec(
-        type(texts.clip.cond_stage_model).__name__,
-        width,
-        ids,
-        rows.layout,
-        pooled.shape[-1] if isinstance(pooled, Tensor) else 0,
-        _taps([table.shape[1] for table in tables], width),
-        masked=MASK in values,
-        weights=any(weight != 1 for _, weight in texts.tokens(WEIGHTED)),
-    )
+    ids = min(len(table) for table in tables)
     seeds = seeds_of(torch.cat([table[:ids] for table in tables], dim=1))
-    return Teacher(spec, rows, seeds, (sequence, values))
+    return [table.shape[1] for table in tables], seeds
 
 
 def _same_text(texts: HostTexts, other: HostTexts, rows: RowMaker) -> bool:

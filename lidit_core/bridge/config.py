@@ -27,6 +27,7 @@ class TeacherSpec:
     pooled: int = 0  # numbers in its pooled vector; 0 = it has none
     taps: tuple[int, ...] = ()  # widths of the parts that a row is joined of; () = one part
     masked: bool = False  # its conditioning has an attention_mask, so that padding is not read
+    more: tuple[TokenLayout, ...] = ()  # of encoders whose rows follow in the same sequence
     weights: bool = False  # it reads weights of words, as in (word:1.3)
 
     def __post_init__(self) -> None:
@@ -39,6 +40,16 @@ class TeacherSpec:
             f"the bridge's teacher has taps={list(self.taps)} and width={self.width}; expected "
             "widths whose sum that is",
         )
+
+    @property
+    def layouts(self) -> tuple[TokenLayout, ...]:
+        """Of all encoders in order."""
+        return (self.layout, *self.more)
+
+    @property
+    def constants(self) -> int:
+        """Rows that are no text, told apart, of all encoders."""
+        return sum(layout.constants for layout in self.layouts)
 
 
 @dataclass(frozen=True)

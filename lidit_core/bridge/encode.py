@@ -54,7 +54,7 @@ def added(
     rows = stack_rows([made])
     given = _own_rows(loaded, own.plain, rows).to(device)
     out = loaded.bridge.added([tokens.to(device) for tokens in students], rows.to(device), given)
-    step = strength * base.deviation * out.sequence
+    step = strength * base.of(base.deviation, rows.to(device)) * out.sequence
     if not read.plain:
         step = step * _weights(made, read).to(step.device)
     sequence, values = own.entry
@@ -136,11 +136,15 @@ def _weights(rows: TeacherRows, read: EmphasisedPrompt) -> Tensor:
 
 def _empty_rows(loaded: LoadedBridge, rows: TeacherRows) -> Tensor:
     """(R, C): the empty prompt's row of each place in a chunk; beyond its last the mean row."""
-    kept = loaded.empty[0][0].float().to(loaded.bridge.base.mean.device)
-    whole = torch.cat([kept, loaded.bridge.base.mean[None]])
-    places = rows.places - loaded.rows.layout.dropped
-    places = torch.where(places < 0, len(kept), places.clamp(max=len(kept)))
-    return whole[places.to(whole.device)]
+    base = loaded.bridge.base
+    kept, means = loaded.empty[0][0].float(), base.mean.cpu().reshape(base.parts, -1)
+    found, of_empty = torch.empty(len(rows.ids), kept.shape[-1]), loaded.rows("").parts
+    for part, maker in enumerate(loaded.rows.makers):
+        whole = torch.cat([kept[of_empty == part].cpu(), means[part : part + 1]])
+        ours, last = rows.parts == part, len(whole) - 1
+        places = rows.places[ours] - maker.layout.dropped
+        found[ours] = whole[places.where(places >= 0, last).clamp(max=last)]
+    return found
 
 
 def restored(
@@ -152,7 +156,7 @@ def restored(
     pooled = predicted.pooled
     if pooled is not None:
         pooled = pooled * base.pooled_deviation + base.pooled_mean
-    return base.restored(sequence), pooled
+    return base.restored(sequence, rows), pooled
 
 
 def _on(entry: Entry, device) -> Entry:

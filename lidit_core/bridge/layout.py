@@ -8,7 +8,7 @@ tokens. An LLM has its template around the prompt, tokenised together with it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -38,12 +38,23 @@ class TokenLayout:
     )
     most: int = 0  # tokens of a prompt that are read; 0 = all
     numbers: int = 0  # that words share, see `text/words.py`; 0 = each token has its own
+    first_id: int = 0  # added to each id, in a table of several tokenizers
     dropped: int = 0  # first rows, of a template, that are kept back from the sequence
     heads: int = 0  # rows before the prompt, those of `before` too
     tails: int = 0  # rows after it, up to the padding
 
     def __post_init__(self) -> None:
-        for name in ("window", "least", "word", "most", "numbers", "dropped", "heads", "tails"):
+        for name in (
+            "window",
+            "least",
+            "word",
+            "most",
+            "numbers",
+            "first_id",
+            "dropped",
+            "heads",
+            "tails",
+        ):
             value = getattr(self, name)
             check(value >= 0, f"the rows' layout has {name}={value}; expected 0 or more")
         object.__setattr__(self, "heads", max(self.heads, len(self.start)))
@@ -100,13 +111,18 @@ class RowMaker:
         columns = zip(*rows[self.layout.dropped :])
         ids, starts, stops, kinds, constants, places, chunks = columns
         return TeacherRows(
-            torch.tensor(ids),
+            torch.tensor(ids) + self.layout.first_id,
             torch.tensor([starts, stops], dtype=torch.float32).T.contiguous(),
             torch.tensor(kinds),
             torch.tensor(constants),
             torch.tensor(places),
             torch.tensor(chunks),
+            torch.zeros(len(ids), dtype=torch.int64),
         )
+
+    @property
+    def makers(self) -> tuple[RowMaker, ...]:
+        return (self,)
 
     def around(self, prompt: str) -> tuple[int, int]:
         """How many rows stand before a prompt, and after it up to the padding."""
@@ -164,6 +180,41 @@ class RowMaker:
         for place in range(filled, max(layout.window or layout.least, not filled)):
             constant = layout.heads + layout.tails + place
             yield layout.pad, length, length, PADDING_ROW, constant
+
+
+class JoinedRows:
+    """Makes the rows of encoders that follow on one another in one sequence, as in SD3.
+
+    Args:
+        makers: of each, in order; constants and chunks are numbered on from one to the next.
+    """
+
+    def __init__(self, makers: Sequence[RowMaker]) -> None:
+        self.makers = tuple(makers)
+
+    def __call__(self, prompt: str) -> TeacherRows:
+        """The rows of one prompt, without a dimension for the batch."""
+        made, constants, chunks = [], 0, 0
+        for part, maker in enumerate(self.makers):
+            rows = maker(prompt)
+            shifted = rows.constants.where(rows.constants < 0, rows.constants + constants)
+            made.append(
+                replace(
+                    rows, constants=shifted, chunks=rows.chunks + chunks, parts=rows.parts + part
+                )
+            )
+            constants += maker.layout.constants
+            chunks += int(rows.chunks.max()) + 1
+        columns = (torch.cat([getattr(m, f.name) for m in made]) for f in fields(TeacherRows))
+        return TeacherRows(*columns)
+
+
+AnyRows = RowMaker | JoinedRows
+
+
+def joined(makers: Sequence[RowMaker]) -> AnyRows:
+    """The rows of one encoder, or of several."""
+    return makers[0] if len(makers) == 1 else JoinedRows(makers)
 
 
 def word_rows(numbers: int, length: int) -> RowMaker:

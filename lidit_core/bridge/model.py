@@ -58,7 +58,7 @@ class Bridge(nn.Module):
         if self.config.add:
             added = self.added(students, rows, own, attention)
             assert own is not None  # as `added` has seen
-            sequence = self.base.standardised(own.tokens.states.hidden) + added.sequence
+            sequence = self.base.standardised(own.tokens.states.hidden, rows) + added.sequence
             if added.pooled is None or own.pooled is None:
                 return Predicted(sequence, None)
             return Predicted(sequence, self.base.standardised_pooled(own.pooled) + added.pooled)
@@ -93,7 +93,7 @@ class Bridge(nn.Module):
                 f"this bridge adds to what {self.config.teacher.name} writes, and that is not "
                 "here; encode the prompt with that text encoder too"
             )
-        standard = self.base.standardised(own.tokens.states.hidden)
+        standard = self.base.standardised(own.tokens.states.hidden, rows)
         branch = StudentTokens(own.tokens.states.with_hidden(standard), own.tokens.spans)
         read = self.reader([*students, branch], rows, attention)
         out = self.resampler(read, rows, attention)

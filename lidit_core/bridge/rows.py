@@ -29,6 +29,7 @@ class TeacherRows:
     constants: Tensor  # int64: which of `TokenLayout.constants`; -1 for text
     places: Tensor  # int64: in the row's chunk
     chunks: Tensor  # int64
+    parts: Tensor  # int64: which of the encoders whose rows follow on one another, from 0
 
     @property
     def seen(self) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from tiny_llm import chat_tokenizer, plain_tokenizer, save_llm
 from tokenizers import Tokenizer
 
 from lidit_core.bridge.config import BridgeConfig, TeacherSpec
-from lidit_core.bridge.layout import RowMaker, TokenLayout, fitted
+from lidit_core.bridge.layout import JoinedRows, RowMaker, TokenLayout, fitted
 from lidit_core.bridge.model import Bridge
 from lidit_core.bridge.rows import StudentTokens, TeacherRows, stack_rows
 from lidit_core.bridge.teacher import Teacher, seeds_of, write_teacher
@@ -93,17 +94,23 @@ class Windowed:
 
     Args:
         reads: how much it knows of the words before each; 0 = nothing, a bag of words.
+        seed: of its weights.
     """
 
     def __init__(
-        self, masked: bool = False, width: int = 20, pooled: int = 6, reads: float = 1.0
+        self,
+        masked: bool = False,
+        width: int = 20,
+        pooled: int = 6,
+        reads: float = 1.0,
+        seed: int = 4,
     ) -> None:
         self.reads = reads
         tokenizer = Tokenizer.from_str(plain_tokenizer().backend_tokenizer.to_str())
         layout = TokenLayout(start=(1,), end=(3,), window=14, pad=3, word=8)
         self.layout = fitted(layout, tokenizer)
         self.rows, self.masked = RowMaker(self.layout, tokenizer), masked
-        ids, generator = tokenizer.get_vocab_size(), torch.Generator().manual_seed(4)
+        ids, generator = tokenizer.get_vocab_size(), torch.Generator().manual_seed(seed)
         self.table = torch.randn(ids, width, generator=generator)
         self.places = torch.randn(14, width, generator=generator)
         self.to_pooled = torch.randn(width, pooled, generator=generator)
@@ -125,6 +132,23 @@ class Windowed:
         if self.masked:
             values["attention_mask"] = (rows.kinds != 2).long()[None]
         return [(x[None], values)]
+
+
+class Following:
+    """Two encoders whose rows follow on one another in one sequence, as in SD3."""
+
+    def __init__(self) -> None:
+        self.each = Windowed(), Windowed(seed=9, width=20)
+        first, second = (each.teacher for each in self.each)
+        layout = replace(second.spec.layout, first_id=first.spec.vocabulary)
+        ids = first.spec.vocabulary + second.spec.vocabulary
+        spec = replace(first.spec, name="following", vocabulary=ids, more=(layout,))
+        self.rows = JoinedRows([first.rows, RowMaker(layout, second.rows.tokenizer)])
+        self.teacher = Teacher(spec, self.rows, torch.cat([first.seeds, second.seeds]))
+
+    def __call__(self, text: str):
+        ((first, values),), ((second, _),) = (each(text) for each in self.each)
+        return [(torch.cat([first, 3 - 5 * second], dim=1), values)]
 
 
 def make_bridge_world(folder: Path, masked: bool = False, *llms: str) -> dict[str, str]:

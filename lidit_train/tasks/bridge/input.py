@@ -192,8 +192,8 @@ def _added_to(own: RecordedPrompts, target: RecordedPrompts) -> RecordedPrompts:
         f"the recipe's bridge.add {folder} holds other prompts than {target.recording.folder}; "
         "record the same file of prompts with both encoders",
     )
-    forms = [(t.spec.layout, t.spec.width, t.spec.pooled, t.spec.masked) for t in (ours, theirs)]
-    read = [t.rows.tokenizer.to_str() for t in (ours, theirs)]
+    forms = [(t.spec.layouts, t.spec.width, t.spec.pooled, t.spec.masked) for t in (ours, theirs)]
+    read = [[m.tokenizer.to_str() for m in t.rows.makers] for t in (ours, theirs)]
     check(
         forms[0] == forms[1] and read[0] == read[1],
         f"the recipe's bridge.add {folder} is of {ours.spec.name}, rows of {ours.spec.width}, and "

@@ -37,7 +37,7 @@ class BridgeLearner(Learner):
         assert batch.rows is not None  # every batch has them
         base, out = self.bridge.base, self.bridge(batch.students, batch.rows, own=batch.own)
         weights = self.weights(batch)
-        squared, apart = _errors(out.sequence, base.standardised(batch.x))
+        squared, apart = _errors(out.sequence, base.standardised(batch.x, batch.rows))
         errors = (squared * weights).sum(1)
         losses = errors + COSINE * (apart * weights).sum(1)
         if out.pooled is not None and batch.pooled is not None:

@@ -59,7 +59,7 @@ class _Sums:
     def add(self, learner: BridgeLearner, batch: BridgeBatch, out: Predicted) -> None:
         rows, base = batch.rows, learner.bridge.base
         assert rows is not None
-        wanted, weights = base.standardised(batch.x), learner.weights(batch)
+        wanted, weights = base.standardised(batch.x, batch.rows), learner.weights(batch)
         cosines = F.cosine_similarity(out.sequence, wanted, dim=-1)
         self.prompts += len(batch)
         self.cosine += float((cosines * weights).sum())
@@ -125,7 +125,7 @@ def linear(base: LinearBase, batch: BridgeBatch) -> Predicted:
     if batch.own is not None:
         own = batch.own.pooled
         pooled = None if own is None else base.standardised_pooled(own)
-        return Predicted(base.standardised(batch.own.tokens.states.hidden), pooled)
+        return Predicted(base.standardised(batch.own.tokens.states.hidden, batch.rows), pooled)
     entered = base.entered(Bridge.entered_means(batch.students, batch.rows))
     pooled = None if batch.pooled is None else base.read_pooled(entered[:, -1])
     return Predicted(base(entered[:, :-1], batch.rows), pooled)

@@ -42,8 +42,11 @@ WIDTHS = {"sd15": TAPS[0], "sdxl": sum(TAPS), "flux": T5["d_model"], "pixart": T
 WIDTHS |= {"zimage": SIZES["qwen3_4b"]["hidden_size"], "sd3": 4096, "cut": TAPS[0]}
 WIDTHS |= {"ovis": SIZES["qwen3_2b"]["hidden_size"], "ltx2": 3840}
 WIDTHS |= {"qwenimage": SIZES["qwen25_7b"]["hidden_size"]}
+if REAL:  # as SD3's T5 is 4096 wide in any case, which takes minutes
+    WIDTHS["sd3t5"] = 4096
 NEWER = {"zimage": "z_image", "ovis": "ovis", "ltx2": "gemma4"}  # modules that 0.3.64 lacks
 POOLED = {"cut": TAPS[0], "sd15": TAPS[0], "sdxl": TAPS[1], "flux": TAPS[0], "sd3": sum(TAPS)}
+POOLED["sd3t5"] = POOLED["sd3"]
 PROMPTS = [
     "a red cat left of two dogs",
     "an owl on a book, a castle behind it, watercolour!",
@@ -86,6 +89,7 @@ def _target(kind: str):
         "flux": (flux.FluxTokenizer, flux.flux_clip()),
         "pixart": (pixart_t5.PixArtTokenizer, pixart_t5.pixart_te()),
         "sd3": (sd3_clip.SD3Tokenizer, sd3_clip.sd3_clip(t5=False)),
+        "sd3t5": (sd3_clip.SD3Tokenizer, sd3_clip.sd3_clip()),
         "cut": (sd1_clip.SD1Tokenizer, _cut(sd1_clip.SD1ClipModel, 1, None)),
         "shorn": (sd1_clip.SD1Tokenizer, _cut(sd1_clip.SD1ClipModel, 0, -1)),
     }[kind]

@@ -53,19 +53,20 @@ def student(bench, folder):
 
 
 def nearness(base, clip, own) -> tuple[float, float]:
-    """The mean cosine of what a CLIP writes with the encoder's of the same prompt, of another."""
+    """The mean cosine of a CLIP's rows with the encoder's: of the same prompt, of another."""
     with torch.inference_mode():
         pairs = [
-            [base.standardised(entries_of(each, text)[0][0]).flatten() for each in (clip, own)]
+            [base.standardised(entries_of(each, text)[0][0], None)[0] for each in (clip, own)]
             for text in PROMPTS[:12]
         ]
-    every = [
-        [torch.cosine_similarity(ours, pairs[n - shift][1], dim=0) for n, (ours, _) in numbered]
+    right, wrong = (
+        sum(
+            float(torch.cosine_similarity(ours, pairs[n - shift][1], dim=-1).mean())
+            for n, (ours, _) in enumerate(pairs)
+        )
         for shift in (0, 1)
-        for numbered in [list(enumerate(pairs))]
-    ]
-    right, wrong = (float(sum(cosines)) / len(pairs) for cosines in every)
-    return right, wrong
+    )
+    return right / len(pairs), wrong / len(pairs)
 
 
 @pytest.mark.skipif(not PYTHON, reason="needs LIDIT_TRAINING_PYTHON: a Python that trains")

@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from tiny_bridge import Windowed, bridge_fields, bridge_recipe, make_bridge_world, prompts
+from tiny_bridge import (
+    Following,
+    Windowed,
+    bridge_fields,
+    bridge_recipe,
+    make_bridge_world,
+    prompts,
+)
 from tiny_training import curve, fields, write_recipe
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -109,6 +116,25 @@ def test_an_encoder_is_added_to(world):
         assert torch.equal(found[0], sequence) == (not prompt)
         assert torch.equal(found[0][0, 0], sequence[0, 0])  # which varies with no prompt
         assert found[1]["guidance"] == 1.5 and set(found[1]) == set(values)
+
+
+def test_encoders_that_follow_on_one_another_are_each_learnt(world):
+    """By a ridge of its own; a shared one could not, as they differ in scale and sign."""
+    teacher = Following()
+    record(teacher, prompts(), world / "following")
+    write_teacher(world / "following", teacher.teacher)
+    sources = {"sources": [{"kind": "recording", "path": str(world / "following")}]}
+    final = load_bridge(run(world, "both-parts", data=sources))
+    alone = report_of(run(world, "one-part"))
+    told = json.loads(final.report)
+    assert told["ridge"]["cosine"] > alone["ridge"]["cosine"] - 0.1
+    assert told["bridge"]["prompts"] == 6 and final.bridge.base.fixed.sum() == 2
+    assert torch.equal(conditioning(final, "", [])[0], final.empty[0])
+    sequence = conditioning(final, "a red cat", students_of(world, "a red cat"))[0][0].float()
+    expected, rows = teacher("a red cat")[0][0][0], teacher.rows("a red cat")
+    for part in (0, 1):
+        ours, theirs = (x[rows.parts == part] for x in (sequence, expected))
+        assert (ours - theirs).norm() < 0.9 * theirs.norm()
 
 
 def test_several_llms_are_read_together(world):
