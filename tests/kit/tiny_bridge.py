@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from lidit_core.bridge.config import BridgeConfig, TeacherSpec
 from lidit_core.bridge.layout import JoinedRows, RowMaker, TokenLayout, fitted
 from lidit_core.bridge.model import Bridge
-from lidit_core.bridge.rows import StudentTokens, TeacherRows, stack_rows
+from lidit_core.bridge.rows import StudentTokens, TeacherRows, stack_rows, student_tokens
 from lidit_core.bridge.teacher import Teacher, seeds_of, write_teacher
 from lidit_core.io.recording import record
 from lidit_core.text.spec import LLMSpec
@@ -189,3 +189,12 @@ def bridge_recipe(folder: Path, *llms: str, **changes):
     from lidit_train.recipe_file import read_recipe
 
     return read_recipe(write_recipe(folder, bridge_fields(folder, *llms, **changes)))
+
+
+def students_of(folder: Path, prompt: str) -> list[StudentTokens]:
+    """What the LLM in ``folder/student`` makes of a prompt."""
+    from lidit_core.text.encoder import pad_states
+    from lidit_core.text.prompt_encoder import PromptEncoder
+
+    rows = PromptEncoder(folder / "student", "none", -3, 256).encode_rows([prompt], offsets=True)
+    return [student_tokens(pad_states(rows), rows, [len(prompt)])]

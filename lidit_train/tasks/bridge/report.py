@@ -59,7 +59,7 @@ class _Sums:
     def add(self, learner: BridgeLearner, batch: BridgeBatch, out: Predicted) -> None:
         rows, base = batch.rows, learner.bridge.base
         assert rows is not None
-        wanted, weights = base.standardised(batch.x, batch.rows), learner.weights(batch)
+        wanted, weights = base.standardised(batch.x, rows), learner.weights(batch)
         cosines = F.cosine_similarity(out.sequence, wanted, dim=-1)
         self.prompts += len(batch)
         self.cosine += float((cosines * weights).sum())

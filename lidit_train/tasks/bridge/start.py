@@ -134,13 +134,18 @@ def _standard(rows: Statistics, groups: Tensor, spec: TeacherSpec) -> tuple[Tens
 
 def _solved(base: LinearBase, ready: PreparedBridge):
     """The ridges of each encoder's text rows and other rows, and of the pooled vector."""
-    learnt, held_out = (_sums(base, ready, numbers) for numbers in (ready.learnt, ready.held_out))
-    texts, specials = ([solve(a, b) for a, b in zip(learnt[n], held_out[n])] for n in (0, 1))
-    pooled = solve(learnt[2], held_out[2]) if ready.config.teacher.pooled else None
-    return texts, specials, pooled
+    texts, specials, pooled = _sums(base, ready, ready.learnt)
+    apart = _sums(base, ready, ready.held_out)
+    return (
+        [solve(ours, theirs) for ours, theirs in zip(texts, apart[0])],
+        [solve(ours, theirs) for ours, theirs in zip(specials, apart[1])],
+        solve(pooled, apart[2]) if ready.config.teacher.pooled else None,
+    )
 
 
-def _sums(base: LinearBase, ready: PreparedBridge, numbers: Sequence[int]):
+def _sums(
+    base: LinearBase, ready: PreparedBridge, numbers: Sequence[int]
+) -> tuple[list[Sums], list[Sums], Sums]:
     """Sums of each encoder's text, of each one's other rows, and of the pooled vector."""
     spec, read, parts = ready.config.teacher, ready.config.state_width, range(base.parts)
     texts = [Sums(read, spec.width, 1) for _ in parts]

@@ -73,6 +73,9 @@ def host_model(kind: str) -> Any:
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({}, device=CPU)
     fill(model.diffusion_model)
+    for name, places in model.diffusion_model.named_buffers():
+        if name.endswith("pos_embed"):  # which a file has, and the host leaves as it lies in memory
+            places.zero_()
     return comfy.model_patcher.ModelPatcher(model, load_device=CPU, offload_device=CPU)
 
 

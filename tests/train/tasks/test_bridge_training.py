@@ -11,27 +11,25 @@ import pytest
 import torch
 from accelerate import Accelerator
 from tiny_bridge import (
-    Following,
     Windowed,
     bridge_fields,
     bridge_recipe,
     make_bridge_world,
     prompts,
+    students_of,
 )
 from tiny_training import curve, fields, write_recipe
 from torch.utils.flop_counter import FlopCounterMode
 
-from lidit_core.bridge.encode import OwnEntry, added, conditioning
+from lidit_core.bridge.encode import conditioning
 from lidit_core.bridge.file import load_bridge
 from lidit_core.bridge.model import Bridge
-from lidit_core.bridge.rows import student_tokens
 from lidit_core.bridge.teacher import read_teacher, write_teacher
 from lidit_core.cli import main
 from lidit_core.cli.record import _teacher
 from lidit_core.errors import LiDiTError
 from lidit_core.io.conditioning import EncodedPrompts, write_encoded
 from lidit_core.io.recording import open_recording, record
-from lidit_core.text.encoder import pad_states
 from lidit_core.text.prompt_encoder import PromptEncoder
 from lidit_core.text.spec import LLMSpec
 from lidit_core.text.templates import find_template
@@ -96,47 +94,6 @@ def test_the_mlp_is_trained_by_the_same_command(world):
     assert loaded.bridge.config.residual == "mlp" and set(report_of(out / "final.safetensors"))
 
 
-def test_an_encoder_is_added_to(world):
-    """A better one is learnt: what the weak one wrote is the base, and what is added helps."""
-    stages, weak = [{"images": 480, "batch": 8}], str(world / "weak")
-    made = {"bridge": {"add": weak}, "checkpoints": {"every": 100}}
-    final = run(world, "added", stages=stages, **made)
-    told = report_of(final)
-    assert set(told) == {"bridge", "encoder"}
-    assert told["bridge"]["cosine"] > told["encoder"]["cosine"] + 0.02
-    assert told["bridge"]["r2"] > told["encoder"]["r2"]
-    lines = curve(world / "added")
-    assert sum(r["loss"] for r in lines[-5:]) < 0.9 * sum(r["loss"] for r in lines[:5])
-    loaded, own = load_bridge(final), Windowed(reads=0.0)
-    assert loaded.bridge.config.add
-    for prompt in ("a red cat", "three apples and two dogs " * 4, ""):
-        ((sequence, values),) = own(prompt)
-        entry = sequence, values
-        found = added(loaded, prompt, students_of(world, prompt or " "), OwnEntry(entry, entry))
-        assert torch.equal(found[0], sequence) == (not prompt)
-        assert torch.equal(found[0][0, 0], sequence[0, 0])  # which varies with no prompt
-        assert found[1]["guidance"] == 1.5 and set(found[1]) == set(values)
-
-
-def test_encoders_that_follow_on_one_another_are_each_learnt(world):
-    """By a ridge of its own; a shared one could not, as they differ in scale and sign."""
-    teacher = Following()
-    record(teacher, prompts(), world / "following")
-    write_teacher(world / "following", teacher.teacher)
-    sources = {"sources": [{"kind": "recording", "path": str(world / "following")}]}
-    final = load_bridge(run(world, "both-parts", data=sources))
-    alone = report_of(run(world, "one-part"))
-    told = json.loads(final.report)
-    assert told["ridge"]["cosine"] > alone["ridge"]["cosine"] - 0.1
-    assert told["bridge"]["prompts"] == 6 and final.bridge.base.fixed.sum() == 2
-    assert torch.equal(conditioning(final, "", [])[0], final.empty[0])
-    sequence = conditioning(final, "a red cat", students_of(world, "a red cat"))[0][0].float()
-    expected, rows = teacher("a red cat")[0][0][0], teacher.rows("a red cat")
-    for part in (0, 1):
-        ours, theirs = (x[rows.parts == part] for x in (sequence, expected))
-        assert (ours - theirs).norm() < 0.9 * theirs.norm()
-
-
 def test_several_llms_are_read_together(world):
     final = run(world, "both", "student", "second")
     config = load_bridge(final).bridge.config
@@ -160,12 +117,6 @@ def test_what_an_llm_itself_gives_is_found_by_ridge(world):
     stages = [{"images": 4, "batch": 4}]
     told = report_of(run(world, "copy", data=sources, stages=stages))
     assert told["ridge"]["cosine"] > 0.999 and told["ridge"]["r2"] > 0.998
-
-
-def students_of(world: Path, prompt: str):
-    encoder = PromptEncoder(world / "student", "none", -3, 256)
-    rows = encoder.encode_rows([prompt], offsets=True)
-    return [student_tokens(pad_states(rows), rows, [len(prompt)])]
 
 
 def test_the_file_writes_what_the_teacher_would(world):
@@ -267,21 +218,6 @@ def _without_teacher(folder: Path) -> None:
     (folder / "recording" / "teacher.safetensors").unlink()
 
 
-def _weak(folder: Path) -> None:
-    record(Windowed(reads=0.0), prompts(), folder / "weak")
-    write_teacher(folder / "weak", Windowed(reads=0.0).teacher)
-
-
-def _other_prompts(folder: Path) -> None:
-    record(Windowed(reads=0.0), prompts(40), folder / "fewer")
-    write_teacher(folder / "fewer", Windowed(reads=0.0).teacher)
-
-
-def _other_width(folder: Path) -> None:
-    record(Windowed(width=24), prompts(), folder / "wide")
-    write_teacher(folder / "wide", Windowed(width=24).teacher)
-
-
 def _without_shard(folder: Path) -> None:
     (folder / "recording" / "00000.safetensors").unlink()
 
@@ -312,11 +248,6 @@ MISTAKES = [
     (_other_layout, {}, "by the layout of its teacher"),
     (_no_pooled, {}, "a pooled vector of 6 numbers; expected 0"),
     (_varying, {}, "changes with the prompt"),
-    (_other_prompts, {"bridge": {"add": "{folder}/fewer"}}, "record the same file of prompts"),
-    (_other_width, {"bridge": {"add": "{folder}/wide"}}, "rows of 24, and what is learnt of"),
-    (None, {"bridge": {"add": "{folder}/recording"}}, "there is nothing to add"),
-    (None, {"bridge": {"add": "nowhere"}}, "no recording"),
-    (_weak, {"bridge": {"add": "{folder}/weak", "residual": "mlp"}}, "and has residual='mlp'"),
     (None, {"bridge": {"llms": []}}, "no llms; expected one or more"),
     (None, {"bridge": {"width": 33}}, "a width that twice the heads divide"),
     (None, {"bridge": {"residual": "none"}}, "residual is 'none'"),
@@ -336,7 +267,6 @@ def test_mistakes_are_told_before_anything_is_loaded(
     (tmp_path / "student").symlink_to(world / "student")
     if damage:
         damage(tmp_path)
-    changes = json.loads(json.dumps(changes).replace("{folder}", str(tmp_path)))
     monkeypatch.setattr("lidit_core.llm.loading.load_llm", None)
     with pytest.raises(LiDiTError, match=sentence) as told:
         run(tmp_path, "out", **changes)
