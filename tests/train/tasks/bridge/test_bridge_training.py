@@ -1,4 +1,4 @@
-"""Bridges learn from recordings. Run: pytest tests/train/tasks/test_bridge_training.py"""
+"""Bridges learn from recordings. Run: pytest tests/train/tasks/bridge/test_bridge_training.py"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a bridge is added to, in training. Run: pytest tests/train/tasks/test_bridge_bases.py
+"""What a bridge is added to, in training. Run: pytest tests/train/tasks/bridge/test_bridge_bases.py
 
 Ridge, one for each of several encoders, or what the checkpoint's own encoder wrote.
 """
