@@ -68,13 +68,19 @@ def _own_rows(loaded: LoadedBridge, entry: Entry, rows: TeacherRows) -> OwnRows:
     """What an encoder wrote as the bridge reads it."""
     spec = loaded.bridge.config.teacher
     sequence, pooled = entry[0], entry[1].get(POOLED)
-    found = tuple(sequence.shape), 0 if pooled is None else pooled.shape[-1]
-    expected = (1, rows.ids.shape[1], spec.width), spec.pooled
+    found = sequence.shape[-1], 0 if pooled is None else pooled.shape[-1]
     check(
-        found == expected,
-        f"the encoder wrote rows of {found[0]} and a pooled vector of {found[1]} numbers of this "
-        f"prompt, and the bridge adds to {expected[0]} and {expected[1]} of {spec.name}; connect "
-        "the text encoder that the bridge was trained for",
+        sequence.ndim == 3 and found == (spec.width, spec.pooled),
+        f"the encoder wrote rows of {found[0]} and a pooled vector of {found[1]}, and the bridge "
+        f"adds to those of {spec.name}, {spec.width} and {spec.pooled}; connect the text encoder "
+        "that the bridge was trained for",
+    )
+    check(
+        sequence.shape[:2] == rows.ids.shape,
+        f"the encoder made {sequence.shape[1]} rows of this prompt, and the bridge adds to "
+        f"{rows.ids.shape[1]}, as the encoder read more in it than plain text, or is another; "
+        "leave out embeddings and options of its tokenizer, or connect the text encoder that the "
+        "bridge was trained for",
     )
     kept = None if pooled is None else pooled.cpu().float()
     return OwnRows.of(sequence.cpu().float(), kept, rows, spec.masked)

@@ -142,10 +142,13 @@ def test_an_encoder_that_is_missing_or_another_is_told():
     own = entry_of(teacher, TEXTS[0])
     wide = own[0].repeat(1, 1, 2), own[1]
     bare = own[0], {k: v for k, v in own[1].items() if k != "pooled_output"}
-    for entry in (wide, bare, entry_of(teacher, TEXTS[1])):
-        with pytest.raises(
-            LiDiTError, match="connect the text encoder that the bridge was"
-        ) as told:
+    longer = entry_of(teacher, TEXTS[1])
+    for entry, sentence in (
+        (wide, r"rows of 40 and a pooled vector of 6, .* those of windowed, 20 and 6; connect"),
+        (bare, "rows of 20 and a pooled vector of 0, "),
+        (longer, "rows of this prompt, and the bridge adds to 14, as the encoder read more"),
+    ):
+        with pytest.raises(LiDiTError, match=sentence) as told:
             added(loaded, TEXTS[0], [students([TEXTS[0]])], OwnEntry(entry, entry))
         assert "\n" not in str(told.value)
 

@@ -52,22 +52,28 @@ def student(bench, folder):
     )[0]  # fmt: skip
 
 
-def nearness(base, clip, own) -> tuple[float, float]:
+def rows_of(base, entries, by_row: bool):
+    """The rows of one entry as they are learnt, one after the other or joined into one."""
+    rows = base.standardised(entries[0][0], None)[0, 1:]
+    return rows if by_row else rows.flatten()
+
+
+def nearness(base, clip, own, by_row: bool = False) -> tuple[float, float]:
     """The mean cosine of what a CLIP writes with the encoder's: of the same prompt, of another.
+
+    Args:
+        by_row: every row counts alike, the many of padding too.
 
     Without the first row, which in CLIP varies with no prompt and outweighs all others.
     """
     with torch.inference_mode():
         pairs = [
-            [
-                base.standardised(entries_of(each, text)[0][0], None)[0, 1:].flatten()
-                for each in (clip, own)
-            ]
+            [rows_of(base, entries_of(each, text), by_row) for each in (clip, own)]
             for text in PROMPTS[:12]
         ]
     right, wrong = (
         sum(
-            float(torch.cosine_similarity(ours, pairs[n - shift][1], dim=0))
+            float(torch.cosine_similarity(ours, pairs[n - shift][1], dim=-1).mean())
             for n, (ours, _) in enumerate(pairs)
         )
         for shift in (0, 1)
@@ -107,5 +113,5 @@ def test_what_another_encoder_knows_is_added_to_the_checkpoints_own(pack, host, 
     assert told["bridge"]["cosine"] > told["encoder"]["cosine"] + 0.1
     clip = bench.clip(bridge, llm, encoder=own)
     check_same(entries_of(clip, ""), entries_of(own, ""))
-    before, after = (nearness(bridge.bridge.base, c, better)[0] for c in (own, clip))
+    before, after = (nearness(bridge.bridge.base, c, better, by_row=True)[0] for c in (own, clip))
     assert after > before + 0.05
