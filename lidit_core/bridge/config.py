@@ -62,7 +62,7 @@ class BridgeConfig:
     width: int = 512  # of the refined tokens and the queries
     heads: int = 8
     refiner_blocks: int = 2  # of the linguistic refiner of each LLM
-    collaborative_blocks: int = 1  # where there are several LLMs
+    collaborative_blocks: int = 1  # where there are several LLMs, or an encoder is added to
     blocks: int = 3  # of the resampler
     residual: str = "attention"  # what is added to the base: or "mlp", token by token, or "none"
     base: bool = True  # ridge; False = the residual alone, for comparison

@@ -21,7 +21,7 @@ class Bridge:
     width: int = 512  # of the refined tokens and the queries
     heads: int = 8  # of attention
     refiner_blocks: int = 2  # of each LLM's linguistic refiner
-    collaborative_blocks: int = 1  # where there are several LLMs
+    collaborative_blocks: int = 1  # where there are several LLMs, or an encoder is added to
     blocks: int = 3  # of the resampler
     residual: str = "attention"  # or "mlp", token by token, which is what it has to beat
     base: bool = True  # ridge; false = the residual alone, for comparison
