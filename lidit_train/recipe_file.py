@@ -76,7 +76,7 @@ def _look_beside(data: dict, folder: Path) -> None:
     sources = data["data"].get("sources") if isinstance(data.get("data"), dict) else None
     records = [(data.get("model"), name) for name in ("checkpoint", "pixart", "vae")]
     records += [(data.get("cache"), "given"), (data.get("adapter"), "base")]
-    records += [(data.get("alignment"), "encoder")]
+    records += [(data.get("alignment"), "encoder"), (data.get("bridge"), "add")]
     records += [(source, "path") for source in (sources if isinstance(sources, list) else ())]
     for record, name in records:
         if not isinstance(record, dict):

@@ -81,6 +81,11 @@ PROOFS = {
         ("tests/core/llm/test_real_sizes.py", "-s"),
         environment=(("LIDIT_REAL_SIZES", "1"),),
     ),
+    "bridges": Proof(
+        "bridges hold for text encoders as wide as people's, few layers deep, with random weights",
+        in_hosts=("tests/host/bridge",),
+        environment=(("LIDIT_REAL_SIZES", "1"),),
+    ),
     "browsers": Proof(
         "the workflows open and draw in a browser",
         in_hosts=("tests/host", "-k", "browser"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import folder_paths
@@ -90,7 +90,8 @@ def describe_bridge(loaded: Loaded) -> str:
         f"{llm.template.name}"
         for llm in config.llms
     ]
-    return "\n".join([f"writes {spec.name}: rows of {spec.width}{pooled}", *llms, *_told(loaded)])
+    does = "adds to" if config.add else "writes"
+    return "\n".join([f"{does} {spec.name}: rows of {spec.width}{pooled}", *llms, *_told(loaded)])
 
 
 def _told(loaded: LoadedBridge) -> list[str]:
@@ -121,9 +122,23 @@ def reads_weights(loaded: Loaded) -> bool:
     return isinstance(loaded, LoadedBridge) and loaded.bridge.config.teacher.weights
 
 
-def target_of(loaded: Loaded) -> Mapping[str, object]:
-    """What it writes, for sentences: its name and width."""
+def adds(loaded: Loaded) -> bool:
+    """Whether it adds to what the checkpoint's own encoder writes, in place of writing it."""
+    return isinstance(loaded, LoadedBridge) and loaded.bridge.config.add
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a bridge writes, for sentences."""
+
+    name: str
+    width: int
+    pooled: int
+
+
+def target_of(loaded: Loaded) -> Target:
+    """The text encoder in whose form a bridge writes."""
     if isinstance(loaded, LoadedProjection):
-        return {"name": loaded.about.get("target_model", "another LLM"), "width": loaded.width}
+        return Target(loaded.about.get("target_model", "another LLM"), loaded.width, 0)
     spec = loaded.bridge.config.teacher
-    return {"name": spec.name, "width": spec.width}
+    return Target(spec.name, spec.width, spec.pooled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -9,16 +10,18 @@ from comfy import model_management
 from torch import Tensor, nn
 
 from ...lidit_core.bridge.clipproj import LoadedProjection, projected
-from ...lidit_core.bridge.encode import POOLED, conditioning
+from ...lidit_core.bridge.encode import POOLED, OwnEntry, added, conditioning
+from ...lidit_core.bridge.file import LoadedBridge
 from ...lidit_core.errors import LiDiTError
 from ...lidit_core.io.conditioning import Entry
 from ...lidit_core.text.emphasis import EmphasisedPrompt, read_emphasis
 from ..llm.reader import HostCLIP
 from ..llm.weights import move_the_rest
-from .files import Loaded, llms_of, module_of, reads_weights
+from ..node_notes import note
+from .files import Loaded, adds, llms_of, module_of, reads_weights
 from .mixing import OwnEncoder, mixed
 from .readers import read
-from .tokens import one_text, texts_of
+from .tokens import one_text, texts_of, unescaped, without_marks
 
 
 @dataclass(frozen=True)
@@ -63,16 +66,41 @@ class BridgeHolder(nn.Module):
     def encode_token_weights(self, tokens: dict) -> tuple[Tensor, Tensor | None, dict]:
         """Sequence, pooled vector, and what else an entry of CONDITIONING holds."""
         wiring, texts = self.wiring, texts_of(tokens)
-        own = wiring.encoder.entry(texts) if wiring.encoder and wiring.strength < 1 else None
+        adding, encoder = adds(wiring.loaded), wiring.encoder
+        own = encoder.entry(texts) if encoder and (adding or wiring.strength < 1) else None
         if own is not None and wiring.strength == 0:
             return _given(own)
+        if own is not None and adding:
+            return _given(self._added(texts, own))
         ours = self._written(one_text(texts))
         return _given(ours if own is None else mixed(own, ours, wiring.strength))
 
+    def _added(self, texts: Mapping[str, str | None], own: Entry) -> Entry:
+        """The encoder's entry with what the bridge adds."""
+        wiring, loaded = self.wiring, self.wiring.loaded
+        assert isinstance(loaded, LoadedBridge) and wiring.encoder is not None  # as `adds` says
+        prompt = self._prompt(one_text(texts))
+        if loaded.is_empty(prompt.text):
+            return own
+        if wiring.encoder.reads_more(texts):
+            note(
+                "the encoder reads embeddings in this prompt; the bridge takes their names for "
+                "text, and what it adds may lie on other tokens than meant"
+            )
+        plain = own if prompt.plain else wiring.encoder.entry(without_marks(texts, prompt))
+        students = self._read(prompt.text)
+        return added(loaded, prompt, students, OwnEntry(own, plain), wiring.strength)
+
+    def _prompt(self, text: str) -> EmphasisedPrompt:
+        """The text that the LLMs read, and the weights of its characters where those are read."""
+        loaded = self.wiring.loaded
+        if reads_weights(loaded):
+            return read_emphasis(text)
+        return EmphasisedPrompt(text if isinstance(loaded, LoadedProjection) else unescaped(text))
+
     def _written(self, text: str) -> Entry:
         """What the bridge makes of a prompt."""
-        loaded = self.wiring.loaded
-        prompt = read_emphasis(text) if reads_weights(loaded) else EmphasisedPrompt(text)
+        loaded, prompt = self.wiring.loaded, self._prompt(text)
         if isinstance(loaded, LoadedProjection):
             return projected(loaded, *self._read(prompt.text))
         students = [] if loaded.is_empty(prompt.text) else self._read(prompt.text)

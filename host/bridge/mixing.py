@@ -31,6 +31,13 @@ class OwnEncoder:
         found = clip.encode_from_tokens(self._tokens(texts), return_pooled=True, return_dict=True)
         return found.pop("cond"), found
 
+    def reads_more(self, texts: Mapping[str, str | None]) -> bool:
+        """Whether something in the texts is no text to it, such as an embedding."""
+        pieces = [
+            piece for part in self._tokens(texts).values() for chunk in part for piece in chunk
+        ]
+        return not all(isinstance(piece[0], int) for piece in pieces)
+
     def _tokens(self, texts: Mapping[str, str | None]) -> dict:
         tokens = self.clip.tokenize(texts[TEXT] or "")
         for name, text in texts.items():
@@ -53,9 +60,9 @@ def check_encoder(loaded: Loaded, encoder: OwnEncoder) -> None:
     own, _ = encoder.entry({TEXT: ""})
     target = target_of(loaded)
     check(
-        own.ndim == 3 and own.shape[-1] == target["width"],
+        own.ndim == 3 and own.shape[-1] == target.width,
         f"the encoder here writes rows of {own.shape[-1]} and this bridge those of "
-        f"{target['name']} ({target['width']}); connect the text encoder of the checkpoint that "
+        f"{target.name} ({target.width}); connect the text encoder of the checkpoint that "
         "the bridge was trained for",
     )
     kept = getattr(loaded, "empty", None)
@@ -68,7 +75,7 @@ def check_encoder(loaded: Loaded, encoder: OwnEncoder) -> None:
     if far > ALIKE:
         note(
             f"the encoder here is not the one that this bridge learnt from: its empty prompt is "
-            f"{far:.2g} off; the mixture may do worse than either"
+            f"{far:.2g} off; what comes out may be worse than either's"
         )
 
 

@@ -7,6 +7,7 @@ is compared with the host's own tokens before it is believed.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,8 +18,8 @@ from torch import Tensor
 
 from ...lidit_core.bridge.config import TeacherSpec
 from ...lidit_core.bridge.encode import MASK, POOLED
-from ...lidit_core.bridge.layout import RowMaker, TokenLayout, fitted
-from ...lidit_core.bridge.rows import PADDING_ROW
+from ...lidit_core.bridge.layout import AnyRows, RowMaker, TokenLayout, fitted, joined
+from ...lidit_core.bridge.rows import PADDING_ROW, TEXT, TeacherRows
 from ...lidit_core.bridge.teacher import Teacher, seeds_of
 from ...lidit_core.errors import LiDiTError, check, first_line
 from ...lidit_core.io.conditioning import Entry
@@ -55,9 +56,9 @@ def teacher_of(clip: Any, encode: Encode, prompts: Sequence[str]) -> Teacher:
         "record` records one to be written",
     )
     try:
-        texts, teacher = _teacher(clip, encode, type(model).__name__)
+        every, teacher = _teacher(clip, encode, type(model).__name__)
         numbered = enumerate(prompts)
-        unread = tuple(n for n, text in numbered if not texts.agree(teacher.rows, text))
+        unread = tuple(n for n, text in numbered if not _agree(every, teacher.rows.makers, text))
         return replace(teacher, unread=unread)
     except LiDiTError:
         raise
@@ -74,12 +75,17 @@ class HostTexts:
 
     clip: Any
     part: str  # the text model
+    padding: int | None = None  # id of padding before the text that gets no row; None = none
+    dropped: int = 0  # first tokens, of a template, that get no row
 
     def tokens(self, text: str) -> list[tuple]:
         """(token, weight) of every row, all chunks one after the other."""
         found = self.clip.tokenize(text)
         key = self.part if self.part in found else self.part.removeprefix(PREFIX)
-        return [(piece[0], piece[1]) for chunk in found[key] for piece in chunk]
+        pieces = [(piece[0], piece[1]) for chunk in found[key] for piece in chunk]
+        if self.padding is not None:
+            pieces = list(itertools.dropwhile(lambda p: p[0] == self.padding, pieces))
+        return pieces[self.dropped :]
 
     def ids(self, text: str) -> list[int] | None:
         """Those of the rows; None where one has a weight, or is no token of the vocabulary."""
@@ -89,25 +95,88 @@ class HostTexts:
 
     def agree(self, rows: RowMaker, text: str) -> bool:
         ids = self.ids(text)
-        return ids is not None and ids == rows(text).ids.tolist()
+        return ids is not None and ids == (rows(text).ids - rows.layout.first_id).tolist()
 
 
-def _teacher(clip: Any, encode: Encode, name: str) -> tuple[HostTexts, Teacher]:
-    empty = _only(encode(""), name)
-    counts = [empty[0].shape[1], _only(encode(PROBES[1]), name)[0].shape[1]]
+def _agree(every: Sequence[HostTexts], makers: Sequence[RowMaker], text: str) -> bool:
+    """Whether each encoder's rows are the host's tokens of a prompt."""
+    return all(texts.agree(maker, text) for texts, maker in zip(every, makers))
+
+
+def _teacher(clip: Any, encode: Encode, name: str) -> tuple[list[HostTexts], Teacher]:
+    entries = [_only(encode(probe), name) for probe in PROBES]
     parts = dict(text_parts(clip.tokenizer))
-    for part in parts:
-        texts = HostTexts(clip, part)
-        if [len(texts.tokens(probe)) for probe in PROBES[:2]] != counts:
-            continue
-        rows = _rows(texts, parts[part])
-        if rows is not None:
-            return texts, _described(texts, rows, empty, list(parts))
+    for every in (*_candidates(clip, parts, entries), *_pairs(clip, parts, entries)):
+        makers = [_rows_of(texts, parts.get(texts.part)) for texts in every]
+        found = [maker for maker in makers if maker is not None]
+        if len(found) == len(every) and _begin(joined(found), entries):
+            return every, _described(every, found, entries[0], list(parts) or [every[0].part])
     raise LiDiTError(
-        f"the rows that {name} writes, {counts[0]} of an empty prompt, are not the tokens of its "
-        f"{' or '.join(parts) or 'tokenizer'} one by one; a bridge writes those of text encoders "
-        "whose tokens are, such as CLIP's, T5's and plain LLMs'"
+        f"the rows that {name} writes, {entries[0][0].shape[1]} of an empty prompt, are not the "
+        f"tokens of its {' or '.join(parts) or 'tokenizer'} one by one; a bridge writes those of "
+        "text encoders whose tokens are, such as CLIP's, T5's and plain LLMs'"
     )
+
+
+def _candidates(
+    clip: Any, parts: dict[str, Any], entries: Sequence[Entry]
+) -> Iterator[list[HostTexts]]:
+    """The texts of a CLIP's models whose tokens are as many as its rows, or as many more."""
+    if hasattr(clip.cond_stage_model, "bridge_rows"):  # one of ours, which says it itself
+        yield [HostTexts(clip, next(iter(clip.tokenize(""))))]
+    for part, tokenizer in parts.items():
+        paddings = (None, int(tokenizer.pad_token)) if _pads_left(tokenizer) else (None,)
+        for padding in paddings:
+            texts = HostTexts(clip, part, padding)
+            more = {
+                len(texts.tokens(probe)) - entry[0].shape[1]
+                for probe, entry in zip(PROBES, entries)
+            }
+            if len(more) == 1 and min(more) >= 0:
+                yield [replace(texts, dropped=min(more))]
+
+
+def _pairs(clip: Any, parts: dict[str, Any], entries: Sequence[Entry]) -> Iterator[list[HostTexts]]:
+    """Two models' texts whose tokens together are as many as the rows: of SD3 CLIP's and T5's."""
+    counts = [entry[0].shape[1] for entry in entries]
+    for pair in itertools.permutations(parts, 2):
+        every = [HostTexts(clip, part) for part in pair]
+        if counts == [sum(len(texts.tokens(probe)) for texts in every) for probe in PROBES]:
+            yield every
+
+
+def _pads_left(part: Any) -> bool:
+    return bool(getattr(part, "pad_left", False))
+
+
+def _rows_of(texts: HostTexts, part: Any) -> RowMaker | None:
+    """What gives the host's tokens of every probe, without those that get no row."""
+    model = texts.clip.cond_stage_model
+    rows = model.bridge_rows() if part is None else _rows(replace(texts, dropped=0), part)
+    if rows is None or texts.dropped > rows.layout.heads:
+        return None
+    made = RowMaker(replace(rows.layout, dropped=texts.dropped), rows.tokenizer)
+    return made if all(texts.agree(made, probe) for probe in PROBES) else None
+
+
+def _begin(rows: AnyRows, entries: Sequence[Entry]) -> bool:
+    """Whether each encoder's first row of text is where it is thought to be: it varies there.
+
+    Of one that keeps back no row, and has the sequence for itself, nothing else can be.
+    """
+    if isinstance(rows, RowMaker) and not rows.layout.dropped:
+        return True
+    pair = [(rows(probe), entry[0][0]) for probe, entry in list(zip(PROBES, entries))[1:3]]
+    (made, row), (other, another) = pair
+    return not any(
+        torch.allclose(row[_first(made, part)], another[_first(other, part)])
+        for part in range(len(rows.makers))
+    )
+
+
+def _first(rows: TeacherRows, part: int) -> int:
+    """An encoder's first row of text."""
+    return int(((rows.kinds == TEXT) & (rows.parts == part)).int().argmax())
 
 
 def _only(entries: Sequence[Entry], name: str) -> Entry:
@@ -119,25 +188,40 @@ def _only(entries: Sequence[Entry], name: str) -> Entry:
     return entries[0]
 
 
-def _described(texts: HostTexts, rows: RowMaker, empty: Entry, names: list[str]) -> Teacher:
-    """All that is known once the layout is."""
+def _described(
+    every: Sequence[HostTexts], makers: Sequence[RowMaker], empty: Entry, names: list[str]
+) -> Teacher:
+    """All that is known once the layouts are."""
     sequence, values = empty
     pooled: Any = values.get(POOLED)
-    alike = [name for name in names if _same_text(texts, HostTexts(texts.clip, name), rows)]
-    tables = [_table(texts.clip.cond_stage_model, name) for name in alike]
-    ids, width = min(len(table) for table in tables), sequence.shape[-1]
+    made, seeds, widths = [], [], []
+    for texts, maker in zip(every, makers):
+        layout = replace(maker.layout, first_id=sum(map(len, seeds)))
+        made.append(RowMaker(layout, maker.tokenizer))
+        widths, own = _seeds(texts, maker, names)
+        seeds.append(own)
+    width = sequence.shape[-1]
     spec = TeacherSpec(
-        type(texts.clip.cond_stage_model).__name__,
+        type(every[0].clip.cond_stage_model).__name__,
         width,
-        ids,
-        rows.layout,
+        sum(map(len, seeds)),
+        made[0].layout,
         pooled.shape[-1] if isinstance(pooled, Tensor) else 0,
-        _taps([table.shape[1] for table in tables], width),
+        _taps(widths, width) if len(every) == 1 else (),
         masked=MASK in values,
-        weights=any(weight != 1 for _, weight in texts.tokens(WEIGHTED)),
+        more=tuple(maker.layout for maker in made[1:]),
+        weights=any(weight != 1 for _, weight in every[0].tokens(WEIGHTED)),
     )
+    return Teacher(spec, joined(made), torch.cat(seeds), (sequence, values))
+
+
+def _seeds(texts: HostTexts, rows: RowMaker, names: list[str]) -> tuple[list[int], Tensor]:
+    """The widths of the tables of all that read the same tokens, and the seeds of those joined."""
+    alike = [name for name in names if _same_text(texts, replace(texts, part=name), rows)]
+    tables = [_table(texts.clip.cond_stage_model, name) for name in alike]
+    ids = min(len(table) for table in tables)
     seeds = seeds_of(torch.cat([table[:ids] for table in tables], dim=1))
-    return Teacher(spec, rows, seeds, (sequence, values))
+    return [table.shape[1] for table in tables], seeds
 
 
 def _same_text(texts: HostTexts, other: HostTexts, rows: RowMaker) -> bool:
@@ -164,7 +248,7 @@ def _taps(widths: list[int], width: int) -> tuple[int, ...]:
 def _table(model: Any, name: str) -> Tensor:
     """The token embeddings of one text model, (ids, width) float32 on the CPU."""
     part = getattr(model, name, None) or getattr(model, name.removeprefix(PREFIX), None)
-    transformer: Any = getattr(part, "transformer", None)
+    transformer: Any = getattr(part, "transformer", model)
     check(
         hasattr(transformer, "get_input_embeddings"),
         f"{type(model).__name__} has no token embeddings for its {name}; record another encoder",

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...lidit_core.errors import check, shown
+from ...lidit_core.text.emphasis import EmphasisedPrompt
 from ..llm.plain_text import check_options
 from ..node_notes import note
 
@@ -71,3 +72,14 @@ def one_text(texts: Mapping[str, str | None]) -> str:
     if written and not all(texts.values()):
         note("an empty box for one of the encoders is filled with the prompt of the other")
     return written[0] if written else ""
+
+
+def unescaped(text: str) -> str:
+    """The text as the host's tokenizers read it that know no weights: escapes are taken away."""
+    return text.replace("\\)", ")").replace("\\(", "(")
+
+
+def without_marks(texts: Mapping[str, str | None], prompt: EmphasisedPrompt) -> dict:
+    """The same boxes without the weights of words, so that a host reads none."""
+    plain = prompt.text.replace("(", "\\(").replace(")", "\\)")
+    return {name: plain if text else text for name, text in texts.items()}

@@ -13,6 +13,7 @@ import torch
 from comfy.supported_models_base import ClipTarget
 from torch import Tensor, nn
 
+from ...lidit_core.bridge.layout import RowMaker, word_rows
 from ...lidit_core.checkpoints.lidit import read_config
 from ...lidit_core.demo.bag_of_words import BagOfWords
 from ...lidit_core.demo.checkpoint import TEXT_PREFIX, DemoConfig, read_demo_checkpoint
@@ -64,6 +65,13 @@ class BagOfWordsClip(nn.Module):
 
     def set_clip_options(self, options: dict) -> None:
         """It has none."""
+
+    def bridge_rows(self) -> RowMaker:
+        """What its rows stand for, which a bridge has to know."""
+        return word_rows(self.encoder.buckets, self.encoder.length)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.encoder.words
 
     def load_sd(self, state: dict):
         return self.encoder.load_state_dict(state, strict=False)

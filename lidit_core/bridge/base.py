@@ -32,22 +32,8 @@ class LinearBase(nn.Module):
 
     def __init__(self, config: BridgeConfig, device=None) -> None:
         super().__init__()
-        width, read = config.teacher.width, config.state_width
-        shapes: dict[str, tuple[int, ...]] = {
-            "mean_in": (read,),
-            "deviation_in": (read,),
-            "mean": (width,),
-            "deviation": (width,),
-            "text": (width, read),
-            "text_bias": (width,),
-            "special": (width, read),  # of rows that are no text
-            "constants": (config.teacher.layout.constants, width),
-            "fixed": (config.teacher.layout.constants,),  # 1 where a row varies with no prompt
-        }
-        if pooled := config.teacher.pooled:
-            shapes |= {"pooled": (pooled, read), "pooled_bias": (pooled,)}
-            shapes |= {"pooled_mean": (pooled,), "pooled_deviation": (pooled,)}
-        for name, shape in shapes.items():
+        self.parts = len(config.teacher.layouts)
+        for name, shape in base_shapes(config).items():
             fill = torch.ones if "deviation" in name else torch.zeros
             self.register_buffer(name, fill(shape, dtype=torch.float32, device=device))
 
@@ -58,23 +44,78 @@ class LinearBase(nn.Module):
     def forward(self, entered: Tensor, rows: TeacherRows) -> Tensor:
         """(B, R, X) -> (B, R, C)."""
         text = (rows.kinds == TEXT)[..., None]
-        of_text = entered @ self.text.T + self.text_bias
-        of_others = entered @ self.special.T + self.constants[rows.constants.clamp(min=0)]
+        of_text = self._mapped(entered, self.text, rows) + self.of(self.text_bias, rows)
+        constants = self.constants[rows.constants.clamp(min=0)]
+        of_others = self._mapped(entered, self.special, rows) + constants
         return torch.where(text, of_text, of_others)
+
+    def _mapped(self, entered: Tensor, weight: Tensor, rows: TeacherRows) -> Tensor:
+        """By the map of each row's encoder."""
+        if self.parts == 1:
+            return entered @ weight.T
+        mapped = torch.stack([entered @ part.T for part in weight])  # (parts, B, R, C)
+        return mapped.gather(0, rows.parts[None, ..., None].expand_as(mapped[:1]))[0]
+
+    def of(self, standard: Tensor, rows: TeacherRows) -> Tensor:
+        """What is standard of each row's encoder, (B, R, C), or (C,) where there is but one."""
+        return standard if self.parts == 1 else standard[rows.parts]
 
     def is_fixed(self, rows: TeacherRows) -> Tensor:
         """(B, R) bool: rows that vary with no prompt."""
-        known = self.fixed[rows.constants.clamp(min=0)] > 0
-        return known & (rows.kinds != TEXT) & rows.seen
+        still = self.fixed[rows.constants.clamp(min=0)] > 0
+        return still & (rows.kinds != TEXT) & rows.seen
 
     def read_pooled(self, entered: Tensor) -> Tensor:
         """The mean of all states (B, X) -> (B, P), standardised."""
         return entered @ self.pooled.T + self.pooled_bias
 
-    def standardised(self, sequence: Tensor) -> Tensor:
+    def standardised(self, sequence: Tensor, rows: TeacherRows) -> Tensor:
         """A conditioning (B, R, C) as it is learnt."""
-        return (sequence.float() - self.mean) / self.deviation
+        return (sequence.float() - self.of(self.mean, rows)) / self.of(self.deviation, rows)
 
-    def restored(self, sequence: Tensor) -> Tensor:
+    def standardised_pooled(self, pooled: Tensor) -> Tensor:
+        """A pooled vector (B, P) as it is learnt."""
+        return (pooled.float() - self.pooled_mean) / self.pooled_deviation
+
+    def restored(self, sequence: Tensor, rows: TeacherRows) -> Tensor:
         """The opposite of `standardised`."""
-        return sequence * self.deviation + self.mean
+        return sequence * self.of(self.deviation, rows) + self.of(self.mean, rows)
+
+
+def _standard(config: BridgeConfig) -> dict[str, tuple[int, ...]]:
+    """What is standard of a teacher's rows; of each encoder by itself where there are several."""
+    teacher, each = config.teacher, _each(config)
+    shapes: dict[str, tuple[int, ...]] = {
+        "mean": (*each, teacher.width),
+        "deviation": (*each, teacher.width),
+        "fixed": (teacher.constants,),  # 1 where a row varies with no prompt
+    }
+    if teacher.pooled:
+        shapes |= {"pooled_mean": (teacher.pooled,), "pooled_deviation": (teacher.pooled,)}
+    return shapes
+
+
+def _ridge(config: BridgeConfig) -> dict[str, tuple[int, ...]]:
+    """Those of ridge, which a bridge that adds to an encoder lacks: that is its base."""
+    width, read, pooled = config.teacher.width, config.state_width, config.teacher.pooled
+    each = _each(config)
+    shapes: dict[str, tuple[int, ...]] = {
+        "mean_in": (read,),
+        "deviation_in": (read,),
+        "text": (*each, width, read),
+        "text_bias": (*each, width),
+        "special": (*each, width, read),  # of rows that are no text
+        "constants": (config.teacher.constants, width),
+    }
+    return {**shapes, "pooled": (pooled, read), "pooled_bias": (pooled,)} if pooled else shapes
+
+
+def base_shapes(config: BridgeConfig) -> dict[str, tuple[int, ...]]:
+    """All tensors of a base."""
+    standard = _standard(config)
+    return standard if config.add else {**standard, **_ridge(config)}
+
+
+def _each(config: BridgeConfig) -> tuple[int, ...]:
+    parts = len(config.teacher.layouts)
+    return () if parts == 1 else (parts,)

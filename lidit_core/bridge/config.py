@@ -27,6 +27,7 @@ class TeacherSpec:
     pooled: int = 0  # numbers in its pooled vector; 0 = it has none
     taps: tuple[int, ...] = ()  # widths of the parts that a row is joined of; () = one part
     masked: bool = False  # its conditioning has an attention_mask, so that padding is not read
+    more: tuple[TokenLayout, ...] = ()  # of encoders whose rows follow in the same sequence
     weights: bool = False  # it reads weights of words, as in (word:1.3)
 
     def __post_init__(self) -> None:
@@ -40,6 +41,16 @@ class TeacherSpec:
             "widths whose sum that is",
         )
 
+    @property
+    def layouts(self) -> tuple[TokenLayout, ...]:
+        """Of all encoders in order."""
+        return (self.layout, *self.more)
+
+    @property
+    def constants(self) -> int:
+        """Rows that are no text, told apart, of all encoders."""
+        return sum(layout.constants for layout in self.layouts)
+
 
 @dataclass(frozen=True)
 class BridgeConfig:
@@ -51,12 +62,13 @@ class BridgeConfig:
     width: int = 512  # of the refined tokens and the queries
     heads: int = 8
     refiner_blocks: int = 2  # of the linguistic refiner of each LLM
-    collaborative_blocks: int = 1  # where there are several LLMs
+    collaborative_blocks: int = 1  # where there are several LLMs, or an encoder is added to
     blocks: int = 3  # of the resampler
     residual: str = "attention"  # what is added to the base: or "mlp", token by token, or "none"
     base: bool = True  # ridge; False = the residual alone, for comparison
     overlap: bool = True  # queries attend more to tokens that share their characters
     seeds: str = "pca"  # what a query knows of its token: or "trained", a table, or "none"
+    add: bool = False  # to what the checkpoint's own encoder wrote; False = in its place
 
     def __post_init__(self) -> None:
         check(bool(self.llms), "the bridge has no LLM; expected one or more")
@@ -81,11 +93,22 @@ class BridgeConfig:
             self.base or self.residual != "none",
             "the bridge has neither base nor residual; expected one of them",
         )
+        check(
+            not self.add or (self.base and self.residual == "attention"),
+            f"the bridge adds to an encoder and has residual={self.residual!r} and base="
+            f"{self.base}; expected residual attention, and base as it is: what the encoder wrote "
+            "is the base",
+        )
 
     @property
     def state_width(self) -> int:
         """Numbers in the states of all LLMs together."""
         return sum(llm.state_width for llm in self.llms)
+
+    @property
+    def branches(self) -> int:
+        """Of the collaborative refiner: each LLM, and the encoder that is added to."""
+        return len(self.llms) + self.add
 
     def to_json(self) -> str:
         return json.dumps({"format": FORMAT, **asdict(self)}, ensure_ascii=False)

@@ -26,14 +26,15 @@ from ..io.tensors import (
     shapes_of,
     write_safetensors,
 )
+from .base import base_shapes
 from .config import SEEDS, BridgeConfig
-from .layout import RowMaker
+from .layout import AnyRows
 from .model import Bridge
 from .rows import TEXT
-from .teacher import packed, unpacked
+from .teacher import TOKENIZER, packed_rows, unpacked_rows
 
 BRIDGE_KEY, EMPTY_KEY, REPORT = "lidit-bridge", "empty", "report"  # of the metadata
-TOKENIZER, EMPTY = "tokenizer", "empty"  # names of tensors, the second also a beginning
+EMPTY = "empty"  # the beginning of tensors' names
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class LoadedBridge:
     """A bridge, ready to write conditioning."""
 
     bridge: Bridge
-    rows: RowMaker
+    rows: AnyRows
     empty: Entry  # of the empty prompt, as the teacher gave it
     report: str = ""  # JSON: how well it was measured to do on prompts that were held out
 
@@ -63,7 +64,7 @@ def write_bridge(
     weights = dict(loaded.bridge.state_dict() if weights is None else weights)
     check_finite(weights, path)
     kept, empty = pack_entry(loaded.empty, EMPTY)
-    tensors = {**weights, TOKENIZER: packed(loaded.rows.tokenizer), **kept}
+    tensors = {**weights, **packed_rows(loaded.rows), **kept}
     metadata = {BRIDGE_KEY: loaded.bridge.config.to_json(), EMPTY_KEY: empty, REPORT: loaded.report}
     write_safetensors(path, tensors, metadata)
 
@@ -90,8 +91,7 @@ def load_bridge(path: str | Path, device: torch.device | str = "cpu") -> LoadedB
     check_tensors(own, bridge.state_dict(), what)
     kept = {k: v if k.endswith(".seeds") else v.float() for k, v in own.items()}
     bridge.load_state_dict(kept, assign=True)
-    check(TOKENIZER in tensors, f"{what} lacks its tokenizer; fetch or copy it again")
-    rows = RowMaker(config.teacher.layout, unpacked(tensors[TOKENIZER], path))
+    rows = unpacked_rows(config.teacher.layouts, tensors, path)
     empty = unpack_entry(metadata.get(EMPTY_KEY, ""), tensors, path)
     loaded = LoadedBridge(bridge.eval().to(device), rows, empty, metadata.get(REPORT, ""))
     _check_empty(loaded, path)
@@ -119,17 +119,14 @@ def _check_bridge_sizes(config: BridgeConfig, found: Mapping[str, Shape], path) 
     """Refuse a configuration whose sizes are not those of the tensors, before it is built."""
     teacher, attention = config.teacher, config.residual == "attention"
     lists = {
-        "reader.linguistic.": len(config.llms) if attention else 0,
+        "reader.linguistic.": config.branches if attention else 0,
         "resampler.blocks.": config.blocks if attention else 0,
     }
-    for i in range(len(config.llms) if attention else 0):
+    for i in range(config.branches if attention else 0):
         lists[f"reader.linguistic.{i}.blocks."] = config.refiner_blocks
-    joint = config.collaborative_blocks if attention and len(config.llms) > 1 else 0
+    joint = config.collaborative_blocks if attention and config.branches > 1 else 0
     lists["reader.collaborative.branches.0."] = joint
-    some: dict[str, Shape] = {
-        "base.text": (teacher.width, config.state_width),
-        "base.constants": (teacher.layout.constants, teacher.width),
-    }
+    some: dict[str, Shape] = {f"base.{k}": shape for k, shape in base_shapes(config).items()}
     if attention and config.seeds == "pca":
         some["resampler.queries.seeds"] = (teacher.vocabulary, SEEDS)
     if attention and config.seeds == "trained":
@@ -138,8 +135,6 @@ def _check_bridge_sizes(config: BridgeConfig, found: Mapping[str, Shape], path) 
         some["resampler.out.weight"] = (teacher.width, config.width)
     if config.residual == "mlp":
         some["mlp.out.weight"] = (teacher.width, 4 * config.width)
-    if teacher.pooled:
-        some["base.pooled"] = (teacher.pooled, config.state_width)
     check_sizes(found, lists, some, f"the bridge {path}")
 
 

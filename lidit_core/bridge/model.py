@@ -13,18 +13,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..errors import check
+from ..errors import LiDiTError, check
 from ..model.attention import AttentionFunction, key_bias, scaled_dot_product
 from ..model.collaborative import CollaborativeRefiner
 from ..model.config import RefinerConfig
 from ..model.layers import GELU, Modulation
 from ..model.lists import ListOf
 from ..model.refiners import LinguisticTokenRefiner
+from ..text.spec import LLMSpec
 from .base import LinearBase
 from .config import BridgeConfig
 from .overlap import means, shares
 from .resampler import Predicted, Refined, Resampler
-from .rows import StudentTokens, TeacherRows
+from .rows import OwnRows, StudentTokens, TeacherRows
 
 
 class Bridge(nn.Module):
@@ -46,8 +47,21 @@ class Bridge(nn.Module):
         students: Sequence[StudentTokens],
         rows: TeacherRows,
         attention: AttentionFunction = scaled_dot_product,
+        own: OwnRows | None = None,
     ) -> Predicted:
-        """Args: students, one for each of the configuration's LLMs, in order."""
+        """Standardised rows and pooled vector.
+
+        Args:
+            students: one for each of the configuration's LLMs, in order.
+            own: what the encoder wrote that the bridge adds to; None where it adds to none.
+        """
+        if self.config.add:
+            added = self.added(students, rows, own, attention)
+            assert own is not None  # as `added` has seen
+            sequence = self.base.standardised(own.tokens.states.hidden, rows) + added.sequence
+            if added.pooled is None or own.pooled is None:
+                return Predicted(sequence, None)
+            return Predicted(sequence, self.base.standardised_pooled(own.pooled) + added.pooled)
         self._check(students)
         entered = self.base.entered(self.entered_means(students, rows))  # (B, R + 1, X)
         each, whole = entered[:, :-1], entered[:, -1]
@@ -61,6 +75,30 @@ class Bridge(nn.Module):
         if pooled is not None and added.pooled is not None:
             return Predicted(linear + added.sequence, pooled + added.pooled)
         return Predicted(linear + added.sequence, None)
+
+    def added(
+        self,
+        students: Sequence[StudentTokens],
+        rows: TeacherRows,
+        own: OwnRows | None,
+        attention: AttentionFunction = scaled_dot_product,
+    ) -> Predicted:
+        """What is added to an encoder's rows and pooled vector, standardised; 0 in a new bridge.
+
+        Rows that vary with no prompt stay as the encoder has them.
+        """
+        self._check(students)
+        if own is None:
+            raise LiDiTError(
+                f"this bridge adds to what {self.config.teacher.name} writes, and that is not "
+                "here; encode the prompt with that text encoder too"
+            )
+        standard = self.base.standardised(own.tokens.states.hidden, rows)
+        branch = StudentTokens(own.tokens.states.with_hidden(standard), own.tokens.spans)
+        read = self.reader([*students, branch], rows, attention)
+        out = self.resampler(read, rows, attention)
+        still = self.base.is_fixed(rows)[..., None]
+        return Predicted(out.sequence.masked_fill(still, 0.0), out.pooled)
 
     @staticmethod
     def entered_means(students: Sequence[StudentTokens], rows: TeacherRows) -> Tensor:
@@ -127,10 +165,9 @@ class TokenReader(nn.Module):
         blocks, joint = config.refiner_blocks, config.collaborative_blocks
         options = RefinerConfig(blocks=blocks, collaborative_blocks=joint, gates="none")
         sizes = config.width, config.heads, options
-        self.linguistic = ListOf(
-            LinguisticTokenRefiner(llm, *sizes, **layer) for llm in config.llms
-        )
-        self.collaborative = CollaborativeRefiner(len(config.llms), *sizes, **layer)
+        read = [*config.llms, *([own_branch(config)] if config.add else [])]
+        self.linguistic = ListOf(LinguisticTokenRefiner(llm, *sizes, **layer) for llm in read)
+        self.collaborative = CollaborativeRefiner(len(read), *sizes, **layer)
 
     def forward(
         self, students: Sequence[StudentTokens], rows: TeacherRows, attention: AttentionFunction
@@ -152,6 +189,11 @@ class TokenReader(nn.Module):
             torch.cat([tokens.spans.mean(-1) for tokens in students], dim=1),
             torch.cat([shares(rows, tokens) for tokens in students], dim=2),
         )
+
+
+def own_branch(config: BridgeConfig) -> LLMSpec:
+    """The encoder that a bridge adds to, as the refiners take an LLM."""
+    return LLMSpec(config.teacher.name, config.teacher.width)
 
 
 class TokenByToken(nn.Module):

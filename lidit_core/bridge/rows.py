@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..text.cache import PromptStates
-from ..text.states import PROMPT, LLMStates
+from ..text.states import PADDING, PROMPT, LLMStates
 
 TEXT, SPECIAL, PADDING_ROW = 0, 1, 2  # kinds of rows
 KINDS = 3
@@ -29,6 +29,7 @@ class TeacherRows:
     constants: Tensor  # int64: which of `TokenLayout.constants`; -1 for text
     places: Tensor  # int64: in the row's chunk
     chunks: Tensor  # int64
+    parts: Tensor  # int64: which of the encoders whose rows follow on one another, from 0
 
     @property
     def seen(self) -> Tensor:
@@ -74,6 +75,32 @@ class StudentTokens:
 
     def __getitem__(self, rows: slice) -> StudentTokens:
         return StudentTokens(self.states[rows], self.spans[rows])
+
+
+@dataclass(frozen=True)
+class OwnRows:
+    """What the checkpoint's own encoder made of prompts, to which a bridge may add."""
+
+    tokens: StudentTokens  # (B, R, C), read by the collaborative refiner as one more branch
+    pooled: Tensor | None  # (B, P)
+
+    @staticmethod
+    def of(sequence: Tensor, pooled: Tensor | None, rows: TeacherRows, masked: bool) -> OwnRows:
+        """The rows (B, R, C) as the encoder wrote them.
+
+        Args:
+            masked: padding is not read.
+        """
+        there = rows.seen & (rows.kinds != PADDING_ROW) if masked else rows.seen
+        roles = torch.where(there, PROMPT, PADDING).to(torch.int32)
+        return OwnRows(StudentTokens(LLMStates(sequence, roles), rows.spans), pooled)
+
+    def to(self, device) -> OwnRows:
+        pooled = None if self.pooled is None else self.pooled.to(device)
+        return OwnRows(self.tokens.to(device), pooled)
+
+    def __getitem__(self, rows: slice) -> OwnRows:
+        return OwnRows(self.tokens[rows], None if self.pooled is None else self.pooled[rows])
 
 
 def student_tokens(

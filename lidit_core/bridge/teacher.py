@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,13 +23,13 @@ from ..io.conditioning import Entry, pack_entry, unpack_entry
 from ..io.records import read_json
 from ..io.tensors import read_safetensors, write_safetensors
 from .config import FORMAT, SEEDS, TeacherSpec
-from .layout import RowMaker
+from .layout import AnyRows, RowMaker, TokenLayout, joined
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 NAME, TEACHER_KEY, EMPTY = "teacher.safetensors", "teacher", "empty"
-UNREAD = "unread"
+UNREAD, TOKENIZER = "unread", "tokenizer"
 PART = 8192  # rows of a table that are in double precision at a time
 
 
@@ -43,7 +44,7 @@ class Teacher:
     """
 
     spec: TeacherSpec
-    rows: RowMaker
+    rows: AnyRows
     seeds: Tensor
     empty: Entry | None = None
     unread: tuple[int, ...] = ()
@@ -82,7 +83,7 @@ def _square(rows: Tensor) -> Tensor:
 def write_teacher(folder: str | Path, teacher: Teacher) -> Path:
     """Write what is known of an encoder beside its recording."""
     path = Path(folder) / NAME
-    tensors = {"seeds": teacher.seeds, "tokenizer": packed(teacher.rows.tokenizer)}
+    tensors = {"seeds": teacher.seeds, **packed_rows(teacher.rows)}
     told = {TEACHER_KEY: json.dumps({"format": FORMAT, **asdict(teacher.spec)}, ensure_ascii=False)}
     if teacher.unread:
         tensors[UNREAD] = torch.tensor(teacher.unread)
@@ -107,18 +108,43 @@ def read_teacher(folder: str | Path) -> Teacher:
     )
     tensors, metadata = read_safetensors(path)
     spec = read_json(TeacherSpec, metadata.get(TEACHER_KEY, ""), "the teacher", f"{path}", FORMAT)
-    own = {k: v for k, v in tensors.items() if k.partition(".")[0] != EMPTY}
+    beside = (EMPTY, TOKENIZER)
+    own = {k: v for k, v in tensors.items() if k.partition(".")[0] not in beside}
     unread = own.pop(UNREAD, torch.zeros(0, dtype=torch.int64))
     check(
-        set(own) == {"seeds", "tokenizer"}
+        set(own) == {"seeds"}
         and tuple(own["seeds"].shape) == (spec.vocabulary, SEEDS)
         and unread.ndim == 1,
         f"{path} holds {', '.join(sorted(tensors))}; expected seeds ({spec.vocabulary}, {SEEDS}) "
         "and tokenizer: record the same prompts once more",
     )
-    rows = RowMaker(spec.layout, unpacked(own["tokenizer"], path))
+    rows = unpacked_rows(spec.layouts, tensors, path)
     empty = unpack_entry(metadata[EMPTY], tensors, path) if EMPTY in metadata else None
     return Teacher(spec, rows, own["seeds"], empty, tuple(unread.tolist()))
+
+
+def packed_rows(rows: AnyRows) -> dict[str, Tensor]:
+    """The tokenizers of all encoders, for a file."""
+    return {_name(n): packed(maker.tokenizer) for n, maker in enumerate(rows.makers)}
+
+
+def unpacked_rows(
+    layouts: Sequence[TokenLayout], tensors: Mapping[str, Tensor], path: str | Path
+) -> AnyRows:
+    """What makes the rows of a file's encoders.
+
+    Raises:
+        LiDiTError: a tokenizer is missing or damaged.
+    """
+    for n in range(len(layouts)):
+        check(_name(n) in tensors, f"{path} lacks its {_name(n)}; fetch or write it again")
+    return joined(
+        [RowMaker(own, unpacked(tensors[_name(n)], path)) for n, own in enumerate(layouts)]
+    )
+
+
+def _name(number: int) -> str:
+    return f"{TOKENIZER}.{number}" if number else TOKENIZER
 
 
 def packed(tokenizer: Tokenizer) -> Tensor:

@@ -7,11 +7,10 @@ so.
 
 from __future__ import annotations
 
-import re
-import zlib
-
 import torch
 from torch import Tensor, nn
+
+from ..text.words import word_numbers
 
 LENGTH = 32  # tokens of every prompt where a file names no other number; CLIP's are always 77
 NOTHING = 0  # the token after the last word
@@ -44,8 +43,7 @@ class BagOfWords(nn.Module):
 
     def tokenize(self, text: str) -> list[int]:
         """A number of 1 to ``buckets`` for each word, and ``NOTHING`` after the last."""
-        words = re.findall(r"\w+", text.lower())[: self.length]
-        ids = [1 + zlib.crc32(word.encode()) % self.buckets for word in words]
+        ids = word_numbers(text, self.buckets)[: self.length]
         return ids + [NOTHING] * (self.length - len(ids))
 
     def read(self, texts: list[str]) -> Tensor:

@@ -21,12 +21,15 @@ class Bridge:
     width: int = 512  # of the refined tokens and the queries
     heads: int = 8  # of attention
     refiner_blocks: int = 2  # of each LLM's linguistic refiner
-    collaborative_blocks: int = 1  # where there are several LLMs
+    collaborative_blocks: int = 1  # where there are several LLMs, or an encoder is added to
     blocks: int = 3  # of the resampler
     residual: str = "attention"  # or "mlp", token by token, which is what it has to beat
     base: bool = True  # ridge; false = the residual alone, for comparison
     overlap: bool = True  # attention by shared characters; false for comparison
     seeds: str = "pca"  # of the teacher's own table; "trained" and "none" for comparison
+    add: str = (
+        ""  # a recording of the checkpoint's own encoder, to which it adds; "" = in its place
+    )
     held_out: float = 0.05  # share of the prompts that are measured and never learnt from
 
     def __post_init__(self) -> None:

@@ -39,7 +39,8 @@ class LiDiTBridge(io.ComfyNode):
                 io.Clip.Input(
                     "encoder",
                     optional=True,
-                    tooltip="The checkpoint's own CLIP, to mix with where strength is below 1",
+                    tooltip="The checkpoint's own CLIP, to mix with where strength is below 1; a "
+                    "bridge that adds to it always reads it",
                 ),
                 io.Float.Input(
                     "strength",
@@ -47,7 +48,14 @@ class LiDiTBridge(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="1: the bridge alone. 0: the encoder's own conditioning, unchanged",
+                    tooltip="1: the bridge alone, or all that it adds. 0: the encoder's own "
+                    "conditioning, unchanged",
+                ),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="The model that draws: one that the bridge was not trained for is "
+                    "told here. It is not changed",
                 ),
             ],
             outputs=[
@@ -59,9 +67,9 @@ class LiDiTBridge(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, bridge, clip, strength, encoder=None, **others) -> io.NodeOutput:
+    def execute(cls, bridge, clip, strength, encoder=None, model=None, **others) -> io.NodeOutput:
         named = (others.get(f"clip_{n}") for n in range(2, MOST + 1))
         clips = [clip, *(other for other in named if other is not None)]
-        made = bridged_clip(bridge, clips, encoder, strength)
+        made = bridged_clip(bridge, clips, encoder, strength, model)
         report(describe_clip(bridge, strength))
         return io.NodeOutput(made, ui=shown())

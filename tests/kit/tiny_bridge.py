@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,9 +11,9 @@ from tiny_llm import chat_tokenizer, plain_tokenizer, save_llm
 from tokenizers import Tokenizer
 
 from lidit_core.bridge.config import BridgeConfig, TeacherSpec
-from lidit_core.bridge.layout import RowMaker, TokenLayout, fitted
+from lidit_core.bridge.layout import JoinedRows, RowMaker, TokenLayout, fitted
 from lidit_core.bridge.model import Bridge
-from lidit_core.bridge.rows import StudentTokens, TeacherRows, stack_rows
+from lidit_core.bridge.rows import StudentTokens, TeacherRows, stack_rows, student_tokens
 from lidit_core.bridge.teacher import Teacher, seeds_of, write_teacher
 from lidit_core.io.recording import record
 from lidit_core.text.spec import LLMSpec
@@ -89,14 +90,27 @@ def prompts(count: int = 60) -> list[str]:
 
 
 class Windowed:
-    """A text encoder of CLIP's shape, with a pooled vector and a first row that is still."""
+    """A text encoder of CLIP's shape, with a pooled vector and a first row that is still.
 
-    def __init__(self, masked: bool = False, width: int = 20, pooled: int = 6) -> None:
+    Args:
+        reads: how much it knows of the words before each; 0 = nothing, a bag of words.
+        seed: of its weights.
+    """
+
+    def __init__(
+        self,
+        masked: bool = False,
+        width: int = 20,
+        pooled: int = 6,
+        reads: float = 1.0,
+        seed: int = 4,
+    ) -> None:
+        self.reads = reads
         tokenizer = Tokenizer.from_str(plain_tokenizer().backend_tokenizer.to_str())
         layout = TokenLayout(start=(1,), end=(3,), window=14, pad=3, word=8)
         self.layout = fitted(layout, tokenizer)
         self.rows, self.masked = RowMaker(self.layout, tokenizer), masked
-        ids, generator = tokenizer.get_vocab_size(), torch.Generator().manual_seed(4)
+        ids, generator = tokenizer.get_vocab_size(), torch.Generator().manual_seed(seed)
         self.table = torch.randn(ids, width, generator=generator)
         self.places = torch.randn(14, width, generator=generator)
         self.to_pooled = torch.randn(width, pooled, generator=generator)
@@ -110,18 +124,39 @@ class Windowed:
         for chunk in rows.chunks.unique():
             own = rows.chunks == chunk
             sums[own] = x[own].cumsum(0) / 4
-        x = torch.where((rows.places == 0)[:, None], x, x + sums.tanh())
-        values = {"pooled_output": (sums[-1] @ self.to_pooled)[None], "guidance": 1.5}
+        x = torch.where((rows.places == 0)[:, None], x, x + self.reads * sums.tanh())
+        values = {
+            "pooled_output": ((sums[-1] if self.reads else x.mean(0)) @ self.to_pooled)[None],
+            "guidance": 1.5,
+        }
         if self.masked:
             values["attention_mask"] = (rows.kinds != 2).long()[None]
         return [(x[None], values)]
 
 
+class Following:
+    """Two encoders whose rows follow on one another in one sequence, as in SD3."""
+
+    def __init__(self) -> None:
+        self.each = Windowed(), Windowed(seed=9, width=20)
+        first, second = (each.teacher for each in self.each)
+        layout = replace(second.spec.layout, first_id=first.spec.vocabulary)
+        ids = first.spec.vocabulary + second.spec.vocabulary
+        spec = replace(first.spec, name="following", vocabulary=ids, more=(layout,))
+        self.rows = JoinedRows([first.rows, RowMaker(layout, second.rows.tokenizer)])
+        self.teacher = Teacher(spec, self.rows, torch.cat([first.seeds, second.seeds]))
+
+    def __call__(self, text: str):
+        ((first, values),), ((second, _),) = (each(text) for each in self.each)
+        return [(torch.cat([first, 3 - 5 * second], dim=1), values)]
+
+
 def make_bridge_world(folder: Path, masked: bool = False, *llms: str) -> dict[str, str]:
-    """A recording in ``folder/recording``, and LLMs; where each is, by name."""
-    teacher = Windowed(masked)
-    record(teacher, prompts(), folder / "recording", {"encoder": "windowed"})
-    write_teacher(folder / "recording", teacher.teacher)
+    """A recording in ``folder/recording``, one of a weaker encoder in ``folder/weak``, and LLMs;
+    where each of those is, by name."""
+    for name, teacher in (("recording", Windowed(masked)), ("weak", Windowed(masked, reads=0.0))):
+        record(teacher, prompts(), folder / name, {"encoder": "windowed"})
+        write_teacher(folder / name, teacher.teacher)
     return {name: str(save_llm(folder / name, vocab_size=500)) for name in llms or ("student",)}
 
 
@@ -154,3 +189,12 @@ def bridge_recipe(folder: Path, *llms: str, **changes):
     from lidit_train.recipe_file import read_recipe
 
     return read_recipe(write_recipe(folder, bridge_fields(folder, *llms, **changes)))
+
+
+def students_of(folder: Path, prompt: str) -> list[StudentTokens]:
+    """What the LLM in ``folder/student`` makes of a prompt."""
+    from lidit_core.text.encoder import pad_states
+    from lidit_core.text.prompt_encoder import PromptEncoder
+
+    rows = PromptEncoder(folder / "student", "none", -3, 256).encode_rows([prompt], offsets=True)
+    return [student_tokens(pad_states(rows), rows, [len(prompt)])]

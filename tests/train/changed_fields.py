@@ -107,6 +107,7 @@ CHANGED = {  # a field -> another value than the basis has; with others where it
     "bridge.base": (False, BRIDGE),
     "bridge.overlap": (False, BRIDGE),
     "bridge.seeds": ("none", BRIDGE),
+    "bridge.add": ("{folder}/weak", BRIDGE),
     "bridge.held_out": (0.3, BRIDGE),
     "optimiser.name": "muon",
     "optimiser.learning_rate": 2e-2,

@@ -56,7 +56,7 @@ def check_foreign(header: Header, name: str) -> None:
 
 
 def _mapping(architecture: str) -> dict:
-    from transformers.integrations import GGUF_CONFIG_MAPPING
+    from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 
     known = GGUF_CONFIG_MAPPING.get(architecture)
     if known is None:

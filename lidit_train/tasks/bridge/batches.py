@@ -13,7 +13,13 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from lidit_core.bridge.config import BridgeConfig
-from lidit_core.bridge.rows import StudentTokens, TeacherRows, stack_rows, student_tokens
+from lidit_core.bridge.rows import (
+    OwnRows,
+    StudentTokens,
+    TeacherRows,
+    stack_rows,
+    student_tokens,
+)
 from lidit_core.text.encoder import pad_states
 from lidit_core.text.spec import LLMSpec
 
@@ -23,7 +29,7 @@ from ...data.fetching import Fetched
 from ...data.loader import Loader
 from ...data.schedule import Schedule, StageBuckets, StepBatch
 from ...recipe import Cache, Recipe
-from .input import RecordedPrompts, lengths
+from .input import RecordedPrompts, Target, lengths
 
 LENGTHS = 4  # buckets of prompts, from short to long, so that few rows are filled up
 
@@ -49,7 +55,7 @@ class PreparedBridge:
             for _, rows in sorted(read.items())
         ]
         targets = [self.prompts.target(n) for n in numbers]
-        pooled = [t.pooled for t in targets if t.pooled is not None]
+        rows = stack_rows([self.prompts.rows(n) for n in numbers])
         return BridgeBatch(
             pad_sequence([t.sequence for t in targets], True),
             torch.empty(len(numbers), 0),
@@ -57,9 +63,23 @@ class PreparedBridge:
             {i: tokens.states.to(dtype=torch.float32) for i, tokens in enumerate(students)},
             used={i: tuple(row.used for row in rows) for i, rows in read.items()},
             spans={i: tokens.spans for i, tokens in enumerate(students)},
-            rows=stack_rows([self.prompts.rows(n) for n in numbers]),
-            pooled=torch.stack(pooled) if pooled else None,
+            rows=rows,
+            pooled=_pooled(targets),
+            own=None if self.prompts.own is None else self._own(self.prompts.own, numbers, rows),
         )
+
+    @staticmethod
+    def _own(prompts: RecordedPrompts, numbers: Sequence[int], rows: TeacherRows) -> OwnRows:
+        """What the encoder that is added to made of the prompts."""
+        found = [prompts.target(n) for n in numbers]
+        sequence = pad_sequence([t.sequence for t in found], True)
+        return OwnRows.of(sequence, _pooled(found), rows, prompts.teacher.spec.masked)
+
+
+def _pooled(targets: Sequence[Target]) -> Tensor | None:
+    """(B, P), where the encoder has any."""
+    pooled = [t.pooled for t in targets if t.pooled is not None]
+    return torch.stack(pooled) if pooled else None
 
 
 @dataclass(frozen=True)
@@ -69,6 +89,7 @@ class BridgeBatch(Batch):
     spans: Mapping[int, Tensor] = field(default_factory=dict)  # (B, L, 2) by LLM
     rows: TeacherRows | None = None
     pooled: Tensor | None = None  # (B, P)
+    own: OwnRows | None = None  # of the encoder that is added to
 
     @property
     def students(self) -> list[StudentTokens]:
@@ -87,6 +108,7 @@ class BridgeBatch(Batch):
             spans={i: spans[rows] for i, spans in self.spans.items()},
             rows=self.rows[rows],
             pooled=None if self.pooled is None else self.pooled[rows],
+            own=None if self.own is None else self.own[rows],
         )
 
     def to(self, device) -> BridgeBatch:
@@ -100,6 +122,7 @@ class BridgeBatch(Batch):
             spans={i: spans.to(device) for i, spans in self.spans.items()},
             rows=self.rows.to(device),
             pooled=None if self.pooled is None else self.pooled.to(device),
+            own=None if self.own is None else self.own.to(device),
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -73,6 +73,7 @@ def bridge_config(options: Bridge, dtype: str, teacher: Teacher) -> BridgeConfig
         base=options.base,
         overlap=options.overlap,
         seeds=options.seeds,
+        add=bool(options.add),
     )
 
 
@@ -90,16 +91,25 @@ class RecordedPrompts:
 
     recording: Recording
     teacher: Teacher
+    own: RecordedPrompts | None = None  # of the encoder that a bridge adds to, the same prompts
 
     @staticmethod
-    def open(path: str) -> RecordedPrompts:
+    def open(path: str, add: str = "") -> RecordedPrompts:
         """Open a recording's folder.
 
+        Args:
+            add: that of the encoder to be added to; "" = none.
         Raises:
             LiDiTError: it is no whole recording, or does not say what its rows stand for.
         """
         folder = at_home(path)
-        return RecordedPrompts(open_recording(folder), read_teacher(folder))
+        found = RecordedPrompts(open_recording(folder), read_teacher(folder))
+        return replace(found, own=_added_to(RecordedPrompts.open(add), found)) if add else found
+
+    @property
+    def written(self) -> Teacher:
+        """The encoder in whose form the bridge writes: the one that it adds to."""
+        return self.teacher if self.own is None else self.own.teacher
 
     @cached_property
     def texts(self) -> list[str]:
@@ -108,7 +118,9 @@ class RecordedPrompts:
     @cached_property
     def empty(self) -> Entry:
         """The empty prompt's conditioning, of which all but sequence, pooled vector and mask is
-        every prompt's."""
+        every prompt's; of the encoder that is added to its own."""
+        if self.own is not None:
+            return self.own.empty
         probes = self.recording.probes().prompts
         entries = [self._entry(probe) for probe in probes]
         check(
@@ -160,7 +172,7 @@ class RecordedPrompts:
         A text that is held out is learnt from nowhere, and of equal texts one is taken. Those whose
         rows are not known are neither: the encoder read more than plain text in them.
         """
-        unread = set(self.teacher.unread)
+        unread = {*self.teacher.unread, *self.written.unread}
         read = [(text, n) for n, text in enumerate(self.texts) if text and n not in unread]
         distinct = list(dict(read).values())
         check(
@@ -172,6 +184,33 @@ class RecordedPrompts:
         count = min(MOST, max(1, round(share * len(distinct))))
         shuffled = [distinct[n] for n in order.tolist()]
         return sorted(shuffled[count:]), sorted(shuffled[:count])
+
+
+def _added_to(own: RecordedPrompts, target: RecordedPrompts) -> RecordedPrompts:
+    """The recording of an encoder that a bridge adds to, with something to be added."""
+    ours, theirs, folder = own.teacher, target.teacher, own.recording.folder
+    check(
+        own.recording.prompts_hash == target.recording.prompts_hash,
+        f"the recipe's bridge.add {folder} holds other prompts than {target.recording.folder}; "
+        "record the same file of prompts with both encoders",
+    )
+    forms = [(t.spec.layouts, t.spec.width, t.spec.pooled, t.spec.masked) for t in (ours, theirs)]
+    read = [[m.tokenizer.to_str() for m in t.rows.makers] for t in (ours, theirs)]
+    check(
+        forms[0] == forms[1] and read[0] == read[1],
+        f"the recipe's bridge.add {folder} is of {ours.spec.name}, rows of {ours.spec.width}, and "
+        f"what is learnt of {theirs.spec.name}, rows of {theirs.spec.width}, which lays its rows "
+        "out otherwise; expected two encoders with the same tokenizer, rows and pooled vector",
+    )
+    made = [[e for p in r.recording.probes().prompts for e in p.entries] for r in (own, target)]
+    same = [torch.equal(a[0], b[0]) for a, b in zip(*made)]
+    check(
+        not all(same),
+        f"the recipe's bridge.add {folder} writes what {target.recording.folder} does, so that "
+        "there is nothing to add; expected recordings of two encoders, the checkpoint's own and a "
+        "better one",
+    )
+    return own
 
 
 def _beside(values) -> str:

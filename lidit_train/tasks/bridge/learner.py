@@ -35,14 +35,13 @@ class BridgeLearner(Learner):
         """Squared error and half of 1 - cosine, of rows by their weight and the pooled vector."""
         batch = cast(BridgeBatch, batch)
         assert batch.rows is not None  # every batch has them
-        base, out = self.bridge.base, self.bridge(batch.students, batch.rows)
+        base, out = self.bridge.base, self.bridge(batch.students, batch.rows, own=batch.own)
         weights = self.weights(batch)
-        squared, apart = _errors(out.sequence, base.standardised(batch.x))
+        squared, apart = _errors(out.sequence, base.standardised(batch.x, batch.rows))
         errors = (squared * weights).sum(1)
         losses = errors + COSINE * (apart * weights).sum(1)
         if out.pooled is not None and batch.pooled is not None:
-            wanted = (batch.pooled - base.pooled_mean) / base.pooled_deviation
-            squared, apart = _errors(out.pooled, wanted)
+            squared, apart = _errors(out.pooled, base.standardised_pooled(batch.pooled))
             losses = losses + squared + COSINE * apart
         return losses.mean(), errors.detach()
 

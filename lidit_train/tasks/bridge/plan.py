@@ -9,7 +9,7 @@ import torch
 
 from lidit_core.bridge.config import BridgeConfig
 from lidit_core.bridge.model import Bridge
-from lidit_core.bridge.rows import StudentTokens, stack_rows
+from lidit_core.bridge.rows import OwnRows, StudentTokens, TeacherRows, stack_rows
 from lidit_core.text.states import PROMPT, LLMStates
 
 from ...data.room import free_disk, states_bytes
@@ -142,7 +142,9 @@ def make_bridge_plan(
 
 def _cost(bridge: Bridge, prompts: RecordedPrompts, number: int, letters: int, mixed: bool) -> Cost:
     """Of one prompt of the usual length, on the meta device."""
-    rows = stack_rows([prompts.rows(number)]).to(META)
+    rows = stack_rows([prompts.rows(number)])
+    own = _own(bridge, rows) if bridge.config.add else None
+    rows = rows.to(META)
     guessed = text_tokens(bridge.config.llms, -(-letters // LETTERS))
     students = []
     for i, llm in enumerate(bridge.config.llms):
@@ -151,4 +153,13 @@ def _cost(bridge: Bridge, prompts: RecordedPrompts, number: int, letters: int, m
         roles = torch.full((1, length), PROMPT, dtype=torch.int32)
         spans = torch.empty(1, length, 2, device=META)
         students.append(StudentTokens(LLMStates(hidden, roles), spans))
-    return count(lambda _: bridge(students, rows).sequence, bridge.parameters(), mixed)
+    return count(lambda _: bridge(students, rows, own=own).sequence, bridge.parameters(), mixed)
+
+
+def _own(bridge: Bridge, rows: TeacherRows) -> OwnRows:
+    """What the encoder that is added to writes, on the meta device."""
+    spec = bridge.config.teacher
+    sequence = torch.empty(*rows.ids.shape, spec.width, device=META)
+    pooled = torch.empty(1, spec.pooled, device=META) if spec.pooled else None
+    made = OwnRows.of(sequence, pooled, rows, spec.masked).tokens
+    return OwnRows(StudentTokens(made.states, made.spans.to(META)), pooled)

@@ -17,7 +17,8 @@ def bridge_plan_text(plan: BridgePlan) -> str:
 
 def _model(plan: BridgePlan) -> Iterator[str]:
     teacher = plan.config.teacher
-    yield f"Bridge to {teacher.name}: rows of {teacher.width}, residual {plan.config.residual}"
+    kind = "adds to it" if plan.config.add else f"residual {plan.config.residual}"
+    yield f"Bridge to {teacher.name}: rows of {teacher.width}, {kind}"
     size = f"{as_bytes(2 * plan.trained)} in bf16"
     yield row("residual, trained", as_count(plan.trained), size)
     yield row("base and table, frozen", as_count(plan.frozen))
@@ -47,7 +48,8 @@ def _time(plan: BridgePlan) -> Iterator[str]:
     share = "measured" if plan.device.is_cpu else "assumed"
     yield f"Time on {plan.device.name}, {plan.device.share:.0%} of its peak {share}"
     yield row("reading the prompts", as_time(plan.reading_seconds))
-    yield row("ridge", as_time(plan.ridge_seconds))
+    if not plan.config.add:
+        yield row("ridge", as_time(plan.ridge_seconds))
     for n, stage in enumerate(plan.recipe.stages):
         speed = f"{stage.batch / plan.seconds(n):,.1f} prompts/s"
         yield row(f"stage {n}", as_time(plan.seconds(n) * stage.steps), speed)

@@ -59,7 +59,7 @@ class _Sums:
     def add(self, learner: BridgeLearner, batch: BridgeBatch, out: Predicted) -> None:
         rows, base = batch.rows, learner.bridge.base
         assert rows is not None
-        wanted, weights = base.standardised(batch.x), learner.weights(batch)
+        wanted, weights = base.standardised(batch.x, rows), learner.weights(batch)
         cosines = F.cosine_similarity(out.sequence, wanted, dim=-1)
         self.prompts += len(batch)
         self.cosine += float((cosines * weights).sum())
@@ -72,7 +72,7 @@ class _Sums:
             if place >= 0 and weights[n, place] > 0:
                 self.ends.append(float(cosines[n, place]))
         if out.pooled is not None and batch.pooled is not None:
-            theirs = (batch.pooled - base.pooled_mean) / base.pooled_deviation
+            theirs = base.standardised_pooled(batch.pooled)
             self.pooled += F.cosine_similarity(out.pooled, theirs, dim=-1).tolist()
 
     def _add_rows(self, cosines: Tensor, counted: Tensor) -> None:
@@ -107,20 +107,25 @@ def _mean(values: Sequence[float]) -> float | None:
 
 @torch.no_grad()
 def reports(learner: BridgeLearner, ready: PreparedBridge) -> dict[str, Report]:
-    """The bridge's, and its base's, which is ridge."""
+    """The bridge's, and its base's: ridge, or the encoder that it adds to."""
     bridge, device = learner.bridge, learner.bridge.base.mean.device
-    sums = {"bridge": _Sums(), "ridge": _Sums()}
+    base = "encoder" if bridge.config.add else "ridge"
+    sums = {"bridge": _Sums(), base: _Sums()}
     for first in range(0, len(ready.held_out), CHUNK):
         batch = ready.batch(ready.held_out[first : first + CHUNK]).to(device)
         assert batch.rows is not None
-        sums["bridge"].add(learner, batch, bridge(batch.students, batch.rows))
-        sums["ridge"].add(learner, batch, linear(bridge.base, batch))
+        sums["bridge"].add(learner, batch, bridge(batch.students, batch.rows, own=batch.own))
+        sums[base].add(learner, batch, linear(bridge.base, batch))
     return {name: found.report() for name, found in sums.items()}
 
 
 def linear(base: LinearBase, batch: BridgeBatch) -> Predicted:
     """What the base alone makes of a batch."""
     assert batch.rows is not None
+    if batch.own is not None:
+        own = batch.own.pooled
+        pooled = None if own is None else base.standardised_pooled(own)
+        return Predicted(base.standardised(batch.own.tokens.states.hidden, batch.rows), pooled)
     entered = base.entered(Bridge.entered_means(batch.students, batch.rows))
     pooled = None if batch.pooled is None else base.read_pooled(entered[:, -1])
     return Predicted(base(entered[:, :-1], batch.rows), pooled)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lidit_core.bridge.base import LinearBase
+from lidit_core.bridge.config import BridgeConfig, TeacherSpec
 from lidit_core.bridge.model import Bridge
 from lidit_core.bridge.ridge import Statistics, Sums, floored, solve
 from lidit_core.bridge.rows import PADDING_ROW, SPECIAL, TEXT, TeacherRows
@@ -31,7 +32,7 @@ def begin_bridge(ready: PreparedBridge, seed: int, whitened: bool) -> Bridge:
     torch.manual_seed(seed)
     bridge = Bridge(ready.config).initialise()
     if ready.config.residual == "attention" and ready.config.seeds == "pca":
-        bridge.resampler.queries.seeds.copy_(ready.prompts.teacher.seeds)
+        bridge.resampler.queries.seeds.copy_(ready.prompts.written.seeds)
     fit_base(bridge.base, ready)
     if whitened and ready.config.residual == "attention":
         spread = ready.learnt[:: max(1, len(ready.learnt) // SAMPLE)]
@@ -43,18 +44,33 @@ def begin_bridge(ready: PreparedBridge, seed: int, whitened: bool) -> Bridge:
 
 @torch.no_grad()
 def fit_base(base: LinearBase, ready: PreparedBridge) -> None:
-    """Set all of a base, by ridge."""
+    """Set all of a base: what is standard, and ridge."""
     _standardise(base, ready)
+    if ready.config.add:
+        return  # what the encoder wrote is the base
     log.info("ridge: what is standard is known; %d prompts are summed", len(ready.learnt))
-    text, special, pooled = _solved(base, ready)
-    base.text.copy_(text.weight)
-    base.text_bias.copy_(text.constants[0])
-    base.special.copy_(special.weight)
-    known = base.fixed > 0
-    base.constants.copy_(special.constants.where(~known[:, None], base.constants))
+    texts, specials, pooled = _solved(base, ready)
+    base.text.copy_(_joined([solved.weight for solved in texts], base))
+    base.text_bias.copy_(_joined([solved.constants[0] for solved in texts], base))
+    base.special.copy_(_joined([solved.weight for solved in specials], base))
+    known, part_of = base.fixed > 0, parts_of(ready.config)
+    constants = torch.stack([solved.constants for solved in specials])
+    constants = constants[part_of, torch.arange(len(part_of))]
+    base.constants.copy_(constants.where(~known[:, None], base.constants))
     if pooled is not None:
         base.pooled.copy_(pooled.weight)
         base.pooled_bias.copy_(pooled.constants[0])
+
+
+def _joined(parts: Sequence[Tensor], base: LinearBase) -> Tensor:
+    """What is kept of each encoder, as the base has it."""
+    return parts[0] if base.parts == 1 else torch.stack(list(parts))
+
+
+def parts_of(config: BridgeConfig) -> Tensor:
+    """Which encoder each constant is of."""
+    layouts = enumerate(config.teacher.layouts)
+    return torch.tensor([part for part, layout in layouts for _ in range(layout.constants)])
 
 
 def _batches(ready: PreparedBridge, numbers: Sequence[int]) -> Iterator[BridgeBatch]:
@@ -73,56 +89,79 @@ def attended(rows: TeacherRows, prompts: RecordedPrompts) -> Tensor:
 
 
 def _standardise(base: LinearBase, ready: PreparedBridge) -> None:
-    spec = ready.config.teacher
-    groups = spec.layout.constants + 1  # the last is text
+    spec, part_of = ready.config.teacher, parts_of(ready.config)
+    count, adds = spec.constants, ready.config.add
     read = Statistics(ready.config.state_width, 1)
-    rows = Statistics(spec.width, groups)
+    rows = Statistics(spec.width, count + base.parts)  # the last are the text of each encoder
     pooled = Statistics(max(spec.pooled, 1), 1)
     for batch in _batches(ready, ready.learnt):
         assert batch.rows is not None
         kept = attended(batch.rows, ready.prompts)
-        means = Bridge.entered_means(batch.students, batch.rows)[:, :-1][kept]
-        read.add(means, torch.zeros(len(means), dtype=torch.int64))
-        rows.add(batch.x[kept], batch.rows.constants[kept] % groups)
+        if not adds:
+            means = Bridge.entered_means(batch.students, batch.rows)[:, :-1][kept]
+            read.add(means, torch.zeros(len(means), dtype=torch.int64))
+        groups = batch.rows.constants.where(batch.rows.kinds != TEXT, count + batch.rows.parts)
+        rows.add(batch.x[kept], groups[kept])
         if batch.pooled is not None:
             pooled.add(batch.pooled, torch.zeros(len(batch.pooled), dtype=torch.int64))
     every = torch.tensor([0])
-    base.mean_in.copy_(read.mean)
-    base.deviation_in.copy_(floored(read.deviation(every)))
     still = rows.still()
-    still[-1] = False
-    varying = (~still & (rows.count > 0)).nonzero().flatten()
-    count = rows.count[varying].sum().clamp(min=1)
-    base.mean.copy_(rows.sum[varying].sum(0) / count)
-    base.deviation.copy_(floored(rows.deviation(varying), spec.taps))
-    base.fixed.copy_(still[:-1].float())
-    base.constants.copy_(base.standardised(rows.means[:-1]) * still[:-1, None])
+    still[count:] = False
+    of_groups = torch.cat([part_of, torch.arange(base.parts)])
+    found = [
+        _standard(rows, ((of_groups == part) & ~still & (rows.count > 0)).nonzero().flatten(), spec)
+        for part in range(base.parts)
+    ]
+    base.mean.copy_(_joined([mean for mean, _ in found], base))
+    base.deviation.copy_(_joined([deviation for _, deviation in found], base))
+    base.fixed.copy_(still[:count].float())
     if spec.pooled:
         base.pooled_mean.copy_(pooled.mean)
         base.pooled_deviation.copy_(floored(pooled.deviation(every)))
+    if not adds:
+        base.mean_in.copy_(read.mean)
+        base.deviation_in.copy_(floored(read.deviation(every)))
+        means, deviations = (torch.stack(list(each))[part_of] for each in zip(*found))
+        standard = (rows.means[:count].float() - means) / deviations
+        base.constants.copy_(standard * still[:count, None])
+
+
+def _standard(rows: Statistics, groups: Tensor, spec: TeacherSpec) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of some groups' rows together."""
+    mean = rows.sum[groups].sum(0) / rows.count[groups].sum().clamp(min=1)
+    return mean.float(), floored(rows.deviation(groups), spec.taps).float()
 
 
 def _solved(base: LinearBase, ready: PreparedBridge):
-    """The ridges of text rows, of other rows, and of the pooled vector."""
-    learnt, held_out = (_sums(base, ready, numbers) for numbers in (ready.learnt, ready.held_out))
-    text, special, pooled = (solve(ours, theirs) for ours, theirs in zip(learnt, held_out))
-    return text, special, pooled if ready.config.teacher.pooled else None
+    """The ridges of each encoder's text rows and other rows, and of the pooled vector."""
+    texts, specials, pooled = _sums(base, ready, ready.learnt)
+    apart = _sums(base, ready, ready.held_out)
+    return (
+        [solve(ours, theirs) for ours, theirs in zip(texts, apart[0])],
+        [solve(ours, theirs) for ours, theirs in zip(specials, apart[1])],
+        solve(pooled, apart[2]) if ready.config.teacher.pooled else None,
+    )
 
 
-def _sums(base: LinearBase, ready: PreparedBridge, numbers: Sequence[int]) -> tuple[Sums, ...]:
-    spec, read = ready.config.teacher, ready.config.state_width
-    text, special = Sums(read, spec.width, 1), Sums(read, spec.width, spec.layout.constants)
+def _sums(
+    base: LinearBase, ready: PreparedBridge, numbers: Sequence[int]
+) -> tuple[list[Sums], list[Sums], Sums]:
+    """Sums of each encoder's text, of each one's other rows, and of the pooled vector."""
+    spec, read, parts = ready.config.teacher, ready.config.state_width, range(base.parts)
+    texts = [Sums(read, spec.width, 1) for _ in parts]
+    specials = [Sums(read, spec.width, spec.constants) for _ in parts]
     pooled = Sums(read, max(spec.pooled, 1), 1)
     for batch in _batches(ready, numbers):
         assert batch.rows is not None
-        rows, y = batch.rows, base.standardised(batch.x)
+        rows, y = batch.rows, base.standardised(batch.x, batch.rows)
         entered = base.entered(Bridge.entered_means(batch.students, rows))
         each, whole = entered[:, :-1], entered[:, -1]
-        of_text = rows.kinds == TEXT
-        others = attended(rows, ready.prompts) & (rows.kinds >= SPECIAL) & ~base.is_fixed(rows)
-        text.add(each[of_text], y[of_text], torch.zeros(int(of_text.sum()), dtype=torch.int64))
-        special.add(each[others], y[others], rows.constants[others])
+        special = attended(rows, ready.prompts) & (rows.kinds >= SPECIAL) & ~base.is_fixed(rows)
+        for part in parts:
+            text, others = ((rows.parts == part) & k for k in (rows.kinds == TEXT, special))
+            texts[part].add(each[text], y[text], torch.zeros(int(text.sum()), dtype=torch.int64))
+            specials[part].add(each[others], y[others], rows.constants[others])
         if batch.pooled is not None:
-            wanted = (batch.pooled - base.pooled_mean) / base.pooled_deviation
+            wanted = base.standardised_pooled(batch.pooled)
             pooled.add(whole, wanted, torch.zeros(len(wanted), dtype=torch.int64))
-    return text, special, pooled
+    return texts, specials, pooled

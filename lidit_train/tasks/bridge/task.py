@@ -101,11 +101,11 @@ class BridgeTask:
 
     @cached_property
     def prompts(self) -> RecordedPrompts:
-        return RecordedPrompts.open(self.recipe.data.sources[0].path)
+        return RecordedPrompts.open(self.recipe.data.sources[0].path, self.options.add)
 
     @cached_property
     def config(self) -> BridgeConfig:
-        return bridge_config(self.options, self.recipe.cache.dtype, self.prompts.teacher)
+        return bridge_config(self.options, self.recipe.cache.dtype, self.prompts.written)
 
     @cached_property
     def llms(self) -> Mapping[str, str]:
@@ -119,14 +119,16 @@ class BridgeTask:
 
     def check_files(self) -> None:
         """The recording is whole, and its first prompt is what its teacher's layout says."""
-        missing = self.prompts.recording.missing()
-        check(
-            not missing,
-            f"{self.prompts.recording.folder} lacks {len(missing)} of its "
-            f"{self.prompts.recording.shards} files; record the same prompts once more, which goes "
-            "on where it stopped",
-        )
-        _ = self.prompts.empty, self.prompts.target(0), self.llms
+        for prompts in (self.prompts, self.prompts.own or self.prompts):
+            missing = prompts.recording.missing()
+            check(
+                not missing,
+                f"{prompts.recording.folder} lacks {len(missing)} of its "
+                f"{prompts.recording.shards} files; record the same prompts once more, which goes "
+                "on where it stopped",
+            )
+            _ = prompts.empty, prompts.target(0)
+        _ = self.llms
 
     def check_data(self) -> None:
         """Two prompts or more are there, so that one can be held out."""
@@ -203,7 +205,7 @@ class BridgeTask:
         for name, report in found.items():
             log.info("%s on %d held out prompts: %s", name, report.prompts, report.line())
         told = json.dumps({name: report.to_dict() for name, report in found.items()})
-        loaded = LoadedBridge(measured, self.prompts.teacher.rows, self.prompts.empty, told)
+        loaded = LoadedBridge(measured, self.prompts.written.rows, self.prompts.empty, told)
         write_bridge(path, loaded, {**own, **kept})
 
     def plan(self, folder: Path) -> str:

@@ -54,5 +54,6 @@ def centres(content: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """
     where = F.one_hot(content.flatten(1), classes).float()  # (B, N, classes)
     count = where.sum(1)
-    total = where.transpose(1, 2) @ places(*content.shape[1:], content.device)
+    _, rows, columns = content.shape
+    total = where.transpose(1, 2) @ places(rows, columns, content.device)
     return total / count.clamp(min=1).unsqueeze(-1), (count > 0).float()

@@ -184,6 +184,8 @@ def test_rows_that_do_not_vary_are_found_and_deviations_have_a_floor():
         ({"seeds": "random"}, "expected one of pca, trained, none"),
         ({"residual": "none", "base": False}, "neither base nor residual"),
         ({"heads": 0}, "heads=0; expected 1 or more"),
+        ({"add": True, "residual": "mlp"}, "adds to an encoder and has residual='mlp'"),
+        ({"add": True, "base": False}, "what the encoder wrote is the base"),
     ],
 )
 def test_configurations_that_cannot_be_are_told(changes, sentence):

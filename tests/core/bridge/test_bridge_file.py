@@ -111,7 +111,7 @@ def test_rows_that_never_vary_are_constants(tmp_path):
     ours = loaded()
     base = ours.bridge.base
     base.fixed[0] = 1
-    expected = base.restored(base.constants[0]).to(torch.bfloat16)
+    expected = base.restored(base.constants[0], None).to(torch.bfloat16)
     for prompt in PROMPTS:
         sequence, _ = conditioning(ours, prompt, [students([prompt])])
         assert torch.equal(sequence[0, 0], expected)

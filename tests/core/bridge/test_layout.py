@@ -131,7 +131,7 @@ def spans_of(*spans: tuple[float, float]) -> TeacherRows:
     count = len(spans)
     kinds = torch.tensor([[TEXT] * (count - 1) + [SPECIAL]])
     other = torch.zeros(1, count, dtype=torch.int64)
-    return TeacherRows(other, torch.tensor([spans]), kinds, other, other, other)
+    return TeacherRows(other, torch.tensor([spans]), kinds, other, other, other, other)
 
 
 def test_a_row_takes_the_mean_of_what_shares_its_characters():

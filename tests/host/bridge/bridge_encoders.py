@@ -3,20 +3,50 @@
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from host_clip_kit import spiece
+
+REAL = bool(
+    os.environ.get("LIDIT_REAL_SIZES")
+)  # the widths that people's encoders have, few layers
+
+
+def _narrow(narrow: int, real: int) -> int:
+    return real if REAL else narrow
+
 
 CLIP = {"num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 48}
-CLIP_L, CLIP_G = {**CLIP, "hidden_size": 24}, {**CLIP, "hidden_size": 32, "projection_dim": 32}
-T5 = {"d_model": 40, "d_ff": 48, "d_kv": 8, "num_heads": 2, "num_layers": 2, "vocab_size": 32128}
-QWEN = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
-QWEN |= {"num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 151936}
-SIZES = {"clip_l": CLIP_L, "clip_g": CLIP_G, "t5xxl": T5, "qwen3_4b": QWEN}
+CLIP_L = {**CLIP, "hidden_size": _narrow(24, 768)}
+CLIP_G = {**CLIP, "hidden_size": _narrow(32, 1280), "projection_dim": _narrow(32, 1280)}
+T5 = {"d_model": _narrow(40, 4096), "d_ff": 48, "d_kv": 8, "num_heads": 2, "num_layers": 2}
+LLAMA = {"intermediate_size": 48, "num_hidden_layers": 3}
+LLAMA |= {"num_attention_heads": 2, "num_key_value_heads": 1}
+SIZES = {"clip_l": CLIP_L, "clip_g": CLIP_G, "t5xxl": {**T5, "vocab_size": 32128}}
+SIZES |= {
+    name: {**LLAMA, "hidden_size": _narrow(32, real), "vocab_size": ids}
+    for name, real, ids in (
+        ("qwen3_4b", 2560, 151936),
+        ("qwen3_2b", 2048, 151936),
+        ("qwen25_7b", 3584, 152064),
+        ("", 3840, 600),  # LTX-2's Gemma, to which the host gives no name
+    )
+}
 OPTIONS = {f"{name}_model_config": sizes for name, sizes in SIZES.items()}
-WIDTHS = {"sd15": 24, "sdxl": 56, "flux": 40, "pixart": 40, "zimage": 32, "sd3": 4096}
-POOLED = {"sd15": 24, "sdxl": 32, "flux": 24, "sd3": 56}
+TAPS = CLIP_L["hidden_size"], CLIP_G["hidden_size"]  # of SDXL's rows
+WIDTHS = {"sd15": TAPS[0], "sdxl": sum(TAPS), "flux": T5["d_model"], "pixart": T5["d_model"]}
+WIDTHS |= {"zimage": SIZES["qwen3_4b"]["hidden_size"], "sd3": 4096, "cut": TAPS[0]}
+WIDTHS |= {"ovis": SIZES["qwen3_2b"]["hidden_size"], "ltx2": 3840}
+WIDTHS |= {"qwenimage": SIZES["qwen25_7b"]["hidden_size"]}
+if REAL:  # as SD3's T5 is 4096 wide in any case, which takes minutes
+    WIDTHS["sd3t5"] = 4096
+NEWER = {"zimage": "z_image", "ovis": "ovis", "ltx2": "gemma4"}  # modules that 0.3.64 lacks
+POOLED = {"cut": TAPS[0], "sd15": TAPS[0], "sdxl": TAPS[1], "flux": TAPS[0], "sd3": sum(TAPS)}
+POOLED["sd3t5"] = POOLED["sd3"]
 PROMPTS = [
     "a red cat left of two dogs",
     "an owl on a book, a castle behind it, watercolour!",
@@ -24,6 +54,12 @@ PROMPTS = [
     ", ".join(["a red cat and two dogs on a blue background"] * 12),  # beyond 77 tokens
     "",
 ]
+
+
+def needs(kind: str) -> None:
+    if kind in NEWER:
+        name = f"comfy.text_encoders.{NEWER[kind]}"
+        pytest.importorskip(name, reason=f"this host has no encoder of {kind}")
 
 
 def _target(kind: str):
@@ -35,40 +71,56 @@ def _target(kind: str):
         from comfy.text_encoders import z_image
 
         return z_image.ZImageTokenizer, z_image.te()
+    if kind == "qwenimage":
+        from comfy.text_encoders import qwen_image
+
+        return qwen_image.QwenImageTokenizer, qwen_image.te()
+    if kind == "ovis":
+        from comfy.text_encoders import ovis
+
+        return ovis.OvisTokenizer, ovis.te()
+    if kind == "ltx2":
+        from comfy.text_encoders import lt
+
+        return lt.LTXAVGemmaTokenizer, lt.LTXAVTEModel
     return {
         "sd15": (sd1_clip.SD1Tokenizer, sd1_clip.SD1ClipModel),
         "sdxl": (sdxl_clip.SDXLTokenizer, sdxl_clip.SDXLClipModel),
         "flux": (flux.FluxTokenizer, flux.flux_clip()),
         "pixart": (pixart_t5.PixArtTokenizer, pixart_t5.pixart_te()),
         "sd3": (sd3_clip.SD3Tokenizer, sd3_clip.sd3_clip(t5=False)),
-        "cut": (sd1_clip.SD1Tokenizer, _cut(sd1_clip.SD1ClipModel)),
+        "sd3t5": (sd3_clip.SD3Tokenizer, sd3_clip.sd3_clip()),
+        "cut": (sd1_clip.SD1Tokenizer, _cut(sd1_clip.SD1ClipModel, 1, None)),
+        "shorn": (sd1_clip.SD1Tokenizer, _cut(sd1_clip.SD1ClipModel, 0, -1)),
     }[kind]
 
 
-def _cut(model: type) -> type:
-    """An encoder that keeps back its first row, as those do whose template is dropped."""
+def _cut(model: type, first: int, stop: int | None) -> type:
+    """An encoder that keeps back some of its rows, as those do whose template is dropped."""
 
     class Cut(model):
         def encode_token_weights(self, tokens):
             sequence, *others = super().encode_token_weights(tokens)
-            return sequence[:, 1:], *others
+            return sequence[:, first:stop], *others
 
     return Cut
 
 
-@functools.cache
+@functools.lru_cache(3 if REAL else None)
 def host_encoder(kind: str, seed: int = 0):
     """A CLIP of the host with the random weights of a seed."""
     import comfy.sd
     from comfy.supported_models_base import ClipTarget
 
     tokenizer, model = _target(kind)
-    clip = comfy.sd.CLIP(
-        ClipTarget(tokenizer, model), model_options={"dtype": torch.float32, **OPTIONS}
-    )
+    options = {"dtype": torch.float32, **OPTIONS}
+    files = {"spiece_model": spiece()} if kind == "ltx2" else {}
+    clip = comfy.sd.CLIP(ClipTarget(tokenizer, model), tokenizer_data=files, model_options=options)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():  # the host leaves new weights as they lie in memory
         for name, weight in clip.cond_stage_model.named_parameters():
+            if "vis" in name:  # of pictures, in the size that the host fixes
+                continue
             drawn = torch.randn(weight.shape, generator=generator)
             near_1 = "norm" in name and name.endswith("weight")
             spread = max(weight.shape[-1:], default=1) ** -0.5

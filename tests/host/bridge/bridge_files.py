@@ -14,7 +14,9 @@ from tiny_bridge import randomised
 from lidit_core.bridge.config import BridgeConfig
 from lidit_core.bridge.file import LoadedBridge, write_bridge
 from lidit_core.bridge.model import Bridge
+from lidit_core.bridge.rows import student_tokens
 from lidit_core.bridge.teacher import read_teacher
+from lidit_core.text.encoder import pad_states
 from lidit_core.text.spec import LLMSpec
 from lidit_core.text.templates import find_template
 
@@ -44,28 +46,38 @@ class Bench:
     def folder(self) -> Path:
         return self.host.base / "models" / "bridges"
 
-    def bridge(self, kind: str, *llms: LLMSpec, name: str = "", **changes: Any):
+    def bridge(
+        self, kind: str, *llms: LLMSpec, name: str = "", trained: bool = True, **changes: Any
+    ):
         """A bridge to one of the host's encoders, from its file; and what its node makes of it."""
         folder = record(self.pack, self.host, host_encoder(kind), f"for-{kind}", ["a cat", "a dog"])
         teacher = read_teacher(folder)
         llms = llms or (spec_of(self.llm()),)
-        made = randomised(Bridge(BridgeConfig(llms, teacher.spec, **{**SIZES, **changes})))
+        made = Bridge(BridgeConfig(llms, teacher.spec, **{**SIZES, **changes}))
+        made = randomised(made) if trained else made.initialise().eval()
         if "resampler.queries.seeds" in made.state_dict():
             made.resampler.queries.seeds.copy_(teacher.seeds)
         made.base.fixed.zero_()
         loaded = LoadedBridge(made, teacher.rows, teacher.empty)
-        file = f"{name or kind}.safetensors"
+        file = f"{name or kind}{'-adds' if made.config.add else ''}.safetensors"
         write_bridge(self.folder / file, loaded)
         return loaded, self.load(file)
 
     def load(self, file: str):
         return self.pack.run("LiDiTBridgeLoader", bridge_name=file)[0]
 
-    def clip(self, bridge: Any, *clips: Any, encoder: Any = None, strength: float = 1.0):
+    def clip(
+        self,
+        bridge: Any,
+        *clips: Any,
+        encoder: Any = None,
+        strength: float = 1.0,
+        model: Any = None,
+    ):
         """The CLIP of LI-DiT Bridge."""
         first, *others = clips or (self.llm(),)
         named = {f"clip_{n}": clip for n, clip in enumerate(others, 2)}
-        given = {"clip": first, "encoder": encoder, "strength": strength, **named}
+        given = {"clip": first, "encoder": encoder, "strength": strength, "model": model, **named}
         return self.pack.run("LiDiTBridge", bridge=bridge, **given)[0]
 
     def projection(self, width: int, tap: int, written: int = 12, sink: bool = True) -> str:
@@ -79,3 +91,29 @@ class Bench:
         made |= {"std_in": torch.full((width,), 2.0), "std_out": torch.full((written,), 0.5)}
         save_file(made, self.folder / "theirs.safetensors", {"tap": str(tap), "cos_test": "0.9"})
         return "theirs.safetensors"
+
+
+def students(clip, text: str) -> list:
+    """What an LLM makes of a prompt, without the nodes for bridges."""
+    prompts = clip.cond_stage_model.prompts(None, text)
+    rows = prompts.encode_rows([text], offsets=True)
+    return [student_tokens(pad_states(rows), rows, [len(text)])]
+
+
+def node(host, name: str, **inputs):
+    """A node of the host, run as its executor does."""
+    made = host.nodes.NODE_CLASS_MAPPINGS.get(name) or _extra(name)
+    with torch.inference_mode():
+        if hasattr(made, "execute"):
+            found = made.execute(**inputs)
+            return getattr(found, "args", found)[0]
+        return getattr(made(), made.FUNCTION)(**inputs)[0]
+
+
+def _extra(name: str):
+    from comfy_extras import nodes_clip_sdxl, nodes_flux, nodes_hooks
+
+    for module in (nodes_clip_sdxl, nodes_flux, nodes_hooks):
+        if hasattr(module, name):
+            return getattr(module, name)
+    raise KeyError(name)

@@ -24,9 +24,10 @@ chance = random.Random(1)
 PROMPTS = list({" ".join(chance.choices(WORDS, k=chance.randint(2, 9))): 0 for _ in range(120)})
 
 
-def train(folder, host) -> None:
+def train(folder, host, **bridge) -> None:
     """Train on the recording, into the host's folder of bridges."""
     recipe = recording_fields(folder) | {"stages": [{"images": 160, "batch": 8}]}
+    recipe["bridge"] |= bridge
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     words = ["-m", "lidit_core", "train", folder / "recipe.yaml", "--out", folder / "run"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -40,32 +41,77 @@ def train(folder, host) -> None:
     )
 
 
+def student(bench, folder):
+    """The LLM that is trained on, as a folder for the trainer and as a CLIP."""
+    listed = bench.host.base / "models" / "llm"
+    for place in (folder / "student", listed / "student"):
+        shutil.copytree(listed / "tiny" / "Llama", place, dirs_exist_ok=True)
+    return bench.pack.run(
+        "LiDiTLLMLoader", llm="student", template="none", layer="-3", token_budget=96,
+        dtype="float32", device="default",
+    )[0]  # fmt: skip
+
+
+def rows_of(base, entries, by_row: bool):
+    """The rows of one entry as they are learnt: its first words', or all joined into one."""
+    rows = base.standardised(entries[0][0], None)[0, 1:]
+    return rows[:5] if by_row else rows.flatten()
+
+
+def nearness(base, clip, own, by_row: bool = False) -> tuple[float, float]:
+    """The mean cosine of what a CLIP writes with the encoder's: of the same prompt, of another.
+
+    Args:
+        by_row: of the first words' rows alone, each by itself.
+
+    Without the first row, which in CLIP varies with no prompt and outweighs all others.
+    """
+    with torch.inference_mode():
+        pairs = [
+            [rows_of(base, entries_of(each, text), by_row) for each in (clip, own)]
+            for text in PROMPTS[:12]
+        ]
+    right, wrong = (
+        sum(
+            float(torch.cosine_similarity(ours, pairs[n - shift][1], dim=-1).mean())
+            for n, (ours, _) in enumerate(pairs)
+        )
+        for shift in (0, 1)
+    )
+    return right / len(pairs), wrong / len(pairs)
+
+
 @pytest.mark.skipif(not PYTHON, reason="needs LIDIT_TRAINING_PYTHON: a Python that trains")
-def test_a_recorded_encoder_is_learnt_and_written(pack, host, tmp_path):
+@pytest.mark.parametrize("kind", ["sd15", "demo"])
+def test_a_recorded_encoder_is_learnt_and_written(pack, host, tmp_path, kind):
     """What it writes is nearer to its own prompt's than to another's; the empty one is exact."""
-    bench, own = Bench(pack, host), host_encoder("sd15")
+    bench = Bench(pack, host)
+    own = pack.run("LLMDiffDemoCheckpoint")[1] if kind == "demo" else host_encoder(kind)
     odd = ["a (red:1.3) cat"]
-    shutil.copytree(record(pack, host, own, "to-learn", [*odd, *PROMPTS]), tmp_path / "recording")
-    shutil.copytree(host.base / "models" / "llm" / "tiny" / "Llama", tmp_path / "student")
+    folder = record(pack, host, own, f"to-learn-{kind}", [*odd, *PROMPTS])
+    shutil.copytree(folder, tmp_path / "recording")
+    llm = student(bench, tmp_path)
     train(tmp_path, host)
     bridge = bench.load("trained.safetensors")
     told = json.loads(bridge.report)["bridge"]
     assert told["prompts"] >= 10 and told["cosine"] > 0.5
-    shutil.copytree(tmp_path / "student", host.base / "models" / "llm" / "student")
-    llm = pack.run(
-        "LiDiTLLMLoader", llm="student", template="none", layer="-3", token_budget=96,
-        dtype="float32", device="default",
-    )[0]  # fmt: skip
     clip = bench.clip(bridge, llm)
     check_same(entries_of(clip, ""), entries_of(own, ""))
-    base = bridge.bridge.base
-    with torch.inference_mode():
-        pairs = [
-            [base.standardised(entries_of(each, text)[0][0]).flatten() for each in (clip, own)]
-            for text in PROMPTS[:12]
-        ]
-    right = [torch.cosine_similarity(ours, theirs, dim=0) for ours, theirs in pairs]
-    wrong = [
-        torch.cosine_similarity(pairs[n][0], pairs[n - 1][1], dim=0) for n in range(len(pairs))
-    ]
-    assert sum(right) > sum(wrong) + 0.1 * len(pairs)
+    right, wrong = nearness(bridge.bridge.base, clip, own)
+    assert right > wrong + 0.1
+
+
+@pytest.mark.skipif(not PYTHON, reason="needs LIDIT_TRAINING_PYTHON: a Python that trains")
+def test_what_another_encoder_knows_is_added_to_the_checkpoints_own(pack, host, tmp_path):
+    bench, own, better = Bench(pack, host), host_encoder("sd15"), host_encoder("sd15", seed=1)
+    for name, clip in (("recording", better), ("own", own)):
+        shutil.copytree(record(pack, host, clip, f"add-{name}", PROMPTS), tmp_path / name)
+    llm = student(bench, tmp_path)
+    train(tmp_path, host, add=str(tmp_path / "own"))
+    bridge = bench.load("trained.safetensors")
+    told = json.loads(bridge.report)
+    assert told["bridge"]["cosine"] > told["encoder"]["cosine"] + 0.1
+    clip = bench.clip(bridge, llm, encoder=own)
+    check_same(entries_of(clip, ""), entries_of(own, ""))
+    before, after = (nearness(bridge.bridge.base, c, better, by_row=True)[0] for c in (own, clip))
+    assert after > before + 0.05

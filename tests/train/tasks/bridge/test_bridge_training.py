@@ -1,4 +1,4 @@
-"""Bridges learn from recordings. Run: pytest tests/train/tasks/test_bridge_training.py"""
+"""Bridges learn from recordings. Run: pytest tests/train/tasks/bridge/test_bridge_training.py"""
 
 from __future__ import annotations
 
@@ -10,21 +10,26 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from tiny_bridge import Windowed, bridge_fields, bridge_recipe, make_bridge_world, prompts
+from tiny_bridge import (
+    Windowed,
+    bridge_fields,
+    bridge_recipe,
+    make_bridge_world,
+    prompts,
+    students_of,
+)
 from tiny_training import curve, fields, write_recipe
 from torch.utils.flop_counter import FlopCounterMode
 
 from lidit_core.bridge.encode import conditioning
 from lidit_core.bridge.file import load_bridge
 from lidit_core.bridge.model import Bridge
-from lidit_core.bridge.rows import student_tokens
 from lidit_core.bridge.teacher import read_teacher, write_teacher
 from lidit_core.cli import main
 from lidit_core.cli.record import _teacher
 from lidit_core.errors import LiDiTError
 from lidit_core.io.conditioning import EncodedPrompts, write_encoded
 from lidit_core.io.recording import open_recording, record
-from lidit_core.text.encoder import pad_states
 from lidit_core.text.prompt_encoder import PromptEncoder
 from lidit_core.text.spec import LLMSpec
 from lidit_core.text.templates import find_template
@@ -112,12 +117,6 @@ def test_what_an_llm_itself_gives_is_found_by_ridge(world):
     stages = [{"images": 4, "batch": 4}]
     told = report_of(run(world, "copy", data=sources, stages=stages))
     assert told["ridge"]["cosine"] > 0.999 and told["ridge"]["r2"] > 0.998
-
-
-def students_of(world: Path, prompt: str):
-    encoder = PromptEncoder(world / "student", "none", -3, 256)
-    rows = encoder.encode_rows([prompt], offsets=True)
-    return [student_tokens(pad_states(rows), rows, [len(prompt)])]
 
 
 def test_the_file_writes_what_the_teacher_would(world):

@@ -1,0 +1,81 @@
+"""What a MODEL of the host reads of text, to be compared with what a bridge writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ...lidit_core.errors import check
+from ..node_notes import note
+from .files import Loaded, target_of
+
+# The first layers that the host's transformers have on the text and on the pooled vector.
+ON_ROWS = (
+    *("context_embedder", "txt_in", "txt_in.input_embedder", "y_embedder.y_proj.fc1"),
+    *("cap_embedder.1", "cond_seq_linear", "text_embedding.0"),
+)
+ON_POOLED = ("vector_in.in_layer", "y_embedder.mlp.0")
+SIZES = {"SDXL": 6 * 256, "SDXLRefiner": 5 * 256}  # numbers beside the pooled vector, by class
+
+
+@dataclass(frozen=True)
+class Reads:
+    """How wide the rows and the pooled vector are that a model reads; 0 = it is not known."""
+
+    name: str
+    rows: int
+    pooled: int
+
+
+def reads_of(model: Any) -> Reads:
+    """What a MODEL reads, by its configuration or its layers."""
+    inner = model.model
+    name, net = type(inner.model_config).__name__, inner.diffusion_model
+    config = inner.model_config.unet_config or {}
+    if rows := config.get("context_dim"):
+        rows = rows[-1] if isinstance(rows, (list, tuple)) else rows
+        kind = next((k.__name__ for k in type(inner).__mro__ if k.__name__ in SIZES), "")
+        numbers = config.get("adm_in_channels") or 0
+        return Reads(name, int(rows), numbers - SIZES[kind] if kind else 0)
+    return Reads(name, _entered(net, ON_ROWS), _entered(net, ON_POOLED))
+
+
+def _entered(net: torch.nn.Module, names: tuple[str, ...]) -> int:
+    """Numbers that the first of these layers takes."""
+    return next(_widths(net, names), 0)
+
+
+def _widths(net: torch.nn.Module, names: tuple[str, ...]) -> Iterator[int]:
+    for name in names:
+        try:
+            layer = net.get_submodule(name)
+        except AttributeError:
+            continue
+        if isinstance(width := getattr(layer, "in_features", None), int):
+            yield width
+
+
+def check_model(loaded: Loaded, model: Any) -> None:
+    """Refuse a MODEL that reads other rows, or another pooled vector, than a bridge writes.
+
+    Raises:
+        LiDiTError: it does.
+    """
+    target, reads = target_of(loaded), reads_of(model)
+    advice = "connect the model that the bridge was trained for, or load a bridge for this one"
+    if not reads.rows:
+        note(f"what {reads.name} reads of text is not known here, and not compared with the bridge")
+        return
+    check(
+        reads.rows == target.width,
+        f"this bridge was trained for {target.name}, rows of {target.width}, and the model here, "
+        f"{reads.name}, reads rows of {reads.rows}; {advice}",
+    )
+    check(
+        reads.pooled in (0, target.pooled),
+        f"this bridge was trained for {target.name}, a pooled vector of {target.pooled}, and the "
+        f"model here, {reads.name}, reads one of {reads.pooled}; {advice}",
+    )

@@ -1,0 +1,97 @@
+"""The host's own diffusion models at tiny sizes, for the tiny encoders, with random weights."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from bridge_encoders import POOLED, WIDTHS
+from llmdiff_kit import SHAPES, fill
+
+from lidit_core.unet.families import host_config
+
+CPU = torch.device("cpu")
+FLUX = {
+    "image_model": "flux", "in_channels": 16, "out_channels": 16, "patch_size": 2,
+    "vec_in_dim": POOLED["flux"], "context_in_dim": WIDTHS["flux"], "hidden_size": 48,
+    "mlp_ratio": 2.0, "num_heads": 2, "depth": 1, "depth_single_blocks": 1, "theta": 10_000,
+    "axes_dim": [4, 10, 10], "qkv_bias": True, "guidance_embed": True,
+}  # fmt: skip
+PIXART = {
+    "image_model": "pixart_sigma", "input_size": 8, "depth": 1, "num_heads": 2, "hidden_size": 48,
+    "caption_channels": WIDTHS["pixart"], "micro_condition": False, "model_max_length": 300,
+}  # fmt: skip
+SD3 = {
+    "in_channels": 16, "input_size": None, "patch_size": 2, "depth": 2, "num_patches": 36,
+    "pos_embed_max_size": 6, "pos_embed_scaling_factor": None,
+    "adm_in_channels": POOLED["sd3"],
+    "context_embedder_config": {
+        "target": "torch.nn.Linear",
+        "params": {"in_features": WIDTHS["sd3"], "out_features": 128},
+    },
+}  # fmt: skip
+
+
+def _unet(family: str, kind: str) -> dict[str, Any]:
+    shape = replace(SHAPES[family], context_width=WIDTHS[kind])
+    if family == "sdxl":  # with fewer layers
+        changes = {"adm": POOLED[kind] + 1536, "transformer_depth": (0, 1, 1)}
+        changes["transformer_depth_middle"] = 1
+        shape = replace(shape, **changes)
+    return host_config(shape)
+
+
+def _flux() -> dict[str, Any]:
+    """Older hosts know fewer fields."""
+    from comfy.ldm.flux.model import FluxParams
+
+    known = {f.name for f in fields(FluxParams)}
+    return {**FLUX, **({"txt_ids_dims": []} if "txt_ids_dims" in known else {})}
+
+
+def config_of(kind: str) -> Any:
+    """The host's configuration of a model that reads what an encoder of this kind writes."""
+    import comfy.supported_models as known
+
+    made = {
+        "sd15": (known.SD15, lambda: _unet("sd15", "sd15")),
+        "sdxl": (known.SDXL, lambda: _unet("sdxl", "sdxl")),
+        "flux": (known.Flux, _flux),
+        "pixart": (known.PixArtSigma, lambda: PIXART),
+        "sd3": (known.SD3, lambda: SD3),
+    }
+    family, sizes = made[kind]
+    return family(dict(sizes()))
+
+
+def host_model(kind: str) -> Any:
+    """A MODEL with random weights."""
+    import comfy.model_patcher
+
+    config = config_of(kind)
+    config.set_inference_dtype(torch.float32, None)
+    model = config.get_model({}, device=CPU)
+    fill(model.diffusion_model)
+    for name, places in model.diffusion_model.named_buffers():
+        if name.endswith("pos_embed"):  # which a file has, and the host leaves as it lies in memory
+            places.zero_()
+    return comfy.model_patcher.ModelPatcher(model, load_device=CPU, offload_device=CPU)
+
+
+def latent(model: Any, batch: int = 1) -> dict:
+    """An empty latent as the model has them."""
+    channels = model.model.latent_format.latent_channels
+    side = 64 if "PixArt" in type(model.model).__name__ else 8  # which it is rounded to
+    return {"samples": torch.zeros(batch, channels, side, side)}
+
+
+def drawn(host: Any, model: Any, positive: list, negative: list, batch: int = 1, **changes):
+    """What the stock KSampler gives after two steps with guidance."""
+    how = {"seed": 5, "steps": 2, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal"}
+    with torch.inference_mode():
+        (out,) = host.nodes.common_ksampler(
+            model, positive=positive, negative=negative, latent=latent(model, batch),
+            **{**how, **changes},
+        )  # fmt: skip
+    return out["samples"]

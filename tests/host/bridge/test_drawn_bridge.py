@@ -1,0 +1,132 @@
+"""What is drawn with bridges, by the host's own models and samplers. Run: see conftest.py"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from bridge_encoders import PROMPTS, entries_of, host_encoder
+from bridge_files import Bench, node
+from bridge_models import drawn, host_model
+
+KINDS = ["sd15", "sdxl", "flux", "pixart", "sd3"]
+LONG = ", ".join(["a red cat and two dogs on a blue background"] * 30)  # 300 tokens of CLIP
+
+
+@pytest.fixture
+def bench(pack, host):
+    return Bench(pack, host)
+
+
+def pair(clip, positive: str = PROMPTS[0], negative: str = "") -> tuple[list, list]:
+    return entries_of(clip, positive), entries_of(clip, negative)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_model_draws_with_its_bridge(bench, host, kind):
+    """Prompts of any length, in a batch, beside a negative prompt of another length."""
+    own, model = host_encoder(kind), host_model(kind)
+    clip = bench.clip(bench.bridge(kind)[1], model=model)
+    theirs = drawn(host, model, *pair(own))
+    alone = drawn(host, model, *pair(clip))
+    assert alone.isfinite().all() and not torch.allclose(alone, theirs, atol=1e-3)
+    for positive, negative in ((LONG, "a dog"), (PROMPTS[0], LONG), ("", LONG)):
+        found = drawn(host, model, *pair(clip, positive, negative), batch=2)
+        assert found.shape[0] == 2 and found.isfinite().all()
+        assert not torch.allclose(found[0], found[1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_strength_0_and_an_untrained_one_that_adds_draw_the_encoders_picture(bench, host, kind):
+    own, model = host_encoder(kind), host_model(kind)
+    new = bench.bridge(kind, trained=False, add=True, name=f"{kind}-new")[1]
+    clips = (
+        bench.clip(bench.bridge(kind)[1], encoder=own, strength=0.0),
+        bench.clip(new, encoder=own, model=model),
+    )
+    for prompts in ((PROMPTS[0], ""), (LONG, "a (red:1.4) dog")):
+        expected = drawn(host, model, *pair(own, *prompts), batch=2)
+        for clip in clips:
+            assert torch.equal(drawn(host, model, *pair(clip, *prompts), batch=2), expected)
+
+
+def test_300_tokens_on_sdxl_reach_the_model_whole(bench, host):
+    """Each chunk has rows of its own, and the last words move the picture."""
+    model = host_model("sdxl")
+    clip, own = bench.clip(bench.bridge("sdxl")[1]), host_encoder("sdxl")
+    count = sum(token not in (49406, 49407) for token, _ in sum(own.tokenize(LONG)["l"], []))
+    assert count >= 300
+    ((sequence, values),) = entries_of(clip, LONG)
+    assert sequence.shape[1] == entries_of(own, LONG)[0][0].shape[1] == 77 * -(-count // 75)
+    other = f"{LONG} in the snow"
+    assert not torch.allclose(entries_of(clip, other)[0][0], sequence)
+    assert not torch.allclose(
+        drawn(host, model, *pair(clip, other)), drawn(host, model, *pair(clip, LONG))
+    )
+
+
+def test_areas_masks_hooks_and_ranges_are_drawn(bench, host):
+    """The host's own nodes on a bridge's conditioning change the picture where they say."""
+    import comfy.hooks
+
+    model = host_model("sd15")
+    clip = bench.clip(bench.bridge("sd15")[1])
+    plain, negative = pair(clip)
+    other = entries_of(clip, PROMPTS[1])
+    area = {"width": 32, "height": 64, "x": 0, "y": 0, "strength": 1.0}
+    (left,) = [node(host, "ConditioningSetArea", conditioning=other, **area)]
+    both = node(host, "ConditioningCombine", conditioning_1=plain, conditioning_2=left)
+    before, found = (drawn(host, model, c, negative) for c in (plain, both))
+    apart = (before - found).abs().amax((0, 1))
+    assert found.isfinite().all() and apart[:, :4].mean() > apart[:, 4:].mean()
+    mask = torch.zeros(1, 64, 64)
+    mask[..., :32] = 1
+    given = {"mask": mask, "strength": 1.0, "set_cond_area": "default"}
+    masked = node(host, "ConditioningSetMask", conditioning=other, **given)
+    whole = drawn(host, model, masked, negative)
+    assert whole.isfinite().all() and not torch.allclose(whole, drawn(host, model, other, negative))
+    late = node(host, "ConditioningSetTimestepRange", conditioning=other, start=0.5, end=1.0)
+    early = node(host, "ConditioningSetTimestepRange", conditioning=plain, start=0.0, end=0.5)
+    ranges = node(host, "ConditioningCombine", conditioning_1=early, conditioning_2=late)
+    assert drawn(host, model, ranges, negative).isfinite().all()
+    hooks = comfy.hooks.create_hook_lora(lora=lora_of(model), strength_model=1.0, strength_clip=0.0)
+    to = {"apply_to_conds": True, "schedule_clip": False, "hooks": hooks}
+    hooked = entries_of(node(host, "SetClipHooks", clip=clip, **to), PROMPTS[0])
+    assert torch.equal(hooked[0][0], plain[0][0])
+    assert not torch.allclose(drawn(host, model, hooked, negative), before, atol=1e-4)
+
+
+def lora_of(model) -> dict:
+    """A LoRA's file for the model, of one layer."""
+    key = "input_blocks.1.1.transformer_blocks.0.attn2.to_q"
+    layer = model.model.diffusion_model.get_submodule(key)
+    name = "lora_unet_" + key.replace(".", "_")
+    up, down = torch.ones(layer.out_features, 1), torch.ones(1, layer.in_features)
+    return {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_that_it_is_not_for_is_told_on_its_node(bench, kind):
+    """Both what the bridge was trained for and what the model reads are named."""
+    model = host_model(kind)
+    reads = bench.pack.module("host.bridge.model_reads").reads_of(model)
+    for other in KINDS:
+        bridge = bench.bridge(other)[1]
+        spec = bridge.bridge.config.teacher
+        if spec.width == reads.rows and reads.pooled in (0, spec.pooled):
+            bench.clip(bridge, model=model)
+            assert kind == other or reads.rows == spec.width
+            continue
+        assert kind != other
+        with pytest.raises(bench.error, match="connect the model that the bridge was") as told:
+            bench.clip(bridge, model=model)
+        assert spec.name in str(told.value) and reads.name in str(told.value)
+        assert "\n" not in str(told.value)
+
+
+def test_a_model_that_is_not_known_is_noted(bench, monkeypatch):
+    told: list[str] = []
+    module = bench.pack.module("host.bridge.model_reads")
+    monkeypatch.setattr(module, "note", told.append)
+    monkeypatch.setattr(module, "ON_ROWS", ())
+    bench.clip(bench.bridge("flux")[1], model=host_model("flux"))
+    assert told == ["what Flux reads of text is not known here, and not compared with the bridge"]

@@ -1,0 +1,107 @@
+"""What a bridge is added to, in training. Run: pytest tests/train/tasks/bridge/test_bridge_bases.py
+
+Ridge, one for each of several encoders, or what the checkpoint's own encoder wrote.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_bridge import Following, Windowed, bridge_recipe, make_bridge_world, prompts, students_of
+from tiny_training import curve
+
+from lidit_core.bridge.encode import OwnEntry, added, conditioning
+from lidit_core.bridge.file import load_bridge
+from lidit_core.bridge.teacher import write_teacher
+from lidit_core.errors import LiDiTError
+from lidit_core.io.recording import record
+from lidit_train.run import train
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    make_bridge_world(folder)
+    return folder
+
+
+def run(folder: Path, out: str, **changes) -> Path:
+    return train(bridge_recipe(folder, **changes), folder / out, "cpu")
+
+
+def report_of(path: Path) -> dict:
+    return json.loads(load_bridge(path).report)
+
+
+def recorded(folder: Path, name: str, teacher, texts=()) -> None:
+    record(teacher, list(texts) or prompts(), folder / name)
+    write_teacher(folder / name, teacher.teacher)
+
+
+def test_an_encoder_is_added_to(world):
+    """A better one is learnt: what the weak one wrote is the base, and what is added helps."""
+    stages, weak = [{"images": 480, "batch": 8}], str(world / "weak")
+    made = {"bridge": {"add": weak}, "checkpoints": {"every": 100}}
+    final = run(world, "added", stages=stages, **made)
+    told = report_of(final)
+    assert set(told) == {"bridge", "encoder"}
+    assert told["bridge"]["cosine"] > told["encoder"]["cosine"] + 0.02
+    assert told["bridge"]["r2"] > told["encoder"]["r2"]
+    lines = curve(world / "added")
+    assert sum(r["loss"] for r in lines[-5:]) < 0.9 * sum(r["loss"] for r in lines[:5])
+    loaded, own = load_bridge(final), Windowed(reads=0.0)
+    assert loaded.bridge.config.add
+    for prompt in ("a red cat", "three apples and two dogs " * 4, ""):
+        ((sequence, values),) = own(prompt)
+        entry = sequence, values
+        found = added(loaded, prompt, students_of(world, prompt or " "), OwnEntry(entry, entry))
+        assert torch.equal(found[0], sequence) == (not prompt)
+        assert torch.equal(found[0][0, 0], sequence[0, 0])  # which varies with no prompt
+        assert found[1]["guidance"] == 1.5 and set(found[1]) == set(values)
+
+
+def test_encoders_that_follow_on_one_another_are_each_learnt(world):
+    """By a ridge of its own; a shared one could not, as they differ in scale and sign."""
+    teacher = Following()
+    recorded(world, "following", teacher)
+    sources = {"sources": [{"kind": "recording", "path": str(world / "following")}]}
+    final = load_bridge(run(world, "both-parts", data=sources))
+    alone = report_of(run(world, "one-part"))
+    told = json.loads(final.report)
+    assert told["ridge"]["cosine"] > alone["ridge"]["cosine"] - 0.1
+    assert told["bridge"]["prompts"] == 6 and final.bridge.base.fixed.sum() == 2
+    assert torch.equal(conditioning(final, "", [])[0], final.empty[0])
+    sequence = conditioning(final, "a red cat", students_of(world, "a red cat"))[0][0].float()
+    expected, rows = teacher("a red cat")[0][0][0], teacher.rows("a red cat")
+    for part in (0, 1):
+        ours, theirs = (x[rows.parts == part] for x in (sequence, expected))
+        assert (ours - theirs).norm() < 0.9 * theirs.norm()
+
+
+MISTAKES = [
+    ({"bridge": {"add": "{folder}/fewer"}}, "record the same file of prompts"),
+    ({"bridge": {"add": "{folder}/wide"}}, "rows of 24, and what is learnt of"),
+    ({"bridge": {"add": "{folder}/recording"}}, "there is nothing to add"),
+    ({"bridge": {"add": "nowhere"}}, "no recording"),
+    ({"bridge": {"add": "{folder}/weak", "residual": "mlp"}}, "and has residual='mlp'"),
+]
+
+
+@pytest.mark.parametrize(("changes", "sentence"), MISTAKES)
+def test_what_cannot_be_added_to_is_told_before_anything_is_loaded(
+    world, monkeypatch, changes, sentence
+):
+    for name, teacher, texts in (
+        ("fewer", Windowed(reads=0.0), prompts(40)),
+        ("wide", Windowed(width=24), ()),
+    ):
+        if not (world / name).is_dir():
+            recorded(world, name, teacher, texts)
+    changes = json.loads(json.dumps(changes).replace("{folder}", str(world)))
+    monkeypatch.setattr("lidit_core.llm.loading.load_llm", None)
+    with pytest.raises(LiDiTError, match=sentence) as told:
+        run(world, "mistaken", **changes)
+    assert "\n" not in str(told.value) and not (world / "mistaken").exists()
