@@ -47,7 +47,7 @@ PROOFS = {
     ),
     "moments": Proof(
         "a run goes on to the same bits that is killed at 20 random moments and stopped at 5",
-        ("tests/train/loop/test_killed_anywhere.py",),
+        ("tests/train/loop/going_on/test_killed_anywhere.py",),
         environment=(("LIDIT_MOMENTS", "20"),),
     ),
     "compiled": Proof(

@@ -1,6 +1,6 @@
 """Runs that are lengthened by a changed recipe.
 
-Run: pytest tests/train/loop/test_training_longer.py
+Run: pytest tests/train/loop/going_on/test_training_longer.py
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tiny_training import curve, fields, make_world, recipe_of, run, write_recip
 
 from lidit_train.run import train
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 DECAY = {"learning_rate": 1e-2, "warmup": 2, "decay": 0.5}
 LOG = {"every": 7, "trackers": []}  # a line also sums steps on both sides of the decay's start
 SHORT, LONG = 16, 28  # steps: their rates fall from step 9 and from step 15 on

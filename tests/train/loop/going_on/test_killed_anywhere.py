@@ -1,6 +1,6 @@
 """A run that is killed or stopped at moments that nobody chose, from its first file to its last.
 
-Run: pytest tests/train/loop/test_killed_anywhere.py
+Run: pytest tests/train/loop/going_on/test_killed_anywhere.py
 Many moments: python3 run.py prove moments
 """
 

@@ -1,6 +1,6 @@
 """What a run leaves that can be drawn with before it ends, and what Ctrl-C and SIGTERM leave.
 
-Run: pytest tests/train/loop/test_stopping.py
+Run: pytest tests/train/loop/going_on/test_stopping.py
 """
 
 from __future__ import annotations
