@@ -180,21 +180,6 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Layout:
-    """A loss by which the text's tokens say where things lie; beside content, whose classes it has.
-
-    A query of each class attends to the refined tokens and must tell the centre of what the picture
-    shows of that class; the queries are not part of the model. In a causal LLM the first thing that
-    is named comes before the words that say where it lies, so only the refiner can tell it.
-    """
-
-    weight: float = 0.2  # of the mean squared error beside the objective's loss
-
-    def __post_init__(self) -> None:
-        in_range(self, "layout", "weight", low=0)
-
-
-@dataclass(frozen=True)
 class Contrast:
     """Contrastive flow matching (Stoica et al. 2025, arXiv 2506.05350); for models of flow alone.
 
@@ -263,7 +248,6 @@ class Recipe:
     content: Content | None = None  # teach a block what each patch shows
     alignment: Alignment | None = None  # teach a block what a vision encoder sees
     place: Place | None = None  # image tokens must tell where they are
-    layout: Layout | None = None  # the text's tokens must tell where things lie
     contrast: Contrast | None = None  # tell a caption's velocity from that of others
     routing: Routing | None = None  # lead some image tokens around some blocks
     compute: Compute = Compute()

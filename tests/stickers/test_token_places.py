@@ -14,6 +14,7 @@ from tiny_llm import save_llm
 
 from lidit_core.errors import LiDiTError
 from lidit_core.pipeline import Pipeline, load_pipeline
+from lidit_stickers.probe.sides import captions, known_sides, token_of
 from lidit_stickers.token_places import KnownColumns, explained, known_columns, table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,12 +78,40 @@ def test_a_table_has_a_line_a_block() -> None:
 
 
 @pytest.mark.font
-def test_the_documented_command_runs(files) -> None:
+@pytest.mark.parametrize(
+    "module, begin",
+    [
+        ("lidit_stickers.token_places", "t      block"),
+        ("lidit_stickers.probe.sides", "read      R²"),
+    ],
+)
+def test_the_documented_command_runs(files, module, begin) -> None:
     """As the documents have it, with a tiny model and three scenes."""
     text = "\n".join(p.read_text(encoding="utf-8") for p in ROOT.glob("docs/**/*.md"))
-    words = re.findall(r"python -m (lidit_stickers\.token_places [^\n`]+)", text)
+    words = re.findall(rf"python -m ({re.escape(module)} [^\n`]+)", text)
     changed = re.sub(r"(?<=--model )\S+", str(files[0]), words[0]).split()
     command = [sys.executable, "-m", *changed, "--llm", files[1], "--count", "3"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("t      block")
+    assert done.stdout.startswith(begin)
+
+
+def test_captions_of_sides_name_two_things_and_the_side_of_the_first() -> None:
+    every = captions(180)
+    assert len({caption for caption, *_ in every}) == 180
+    for caption, first, second, side in every[:20]:
+        where = "left" if side < 0 else "right"
+        assert caption == f"a {first} to the {where} of a {second}"
+    with pytest.raises(LiDiTError, match="--count is 181; expected 3 to 180"):
+        captions(181)
+
+
+def test_the_token_of_a_noun_is_the_one_that_holds_its_last_character(files) -> None:
+    pipeline = load_pipeline(files[0], [files[1]])
+    ((caption, first, second, _), *_) = captions(3)
+    (row,) = pipeline.encoders[0].encode_rows([caption], offsets=True)
+    assert row.offsets is not None
+    for end in (2 + len(first), len(caption)):
+        start, stop = row.offsets[token_of(row, end) - row.span[0]].tolist()
+        assert start < end <= stop
+    assert [found.read for found in known_sides(pipeline, 6)] == ["states", "refined"]

@@ -129,10 +129,6 @@ CHANGED = {  # a field -> another value than the basis has; with others where it
     "content.classes": (70, {"data.sources": [STICKERS], "content": {"block": 0}}),
     "place.weight": (0.5, {"place": {"block": 0}}),
     "place.block": (1, {"place": {"block": 0}}),
-    "layout.weight": (
-        0.5,
-        {"data.sources": [STICKERS], "content": {"block": 0}, "layout": {}},
-    ),
     "contrast.weight": (0.5, {"contrast": {}}),
     "alignment.encoder": ("{folder}/encoder2", ALIGNED),
     "alignment.weight": (2.0, ALIGNED),

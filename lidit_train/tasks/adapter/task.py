@@ -40,7 +40,6 @@ UNUSED = {
     "bridge": "which is for trains: bridge",
     "content": "which a block of a LI-DiT learns",
     "place": "which a block of a LI-DiT learns",
-    "layout": "which the text side of a LI-DiT learns",
     "validation.branches": "and an adapter reads one LLM",
     "compute.cuda_graph": "which records a LI-DiT: an adapter's checkpoint may read texts itself",
     "alignment": "which a block of a LI-DiT learns",

@@ -49,7 +49,6 @@ UNUSED = {
     "adapter": "which is for a U-Net (trains: adapter)",
     "content": "which a block of a LI-DiT learns",
     "place": "which a block of a LI-DiT learns",
-    "layout": "which the text side of a LI-DiT learns",
     "contrast": "which is of flow matching",
     "alignment": NO_PICTURES,
     "routing": "which leads image tokens around blocks",

@@ -14,7 +14,6 @@ from ...learner import Learner
 from ...recipe import SQUARED, Content, Contrast, Loss, Routing
 from ..denoising import denoise
 from .alignment import Aligned
-from .layout import TextLayout
 from .lora import LoraAdapter
 from .places import Placed
 from .routing import Routed
@@ -44,13 +43,12 @@ class LiDiTLearner(Learner):
         routing: Routing | None = None,
         aligned: Aligned | None = None,
         placed: Placed | None = None,
-        layout: TextLayout | None = None,
     ) -> None:
         super().__init__()
         self.model, self.content, self.checkpointing = model, content, checkpointing
         self.contrast, self.loss, self.routing = contrast, loss, routing
         self.names = nn.Linear(model.config.width, content.classes) if content else None
-        self.aligned, self.placed, self.layout = aligned, placed, layout
+        self.aligned, self.placed = aligned, placed
         lessons = (content, *(taught.recipe for taught in (aligned, placed) if taught))
         self.watched = {lesson.block for lesson in lessons if lesson}  # blocks that are read
 
@@ -94,9 +92,6 @@ class LiDiTLearner(Learner):
             rows = -(-batch.x.shape[-2] // self.model.config.patch)
             apart = self.placed(run.seen[self.placed.recipe.block], rows)
             loss = loss + self.placed.recipe.weight * apart.mean()
-        if self.layout is not None and batch.content is not None and run.text is not None:
-            apart = self.layout(run.text, batch.content)
-            loss = loss + self.layout.recipe.weight * batch.mean_of_samples(apart)
         if self.contrast is not None and batch.contrasted is not None:
             others = batch.contrasted.errors(made.output, batch.mean)
             if made.weights is not None:

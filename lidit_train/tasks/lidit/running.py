@@ -9,13 +9,12 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from lidit_core.model.dit import LiDiTBlock, run_block
-from lidit_core.model.text_side import TextContext
 
 from .routing import Routed
 
 
 class BlockRunner:
-    """Runs the blocks of one forward pass, and keeps the tokens and the text that the loss reads.
+    """Runs the blocks of one forward pass, and keeps the tokens that the loss reads.
 
     It is the model's `run_block`.
 
@@ -30,17 +29,13 @@ class BlockRunner:
     ) -> None:
         self.watched, self.checkpointing, self.routed = watched, checkpointing, routed
         self.seen: dict[int, Tensor] = {}  # (B, N, D), by block
-        self.text: TextContext | None = None  # what the first block reads
 
-    def __call__(
-        self, index: int, block: LiDiTBlock, x: Tensor, c: Tensor, text: TextContext, *rest
-    ) -> Tensor:
-        self.text = self.text or text
+    def __call__(self, index: int, block: LiDiTBlock, x: Tensor, *rest) -> Tensor:
         x = self.routed.before(index, x) if self.routed else x
         if self.checkpointing and torch.is_grad_enabled():
-            x = checkpoint(run_block, index, block, x, c, text, *rest, use_reentrant=False)
+            x = checkpoint(run_block, index, block, x, *rest, use_reentrant=False)
         else:
-            x = run_block(index, block, x, c, text, *rest)
+            x = run_block(index, block, x, *rest)
         x = self.routed.after(index, x) if self.routed else x
         if index in self.watched:
             self.seen[index] = x

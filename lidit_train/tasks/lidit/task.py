@@ -25,7 +25,6 @@ from ..unused_fields import refuse
 from ..whitening import SAMPLE, whiten_entries
 from .alignment import Aligned
 from .input import input_spec
-from .layout import TextLayout
 from .learner import LiDiTLearner
 from .lora import add_lora, linear_layers, save_lora
 from .places import Placed
@@ -95,7 +94,6 @@ class LiDiTTask(PictureTask):
             recipe.routing,
             aligned,
             Placed(recipe.place, config.width) if recipe.place else None,
-            _layout(recipe, config),
         )
         if recipe.trains == "lora":
             learner.lora = add_lora(start.model, recipe.lora)
@@ -176,12 +174,6 @@ def _check_subsets(model: Model, stages: Sequence[Stage], config: LiDiTConfig) -
             )
 
 
-def _layout(recipe: Recipe, config: LiDiTConfig) -> TextLayout | None:
-    if recipe.layout is None or recipe.content is None:
-        return None
-    return TextLayout(recipe.layout, config.width, recipe.content.classes)
-
-
 def _check_losses(recipe: Recipe, config: LiDiTConfig) -> None:
     """The losses beside the denoising: of blocks that are there, contrast within flow."""
     for name in ("content", "alignment", "place"):
@@ -191,11 +183,6 @@ def _check_losses(recipe: Recipe, config: LiDiTConfig) -> None:
             f"the recipe's {name} is read after block {lesson and lesson.block}; expected one of "
             f"0 to {config.depth - 1}",
         )
-    check(
-        recipe.layout is None or recipe.content is not None,
-        "the recipe has layout and no content, whose classes it places; give content too, or "
-        "leave layout out",
-    )
     if recipe.contrast is not None:
         check(
             config.prediction == "flow",
