@@ -1,7 +1,6 @@
 """A run that is killed or stopped at moments that nobody chose, from its first file to its last.
 
-Run: pytest tests/train/loop/going_on/test_killed_anywhere.py
-Many moments: python3 run.py prove moments
+As a proof: python3 run.py prove moments
 """
 
 from __future__ import annotations
@@ -23,10 +22,11 @@ from tiny_training import curve, fields, make_world, write_recipe
 
 from lidit_core.checkpoints.lidit import read_lidit
 
-MOMENTS = int(os.environ.get("LIDIT_MOMENTS", "1"))
-STOPS = max(1, MOMENTS // 4)
+MOMENTS = int(os.environ.get("LIDIT_MOMENTS", "0"))
+STOPS = MOMENTS // 4
 LONGEST = 5.0  # seconds from a run's first file to the last moment that is drawn
 STEPS = 24
+pytestmark = pytest.mark.skipif(not MOMENTS, reason="takes minutes: run.py prove moments")
 
 
 @pytest.fixture(scope="module")
