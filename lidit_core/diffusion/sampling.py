@@ -64,6 +64,10 @@ def sample(
     ``steps`` and ``guidance`` default to what the checkpoint was made for. Guidance 1 does not
     run the negative text at all. Below 1, ``begin`` is the time of what is given in place of
     noise, latents with that much noise added; the run's steps after that time are left to take.
+
+    Raises:
+        LiDiTError: a text that is no dict of states or has other rows, steps, guidance or begin out
+            of their ranges, latents of another form or with numbers that are not finite.
     """
     config = model.config
     steps = config.steps if steps is None else steps
@@ -75,6 +79,10 @@ def sample(
         f"begin is {shown(begin)}; expected a time above 0 and up to 1, which is noise",
     )
     check_latents(noise, config.latent)
+    check(
+        bool(noise.isfinite().all()),
+        "the noise holds numbers that are not finite; give that of initial_noise, or sound latents",
+    )
     texts = {"positive text": positive} | ({"negative text": negative} if guidance != 1 else {})
     for what, text in texts.items():
         check_text(text, len(config.llms), len(noise), what)
