@@ -112,7 +112,7 @@ def test_a_step_knows_its_stage(tmp_path):
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_that_ships_can_be_planned(path, tmp_path):
     changes = []
-    if path.stem == "stickers":  # it goes on from weights like those that ship
+    if path.stem in ("stickers", "stickers-256"):  # it goes on from weights like those that ship
         changes = ["model.checkpoint=stickers"]
     elif "checkpoint: runs" in path.read_text():  # what another recipe makes first
         llm = "SmolLM2-135M-Instruct"
