@@ -11,10 +11,12 @@ import datetime
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
+from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTES = ROOT / "docs" / "proofs.md"
@@ -123,23 +125,47 @@ def attempts(proof: Proof) -> list[tuple[str, list[str], dict[str, str]]]:
     ]
 
 
+def tried(command: list[str], environment: dict[str, str]) -> tuple[bool, int, int]:
+    """Whether the tests passed, how many there were, and how many of them were skipped."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        words = [*command, f"--junitxml={report}"]
+        passed = subprocess.call(words, cwd=ROOT, env=environment) == 0
+        suites = list(ElementTree.parse(report).iter("testsuite")) if report.is_file() else []
+    tests, skipped = (sum(int(s.get(n, 0)) for s in suites) for n in ("tests", "skipped"))
+    return passed, tests, skipped
+
+
+def told(place: str, results: list[tuple[bool, int, int]]) -> str:
+    """How many attempts of all passed in this place, and what of it was skipped."""
+    passed, tests, skipped = results[-1]
+    if passed and tests == skipped:
+        return f"skipped in {place}"
+    left_out = f" ({skipped} of {tests} tests skipped)" if skipped else ""
+    return f"{sum(held for held, _, _ in results)} of {len(results)} in {place}{left_out}"
+
+
 def run(name: str) -> tuple[bool, str]:
-    """Whether the proof holds, and in how many attempts where."""
-    proof, began, held = PROOFS[name], time.monotonic(), {}
+    """Whether the proof holds, and in how many attempts where.
+
+    It does not hold where every test was skipped.
+    """
+    proof, began, results = PROOFS[name], time.monotonic(), {}
     for place, command, environment in attempts(proof):
-        passed = subprocess.call(command, cwd=ROOT, env=environment) == 0
-        held.setdefault(place, []).append(passed)
-    counts = ", ".join(f"{sum(p)} of {len(p)} in {place}" for place, p in held.items())
+        results.setdefault(place, []).append(tried(command, environment))
+    counts = ", ".join(told(place, each) for place, each in results.items())
     minutes = (time.monotonic() - began) / 60
-    holds = bool(held) and all(all(passed) for passed in held.values())
+    every = [result for each in results.values() for result in each]
+    ran = any(tests > skipped for _, tests, skipped in every)
+    holds = ran and all(passed for passed, _, _ in every)
     return holds, f"{counts or 'no ComfyUI is here'}; {minutes:.0f} minutes"
 
 
 def commit() -> str:
     """What is checked out; to be asked before a proof, which may write tables."""
     words = ["git", "describe", "--always", "--dirty"]
-    told = subprocess.run(words, cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    return told or "no git"
+    answer = subprocess.run(words, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    return answer or "no git"
 
 
 def note(name: str, holds: bool, counts: str, proved: str) -> None:
@@ -155,8 +181,8 @@ def note(name: str, holds: bool, counts: str, proved: str) -> None:
 
 def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="run.py prove", description=__doc__)
-    told = "; ".join(f"{name}: {proof.says}" for name, proof in PROOFS.items())
-    parser.add_argument("name", choices=PROOFS, help=told)
+    says = "; ".join(f"{name}: {proof.says}" for name, proof in PROOFS.items())
+    parser.add_argument("name", choices=PROOFS, help=says)
     name = parser.parse_args(words).name
     proved = commit()
     holds, counts = run(name)

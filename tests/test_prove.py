@@ -31,6 +31,22 @@ def test_a_proof_is_noted_with_its_commit(monkeypatch, tmp_path, capsys, holds):
     assert result in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("others", "holds", "row"),
+    [
+        ("", False, "skipped in here; 0 minutes"),
+        ("def test_it():\n    pass\n", True, "1 of 1 in here (1 of 2 tests skipped); 0 minutes"),
+    ],
+)
+def test_what_a_proof_skips_is_told(monkeypatch, tmp_path, others, holds, row):
+    test = tmp_path / "test_it.py"
+    skipped = '@pytest.mark.skipif("True", reason="it lacks")\ndef test_skipped():\n    pass\n'
+    test.write_text(f"import pytest\n\n\n{skipped}\n\n{others}")
+    proof = prove.Proof("it holds", (str(test), "-p", "no:cacheprovider"))
+    monkeypatch.setitem(prove.PROOFS, "families", proof)
+    assert prove.run("families") == (holds, row)
+
+
 def test_a_proof_that_writes_is_noted_with_the_commit_before_it(monkeypatch, tmp_path):
     written = tmp_path / "table.md"
     monkeypatch.setattr(prove, "commit", lambda: "dirty" if written.exists() else "clean")
