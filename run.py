@@ -36,24 +36,9 @@ CONSTRAINTS = ROOT / "constraints.txt"
 DEMO_LLM = "smollm2"  # the one that the shipped weights and the tests need
 SHIPPED = ("stickers", "stickers-duo")  # the models that read it
 
-# Where a ComfyUI may be for the tests of the nodes: its folder and its Python by name, or a folder.
-HOSTS = (
-    ("COMFYUI_PATH", "COMFYUI_PYTHON", "ComfyUI"),
-    ("COMFYUI_PATH_2", "COMFYUI_PYTHON_2", "ComfyUI-0.3.64"),
-)
-HOST_PYTHONS = (  # relative to the host's folder; the last is the portable build's
-    ".venv/bin/python",
-    "venv/bin/python",
-    ".venv/Scripts/python.exe",
-    "venv/Scripts/python.exe",
-    "../python_embeded/python.exe",
-)
 TYPE_CHECKER = "pyright"
 TYPE_ERRORS = ROOT / "pyright-errors.txt"  # how many `lint` still lets pass
 HIDING = re.compile(r"#\s*(type:\s*ignore|pyright:)")  # a comment that silences the type checker
-SKIPPED_HOSTS = "skipped, no ComfyUI is here; set COMFYUI_PATH and COMFYUI_PYTHON to run them"
-NEEDED = "pytest websocket-client playwright"  # in the host's Python
-NO_TESTS_CHOSEN = 5  # pytest's exit status when, say, -k leaves none
 
 TORCH_WITHOUT_CUDA = "https://download.pytorch.org/whl/cpu"  # several GB smaller
 
@@ -201,59 +186,10 @@ def needs_demo_llm(words: list[str]) -> bool:
     return all(model in SHIPPED for model in models[-1:])
 
 
-def find_hosts() -> list[tuple[Path, Path]]:
-    """The folder and the Python of every ComfyUI that is named or lies in the home folder."""
-    found = []
-    for path_name, python_name, usual in HOSTS:
-        folder = Path(os.environ.get(path_name) or Path.home() / usual).expanduser()
-        named = os.environ.get(python_name)
-        choices = [Path(named).expanduser()] if named else [folder / each for each in HOST_PYTHONS]
-        python = next((choice for choice in choices if choice.is_file()), None)
-        if python and (folder / "main.py").is_file():
-            found.append((folder, python))
-        elif {path_name, python_name} & set(os.environ):
-            raise SetupError(
-                f"no ComfyUI with its Python is found in {folder}; set {path_name} to the folder "
-                f"of its main.py and {python_name} to the Python that it is started with"
-            )
-    return found
-
-
-def host_version(folder: Path) -> str:
-    file = folder / "comfyui_version.py"
-    return file.read_text().split('"')[1] if file.is_file() else "of unknown version"
-
-
-def can_test(python: Path) -> bool:
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    modules = "import pytest, websocket, playwright"
-    return subprocess.call([str(python), "-c", modules], **quiet) == 0
-
-
-def run_host_tests(words: list[str]) -> int:
-    """Run the nodes' tests by the Python of every ComfyUI there is; says where it did."""
-    told, failures = [], 0
-    for folder, python in find_hosts():
-        name = f"ComfyUI {host_version(folder)} in {folder}"
-        if can_test(python):
-            say(f"the nodes' tests in {name}")
-            ours = {"COMFYUI_PATH": str(folder), "LIDIT_TRAINING_PYTHON": str(PYTHON)}
-            environment = {**os.environ, **ours}
-            command = [str(python), "-m", "pytest", "tests/host", *words]
-            status = subprocess.call(command, cwd=ROOT, env=environment)
-            failed = status not in (0, NO_TESTS_CHOSEN)
-            told.append(f"{'FAILED' if failed else 'passed'} in {name}")
-        else:
-            failed = "COMFYUI_PATH" in os.environ  # who names a host wants its tests
-            told.append(f'skipped in {name}, for want of: "{python}" -m pip install {NEEDED}')
-        failures += failed
-    say("the nodes' tests: " + ("; ".join(told) or SKIPPED_HOSTS))
-    return 1 if failures else 0
-
-
 def run_tests(words: list[str]) -> int:
-    ended = subprocess.call([str(PYTHON), str(ROOT / "tests" / "library.py"), *words], cwd=ROOT)
-    return ended or run_host_tests(words)
+    """The library's tests, and where they passed, the nodes' in every ComfyUI there is."""
+    files = (ROOT / "tests" / name for name in ("library.py", "hosts.py"))
+    return any(subprocess.call([str(PYTHON), str(file), *words], cwd=ROOT) for file in files)
 
 
 def lint() -> int:

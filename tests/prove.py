@@ -14,9 +14,10 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from importlib import util
 from pathlib import Path
 from xml.etree import ElementTree
+
+from hosts import find_hosts, host_version
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTES = ROOT / "docs" / "proofs.md"
@@ -103,10 +104,7 @@ PROOFS = {
 
 def hosts() -> list[tuple[str, Path, Path]]:
     """Name, folder and Python of every ComfyUI there is."""
-    spec = util.spec_from_file_location("run_script", ROOT / "run.py")
-    script = util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    return [(f"ComfyUI {script.host_version(f)}", f, python) for f, python in script.find_hosts()]
+    return [(f"ComfyUI {host_version(f)}", f, python) for f, python in find_hosts()]
 
 
 def attempts(proof: Proof) -> list[tuple[str, list[str], dict[str, str]]]:

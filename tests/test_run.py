@@ -130,64 +130,6 @@ def test_the_shipped_models_are_known(setup_script):
     assert set(setup_script.SHIPPED) == set(SHIPPED_MODELS)
 
 
-@pytest.fixture
-def no_hosts(monkeypatch, tmp_path) -> Path:
-    """An empty home folder, and no ComfyUI named."""
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    for number in ("", "_2"):
-        monkeypatch.delenv(f"COMFYUI_PATH{number}", raising=False)
-        monkeypatch.delenv(f"COMFYUI_PYTHON{number}", raising=False)
-    return tmp_path
-
-
-def add_host(folder: Path, python: str) -> Path:
-    """What the script looks for; its Python starts nothing."""
-    (folder / python).parent.mkdir(parents=True)
-    (folder / python).write_text("")
-    (folder / "main.py").write_text("")
-    (folder / "comfyui_version.py").write_text('__version__ = "1.2.3"\n')
-    return folder
-
-
-def test_without_a_host_it_says_that_its_tests_were_skipped(setup_script, no_hosts, capsys):
-    assert setup_script.find_hosts() == [] and setup_script.run_host_tests([]) == 0
-    assert "skipped" in capsys.readouterr().out
-
-
-def test_hosts_are_found_by_name_and_in_the_home_folder(setup_script, no_hosts, monkeypatch):
-    named = add_host(no_hosts / "somewhere", "python_of_mine")
-    usual = add_host(no_hosts / "ComfyUI-0.3.64", ".venv/bin/python")
-    monkeypatch.setenv("COMFYUI_PATH", str(named))
-    monkeypatch.setenv("COMFYUI_PYTHON", str(named / "python_of_mine"))
-    pythons = [named / "python_of_mine", usual / ".venv/bin/python"]
-    assert setup_script.find_hosts() == list(zip([named, usual], pythons))
-    assert setup_script.host_version(usual) == "1.2.3"
-
-
-@pytest.mark.parametrize("variable", ["COMFYUI_PATH", "COMFYUI_PYTHON"])
-def test_a_host_that_is_named_wrongly_is_no_reason_to_skip(
-    setup_script, no_hosts, monkeypatch, variable
-):
-    add_host(no_hosts / "ComfyUI", ".venv/bin/python")
-    monkeypatch.setenv(variable, str(no_hosts / "nowhere"))
-    with pytest.raises(setup_script.SetupError, match=variable):
-        setup_script.find_hosts()
-
-
-@pytest.mark.parametrize("named", [False, True])
-def test_a_host_without_pytest_is_told_and_an_error_if_it_was_named(
-    setup_script, no_hosts, monkeypatch, capsys, named
-):
-    host = add_host(no_hosts / "ComfyUI", ".venv/bin/python")
-    setup_script.make_venv()  # a Python without pytest
-    (host / ".venv/bin/python").unlink()
-    (host / ".venv/bin/python").symlink_to(setup_script.PYTHON)
-    if named:
-        monkeypatch.setenv("COMFYUI_PATH", str(host))
-    assert setup_script.run_host_tests([]) == named
-    assert f"skipped in ComfyUI 1.2.3 in {host}" in capsys.readouterr().out
-
-
 def test_type_errors_are_counted_with_the_comments_that_hide_some(setup_script):
     severities = ("error", "warning", "error", "information")
     report = {"generalDiagnostics": [{"severity": severity} for severity in severities]}

@@ -1,0 +1,91 @@
+"""The command for the nodes' tests. Run: pytest tests/test_hosts.py"""
+
+from __future__ import annotations
+
+import venv
+from pathlib import Path
+
+import hosts
+import pytest
+
+
+@pytest.fixture
+def no_hosts(monkeypatch, tmp_path) -> Path:
+    """An empty home folder, and no ComfyUI named."""
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    for number in ("", "_2"):
+        monkeypatch.delenv(f"COMFYUI_PATH{number}", raising=False)
+        monkeypatch.delenv(f"COMFYUI_PYTHON{number}", raising=False)
+    return tmp_path
+
+
+def add_host(folder: Path, python: str) -> Path:
+    """What the script looks for; its Python starts nothing."""
+    (folder / python).parent.mkdir(parents=True)
+    (folder / python).write_text("")
+    (folder / "main.py").write_text("")
+    (folder / "comfyui_version.py").write_text('__version__ = "1.2.3"\n')
+    return folder
+
+
+def test_without_a_host_it_says_that_its_tests_were_skipped(no_hosts, capsys):
+    assert hosts.find_hosts() == [] and hosts.run_host_tests([]) == 0
+    assert "skipped" in capsys.readouterr().out
+
+
+def test_hosts_are_found_by_name_and_in_the_home_folder(no_hosts, monkeypatch):
+    named = add_host(no_hosts / "somewhere", "python_of_mine")
+    usual = add_host(no_hosts / "ComfyUI-0.3.64", ".venv/bin/python")
+    monkeypatch.setenv("COMFYUI_PATH", str(named))
+    monkeypatch.setenv("COMFYUI_PYTHON", str(named / "python_of_mine"))
+    pythons = [named / "python_of_mine", usual / ".venv/bin/python"]
+    assert hosts.find_hosts() == list(zip([named, usual], pythons))
+    assert hosts.host_version(usual) == "1.2.3"
+
+
+@pytest.mark.parametrize("variable", ["COMFYUI_PATH", "COMFYUI_PYTHON"])
+def test_a_host_that_is_named_wrongly_is_no_reason_to_skip(no_hosts, monkeypatch, variable):
+    add_host(no_hosts / "ComfyUI", ".venv/bin/python")
+    monkeypatch.setenv(variable, str(no_hosts / "nowhere"))
+    with pytest.raises(hosts.HostError, match=variable):
+        hosts.find_hosts()
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_host_without_pytest_is_told_and_an_error_if_it_was_named(
+    no_hosts, monkeypatch, capsys, named
+):
+    host = add_host(no_hosts / "ComfyUI", ".venv/bin/python")
+    (host / ".venv/bin/python").unlink()
+    venv.create(host / ".venv")  # whose Python has no pytest
+    if named:
+        monkeypatch.setenv("COMFYUI_PATH", str(host))
+    assert hosts.run_host_tests([]) == named
+    assert f"skipped in ComfyUI 1.2.3 in {host}" in capsys.readouterr().out
+
+
+WAITING = """#!/bin/sh
+[ "$1" = -c ] && exit 0
+touch "$COMFYUI_PATH/started"
+for i in $(seq 300); do [ -e "{other}/started" ] && break; sleep 0.1; done
+[ -e "{other}/started" ] && echo "$COMFYUI_PATH met the other"
+exit {status}
+"""
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_all_hosts_are_tested_at_once(no_hosts, capfd, status):
+    """Each one's Python, a script here, ends well only while the other runs."""
+    names = ("ComfyUI", "ComfyUI-0.3.64")
+    for name, other in (names, names[::-1]):
+        python = add_host(no_hosts / name, ".venv/bin/python") / ".venv/bin/python"
+        python.write_text(
+            WAITING.format(other=no_hosts / other, status=status * (name == names[1]))
+        )
+        python.chmod(0o755)
+    assert hosts.run_host_tests([]) == status
+    told = capfd.readouterr().out
+    assert all(f"{no_hosts / name} met the other" in told for name in names)
+    verdicts = ("passed", "FAILED" if status else "passed")
+    for name, verdict in zip(names, verdicts):
+        assert f"{verdict} in ComfyUI 1.2.3 in {no_hosts / name}" in told
