@@ -160,10 +160,18 @@ def run(name: str) -> tuple[bool, str]:
 
 
 def commit() -> str:
-    """What is checked out; to be asked before a proof, which may write tables."""
-    words = ["git", "describe", "--always", "--dirty"]
-    answer = subprocess.run(words, cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    return answer or "no git"
+    """What is checked out; to be asked before a proof, which may write tables.
+
+    Rows that earlier proofs have added count as no change.
+    """
+    described = answer_of("git", "describe", "--always")
+    others = f":!{os.path.relpath(NOTES, ROOT)}"
+    changed = answer_of("git", "status", "--porcelain", "--untracked-files=no", "--", others)
+    return f"{described or 'no git'}{'-dirty' if changed else ''}"
+
+
+def answer_of(*words: str) -> str:
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
 
 def note(name: str, holds: bool, counts: str, proved: str) -> None:

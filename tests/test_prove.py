@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import prove
@@ -69,3 +70,23 @@ def test_every_proof_chooses_tests():
     for name, proof in prove.PROOFS.items():
         chosen = [word for word in (*proof.here, *proof.in_hosts) if word.startswith("tests/")]
         assert chosen and all((ROOT / word).exists() for word in chosen), name
+
+
+def test_rows_of_earlier_proofs_make_no_other_commit(monkeypatch, tmp_path):
+    def git(*words: str) -> None:
+        of = ("-c", "user.name=a", "-c", "user.email=a@b")
+        subprocess.run(("git", *of, *words), cwd=tmp_path, check=True, capture_output=True)
+
+    notes, code = tmp_path / "docs" / "proofs.md", tmp_path / "code.py"
+    notes.parent.mkdir()
+    notes.write_text("rows\n")
+    code.write_text("x = 1\n")
+    for words in (("init",), ("add", "."), ("commit", "-m", "first")):
+        git(*words)
+    monkeypatch.setattr(prove, "ROOT", tmp_path)
+    monkeypatch.setattr(prove, "NOTES", notes)
+    clean = prove.commit()
+    notes.write_text("rows\nanother\n")
+    assert clean == prove.commit() and "dirty" not in clean
+    code.write_text("x = 2\n")
+    assert prove.commit() == f"{clean}-dirty"
