@@ -48,8 +48,8 @@ def ratio(ours: Callable, theirs: Callable, rounds: int) -> float:
     return statistics.median(seconds(ours) / seconds(theirs) for _ in range(rounds))
 
 
-def step_against_pixart(module, lengths: tuple[int, ...], rounds: int) -> float:
-    """LI-DiT-1B's step by PixArt-Σ's: float32, 64x64 latents, 300 text tokens."""
+def steps_of_both(module, lengths: tuple[int, ...]) -> tuple[Callable, Callable]:
+    """A step of LI-DiT-1B and one of PixArt-Σ: float32, 64x64 latents, 300 text tokens."""
     import torch
     from comfy import ops
     from comfy.ldm.pixart.pixartms import PixArtMS
@@ -72,7 +72,7 @@ def step_against_pixart(module, lengths: tuple[int, ...], rounds: int) -> float:
         with torch.inference_mode():
             theirs(x[:, :4], t, context)
 
-    return ratio(call_ours, call_theirs, rounds)
+    return call_ours, call_theirs
 
 
 def filled(model):
@@ -177,18 +177,43 @@ def sampling_ratio(patcher, positive, negative, latent, call: Callable, rounds: 
     return ratio(sample, calls, rounds)
 
 
+def operations(call: Callable[[], object], least: float = 0.01) -> dict[str, float]:
+    """The share of a call's time that each of torch's operations takes, from `least` on."""
+    from torch.profiler import ProfilerActivity, profile
+
+    call()
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        call()
+    times = {event.key: event.self_cpu_time_total for event in profiled.key_averages()}
+    whole = sum(times.values())
+    shares = {name: time / whole for name, time in times.items() if time >= least * whole}
+    return dict(sorted(shares.items(), key=lambda each: -each[1]))
+
+
+def print_operations(module, lengths: tuple[int, ...]) -> None:
+    for name, call in zip(("LI-DiT-1B", "PixArt-Σ"), steps_of_both(module, lengths)):
+        shares = ", ".join(f"{each} {share:.3f}" for each, share in operations(call).items())
+        print(f"{name}, {seconds(call):.2f} s a step: {shares}")
+
+
 def main() -> int:
     """1 where a limit is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    rounds = parser.parse_args().rounds
+    told = "print what torch's operations take of a step with two LLMs, and nothing else"
+    parser.add_argument("--operations", action="store_true", help=told)
+    asked = parser.parse_args()
+    rounds = asked.rounds
     module = load_host()
     half = (TOKENS // 2, TOKENS // 2)
+    if asked.operations:
+        print_operations(module, half)
+        return 0
     rows = (
         ("20 sampling steps / 20 bare calls, stickers", sampling_against_calls(module, 5), 1.05),
         ("The same for the host's own Flux, as wide", sampling_against_calls_of_flux(5), None),
-        ("LI-DiT-1B / PixArt-Σ, two LLMs", step_against_pixart(module, half, rounds), 1.0),
-        ("LI-DiT-1B / PixArt-Σ, one LLM", step_against_pixart(module, (TOKENS,), rounds), 1.0),
+        ("LI-DiT-1B / PixArt-Σ, two LLMs", ratio(*steps_of_both(module, half), rounds), 1.0),
+        ("LI-DiT-1B / PixArt-Σ, one LLM", ratio(*steps_of_both(module, (TOKENS,)), rounds), 1.0),
     )
     for what, measured, limit in rows:
         if limit is None:
