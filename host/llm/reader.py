@@ -24,7 +24,7 @@ from ...lidit_core.text.encoder import LLMEncoder, pad_states
 from ...lidit_core.text.prompt_encoder import PromptEncoder
 from ...lidit_core.text.templates import InstructionTemplate, find_template
 from ..keys import reading_of
-from ..lidit.conditioning import values_of
+from ..lidit.conditioning import sequence_of, values_of
 from .memory import memory_needed
 from .notes import tell
 from .plain_text import EMPHASIS, TEMPLATE, plain_text_of
@@ -144,7 +144,7 @@ class PromptReader:
         values = values_of(PromptText((read,)))
         if self.encoded is not None:
             self.encoded.append(values)
-        return states.hidden, mean_state(states), values
+        return sequence_of(values), mean_state(states), values
 
     def prompts(
         self, template: InstructionTemplate | None, text: str, block: Block | None = None
