@@ -31,6 +31,7 @@ from .conds import CONDText
 from .diffusion import HostLiDiT, NoUNet
 from .sampling_checks import CHECKS_KEY, checked_sampling
 from .schedule import check_finite, check_prediction, model_timestep
+from .weight_patches import name_owner
 
 WEIGHT_DTYPES = {
     "default": None,  # as the host decides from the file and the device
@@ -191,6 +192,7 @@ def build_model(
     )
     dynamic = hasattr(patcher, "is_dynamic") and patcher.is_dynamic()
     model.load_model_weights(dict(weights), **({"assign": True} if dynamic else {}))
+    name_owner(model.diffusion_model, config)
     patcher.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, CHECKS_KEY, checked_sampling)
     return patcher
 
