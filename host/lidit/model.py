@@ -25,13 +25,13 @@ from ...lidit_core.model.config import LatentFormat, LiDiTConfig
 from ...lidit_core.model.latents import denormalise, normalise
 from ..entries import readable
 from ..keys import HIDDEN, TEXT
+from ..weight_patches import name_owner
 from .branches import model_text
 from .conditioning import text_of
 from .conds import CONDText
 from .diffusion import HostLiDiT, NoUNet
 from .sampling_checks import CHECKS_KEY, checked_sampling
 from .schedule import check_finite, check_prediction, model_timestep
-from .weight_patches import name_owner
 
 WEIGHT_DTYPES = {
     "default": None,  # as the host decides from the file and the device

@@ -11,9 +11,9 @@ from torch import Tensor
 from ...lidit_core.errors import LiDiTError
 from ..keys import TEXT
 from ..node_notes import note
+from .merges import check_lidit_weights
 from .schedule import check_noise_level
 from .shift import tell_other_shift
-from .weight_patches import check_weight_patches
 
 CHECKS_KEY = "lidit_sampling_checks"
 FROM_NOISE = 0.9  # share of noise: below it, what the latent holds shows in the picture
@@ -53,7 +53,7 @@ def checked_sampling(
     """
     model, patcher = guider.inner_model, guider.model_patcher
     schedule, config = model.model_sampling, model.model_config.config
-    check_weight_patches(patcher, config)
+    check_lidit_weights(patcher, config)
     check_windows(guider.conds, extra_args.get("model_options", {}), len(noise))
     function = getattr(executor.class_obj, "sampler_function", None)
     if function is not None and len(sigmas) > 1:
