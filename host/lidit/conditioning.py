@@ -18,20 +18,29 @@ from torch import Tensor
 
 from ...lidit_core.errors import LiDiTError, check
 from ...lidit_core.model.prompt_text import (
+    BRANCHES,
     EMPHASIS,
     FINGERPRINTS,
     FUSION,
     HIDDEN,
     NAMES,
+    OPTIONS,
     READINGS,
+    ROLES,
+    BranchText,
     PromptText,
     stored_branch,
     stored_values,
 )
+from ...lidit_core.model.refiners import BranchOptions
 from ...lidit_core.text.states import LLMStates
 from ..entries import name_at, readable, text_at
 from ..keys import LLMDIFF, MODEL_CONDS, TEXT, Entry
+from ..marks import holds, mark_of, marked
 from ..node_notes import note
+
+MARK = "lidit_mark"  # of what nodes that mix first tensors would leave as the first prompt has it
+MULTIPLIED = 1e-3  # how far from 1 a factor is, of states that a node has multiplied
 
 
 class ForLiDiT(dict):
@@ -68,14 +77,37 @@ def for_lidit(llms: Iterable[str]) -> ForLiDiT:
 
 def values_of(text: PromptText) -> dict[str, Any]:
     """The values of an entry."""
-    return {**stored_values(text), MODEL_CONDS: for_lidit(b.llm for b in text.branches)}
+    values = stored_values(text)
+    if text.fusion or len(text.branches) > 1 or not all(map(_is_plain, text.branches)):
+        values[MARK] = {"0": _mark(values)}
+    return {**values, MODEL_CONDS: for_lidit(b.llm for b in text.branches)}
+
+
+def _is_plain(read: BranchText) -> bool:
+    """Whether a reading is its states alone: no switch is set, and no token has a weight."""
+    unset = read.branch is None and read.options == BranchOptions()
+    return unset and read.states.emphasis is None
+
+
+def _mark(values: Mapping[str, Any]) -> str:
+    tensors = [values[name][i] for name in (HIDDEN, ROLES) for i in values[name]]
+    tensors += values.get(EMPHASIS, {}).values()
+    return mark_of(tensors, [values[name] for name in (NAMES, BRANCHES, OPTIONS, FUSION)])
+
+
+def sequence_of(values: Mapping[str, Any]) -> Tensor:
+    """An entry's first tensor: the first LLM's states, with the mark of what lies beside them."""
+    hidden, mark = values[HIDDEN]["0"], values.get(MARK)
+    return marked(hidden, mark["0"]) if mark else hidden
 
 
 def entry_of(text: PromptText, like: Entry | None = None) -> Entry:
     """An entry with this text; what else ``like`` carries (area, mask, range, hooks) is kept."""
     kept = dict(like[1]) if like is not None else {"pooled_output": None}
-    kept.pop(EMPHASIS, None)
-    return [text.branches[0].states.hidden, {**kept, **values_of(text)}]
+    for name in (EMPHASIS, MARK):
+        kept.pop(name, None)
+    values = values_of(text)
+    return [sequence_of(values), {**kept, **values}]
 
 
 def text_of(c0: Tensor | None, values: Mapping[str, Any]) -> PromptText:
@@ -106,7 +138,8 @@ def text_of(c0: Tensor | None, values: Mapping[str, Any]) -> PromptText:
             check_names(values, i)
         branches = tuple(stored_branch(values, i) for i in sorted(values[HIDDEN], key=int))
         check(bool(branches), "this conditioning holds no LLM's states; encode the prompt again")
-        return _followed(PromptText(branches, values.get(FUSION) or None), c0)
+        mark = text_at(values[MARK], "0") if values.get(MARK) else ""
+        return _followed(PromptText(branches, values.get(FUSION) or None), c0, mark)
 
 
 def check_names(values: Mapping[str, Any], i: str) -> None:
@@ -117,10 +150,10 @@ def check_names(values: Mapping[str, Any], i: str) -> None:
         text_at(values[FINGERPRINTS], i)
 
 
-def _followed(text: PromptText, c0: Tensor | None) -> PromptText:
+def _followed(text: PromptText, c0: Tensor | None, mark: str) -> PromptText:
     """The text after what the host's own nodes did to ``c0`` alone."""
     first = text.branches[0].states
-    if c0 is None or (c0.shape == first.hidden.shape and torch.equal(c0, first.hidden.to(c0))):
+    if c0 is None or _is_as_it_was(c0, first.hidden, mark):
         return text
     if not c0.any():  # ConditioningZeroOut
         return text.emptied()
@@ -143,6 +176,12 @@ def _followed(text: PromptText, c0: Tensor | None) -> PromptText:
     )
 
 
+def _is_as_it_was(c0: Tensor, hidden: Tensor, mark: str) -> bool:
+    if mark:
+        return holds(c0, hidden, mark)
+    return c0.shape == hidden.shape and torch.equal(c0, hidden.to(c0))
+
+
 def _with_first(text: PromptText, hidden: Tensor) -> PromptText:
     """With other states of the first LLM."""
     first, *others = text.branches
@@ -154,7 +193,7 @@ def _scale(first: LLMStates, c0: Tensor) -> float:
     """What the states were multiplied by, more than 0; 0 where something else was done to them."""
     scale = float(c0.float().norm() / first.hidden.float().norm())
     same = torch.allclose(c0.float(), first.hidden.float() * scale, rtol=1e-2, atol=0)
-    return scale if same else 0.0
+    return scale if same and abs(scale - 1) > MULTIPLIED else 0.0
 
 
 def _changed(llm: str, first: LLMStates) -> str:
@@ -163,5 +202,5 @@ def _changed(llm: str, first: LLMStates) -> str:
         f"a node changed the states of {llm}, and they are read as the {first.roles.shape[1]} "
         "tokens of its first prompt: of a longer other prompt the end is left out, and of a "
         "shorter one nothing is added there; of several LLMs fused in the other prompt only the "
-        "first is mixed in"
+        "first is mixed in, and weights and strengths are those of the first prompt"
     )

@@ -90,6 +90,11 @@ class HostLiDiT(LiDiT):
                 "the model was given no LLM states; connect a prompt that was encoded with a CLIP "
                 "from the LI-DiT LLM loader to the sampler"
             )
+        if len(text) != len(x):
+            raise LiDiTError(
+                f"a node runs the model on {len(x)} pictures at once, and there are {len(text)} "
+                "prompts; take out the node that divides or repeats the batch"
+            )
         if control is not None:
             raise LiDiTError("a ControlNet is connected, and none exists for LI-DiT; take it out")
         host = HostCall(transformer_options, self.config, x)
@@ -102,7 +107,7 @@ class HostCall:
     """What the host wants to be asked during one call of the model."""
 
     def __init__(self, transformer_options: dict, config: LiDiTConfig, x: Tensor) -> None:
-        check_patches(transformer_options)
+        check_patches(transformer_options, config.depth)
         self.options = transformer_options
         self.options.pop("block_index", None)  # the last step's; the refiners are in no block
         self.replaced = transformer_options.get("patches_replace", {}).get("dit", {})

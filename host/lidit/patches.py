@@ -13,15 +13,20 @@ from torch import Tensor
 
 from ...lidit_core.errors import LiDiTError
 from ..attention import attend
+from ..node_notes import note
 
 OFFERED = ("attn1_patch", "attn1_output_patch", "attn2_patch", "attn2_output_patch")
 BLOCK = "double_block"  # what nodes call a block of a DiT
 NAG = "nag_attention_output_patch"  # the name of the host's NAGuidance's patch
+REPLACED = ("dit", "attn1", "attn2")  # whole blocks, and the two attentions of each
 HALFWAY = ("middle", 0)  # a U-Net's middle block, which stands for ours at half depth
 
 
-def check_patches(options: Mapping[str, Any]) -> None:
-    """Refuse what no block of a LI-DiT would run, so that no node is without effect in silence.
+def check_patches(options: Mapping[str, Any], blocks: int) -> None:
+    """Refuse or tell what no block of a LI-DiT would run: no node is without effect in silence.
+
+    Args:
+        blocks: how many the model has.
 
     Raises:
         LiDiTError: a node patched a part that only a U-Net or another DiT has.
@@ -36,6 +41,27 @@ def check_patches(options: Mapping[str, Any]) -> None:
             f"a node patches {', '.join(strange)}, which this kind of model does not have: LI-DiT "
             "is a transformer without a U-Net's blocks; take that node out"
         )
+    tell_lost_places(options.get("patches_replace", {}), blocks)
+
+
+def tell_lost_places(replaced: Mapping[str, Any], blocks: int) -> None:
+    """Tell of blocks that a node skips or replaces and that this model does not have.
+
+    Nodes for every DiT name blocks of kinds that a model may lack; those count where no other does.
+    """
+    places = [place for name in REPLACED for place in replaced.get(name, {})]
+    ours = [place for place in places if place == HALFWAY or _is_there(place, blocks)]
+    lost = [place for place in places if place not in ours and (not ours or place[0] == BLOCK)]
+    if lost:
+        named = ", ".join(f"{place[0]} {place[1]}" for place in dict.fromkeys(lost))
+        note(
+            f"a node skips or changes {named}, which this LI-DiT does not have, and that has no "
+            f"effect; its blocks are {BLOCK} 0 to {blocks - 1}: name some of those in the node"
+        )
+
+
+def _is_there(place: tuple, blocks: int) -> bool:
+    return place[0] == BLOCK and place[1] < blocks
 
 
 def _is_ours(place: tuple) -> bool:

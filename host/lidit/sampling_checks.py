@@ -1,19 +1,23 @@
-"""What a sampler is about to do with a flow model, before its first step: errors and notes."""
+"""What a sampler is about to do with a LI-DiT, before its first step: errors and notes."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import comfy.model_sampling as host
 from torch import Tensor
 
 from ...lidit_core.errors import LiDiTError
+from ..keys import TEXT
 from ..node_notes import note
+from .merges import check_lidit_weights
 from .schedule import check_noise_level
 from .shift import tell_other_shift
 
 CHECKS_KEY = "lidit_sampling_checks"
-FROM_NOISE = 0.9  # of sigma 1: below it, what the latent holds shows in the picture
+FROM_NOISE = 0.9  # share of noise: below it, what the latent holds shows in the picture
+ALL_NOISE = 0.9999  # above it, a flow's latent is not in what the sampler begins with
 # samplers whose rule of order 4 goes astray between sigmas far apart, and steps that are enough
 ORDER_4, ENOUGH_STEPS = {"sample_lms": "lms", "sample_ipndm_v": "ipndm_v"}, 20
 # by the function's name: samplers that add noise as if the picture kept its size beside it
@@ -47,18 +51,40 @@ def checked_sampling(
     Raises:
         LiDiTError: what the sampler would draw is noise.
     """
-    schedule = guider.inner_model.model_sampling
+    model, patcher = guider.inner_model, guider.model_patcher
+    schedule, config = model.model_sampling, model.model_config.config
+    check_lidit_weights(patcher, config)
+    check_windows(guider.conds, extra_args.get("model_options", {}), len(noise))
     function = getattr(executor.class_obj, "sampler_function", None)
-    if function is not None and len(sigmas) > 1 and isinstance(schedule, host.CONST):
-        name = getattr(function, "__name__", "")
-        check_sampler(name, len(sigmas) - 1)
-        check_guidance(name, getattr(guider, "cfg", 1.0))
-        check_noise_level(float(sigmas.max()))
-        check_start(float(sigmas[0]), noise, latent_image)
-        if schedule is guider.inner_model.own_sampling[0]:
-            config = guider.inner_model.model_config.config
+    if function is not None and len(sigmas) > 1:
+        first, is_flow = float(sigmas[0]), isinstance(schedule, host.CONST)
+        if is_flow:
+            name = getattr(function, "__name__", "")
+            check_sampler(name, len(sigmas) - 1)
+            check_guidance(name, getattr(guider, "cfg", 1.0))
+            check_noise_level(float(sigmas.max()))
+        check_start(first, first if is_flow else first / (1 + first), noise, latent_image)
+        if is_flow and schedule is model.own_sampling[0]:
             tell_other_shift(config, schedule.shift, noise)
     return executor(guider, sigmas, extra_args, callback, noise, latent_image, *rest)
+
+
+def check_windows(conds: Mapping[str, Sequence[dict]], options: Mapping, batch: int) -> None:
+    """Refuse windows over a batch whose pictures have prompts of their own.
+
+    The host cuts tensors to the pictures of a window, and an LLM's states are none to it.
+    """
+    handler = options.get("context_handler")
+    if handler is None or handler.dim != 0 or handler.context_length >= batch:
+        return
+    texts = [entry["model_conds"].get(TEXT) for entries in conds.values() for entry in entries]
+    rows = max((len(text.cond) for text in texts if text is not None), default=1)
+    if rows > 1:
+        raise LiDiTError(
+            f"the model draws a batch of {batch} in windows of {handler.context_length}, and a "
+            f"conditioning holds {rows} prompts, one for a picture, which no window follows; take "
+            "the context windows out, or give the batch one prompt"
+        )
 
 
 def check_sampler(function: str, steps: int) -> None:
@@ -86,18 +112,28 @@ def check_guidance(function: str, scale: float) -> None:
         )
 
 
-def check_start(sigma: float, noise: Tensor, latent_image: Tensor | None) -> None:
-    """Tell of an empty latent that is no place to start from with so little noise."""
-    if latent_image is not None and bool(latent_image.any()):
-        return
+def check_start(sigma: float, share: float, noise: Tensor, latent_image: Tensor | None) -> None:
+    """Tell of a latent that is no place to start from with so little noise, or none.
+
+    Args:
+        share: of noise in what the sampler begins with, 0 to 1.
+    """
+    is_empty = latent_image is None or not bool(latent_image.any())
     if not bool(noise.any()):
+        if is_empty:
+            note(
+                "the sampler is given an empty latent and no noise, of which it draws a plain "
+                "area; connect noise, or the latent of an earlier sampler"
+            )
+        elif share > ALL_NOISE:
+            note(
+                f"the schedule begins at sigma {sigma:.2f}, where nothing of the latent is left, "
+                "and no noise is added, so that it is drawn from nothing; add noise, or begin at a "
+                "later step (Add Noise before a flow model's sampler does not do)"
+            )
+    elif is_empty and share < FROM_NOISE:
         note(
-            "the sampler is given an empty latent and no noise, of which it draws a plain area; "
-            "connect noise, or the latent of an earlier sampler"
-        )
-    elif sigma < FROM_NOISE:
-        note(
-            f"the schedule begins at sigma {sigma:.2f} with an empty latent, where a flow model "
-            "expects a picture with noise; set denoise to 1 or begin near sigma 1, or encode a "
-            "picture"
+            f"the schedule begins at sigma {sigma:.2f} with an empty latent, where this model "
+            "expects a picture with noise; set denoise to 1 or begin nearer to pure noise, or "
+            "encode a picture"
         )

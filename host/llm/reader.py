@@ -24,7 +24,8 @@ from ...lidit_core.text.encoder import LLMEncoder, pad_states
 from ...lidit_core.text.prompt_encoder import PromptEncoder
 from ...lidit_core.text.templates import InstructionTemplate, find_template
 from ..keys import reading_of
-from ..lidit.conditioning import values_of
+from ..lidit.conditioning import sequence_of, values_of
+from ..weight_patches import check_weight_patches, name_owner
 from .memory import memory_needed
 from .notes import tell
 from .plain_text import EMPHASIS, TEMPLATE, plain_text_of
@@ -70,6 +71,7 @@ class PromptReader:
 
     def __init__(self, llm: LLM, settings: LLMSettings, name: str):
         self.llm, self.settings, self.name = llm, settings, name
+        name_owner(llm.module, type(llm.module).__name__)
         self.encoded: list[dict] | None = None  # of a schedule's prompts, while it is encoded
         self.noted: list[PromptStates] | None = None  # what is read, while `noting`
         self._encoders: OrderedDict[str, LLMEncoder] = OrderedDict()
@@ -144,7 +146,7 @@ class PromptReader:
         values = values_of(PromptText((read,)))
         if self.encoded is not None:
             self.encoded.append(values)
-        return states.hidden, mean_state(states), values
+        return sequence_of(values), mean_state(states), values
 
     def prompts(
         self, template: InstructionTemplate | None, text: str, block: Block | None = None
@@ -176,6 +178,7 @@ class PromptReader:
         """The encoder of this template, the LLM on its device with this patcher's weights."""
         patches = None
         if patcher is not None:
+            check_weight_patches(patcher, self.name, self._check_merged)
             memory = memory_needed(self.llm, self.settings.token_budget, text)
             model_management.load_models_gpu([patcher], memory_required=memory)
             patches = patcher.patches_uuid if patcher.patches else ""
@@ -196,6 +199,17 @@ class PromptReader:
         while len(self._encoders) > TEMPLATES_KEPT:
             self._encoders.popitem(last=False)
         return encoder
+
+    def _check_merged(self, misshapen: str, theirs: object) -> None:
+        """Refuse a merge of two kinds of LLM, which reads nothing."""
+        ours = type(self.llm.module).__name__
+        if theirs not in (None, ours):
+            misshapen = f"its kind, {ours} and {theirs}"
+        if misshapen:
+            raise LiDiTError(
+                f"a node merged the LLM {self.name} with another that differs in {misshapen}, and "
+                "what comes of it reads nothing; merge trainings of one LLM, or take the node out"
+            )
 
     def forget(self) -> None:
         """Drop what was computed with the weights as they were: the templates' instructions."""

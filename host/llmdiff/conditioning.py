@@ -21,12 +21,13 @@ from ...lidit_core.text.states import LLMStates
 from ..entries import name_at, readable, text_at
 from ..keys import LLMDIFF as STATES
 from ..keys import MODEL_CONDS, Entry
+from ..marks import holds, mark_of, marked
 from ..node_notes import note
 
 ROLES, NAMES = "llmdiff_roles", "llmdiff_llm"
 READINGS, USED, FINGERPRINTS = "llmdiff_reading", "llmdiff_used", "llmdiff_fingerprint"
 OWN = "llmdiff_own"  # the entry's first tensor when the first reading was joined
-KEYS = (STATES, ROLES, NAMES, READINGS, USED, FINGERPRINTS, OWN, MODEL_CONDS)
+MARK = "llmdiff_mark"  # of the readings, which the entry's first tensor holds since then
 
 CLIP_TOKENS, POOLED_WIDTH = 77, 1280
 WIDTHS = {"SD1.5": 768, "SDXL": 2048}  # of a checkpoint's own text
@@ -74,27 +75,18 @@ class NoAdapter:
         return CONDConstant(None)
 
 
-def blank(base: str, llm_text: LLMText) -> Entry:
-    """An entry without any text of the checkpoint's own.
-
-    Its zeros have the signs of the LLM's states. They count as zeros everywhere, and it can be
-    seen that a node has put others in their place: those of ConditioningZeroOut are positive, and
-    those of an average have the signs of neither prompt.
-    """
+def blank(base: str) -> Entry:
+    """An entry without any text of the checkpoint's own."""
     c0 = torch.zeros(1, CLIP_TOKENS, WIDTHS[base])
-    signs = torch.where(torch.signbit(llm_text.states.hidden.float().cpu().flatten()), -1.0, 1.0)
-    signs = torch.cat([torch.tensor([-1.0]), signs])  # at least one, for a prompt without tokens
-    repeats = -(-c0.numel() // len(signs))
-    c0 = c0.copysign(signs.repeat(repeats)[: c0.numel()].view_as(c0))
     return [c0, {"pooled_output": torch.zeros(1, POOLED_WIDTH)}]
 
 
-def what_became(c0: Tensor | None, own: Tensor | None) -> str:
+def what_became(c0: Tensor | None, values: Mapping[str, Any]) -> str:
     """What nodes of the host have done to an entry's first tensor since it was joined.
 
-    Args:
-        own: the tensor as it was then; None = an entry that an older version has made.
+    The zeros of ConditioningZeroOut have other signs than marked ones.
     """
+    own, mark = values.get(OWN), values.get(MARK)
     if own is not None and not (isinstance(own, Tensor) and own.is_floating_point()):
         raise LiDiTError(
             f"this conditioning has {shown(own)} where LLMDiff Encode puts a tensor; encode the "
@@ -102,13 +94,31 @@ def what_became(c0: Tensor | None, own: Tensor | None) -> str:
         )
     if c0 is None:
         return KEPT
-    if not bool(c0.any()) and not bool(torch.signbit(c0).any()):
-        return EMPTIED if own is None or bool(own.any()) or bool(torch.signbit(own).any()) else KEPT
+    if own is not None and mark:
+        with readable():
+            if holds(c0, own, text_at(mark, "0")):
+                return KEPT
+        return EMPTIED if _is_empty(c0) else CHANGED
+    return _of_an_older(c0, own)
+
+
+def _of_an_older(c0: Tensor, own: Tensor | None) -> str:
+    """The same for an entry without a mark, which an older version has made.
+
+    Where the checkpoint had no text, the zeros had the signs of the LLM's states.
+    """
+    if _is_empty(c0):
+        return KEPT if own is not None and _is_empty(own) else EMPTIED
     if own is None:
         return KEPT
     own = own.to(c0)
     same = c0.shape == own.shape and torch.equal(c0, own)
     return KEPT if same and torch.equal(torch.signbit(c0), torch.signbit(own)) else CHANGED
+
+
+def _is_empty(c0: Tensor) -> bool:
+    """Whether all are zeros as a node makes them."""
+    return not bool(c0.any()) and not bool(torch.signbit(c0).any())
 
 
 def joined(conditioning: Sequence[Entry], llm_text: LLMText) -> list[Entry]:
@@ -117,27 +127,41 @@ def joined(conditioning: Sequence[Entry], llm_text: LLMText) -> list[Entry]:
     Raises:
         LiDiTError: one of them holds this LLM's reading already.
     """
-    return [[c0, {**values, **_added(c0, values, llm_text)}] for c0, values in conditioning]
+    return [_joined(c0, values, llm_text) for c0, values in conditioning]
 
 
-def _added(c0: Tensor, values: Mapping[str, Any], new: LLMText) -> dict[str, Any]:
+def _joined(c0: Tensor, values: Mapping[str, Any], new: LLMText) -> Entry:
     known = readings_of(values)
     if any((old.llm, old.reading) == (new.llm, new.reading) for old in known):
         raise LiDiTError(
             f"this conditioning already holds what {new.llm} reads; write both texts into one "
             "prompt, or join two LLMDiff Encodes with ConditioningCombine"
         )
-    numbered = {str(i): text for i, text in enumerate((*known, new))}
-    return {
+    texts = (*known, new)
+    if not known:
+        front, more = _marked(c0, texts)
+    elif MARK in values and what_became(c0, values) == KEPT:
+        front, more = _marked(values[OWN], texts)
+    else:  # it stays seen that a node has changed it between the two
+        front, more = c0, {OWN: values.get(OWN, c0)}
+    numbered = {str(i): text for i, text in enumerate(texts)}
+    added = {
         STATES: {i: r.states.hidden for i, r in numbered.items()},
         ROLES: {i: r.states.roles for i, r in numbered.items()},
         NAMES: {i: r.llm for i, r in numbered.items()},
         READINGS: {i: r.reading for i, r in numbered.items()},
         USED: {i: r.used for i, r in numbered.items()},
         FINGERPRINTS: {i: r.fingerprint for i, r in numbered.items()},
-        OWN: values.get(OWN, c0),
         MODEL_CONDS: ForAdapter(new.llm, alone=not bool(c0.any())),
     }
+    return [front, {**values, **added, **more}]
+
+
+def _marked(own: Tensor, texts: Sequence[LLMText]) -> tuple[Tensor, dict[str, Any]]:
+    """An entry's first tensor with the mark of its readings, and what is kept of both."""
+    tensors = [tensor for text in texts for tensor in (text.states.hidden, text.states.roles)]
+    mark = mark_of(tensors, [(text.llm, text.reading) for text in texts])
+    return marked(own, mark), {OWN: own, MARK: {"0": mark}}
 
 
 def readings_of(values: Mapping[str, Any]) -> tuple[LLMText, ...]:

@@ -18,7 +18,7 @@ from ..attention import attend
 from ..keys import reading_of
 from ..node_notes import note
 from ..prompt_lengths import tell_length
-from .conditioning import CHANGED, EMPTIED, OWN, LLMText, readings_of, what_became
+from .conditioning import CHANGED, EMPTIED, LLMText, readings_of, what_became
 from .conds import AddedText
 
 APPLICATION_KEY = "llmdiff"  # the beginning of every application's key
@@ -71,7 +71,7 @@ class SamplingTexts:
         llm_text = self._llm_text(cond, model)
         if llm_text is None:
             return None
-        became = self._own_text(cond)
+        became = self.own_text(cond)
         if became == EMPTIED:
             return None
         if became == CHANGED:
@@ -106,11 +106,11 @@ class SamplingTexts:
         pooled = use.adapter.pooled(text) if use.config.pooled_width else None
         return StepText(added, use.adapter.context(text), pooled)
 
-    def _own_text(self, cond: Cond) -> str:
+    def own_text(self, cond: Cond) -> str:
         """What nodes have made of the entry's first tensor after its LLM text was joined."""
         c0 = cond.get("cross_attn")
         if id(c0) not in self._own:
-            self._own[id(c0)] = c0, what_became(c0, cond.get(OWN))
+            self._own[id(c0)] = c0, what_became(c0, cond)
         return self._own[id(c0)][1]
 
     def _tell_changed(self) -> None:

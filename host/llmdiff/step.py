@@ -15,7 +15,7 @@ from torch import Tensor
 from ...lidit_core.errors import LiDiTError
 from ..keys import HIDDEN
 from ..keys import LLMDIFF as STATES
-from .conditioning import CLIP_TOKENS
+from .conditioning import CLIP_TOKENS, KEPT, MARK, OWN
 from .conds import AddedText, CONDAdded
 from .sampling_texts import Cond, SamplingTexts, StepText, Use
 
@@ -66,7 +66,10 @@ class Conditions:
         return first >= float(sigma[0]) >= last
 
     def _checked(self, cond: Cond, model) -> Cond:
-        """The entry, whose zeros are as wide as the model's text where it has none of its own."""
+        """The entry with the checkpoint's own text as it was before the LLM's was joined.
+
+        Where it has none, zeros are as wide as the model's text.
+        """
         if STATES not in cond:
             if HIDDEN in cond:
                 raise LiDiTError(
@@ -78,7 +81,11 @@ class Conditions:
         values.pop(STATES, None)  # it would complain that there is no adapter
         cond = {**cond, "model_conds": values}
         given = values.get("c_crossattn")
-        if given is None or given.cond.shape[-1] == width or bool(given.cond.any()):
+        if given is None:
+            return cond
+        if given.cond.shape[-1] == width or bool(given.cond.any()):
+            if MARK in cond and self.readings.own_text(cond) == KEPT:
+                values["c_crossattn"] = given._copy_with(cond[OWN].to(given.cond))
             return cond
         zeros = given.cond.new_zeros(len(given.cond), CLIP_TOKENS, width)
         return {**cond, "model_conds": {**values, "c_crossattn": CONDCrossAttn(zeros)}}

@@ -55,5 +55,5 @@ class LLMDiffEncode(io.ComfyNode):
     @classmethod
     def execute(cls, clip, text: str, base: str, conditioning=None) -> io.NodeOutput:
         reading = read_for_adapter(clip, text)
-        entries = [blank(base, reading)] if conditioning is None else conditioning
+        entries = [blank(base)] if conditioning is None else conditioning
         return io.NodeOutput(joined(entries, reading), ui=shown())

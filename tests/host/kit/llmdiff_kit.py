@@ -102,7 +102,7 @@ class DiffKit:
     def prompt(self, length=9, seed=0, own=None, **changes) -> list:
         """CONDITIONING with the checkpoint's own text beside it, or none."""
         reading = self.reading(length, seed, **changes)
-        entries = [self.cond.blank("SD1.5", reading)] if own is None else own
+        entries = [self.cond.blank("SD1.5")] if own is None else own
         return self.cond.joined(entries, reading)
 
     def no_text(self, width: int = 768) -> list:
@@ -168,3 +168,15 @@ def watched(model) -> tuple:
     changed = model.clone()
     changed.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "note", note)
     return changed, calls
+
+
+def sentence(raised) -> str:
+    """What an error of ours tells, on one line."""
+    told = str(raised.value)
+    assert type(raised.value).__name__ == "LiDiTError" and "\n" not in told
+    return told
+
+
+def noted(caplog, words: str) -> list[str]:
+    """The notes that hold these words."""
+    return [r.getMessage() for r in caplog.records if words in r.getMessage()]

@@ -69,9 +69,9 @@ def test_weights_lie_on_the_words_of_every_llm(kit, pack, load, reader, caplog):
     for family in ("Llama", "Gemma3Text"):
         clip = load(family)
         given, info = encode(pack, clip, MARKED, emphasis=True)
-        ((hidden, values),) = given
+        ((_, values),) = given
         ((plain, _),) = encode(pack, clip, PLAIN)[0]
-        assert torch.equal(hidden, plain)
+        assert torch.equal(hidden := values["lidit_hidden"]["0"], plain)
         weights = values[kit.keys.EMPHASIS]["0"]
         assert weights.shape == hidden.shape[:2]
         assert set(weights.unique().tolist()) >= {1.0, torch.tensor(1.6).item()}

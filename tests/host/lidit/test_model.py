@@ -137,6 +137,22 @@ def test_what_cannot_be_followed_is_said_and_not_lost(kit, model):
         kit.sample(model, average(kit, duo, fuse(kit, other, kit.prompt("beta", seed=4)), 0.5))
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.3, 0.5])
+def test_an_average_of_what_differs_beside_the_first_states_is_no_less_a_mix(
+    kit, model, caplog, weight
+):
+    """Of one prompt of the first LLM's; a mean of equal states is those states."""
+    one, others = kit.prompt(seed=1), (kit.prompt("beta", seed=n) for n in (2, 3))
+    duo, duet = (fuse(kit, one, other) for other in others)
+    kit.sample(model, average(kit, duo, duet, 1.0))
+    with pytest.raises(Exception, match="2 LLMs' states"):
+        kit.sample(model, average(kit, duo, duet, weight))
+    assert not caplog.text
+    weaker = fuse(kit, one, weights=(0.5,))
+    kit.sample(model, average(kit, weaker, one, weight))
+    assert "strengths are those of the first prompt" in caplog.text
+
+
 def test_a_masked_prompt_has_no_say_outside_of_its_mask(kit, model):
     """After one step, before the model's own attention carries it on: side by side, exactly."""
     left = torch.zeros(1, 64, 64)

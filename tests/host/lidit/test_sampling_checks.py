@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import wait_for
 from model_kit import empty, save_small
 
 NO_PLACE_TO_START = "with an empty latent"
@@ -14,12 +15,12 @@ def on_noise(kit, host):
     """Draws with these sigmas and this sampler's function."""
     import comfy.samplers
 
-    def draw(model, sigmas, sampler="euler", latent=None, noisy=True, **options) -> torch.Tensor:
+    def draw(model, sigmas, sampler="euler", latent=None, noisy=True) -> torch.Tensor:
         latent = (latent or empty())["samples"]
         noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(1))
         guider = comfy.samplers.CFGGuider(model)
         guider.set_conds(kit.prompt(seed=1), kit.prompt(seed=2))
-        chosen = comfy.samplers.ksampler(sampler, options)
+        chosen = comfy.samplers.ksampler(sampler) if isinstance(sampler, str) else sampler
         with torch.inference_mode():
             return guider.sample(noise * noisy, latent, chosen, torch.tensor(sigmas))
 
@@ -41,15 +42,27 @@ def test_a_sampler_that_adds_noise_as_for_eps_models_is_refused(kit, model, on_n
         on_noise(model, ramp(1.0, 4), sampler)
 
 
+def test_the_sampler_that_enlarges_the_latent_is_refused(kit, host, model, on_noise):
+    """It adds noise to what it has drawn as if that kept its size."""
+    errors, name = kit.pack.module("lidit_core.errors"), "nodes_advanced_samplers.py"
+    path = str(host.path / "comfy_extras" / name)
+    assert wait_for(host.nodes.load_custom_node(path, module_parent="comfy_extras"))
+    how = {"scale_ratio": 1.0, "scale_steps": -1, "upscale_method": "bislerp"}
+    with pytest.raises(errors.LiDiTError, match="the sampler SamplerLCMUpscale adds noise"):
+        on_noise(model, ramp(1.0, 4), kit.stock_v3("SamplerLCMUpscale", **how))
+
+
 def test_such_a_sampler_draws_with_a_model_that_predicts_eps(kit, on_noise, tmp_path):
     model = kit.model.load_model(save_small(tmp_path / "eps.safetensors", prediction="eps"))
     assert on_noise(model, ramp(14.6, 4), "ddpm").isfinite().all()
 
 
-def test_a_sampler_that_guides_as_for_eps_models_is_refused(kit, model):
+def test_samplers_that_guide_as_for_eps_models_are_refused(kit, model):
     errors, prompt = kit.pack.module("lidit_core.errors"), kit.prompt(seed=1)
-    with pytest.raises(errors.LiDiTError, match="dpmpp_2m_cfg_pp adds guidance.* which is 3;"):
-        kit.sample(model, prompt, sampler_name="dpmpp_2m_cfg_pp")
+    for sampler in ("dpmpp_2m_cfg_pp", "res_multistep_cfg_pp", "res_multistep_ancestral_cfg_pp",
+                    "gradient_estimation_cfg_pp"):  # fmt: skip
+        with pytest.raises(errors.LiDiTError, match=f"{sampler} adds guidance.* which is 3;"):
+            kit.sample(model, prompt, sampler_name=sampler)
     for sampler, cfg in (("dpmpp_2m_cfg_pp", 1.0), ("euler_cfg_pp", 3.0)):
         assert kit.sample(model, prompt, sampler_name=sampler, cfg=cfg).isfinite().all()
 
@@ -78,6 +91,22 @@ def test_a_picture_with_noise_and_a_latent_in_the_making_are_places_to_start_fro
     on_noise(model, ramp(0.6, 4), latent=picture)
     on_noise(model, ramp(0.6, 4), latent=picture, noisy=False)
     assert not notes(caplog)
+
+
+@pytest.mark.parametrize(("first", "told"), [(14.6, False), (1.0, True)])
+def test_a_flows_sigmas_are_no_start_for_a_model_that_predicts_eps(
+    kit, on_noise, tmp_path, caplog, first, told
+):
+    model = kit.model.load_model(save_small(tmp_path / "eps.safetensors", prediction="eps"))
+    on_noise(model, ramp(first, 4))
+    assert told == any("sigma 1.00 with an empty latent" in text for text in notes(caplog))
+
+
+@pytest.mark.parametrize(("first", "told"), [(1.0, True), (0.9, False)])
+def test_a_latent_of_which_nothing_is_left_is_told(model, on_noise, caplog, first, told):
+    """A flow begins at sigma 1 with noise alone, of which there is none here."""
+    on_noise(model, ramp(first, 4), latent={"samples": torch.randn(1, 16, 4, 4)}, noisy=False)
+    assert told == any("nothing of the latent is left" in text for text in notes(caplog))
 
 
 def test_an_empty_latent_without_noise_is_told(model, on_noise, caplog):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import wait_for
+from conftest import ROOT, wait_for
 from model_kit import close, empty, save_small
 
 FILES = (
     *("model_advanced", "flux", "lt", "easycache", "lumina2", "freelunch", "sag", "hypertile"),
     *("align_your_steps", "gits", "optimalsteps"),
-    *("tomesd", "model_downscale", "pag", "nag", "cfg", "perpneg", "custom_sampler"),
+    *("triposplat", "tomesd", "model_downscale", "pag", "nag", "cfg", "perpneg", "custom_sampler"),
 )
 BIG = {"height": 16, "width": 16}  # 8 x 8 tokens
 
@@ -153,11 +153,28 @@ def test_what_a_wrapper_writes_into_its_input_stays_its_own(kit, model):
     assert torch.equal(kit.sample(changed, kit.prompt(seed=1)), plain)
 
 
-def test_easycache_that_reuses_nothing_changes_nothing(kit, model, run):
+def test_easycache_writes_into_no_tensor_of_the_hosts(kit, model, run):
+    """It adds to its input where it skips a step, and the host reckons with that input after."""
+    from comfy.patcher_extension import WrappersMP
+
+    spoilt, painted = [], []
+
+    def watch(executor, x, *args, **kwargs):
+        before = x.clone()
+        out = executor(x, *args, **kwargs)
+        spoilt.append(not torch.equal(x, before))
+        return out
+
+    def count(executor, *args, **kwargs):
+        painted.append(1)
+        return executor(*args, **kwargs)
+
     inputs = {"start_percent": 0.0, "end_percent": 1.0, "verbose": False}
-    plain = kit.sample(model, kit.prompt(seed=1), steps=8)
-    changed = run("EasyCache", model=model, reuse_threshold=0.0, **inputs)
-    assert close(kit.sample(changed, kit.prompt(seed=1), steps=8), plain)
+    changed = run("EasyCache", model=model, reuse_threshold=3.0, **inputs).clone()
+    changed.add_wrapper_with_key(WrappersMP.APPLY_MODEL, "watch", watch)
+    changed.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "count", count)
+    kit.sample(changed, kit.prompt(seed=1), steps=8)
+    assert len(painted) < len(spoilt) == 8 and not any(spoilt)
 
 
 def test_renormcfg_without_a_limit_is_plain_guidance(kit, model, run):
@@ -257,11 +274,26 @@ def test_a_node_for_u_nets_is_declined_in_a_sentence(kit, model, run, node):
         kit.sample(changed, kit.prompt(seed=1), latent=empty(**BIG))
 
 
-def test_a_node_that_reads_off_what_other_models_have_is_declined_in_a_sentence(kit, model):
-    """As a preview of TripoSplat does, and detectors that take a MODEL."""
+LACKING = "'q_token_length', which a LI-DiT does not have"
+
+
+def test_what_a_node_reads_off_other_models_is_declined_in_a_sentence(kit, model):
+    """As detectors do that take a MODEL."""
     errors = kit.pack.module("lidit_core.errors")
-    with pytest.raises(errors.LiDiTError, match="'q_token_length', which a LI-DiT does not have"):
+    with pytest.raises(errors.LiDiTError, match=LACKING):
         model.model.diffusion_model.q_token_length  # noqa: B018
+
+
+def test_a_preview_of_another_models_latents_is_declined_in_a_sentence(kit, model, run):
+    import comfy.sd
+    import comfy.utils
+
+    errors = kit.pack.module("lidit_core.errors")
+    file = ROOT / "lidit_core" / "weights" / "stickers-vae.safetensors"
+    vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(file)))
+    looks = {"octree_level": 8, "num_gaussians": 1, "yaw": 0.0, "pitch": 0.0, "point_size": 1.0}
+    with pytest.raises(errors.LiDiTError, match=LACKING):
+        run("TripoSplatSamplingPreview", model=model, vae=vae, **looks)
 
 
 def test_who_asks_whether_a_part_is_there_is_told_no(model):

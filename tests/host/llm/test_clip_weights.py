@@ -17,6 +17,7 @@ from clip_kit import (
     states,
     states_now,
 )
+from conftest import wait_for
 from tiny_llm import relative_error
 
 LAYER = "transformer.layers.1.mlp.down_proj"
@@ -257,3 +258,19 @@ def test_encoding_tokens_alone_keeps_nothing(load):
     clip = load()
     clip.encode_from_tokens(clip.tokenize(PROMPT), return_pooled=True)
     assert clip.cond_stage_model.encoded is None
+
+
+@pytest.mark.parametrize("other", ["Qwen2", "Gemma3Text"])
+def test_a_merge_of_two_kinds_of_llm_is_refused(host, pack, load, other):
+    """Their weights have the same names, and at this size the same shapes."""
+    path = host.path / "comfy_extras" / "nodes_model_merging.py"
+    assert wait_for(host.nodes.load_custom_node(str(path), module_parent="comfy_extras"))
+    merge = host.nodes.NODE_CLASS_MAPPINGS["CLIPMergeSimple"]()
+    clip, errors = load(), pack.module("lidit_core.errors")
+    with pytest.raises(
+        errors.LiDiTError, match="merged the LLM Llama .* in its kind, Llama"
+    ) as told:
+        states(merge.merge(clip, load(other), 0.5)[0])
+    assert "\n" not in str(told.value)
+    (same,) = merge.merge(clip, load(), 0.5)
+    assert relative_error(states(same), states(clip)) < 1e-5

@@ -98,7 +98,7 @@ def read_by_the_llm(pack):
     roles = torch.full((1, 9), states.PROMPT, dtype=torch.int32)
     reading = pack.module("host.keys").reading_of(config.llm.block, config.llm.template)
     text = cond.LLMText(config.llm.name, states.LLMStates(hidden, roles), reading, 9)
-    return lambda base: cond.joined([cond.blank(base, text)], text)
+    return lambda base: cond.joined([cond.blank(base)], text)
 
 
 def sampled(host, model, positive, negative, cfg: float = 4.0) -> torch.Tensor:

@@ -1,0 +1,87 @@
+"""What nodes have set on a model's weights, merges and LoRAs: whether it is of such a model.
+
+The host logs that a tensor has another shape and leaves it out, a merge scaling what it would have
+been added to; where all shapes are the same it asks nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import comfy.model_patcher
+import comfy.utils
+from torch import Tensor, nn
+
+from .node_notes import note
+
+OWNER = "lidit_owner"  # on a weight: what kind of model it belongs to
+
+
+def name_owner(model: nn.Module, kind: Any) -> None:
+    """Write on each weight whose it is, for a merge takes weights alone."""
+    for weight in model.parameters():
+        setattr(weight, OWNER, kind)
+
+
+def check_weight_patches(
+    patcher: comfy.model_patcher.ModelPatcher,
+    what: str,
+    check_merged: Callable[[str, Any], None],
+) -> None:
+    """Look at each weight that was merged, and tell of a LoRA that is for another model.
+
+    Args:
+        what: the model, as sentences call it.
+        check_merged: takes how shapes differ, "" where they do not, and the other's kind, None
+            where nobody knows it.
+    """
+    misfits, count = [], 0
+    for name, (strength, given, kept, offset, _) in _patches(patcher):
+        weight = comfy.utils.get_attr(patcher.model, name)
+        if not isinstance(weight, Tensor) or (strength == 0 and kept == 1):
+            continue
+        if offset is not None:
+            weight = weight.narrow(*offset)
+        shape = tuple(weight.shape)
+        if isinstance(given, list):
+            other = given[0][0]
+            same = tuple(other.shape) == shape
+            told = "" if same else f"the shape of {name}, {shape} and {tuple(other.shape)}"
+            check_merged(told, getattr(other, OWNER, None))
+            continue
+        count += 1
+        theirs = _shape_of(given, weight)
+        if theirs is not None and theirs != shape:
+            misfits.append(f"{name} {theirs} instead of {shape}")
+    if misfits:
+        note(
+            f"{len(misfits)} of the {count} weights that a LoRA changes have another shape in "
+            f"{what} ({misfits[0]}), and ComfyUI leaves those out: it is for another model; choose "
+            "one that was trained on this"
+        )
+
+
+def _patches(patcher: comfy.model_patcher.ModelPatcher) -> Iterator[tuple[str, tuple]]:
+    """Each patch of a weight with the weight's name, those of hooks among them."""
+    for patches in (patcher.patches, *patcher.hook_patches.values()):
+        for name, of_weight in patches.items():
+            yield from ((name, patch) for patch in of_weight)
+
+
+def _shape_of(given: Any, weight: Tensor) -> tuple[int, ...] | None:
+    """What shape a change of a weight has, (out, in) flattened as the weight; None = unknown."""
+    if getattr(given, "name", "") == "lora":
+        up, down, _, middle, _, reshaped = given.weights
+        if middle is not None or reshaped is not None:
+            return None
+        rows, columns = up.shape[0], down[0].numel()
+        fits = (rows, columns) == (weight.shape[0], weight[0].numel())
+        return tuple(weight.shape) if fits else (rows, columns)
+    if isinstance(given, tuple) and given[:1] == ("diff",):
+        given = given[1]
+        if len(given) > 1 and given[1].get("pad_weight"):
+            return None
+    if isinstance(given, tuple) and len(given) == 1 and isinstance(given[0], Tensor):
+        return tuple(given[0].shape)
+    return None

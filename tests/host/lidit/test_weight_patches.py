@@ -1,0 +1,112 @@
+"""Merges and LoRAs of models that a LI-DiT is not like: refused or told. Host's Python."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import wait_for
+from model_kit import close, save_noisy_lora, save_small, small_config
+
+from lidit_core.model.config import LatentFormat
+from lidit_core.text.spec import LLMSpec
+
+
+@pytest.fixture(scope="module", autouse=True)
+def merging_nodes(host) -> None:
+    path = host.path / "comfy_extras" / "nodes_model_merging.py"
+    assert wait_for(host.nodes.load_custom_node(str(path), module_parent="comfy_extras"))
+
+
+@pytest.fixture
+def other(kit, tmp_path):
+    """`other(depth=3)`: a LI-DiT with other weights."""
+    return lambda **changes: kit.model.load_model(
+        save_small(tmp_path / "other.safetensors", seed=3, **changes)
+    )
+
+
+MERGES = {
+    "ModelMergeSimple": {"ratio": 0.5},
+    "ModelMergeAdd": {},
+    "ModelMergeSubtract": {"multiplier": 0.5},
+    "ModelMergeBlocks": {"input": 0.5, "middle": 0.5, "out": 0.5},
+}
+RENAMED = LatentFormat("others", 16, 8)
+DIFFERENT = {
+    "prediction": ({"prediction": "eps"}, "prediction, flow and eps"),
+    "blocks": ({"depth": 3}, "depth, 2 and 3"),
+    "latents": ({"latent": RENAMED}, "latents, .* and others"),
+    "heads": ({"heads": 2}, "heads, 4 and 2"),
+    "width": ({"width": 64}, "the shape of diffusion_model"),
+}
+
+
+@pytest.mark.parametrize("what", DIFFERENT)
+def test_a_merge_with_another_kind_of_model_is_refused(kit, model, other, what):
+    """With another width the host only scales the weights; with the rest it adds what it has."""
+    changes, words = DIFFERENT[what]
+    errors = kit.pack.module("lidit_core.errors")
+    merged = kit.stock("ModelMergeSimple", model1=model, model2=other(**changes), ratio=0.5)
+    with pytest.raises(errors.LiDiTError, match=f"differs in {words}.*two trainings") as told:
+        kit.sample(merged, kit.prompt(seed=1))
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("node", MERGES)
+def test_shapes_are_looked_at_where_nobody_knows_whose_weights_they_are(kit, model, other, node):
+    errors, theirs = kit.pack.module("lidit_core.errors"), other(width=64)
+    for weight in theirs.model.diffusion_model.parameters():
+        del weight.lidit_owner  # as those that a LoRA has changed in place
+    merged = kit.stock(node, model1=model, model2=theirs, **MERGES[node])
+    with pytest.raises(errors.LiDiTError, match="the shape of diffusion_model"):
+        kit.sample(merged, kit.prompt(seed=1))
+
+
+def test_two_trainings_are_merged_without_a_word(kit, model, other, caplog):
+    prompt = kit.prompt(seed=1)
+    plain, theirs = kit.sample(model, prompt), other()
+    merged = kit.stock("ModelMergeSimple", model1=model, model2=theirs, ratio=0.5)
+    drawn = kit.sample(merged, prompt)
+    assert not close(drawn, plain, 1e-2) and not close(drawn, kit.sample(theirs, prompt), 1e-2)
+    whole = kit.stock("ModelMergeSimple", model1=model, model2=other(width=64), ratio=1.0)
+    assert close(kit.sample(whole, prompt), plain)
+    assert not caplog.text
+
+
+def test_a_merge_of_two_llms_is_told(kit, model, other, caplog):
+    alpha, beta = small_config().llms
+    theirs = other(llms=(LLMSpec("gamma", alpha.width), beta))
+    kit.sample(kit.stock("ModelMergeSimple", model1=model, model2=theirs, ratio=0.5), kit.prompt())
+    assert "reads alpha and beta, with one that reads gamma and beta" in caplog.text
+
+
+def loras(host, name: str, checkpoint) -> str:
+    save_noisy_lora(checkpoint, host.base / "models" / "loras" / name, 0.1)
+    return name
+
+
+def test_a_lora_of_another_width_is_told(kit, model, host, tmp_path, caplog):
+    """The host tries it at each layer, logs an error and leaves it out."""
+    wide = save_small(tmp_path / "wide.safetensors", width=64)
+    loader, prompt = host.nodes.LoraLoaderModelOnly(), kit.prompt(seed=1)
+    given = loader.load_lora_model_only(model, loras(host, "wide.safetensors", wide), 1.0)[0]
+    kit.sample(given, prompt)
+    told = [r.getMessage() for r in caplog.records if "lidit" in r.name]
+    assert len(told) == 1 and "choose one that was trained on this" in told[0]
+    count = len(given.patches)
+    assert f"of the {count} weights that a LoRA changes have another shape" in told[0]
+    caplog.clear()
+    fits = loras(host, "fits.safetensors", kit.checkpoint)
+    drawn = kit.sample(loader.load_lora_model_only(model, fits, 1.0)[0], prompt)
+    assert not close(drawn, kit.sample(model, prompt), 1e-3) and not caplog.text
+
+
+def test_a_lora_of_a_hook_is_looked_at(kit, model, tmp_path, caplog):
+    import comfy.hooks
+    from safetensors.torch import load_file
+
+    wide = save_small(tmp_path / "wide.safetensors", width=64)
+    lora = load_file(save_noisy_lora(wide, tmp_path / "lora.safetensors", 0.1))
+    hooks = comfy.hooks.create_hook_lora(lora, strength_model=1.0, strength_clip=0.0)
+    hooked = comfy.hooks.set_hooks_for_conditioning(kit.prompt(seed=1), hooks)
+    kit.sample(model, hooked)
+    assert "choose one that was trained on this" in caplog.text

@@ -1,0 +1,88 @@
+"""What another node does that a LI-DiT cannot follow: told or refused. Host's Python."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import torch
+from conftest import wait_for
+from model_kit import close, empty
+
+
+@pytest.fixture(scope="module", autouse=True)
+def extra_nodes(host) -> None:
+    for name in ("slg", "sd3", "context_windows"):
+        path = host.path / "comfy_extras" / f"nodes_{name}.py"
+        if path.exists():
+            loaded = host.nodes.load_custom_node(str(path), module_parent="comfy_extras")
+            assert wait_for(loaded), name
+
+
+def notes(caplog) -> list[str]:
+    return [r.getMessage() for r in caplog.records if "lidit" in r.name]
+
+
+WHOLE = {"start_percent": 0.0, "end_percent": 1.0}
+SKIPPING = {
+    "SkipLayerGuidanceDiT": {"scale": 3.0, "double_layers": "7, 8", "single_layers": "7"},
+    "SkipLayerGuidanceDiTSimple": {"double_layers": "7, 8", "single_layers": "7"},
+    "SkipLayerGuidanceSD3": {"layers": "7, 8", "scale": 3.0},
+}
+
+
+@pytest.mark.parametrize("node", SKIPPING)
+def test_blocks_that_are_not_there_are_told(kit, model, node, caplog):
+    """As those that nodes which skip blocks have by default."""
+    skipping = kit.stock_v3(node, model=model, **SKIPPING[node], **WHOLE)
+    kit.sample(skipping, kit.prompt(seed=1), steps=1)
+    assert "double_block 7, double_block 8" in notes(caplog)[0]
+    assert "its blocks are double_block 0 to 1:" in notes(caplog)[0]
+
+
+def test_blocks_of_a_kind_that_a_lidit_lacks_are_told_where_no_other_is_named(kit, model, caplog):
+    both = {"scale": 3.0, **WHOLE, "double_layers": "1", "single_layers": "7"}
+    skipping = kit.stock_v3("SkipLayerGuidanceDiT", model=model, **both)
+    kit.sample(skipping, kit.prompt(seed=1))
+    assert not notes(caplog)
+    single = kit.stock_v3("SkipLayerGuidanceDiT", model=model, **{**both, "double_layers": ""})
+    kit.sample(single, kit.prompt(seed=1))
+    assert "single_block 7, which this LI-DiT does not have" in notes(caplog)[0]
+
+
+def test_attention_of_a_block_that_is_not_there_is_told(kit, model, caplog):
+    changed = model.clone()
+    changed.set_model_attn1_replace(lambda q, k, v, extra: v, "double_block", 9)
+    assert close(kit.sample(changed, kit.prompt(seed=1)), kit.sample(model, kit.prompt(seed=1)))
+    assert "double_block 9" in notes(caplog)[0]
+
+
+@pytest.mark.parametrize("share", [slice(0, 1), slice(0, 4)])
+def test_a_node_that_divides_the_batch_is_told(kit, model, share):
+    """The prompts of a batch lie in an object, which it cannot divide as it does tensors."""
+    errors = kit.pack.module("lidit_core.errors")
+
+    def dividing(apply, given):
+        x = torch.cat([given["input"]] * 2)[share]
+        return apply(x, given["timestep"][:1].expand(len(x)), **given["c"])[:1]
+
+    changed = model.clone()
+    changed.set_model_unet_function_wrapper(dividing)
+    with pytest.raises(errors.LiDiTError, match="pictures at once, and there are 2 prompts"):
+        kit.sample(changed, kit.prompt(seed=1))
+
+
+def test_windows_over_pictures_with_prompts_of_their_own_are_refused(kit, model):
+    errors, how = kit.pack.module("lidit_core.errors"), {"context_overlap": 0, "context_stride": 1}
+    how |= {"context_schedule": "standard_static", "closed_loop": False, "fuse_method": "flat"}
+    node = kit.host.nodes.NODE_CLASS_MAPPINGS["ContextWindowsManual"]
+    if is_new := "freenoise" in inspect.signature(node.execute).parameters:
+        how["freenoise"] = False
+    windows = kit.stock_v3("ContextWindowsManual", model=model, context_length=2, dim=0, **how)
+    one, each = kit.prompt(seed=1), kit.prompt(seed=1, rows=4)
+    if is_new:  # older hosts fail at a window over a batch, whatever the model
+        drawn = kit.sample(windows, one, latent=empty(4))
+        assert close(drawn, kit.sample(model, one, latent=empty(4)))
+    assert kit.sample(windows, each, latent=empty(2)).isfinite().all()
+    with pytest.raises(errors.LiDiTError, match="batch of 4 in windows of 2.*holds 4 prompts"):
+        kit.sample(windows, each, latent=empty(4))
