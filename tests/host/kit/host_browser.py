@@ -96,6 +96,9 @@ SELECT = """() => {
     app.canvas.selectNode(app.graph._nodes[0])
     app.canvas.setDirty(true, true)
 }"""
+TOLD = """() => Object.fromEntries(app.graph._nodes.flatMap(node => (node.widgets ?? [])
+    .filter(widget => widget.name === "$$node-text-preview" && widget.value)
+    .map(widget => [node.id, widget.value])))"""
 OURS = "/extensions/lidit/"  # in the address of what the pack serves
 RUN = '[data-testid="queue-button"] button, button[data-testid="queue-button"]'
 ALERTS = "() => [...document.querySelectorAll('.p-toast-message')].map(alert => alert.innerText)"
@@ -197,6 +200,10 @@ class Browser:
         self.page.evaluate(FIT)
         self.page.wait_for_timeout(2000)
         return self.page.evaluate(DRAWN_MODERN)
+
+    def told(self) -> dict[str, str]:
+        """What stands below the widgets of each node that tells something."""
+        return self.page.evaluate(TOLD)
 
     def add(self, types: list[str]) -> None:
         """An empty canvas with one new node of each type, as wide as the frontend makes it."""
