@@ -18,12 +18,12 @@ class NodeRun:
 
     prompt_id: str = ""
     node_id: str = ""
-    report: str = ""  # what its node itself says, before the notes
+    report: str = ""  # what its node itself says, after the notes: its box shows three lines
     notes: dict[object, tuple[int, str]] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
-        return "\n".join(filter(None, [self.report, *(told for _, told in self.notes.values())]))
+        return "\n".join(filter(None, [*(told for _, told in self.notes.values()), self.report]))
 
 
 _latest = NodeRun()
@@ -49,7 +49,7 @@ def note(sentence: str, about: object = None, rank: int = 1) -> None:
 
 
 def report(text: str) -> None:
-    """Show a text below the running node's widgets, before its notes; a later one replaces it."""
+    """Show a text below the running node's widgets, after its notes; a later one replaces it."""
     run = _running()
     if run is not None:
         run.report = text
