@@ -55,6 +55,14 @@ def test_what_was_cut_stands_first_on_the_node(server, api):
     assert lines[0].startswith("only the first 96 of") and lines[1].startswith(LLMS[0])
 
 
+@pytest.mark.parametrize("result", [False, True])
+def test_notes_stand_before_a_report_and_behind_a_result(pack, result):
+    run = pack.module("host.node_notes").NodeRun(
+        report="written", result=result, notes={"cut": (1, "it was cut")}
+    )
+    assert run.text == ("written\nit was cut" if result else "it was cut\nwritten")
+
+
 def test_the_sampler_tells_which_llms_read_and_which_are_left_out(server, api):
     text = told(server, changed(api, "LiDiTSampler", seed=5), "LiDiTSampler")
     assert re.search(
