@@ -23,6 +23,7 @@ from workflow_kit import (
     SAMPLERS,
     TRAINING,
     changed,
+    check_boxes,
     drawn_anew,
     essence,
     forget_all,
@@ -63,45 +64,6 @@ def test_no_node_lies_on_another(name):
 def _box(node: dict) -> list[float]:
     (x, y), (w, h) = node["pos"], node["size"]
     return [x, y - TITLE, w, h + TITLE]
-
-
-def check_boxes(ui: dict, boxes: dict[str, list[float]]) -> None:
-    """No node overlaps another, and each lies in one group or in none."""
-    assert len(boxes) == len(ui["nodes"])
-    laid = list(boxes.items())
-    over = [
-        (a, b) for i, (a, box) in enumerate(laid) for b, other in laid[:i] if _overlap(box, other)
-    ]
-    assert over == [], "nodes lie on each other"
-    groups = [group["bounding"] for group in ui["groups"]]
-    hung = [i for i, box in laid if any(_overlap(box, g) and not _within(box, g) for g in groups)]
-    assert hung == [], "nodes hang out of their group"
-
-
-def _overlap(a: list[float], b: list[float]) -> bool:
-    (x, y, w, h), (u, v, s, t) = a, b
-    return x < u + s and u < x + w and y < v + t and v < y + h
-
-
-def _within(a: list[float], b: list[float]) -> bool:
-    (x, y, w, h), (u, v, s, t) = a, b
-    return u <= x and v <= y and x + w <= u + s and y + h <= v + t
-
-
-@pytest.mark.parametrize("modern", [False, True], ids=["classic", "nodes-2.0"])
-def test_nodes_fit_where_they_are_drawn(browser, server, host, name, modern):
-    if modern and host.version.startswith("0.3."):
-        pytest.skip("this host's Nodes 2.0 are an early trial")
-    from host_browser import MODERN  # which needs playwright, as the browser does
-
-    ui, api = read(name)
-    need_nodes(server, api)
-    browser.setting(MODERN, modern)
-    try:
-        browser.open(ui)
-        check_boxes(ui, browser.boxes(modern))
-    finally:
-        browser.setting(MODERN, False)
 
 
 def test_it_asks_for_a_prompt_and_a_seed_once(name):
