@@ -77,6 +77,23 @@ def test_it_asks_for_a_prompt_and_a_seed_once(name):
     assert len(written) == len(set(written)) > 0
 
 
+def test_new_nodes_begin_as_the_stickers_want_them(server):
+    """But for the words and the seed; the second LLM is no default."""
+    known, own = server.get("/object_info"), ("text", "seed")
+    nodes = [*read(FIRST)[1].values(), *read(NAMES[2])[1].values()]
+    checked = 0
+    for node in [node for node in nodes if node["class_type"].startswith(OURS)]:
+        puts = known[node["class_type"]]["input"]
+        kinds = {**puts.get("required", {}), **puts.get("optional", {})}
+        for name, value in node["inputs"].items():
+            if not isinstance(value, list) and name not in own and value != "gemma-3-270m":
+                kind, *options = kinds[name]
+                listed = kind if isinstance(kind, list) else options[0].get("options", [None])
+                assert value == options[0].get("default", listed[0]), (node["class_type"], name)
+                checked += 1
+    assert checked > 30
+
+
 def test_it_says_which_packs_its_nodes_are_from(name):
     for node in read(name)[0]["nodes"]:
         pack = "lidit" if node["type"].startswith(OURS) else "comfy-core"
