@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass, field
 
 from comfy_execution.utils import get_executing_context
@@ -18,12 +19,15 @@ class NodeRun:
 
     prompt_id: str = ""
     node_id: str = ""
-    report: str = ""  # what its node itself says, before the notes
+    report: str = ""  # what its node itself says
+    result: bool = False  # whether that is what it was run for, which stands before the notes
     notes: dict[object, tuple[int, str]] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
-        return "\n".join(filter(None, [self.report, *(told for _, told in self.notes.values())]))
+        notes = [told for _, told in self.notes.values()]  # first, as the box shows three lines
+        told = [self.report, *notes] if self.result else [*notes, self.report]
+        return "\n".join(filter(None, told))
 
 
 _latest = NodeRun()
@@ -48,11 +52,15 @@ def note(sentence: str, about: object = None, rank: int = 1) -> None:
         _show(run.node_id, run.text)
 
 
-def report(text: str) -> None:
-    """Show a text below the running node's widgets, before its notes; a later one replaces it."""
+def report(text: str, result: bool = False) -> None:
+    """Show a text below the running node's widgets, after its notes; a later one replaces it.
+
+    Args:
+        result: whether it is what the node was run for; it then stands before the notes.
+    """
     run = _running()
     if run is not None:
-        run.report = text
+        run.report, run.result = text, result
         _marked.discard(run.node_id)  # what it shows from an earlier run is replaced
         _show(run.node_id, run.text)
 
@@ -91,4 +99,5 @@ def _show(node_id: str, text: str) -> None:
 
     host = getattr(PromptServer, "instance", None)
     if host is not None:
-        host.send_progress_text(text.replace("\n", ".\n"), node_id, host.client_id)
+        stopped = re.sub(r"(?<![.!?。])\n", ".\n", text)
+        host.send_progress_text(stopped, node_id, host.client_id)

@@ -35,7 +35,7 @@ def expand_prompt(clip: HostCLIP, text: str, how: Expansion) -> str:
     told = f"{made.tokens} tokens written by {reader.name}"
     if made.added:
         told += f"; its other blocks, norm and head took {made.added / 1e6:,.0f} MB more meanwhile"
-    report(f"{made.text}\n{told}")
+    report(f"{made.text}\n{told}", result=True)
     if made.cut:
         note(
             f"the text was stopped at {made.tokens} tokens, and its last whole sentence is its "

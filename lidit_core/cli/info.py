@@ -69,6 +69,7 @@ def count_parameters(config) -> int:
 
 def _table(title: str, config) -> str:
     from ..llm.blocks import shown_block
+    from ..llm.demo_llms import GEMMA3
 
     latent, refiner = config.latent, config.refiner
     rows = {
@@ -92,6 +93,9 @@ def _table(title: str, config) -> str:
         )
         text = " ".join(f"{spec.template.system} {spec.template.instruction}".split())
         lines.append(f"  {'':<14} {text!r}" if text else f"  {'':<14} no instruction")
+        if spec.name.lower().startswith("gemma"):
+            url = GEMMA3.licence_url
+            lines.append(f"  {'':<14} trained on Gemma's states, whose terms hold too: {url}")
     return "\n".join(lines)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import comfy.model_management
 import comfy.utils
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ...host import recording
+from ...host.node_notes import report, shown
 from ..schema import schema
 
 
@@ -52,4 +53,5 @@ class LiDiTRecordConditioning(io.ComfyNode):
             bar.update(count)
 
         made = recording.record_prompts(clip, lines, name, on_prompt)
-        return io.NodeOutput(ui=ui.PreviewText(f"{made.count} prompts in {made.folder}"))
+        report(f"{made.count} prompts in {made.folder}")
+        return io.NodeOutput(ui=shown())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ...host import encoded_prompts
+from ...host.node_notes import report, shown
 from ..schema import schema
 
 
@@ -40,4 +41,5 @@ class LiDiTSaveConditioning(io.ComfyNode):
     def execute(cls, conditioning, filename_prefix: str) -> io.NodeOutput:
         path = encoded_prompts.save(conditioning, filename_prefix)
         size = path.stat().st_size / 1024
-        return io.NodeOutput(ui=ui.PreviewText(f"{path.name}, {size:,.0f} KiB, in {path.parent}"))
+        report(f"{path.name}, {size:,.0f} KiB, in {path.parent}")
+        return io.NodeOutput(ui=shown())

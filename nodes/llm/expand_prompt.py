@@ -97,5 +97,5 @@ class LiDiTExpandPrompt(io.ComfyNode):
         if expand and not handed_on:
             how = Expansion(instruction, seed, temperature, top_p, max_tokens)
             return io.NodeOutput(expand_prompt(clip, text, how), ui=shown())
-        report(f"handed on as it is: {handed_on}")
+        report(f"handed on as it is: {handed_on}", result=True)
         return io.NodeOutput(handed_on, ui=shown())

@@ -10,6 +10,7 @@ from ...host.llm.files import llm_choices, llm_fingerprint
 from ...host.llm.reader import LLMSettings
 from ...host.node_notes import report, shown
 from ...host.progress import shown_on_node
+from ...lidit_core.llm.demo_llms import SMOLLM2
 from ...lidit_core.text.templates import find_template
 from ..inputs import InstructionTemplateType, budget_input, layer_input, template_input
 from ..schema import schema
@@ -22,6 +23,7 @@ def llm_input() -> io.Combo.Input:
     listed = io.Combo.Input(
         "llm",
         options=llm_choices(),
+        default=SMOLLM2.name,  # which the stickers read, whatever else is listed before it
         tooltip="From models/llm and the other folders for text encoders, then what was fetched, "
         "then demo LLMs, which are fetched on first use. The weights read the LLM that they were "
         f"trained on. {OFFERED}",

@@ -18,6 +18,7 @@ from help_pages import (
     LANGUAGES,
     LOCALES,
     ROOT,
+    drawn_from,
     english,
     paths,
     translations,
@@ -98,6 +99,8 @@ def test_every_page_shows_its_node_in_use(pack, language):
         (shown,) = re.findall(r"!\[.+?\]\((.+?)\)", page_of(name, language))
         with Image.open(DOCS / shown) as picture:
             assert picture.format == "JPEG" and min(picture.size) >= 160
+            drawn = picture.info["comment"].decode()
+            assert drawn == drawn_from(name), "the picture is of before: see draw_help.py"
     assert sum(path.stat().st_size for path in DOCS.rglob("*.jpg")) < PICTURES
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import requires
@@ -48,12 +49,32 @@ def probed(pack: Path, *options: str) -> dict:
     return json.loads(result.stdout.splitlines()[-1])
 
 
+def unpack(folder: Path) -> None:
+    """The pack as it is published, and as it comes out of a zip: without .comfyignore's folders."""
+    listed = (ROOT / ".comfyignore").read_text(encoding="utf-8").split()
+    left_out = {name.strip("/") for name in listed} | {".git"}
+
+    def skipped(where: str, names: list[str]) -> set[str]:
+        return {"__pycache__"} | (left_out if Path(where) == ROOT else set())
+
+    shutil.copytree(ROOT, folder, ignore=skipped)
+
+
 @pytest.fixture(scope="module")
-def load(tmp_path_factory) -> dict:
-    """A load under a name that is no identifier: spaces, dashes, dots, brackets."""
-    folder = tmp_path_factory.mktemp("custom nodes") / "LI-DiT pack-1.0 (copy).x"
-    folder.symlink_to(ROOT, target_is_directory=True)
-    return probed(folder)
+def user(tmp_path_factory) -> Path:
+    """A user's base directory, with nothing in it but the unpacked pack.
+
+    Its name is no identifier: spaces, dashes, dots, brackets.
+    """
+    base = tmp_path_factory.mktemp("base of a user")
+    unpack(base / "custom_nodes" / "LI-DiT pack-1.0 (copy).x")
+    return base
+
+
+@pytest.fixture(scope="module")
+def load(user) -> dict:
+    (folder,) = (user / "custom_nodes").iterdir()
+    return probed(folder, f"--base-directory={user}")
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +85,14 @@ def load_without_transformers(base) -> dict:
 def test_it_loads_without_a_warning_under_any_folder_name(load):
     assert load["loaded"] and load["warnings"] == []
     assert set(load["schema"]) == NODES
+
+
+def test_when_its_folder_is_removed_no_file_is_left(load, user):
+    """But for the empty folders that files of models go into."""
+    kinds = {"llm", "llm_templates", "llmdiff", "conditioning", "bridges"}
+    assert load["loaded"] and {path.name for path in (user / "models").iterdir()} >= kinds
+    left = [path for path in user.rglob("*") if path.is_file() and "custom_nodes" not in path.parts]
+    assert left == []
 
 
 def test_it_loads_fast(load, load_without_transformers, base):
@@ -127,7 +156,11 @@ def test_the_server_lists_the_pack_and_no_complaint(server):
     times = re.findall(r"([\d.]+) seconds( \(IMPORT FAILED\))?: (\S+)", server.log)
     ours = [(failed, Path(folder).name) for _, failed, folder in times]
     assert ours == [("", PACK_NAME)]
-    assert set(server.get("/object_info")) >= NODES
+    known = server.get("/object_info")
+    assert set(known) >= NODES
+    asked = known["LiDiTLLMLoader"]["input"]["required"]
+    folded = [name for name, (_, options) in asked.items() if options.get("advanced")]
+    assert folded == ["token_budget", "dtype", "device"]
 
 
 def test_the_host_reads_who_publishes_the_pack_and_what_it_needs(host):

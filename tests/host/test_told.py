@@ -32,7 +32,7 @@ def told(server, api: Api, kind: str) -> str:
     (text,) = server.outputs(run.prompt_id)[node]["text"]
     if node in run.texts:  # else it did not run again
         lines = [line.removesuffix(".") for line in run.texts[node][-1].splitlines()]
-        assert [line.removeprefix("note: ") for line in text.splitlines()][:3] == lines[:3]
+        assert set(text.splitlines()[:3]) <= set(lines)
     return text
 
 
@@ -46,6 +46,21 @@ def test_text_encode_tells_tokens_span_and_what_is_read_otherwise(server, api):
 def test_text_encode_tells_what_was_cut(server, api):
     text = told(server, changed(api, "LiDiTTextEncode", text=LONG), "LiDiTTextEncode")
     assert "96 of 96 tokens used" in text and re.search(r"only the first 96 of \d+ tokens", text)
+
+
+def test_what_was_cut_stands_first_on_the_node(server, api):
+    """Its box shows three lines, and the rest when it is scrolled."""
+    run = server.draw(changed(api, "LiDiTTextEncode", text=LONG + "and a dog"))
+    lines = run.texts[api[node_of(api, "LiDiTSampler")]["inputs"]["positive"][0]][-1].splitlines()
+    assert lines[0].startswith("only the first 96 of") and lines[1].startswith(LLMS[0])
+
+
+@pytest.mark.parametrize("result", [False, True])
+def test_notes_stand_before_a_report_and_behind_a_result(pack, result):
+    run = pack.module("host.node_notes").NodeRun(
+        report="written", result=result, notes={"cut": (1, "it was cut")}
+    )
+    assert run.text == ("written\nit was cut" if result else "it was cut\nwritten")
 
 
 def test_the_sampler_tells_which_llms_read_and_which_are_left_out(server, api):
@@ -89,3 +104,28 @@ def test_llmdiff_encode_tells_its_tokens(server):
     assert encoders
     for node in encoders:
         assert re.search(r"\d+ of 77 tokens used; ", history[node]["text"][0])
+
+
+def test_what_is_kept_as_a_file_is_told_where_it_lies(server, api):
+    """In the history, and on the node, where ComfyUI shows no text of its own."""
+    (server.base / "input" / "prompts.txt").write_text("a cat\na dog\n")
+    loader = node_of(api, "LiDiTLLMLoader")
+    plain = {k: v for k, v in api[loader]["inputs"].items() if k != "custom_template"}
+    text = {"clip": [loader, 0], "text": "a cat"}
+    save = {"conditioning": ["2", 0], "filename_prefix": "conditioning/told"}
+    record = {"clip": [loader, 0], "prompts": "prompts.txt", "name": "told"}
+    run = server.draw(
+        {
+            loader: {**api[loader], "inputs": plain},
+            "2": {"class_type": "CLIPTextEncode", "inputs": text},
+            "saving": {"class_type": "LiDiTSaveConditioning", "inputs": save},
+            "recording": {"class_type": "LiDiTRecordConditioning", "inputs": record},
+        }
+    )
+    assert run.ending == "execution_success", run.events[-1]
+    history = server.outputs(run.prompt_id)
+    for node, words in (("saving", r"told_00001_\.safetensors, \d+ KiB, in .*conditioning"),
+                        ("recording", r"2 prompts in .*told")):  # fmt: skip
+        (text,) = history[node]["text"]
+        assert re.fullmatch(words, text.splitlines()[-1])
+        assert run.texts[node][-1] == text.replace("\n", ".\n")

@@ -23,8 +23,10 @@ from workflow_kit import (
     SAMPLERS,
     TRAINING,
     changed,
+    check_boxes,
     drawn_anew,
     essence,
+    forget_all,
     hurried,
     is_picture,
     need_llms,
@@ -37,6 +39,7 @@ from workflow_kit import (
     saving,
 )
 
+OURS = ("LiDiT", "LLMDiff")  # how the types of the pack's nodes begin
 TITLE = 30  # height of a node's title, in the canvas's units
 
 
@@ -63,45 +66,6 @@ def _box(node: dict) -> list[float]:
     return [x, y - TITLE, w, h + TITLE]
 
 
-def check_boxes(ui: dict, boxes: dict[str, list[float]]) -> None:
-    """No node overlaps another, and each lies in one group or in none."""
-    assert len(boxes) == len(ui["nodes"])
-    laid = list(boxes.items())
-    over = [
-        (a, b) for i, (a, box) in enumerate(laid) for b, other in laid[:i] if _overlap(box, other)
-    ]
-    assert over == [], "nodes lie on each other"
-    groups = [group["bounding"] for group in ui["groups"]]
-    hung = [i for i, box in laid if any(_overlap(box, g) and not _within(box, g) for g in groups)]
-    assert hung == [], "nodes hang out of their group"
-
-
-def _overlap(a: list[float], b: list[float]) -> bool:
-    (x, y, w, h), (u, v, s, t) = a, b
-    return x < u + s and u < x + w and y < v + t and v < y + h
-
-
-def _within(a: list[float], b: list[float]) -> bool:
-    (x, y, w, h), (u, v, s, t) = a, b
-    return u <= x and v <= y and x + w <= u + s and y + h <= v + t
-
-
-@pytest.mark.parametrize("modern", [False, True], ids=["classic", "nodes-2.0"])
-def test_nodes_fit_where_they_are_drawn(browser, server, host, name, modern):
-    if modern and host.version.startswith("0.3."):
-        pytest.skip("this host's Nodes 2.0 are an early trial")
-    from host_browser import MODERN  # which needs playwright, as the browser does
-
-    ui, api = read(name)
-    need_nodes(server, api)
-    browser.setting(MODERN, modern)
-    try:
-        browser.open(ui)
-        check_boxes(ui, browser.boxes(modern))
-    finally:
-        browser.setting(MODERN, False)
-
-
 def test_it_asks_for_a_prompt_and_a_seed_once(name):
     _, api = read(name)
     nodes = [node for node in api.values() if node["class_type"] != TRAINING]
@@ -113,10 +77,26 @@ def test_it_asks_for_a_prompt_and_a_seed_once(name):
     assert len(written) == len(set(written)) > 0
 
 
+def test_new_nodes_begin_as_the_stickers_want_them(server):
+    """But for the words and the seed; the second LLM is no default."""
+    known, own = server.get("/object_info"), ("text", "seed")
+    nodes = [*read(FIRST)[1].values(), *read(NAMES[2])[1].values()]
+    checked = 0
+    for node in [node for node in nodes if node["class_type"].startswith(OURS)]:
+        puts = known[node["class_type"]]["input"]
+        kinds = {**puts.get("required", {}), **puts.get("optional", {})}
+        for name, value in node["inputs"].items():
+            if not isinstance(value, list) and name not in own and value != "gemma-3-270m":
+                kind, *options = kinds[name]
+                listed = kind if isinstance(kind, list) else options[0].get("options", [None])
+                assert value == options[0].get("default", listed[0]), (node["class_type"], name)
+                checked += 1
+    assert checked > 30
+
+
 def test_it_says_which_packs_its_nodes_are_from(name):
     for node in read(name)[0]["nodes"]:
-        ours = node["type"].startswith(("LiDiT", "LLMDiff"))
-        pack = "lidit" if ours else "comfy-core"
+        pack = "lidit" if node["type"].startswith(OURS) else "comfy-core"
         said = node["properties"]
         assert node["type"] == "MarkdownNote" or (said["cnr_id"] == pack and said["ver"])
 
@@ -176,10 +156,11 @@ def test_it_opens_in_the_browser_as_it_is_queued(browser, server, name):
     assert essence(browser.to_api()) == essence(api)
 
 
-def test_it_draws_when_run_in_the_browser(browser, server, name):
-    """And what it then tells on its nodes covers no other node."""
+def test_it_draws_when_run_in_the_browser(browser, server, host, name):
+    """And what it then tells on its nodes covers no other node, on either canvas."""
     ui, api = read(name)
     prepare(server, api)
+    forget_all(server)  # a node whose result is known tells nothing
     before = set(server.get("/history"))
     browser.open(ui)
     browser.set(TRAINING, "steps", FEW_STEPS)
@@ -190,7 +171,19 @@ def test_it_draws_when_run_in_the_browser(browser, server, name):
     assert all(is_picture(server.picture(image)) for found in images.values() for image in found)
     assert browser.alerts() == [] and browser.our_errors() == []
     browser.page.wait_for_timeout(1000)  # texts and pictures come onto the nodes
+    outputs = entry["outputs"].items()
+    telling = {i for i, out in outputs if api[i]["class_type"].startswith(OURS) and "text" in out}
+    assert telling and set(browser.told()) >= telling
     check_boxes(ui, browser.boxes(False))
+    if host.version.startswith("0.3."):
+        return  # its Nodes 2.0 are an early trial
+    from host_browser import MODERN
+
+    browser.setting(MODERN, True)
+    try:
+        check_boxes(ui, browser.boxes(True))
+    finally:
+        browser.setting(MODERN, False)
 
 
 def test_it_draws_through_the_api(server, name):

@@ -1,9 +1,9 @@
-"""Titles and names of inputs are written whole, in workflows and on new nodes. Host's Python."""
+"""Nodes fit where workflows have them; titles and names of inputs are whole. Host's Python."""
 
 from __future__ import annotations
 
 import pytest
-from workflow_kit import NAMES, need_nodes, read
+from workflow_kit import NAMES, check_boxes, need_nodes, read
 
 TOO_NARROW = """title => {
     app.graph._nodes[0].title = title
@@ -24,10 +24,11 @@ def modern(request, browser, host):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_label_is_cut_in_a_workflow_in_the_browser(browser, server, modern, name):
+def test_nodes_and_labels_fit_in_a_workflow_in_the_browser(browser, server, modern, name):
     ui, api = read(name)
     need_nodes(server, api)
     browser.open(ui)
+    check_boxes(ui, browser.boxes(modern))
     assert browser.cut_labels(modern) == []
 
 

@@ -22,6 +22,11 @@ WATCH = """async () => {
     api.addEventListener("b_preview", () => window.watched.previews++)
 }"""
 
+CANCEL = """async () => {
+    await app.extensionManager.command.execute("Comfy.Interrupt")
+    return window.watched.progress
+}"""
+
 
 def test_each_help_page_opens_in_the_browser(browser, pack):
     for name in sorted(pack.classes):
@@ -83,4 +88,24 @@ def test_progress_and_previews_are_shown_in_the_browser(previewing):
     assert entry["status"]["status_str"] == "success", entry["status"]["messages"][-1]
     watched = browser.page.evaluate("() => window.watched")
     assert watched["progress"] >= 20 and watched["previews"] >= 5, watched
+    assert browser.our_errors() == []
+
+
+def test_cancel_stops_within_a_step_in_the_browser(browser, server):
+    """By the frontend's own command, which the button beside Run executes."""
+    ui, api = read(FIRST)
+    need_llms(api)
+    before = set(server.get("/history"))
+    browser.open(ui)
+    browser.set("EmptySD3LatentImage", "width", 512)
+    browser.set("EmptySD3LatentImage", "height", 512)
+    browser.set("KSampler", "steps", 200)
+    browser.page.evaluate(WATCH)
+    browser.run()
+    browser.page.wait_for_function("() => window.watched.progress >= 3", timeout=120_000)
+    answered = browser.page.evaluate(CANCEL)
+    (entry,) = server.wait_for_new(before)
+    assert "execution_interrupted" in [kind for kind, _ in entry["status"]["messages"]]
+    browser.page.wait_for_timeout(500)
+    assert browser.page.evaluate("() => window.watched.progress") <= answered + 1 < 200
     assert browser.our_errors() == []

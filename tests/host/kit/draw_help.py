@@ -14,28 +14,20 @@ import sys
 import tempfile
 from pathlib import Path
 
-from help_pages import DOCS
+from help_pages import DOCS, SHOWN, drawn_from
 from host_browser import Browser
 from host_server import HostServer
 from PIL import Image
-from workflow_kit import NAMES, WORKFLOWS, Api, give_files, read, write_refiner
+from workflow_kit import (
+    NAMES,
+    WORKFLOWS,
+    Api,
+    forget_all,
+    give_files,
+    read,
+    write_refiner,
+)
 
-SHOWN = {  # the workflow's number, and the nodes in the picture
-    "LiDiTLLMLoader": (1, (1, 3, 4)),
-    "LiDiTInstructionTemplate": (1, (1, 2, 3)),
-    "LiDiTTextEncode": (1, (3, 4, 10)),
-    "LiDiTModelLoader": (1, (5, 6, 7, 8, 9)),
-    "LiDiTLinguisticTokenRefiner": (3, (4, 8, 9, 10, 11)),
-    "LiDiTCollaborativeRefiner": (3, (8, 9, 10, 11)),
-    "LiDiTSampler": (3, (12, 13, 14, 15)),
-    "LiDiTRefinerLoader": (5, (1, 2, 3, 6)),
-    "LiDiTReadingGrid": (6, (1, 2, 3, 4, 5)),
-    "LiDiTLabelledGrid": (6, (6, 7, 8, 9)),
-    "LLMDiffDemoCheckpoint": (8, (1, 2, 3, 4, 5, 24)),
-    "LLMDiffEncode": (8, (2, 3, 4, 5, 6, 7)),
-    "LLMDiffApply": (8, (6, 7, 8, 9)),
-    "LiDiTExpandPrompt": (9, (1, 5, 6, 8)),
-}
 KEPT = {  # nodes of a graph that no workflow has: prompts kept as files
     "LiDiTSaveConditioning": (1, 2, 3),
     "LiDiTLoadConditioning": (4, 5, 6),
@@ -54,7 +46,7 @@ WIDTH = 760  # of a picture, in pixels
 LEFT, TOP = 120, 110  # of the canvas beside the frontend's own bars, in pixels of the page
 SHOW = """([ids, left, top, wide, high]) => {
     const nodes = app.graph._nodes.filter(node => ids.includes(Number(node.id)))
-    const low = [0, 1].map(i => Math.min(...nodes.map(node => node.pos[i])) - [16, 46][i])
+    const low = [0, 1].map(i => Math.min(...nodes.map(node => node.pos[i])) - [16, 62][i])
     const high_ = [0, 1].map(i => Math.max(...nodes.map(node => node.pos[i] + node.size[i])) + 16)
     const ds = app.canvas.ds
     ds.scale = Math.min(1, wide / (high_[0] - low[0]), high / (high_[1] - low[1]))
@@ -75,6 +67,7 @@ def run_workflow(server: HostServer, browser: Browser, number: int) -> None:
     """Open it and press Run; its pictures and texts then stand on its nodes."""
     ui, api = read(NAMES[number - 1])
     give_files(server, api)
+    forget_all(server)  # a node whose result is known tells nothing
     browser.open(ui)
     before = set(server.get("/history"))
     browser.run()
@@ -135,6 +128,7 @@ def bridged() -> Api:
     loader = {**read(NAMES[0])[1]["1"]["inputs"]}
     del loader["custom_template"]
     given = {"bridge": ["2", 0], "clip": ["1", 0], "encoder": ["4", 1], "strength": 1.0}
+    given["model"] = ["4", 0]
     return {
         "1": {"class_type": "LiDiTLLMLoader", "inputs": loader},
         "2": {"class_type": "LiDiTBridgeLoader", "inputs": {"bridge_name": BRIDGE_FILE}},
@@ -171,7 +165,8 @@ def draw_graph(browser: Browser, graph: Api, shown: dict[str, tuple[int, ...]]) 
 
 def keep(picture: Image.Image, name: str) -> None:
     picture.thumbnail((WIDTH, 2 * WIDTH), Image.Resampling.LANCZOS)
-    picture.save(DOCS / name / "use.jpg", quality=80, optimize=True)
+    made = {"quality": 80, "optimize": True, "comment": drawn_from(name)}
+    picture.save(DOCS / name / "use.jpg", **made)
 
 
 def main(host: str, *names: str) -> None:

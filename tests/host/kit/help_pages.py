@@ -10,6 +10,7 @@ Everything else in the pages and in the other languages' files is written by han
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import re
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from load_probe import OF_FILES, started_host
+from workflow_kit import NAMES, read
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCS, LOCALES = ROOT / "web" / "docs", ROOT / "locales"
@@ -27,6 +29,22 @@ HEADINGS = {  # inputs, outputs, troubles; then the tables' words: two columns f
     "ja": ("入力", "出力", "うまくいかないとき", "名前", "説明", "既定値", "。"),
 }
 LANGUAGES = tuple(HEADINGS)
+SHOWN = {  # in the picture of a help page: the workflow's number, and its nodes
+    "LiDiTLLMLoader": (1, (1, 3, 4)),
+    "LiDiTInstructionTemplate": (1, (1, 2, 3)),
+    "LiDiTTextEncode": (1, (3, 4, 10)),
+    "LiDiTModelLoader": (1, (5, 6, 7, 8, 9)),
+    "LiDiTLinguisticTokenRefiner": (3, (4, 8, 9, 10, 11)),
+    "LiDiTCollaborativeRefiner": (3, (8, 9, 10, 11)),
+    "LiDiTSampler": (3, (12, 13, 14, 15)),
+    "LiDiTRefinerLoader": (5, (1, 2, 3, 6)),
+    "LiDiTReadingGrid": (6, (1, 2, 3, 4, 5)),
+    "LiDiTLabelledGrid": (6, (6, 7, 8, 9)),
+    "LLMDiffDemoCheckpoint": (8, (1, 2, 3, 4, 5, 24)),
+    "LLMDiffEncode": (8, (2, 3, 4, 5, 6, 7)),
+    "LLMDiffApply": (8, (6, 7, 8, 9)),
+    "LiDiTExpandPrompt": (9, (1, 5, 6, 8)),
+}
 SEED_CONTROL = "control_after_generate"  # the widget that a frontend adds below a seed
 Texts = dict[str, Any]
 
@@ -64,6 +82,23 @@ def english(node: type) -> Texts:
 
 def translations(language: str) -> dict[str, Texts]:
     return json.loads((LOCALES / language / "nodeDefs.json").read_text(encoding="utf-8"))
+
+
+def drawn_from(name: str) -> str:
+    """What the picture of a node's help page shows; it is kept in the picture.
+
+    The node's inputs and outputs, and a hash of the part of a workflow that it was taken from.
+    """
+    texts = translations("en")[name]
+    outputs = [put["name"] for put in texts["outputs"].values()]
+    told = f"{name}: {', '.join(texts['inputs'])}; {', '.join(outputs)}"
+    if name not in SHOWN:
+        return told
+    number, ids = SHOWN[name]
+    parts = ("type", "title", "pos", "size", "widgets_values")
+    nodes = [node for node in read(NAMES[number - 1])[0]["nodes"] if node["id"] in ids]
+    seen = json.dumps([[node.get(part) for part in parts] for node in nodes])
+    return f"{told}; {hashlib.sha256(seen.encode()).hexdigest()[:12]}"
 
 
 def paths(texts: dict[str, Any], at: str = "") -> Iterator[str]:

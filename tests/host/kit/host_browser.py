@@ -96,6 +96,9 @@ SELECT = """() => {
     app.canvas.selectNode(app.graph._nodes[0])
     app.canvas.setDirty(true, true)
 }"""
+TOLD = """() => Object.fromEntries(app.graph._nodes.flatMap(node => (node.widgets ?? [])
+    .filter(widget => widget.name === "$$node-text-preview" && widget.value)
+    .map(widget => [node.id, widget.value])))"""
 OURS = "/extensions/lidit/"  # in the address of what the pack serves
 RUN = '[data-testid="queue-button"] button, button[data-testid="queue-button"]'
 ALERTS = "() => [...document.querySelectorAll('.p-toast-message')].map(alert => alert.innerText)"
@@ -134,6 +137,7 @@ class Browser:
 
     def __init__(self, url: str, node_id: str = "LiDiTModelLoader") -> None:
         self.url, self.node_id = url, node_id
+        self.fitted = False  # whether all nodes of what is open are on the screen
 
     def __enter__(self) -> "Browser":
         self.profile = tempfile.TemporaryDirectory()
@@ -166,11 +170,13 @@ class Browser:
 
     def reload(self) -> None:
         """The page anew, as after a change of language."""
+        self.fitted = False
         self.page.close()
         self.page = self._open_page()
 
     def open(self, workflow: dict[str, Any]) -> list[str]:
         """Open a workflow on the canvas; the node types that this host does not know."""
+        self.fitted = False
         self.page.evaluate("ui => app.loadGraphData(ui)", workflow)
         return self.page.evaluate(MISSING, workflow)
 
@@ -187,6 +193,7 @@ class Browser:
         return json.loads(self.page.evaluate(SAVED))
 
     def setting(self, name: str, value: Any) -> None:
+        self.fitted = False
         self.page.evaluate(SETTING, [name, value])
         self.page.wait_for_timeout(500)
 
@@ -194,12 +201,23 @@ class Browser:
         """Each node's left, top, width and height on the canvas, its title included."""
         if not modern:
             return self.page.evaluate(DRAWN)
-        self.page.evaluate(FIT)
-        self.page.wait_for_timeout(2000)
+        self._fit()
         return self.page.evaluate(DRAWN_MODERN)
+
+    def _fit(self) -> None:
+        """All nodes on the screen, as only those that can be seen are made of elements."""
+        if not self.fitted:
+            self.page.evaluate(FIT)
+            self.page.wait_for_timeout(2000)
+            self.fitted = True
+
+    def told(self) -> dict[str, str]:
+        """What stands below the widgets of each node that tells something."""
+        return self.page.evaluate(TOLD)
 
     def add(self, types: list[str]) -> None:
         """An empty canvas with one new node of each type, as wide as the frontend makes it."""
+        self.fitted = False
         self.page.evaluate(ADD, types)
         self.page.wait_for_timeout(500)
 
@@ -207,8 +225,7 @@ class Browser:
         """Titles and names of inputs that are not written whole, each with its node."""
         if not modern:
             return self.page.evaluate(LABELS)
-        self.page.evaluate(FIT)
-        self.page.wait_for_timeout(2000)
+        self._fit()
         return self.page.evaluate(LABELS_MODERN)
 
     def help(self, node_type: str) -> Locator:

@@ -3,6 +3,7 @@
     python tests/host/kit/load_probe.py HOST_FOLDER PACK_FOLDER [--without-transformers] [--schema]
 
 With --schema it also writes tests/host/kit/schema.json: for when a change of the nodes is meant.
+With --base-directory=FOLDER the host has its models and all other files there.
 """
 
 from __future__ import annotations
@@ -57,10 +58,14 @@ def forget_transformers() -> None:
         del sys.modules[name]
 
 
-def started_host(folder: str) -> Any:
-    """The host's nodes module, as its server has it when custom nodes are loaded."""
+def started_host(folder: str, *more: str) -> Any:
+    """The host's nodes module, as its server has it when custom nodes are loaded.
+
+    Args:
+        more: of the host's command line.
+    """
     sys.path[0] = folder  # in place of this folder
-    sys.argv = ["main.py", "--cpu"]
+    sys.argv = ["main.py", "--cpu", *more]
     import comfy.options
 
     comfy.options.enable_args_parsing()
@@ -105,8 +110,8 @@ def words(node: type) -> list[str]:
     return [schema.node_id, schema.display_name, *getattr(schema, "search_aliases", [])]
 
 
-def probe(host: str, pack: str, decline: bool) -> dict[str, Any]:
-    nodes = started_host(host)
+def probe(host: str, pack: str, decline: bool, *more: str) -> dict[str, Any]:
+    nodes = started_host(host, *more)
     forget_transformers()
     known = dict(nodes.NODE_CLASS_MAPPINGS)
     sentry, listener = Sentry(decline), Listener()
@@ -145,7 +150,8 @@ def _one_line(text: str) -> str:
 
 
 def main(host: str, pack: str, *options: str) -> None:
-    result = probe(host, pack, "--without-transformers" in options)
+    more = [option for option in options if option.startswith("--base-directory=")]
+    result = probe(host, pack, "--without-transformers" in options, *more)
     if "--schema" in options:
         SNAPSHOT.write_text(schema_text(result["schema"]))
     print(json.dumps(result))

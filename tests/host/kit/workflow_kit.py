@@ -153,6 +153,29 @@ def only_picture(run: Any) -> Image.Image:
     return picture
 
 
+def check_boxes(ui: dict[str, Any], boxes: dict[str, list[float]]) -> None:
+    """No node overlaps another, and each lies in one group or in none."""
+    assert len(boxes) == len(ui["nodes"])
+    laid = list(boxes.items())
+    over = [
+        (a, b) for i, (a, box) in enumerate(laid) for b, other in laid[:i] if _overlap(box, other)
+    ]
+    assert over == [], "nodes lie on each other"
+    groups = [group["bounding"] for group in ui["groups"]]
+    hung = [i for i, box in laid if any(_overlap(box, g) and not _within(box, g) for g in groups)]
+    assert hung == [], "nodes hang out of their group"
+
+
+def _overlap(a: list[float], b: list[float]) -> bool:
+    (x, y, w, h), (u, v, s, t) = a, b
+    return x < u + s and u < x + w and y < v + t and v < y + h
+
+
+def _within(a: list[float], b: list[float]) -> bool:
+    (x, y, w, h), (u, v, s, t) = a, b
+    return u <= x and v <= y and x + w <= u + s and y + h <= v + t
+
+
 def forget_all(server: Any) -> None:
     """Unload the models and drop every node's result, as the host's menu does."""
     server.post("/free", {"unload_models": True, "free_memory": True})

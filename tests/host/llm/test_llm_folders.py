@@ -195,6 +195,7 @@ def test_the_demo_llms_are_always_offered(pack, models, demo):
     assert set(offered(pack)) == {llm.name for llm in demo.DEMO_LLMS}
     llm_in(models / "llm" / "mine")
     assert offered(pack)[0] == "mine"
+    assert pack.LiDiTLLMLoader.INPUT_TYPES()["required"]["llm"][1]["default"] == SMOLLM2
 
 
 def test_of_each_the_canvas_knows_size_source_and_licence(pack, demo):
