@@ -26,7 +26,7 @@ from .data.held_out import HeldOut
 from .data.schedule import stage_at
 from .lock import alone_in
 from .loop.checkpoints import numbers_of
-from .loop.computing.frozen import computing, halve_frozen, holds_half
+from .loop.computing.frozen import computing, hold_frozen, holds_half
 from .loop.parallel import accelerator_for, tell_processes
 from .loop.trainer import Trainer
 from .loop.validating.grid import Grid, save_grid
@@ -225,8 +225,7 @@ def begin_run(
     ready = task.prepare(out, accelerator, given)
     learner = task.learner(ready)
     half = holds_half(recipe.compute, accelerator.mixed_precision == "bf16")
-    if half:
-        halve_frozen(learner)
+    hold_frozen(learner, recipe.compute, half)
     learner = learner.to(accelerator.device)
     loader = task.loader(ready, accelerator)
     trainer = Trainer(task.recipe, learner, loader, accelerator, out)

@@ -22,7 +22,7 @@ from ...plan.cache_sizes import Cached, caches, counts_of
 from ...plan.hardware import Device, find_device
 from ...plan.llm_size import LLMSize, llm_size
 from ...plan.workload import FLOAT32, StageLoad, measured_samples, stage_loads
-from ...recipe import Compute, Recipe
+from ...recipe import EIGHT_BITS, Compute, Recipe
 from .input import input_spec
 from .target import LATENTS, AdapterTarget
 from .unet_cost import UNetCost, unet_cost
@@ -115,10 +115,13 @@ class AdapterPlan:
         share = KEPT_BY_CHECKPOINTS if self.recipe.compute.checkpointing else 1.0
         number, held = 2 if half else FLOAT32, holds_half(self.recipe.compute, half)
         copied = half and not held
+        frozen = self.unets[0].parameters * (2 if held else FLOAT32)
+        if self.recipe.compute.frozen in EIGHT_BITS:
+            frozen = self.unets[0].eight
         kept = max(u.cost.saved * load.micro for u, load in zip(self.unets, self.loads))
         read = 0 if self.keeps_states else self.llm.parameters * number
         return {
-            "U-Net, frozen": self.unets[0].parameters * (2 if held else FLOAT32) // self.shards,
+            "U-Net, frozen": frozen // self.shards,
             "its matrices in bf16, while they are used": self.unets[0].parameters * 2 * copied,
             "adapter, gradients, moments, average": 5 * FLOAT32 * self.adapter // self.shards,
             f"{self.llm.name}, frozen": read,
