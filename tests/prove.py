@@ -81,6 +81,11 @@ PROOFS = {
         ("tests/core/llm/test_real_sizes.py", "-s"),
         environment=(("LIDIT_REAL_SIZES", "1"),),
     ),
+    "throughput": Proof(
+        "the stickers are trained 1.15 times as fast as at commit 74bf4f6, with the same losses",
+        ("tests/train/test_throughput.py", "-s"),
+        environment=(("LIDIT_THROUGHPUT", "1"),),
+    ),
     "bridges": Proof(
         "bridges hold for text encoders as wide as people's, few layers deep, with random weights",
         in_hosts=("tests/host/bridge",),
