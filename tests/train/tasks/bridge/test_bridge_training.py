@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
+from processes import together
 from tiny_bridge import (
     Windowed,
     bridge_fields,
@@ -86,6 +88,15 @@ def test_a_run_that_was_killed_ends_in_the_same_bits(world):
     again = run(world, "killed")
     assert again.read_bytes() == whole.read_bytes()
     assert curve(world / "killed") == curve(world / "whole")
+
+
+def test_two_processes_reach_the_losses_of_one(world):
+    path = write_recipe(world, bridge_fields(world), "shared.yaml")
+    words = ["train", str(path), "--out", str(world / "shared"), "--device", "cpu"]
+    together(*[[sys.executable, "-m", "lidit_core", *words]] * 2)
+    run(world, "whole")  # which the test above has run
+    ours, theirs = ([line["loss"] for line in curve(world / out)] for out in ("shared", "whole"))
+    assert ours == pytest.approx(theirs, rel=1e-3) and len(ours) == 8
 
 
 def test_the_mlp_is_trained_by_the_same_command(world):
