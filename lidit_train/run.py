@@ -6,7 +6,7 @@ import gc
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -134,6 +134,22 @@ def clear_caches(
     return sizes
 
 
+class Halved(Mapping[str, Tensor]):
+    """Weights in bf16 on the CPU, each when asked for: what goes into no file is not copied."""
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        self.weights = weights
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.weights[name].to("cpu", torch.bfloat16)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.weights)
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+
 @dataclass(frozen=True)
 class Run:
     """A run that can be trained: the task, what it reads, and the loop."""
@@ -147,8 +163,9 @@ class Run:
         trainer = self.trainer
         weights = trainer.weights(averaged=trainer.recipe.checkpoints.weights != "plain")
         if trainer.accelerator.is_main_process:
-            halved = {k: v.to("cpu", torch.bfloat16) for k, v in weights.items()}
-            self.task.save(self.ready, trainer.learner, halved, trainer.longest.tokens, path)
+            self.task.save(
+                self.ready, trainer.learner, Halved(weights), trainer.longest.tokens, path
+            )
         trainer.accelerator.wait_for_everyone()
         return path
 

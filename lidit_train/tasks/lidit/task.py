@@ -137,7 +137,7 @@ class LiDiTTask(PictureTask):
 
 def _part(weights: Mapping[str, Tensor], place: str) -> dict[str, Tensor]:
     """The weights whose names begin so, without that beginning."""
-    return {k.removeprefix(place): v for k, v in weights.items() if k.startswith(place)}
+    return {k.removeprefix(place): weights[k] for k in weights if k.startswith(place)}
 
 
 def _check_recipe(recipe: Recipe) -> None:
