@@ -16,10 +16,11 @@ from lidit_core.errors import LiDiTError, check
 from lidit_core.llm.locate import check_present, locate
 from lidit_core.paths import at_home
 
+from .loop.computing.eight_bits import check_device
 from .loop.optimisers import check_optimiser
 from .loop.parallel import check_several, share
 from .loop.trackers import check_trackers
-from .recipe import Recipe
+from .recipe import EIGHT_BITS, Recipe
 from .tasks.task import Task
 
 
@@ -35,6 +36,8 @@ def check_run(
     """
     check_trackers(recipe.log.trackers)
     check_optimiser(recipe.optimiser.name)
+    if recipe.compute.frozen in EIGHT_BITS:
+        check_device(recipe.compute.frozen, accelerator.device)
     for stage in recipe.stages:
         share(stage.batch, accelerator.process_index, accelerator.num_processes)
     if recipe.compute.shard:

@@ -6,7 +6,7 @@ import gc
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -26,7 +26,7 @@ from .data.held_out import HeldOut
 from .data.schedule import stage_at
 from .lock import alone_in
 from .loop.checkpoints import numbers_of
-from .loop.computing.frozen import computing, halve_frozen, holds_half
+from .loop.computing.frozen import computing, hold_frozen, holds_half
 from .loop.parallel import accelerator_for, tell_processes
 from .loop.trainer import Trainer
 from .loop.validating.grid import Grid, save_grid
@@ -134,6 +134,22 @@ def clear_caches(
     return sizes
 
 
+class Halved(Mapping[str, Tensor]):
+    """Weights in bf16 on the CPU, each when asked for: what goes into no file is not copied."""
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        self.weights = weights
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.weights[name].to("cpu", torch.bfloat16)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.weights)
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+
 @dataclass(frozen=True)
 class Run:
     """A run that can be trained: the task, what it reads, and the loop."""
@@ -147,8 +163,9 @@ class Run:
         trainer = self.trainer
         weights = trainer.weights(averaged=trainer.recipe.checkpoints.weights != "plain")
         if trainer.accelerator.is_main_process:
-            halved = {k: v.to("cpu", torch.bfloat16) for k, v in weights.items()}
-            self.task.save(self.ready, trainer.learner, halved, trainer.longest.tokens, path)
+            self.task.save(
+                self.ready, trainer.learner, Halved(weights), trainer.longest.tokens, path
+            )
         trainer.accelerator.wait_for_everyone()
         return path
 
@@ -225,8 +242,7 @@ def begin_run(
     ready = task.prepare(out, accelerator, given)
     learner = task.learner(ready)
     half = holds_half(recipe.compute, accelerator.mixed_precision == "bf16")
-    if half:
-        halve_frozen(learner)
+    hold_frozen(learner, recipe.compute, half)
     learner = learner.to(accelerator.device)
     loader = task.loader(ready, accelerator)
     trainer = Trainer(task.recipe, learner, loader, accelerator, out)

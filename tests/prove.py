@@ -49,7 +49,8 @@ PROOFS = {
         times=5,
     ),
     "moments": Proof(
-        "a run goes on to the same bits that is killed at 20 random moments and stopped at 5",
+        "a run goes on to the same bits that is killed at 20 random moments and stopped at 5, and "
+        "with another number of processes",
         ("tests/train/loop/going_on/test_killed_anywhere.py",),
         environment=(("LIDIT_MOMENTS", "20"),),
     ),
@@ -83,6 +84,16 @@ PROOFS = {
         "is as large as in float16, with its states",
         ("tests/core/llm/test_real_sizes.py", "-s"),
         environment=(("LIDIT_REAL_SIZES", "1"),),
+    ),
+    "checkpoints": Proof(
+        "an adapter trains on SD1.5 in one file, and takes the memory that is planned",
+        ("tests/train/plan/test_real_checkpoint.py", "-s"),
+        environment=(("LIDIT_REAL_SIZES", "1"),),
+    ),
+    "throughput": Proof(
+        "the stickers are trained 1.15 times as fast as at commit 74bf4f6, with the same losses",
+        ("tests/train/test_throughput.py", "-s"),
+        environment=(("LIDIT_THROUGHPUT", "1"),),
     ),
     "bridges": Proof(
         "bridges hold for text encoders as wide as people's, few layers deep, with random weights",

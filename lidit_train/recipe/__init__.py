@@ -3,6 +3,7 @@
 from .alignment import Alignment
 from .bridging import Bridge
 from .fields import (
+    EIGHT_BITS,
     PRECISIONS,
     Adapter,
     Cache,
@@ -38,6 +39,7 @@ __all__ = [
     "Place",
     "Data",
     "DELTA_SCHEDULES",
+    "EIGHT_BITS",
     "ERRORS",
     "Hardware",
     "KINDS",

@@ -24,6 +24,7 @@ from .sources import Data
 from .validation import Validation
 
 PRECISIONS = ("float32", "bf16")
+EIGHT_BITS = ("int8", "fp8")
 
 
 @dataclass(frozen=True)
@@ -206,16 +207,16 @@ class Compute:
     checkpointing: bool = False  # compute the blocks' activations again in the backward pass
     compile: bool = False  # torch.compile of the transformer's blocks
     cuda_graph: bool = False  # replay a step as one CUDA graph, for small models on one GPU
-    frozen: str = ""  # matrices that do not learn, "bf16" or "float32"; "" = as it is computed
+    frozen: str = ""  # what does not learn; int8, fp8: matrices with scales; "" = as computed
     shard: bool = False  # weights, gradients and optimiser over all processes (fully_shard)
 
     def __post_init__(self) -> None:
         one_of("the recipe's precision", self.precision, PRECISIONS)
-        one_of("the recipe's compute.frozen", self.frozen, ("", *PRECISIONS))
+        one_of("the recipe's compute.frozen", self.frozen, ("", *PRECISIONS, *EIGHT_BITS))
         check(
-            not (self.shard and self.frozen == "bf16"),
-            "the recipe's compute has shard and frozen=bf16; a divided model has one precision, so "
-            "leave one of them out",
+            not (self.shard and self.frozen in ("bf16", *EIGHT_BITS)),
+            f"the recipe's compute has shard and frozen={self.frozen}; a divided model has one "
+            "precision, so leave one of them out",
         )
         in_range(self, "compute", "micro_batch", low=0)
 

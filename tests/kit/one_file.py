@@ -51,9 +51,12 @@ def ldm_vae(vae: AutoencoderKL) -> dict[str, Tensor]:
     return named
 
 
-def random_clip(width: int, pooled: int = 0) -> CLIPTextModel | CLIPTextModelWithProjection:
+def random_clip(
+    width: int, pooled: int = 0, layers: int = 2, inner: int = 0
+) -> CLIPTextModel | CLIPTextModelWithProjection:
     config = CLIPTextConfig(
-        vocab_size=WORDS, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2,
+        vocab_size=WORDS, hidden_size=width, intermediate_size=inner or 2 * width,
+        num_hidden_layers=layers,
         num_attention_heads=max(1, width // 64), max_position_embeddings=77,
         projection_dim=pooled or width, bos_token_id=WORDS - 2, eos_token_id=WORDS - 1,
         pad_token_id=WORDS - 1, hidden_act="gelu" if pooled else "quick_gelu",

@@ -2,12 +2,53 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+WATCHED = """
+import json, sys, threading, time
+def held(kind):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) << 10 for line in file if line.startswith(kind))
+most = {"RssAnon": 0, "VmRSS": 0}
+def watch():
+    while True:
+        most.update({kind: max(of, held(kind)) for kind, of in most.items()})
+        time.sleep(0.01)
+IMPORTS
+before = held("RssAnon")
+threading.Thread(target=watch, daemon=True).start()
+told = {}
+BODY
+print(json.dumps({"before": before, **most, **told}))
+"""
+
+
+def watched(body: str, *words: str, imports: str, cache: Path | None = None) -> dict:
+    """Run a body in a process of its own; gives its memory before, the most of it, and `told`.
+
+    Args:
+        imports: what is there before the memory is looked at.
+        cache: LIDIT_CACHE; None = the user's own.
+    """
+    text = WATCHED.replace("IMPORTS", imports).replace("BODY", body)
+    more = {"LIDIT_CACHE": str(cache)} if cache else {}
+    done = subprocess.run(
+        [sys.executable, "-c", text, *words],
+        capture_output=True,
+        text=True,
+        env=environment(**{**more, "OMP_NUM_THREADS": "2"}),
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    memory = {name: found[name] for name in ("before", "RssAnon", "VmRSS")}
+    print({name: f"{size / 1e9:.2f} GB" for name, size in memory.items()})
+    return found
 
 
 def environment(**more: str) -> dict[str, str]:

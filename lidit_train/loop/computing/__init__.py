@@ -1,1 +1,1 @@
-"""How a step is computed: frozen weights in half precision, and CUDA graphs."""
+"""How a step is computed: frozen weights in fewer bits, and CUDA graphs."""

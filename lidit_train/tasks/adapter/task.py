@@ -111,7 +111,7 @@ class AdapterTask(PictureTask):
     ) -> None:
         """The adapter alone: its base's weights and text encoders stay where they are."""
         own = "adapter."
-        state = {k.removeprefix(own): v for k, v in weights.items() if k.startswith(own)}
+        state = {k.removeprefix(own): weights[k] for k in weights if k.startswith(own)}
         (llm,) = recorded(self.spec.llms, longest, fingerprints=ready.fingerprints)
         write_adapter(path, state, replace(self.target.adapter, llm=llm))
 

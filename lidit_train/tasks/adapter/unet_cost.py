@@ -14,6 +14,7 @@ from lidit_core.llmdiff.config import AdapterConfig
 from lidit_core.text.states import PROMPT, LLMStates
 from lidit_core.unet.families import UNetShape, cross_attention_layers
 
+from ...loop.computing.eight_bits import bytes_in_eight_bits
 from ...plan.counting import META, Cost, count
 from .base_text import BaseText
 from .learner import AdapterLearner
@@ -27,6 +28,7 @@ class UNetCost:
     """What one picture takes in training."""
 
     parameters: int  # of the U-Net
+    eight: int  # bytes of it with its matrices in 8 bits
     cost: Cost  # of the U-Net with the adapter's paths
 
 
@@ -66,4 +68,6 @@ def unet_cost(
     cost = count(
         lambda _: learner.predict(z, t, states, [""], mode=mode), learner.parameters(), mixed
     )
-    return UNetCost(sum(p.numel() for p in unet.parameters()), cost)
+    return UNetCost(
+        sum(p.numel() for p in unet.parameters()), bytes_in_eight_bits(unet, mixed), cost
+    )

@@ -14,9 +14,10 @@ from lidit_core.text.states import PROMPT, LLMStates
 
 from ...data.room import free_disk, states_bytes
 from ...data.token_guess import LETTERS, text_tokens
+from ...loop.learning_rate import decay_start
 from ...loop.parallel import share
 from ...plan.counting import META, Cost, count
-from ...plan.hardware import Device, find_device
+from ...plan.hardware import THIS_CPU, Device, find_device
 from ...plan.llm_size import LLMSize, llm_size
 from ...plan.workload import FLOAT32
 from ...recipe import Recipe
@@ -32,12 +33,14 @@ class BridgePlan:
     config: BridgeConfig
     device: Device
     llms: tuple[LLMSize, ...]
-    prompts: int
+    prompts: int  # with those that are held out
+    held_out: int
     rows: int  # of a prompt, the mean
     letters: int  # of a prompt, the mean
     trained: int  # numbers that learn
     frozen: int  # numbers that do not: the base, and what is known of the teacher's ids
     cost: Cost  # of one prompt
+    cpu: Device  # that measures them
     free: int  # bytes on the run's disk
 
     @property
@@ -99,6 +102,21 @@ class BridgePlan:
         return FITTED * flops * self.prompts / (self.device.share * self.device.float32)
 
     @property
+    def files(self) -> int:
+        """Files that the run writes, each of which tells how held out prompts are written."""
+        recipe, steps = self.recipe, self.recipe.steps
+        if recipe.checkpoints.weights == "none":
+            return 1
+        saved = {*range(recipe.checkpoints.every, steps, recipe.checkpoints.every), steps}
+        return len(saved | {decay_start(steps, recipe.optimiser.decay)} - {0})
+
+    @property
+    def measuring_seconds(self) -> float:
+        """Of the held out prompts, which the first process measures on its CPU for each file."""
+        flops = self.files * self.held_out * self.cost.forward
+        return flops / (self.cpu.share * self.cpu.float32)
+
+    @property
     def disk(self) -> int:
         """Bytes of the LLMs' states."""
         guessed = text_tokens(self.config.llms, -(-self.letters // LETTERS))
@@ -131,11 +149,13 @@ def make_bridge_plan(
         device,
         tuple(llm_size(llm, source) for llm, source in zip(config.llms, options.llms)),
         len(learnt) + len(held_out),
+        len(held_out),
         -(-sum(rows) // len(rows)),
         letters,
         sum(p.numel() for p in bridge.parameters()),
         sum(b.numel() for b in bridge.buffers()),
         _cost(bridge, prompts, median, letters, mixed),
+        device if device.is_cpu else find_device(THIS_CPU),
         free_disk(Path(recipe.cache.folder or folder)),
     )
 

@@ -53,6 +53,8 @@ def _time(plan: BridgePlan) -> Iterator[str]:
     for n, stage in enumerate(plan.recipe.stages):
         speed = f"{stage.batch / plan.seconds(n):,.1f} prompts/s"
         yield row(f"stage {n}", as_time(plan.seconds(n) * stage.steps), speed)
+    files = f"{plan.held_out:,} of them on this CPU, for {plan.files:,} files"
+    yield row("measuring held out prompts", as_time(plan.measuring_seconds), files)
     if plan.recipe.compute.compile:
         yield "  What torch.compile saves is not counted."
 

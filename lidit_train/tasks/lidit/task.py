@@ -19,7 +19,7 @@ from ...data.prepare import Prepared, some_captions, some_latents
 from ...data.vision.encoder import VisionEncoder
 from ...loop.computing.cuda_graph import check_alone
 from ...loop.longest_prompt import recorded
-from ...recipe import Model, Recipe, Stage
+from ...recipe import EIGHT_BITS, Model, Recipe, Stage
 from ..pictures import PictureTask
 from ..unused_fields import refuse
 from ..whitening import SAMPLE, whiten_entries
@@ -137,7 +137,7 @@ class LiDiTTask(PictureTask):
 
 def _part(weights: Mapping[str, Tensor], place: str) -> dict[str, Tensor]:
     """The weights whose names begin so, without that beginning."""
-    return {k.removeprefix(place): v for k, v in weights.items() if k.startswith(place)}
+    return {k.removeprefix(place): weights[k] for k in weights if k.startswith(place)}
 
 
 def _check_recipe(recipe: Recipe) -> None:
@@ -152,6 +152,12 @@ def _check_recipe(recipe: Recipe) -> None:
         refuse(recipe, {"model.fresh_text": "whose weights no LoRA would hold"})
     if recipe.trains == "all":
         refuse(recipe, {"compute.frozen": "and of such a model nothing is frozen"})
+    check(
+        recipe.trains != "refiners" or recipe.compute.frozen not in EIGHT_BITS,
+        f"the recipe trains 'refiners' and has compute.frozen={recipe.compute.frozen}, and the "
+        "file that comes out holds the transformer too, which would be written from 8 bits; set "
+        "compute.frozen=bf16, or leave it out",
+    )
     if recipe.trains != "lora":
         beside = "which is for trains: lora"
         refuse(recipe, {f"lora.{name}": beside for name in ("rank", "alpha", "layers", "names")})

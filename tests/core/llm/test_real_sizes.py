@@ -9,10 +9,10 @@ import json
 import math
 import os
 import shutil
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 from tiny_llm import chat_tokenizer
@@ -38,40 +38,13 @@ QWEN3_1_7B = {
     "num_attention_heads": 16, "tie_word_embeddings": True,
 }  # fmt: skip
 SHARD = 1 << 29  # bytes that are gathered before they are written
-WATCHED = """
-import json, sys, threading, time
-def held(kind):
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) << 10 for line in file if line.startswith(kind))
-most = {"RssAnon": 0, "VmRSS": 0}
-def watch():
-    while True:
-        most.update({kind: max(of, held(kind)) for kind, of in most.items()})
-        time.sleep(0.01)
+IMPORTS = """
 import torch, transformers.models.auto.modeling_auto
 import transformers.models.llama.modeling_llama
 from lidit_core.llm import loading
 from lidit_core.llm.gguf import convert, write
-before = held("RssAnon")
-threading.Thread(target=watch, daemon=True).start()
-told = {}
-BODY
-print(json.dumps({"before": before, **most, **told}))
 """
-
-
-def watched(body: str, *words: str, cache: Path) -> dict:
-    """Run a body in a process of its own; gives its memory before, the most of it, and `told`."""
-    text = WATCHED.replace("BODY", body)
-    environment = {**os.environ, "LIDIT_CACHE": str(cache), "OMP_NUM_THREADS": "2"}
-    done = subprocess.run(
-        [sys.executable, "-c", text, *words], capture_output=True, text=True, env=environment
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    memory = {name: found[name] for name in ("before", "RssAnon", "VmRSS")}
-    print({name: f"{size / 1e9:.2f} GB" for name, size in memory.items()})
-    return found
+watched = partial(processes.watched, imports=IMPORTS)
 
 
 def states(folder) -> list[torch.Tensor]:

@@ -91,6 +91,8 @@ def test_a_killed_run_goes_on_to_the_same_bits_and_the_same_curve(world):
     subprocess.run(killed, env=environment(), check=True, capture_output=True)
     a, b = weights(folder, "straight"), weights(folder, "killed")
     assert all(torch.equal(a[k], b[k]) for k in a), f"killed after step {died_at}"
+    files = [(folder / name / "final.safetensors").read_bytes() for name in ("straight", "killed")]
+    assert files[0] == files[1], "the file's own metadata is another one"
     assert curve(folder / "straight") == curve(folder / "killed")
     assert [line["step"] for line in curve(folder / "killed")] == list(range(1, 41))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tiny_adapter import adapter_config, differences, latents, new_adapter, new_
 from tiny_adapter_training import adapter_recipe, make_world, run_adapter
 from tiny_llm import save_encoder, save_llm
 from tiny_unet import TINY
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 import lidit_train.data.room
 from lidit_core.cli import main
@@ -22,8 +24,9 @@ from lidit_core.text.spec import LLMSpec
 from lidit_core.unet.families import FAMILIES
 from lidit_train.data.caption_states import CaptionReader
 from lidit_train.plan.counting import count
+from lidit_train.plan.hardware import DEVICES, THIS_CPU
 from lidit_train.plan.llm_size import llm_size
-from lidit_train.tasks.adapter.plan import make_adapter_plan
+from lidit_train.tasks.adapter.plan import TEXT_ENCODERS, make_adapter_plan
 from lidit_train.tasks.adapter.plan_text import adapter_plan_text
 from lidit_train.tasks.adapter.target import adapter_target, pooled_width
 from lidit_train.tasks.adapter.unet import build_unet
@@ -92,6 +95,31 @@ def test_mixed_precision_keeps_less_and_computes_as_much():
     whole, half = (unet_cost(TINY["small"], adapter_config("small"), 32, 20, m) for m in (0, 1))
     assert half.cost.forward == whole.cost.forward
     assert 0.5 * whole.cost.saved < half.cost.saved < 0.75 * whole.cost.saved
+
+
+def test_a_bases_own_text_encoders_are_counted_where_they_are_read(world):
+    """Their numbers are those of transformers' own at the sizes that SD1.5 and SDXL have."""
+    small, large = (
+        CLIPTextConfig(
+            hidden_size=width, intermediate_size=4 * width, projection_dim=width,
+            num_hidden_layers=layers, num_attention_heads=width // 64,
+        )
+        for width, layers in ((768, 12), (1280, 32))
+    )  # fmt: skip
+    with torch.device("meta"):
+        models = CLIPTextModel(small), CLIPTextModelWithProjection(large)
+    sizes = [sum(p.numel() for p in model.parameters()) for model in models]
+    assert TEXT_ENCODERS == {"sd15": sizes[0], "sdxl": sum(sizes)}
+    recipe = adapter_recipe(world, adapter={"base": "sd15", "modes": ["add"]})
+    target = adapter_target(recipe.adapter)
+    plan = make_adapter_plan(recipe, target, world, DEVICES[THIS_CPU])
+    for modes, numbers in (("add", sizes[0]), ("replace", 0)):
+        adapter, held = replace(recipe.adapter, modes=(modes,)), []
+        for frozen in ("", "bf16", "int8"):
+            compute = replace(recipe.compute, frozen=frozen)
+            other = replace(plan, recipe=replace(recipe, adapter=adapter, compute=compute))
+            held.append(other.memory()["its text encoders, frozen"])
+        assert held == [4 * numbers, 2 * numbers, numbers]
 
 
 def test_an_llm_that_is_read_by_differences_runs_twice(tmp_path):

@@ -109,14 +109,17 @@ def checkpoint_bytes(optimiser: Optimiser, weights: Weights) -> int:
 
 def _state(process: Process) -> list[MemoryPart]:
     weights, each = process.weights, process.shards
-    half = weights.frozen if process.holds_half else 0
+    eight = process.eight
+    half = weights.frozen if process.holds_half and not eight else 0
+    whole = weights.total + weights.lora - (weights.frozen if eight else half)
     buckets = process.recipe.hardware.count > 1 and not process.recipe.compute.shard
     context = 0 if process.device.is_cpu else CUDA_CONTEXT
     several = any(load.micro_batches > 1 for load in process.loads)
     when = HELD if several else UPDATE  # each step begins without any
     return [
-        MemoryPart("weights, float32", FLOAT32 * (weights.total + weights.lora - half) // each),
+        MemoryPart("weights, float32", FLOAT32 * whole // each),
         MemoryPart("frozen weights, bf16", 2 * half // each),
+        MemoryPart(f"frozen weights, {process.recipe.compute.frozen}", eight),
         MemoryPart("gradients, float32", FLOAT32 * weights.stepped // each, when),
         MemoryPart("gradients' buckets, float32", FLOAT32 * weights.trained * buckets),
         MemoryPart(

@@ -12,6 +12,7 @@ from lidit_core.model.config import LiDiTConfig
 from lidit_core.paths import at_home
 
 from ....data.vision.encoder import VisionEncoder
+from ....loop.computing.eight_bits import bytes_in_eight_bits
 from ....loop.computing.frozen import holds_half
 from ....plan.autoencoder_size import AutoencoderSize, autoencoder_size
 from ....plan.counting import Cost
@@ -19,10 +20,10 @@ from ....plan.hardware import Device
 from ....plan.llm_size import LLMSize
 from ....plan.vision_size import VisionSize, vision_size
 from ....plan.workload import FLOAT32, StageLoad
-from ....recipe import Recipe
+from ....recipe import EIGHT_BITS, Recipe
 from ..alignment import Aligned
 from ..input import input_spec
-from ..trained import Trained, Weights
+from ..trained import Trained, Weights, on_meta
 from .cost import alignment_cost, place_cost
 
 
@@ -55,8 +56,18 @@ class Process:
 
     @property
     def holds_half(self) -> bool:
-        """Whether what is frozen is held in bf16."""
+        """Whether what is frozen is held in bf16, but for matrices in 8 bits."""
         return holds_half(self.recipe.compute, self.mixed)
+
+    @cached_property
+    def eight(self) -> int:
+        """Bytes of what is frozen where its matrices are held in 8 bits, 0 where they are not."""
+        if self.recipe.compute.frozen not in EIGHT_BITS:
+            return 0
+        model = on_meta(self.config)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(self.trained.weight(name))
+        return bytes_in_eight_bits(model, self.mixed)
 
     @property
     def autoencoder(self) -> AutoencoderSize:

@@ -97,7 +97,8 @@ def _checkpoints(out: Path) -> list[int]:
 def _same(straight: Path, out: Path) -> bool:
     a, b = (read_lidit(run / "final.safetensors")[1] for run in (straight, out))
     equal = a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-    return equal and curve(straight) == curve(out)
+    written = [(run / "final.safetensors").read_bytes() for run in (straight, out)]
+    return equal and written[0] == written[1] and curve(straight) == curve(out)
 
 
 @pytest.mark.parametrize(("number", "times"), [(signal.SIGKILL, MOMENTS), (signal.SIGTERM, STOPS)])
@@ -123,3 +124,19 @@ def test_a_run_that_is_killed_at_any_moment_goes_on_to_the_same_bits(world, numb
             assert f"stopped after step {run.saved[-1]} of {STEPS}, which is saved" in why
     run.finish()
     assert _same(folder / "straight", run.out), f"seed {seed}: {run.told}"
+
+
+def test_a_run_goes_on_with_another_number_of_processes(world):
+    """Two, one and two again, each from where the others stopped, as one process learns."""
+    folder, words = world
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    turns = ((STEPS // 3, [*launcher, *words[1:]]), (STEPS * 2 // 3, words))
+    for out, parts in {"turns": (*turns, (STEPS, turns[0][1])), "one": ((STEPS, words),)}.items():
+        for steps, start in parts:
+            length = ["--set", f"stages.0.images={4 * steps}", "--set", "optimiser.decay=0"]
+            again = [*start, "--out", str(folder / out), *length]
+            subprocess.run(again, env=environment(), check=True, capture_output=True)
+    ours, theirs = curve(folder / "turns"), curve(folder / "one")
+    assert [line["step"] for line in ours] == list(range(1, STEPS + 1))
+    for a, b in zip(ours, theirs, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)

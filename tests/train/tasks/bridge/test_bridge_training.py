@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
+from processes import together
 from tiny_bridge import (
     Windowed,
     bridge_fields,
@@ -36,7 +39,9 @@ from lidit_core.text.templates import find_template
 from lidit_train.data.token_guess import LETTERS
 from lidit_train.run import begin_run, train
 from lidit_train.tasks.bridge.input import RecordedPrompts
-from lidit_train.tasks.bridge.plan import _cost
+from lidit_train.tasks.bridge.plan import _cost, make_bridge_plan
+from lidit_train.tasks.bridge.plan_text import bridge_plan_text
+from lidit_train.tasks.task import open_task
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +88,15 @@ def test_a_run_that_was_killed_ends_in_the_same_bits(world):
     again = run(world, "killed")
     assert again.read_bytes() == whole.read_bytes()
     assert curve(world / "killed") == curve(world / "whole")
+
+
+def test_two_processes_reach_the_losses_of_one(world):
+    path = write_recipe(world, bridge_fields(world), "shared.yaml")
+    words = ["train", str(path), "--out", str(world / "shared"), "--device", "cpu"]
+    together(*[[sys.executable, "-m", "lidit_core", *words]] * 2)
+    run(world, "whole")  # which the test above has run
+    ours, theirs = ([line["loss"] for line in curve(world / out)] for out in ("shared", "whole"))
+    assert ours == pytest.approx(theirs, rel=1e-3) and len(ours) == 8
 
 
 def test_the_mlp_is_trained_by_the_same_command(world):
@@ -212,6 +226,28 @@ def test_a_prompt_costs_what_is_planned(world):
     planned = _cost(bridge, begun.ready.prompts, number, LETTERS * tokens, False)
     assert planned.forward == pytest.approx(counted.get_total_flops(), rel=0.06)
     assert planned.backward > planned.forward and planned.saved > 0
+
+
+def test_held_out_prompts_are_measured_as_often_as_is_planned(world, caplog):
+    """At each checkpoint that has a file, at that before the decay, and at the end."""
+    changes = {
+        "stages": [{"images": 40, "batch": 4}],
+        "checkpoints": {"every": 4},
+        "optimiser": {"learning_rate": 1e-3, "warmup": 1, "decay": 0.5},
+    }
+    recipe = bridge_recipe(world, **changes)
+    prompts = RecordedPrompts.open(recipe.data.sources[0].path)
+    plan = make_bridge_plan(recipe, open_task(recipe).config, prompts, world)
+    caplog.set_level("INFO", "lidit_train")
+    run(world, "measured", **changes)
+    found = re.findall(r"bridge on (\d+) held out prompts", caplog.text)
+    assert found == [str(plan.held_out)] * plan.files
+    passes = len(found) * plan.held_out * plan.cost.forward
+    assert plan.measuring_seconds == pytest.approx(passes / (plan.cpu.share * plan.cpu.float32))
+    told = rf"measuring held out prompts .* {plan.held_out} of them on this CPU, for {plan.files} "
+    assert re.search(told, bridge_plan_text(plan))
+    kept = replace(recipe.checkpoints, weights="none")
+    assert replace(plan, recipe=replace(recipe, checkpoints=kept)).files == 1
 
 
 def _without_teacher(folder: Path) -> None:

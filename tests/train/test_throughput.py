@@ -1,0 +1,48 @@
+"""The stickers' training beside an older commit's. Run: pytest tests/train/test_throughput.py
+
+The measurement itself takes half an hour on an idle machine: python3 run.py prove throughput
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.throughput import ROOT, Timed, take_out, timed, verdict, write_recipe
+from lidit_core.errors import LiDiTError
+from lidit_train.recipe_file import read_recipe
+
+
+@pytest.mark.skipif(not os.environ.get("LIDIT_THROUGHPUT"), reason="half an hour")
+def test_the_stickers_are_trained_faster_than_before():
+    assert subprocess.call([sys.executable, "-m", "benchmarks.throughput"], cwd=ROOT) == 0
+
+
+def test_the_first_steps_and_what_follows_the_last_are_not_timed():
+    lines = [{"step": 5 * n, "at": 10.0 * n, "loss": 1 / n} for n in (1, 2, 3, 4)]
+    lines[0]["at"] = -500.0
+    assert timed(lines, batch=8) == Timed(speed=8 * 10 / 20, loss=0.25)
+
+
+@pytest.mark.parametrize(
+    ("faster", "loss", "status"), [(1.2, 1.0001, 0), (1.1, 1.0, 1), (1.2, 1.01, 1)]
+)
+def test_it_holds_where_it_is_faster_and_learns_the_same(faster, loss, status, capsys):
+    before = [Timed(speed, 1.0) for speed in (10.0, 12.0, 11.0)]
+    today = [Timed(faster * one.speed, loss) for one in before]
+    assert verdict(before, today) == status
+    told = capsys.readouterr().out
+    assert f"{faster:.3f} times as fast" in told and ("MORE THAN" in told) == (loss == 1.01)
+
+
+def test_the_recipe_is_the_stickers_and_a_commit_that_is_not_there_is_told(tmp_path: Path):
+    recipe = read_recipe(write_recipe(tmp_path / "recipe.yaml", tmp_path, steps=20, batch=64))
+    shipped = read_recipe(ROOT / "recipes" / "stickers.yaml")
+    assert recipe.optimiser == shipped.optimiser
+    assert recipe.stages[0].subsets == shipped.stages[0].subsets and recipe.steps == 20
+    with pytest.raises(LiDiTError, match="no-such-commit cannot be taken out"):
+        take_out("no-such-commit", tmp_path / "tree")
