@@ -36,10 +36,11 @@ from .start import begin_bridge
 log = logging.getLogger(__name__)
 
 NO_MODEL = "and a bridge has no model but itself"
+OF_MODEL = "preset", "checkpoint", "pixart", "changes", "fresh_text"
 NO_PICTURES = "and a bridge learns from no pictures"
 NO_DRAWING = "and a bridge draws no pictures"
 UNUSED = {
-    **{f"model.{name}": NO_MODEL for name in ("preset", "checkpoint", "pixart", "changes")},
+    **{f"model.{name}": NO_MODEL for name in OF_MODEL},
     "model.llms": "and the bridge's LLMs are bridge.llms",
     "model.vae": NO_PICTURES,
     "model.measure_latents": NO_PICTURES,

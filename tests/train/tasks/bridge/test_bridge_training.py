@@ -248,6 +248,7 @@ MISTAKES = [
     (_other_layout, {}, "by the layout of its teacher"),
     (_no_pooled, {}, "a pooled vector of 6 numbers; expected 0"),
     (_varying, {}, "changes with the prompt"),
+    (None, {"model": {"fresh_text": True}}, "model.fresh_text, and a bridge has no model"),
     (None, {"bridge": {"llms": []}}, "no llms; expected one or more"),
     (None, {"bridge": {"width": 33}}, "a width that twice the heads divide"),
     (None, {"bridge": {"residual": "none"}}, "residual is 'none'"),
