@@ -76,7 +76,10 @@ def _look_beside(data: dict, folder: Path) -> None:
     sources = data["data"].get("sources") if isinstance(data.get("data"), dict) else None
     records = [(data.get("model"), name) for name in ("checkpoint", "pixart", "vae")]
     records += [(data.get("cache"), "given"), (data.get("adapter"), "base")]
-    records += [(data.get("alignment"), "encoder"), (data.get("bridge"), "add")]
+    given = data.get("bridge")
+    bridge = given if isinstance(given, dict) else {}
+    records += [(data.get("alignment"), "encoder"), (bridge, "add"), (bridge, "checkpoint")]
+    records += [(bridge.get("through"), "base")]
     records += [(source, "path") for source in (sources if isinstance(sources, list) else ())]
     for record, name in records:
         if not isinstance(record, dict):

@@ -22,7 +22,6 @@ from lidit_core.io.atomic import replacing
 from lidit_core.io.records import read_record
 
 from .checks import check_run
-from .data.held_out import HeldOut
 from .data.schedule import stage_at
 from .lock import alone_in
 from .loop.checkpoints import numbers_of
@@ -30,7 +29,6 @@ from .loop.computing.frozen import computing, hold_frozen, holds_half
 from .loop.parallel import accelerator_for, tell_processes
 from .loop.trainer import Trainer
 from .loop.validating.grid import Grid, save_grid
-from .loop.validating.held_out_loss import HeldOutLoss
 from .loop.voice import by_first
 from .memory import sentence
 from .recipe import Recipe
@@ -260,12 +258,11 @@ def begin_run(
             return pixels
 
         trainer.validator.draw = draw
-    if recipe.validation.held_out:
-        held = HeldOut(recipe, ready, loader.fetcher)
-        log.info(held.told())
-        loss = HeldOutLoss(held, loader, accelerator, half)
-        trainer.validator.measured = held.identity()
-        trainer.validator.measure = partial(loss.measure, learner)
+    held_out = task.held_out(ready, loader, accelerator)
+    if held_out is not None:
+        log.info(held_out.told())
+        trainer.validator.measured = held_out.identity()
+        trainer.validator.measure = partial(held_out.measure, learner)
     return run
 
 

@@ -32,7 +32,7 @@ class LinearBase(nn.Module):
 
     def __init__(self, config: BridgeConfig, device=None) -> None:
         super().__init__()
-        self.parts = len(config.teacher.layouts)
+        self.parts, self.adds = len(config.teacher.layouts), config.add
         for name, shape in base_shapes(config).items():
             fill = torch.ones if "deviation" in name else torch.zeros
             self.register_buffer(name, fill(shape, dtype=torch.float32, device=device))

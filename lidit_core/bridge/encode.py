@@ -156,9 +156,14 @@ def _empty_rows(loaded: LoadedBridge, rows: TeacherRows) -> Tensor:
 def restored(
     base: LinearBase, predicted: Predicted, rows: TeacherRows
 ) -> tuple[Tensor, Tensor | None]:
-    """Rows (B, R, C) and pooled vector (B, P) as the teacher writes them; some are constants."""
-    still = base.constants[rows.constants.clamp(min=0)]
-    sequence = torch.where(base.is_fixed(rows)[..., None], still, predicted.sequence)
+    """Rows (B, R, C) and pooled vector (B, P) as the teacher writes them; some are constants.
+
+    Those of a bridge that adds to an encoder are what that wrote, and so already there.
+    """
+    sequence = predicted.sequence
+    if not base.adds:
+        still = base.constants[rows.constants.clamp(min=0)]
+        sequence = torch.where(base.is_fixed(rows)[..., None], still, sequence)
     pooled = predicted.pooled
     if pooled is not None:
         pooled = pooled * base.pooled_deviation + base.pooled_mean

@@ -34,6 +34,7 @@ from .rows import TEXT
 from .teacher import TOKENIZER, packed_rows, unpacked_rows
 
 BRIDGE_KEY, EMPTY_KEY, REPORT = "lidit-bridge", "empty", "report"  # of the metadata
+STAGES = "stages"  # there too
 EMPTY = "empty"  # the beginning of tensors' names
 
 
@@ -45,6 +46,7 @@ class LoadedBridge:
     rows: AnyRows
     empty: Entry  # of the empty prompt, as the teacher gave it
     report: str = ""  # JSON: how well it was measured to do on prompts that were held out
+    stages: str = ""  # JSON: of its training, in order; "" = from a recording alone
 
     def is_empty(self, prompt: str) -> bool:
         """Whether the teacher reads no character of a prompt, so that no LLM need read it."""
@@ -66,6 +68,8 @@ def write_bridge(
     kept, empty = pack_entry(loaded.empty, EMPTY)
     tensors = {**weights, **packed_rows(loaded.rows), **kept}
     metadata = {BRIDGE_KEY: loaded.bridge.config.to_json(), EMPTY_KEY: empty, REPORT: loaded.report}
+    if loaded.stages:
+        metadata[STAGES] = loaded.stages
     write_safetensors(path, tensors, metadata)
 
 
@@ -93,7 +97,8 @@ def load_bridge(path: str | Path, device: torch.device | str = "cpu") -> LoadedB
     bridge.load_state_dict(kept, assign=True)
     rows = unpacked_rows(config.teacher.layouts, tensors, path)
     empty = unpack_entry(metadata.get(EMPTY_KEY, ""), tensors, path)
-    loaded = LoadedBridge(bridge.eval().to(device), rows, empty, metadata.get(REPORT, ""))
+    told = metadata.get(REPORT, ""), metadata.get(STAGES, "")
+    loaded = LoadedBridge(bridge.eval().to(device), rows, empty, *told)
     _check_empty(loaded, path)
     return loaded
 

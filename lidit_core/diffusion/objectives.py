@@ -112,6 +112,6 @@ def euler_step(
     return alpha * clean + sigma * noise
 
 
-def guided(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
+def guided(conditional: Tensor, unconditional: Tensor, scale: float | Tensor) -> Tensor:
     """Classifier-free guidance: scale 1 is the conditional prediction, larger goes past it."""
     return torch.lerp(unconditional, conditional, scale)

@@ -34,7 +34,8 @@ class Losses:
         self.loss, self.norm, self.steps, self.images = 0.0, 0.0, 0, 0
 
     def add(self, errors: Tensor, time_: Tensor) -> None:
-        """Args: errors (B,) of samples and their times (B,) in (0, 1]."""
+        """Args: errors of samples and their times in (0, 1], as many of both."""
+        errors, time_ = errors.flatten(), time_.flatten()
         finite = errors.isfinite()  # a step that is skipped has others
         errors = errors.nan_to_num(0.0, 0.0, 0.0)
         places = (time_ * self.bins).ceil().long().clamp(1, self.bins) - 1

@@ -1,7 +1,7 @@
 """A training recipe: one YAML file that says everything a run needs to be repeated."""
 
 from .alignment import Alignment
-from .bridging import Bridge
+from .bridging import Bridge, Through
 from .fields import (
     EIGHT_BITS,
     PRECISIONS,
@@ -59,6 +59,7 @@ __all__ = [
     "SQUARED",
     "Stage",
     "Subset",
+    "Through",
     "Validation",
     "WEIGHTINGS",
     "WEIGHTS",

@@ -61,11 +61,6 @@ class Validation:
         in_range(self, "validation", "every", "patience", low=0)
         in_range(self, "validation", "held_out", low=0, high=0.9)
         in_range(self, "validation", "times", low=1, high=1000)
-        check(
-            bool(self.held_out) or not self.patience,
-            f"the recipe's validation has patience={self.patience}, which counts measurements of "
-            "held-out pictures; set held_out to a share of them, or leave patience out",
-        )
 
     @property
     def drawn(self) -> tuple[Prompt, ...]:
@@ -92,8 +87,22 @@ class Validation:
                 f"of {grain} pixels",
             )
 
-    def check_measured(self, steps: int) -> None:
-        """Refuse to hold pictures out of a run of so many steps that never measures them."""
+    def check_measured(self, steps: int, measures: bool) -> None:
+        """Refuse to hold pictures out of a run of so many steps that never measures them.
+
+        Args:
+            measures: it measures prompts in any case, as a bridge does through a U-Net.
+        """
+        check(
+            bool(self.held_out) or measures or not self.patience,
+            f"the recipe's validation has patience={self.patience}, which counts measurements of "
+            "held-out pictures; set held_out to a share of them, or leave patience out",
+        )
+        check(
+            bool(self.held_out) or not self.patience or 0 < self.every <= steps,
+            f"the recipe's validation has patience={self.patience} and measures every {self.every} "
+            f"steps of {steps}; set validation.every to {steps} or fewer, and above 0",
+        )
         check(
             not self.held_out or 0 < self.every <= steps,
             f"the recipe's validation holds pictures out and measures them every {self.every} "

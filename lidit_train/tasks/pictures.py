@@ -9,10 +9,13 @@ from accelerate import Accelerator
 
 from ..data.autoencoders.find import find_autoencoder
 from ..data.fetching import Fetcher
+from ..data.held_out import HeldOut
 from ..data.loader import Loader
 from ..data.prepare import Prepared, prepare, unused, used_branches
 from ..input_spec import InputSpec
+from ..loop.computing.frozen import holds_half
 from ..loop.parallel import share_of
+from ..loop.validating.held_out_loss import HeldOutLoss
 from ..recipe import Recipe
 
 
@@ -42,6 +45,16 @@ class PictureTask:
         """The batches of this process."""
         fetcher = Fetcher(self.recipe, ready, share_of(accelerator))
         return Loader(fetcher, ready, accelerator.device)
+
+    def held_out(
+        self, ready: Prepared, loader: Loader, accelerator: Accelerator
+    ) -> HeldOutLoss | None:
+        """What measures pictures that are held out, where the recipe has some."""
+        if not self.recipe.validation.held_out:
+            return None
+        half = holds_half(self.recipe.compute, accelerator.mixed_precision == "bf16")
+        held = HeldOut(self.recipe, ready, loader.fetcher)
+        return HeldOutLoss(held, loader, accelerator, half)
 
     def unused(self, out: Path, accelerator: Accelerator, llms: Mapping[str, str]) -> list[Path]:
         """Files in the caches that hold nothing it reads."""

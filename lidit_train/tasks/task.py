@@ -19,6 +19,7 @@ from lidit_core.errors import LiDiTError
 
 from ..data.loader import Loader
 from ..learner import Learner
+from ..loop.validating.validator import HeldOutMeasure
 from ..recipe import Recipe
 
 
@@ -56,6 +57,10 @@ class Task(Protocol):
 
     def loader(self, ready: Any, accelerator: Accelerator) -> Loader:
         """The batches of this process."""
+        ...
+
+    def held_out(self, ready: Any, loader: Any, accelerator: Accelerator) -> HeldOutMeasure | None:
+        """What measures a learner on what it never learns from; None = nothing is measured."""
         ...
 
     def unused(self, out: Path, accelerator: Accelerator, llms: Mapping[str, str]) -> list[Path]:

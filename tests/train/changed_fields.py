@@ -14,6 +14,17 @@ BRIDGE = {
     "stages": [{"images": 12, "batch": 4}],
     "validation": {},
 }
+THROUGH = {
+    **BRIDGE,
+    "bridge": {
+        "llms": ["{folder}/student"],
+        "checkpoint": "{folder}/bridge/final.safetensors",
+        "held_out": 0.1,
+        "through": {"base": BASE, "steps": 3, "points": 2},
+    },
+    "data": {"sources": [{"kind": "recording", "path": "{folder}/bag"}]},
+    "validation": {"times": 2},
+}
 SEVERAL = {**BRIDGE, "bridge.llms": ["{folder}/student", "{folder}/second"]}
 TRAINED = {"checkpoint": "{folder}/base/final.safetensors", "changes": {"llms": ["LLMS"]}}
 TASKS = {  # what `trains` says, and what the basis then has besides
@@ -22,6 +33,7 @@ TASKS = {  # what `trains` says, and what the basis then has besides
     "lora": {"trains": "lora", "model": TRAINED},
     "adapter": ADAPTER,
     "bridge": BRIDGE,
+    "through": THROUGH,
 }
 REFINED = {**ADAPTER, "adapter.refiner": {"blocks": 1, "width": 16, "heads": 2}}
 STICKERS = {"kind": "stickers", "path": "en", "count": 3, "distinct": 2}
@@ -94,6 +106,12 @@ CHANGED = {  # a field -> another value than the basis has; with others where it
     "adapter.refiner.heads": (4, REFINED),
     "adapter.timestep_gates": (True, ADAPTER),
     "adapter.text_encoders": ("{folder}/pictures", ADAPTER),
+    "bridge.checkpoint": ("{folder}/bridge2/final.safetensors", THROUGH),
+    "bridge.through.base": ("{folder}/larger.safetensors", THROUGH),
+    "bridge.through.prediction": ("eps", THROUGH),
+    "bridge.through.steps": (4, THROUGH),
+    "bridge.through.points": (1, THROUGH),
+    "bridge.through.guidance": ([3.0, 3.0], THROUGH),
     "bridge.llms": (["{folder}/second"], BRIDGE),
     "bridge.block": (-2, BRIDGE),
     "bridge.template": ("short", BRIDGE),
@@ -178,11 +196,26 @@ CHANGED = {  # a field -> another value than the basis has; with others where it
     "hardware.count": 2,
     "seed": 1,
 }
+AS_WITHOUT = (  # sections that a bridge reads through a U-Net, or refuses, as it does without one
+    *("optimiser", "checkpoints", "cache", "hardware", "seed", "lora", "adapter", "content"),
+    *("place", "contrast", "alignment", "routing", "data"),
+)
 OF_A_TASK = {  # where another value is needed, or other fields beside it
     ("bridge", "trains"): "all",
     ("bridge", "data.sources.path"): "{folder}/another",
     ("bridge", "model.llms"): ["gemma-3-270m"],
     ("bridge", "validation.times"): 2,
+    ("through", "trains"): "all",
+    ("through", "model.llms"): ["gemma-3-270m"],
+    ("through", "bridge.refiner_blocks"): 3,
+    ("through", "loss.delta"): (1e-4, {"loss.error": "huber"}),  # for errors are small
+    ("through", "loss.delta_schedule"): ("snr", {"loss.error": "huber", "loss.delta": 1e-4}),
+    ("through", "validation.times"): (1, {"validation.every": 3}),
+    ("through", "validation.seed"): (1, {"validation.every": 3}),
+    ("through", "validation.patience"): (
+        1,
+        {"validation.every": 1, "optimiser.learning_rate": 0.0},
+    ),
     ("refiners", "trains"): "all",
     ("lora", "trains"): "all",
     ("adapter", "trains"): "all",

@@ -28,6 +28,7 @@ REQUIRED = {  # of a section's fields, those that have a default and need anothe
     "adapter": {"base": "b", "llm": "l"},
     "alignment": {"encoder": "e"},
     "bridge": {"llms": ["l"]},
+    "bridge.through": {"base": "b"},
     "data": {"sources": [{"kind": "folder", "path": "x"}]},
 }
 

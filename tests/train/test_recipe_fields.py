@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from changed_fields import CHANGED, FONT, OF_A_TASK, TASKS
+from changed_fields import AS_WITHOUT, BRIDGE, CHANGED, FONT, OF_A_TASK, TASKS
 from tiny_adapter_training import SHAPE, write_demo_checkpoint
-from tiny_bridge import make_bridge_world
+from tiny_bridge import bridge_recipe, make_bridge_world, make_demo_recording
 from tiny_training import curve, fields, make_world, pictures, run, save_encoder, spec, write_recipe
 
 from lidit_core.errors import LiDiTError
@@ -48,10 +48,16 @@ def world(tmp_path_factory):
     (folder / "pictures" / "metadata.jsonl").write_text(table)
     save_encoder(folder / "encoder")
     save_encoder(folder / "encoder2", "ViT")
+    make_bridge_world(folder, False, "student", "second")
     if find_spec("diffusers"):
         write_demo_checkpoint(folder / "base.safetensors")
         write_demo_checkpoint(folder / "other.safetensors", replace(SHAPE, context_width=24))
-    make_bridge_world(folder, False, "student", "second")
+        write_demo_checkpoint(folder / "larger.safetensors", replace(SHAPE, model_channels=64))
+        bag = make_demo_recording(folder / "bag", folder / "base.safetensors")
+        recorded = {"sources": [{"kind": "recording", "path": str(bag)}]}
+        for name, width in (("bridge", 32), ("bridge2", 64)):
+            made = bridge_recipe(folder, data=recorded, bridge={"width": width})
+            train(made, folder / name, "cpu")
     shutil.copytree(folder / "recording", folder / "another")
     table_of = folder / "another" / "teacher.safetensors"
     seeds = read_safetensors(table_of)
@@ -134,6 +140,11 @@ def owner(name: str) -> str:
     return section if section in ("lora", "adapter", "bridge") else ""
 
 
+def trained(task: str) -> str:
+    """What a basis trains."""
+    return TASKS[task].get("trains", task)
+
+
 def section_of(name: str) -> str:
     return name.split(".")[0]
 
@@ -142,10 +153,12 @@ def case(task: str, name: str) -> tuple[object, dict]:
     """Another value for a field, and what the basis needs besides."""
     changed = OF_A_TASK.get((task, name), CHANGED[name])
     value, others = changed if isinstance(changed, tuple) else (changed, {})
-    if owner(name) not in ("", task):  # beside a task that has no such section
+    if owner(name) not in ("", trained(task)):  # beside a task that has no such section
         others = {k: v for k, v in others.items() if section_of(k) == section_of(name)}
-    if task == "bridge":  # which has one source of a kind of its own
+    if trained(task) == "bridge":  # which has one source of a kind of its own
         others = {k: v for k, v in others.items() if not k.startswith("data.sources")}
+    if task == "through":  # which has sections of its own
+        others = {k: v for k, v in others.items() if k not in BRIDGE}
     if name == "stages.subsets.branches" and task != "adapter":
         others = {"stages.0.subsets": [{"branches": [0, 1]}]}
     return value, {**TASKS[task], **others}
@@ -154,6 +167,8 @@ def case(task: str, name: str) -> tuple[object, dict]:
 def cases() -> Iterator[pytest.param]:
     for task in TASKS:
         for name in CHANGED:
+            if task == "through" and section_of(name) in AS_WITHOUT:
+                continue
             needs = FONT if name in FONT else ()
             yield pytest.param(task, name, marks=[pytest.mark.font] if needs else [])
 
@@ -161,7 +176,7 @@ def cases() -> Iterator[pytest.param]:
 @pytest.mark.parametrize(("task", "name"), cases())
 def test_a_field_changes_the_plan_or_the_run_or_is_refused(world, task, name):
     """For every task: what a recipe says is never accepted and left unread."""
-    if task == "adapter":
+    if task in ("adapter", "through") or name.startswith("bridge.through."):
         pytest.importorskip("diffusers")
     folder, llms = world
     value, others = case(task, name)
@@ -178,7 +193,7 @@ def test_a_field_changes_the_plan_or_the_run_or_is_refused(world, task, name):
     put(data, place_of(name), value)
     out = f"{task}-{name.replace('.', '-')}"
     planned = plan_of(write_recipe(folder, data, f"{out}.yaml"))
-    if owner(name) not in ("", task):
+    if owner(name) not in ("", trained(task)):
         assert "leave it out" in planned["refused"] and "\n" not in planned["refused"]
     elif "leave" in planned.get("refused", ""):
         return

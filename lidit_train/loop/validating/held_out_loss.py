@@ -31,6 +31,14 @@ class HeldOutLoss:
             held_out, loader, accelerator, half,
         )  # fmt: skip
 
+    def told(self) -> str:
+        """How many pictures are measured, for the log."""
+        return self.held_out.told()
+
+    def identity(self) -> str:
+        """What is measured, in 16 letters: another one's losses do not compare."""
+        return self.held_out.identity()
+
     @torch.no_grad()
     def measure(self, learner: Learner) -> dict[str, float]:
         """The mean over all pictures and times, and that of each time; every process must call.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -17,6 +17,22 @@ from .best import Best
 from .held_out_loss import LOSS
 
 log = logging.getLogger(__name__)
+
+
+class HeldOutMeasure(Protocol):
+    """What measures a learner on what it never learns from."""
+
+    def told(self) -> str:
+        """What is measured, for the log."""
+        ...
+
+    def identity(self) -> str:
+        """What is measured, in 16 letters: another one's losses do not compare."""
+        ...
+
+    def measure(self, learner: Learner) -> dict[str, float]:
+        """The held-out loss under its name, and numbers beside it; every process must call."""
+        ...
 
 
 class Validator:

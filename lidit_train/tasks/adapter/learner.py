@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -25,14 +25,13 @@ from ...learner import Learner
 from ...recipe import SQUARED, Loss
 from ..denoising import denoise
 from .base_text import BaseText
-from .unet import CrossAttention, cross_attention
+from .unet import CrossAttention, blocks_of, checkpoint_blocks, cross_attention, predicted
 
 if TYPE_CHECKING:
     from .unet import UNet2DConditionModel
 
 LLM = 0  # the only branch
 STEPS, GUIDANCE = 25, 5.0  # of validations, unless the recipe says otherwise
-VAE_SCALE = 8  # pixels of a latent pixel
 
 
 @dataclass(frozen=True)
@@ -115,8 +114,7 @@ class AdapterLearner(Learner):
         for index, attn in enumerate(self.adapted()):
             attn.set_processor(AddedPath(self, index))
         if checkpointing:
-            unet.enable_gradient_checkpointing()
-            unet.train()  # diffusers checkpoints only then; no layer of it behaves otherwise
+            checkpoint_blocks(unet)
 
     def adapted(self) -> list[CrossAttention]:
         """The U-Net's cross-attention layers, as the adapter orders them."""
@@ -129,10 +127,7 @@ class AdapterLearner(Learner):
         return {"langevin noise": float(self.adapter.langevin.deviations.square().sum().sqrt())}
 
     def blocks(self) -> list[nn.Module]:
-        return cast(
-            "list[nn.Module]",
-            [*self.unet.down_blocks, self.unet.mid_block, *self.unet.up_blocks],
-        )
+        return blocks_of(self.unet)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         seed = _seed_of(batch)
@@ -214,10 +209,7 @@ class AdapterLearner(Learner):
         return self._run(z, t, context, None, pooled)
 
     def _run(self, z: Tensor, t: Tensor, context: Tensor, seen: Tensor | None, pooled) -> Tensor:
-        extra = {}
-        if self.pooled:
-            extra["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": _sizes(z)}
-        return self.unet(z, t, context, encoder_attention_mask=seen, **extra).sample
+        return predicted(self.unet, z, t, context, seen, pooled if self.pooled else None)
 
     def _condition(self, text: AdapterText, texts: Sequence[str], replaced: Tensor):
         """Context (B, K, width), which of it is seen (B, K), and the pooled text or None."""
@@ -251,12 +243,6 @@ def _some(seen: Tensor) -> Tensor:
 def _padded(x: Tensor, length: int) -> Tensor:
     """(B, K, …) with zeros up to a length."""
     return torch.cat([x, x.new_zeros(len(x), length - x.shape[1], *x.shape[2:])], dim=1)
-
-
-def _sizes(z: Tensor) -> Tensor:
-    """SDXL's sizes (B, 6): the picture's own, no crop, and as it is."""
-    height, width = (VAE_SCALE * side for side in z.shape[-2:])
-    return z.new_tensor([height, width, 0, 0, height, width]).expand(len(z), 6)
 
 
 def _seed_of(batch: Batch) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import torch
 
 from lidit_core.llmdiff.adapter import LLMDiffAdapter
@@ -15,9 +13,7 @@ from ..whitening import whiten
 from .base_text import BaseText, base_text
 from .learner import AdapterLearner
 from .target import AdapterTarget
-from .unet import read_unet
-
-log = logging.getLogger(__name__)
+from .unet import read_unet, tell_schedule
 
 ADAPTER_SAMPLE = 256  # captions that the maps from tokens are whitened with
 
@@ -65,12 +61,7 @@ def learner_of(
         own: the base's text encoders; None = they are read where the adapter's modes need them.
     """
     base = read_unet(target.base, target.asked)
-    if base.zero_snr:
-        log.warning(
-            "%s was trained with a last step of pure noise; the adapter is trained on the plain "
-            "schedule, whose last step keeps a trace of the picture",
-            target.base.name,
-        )
+    tell_schedule(base, "the adapter")
     names = [layer.diffusers for layer in cross_attention_layers(target.shape)]
     if own is None and "add" in adapter.config.modes:
         own = base_text(target, "")

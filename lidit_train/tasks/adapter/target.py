@@ -44,13 +44,29 @@ class AdapterTarget:
     patch: int = 1  # latent pixels that sides must be multiples of, for as often as it halves them
 
 
-def adapter_target(recipe: Adapter) -> AdapterTarget:
-    """Read what the recipe names, but no weight.
+@dataclass(frozen=True)
+class UNetTarget:
+    """A U-Net, and the latents that it reads."""
+
+    base: Path
+    shape: UNetShape
+    latent: LatentFormat
+    native_size: int  # pixels
+    asked: str  # prediction, "eps" or "v"; "" = as the checkpoint says
+
+    @property
+    def patch(self) -> int:
+        """Latent pixels that sides must be multiples of, for as often as the U-Net halves them."""
+        return 2 ** (len(self.shape.channel_mult) - 1)
+
+
+def unet_target(name: str, prediction: str) -> UNetTarget:
+    """Read what a recipe names, but no weight.
 
     A family's name in the place of a checkpoint is enough for a plan.
     """
-    base = find_base(recipe.base)
-    shape = FAMILIES.get(recipe.base) or _shape(base)
+    base = find_base(name)
+    shape = FAMILIES.get(name) or _shape(base)
     demo = read_demo_config(base) if base.is_file() else None
     known = demo is not None or shape.family in LATENTS
     if not known:
@@ -58,15 +74,21 @@ def adapter_target(recipe: Adapter) -> AdapterTarget:
             f"{base} is a U-Net of another family than SD1.5 and SDXL; expected one of these, or "
             "the stickers' demo checkpoint"
         )
-    return AdapterTarget(
+    return UNetTarget(
         base,
         shape,
-        _config(recipe, shape),
         demo.latent if demo else LATENTS[shape.family],
         demo.native_size if demo else NATIVE[shape.family],
-        recipe.prediction or (demo.prediction if demo else ""),
-        patch=2 ** (len(shape.channel_mult) - 1),
+        prediction or (demo.prediction if demo else ""),
     )
+
+
+def adapter_target(recipe: Adapter) -> AdapterTarget:
+    """Read what the recipe names, but no weight."""
+    unet = unet_target(recipe.base, recipe.prediction)
+    config = _config(recipe, unet.shape)
+    latents = unet.latent, unet.native_size, unet.asked, unet.patch
+    return AdapterTarget(unet.base, unet.shape, config, *latents)
 
 
 def pooled_width(shape: UNetShape) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ from .unet_names import SIZE_WIDTH, diffusers_config, names
 if TYPE_CHECKING:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
+log = logging.getLogger(__name__)
+
+VAE_SCALE = 8  # pixels of a latent pixel
 V_PRED = "v_pred"  # an empty tensor of this name marks a checkpoint that predicts v
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v"}  # diffusers' -> ours
 BUILT = {  # fields of diffusers' configuration that no tensor tells, as we and the host build them
@@ -49,6 +53,43 @@ class CrossAttention(Protocol):
 def cross_attention(unet: nn.Module, layer: str) -> CrossAttention:
     """Of a layer by diffusers' name."""
     return cast(CrossAttention, unet.get_submodule(f"{layer}.attn2"))
+
+
+def blocks_of(unet: UNet2DConditionModel) -> list[nn.Module]:
+    """Its repeated parts, in order."""
+    return cast("list[nn.Module]", [*unet.down_blocks, unet.mid_block, *unet.up_blocks])
+
+
+def checkpoint_blocks(unet: UNet2DConditionModel) -> None:
+    """Compute its activations again in the backward pass."""
+    unet.enable_gradient_checkpointing()
+    unet.train()  # diffusers checkpoints only then; no layer of it behaves otherwise
+
+
+def predicted(
+    unet: UNet2DConditionModel,
+    z: Tensor,
+    t: Tensor,
+    context: Tensor,
+    seen: Tensor | None = None,
+    pooled: Tensor | None = None,
+) -> Tensor:
+    """What a U-Net says of noisy latents (B, C, h, w) at timesteps (B,).
+
+    Args:
+        seen: (B, K) bool, which of the context (B, K, width) is read; None = all.
+        pooled: SDXL's pooled text (B, width); None where the U-Net reads none.
+    """
+    extra = {}
+    if pooled is not None:
+        extra["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": _sizes(z)}
+    return unet(z, t, context, encoder_attention_mask=seen, **extra).sample
+
+
+def _sizes(z: Tensor) -> Tensor:
+    """SDXL's sizes (B, 6): the picture's own, no crop, and as it is."""
+    height, width = (VAE_SCALE * side for side in z.shape[-2:])
+    return z.new_tensor([height, width, 0, 0, height, width]).expand(len(z), 6)
 
 
 @dataclass(frozen=True)
@@ -94,6 +135,17 @@ def read_unet(
     unet = fill(build_unet(shape, device="meta"), tensors, what, dtype)
     zero_snr = "ztsnr" in file.marks or bool(file.scheduler.get("rescale_betas_zero_snr"))
     return BaseUNet(unet, shape, predicted, zero_snr, file)
+
+
+def tell_schedule(base: BaseUNet, learner: str) -> None:
+    """Warn of a U-Net whose own schedule is another than that of the training."""
+    if base.zero_snr:
+        log.warning(
+            "%s was trained with a last step of pure noise; %s is trained on the plain schedule, "
+            "whose last step keeps a trace of the picture",
+            base.file.path.name,
+            learner,
+        )
 
 
 def build_unet(shape: UNetShape, device: torch.device | str = "cpu") -> UNet2DConditionModel:

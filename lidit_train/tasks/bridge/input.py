@@ -11,8 +11,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from lidit_core.bridge.config import BridgeConfig
+from lidit_core.bridge.config import BridgeConfig, TeacherSpec
 from lidit_core.bridge.encode import MASK, POOLED
+from lidit_core.bridge.file import load_bridge
+from lidit_core.bridge.layout import AnyRows
 from lidit_core.bridge.rows import TeacherRows
 from lidit_core.bridge.teacher import Teacher, read_teacher
 from lidit_core.errors import LiDiTError, check
@@ -75,6 +77,40 @@ def bridge_config(options: Bridge, dtype: str, teacher: Teacher) -> BridgeConfig
         seeds=options.seeds,
         add=bool(options.add),
     )
+
+
+def resumed_config(options: Bridge, dtype: str, prompts: RecordedPrompts) -> BridgeConfig:
+    """That of the bridge that a recipe goes on from.
+
+    Args:
+        dtype: in which the LLMs' states are kept.
+    Raises:
+        LiDiTError: its LLMs are others than the recipe's, or it writes what the recording is not.
+    """
+    path, folder = at_home(options.checkpoint), prompts.recording.folder
+    file = load_bridge(path)
+    config = file.bridge.config
+    named = [locate(source).name for source in options.llms]
+    known = [llm.name for llm in config.llms]
+    check(
+        named in ([], known),
+        f"the recipe's bridge has llms {', '.join(named)}, and its checkpoint {path} reads "
+        f"{', '.join(known)}; name these in this order, or leave llms out",
+    )
+    check(
+        config.add == bool(options.add),
+        f"the bridge {path} adds to an encoder, whose recording is lacking; name it as bridge.add"
+        if config.add
+        else f"the bridge {path} adds to no encoder, and the recipe has bridge.add; leave it out",
+    )
+    written = prompts.written
+    check(
+        _form(config.teacher, file.rows) == _form(written.spec, written.rows),
+        f"the bridge {path} writes rows of {config.teacher.name}, {config.teacher.width} wide, and "
+        f"{folder} holds those of {written.spec.name}, {written.spec.width} wide, laid out "
+        "otherwise; expected a recording of the encoder that the bridge was trained for",
+    )
+    return replace(config, dtype=dtype)
 
 
 @dataclass(frozen=True)
@@ -186,6 +222,12 @@ class RecordedPrompts:
         return sorted(shuffled[count:]), sorted(shuffled[:count])
 
 
+def _form(spec: TeacherSpec, rows: AnyRows) -> tuple:
+    """How an encoder lays its rows out, by which tokenizers, and how wide they are."""
+    read = [maker.tokenizer.to_str() for maker in rows.makers]
+    return spec.layouts, spec.width, spec.pooled, spec.masked, read
+
+
 def _added_to(own: RecordedPrompts, target: RecordedPrompts) -> RecordedPrompts:
     """The recording of an encoder that a bridge adds to, with something to be added."""
     ours, theirs, folder = own.teacher, target.teacher, own.recording.folder
@@ -194,10 +236,8 @@ def _added_to(own: RecordedPrompts, target: RecordedPrompts) -> RecordedPrompts:
         f"the recipe's bridge.add {folder} holds other prompts than {target.recording.folder}; "
         "record the same file of prompts with both encoders",
     )
-    forms = [(t.spec.layouts, t.spec.width, t.spec.pooled, t.spec.masked) for t in (ours, theirs)]
-    read = [[m.tokenizer.to_str() for m in t.rows.makers] for t in (ours, theirs)]
     check(
-        forms[0] == forms[1] and read[0] == read[1],
+        _form(ours.spec, ours.rows) == _form(theirs.spec, theirs.rows),
         f"the recipe's bridge.add {folder} is of {ours.spec.name}, rows of {ours.spec.width}, and "
         f"what is learnt of {theirs.spec.name}, rows of {theirs.spec.width}, which lays its rows "
         "out otherwise; expected two encoders with the same tokenizer, rows and pooled vector",

@@ -21,7 +21,9 @@ from ...plan.hardware import THIS_CPU, Device, find_device
 from ...plan.llm_size import LLMSize, llm_size
 from ...plan.workload import FLOAT32
 from ...recipe import Recipe
+from ..adapter.target import UNetTarget
 from .input import RecordedPrompts
+from .unet_plan import ThroughPlan, make_through_plan
 
 SAMPLE = 256  # prompts whose rows are counted
 FITTED = 2 + 2  # passes of ridge over the prompts, and sums of the held out ones, as products
@@ -39,9 +41,10 @@ class BridgePlan:
     letters: int  # of a prompt, the mean
     trained: int  # numbers that learn
     frozen: int  # numbers that do not: the base, and what is known of the teacher's ids
-    cost: Cost  # of one prompt
+    cost: Cost  # of one prompt, for the bridge itself
     cpu: Device  # that measures them
     free: int  # bytes on the run's disk
+    through: ThroughPlan | None = None  # the U-Net that is trained through
 
     @property
     def mixed(self) -> bool:
@@ -66,10 +69,15 @@ class BridgePlan:
 
     def memory(self) -> dict[str, int]:
         """The bytes of each part in one process."""
+        saved, unet = self.cost.saved, {}
+        if self.through is not None:
+            saved += self.through.saved
+            unet = self.through.weights(self.recipe.compute, self.mixed)
         return {
+            **unet,
             "bridge, gradients, moments, average": 5 * FLOAT32 * self.trained,
             "base and table, frozen": FLOAT32 * self.frozen,
-            "activations of a micro batch": self.cost.saved * self.micro,
+            "activations of a micro batch": saved * self.micro,
         }
 
     def reading(self) -> dict[str, int]:
@@ -84,8 +92,12 @@ class BridgePlan:
     def seconds(self, stage: int) -> float:
         """Of a step."""
         speed = self.device.share * self.device.peak(self.recipe.compute.precision)
+        return self.flops(stage) * self._share(self.recipe.stages[stage].batch) / speed
+
+    def flops(self, stage: int) -> float:
+        """Of training on one prompt."""
         each = self.cost.forward + self.cost.backward
-        return each * self._share(self.recipe.stages[stage].batch) / speed
+        return each + (self.through.flops(stage) if self.through is not None else 0)
 
     @property
     def reading_seconds(self) -> float:
@@ -93,6 +105,12 @@ class BridgePlan:
         speed = self.device.share * self.device.peak(self.recipe.compute.precision)
         flops = sum(llm.flops(n) for llm, n in zip(self.llms, self.tokens))
         return flops * self.prompts / self.recipe.hardware.count / speed
+
+    @property
+    def fits_ridge(self) -> bool:
+        """Whether a base is computed: it is not the encoder that is added to, nor in a file."""
+        options = self.recipe.bridge
+        return not self.config.add and not (options is not None and options.checkpoint)
 
     @property
     def ridge_seconds(self) -> float:
@@ -112,9 +130,16 @@ class BridgePlan:
 
     @property
     def measuring_seconds(self) -> float:
-        """Of the held out prompts, which the first process measures on its CPU for each file."""
+        """Of the held-out prompts, which the first process measures on its CPU for each file.
+
+        What is measured through a U-Net comes to it, on the device.
+        """
         flops = self.files * self.held_out * self.cost.forward
-        return flops / (self.cpu.share * self.cpu.float32)
+        seconds = flops / (self.cpu.share * self.cpu.float32)
+        if self.through is None:
+            return seconds
+        speed = self.device.share * self.device.peak(self.recipe.compute.precision)
+        return seconds + self.through.measured(self.recipe, self.held_out) / speed
 
     @property
     def disk(self) -> int:
@@ -131,6 +156,7 @@ def make_bridge_plan(
     config: BridgeConfig,
     prompts: RecordedPrompts,
     folder: str | Path = ".",
+    unet: UNetTarget | None = None,
     device: Device | None = None,
 ) -> BridgePlan:
     options = recipe.bridge
@@ -143,20 +169,23 @@ def make_bridge_plan(
     bridge = Bridge(config, device=META)
     median = sorted(spread, key=lambda n: len(prompts.rows(n).ids))[len(spread) // 2]
     mixed = recipe.compute.precision == "bf16" and not device.is_cpu
+    mean_rows = -(-sum(rows) // len(rows))
+    sources = options.llms or [llm.name for llm in config.llms]
     return BridgePlan(
         recipe,
         config,
         device,
-        tuple(llm_size(llm, source) for llm, source in zip(config.llms, options.llms)),
+        tuple(llm_size(llm, source) for llm, source in zip(config.llms, sources)),
         len(learnt) + len(held_out),
         len(held_out),
-        -(-sum(rows) // len(rows)),
+        mean_rows,
         letters,
         sum(p.numel() for p in bridge.parameters()),
         sum(b.numel() for b in bridge.buffers()),
         _cost(bridge, prompts, median, letters, mixed),
         device if device.is_cpu else find_device(THIS_CPU),
         free_disk(Path(recipe.cache.folder or folder)),
+        None if unet is None else make_through_plan(recipe, unet, mean_rows, mixed),
     )
 
 

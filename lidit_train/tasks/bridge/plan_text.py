@@ -22,6 +22,10 @@ def _model(plan: BridgePlan) -> Iterator[str]:
     size = f"{as_bytes(2 * plan.trained)} in bf16"
     yield row("residual, trained", as_count(plan.trained), size)
     yield row("base and table, frozen", as_count(plan.frozen))
+    if plan.through is not None:
+        told = f"{plan.through.family}; {plan.through.options.points} points of a trajectory of "
+        told += f"{plan.through.options.steps}"
+        yield row("U-Net that it learns through", as_count(plan.through.parameters), told)
     for llm, tokens in zip(plan.llms, plan.tokens):
         yield row(llm.name, as_count(llm.parameters), f"by {llm.source}; {tokens} tokens a prompt")
 
@@ -31,12 +35,12 @@ def _steps(plan: BridgePlan) -> Iterator[str]:
     for n, stage in enumerate(plan.recipe.stages):
         yield row(f"stage {n}", f"{stage.steps:,} steps", f"{stage.images:,} prompts")
         yield row("  batch", f"{stage.batch}", f"{plan.micro} at once")
-    yield row("operations of a prompt", as_flops(plan.cost.forward + plan.cost.backward))
+        yield row("  operations of a prompt", as_flops(plan.flops(n)))
 
 
 def _memory(plan: BridgePlan) -> Iterator[str]:
     yield f"Memory of a process ({plan.device.name})"
-    for name, size in plan.memory().items():
+    for name, size in filter(lambda part: part[1], plan.memory().items()):
         yield row(name, as_bytes(size))
     for name, size in plan.reading().items():
         yield row(f"while prompts are read: {name}", as_bytes(size))
@@ -48,13 +52,13 @@ def _time(plan: BridgePlan) -> Iterator[str]:
     share = "measured" if plan.device.is_cpu else "assumed"
     yield f"Time on {plan.device.name}, {plan.device.share:.0%} of its peak {share}"
     yield row("reading the prompts", as_time(plan.reading_seconds))
-    if not plan.config.add:
+    if plan.fits_ridge:
         yield row("ridge", as_time(plan.ridge_seconds))
     for n, stage in enumerate(plan.recipe.stages):
         speed = f"{stage.batch / plan.seconds(n):,.1f} prompts/s"
         yield row(f"stage {n}", as_time(plan.seconds(n) * stage.steps), speed)
     files = f"{plan.held_out:,} of them on this CPU, for {plan.files:,} files"
-    yield row("measuring held out prompts", as_time(plan.measuring_seconds), files)
+    yield row("measuring held-out prompts", as_time(plan.measuring_seconds), files)
     if plan.recipe.compute.compile:
         yield "  What torch.compile saves is not counted."
 

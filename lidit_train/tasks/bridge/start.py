@@ -30,15 +30,21 @@ def begin_bridge(ready: PreparedBridge, seed: int, whitened: bool) -> Bridge:
         whitened: the refiners' maps from LLM states start so that their outputs vary alike.
     """
     torch.manual_seed(seed)
-    bridge = Bridge(ready.config).initialise()
-    if ready.config.residual == "attention" and ready.config.seeds == "pca":
-        bridge.resampler.queries.seeds.copy_(ready.prompts.written.seeds)
+    bridge = new_bridge(ready)
     fit_base(bridge.base, ready)
     if whitened and ready.config.residual == "attention":
         spread = ready.learnt[:: max(1, len(ready.learnt) // SAMPLE)]
         read = ready.batch(spread[:SAMPLE])
         for refiner, tokens in zip(bridge.reader.linguistic, read.students):
             whiten_entry(refiner, tokens.states)
+    return bridge
+
+
+def new_bridge(ready: PreparedBridge) -> Bridge:
+    """A bridge that is its base alone, which is not known yet."""
+    bridge = Bridge(ready.config).initialise()
+    if ready.config.residual == "attention" and ready.config.seeds == "pca":
+        bridge.resampler.queries.seeds.copy_(ready.prompts.written.seeds)
     return bridge
 
 

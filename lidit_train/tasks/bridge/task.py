@@ -14,32 +14,43 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from lidit_core.bridge.config import BridgeConfig
-from lidit_core.bridge.file import LoadedBridge, write_bridge
+from lidit_core.bridge.file import LoadedBridge, load_bridge, write_bridge
 from lidit_core.bridge.model import Bridge
-from lidit_core.errors import check
+from lidit_core.errors import LiDiTError, check
 from lidit_core.paths import at_home
 
 from ...data.room import check_states_room
 from ...learner import Learner
 from ...loop.longest_prompt import recorded
 from ...loop.parallel import share_of
+from ...loop.validating.held_out_loss import LOSS
+from ...recipe import Bridge as Options
 from ...recipe import Data, Loss, Recipe, Source, Stage, Validation
+from ..adapter.target import UNetTarget, pooled_width, unet_target
+from ..adapter.unet import read_unet, tell_schedule
 from ..unused_fields import refuse, refuse_all
-from .batches import BridgeLoader, PreparedBridge, readers_of, schedule_of
-from .input import RecordedPrompts, bridge_config
+from .batches import BridgeLoader, PreparedBridge, ThroughLoader, readers_of, schedule_of
+from .input import RecordedPrompts, bridge_config, resumed_config
 from .learner import BridgeLearner
+from .measuring import GAP, HeldOutPrompts
 from .plan import make_bridge_plan
 from .plan_text import bridge_plan_text
 from .report import reports
-from .start import begin_bridge
+from .start import begin_bridge, new_bridge
+from .through import ThroughLearner
+from .unet_input import check_read, latent_shapes
 
 log = logging.getLogger(__name__)
 
 NO_MODEL = "and a bridge has no model but itself"
+OF_MODEL = "preset", "checkpoint", "pixart", "changes", "fresh_text"
 NO_PICTURES = "and a bridge learns from no pictures"
 NO_DRAWING = "and a bridge draws no pictures"
+MEASURED = ("every", "at_start", "times", "seed", "patience")  # of the validation, through a U-Net
+BESIDE = ("checkpoint", "llms", "through", "add", "held_out")  # what a bridge's file does not have
+KNOWN = "which the bridge of bridge.checkpoint already has"
 UNUSED = {
-    **{f"model.{name}": NO_MODEL for name in ("preset", "checkpoint", "pixart", "changes")},
+    **{f"model.{name}": NO_MODEL for name in OF_MODEL},
     "model.llms": "and the bridge's LLMs are bridge.llms",
     "model.vae": NO_PICTURES,
     "model.measure_latents": NO_PICTURES,
@@ -52,12 +63,14 @@ UNUSED = {
     "contrast": "which is of flow matching",
     "alignment": NO_PICTURES,
     "routing": "which leads image tokens around blocks",
-    "compute.checkpointing": "and a bridge is small",
     "compute.cuda_graph": "which records a LI-DiT",
-    "compute.frozen": "and what is frozen of a bridge is float32",
     "compute.shard": "and a bridge is small",
     "cache.states": "and a bridge always keeps them",
     "cache.latents": NO_PICTURES,
+}
+WITHOUT_UNET = {  # fields that are read where there is one
+    "compute.checkpointing": "and a bridge is small",
+    "compute.frozen": "and what is frozen of a bridge is float32",
     "log.time_bins": "and a bridge knows no time",
 }
 
@@ -68,11 +81,11 @@ def make_task(recipe: Recipe) -> BridgeTask:
     Raises:
         LiDiTError: the recipe has fields that this training does not use, or that do not fit.
     """
-    check(
-        recipe.bridge is not None,
-        "the recipe trains 'bridge' and has no bridge; expected one with llms",
-    )
-    refuse(recipe, UNUSED)
+    options = recipe.bridge
+    if options is None:
+        raise LiDiTError("the recipe trains 'bridge' and has no bridge; expected one with llms")
+    through = options.through is not None
+    refuse(recipe, UNUSED if through else {**UNUSED, **WITHOUT_UNET})
     kinds = [source.kind for source in recipe.data.sources]
     check(
         kinds == ["recording"],
@@ -82,11 +95,21 @@ def make_task(recipe: Recipe) -> BridgeTask:
     source = recipe.data.sources[0]
     refuse_all(source, Source("recording", source.path), "data.sources.0", NO_PICTURES, "bridge")
     refuse_all(recipe.data, Data(recipe.data.sources), "data", NO_PICTURES, "bridge")
-    refuse_all(recipe.validation, Validation(), "validation", NO_DRAWING, "bridge")
-    refuse_all(recipe.loss, Loss(), "loss", "and a bridge has a loss of its own", "bridge")
+    asked = recipe.validation
+    if through:
+        refuse(recipe, {"validation.held_out": "and prompts are held out by bridge.held_out"})
+    read = {name: getattr(asked, name) for name in MEASURED} if through else {}
+    refuse_all(asked, Validation(**read), "validation", NO_DRAWING, "bridge")
+    if not through:
+        refuse_all(recipe.loss, Loss(), "loss", "and a bridge has a loss of its own", "bridge")
     for n, stage in enumerate(recipe.stages):
-        plain = Stage(stage.images, stage.batch, rate=stage.rate)
+        side = stage.resolution if through else 0
+        plain = Stage(stage.images, stage.batch, rate=stage.rate, resolution=side)
         refuse_all(stage, plain, f"stages.{n}", "and a bridge's stages have no such", "bridge")
+    if options.checkpoint:
+        given = {name: getattr(options, name) for name in BESIDE}
+        refuse_all(options, Options(**given), "bridge", KNOWN, "bridge")
+        refuse(recipe, {"model.whiten": KNOWN})
     return BridgeTask(recipe)
 
 
@@ -95,8 +118,12 @@ class BridgeTask:
 
     def __init__(self, recipe: Recipe) -> None:
         assert recipe.bridge is not None  # `make_task` has seen to it
-        self.options = recipe.bridge
-        self.recipe = replace(recipe, log=replace(recipe.log, time_bins=1))
+        self.options, self.through = recipe.bridge, recipe.bridge.through
+        if self.through is None:
+            recipe = replace(recipe, log=replace(recipe.log, time_bins=1))
+        self.recipe = recipe
+        self.measured: HeldOutPrompts | None = None
+        self.before: dict[str, float] | None = None  # what that says of the run's beginning
 
     @cached_property
     def prompts(self) -> RecordedPrompts:
@@ -104,7 +131,23 @@ class BridgeTask:
 
     @cached_property
     def config(self) -> BridgeConfig:
-        return bridge_config(self.options, self.recipe.cache.dtype, self.prompts.written)
+        dtype = self.recipe.cache.dtype
+        if self.options.checkpoint:
+            return resumed_config(self.options, dtype, self.prompts)
+        return bridge_config(self.options, dtype, self.prompts.written)
+
+    @cached_property
+    def unet(self) -> UNetTarget | None:
+        """The U-Net that is trained through."""
+        if self.through is None:
+            return None
+        return unet_target(self.through.base, self.through.prediction)
+
+    @cached_property
+    def checkpoint(self) -> LoadedBridge | None:
+        """The bridge that is gone on from."""
+        path = self.options.checkpoint
+        return load_bridge(at_home(path)) if path else None
 
     @cached_property
     def llms(self) -> Mapping[str, str]:
@@ -114,7 +157,7 @@ class BridgeTask:
             len(set(names)) == len(names),
             f"the recipe's bridge has llms {', '.join(names)}; expected each once",
         )
-        return dict(zip(names, self.options.llms))
+        return dict(zip(names, self.options.llms or names))
 
     def check_files(self) -> None:
         """The recording is whole, and its first prompt is what its teacher's layout says."""
@@ -128,10 +171,24 @@ class BridgeTask:
             )
             _ = prompts.empty, prompts.target(0)
         _ = self.llms
+        self._check_unet()
+
+    def _check_unet(self) -> None:
+        """The U-Net reads what is written, and a trajectory has as many steps as are measured."""
+        if self.unet is not None and self.through is not None:
+            check_read(self.unet, self.config.teacher)
+            sizes = self.recipe.validation.times, self.through.steps
+            check(
+                sizes[0] <= sizes[1],
+                f"the recipe's validation has times={sizes[0]}, and a trajectory of "
+                f"bridge.through {sizes[1]} steps; expected no more times than steps",
+            )
 
     def check_data(self) -> None:
-        """Two prompts or more are there, so that one can be held out."""
+        """Two prompts or more are there, so that one can be held out; sizes are the U-Net's."""
         self.prompts.split(self.options.held_out, self.recipe.seed)
+        if self.unet is not None:
+            latent_shapes(self.recipe, self.unet)
 
     def read_llms(self) -> list[str]:
         return list(self.llms)
@@ -169,7 +226,19 @@ class BridgeTask:
         return PreparedBridge(self.config, self.prompts, readers, learnt, held_out, schedule, out)
 
     def loader(self, ready: PreparedBridge, accelerator: Accelerator) -> BridgeLoader:
-        return BridgeLoader(ready, share_of(accelerator), accelerator.device)
+        own = ready, share_of(accelerator), accelerator.device
+        if self.unet is None:
+            return BridgeLoader(*own)
+        return ThroughLoader(*own, self.recipe, latent_shapes(self.recipe, self.unet))
+
+    def held_out(
+        self, ready: PreparedBridge, loader: BridgeLoader, accelerator: Accelerator
+    ) -> HeldOutPrompts | None:
+        """What measures prompts through the U-Net; without one a file tells as it is written."""
+        if self.unet is not None:
+            shape = latent_shapes(self.recipe, self.unet)[-1]
+            self.measured = HeldOutPrompts(self.recipe, ready, shape, accelerator)
+        return self.measured
 
     def unused(self, out: Path, accelerator: Accelerator, llms: Mapping[str, str]) -> list[Path]:
         readers = self._readers(out, accelerator, llms).values()
@@ -178,8 +247,17 @@ class BridgeTask:
         return [path for path in sorted(folder.glob("*/*.safetensors")) if path not in kept]
 
     def learner(self, ready: PreparedBridge) -> BridgeLearner:
-        bridge = begin_bridge(ready, self.recipe.seed, self.recipe.model.whiten)
-        return BridgeLearner(bridge, self.prompts)
+        if self.checkpoint is not None:
+            bridge = load_bridge(at_home(self.options.checkpoint)).bridge
+        else:
+            bridge = begin_bridge(ready, self.recipe.seed, self.recipe.model.whiten)
+        if self.unet is None:
+            return BridgeLearner(bridge, self.prompts)
+        base = read_unet(self.unet.base, self.unet.asked)
+        tell_schedule(base, "the bridge")
+        compute, pooled = self.recipe.compute, bool(pooled_width(self.unet.shape))
+        kept = pooled, self.recipe.loss, compute.checkpointing
+        return ThroughLearner(bridge, self.prompts, base.unet, base.prediction, *kept)
 
     def save(
         self,
@@ -191,7 +269,7 @@ class BridgeTask:
     ) -> None:
         """The bridge, its base in float32, with what was measured on prompts that are held out."""
         learner = cast(BridgeLearner, learner)
-        own = {k.removeprefix("bridge."): v for k, v in weights.items()}
+        own = {k.removeprefix("bridge."): v for k, v in weights.items() if k.startswith("bridge.")}
         kept = {f"base.{k}": v.cpu() for k, v in learner.bridge.base.state_dict().items()}
         known = {i: reader.fingerprint for i, reader in ready.readers.items()}
         llms = recorded(ready.config.llms, longest, fingerprints=known)
@@ -204,8 +282,46 @@ class BridgeTask:
         for name, report in found.items():
             log.info("%s on %d held out prompts: %s", name, report.prompts, report.line())
         told = json.dumps({name: report.to_dict() for name, report in found.items()})
-        loaded = LoadedBridge(measured, self.prompts.written.rows, self.prompts.empty, told)
+        stages = self._stages(ready, learner, measured)
+        loaded = LoadedBridge(measured, self.prompts.written.rows, self.prompts.empty, told, stages)
         write_bridge(path, loaded, {**own, **kept})
 
+    def _stages(self, ready: PreparedBridge, learner: BridgeLearner, bridge: Bridge) -> str:
+        """How the bridge was trained, this run at last; "" = from a recording alone."""
+        recording = {"from": self.prompts.recording.folder.name, "steps": self.recipe.steps}
+        before = _stages_of(self.checkpoint) if self.checkpoint else []
+        if isinstance(learner, ThroughLearner):
+            assert self.unet is not None and self.measured is not None  # as `begin_run` has asked
+            figures = self._figures(ready, learner, bridge)
+            through = {"through": self.unet.base.stem, "prediction": learner.prediction}
+            return json.dumps([*before, {**recording, **through, **figures}])
+        return json.dumps([*before, recording]) if before else ""
+
+    def _figures(
+        self, ready: PreparedBridge, learner: ThroughLearner, bridge: Bridge
+    ) -> dict[str, dict[str, float]]:
+        """What is measured through the U-Net of the bridge that the run began with, and now."""
+        assert self.measured is not None
+        device = learner.bridge.base.mean.device
+        if self.before is None:
+            if self.checkpoint is not None:
+                first = self.checkpoint.bridge
+            else:
+                first = new_bridge(ready)
+                first.base.load_state_dict(learner.bridge.base.state_dict())
+            self.before = self.measured.of(learner, first.to(device))
+        after = self.measured.of(learner, bridge.to(device))
+        told = self.before[GAP], after[GAP], self.before[LOSS], after[LOSS]
+        log.info("text gap kept %.4f before this run, %.4f now; error %.6f and %.6f", *told)
+        bridge.to("cpu")
+        return {"before": self.before, "after": after}
+
     def plan(self, folder: Path) -> str:
-        return bridge_plan_text(make_bridge_plan(self.recipe, self.config, self.prompts, folder))
+        self._check_unet()
+        given = self.recipe, self.config, self.prompts, folder, self.unet
+        return bridge_plan_text(make_bridge_plan(*given))
+
+
+def _stages_of(loaded: LoadedBridge) -> list[dict]:
+    """What a bridge's file says of its training; of one without a word, a recording alone."""
+    return json.loads(loaded.stages or '[{"from": "a recording"}]')

@@ -244,7 +244,7 @@ def test_held_out_prompts_are_measured_as_often_as_is_planned(world, caplog):
     assert found == [str(plan.held_out)] * plan.files
     passes = len(found) * plan.held_out * plan.cost.forward
     assert plan.measuring_seconds == pytest.approx(passes / (plan.cpu.share * plan.cpu.float32))
-    told = rf"measuring held out prompts .* {plan.held_out} of them on this CPU, for {plan.files} "
+    told = rf"measuring held-out prompts .* {plan.held_out} of them on this CPU, for {plan.files} "
     assert re.search(told, bridge_plan_text(plan))
     kept = replace(recipe.checkpoints, weights="none")
     assert replace(plan, recipe=replace(recipe, checkpoints=kept)).files == 1
@@ -284,6 +284,7 @@ MISTAKES = [
     (_other_layout, {}, "by the layout of its teacher"),
     (_no_pooled, {}, "a pooled vector of 6 numbers; expected 0"),
     (_varying, {}, "changes with the prompt"),
+    (None, {"model": {"fresh_text": True}}, "model.fresh_text, and a bridge has no model"),
     (None, {"bridge": {"llms": []}}, "no llms; expected one or more"),
     (None, {"bridge": {"width": 33}}, "a width that twice the heads divide"),
     (None, {"bridge": {"residual": "none"}}, "residual is 'none'"),
