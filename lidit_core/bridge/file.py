@@ -26,6 +26,7 @@ from ..io.tensors import (
     shapes_of,
     write_safetensors,
 )
+from ..text.terms import terms_for
 from .base import base_shapes
 from .config import SEEDS, BridgeConfig
 from .layout import AnyRows
@@ -70,6 +71,7 @@ def write_bridge(
     metadata = {BRIDGE_KEY: loaded.bridge.config.to_json(), EMPTY_KEY: empty, REPORT: loaded.report}
     if loaded.stages:
         metadata[STAGES] = loaded.stages
+    metadata |= terms_for(llm.name for llm in loaded.bridge.config.llms)
     write_safetensors(path, tensors, metadata)
 
 

@@ -30,6 +30,7 @@ from ..io.tensors import (
 from ..model.config import LiDiTConfig
 from ..model.dit import LiDiT
 from ..model.vae import TinyAutoencoder
+from ..text.terms import terms_for
 
 Kept = TypeVar("Kept")
 CONFIG_KEY = "lidit"  # of the metadata that holds the configuration's JSON
@@ -41,7 +42,8 @@ def save_lidit(model_or_weights: LiDiT | Mapping[str, Tensor], config: LiDiTConf
     if isinstance(weights, LiDiT):
         weights = weights.state_dict()
     check_finite(weights, path)
-    write_safetensors(path, weights, {CONFIG_KEY: config.to_json()})
+    terms = terms_for(spec.name for spec in config.llms)
+    write_safetensors(path, weights, {CONFIG_KEY: config.to_json(), **terms})
 
 
 def read_config(path: str | Path) -> LiDiTConfig:

@@ -21,6 +21,7 @@ from ..io.tensors import check_finite, fill, read_safetensors, write_safetensors
 from ..model.config import LiDiTConfig
 from ..model.dit import LiDiT
 from ..text.spec import LLMSpec
+from ..text.terms import terms_for
 from .lidit import read_lidit
 from .lora_styles import (
     PREFIX,
@@ -116,7 +117,8 @@ def write_lora(
     check_finite(tensors, path)
     ranks = sorted({a.shape[0] for a, _ in layers.values()})
     about = {"base": base, "rank": ranks[-1], "alpha": alpha, **_kind(config), LONGEST: longest}
-    write_safetensors(path, tensors, {LORA_KEY: json.dumps(about, ensure_ascii=False)})
+    terms = terms_for(spec.name for spec in config.llms)
+    write_safetensors(path, tensors, {LORA_KEY: json.dumps(about, ensure_ascii=False), **terms})
 
 
 def _kind(config: LiDiTConfig) -> dict:

@@ -19,6 +19,7 @@ from ..io.tensors import check_tensors, read_safetensors, shapes_of, write_safet
 from ..model.config import LiDiTConfig, RefinerConfig
 from ..model.dit import LiDiT
 from ..text.spec import LLMSpec, place_of
+from ..text.terms import terms_for
 from .lidit import check_model_sizes, read_lidit
 
 REFINER_KEY = "lidit_refiner"  # of the metadata
@@ -44,7 +45,8 @@ def save_refiner(checkpoint: str | Path, llm: str, path: str | Path) -> None:
         if key.startswith(place)
     }
     spec = asdict(config.llms[config.branch(llm)])
-    write_safetensors(path, tensors, {REFINER_KEY: json.dumps({"llm": spec, **_sizes(config)})})
+    about = json.dumps({"llm": spec, **_sizes(config)})
+    write_safetensors(path, tensors, {REFINER_KEY: about, **terms_for([llm])})
 
 
 def _sizes(config: LiDiTConfig) -> dict:

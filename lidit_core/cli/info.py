@@ -69,7 +69,7 @@ def count_parameters(config) -> int:
 
 def _table(title: str, config) -> str:
     from ..llm.blocks import shown_block
-    from ..llm.demo_llms import GEMMA3
+    from ..text.terms import terms_for
 
     latent, refiner = config.latent, config.refiner
     rows = {
@@ -93,9 +93,7 @@ def _table(title: str, config) -> str:
         )
         text = " ".join(f"{spec.template.system} {spec.template.instruction}".split())
         lines.append(f"  {'':<14} {text!r}" if text else f"  {'':<14} no instruction")
-        if spec.name.lower().startswith("gemma"):
-            url = GEMMA3.licence_url
-            lines.append(f"  {'':<14} trained on Gemma's states, whose terms hold too: {url}")
+        lines += [f"  {'':<14} its terms hold too: {t}" for t in terms_for([spec.name]).values()]
     return "\n".join(lines)
 
 

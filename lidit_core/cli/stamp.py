@@ -75,6 +75,7 @@ def stamp(
     """
     from ..errors import check
     from ..io.tensors import opened, write_metadata
+    from ..text.terms import terms_for
 
     with opened(path) as file:
         metadata = dict(file.metadata() or {})
@@ -86,9 +87,16 @@ def stamp(
     )
     lines: list[str] = []
     whole, key = _kinds()[found[0]], found[0]
-    completed = whole(metadata[key], lambda spec: _completed(spec, sources or {}, longest, lines))
-    if completed != metadata[key]:
-        write_metadata(path, {**metadata, key: completed})
+    names: list[str] = []
+
+    def fill(spec: LLMSpec) -> LLMSpec:
+        names.append(spec.name)
+        return _completed(spec, sources or {}, longest, lines)
+
+    completed = whole(metadata[key], fill)
+    stamped = {**metadata, key: completed, **terms_for(names)}
+    if stamped != metadata:
+        write_metadata(path, stamped)
     return lines
 
 

@@ -21,6 +21,7 @@ from ..io.tensors import (
     shapes_of,
     write_safetensors,
 )
+from ..text.terms import terms_for
 from .adapter import GATES, LLMDiffAdapter
 from .config import LAST, AdapterConfig
 
@@ -31,7 +32,8 @@ def write_adapter(path: str | Path, weights: Mapping[str, Tensor], config: Adapt
     """Write an adapter; a layer's scalars have no dimension in the file."""
     check_finite(weights, path)
     scalars = {k: v.reshape(()) for k, v in weights.items() if _is_gate(k)}
-    write_safetensors(path, {**weights, **scalars}, {ADAPTER_KEY: config.to_json()})
+    about = {ADAPTER_KEY: config.to_json(), **terms_for([config.llm.name])}
+    write_safetensors(path, {**weights, **scalars}, about)
 
 
 def read_adapter_config(path: str | Path) -> AdapterConfig:

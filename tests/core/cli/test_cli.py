@@ -269,7 +269,7 @@ def test_info_tells_of_a_checkpoint_a_preset_and_a_picture(folder, draw, lidit):
     _, told, _ = lidit("info", "picture.png")
     assert '"prompt": "a cat"' in told
     _, told, _ = lidit("info", "stickers")
-    assert told.count("whose terms hold too: https://ai.google.dev/gemma/terms") == 1
+    assert told.count("https://ai.google.dev/gemma/terms") == 1
     status, _, error = lidit("info", "LI-DiT-2B")
     assert status == 2 and "LI-DiT-1B, LI-DiT-10B" in error
     status, _, error = lidit("info", "missing.safetensors")
