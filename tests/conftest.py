@@ -20,6 +20,19 @@ import torch  # noqa: E402
 torch.set_num_threads(1)  # the models of the tests are tiny: a second thread only waits
 
 
+LONG = "LIDIT_LONG"  # set by `run.py prove long`
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what an ordinary run has no time for, but where it is chosen by its mark."""
+    if os.environ.get(LONG):
+        return
+    why = pytest.mark.skip(reason="it takes long; run it by: python3 run.py prove long")
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(why)
+
+
 @pytest.hookimpl(tryfirst=True)  # before the test's fixtures draw
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what draws stickers where the emoji font is missing, and say how to get it."""

@@ -35,6 +35,11 @@ class Proof:
 
 
 PROOFS = {
+    "long": Proof(
+        "what is marked as too long for an ordinary run passes",
+        ("tests/core", "tests/train", "tests/stickers", "tests/eval", "-m", "long"),
+        environment=(("LIDIT_LONG", "1"),),
+    ),
     "families": Proof(
         "every family of LLMs and U-Nets gives what transformers and diffusers give",
         (
@@ -47,6 +52,7 @@ PROOFS = {
         "a run that is killed anywhere goes on to the same bits",
         ("tests/train", "tests/core", "tests/stickers", "-k", "killed or resume or goes_on"),
         times=5,
+        environment=(("LIDIT_LONG", "1"),),
     ),
     "moments": Proof(
         "a run goes on to the same bits that is killed at 20 random moments and stopped at 5, and "
@@ -57,7 +63,7 @@ PROOFS = {
     "compiled": Proof(
         "LI-DiT and its text side compile as one graph and give equal numbers",
         ("tests/core/model/test_compiled.py", "tests/core/model/test_compiled_ways.py"),
-        environment=(("LIDIT_TEST_BACKEND", "inductor"),),
+        environment=(("LIDIT_TEST_BACKEND", "inductor"), ("LIDIT_LONG", "1")),
     ),
     "fuzzing": Proof(
         "1,000 hostile inputs of each kind end in a result or in one sentence",

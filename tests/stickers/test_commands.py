@@ -47,6 +47,7 @@ def test_a_mistake_is_one_sentence(words, expected, tmp_path):
     assert expected in ended.stderr
 
 
+@pytest.mark.long
 @pytest.mark.font
 @pytest.mark.llm
 def test_a_decoder_learns_from_what_a_model_gives_back(tmp_path):
@@ -67,6 +68,7 @@ def test_a_decoder_learns_from_what_a_model_gives_back(tmp_path):
     load_vae(tmp_path / "final.safetensors")
 
 
+@pytest.mark.long
 @pytest.mark.font
 def test_the_recipe_for_a_gpu_goes_on_from_the_decoder_that_ships(tmp_path):
     options = "--device cpu --set batch=2 --set workers=1 --set steps=2 --set warmup=0"
@@ -85,6 +87,7 @@ def test_an_autoencoders_sharpness_is_told_and_shown(tmp_path):
         assert strip.size == (3 * 64, 2 * 64)
 
 
+@pytest.mark.long
 @pytest.mark.font
 def test_the_ceiling_is_every_prompt_as_the_autoencoder_gives_it_back(tmp_path):
     """And the pictures are what `lidit eval --pictures` judges, nearly all of them right."""

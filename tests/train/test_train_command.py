@@ -150,6 +150,7 @@ def test_the_command_for_two_processes_starts_two(tmp_path):
     assert said.count("step 4 of 4") == 1
 
 
+@pytest.mark.long
 def test_the_command_for_several_machines_joins_them(tmp_path):
     (command,) = (c for c in launches() if "--nnodes" in c)
     with socket.socket() as free:

@@ -124,6 +124,7 @@ def batch_of_eight(model: LiDiT, draw: random.Random, empty: bool) -> tuple:
     return x, t, text
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("part", ["model", "blocks"])
 @pytest.mark.parametrize("empties, most", [((0, 0, 0, 0, 0), 2), ((0, 1, 0, 1, 1, 0, 0), 4)])
 def test_prompts_of_other_lengths_find_it_compiled(part, empties, most):

@@ -107,6 +107,7 @@ def test_a_step_looks_at_no_tensor(way):
         assert looks.seen == []
 
 
+@pytest.mark.long
 def test_it_compiles_as_one_graph_and_gives_equal_numbers(way):
     torch._dynamo.reset()
     model, hardest = randomise(LiDiT(way.config())).eval(), way is WAYS[HARDEST]

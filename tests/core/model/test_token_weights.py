@@ -105,6 +105,7 @@ def test_it_goes_together_with_branch_weights():
     assert torch.allclose(bias, torch.tensor([1.0] * 6 + [0.5, 0.5, 1.5, 1.5, 0.5, 0.5]))
 
 
+@pytest.mark.long
 def test_it_compiles_as_one_graph():
     torch._dynamo.reset()
     model = random_lidit(2)

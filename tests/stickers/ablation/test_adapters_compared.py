@@ -72,6 +72,7 @@ def ablate(world: Path, file: str, *words: str) -> int:
     return main(["ablate", file, *llms, "--device", "cpu", *words])
 
 
+@pytest.mark.long
 @pytest.mark.font
 def test_one_command_trains_measures_and_compares_the_forms(world, tmp_path):
     file, out = written(tmp_path, tiny(world)), tmp_path / "out"

@@ -112,6 +112,7 @@ def test_what_is_frozen_is_not_copied_for_a_file(world, task, own, monkeypatch):
     assert run.write(out / "some.safetensors").stat().st_size > 0
 
 
+@pytest.mark.long
 def test_two_processes_hold_the_same_8_bits(world):
     """Bytes of float8 are copied to the second process as any weight is."""
     folder, _, adapters = world

@@ -156,6 +156,7 @@ def test_measuring_changes_nothing_that_is_learnt(world):
     assert same(often, seldom)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("task", "shard"), [("all", False), ("adapter", False), ("all", True)])
 def test_two_processes_measure_what_one_does(world, task, shard):
     folder, llms = world

@@ -47,7 +47,10 @@ def trained(folder: Path, llms: dict[str, str], task: str, shard: bool) -> Path:
     return out
 
 
-@pytest.mark.parametrize("task", ["all", "refiners", "lora", "adapter"])
+LONG = [pytest.param(task, marks=pytest.mark.long) for task in ("refiners", "lora", "adapter")]
+
+
+@pytest.mark.parametrize("task", ["all", *LONG])
 def test_divided_it_learns_and_draws_as_copies_do(world, task):
     copied, divided = (trained(*world, task, shard) for shard in (False, True))
     for ours, theirs in zip(curve(divided), curve(copied), strict=True):

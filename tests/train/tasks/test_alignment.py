@@ -139,6 +139,7 @@ def test_a_run_learns_it_ends_it_and_resumes_to_the_same_bits(world):
     assert min(more[:2]) > 0.2 and max(map(abs, more[2:])) < 0.1, "it is there for two steps"
 
 
+@pytest.mark.long
 def test_two_processes_reach_the_losses_of_one(world):
     folder, llms = world
     run(folder, "one", llms, **on(folder))

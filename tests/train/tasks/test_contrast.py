@@ -149,6 +149,7 @@ def test_neither_micro_batches_nor_workers_change_it(world):
             assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
 
 
+@pytest.mark.long
 def test_two_processes_contrast_what_one_does(world):
     """A process's last sample with the other process's first."""
     folder, llms = world

@@ -103,6 +103,7 @@ def test_chance_comes_from_seed_step_and_row_alone():
     assert often.min() > 60 and often.max() < 140
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("changes", [{}, {"compute": {"checkpointing": True, "micro_batch": 2}}])
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(world, changes):
     folder, llms = world
@@ -131,6 +132,7 @@ def test_it_changes_the_loss_and_checkpointing_does_not(world):
     assert all(abs(a["loss"] / b["loss"] - 1) < 1e-4 for a, b in zip(with_, again))
 
 
+@pytest.mark.long
 def test_two_processes_reach_the_losses_of_one(world):
     folder, llms = world
     run(folder, "one", llms, **CHANGES)

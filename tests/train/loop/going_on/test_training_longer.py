@@ -100,6 +100,7 @@ def test_a_cosine_is_run_once_by_a_run_that_is_lengthened(world, decay):
     assert not same(long, go(folder, f"run-{LONG}", llms, LONG))
 
 
+@pytest.mark.long
 def test_two_processes_lengthen_the_run_of_one(world):
     folder, llms = world
     copy_of(folder, "two")
@@ -118,6 +119,7 @@ def test_two_processes_lengthen_the_run_of_one(world):
         assert all(a[name] == pytest.approx(b[name], rel=1e-4) for name in a)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("steps", [22, 40])  # whose own decay begins soon after, or much later
 def test_a_lengthened_run_may_die_and_be_lengthened_again(world, steps):
     folder, llms = world
@@ -169,6 +171,7 @@ def test_a_shortened_decay_is_no_second_one_either(world, caplog):
     assert same(later, go(folder, "later-straight", llms, SHORT, **changed))
 
 
+@pytest.mark.long
 def test_the_last_of_several_stages_can_be_lengthened(world, caplog):
     folder, llms = world
 
