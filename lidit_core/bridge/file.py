@@ -26,7 +26,7 @@ from ..io.tensors import (
     shapes_of,
     write_safetensors,
 )
-from ..text.terms import terms_for
+from ..io.terms import terms_for
 from .base import base_shapes
 from .config import SEEDS, BridgeConfig
 from .layout import AnyRows

@@ -27,10 +27,10 @@ from ..io.tensors import (
     shapes_of,
     write_safetensors,
 )
+from ..io.terms import terms_for
 from ..model.config import LiDiTConfig
 from ..model.dit import LiDiT
 from ..model.vae import TinyAutoencoder
-from ..text.terms import terms_for
 
 Kept = TypeVar("Kept")
 CONFIG_KEY = "lidit"  # of the metadata that holds the configuration's JSON

@@ -18,10 +18,10 @@ from torch import Tensor
 from ..errors import LiDiTError, shown
 from ..io.records import json_object, read_record
 from ..io.tensors import check_finite, fill, read_safetensors, write_safetensors
+from ..io.terms import terms_for
 from ..model.config import LiDiTConfig
 from ..model.dit import LiDiT
 from ..text.spec import LLMSpec
-from ..text.terms import terms_for
 from .lidit import read_lidit
 from .lora_styles import (
     PREFIX,

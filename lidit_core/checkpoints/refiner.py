@@ -16,10 +16,10 @@ from torch import Tensor
 from ..errors import LiDiTError, shown
 from ..io.records import json_object, read_record
 from ..io.tensors import check_tensors, read_safetensors, shapes_of, write_safetensors
+from ..io.terms import terms_for
 from ..model.config import LiDiTConfig, RefinerConfig
 from ..model.dit import LiDiT
 from ..text.spec import LLMSpec, place_of
-from ..text.terms import terms_for
 from .lidit import check_model_sizes, read_lidit
 
 REFINER_KEY = "lidit_refiner"  # of the metadata

@@ -68,8 +68,8 @@ def count_parameters(config) -> int:
 
 
 def _table(title: str, config) -> str:
+    from ..io.terms import terms_for
     from ..llm.blocks import shown_block
-    from ..text.terms import terms_for
 
     latent, refiner = config.latent, config.refiner
     rows = {

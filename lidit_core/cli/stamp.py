@@ -75,7 +75,7 @@ def stamp(
     """
     from ..errors import check
     from ..io.tensors import opened, write_metadata
-    from ..text.terms import terms_for
+    from ..io.terms import terms_for
 
     with opened(path) as file:
         metadata = dict(file.metadata() or {})

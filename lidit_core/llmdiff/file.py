@@ -21,7 +21,7 @@ from ..io.tensors import (
     shapes_of,
     write_safetensors,
 )
-from ..text.terms import terms_for
+from ..io.terms import terms_for
 from .adapter import GATES, LLMDiffAdapter
 from .config import LAST, AdapterConfig
 

@@ -1,4 +1,4 @@
-"""Files trained on an LLM's states carry its terms. Run: pytest tests/core/text/test_terms.py"""
+"""Files trained on an LLM's states carry its terms. Run: pytest tests/core/io/test_terms.py"""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from lidit_core.checkpoints.lora import write_lora
 from lidit_core.checkpoints.refiner import save_refiner
 from lidit_core.cli import main
 from lidit_core.io.tensors import write_metadata
+from lidit_core.io.terms import TERMS_KEY
 from lidit_core.llmdiff.file import write_adapter
-from lidit_core.text.terms import TERMS_KEY
 
 GEMMA, OTHER = "google_Gemma-3-4b-it", "another"
 
