@@ -6,7 +6,7 @@ import math
 import os
 import reprlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 
 class LiDiTError(ValueError):
@@ -45,6 +45,13 @@ def shown(value: object) -> str:
         return short.repr(value)
     except ValueError:  # Python writes no integer of more than 4,300 digits
         return "a number of thousands of digits"
+
+
+def listed(names: Iterable[object], most: int = 8) -> str:
+    """Names as a sentence lists them: ``a, b and 3 more`` where there may be any number of them."""
+    told = [str(name) for name in names]
+    rest = len(told) - most
+    return ", ".join(told[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def is_number(value: object) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..lidit_core.errors import check, shown
+from ..lidit_core.errors import check, listed, shown
 
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 TOLD = 12  # of a list's options in a sentence
@@ -65,9 +65,4 @@ def check_choice(name: str, value: Any, options: Sequence[Any] | None) -> None:
     if not options:
         a_name = value is None or isinstance(value, str) and value.isprintable()
         return check(a_name, f"{name} is {shown(value)}; expected a name from its list")
-    told, left = [*map(str, options[:TOLD])], len(options) - TOLD
-    told += [f"{left} more"] if left > 0 else []
-    check(
-        value in options,
-        f"{name} is {shown(value)}; expected one of {', '.join(told)}",
-    )
+    check(value in options, f"{name} is {shown(value)}; expected one of {listed(options, TOLD)}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...lidit_core.errors import check, shown
+from ...lidit_core.errors import check, listed, shown
 from ...lidit_core.text.emphasis import EmphasisedPrompt
 from ..llm.plain_text import check_options
 from ..node_notes import note
@@ -45,7 +45,7 @@ def texts_of(tokens: Mapping[str, Any]) -> dict[str, str | None]:
     """
     check(
         TEXT in tokens,
-        f"these tokens are of another CLIP ({', '.join(map(str, list(tokens)[:5]))}); tokenise the "
+        f"these tokens are of another CLIP ({listed(tokens, 5)}); tokenise the "
         "prompt with the CLIP that encodes it",
     )
     named = {name: _text_of(pieces) for name, pieces in tokens.items() if isinstance(pieces, list)}

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...lidit_core.errors import LiDiTError
+from ...lidit_core.errors import LiDiTError, listed
 from ..attention import attend
 from ..node_notes import note
 
@@ -53,7 +53,7 @@ def tell_lost_places(replaced: Mapping[str, Any], blocks: int) -> None:
     ours = [place for place in places if place == HALFWAY or _is_there(place, blocks)]
     lost = [place for place in places if place not in ours and (not ours or place[0] == BLOCK)]
     if lost:
-        named = ", ".join(f"{place[0]} {place[1]}" for place in dict.fromkeys(lost))
+        named = listed(f"{place[0]} {place[1]}" for place in dict.fromkeys(lost))
         note(
             f"a node skips or changes {named}, which this LI-DiT does not have, and that has no "
             f"effect; its blocks are {BLOCK} 0 to {blocks - 1}: name some of those in the node"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ...lidit_core.errors import LiDiTError, shown
+from ...lidit_core.errors import LiDiTError, listed, shown
 from ...lidit_core.llm.demo_llms import DEMO_LLMS, SMOLLM2
 from ...lidit_core.llm.listing import file_serves, gguf_serves
 from ...lidit_core.llm.locate import check_present, installed_llms, locate, package_parts
@@ -56,7 +56,7 @@ def llm_source(name: str) -> str:
     raise LiDiTError(
         f"the LLM {shown(name)} is not on this machine; put its model folder, GGUF or safetensors "
         f"file into {folder_paths.get_folder_paths(LLMS)[0]}, or choose one of "
-        f"{', '.join(llm_choices())}"
+        f"{listed(llm_choices())}"
     )
 
 
@@ -102,9 +102,9 @@ def template_file(name: str) -> Path | None:
     known = _templates()
     if plain_name(name) not in known:
         raise LiDiTError(
-            f"no template is named {name!r}; put a .json or .txt file into "
+            f"no template is named {shown(name)}; put a .json or .txt file into "
             f"{folder_paths.get_folder_paths(TEMPLATES)[0]}, or choose one of "
-            f"{', '.join(template_choices())}"
+            f"{listed(template_choices())}"
         )
     return known[plain_name(name)]
 

@@ -13,7 +13,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 
-from ...lidit_core.errors import LiDiTError, first_line
+from ...lidit_core.errors import LiDiTError, first_line, listed
 from ...lidit_core.llm.compat import tokenizer_around
 
 ADDED = (2, 3, 4)  # types of SentencePiece's pieces: unknown, control, defined by a user
@@ -47,7 +47,7 @@ def _part_for(tokenizers: object, name: str) -> Any:
     found = dict(text_parts(tokenizers))
     if name not in found and len(found) != 1:
         raise LiDiTError(
-            f"this CLIP has tokenizers for {', '.join(found) or 'nothing'} and none for its LLM "
+            f"this CLIP has tokenizers for {listed(found) or 'nothing'} and none for its LLM "
             f"{name}; load this LLM with the LI-DiT LLM loader"
         )
     return found.get(name) or next(iter(found.values()))

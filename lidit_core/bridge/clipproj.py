@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..errors import LiDiTError, check, shown
+from ..errors import LiDiTError, check, listed, shown
 from ..io.conditioning import Entry
 from ..io.tensors import read_safetensors
 from ..text.spec import LLMSpec
@@ -163,7 +163,7 @@ def _layers(tensors: Mapping[str, Tensor], path: str | Path) -> nn.Sequential | 
         and len(places) <= DEEPEST
         and all(f"mlp.{n}.weight" in found for n in places)
         and all(t.ndim == 2 for n, t in found.items() if n.endswith("weight")),
-        f"{path} has an MLP of {', '.join(sorted(found)[:5])}; expected mlp.N.weight and "
+        f"{path} has an MLP of {listed(sorted(found), 5)}; expected mlp.N.weight and "
         "mlp.N.bias: fetch it again",
     )
     width, made = tensors[WEIGHT].shape[0], []

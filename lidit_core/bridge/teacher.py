@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..errors import LiDiTError, check, first_line
+from ..errors import LiDiTError, check, first_line, listed
 from ..io.conditioning import Entry, pack_entry, unpack_entry
 from ..io.records import read_json
 from ..io.tensors import read_safetensors, write_safetensors
@@ -115,7 +115,7 @@ def read_teacher(folder: str | Path) -> Teacher:
         set(own) == {"seeds"}
         and tuple(own["seeds"].shape) == (spec.vocabulary, SEEDS)
         and unread.ndim == 1,
-        f"{path} holds {', '.join(sorted(tensors))}; expected seeds ({spec.vocabulary}, {SEEDS}) "
+        f"{path} holds {listed(sorted(tensors))}; expected seeds ({spec.vocabulary}, {SEEDS}) "
         "and tokenizer: record the same prompts once more",
     )
     rows = unpacked_rows(spec.layouts, tensors, path)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from ..errors import LiDiTError, check, first_line, shown
+from ..errors import LiDiTError, check, first_line, listed, shown
 
 LARGEST = 1e30  # of the numbers in a record; float32, which computes with them, ends at 3.4e38
 
@@ -64,7 +64,7 @@ def read_record(kind: Any, data: Any, where: str) -> Any:
         unknown = sorted(set(data) - set(known), key=str)
         check(
             not unknown,
-            f"{where} has unknown field {', '.join(map(shown, unknown[:5]))}; "
+            f"{where} has unknown field {listed(map(shown, unknown), 5)}; "
             f"expected only {', '.join(known)}",
         )
         try:

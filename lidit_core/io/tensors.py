@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..errors import LiDiTError
+from ..errors import LiDiTError, listed
 from .atomic import replacing
 
 Filled = TypeVar("Filled", bound=nn.Module)
@@ -171,9 +171,8 @@ def _check_shapes(found: Mapping[str, Shape], expected: Mapping[str, Shape], wha
         )
 
 
-def _name_faults(kind: str, names: list[str], most: int = 5) -> str:
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{len(names)} {kind} ({', '.join(names[:most])}{rest})"
+def _name_faults(kind: str, names: list[str]) -> str:
+    return f"{len(names)} {kind} ({listed(names, 5)})"
 
 
 def fill(module: Filled, tensors: Mapping[str, Tensor], what: str, dtype=None) -> Filled:

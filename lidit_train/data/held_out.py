@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from lidit_core.diffusion.times import even_times
-from lidit_core.errors import LiDiTError
+from lidit_core.errors import LiDiTError, listed
 
 from ..input_spec import InputSpec
 from ..recipe import Recipe, Subset
@@ -102,9 +102,8 @@ class HeldOut:
                     several = [Sample(source, index, time) for time in times]
                     found.setdefault((bucket, branches), []).extend(several)
         if broken:
-            names = ", ".join(broken[:3]) + ", …" * (len(broken) > 3)
             told = "%d pictures that are held out cannot be decoded and are not measured: %s"
-            log.warning(told, len(broken), names)
+            log.warning(told, len(broken), listed(broken, 3))
         if not found:
             raise LiDiTError(
                 f"none of the {len(broken)} pictures that are held out can be decoded; bring whole "

@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 
-from lidit_core.errors import LiDiTError
+from lidit_core.errors import LiDiTError, listed
 
 from ..batch import Batch
 from ..data.loader import Loader
@@ -291,7 +291,7 @@ class Trainer:
         """Take up the checkpoint that follows a step."""
         found = dict(self.checkpoints.found())
         if step not in found:
-            there = ", ".join(map(str, sorted(found))) or "none"
+            there = listed(sorted(found)) or "none"
             raise LiDiTError(
                 f"{self.checkpoints.folder} has no checkpoint of step {step}; expected one of "
                 f"those that it has: {there}"

@@ -5,6 +5,8 @@ Host's Python.
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
@@ -27,8 +29,25 @@ def test_a_value_where_a_link_belongs_is_a_sentence(pack, value):
     assert tried > 15
 
 
+@pytest.fixture
+def many_files(host):
+    """As many LLMs and templates as a collector has."""
+    folders = [host.base / "models" / kind / "many" for kind in ("llm", "llm_templates")]
+    for number in range(40):
+        llm = folders[0] / f"an LLM with a rather long name {number}"
+        llm.mkdir(parents=True)
+        for name in ("config.json", "model.safetensors"):
+            (llm / name).touch()
+    folders[1].mkdir(parents=True)
+    for number in range(40):
+        (folders[1] / f"a template with a rather long name {number}.txt").write_text("{prompt}")
+    yield
+    for folder in folders:
+        shutil.rmtree(folder)
+
+
 @pytest.mark.parametrize("value", [float("inf"), "\x00", "3rd", {"a": 1}, None, 0.0])
-def test_a_value_that_no_list_holds_is_a_sentence(pack, value):
+def test_a_value_that_no_list_holds_is_a_sentence(pack, many_files, value):
     """A file's name gets its sentence from the node itself, which looks for it when it runs."""
     errors = pack.module("lidit_core.errors")
     tried = 0

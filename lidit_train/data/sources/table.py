@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lidit_core.errors import LiDiTError
+from lidit_core.errors import LiDiTError, listed
 
 from . import LeftOut
 from .files import PictureFiles
@@ -114,5 +114,5 @@ def _first(wanted: Sequence[str], columns: Sequence[str], what: str) -> str:
             return column
     raise LiDiTError(
         f"{what} called {' or '.join(wanted)}; name one of its columns, "
-        f"{', '.join(map(printable, columns[:20])) or 'of which there are none'}"
+        f"{listed(map(printable, columns), 20) or 'of which there are none'}"
     )

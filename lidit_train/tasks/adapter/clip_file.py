@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from lidit_core.errors import check
+from lidit_core.errors import check, listed
 from lidit_core.io.tensors import opened
 
 from .clip_tokenizer import clip_tokenizer
@@ -153,7 +153,7 @@ def _filled(model: nn.Module, own: Mapping[str, Tensor], path: Path) -> nn.Modul
     lacking = sorted({k for k in wanted if not k.endswith("position_ids")} - put.keys())
     check(
         not lacking,
-        f"the text encoder in {path} lacks {', '.join(lacking[:3])}; fetch the file again",
+        f"the text encoder in {path} lacks {listed(lacking, 3)}; fetch the file again",
     )
     model.load_state_dict(put, strict=False)
     return model
