@@ -12,14 +12,12 @@ A folder of some hundred MB is made for it where LIDIT_SCRATCH says, or among te
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import shutil
 import statistics
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +32,8 @@ from lidit_core.model.presets import find_preset
 from lidit_stickers.source import StickerSource
 from lidit_train.recipe import Source
 
-ROOT = Path(__file__).resolve().parent.parent
+from .older_tree import ROOT, take_out
+
 RECIPE = ROOT / "recipes" / "stickers.yaml"
 VAE = ROOT / "lidit_core" / "weights" / "stickers-vae.safetensors"
 COMMIT = "74bf4f6"
@@ -97,24 +96,6 @@ def write_recipe(path: Path, pictures: Path, steps: int, batch: int) -> Path:
     }
     path.write_text(yaml.safe_dump(data), encoding="utf-8")
     return path
-
-
-def take_out(commit: str, folder: Path) -> Path:
-    """The files of a commit, in a folder.
-
-    Raises:
-        LiDiTError: it is not in this repository.
-    """
-    done = subprocess.run(["git", "archive", commit], cwd=ROOT, capture_output=True)
-    if done.returncode:
-        raise LiDiTError(
-            f"the commit {commit} cannot be taken out of {ROOT} (git says "
-            f"{done.stderr.decode(errors='replace').strip()!r}); expected one of its history: "
-            "clone it whole"
-        )
-    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as files:
-        files.extractall(folder, filter="data")
-    return folder
 
 
 def train(tree: Tree, recipe: Path, out: str) -> list[dict]:

@@ -37,7 +37,7 @@ class Proof:
 PROOFS = {
     "long": Proof(
         "what is marked as too long for an ordinary run passes",
-        ("tests/core", "tests/train", "tests/stickers", "tests/eval", "-m", "long"),
+        ("tests", "--ignore", "tests/host", "-m", "long"),
         environment=(("LIDIT_LONG", "1"),),
     ),
     "families": Proof(
@@ -100,6 +100,11 @@ PROOFS = {
         "the stickers are trained 1.15 times as fast as at commit 74bf4f6, with the same losses",
         ("tests/train/test_throughput.py", "-s"),
         environment=(("LIDIT_THROUGHPUT", "1"),),
+    ),
+    "suite": Proof(
+        "the library's tests take no longer than the same ones of commit c30ec82",
+        ("tests/test_suite_times.py", "-s"),
+        environment=(("LIDIT_SUITE", "1"),),
     ),
     "bridges": Proof(
         "bridges hold for text encoders as wide as people's, few layers deep, with random weights",

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.throughput import ROOT, Timed, take_out, timed, verdict, write_recipe
+from benchmarks.older_tree import ROOT, take_out
+from benchmarks.throughput import Timed, timed, verdict, write_recipe
 from lidit_core.errors import LiDiTError
 from lidit_train.recipe_file import read_recipe
 
