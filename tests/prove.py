@@ -1,7 +1,8 @@
 """Runs a long proof and notes its result in docs/proofs.md: `python3 run.py prove NAME`.
 
-A proof is a choice of tests, here or in every ComfyUI there is, some of them many times over. The
-tests themselves are those of `python3 run.py test`, which runs each once.
+A proof is a choice of tests, here or in every ComfyUI there is, some of them many times over. All
+these places work at once; the first one's tests are seen as they run, those of the others when they
+have ended. The tests themselves are those of `python3 run.py test`, which runs each once.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 from xml.etree import ElementTree
 
-from hosts import find_hosts, host_version
+from hosts import find_hosts, host_version, show
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTES = ROOT / "docs" / "proofs.md"
@@ -145,15 +148,40 @@ def attempts(proof: Proof) -> list[tuple[str, list[str], dict[str, str]]]:
     ]
 
 
-def tried(command: list[str], environment: dict[str, str]) -> tuple[bool, int, int]:
-    """Whether the tests passed, how many there were, and how many of them were skipped."""
+def tried(
+    command: list[str], environment: dict[str, str], out: IO | None = None
+) -> tuple[bool, int, int]:
+    """Whether the tests passed, how many there were, and how many of them were skipped.
+
+    Args:
+        out: where goes what they print; None = it is seen as it comes.
+    """
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         words = [*command, f"--junitxml={report}"]
-        passed = subprocess.call(words, cwd=ROOT, env=environment) == 0
+        told = {"stdout": out, "stderr": out and subprocess.STDOUT}
+        passed = subprocess.call(words, cwd=ROOT, env=environment, **told) == 0
         suites = list(ElementTree.parse(report).iter("testsuite")) if report.is_file() else []
     tests, skipped = (sum(int(s.get(n, 0)) for s in suites) for n in ("tests", "skipped"))
     return passed, tests, skipped
+
+
+def all_tried(
+    planned: list[tuple[str, list[str], dict[str, str]]],
+) -> dict[str, list[tuple[bool, int, int]]]:
+    """What came of each place's attempts, one after the other; the places work at once."""
+    places = list(dict.fromkeys(place for place, _, _ in planned))
+
+    def try_in(place: str) -> tuple[list[tuple[bool, int, int]], IO | None]:
+        out = tempfile.TemporaryFile("w+", errors="replace") if place != places[0] else None
+        return [tried(*what, out) for where, *what in planned if where == place], out
+
+    results = {}
+    with ThreadPoolExecutor(max(len(places), 1)) as pool:
+        for place, (found, out) in zip(places, pool.map(try_in, places), strict=True):
+            show(out)
+            results[place] = found
+    return results
 
 
 def told(place: str, results: list[tuple[bool, int, int]]) -> str:
@@ -170,9 +198,8 @@ def run(name: str) -> tuple[bool, str]:
 
     It does not hold where every test was skipped.
     """
-    proof, began, results = PROOFS[name], time.monotonic(), {}
-    for place, command, environment in attempts(proof):
-        results.setdefault(place, []).append(tried(command, environment))
+    began = time.monotonic()
+    results = all_tried(attempts(PROOFS[name]))
     counts = ", ".join(told(place, each) for place, each in results.items())
     minutes = (time.monotonic() - began) / 60
     every = [result for each in results.values() for result in each]

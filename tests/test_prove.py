@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import prove
@@ -46,6 +48,30 @@ def test_what_a_proof_skips_is_told(monkeypatch, tmp_path, others, holds, row):
     proof = prove.Proof("it holds", (str(test), "-p", "no:cacheprovider"))
     monkeypatch.setitem(prove.PROOFS, "families", proof)
     assert prove.run("families") == (holds, row)
+
+
+def test_all_places_are_tried_at_once_and_seen_whole(monkeypatch, tmp_path, capfd):
+    """Each place's test ends well only while the other's runs."""
+    test = tmp_path / "test_it.py"
+    test.write_text(
+        "import os, pathlib, time\n\n\ndef test_it():\n"
+        "    mine, other = (pathlib.Path(os.environ[each]) for each in ('MINE', 'OTHER'))\n"
+        "    mine.touch()\n    began = time.monotonic()\n"
+        "    while not other.exists():\n        assert time.monotonic() - began < 60\n"
+        "    print(mine.name, 'met', other.name)\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-s", "-p", "no:cacheprovider", str(test)]
+    planned = [
+        (
+            mine,
+            command,
+            {**os.environ, "MINE": str(tmp_path / mine), "OTHER": str(tmp_path / other)},
+        )
+        for mine, other in (("here", "there"), ("there", "here"), ("there", "here"))
+    ]
+    assert prove.all_tried(planned) == {"here": [(True, 1, 0)], "there": [(True, 1, 0)] * 2}
+    printed = capfd.readouterr().out
+    assert printed.count("there met here") == 2 and printed.count("here met there") == 1
 
 
 def test_a_proof_that_writes_is_noted_with_the_commit_before_it(monkeypatch, tmp_path):
