@@ -64,12 +64,55 @@ def test_what_is_written_on_the_node_reaches_the_graph(browser, listed, name):
     assert any("a green frog" in node["inputs"].values() for node in api.values())
 
 
-def test_the_first_draws(browser, server, listed):
-    browser.open(read("Prompt to picture"))
+def around(name: str, api: dict[str, Any]) -> dict[str, Any]:
+    """A blueprint's nodes with those that a person connects to it: from a model to a saved file."""
+
+    def of(kind: str) -> list[str]:
+        return [i for i, node in api.items() if node["class_type"] == kind]
+
+    def saved(images: list) -> dict[str, Any]:
+        return plain("SaveImage", images=images, filename_prefix="LI-DiT/blueprint")
+
+    if name == "Prompt to picture":
+        return {**api, "picture": saved([*of("VAEDecode"), 0])}
+    if name == "Two LLMs":
+        more = {
+            "model": plain(
+                "LiDiTModelLoader", model_name="stickers.safetensors", weight_dtype="default"
+            )
+        }
+        model, vae, side = ["model", 0], ["model", 1], 128
+        positive, negative = of("LiDiTCollaborativeRefiner")
+    else:
+        more = {"checkpoint": plain("LLMDiffDemoCheckpoint")}
+        (adapted,) = of("LLMDiffApply")
+        api[adapted]["inputs"]["model"] = ["checkpoint", 0]
+        for encode in of("CLIPTextEncode"):
+            api[encode]["inputs"]["clip"] = ["checkpoint", 1]
+        model, vae, side = [adapted, 0], ["checkpoint", 2], 64
+        positive, negative = of("LLMDiffEncode")
+    how = {"seed": 3, "steps": 4, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple"}
+    texts = {"positive": [positive, 0], "negative": [negative, 0]}
+    return {
+        **api,
+        **more,
+        "empty": plain("EmptySD3LatentImage", width=side, height=side, batch_size=1),
+        "drawn": plain(
+            "KSampler", model=model, latent_image=["empty", 0], denoise=1.0, **texts, **how
+        ),
+        "decoded": plain("VAEDecode", samples=["drawn", 0], vae=vae),
+        "picture": saved(["decoded", 0]),
+    }
+
+
+def plain(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs}
+
+
+def test_each_draws_in_what_is_connected_to_it(browser, server, listed, name):
+    browser.open(read(name))
     api = browser.to_api()
     need_llms(api)
-    (decode,) = (i for i, node in api.items() if node["class_type"] == "VAEDecode")
-    saved = {"images": [decode, 0], "filename_prefix": "LI-DiT/blueprint"}
-    run = server.draw({**api, "99": {"class_type": "SaveImage", "inputs": saved}})
+    run = server.draw(around(name, api))
     assert run.ending == "execution_success", run.events[-1]
-    assert is_picture(run.pictures["99"][0])
+    assert is_picture(run.pictures["picture"][0])

@@ -30,7 +30,7 @@ NAMES = [  # in the order of the template browser
     "9_prompt_written_out",
 ]
 FIRST, TRAINS, ADAPTS = NAMES[0], NAMES[6], NAMES[7]
-SIZES = {(128, 128), (1084, 664)}  # of a picture, and of a grid of eight
+SIZES = {(64, 64), (128, 128), (1084, 664)}  # of a picture, and of a grid of eight
 SAMPLERS = ("KSampler", "LiDiTSampler")
 EMPTY = "EmptySD3LatentImage"
 DATA_SET, TRAINING = "LoadImageTextDataSetFromFolder", "TrainLoraNode"
