@@ -9,7 +9,10 @@ from typing import Any
 from ..lidit_core.errors import LiDiTError, check, first_line, shown
 
 LONGEST, LONGEST_NAME = 100_000, 300  # characters; a reading holds a template
-STRANGE = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
+STRANGE = (
+    *(AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError),
+    NotImplementedError,  # PyTorch's, of an operation that this type of number does not have
+)
 
 
 @contextmanager

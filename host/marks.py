@@ -14,6 +14,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from ..lidit_core.errors import check
+
 SAME_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -52,6 +54,29 @@ def _bits(mark: str, count: int) -> Tensor:
 
 def holds(tensor: Tensor, own: Tensor, mark: str) -> bool:
     """Whether a tensor, perhaps moved or cast, is still the one that was marked."""
-    expected = marked(own, mark).to(tensor)
-    same = tensor.shape == expected.shape and torch.equal(tensor, expected)
-    return same and torch.equal(torch.signbit(tensor), torch.signbit(expected))
+    return same_numbers(tensor, marked(own, mark).to(tensor))
+
+
+def same_numbers(tensor: Tensor, other: Tensor) -> bool:
+    """Whether two are equal with their signs, those of zeros too; both on one device."""
+    if tensor.shape != other.shape:
+        return False
+    wide, others = tensor.double(), other.double()  # float8 cannot be compared
+    return torch.equal(wide, others) and torch.equal(torch.signbit(wide), torch.signbit(others))
+
+
+def check_first(tensor: Tensor | None) -> None:
+    """Refuse an entry's first tensor that is not of real numbers, which no model could read.
+
+    Raises:
+        LiDiTError: it holds integers, complex numbers, or none that can be seen.
+    """
+    if tensor is None:
+        return
+    seen = tensor.layout == torch.strided and tensor.device.type != "meta"
+    check(
+        seen and not tensor.is_nested and tensor.is_floating_point(),
+        f"a node made this conditioning's first tensor one of {tensor.dtype} ({tensor.layout}, on "
+        f"{tensor.device}); expected floating point numbers, as text encoders give them: encode "
+        "the prompt again",
+    )

@@ -36,7 +36,7 @@ from ...lidit_core.model.refiners import BranchOptions
 from ...lidit_core.text.states import LLMStates
 from ..entries import name_at, readable, text_at
 from ..keys import LLMDIFF, MODEL_CONDS, TEXT, Entry
-from ..marks import holds, mark_of, marked
+from ..marks import check_first, holds, mark_of, marked, same_numbers
 from ..node_notes import note
 
 MARK = "lidit_mark"  # of what nodes that mix first tensors would leave as the first prompt has it
@@ -152,6 +152,7 @@ def check_names(values: Mapping[str, Any], i: str) -> None:
 
 def _followed(text: PromptText, c0: Tensor | None, mark: str) -> PromptText:
     """The text after what the host's own nodes did to ``c0`` alone."""
+    check_first(c0)
     first = text.branches[0].states
     if c0 is None or _is_as_it_was(c0, first.hidden, mark):
         return text
@@ -179,7 +180,7 @@ def _followed(text: PromptText, c0: Tensor | None, mark: str) -> PromptText:
 def _is_as_it_was(c0: Tensor, hidden: Tensor, mark: str) -> bool:
     if mark:
         return holds(c0, hidden, mark)
-    return c0.shape == hidden.shape and torch.equal(c0, hidden.to(c0))
+    return same_numbers(c0, hidden.to(c0))
 
 
 def _with_first(text: PromptText, hidden: Tensor) -> PromptText:

@@ -21,7 +21,7 @@ from ...lidit_core.text.states import LLMStates
 from ..entries import name_at, readable, text_at
 from ..keys import LLMDIFF as STATES
 from ..keys import MODEL_CONDS, Entry
-from ..marks import holds, mark_of, marked
+from ..marks import check_first, holds, mark_of, marked, same_numbers
 from ..node_notes import note
 
 ROLES, NAMES = "llmdiff_roles", "llmdiff_llm"
@@ -87,11 +87,13 @@ def what_became(c0: Tensor | None, values: Mapping[str, Any]) -> str:
     The zeros of ConditioningZeroOut have other signs than marked ones.
     """
     own, mark = values.get(OWN), values.get(MARK)
-    if own is not None and not (isinstance(own, Tensor) and own.is_floating_point()):
+    if own is not None and not isinstance(own, Tensor):
         raise LiDiTError(
             f"this conditioning has {shown(own)} where LLMDiff Encode puts a tensor; encode the "
             "prompt again"
         )
+    for tensor in (own, c0):
+        check_first(tensor)
     if c0 is None:
         return KEPT
     if own is not None and mark:
@@ -111,14 +113,12 @@ def _of_an_older(c0: Tensor, own: Tensor | None) -> str:
         return KEPT if own is not None and _is_empty(own) else EMPTIED
     if own is None:
         return KEPT
-    own = own.to(c0)
-    same = c0.shape == own.shape and torch.equal(c0, own)
-    return KEPT if same and torch.equal(torch.signbit(c0), torch.signbit(own)) else CHANGED
+    return KEPT if same_numbers(c0, own.to(c0)) else CHANGED
 
 
 def _is_empty(c0: Tensor) -> bool:
     """Whether all are zeros as a node makes them."""
-    return not bool(c0.any()) and not bool(torch.signbit(c0).any())
+    return same_numbers(c0, torch.zeros_like(c0))
 
 
 def joined(conditioning: Sequence[Entry], llm_text: LLMText) -> list[Entry]:

@@ -18,6 +18,12 @@ INSTRUCTION = 1  # read by the refiners, dropped after them (paper: truncation c
 PROMPT = 2  # read by the refiners and kept for cross-attention: the prompt and the template's tail
 
 
+def _are_numbers(tensor: Tensor) -> bool:
+    """Whether it holds real numbers, of types that PyTorch computes with: float8 is none."""
+    computed = tensor.is_floating_point() and tensor.element_size() > 1
+    return computed and tensor.layout == torch.strided and not tensor.is_nested
+
+
 @dataclass(frozen=True)
 class LLMStates:
     """States of a batch of prompts from one LLM, padded on the right.
@@ -42,9 +48,10 @@ class LLMStates:
                     f"{name} of LLM states is {shown(tensor)}; expected tensors, hidden (B, L, C) "
                     "of float32 or bfloat16 and roles (B, L) of int32"
                 )
-        if not self.hidden.is_floating_point():
+        if not _are_numbers(self.hidden):
             raise LiDiTError(
-                f"LLM states are of type {self.hidden.dtype}; expected float32 or bfloat16"
+                f"LLM states are of type {self.hidden.dtype} ({self.hidden.layout}); expected "
+                "float32 or bfloat16"
             )
         if self.hidden.ndim != 3 or self.roles.shape != self.hidden.shape[:2]:
             raise LiDiTError(
@@ -59,7 +66,7 @@ class LLMStates:
 
     def _check_emphasis(self, weights: Any, whole: bool) -> None:
         """Args: whole, the numbers too are looked at, which waits for their device."""
-        right = isinstance(weights, Tensor) and weights.is_floating_point()
+        right = isinstance(weights, Tensor) and _are_numbers(weights)
         if not right or weights.shape != self.roles.shape:
             raise LiDiTError(
                 f"emphasis of LLM states is {shown(weights)}; expected a weight of float32 for "

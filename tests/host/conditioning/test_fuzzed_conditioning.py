@@ -45,6 +45,7 @@ def odd_tensor(rng: Random, tensor: torch.Tensor) -> Any:
         *(tensor[:, :-1], tensor[:, :0], tensor[..., None], tensor[0], torch.zeros(()), tensor[:0]),
         *(wide * math.nan, wide * math.inf, wide * 1e30, wide.double(), tensor.bool(), wide.half()),
         *(tensor.long(), wide.to(torch.complex64), -tensor, tensor.repeat(3, 1, 1)[..., :2]),
+        *(wide.to(torch.float8_e4m3fn), tensor.to(torch.uint16), wide.to_sparse()),
     )
     return rng.choice(others)
 
