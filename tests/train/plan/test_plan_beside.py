@@ -46,7 +46,7 @@ def world(tmp_path_factory) -> tuple[Path, dict[str, str]]:
 
 def plan_of(recipe: Recipe, device=GPU, pictures: int | None = PICTURES) -> Plan:
     config = configuration(recipe.model, recipe.stages)
-    counts = [Count(pictures, pictures)] * len(recipe.data.sources)
+    counts = [Count(pictures, pictures)] * len(recipe.data.sources) if pictures else None
     return make_plan(recipe, config, counts=counts, device=device)
 
 
@@ -80,6 +80,31 @@ def test_an_encoder_takes_time_and_memory_while_it_fills_the_cache_or_all_the_ti
     more = read.stages[0].image_flops - plan(latents=False, aligned=False).stages[0].image_flops
     map_alone = cached.stages[0].image_flops - without.stages[0].image_flops
     assert more == map_alone + size.forward
+
+
+def test_what_a_folder_adds_to_the_caches_is_shown_for_1000_pictures_and_never_as_nothing(world):
+    drawn = {"kind": "stickers", "path": "en", "count": 40, "distinct": 20}
+
+    def plan(*sources: dict) -> Plan:
+        recipe = recipe_of(world[0], "one", stages=STAGES, data={"sources": list(sources)})
+        return plan_of(recipe, pictures=None)
+
+    def rows(plan: Plan) -> dict[str, str]:
+        return {line[2:46].rstrip(): line[46:] for line in plan_text(plan).splitlines()}
+
+    folder = {"kind": "folder", "path": "not-there"}
+    known, both, alone = plan(drawn), plan(drawn, folder), plan(folder)
+    assert both.caching == known.caching > 0 == known.caching_thousand == alone.caching
+    assert both.caching_thousand == alone.caching_thousand > known.caching * 1000 / 41
+    filling = "filling the caches once, at most"
+    assert "not known" in rows(alone)[filling] and "1,000" in rows(alone)[filling]
+    assert "not known" in rows(both)[filling] and "not known" not in rows(known)[filling]
+    latents = "latents of pictures at 32 px"
+    assert "40 of" in rows(known)[latents] and "those not known" not in rows(known)[latents]
+    assert "40 of" in rows(both)[latents] and "those not known" in rows(both)[latents]
+    assert "not known" in rows(alone)[latents] and "each" in rows(alone)[latents]
+    for plan_, open_ in ((known, False), (both, True), (alone, True)):
+        assert ("without what is not known" in plan_text(plan_)) == open_
 
 
 def test_the_loss_of_places_keeps_and_computes_what_is_counted(world):
