@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
@@ -15,8 +16,9 @@ import yaml
 from tiny_training import fields, write_recipe
 
 from lidit_core.checkpoints.lidit import load_lidit
-from lidit_core.cli import main
+from lidit_core.cli import AboveBars, main
 from lidit_core.errors import LiDiTError
+from lidit_train.command import steps_bar
 from lidit_train.loop.parallel import accelerator_for
 from lidit_train.recipe import Compute
 from lidit_train.recipe_file import read_recipe
@@ -81,6 +83,41 @@ def test_the_documented_command_holds_pictures_out(tmp_path, monkeypatch, caplog
     assert any(
         "each of its 10 pictures is seen about 6.4 times" in told for told in caplog.messages
     )
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+    def lines(self) -> list[str]:
+        """What stands on it: a carriage return goes back to a line's beginning."""
+        shown = []
+        for line in self.getvalue().split("\n"):
+            places: list[str] = []
+            for part in line.split("\r"):
+                places[: len(part)] = part
+            shown.append("".join(places).rstrip())
+        return shown
+
+
+def test_the_bar_counts_the_steps_that_are_made_and_leaves_what_is_told_a_line(monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    told = logging.LogRecord("lidit_train", logging.INFO, "", 0, "step 30 of 60", None, None)
+    logged = AboveBars(screen)
+    with steps_bar(read_recipe(Path(SMOKE)), is_shown=True) as on_step:
+        assert screen.lines() == [""]  # while caches are filled
+        on_step(29, 1.5)  # the first one after a resume
+        assert "29/60" in screen.lines()[-1] and "loss 1.500" in screen.lines()[-1]
+        assert "?step/s" in screen.lines()[-1]  # none has been timed, and 28 were not made now
+        logged.emit(told)
+        on_step(30, 1.25)
+        logged.emit(told)
+    *told_, bar, end = screen.lines()
+    assert told_ == ["step 30 of 60"] * 2 and "30/60" in bar and end == ""
+    with steps_bar(read_recipe(Path(SMOKE)), is_shown=False) as on_step:
+        on_step(1, 1.5)
+    assert screen.lines()[-1] == ""
 
 
 def test_recipes_in_the_documents_are_read(tmp_path):
