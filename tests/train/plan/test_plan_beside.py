@@ -17,9 +17,13 @@ from safetensors import safe_open
 from tiny_training import ENCODERS, make_world, recipe_of, run, save_encoder
 from torch.utils.flop_counter import FlopCounterMode
 
+from lidit_core.model.vae import TinyAutoencoder
+from lidit_train.data.autoencoders.find import AutoencoderFile
 from lidit_train.data.latent_cache import MASKS
+from lidit_train.data.prepare import Opened
 from lidit_train.data.vision.encoder import VisionEncoder
 from lidit_train.loop.parallel import accelerator_for
+from lidit_train.plan.autoencoder_size import autoencoder_size
 from lidit_train.plan.cache_sizes import Count
 from lidit_train.plan.hardware import DEVICES
 from lidit_train.plan.vision_size import vision_size
@@ -27,7 +31,7 @@ from lidit_train.recipe import Place, Recipe, Source
 from lidit_train.run import begin_run
 from lidit_train.tasks.lidit.places import Placed
 from lidit_train.tasks.lidit.plan.cost import model_cost, place_cost
-from lidit_train.tasks.lidit.plan.memory import HELD, SEEING
+from lidit_train.tasks.lidit.plan.memory import HELD, SEEING, VALIDATION
 from lidit_train.tasks.lidit.plan.plan import Plan, make_plan
 from lidit_train.tasks.lidit.plan.text import plan_text
 from lidit_train.tasks.lidit.start import configuration
@@ -80,6 +84,42 @@ def test_an_encoder_takes_time_and_memory_while_it_fills_the_cache_or_all_the_ti
     more = read.stages[0].image_flops - plan(latents=False, aligned=False).stages[0].image_flops
     map_alone = cached.stages[0].image_flops - without.stages[0].image_flops
     assert more == map_alone + size.forward
+
+
+@pytest.mark.parametrize("side", [64, 512, 1024])
+def test_no_more_pictures_are_encoded_at_once_than_the_plan_counts(world, side):
+    """An autoencoder and a vision encoder are given a large batch, as a step without caches does."""
+    batch = torch.zeros(40 if side == 64 else 9, 3, side, side, dtype=torch.uint8)
+    vae = Opened(AutoencoderFile(Path("not-read")), "cpu")
+    vae.model = TinyAutoencoder()
+    vae.model.taesd_encoder = torch.nn.AvgPool2d(8)  # soon done; how many it is given is counted
+    grain = side // 2  # few tokens, for the same reason
+    vision = VisionEncoder(world[0] / "encoder", grain)
+    given: dict[str, list[int]] = {"vae": [], "vision": []}
+    vae.model.taesd_encoder.register_forward_pre_hook(lambda _, x: given["vae"].append(len(x[0])))
+    vision.model.register_forward_pre_hook(
+        lambda _, __, named: given["vision"].append(len(named["pixel_values"])), with_kwargs=True
+    )
+    vae.encode(batch)
+    vision.encode(batch)
+    size = vision_size(world[0] / "encoder", grain, side)
+    tiny = autoencoder_size(large=False, half=False)
+    planned = {
+        "vae": tiny.pictures(side, len(batch)) / (tiny.encoding * side**2),
+        "vision": size.pictures(side, len(batch)) / size.picture,
+    }
+    for name, most in planned.items():
+        assert max(given[name]) == most and sum(given[name]) == len(batch), name
+
+
+def test_a_grid_before_the_first_step_alone_takes_its_memory(world):
+    def plan(**validation) -> Plan:
+        drawn = {"prompts": ["a cat"], **validation}
+        return plan_of(recipe_of(world[0], "one", stages=STAGES, validation=drawn))
+
+    at_start = plan(every=0, at_start=True).memory.at(VALIDATION)
+    assert at_start == plan(every=1).memory.at(VALIDATION) > 0
+    assert plan(every=0).memory.at(VALIDATION) == 0
 
 
 def test_what_a_folder_adds_to_the_caches_is_shown_for_1000_pictures_and_never_as_nothing(world):
