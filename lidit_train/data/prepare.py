@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from lidit_core.errors import LiDiTError, check
+from lidit_core.errors import LiDiTError, check, listed
 from lidit_core.io.atomic import replacing
 from lidit_core.io.records import read_record
 from lidit_core.model.config import LatentFormat, LiDiTConfig
@@ -62,6 +62,7 @@ class Prepared:
     held_out: StageBuckets | None = None  # pictures that are measured and not trained on
     vision: VisionEncoder | None = None  # where the recipe has alignment
     features: LatentCache | None = None  # of it, beside cached latents
+    broken: frozenset[tuple[int, int]] = frozenset()  # source and place of what the cache lacks
 
     @property
     def fingerprints(self) -> dict[int, str]:
@@ -133,12 +134,15 @@ def prepare(
     _read_captions(recipe.cache, spec, texts, readers, accelerator)
     shown = stages + ((held,) if held else ())
     vae, latents = _latents(recipe, spec, cache, sources, shown, accelerator, checkpoint)
+    broken = frozenset(latents.broken(stages) if latents else ())
+    _tell_broken(sources, recipe, broken)
     vision, features = _features(recipe, spec, cache, sources, stages, accelerator)
     if recipe.model.measure_latents:
         spec = replace(spec, latent=_measured(spec, out, sources, stages, vae, latents))
     for reader in readers.values():  # the last, as an LLM that keeps nothing is loaded for it
         tell_cut(reader, captions)
-    return Prepared(spec, sources, stages, readers, vae, latents, schedule, held, vision, features)
+    made = spec, sources, stages, readers, vae, latents, schedule, held, vision, features
+    return Prepared(*made, broken)
 
 
 def unused(
@@ -273,6 +277,15 @@ def _latents(
     vae.let_go()
     accelerator.wait_for_everyone()
     return vae, latents
+
+
+def _tell_broken(sources, recipe: Recipe, broken: frozenset[tuple[int, int]]) -> None:
+    """Name what could not be decoded, before the first step and not when a step meets it."""
+    for number, source in enumerate(recipe.data.sources):
+        names = [sources[n].name(index) for n, index in sorted(broken) if n == number]
+        if names:
+            told = "%s: %d cannot be decoded, and the next is taken instead (%s)"
+            log.warning(told, source.path, len(names), listed(names))
 
 
 def _features(recipe: Recipe, spec: InputSpec, cache: Path, sources, stages, accelerator):
