@@ -78,9 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # whose encoding may lack what we write
             stream.reconfigure(errors="replace")
-    logging.basicConfig(
-        format="lidit: %(message)s", level=logging.WARNING, handlers=[AboveBars()]
-    )
+    logging.basicConfig(format="lidit: %(message)s", level=logging.WARNING, handlers=[AboveBars()])
     logging.getLogger("lidit_core").setLevel(logging.INFO)
     return exit_status("lidit", lambda: _run(argv))
 

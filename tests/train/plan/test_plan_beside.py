@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,16 +15,18 @@ import torch
 from PIL import Image
 from real_cost import real_cost
 from safetensors import safe_open
+from safetensors.torch import save_file
 from tiny_training import ENCODERS, make_world, recipe_of, run, save_encoder
 from torch.utils.flop_counter import FlopCounterMode
 
+from lidit_core.model.presets import find_preset
 from lidit_core.model.vae import TinyAutoencoder
 from lidit_train.data.autoencoders.find import AutoencoderFile
 from lidit_train.data.latent_cache import MASKS
 from lidit_train.data.prepare import Opened
 from lidit_train.data.vision.encoder import VisionEncoder
 from lidit_train.loop.parallel import accelerator_for
-from lidit_train.plan.autoencoder_size import autoencoder_size
+from lidit_train.plan.autoencoder_size import autoencoder_size, recipe_autoencoder
 from lidit_train.plan.cache_sizes import Count
 from lidit_train.plan.hardware import DEVICES
 from lidit_train.plan.vision_size import vision_size
@@ -88,7 +91,7 @@ def test_an_encoder_takes_time_and_memory_while_it_fills_the_cache_or_all_the_ti
 
 @pytest.mark.parametrize("side", [64, 512, 1024])
 def test_no_more_pictures_are_encoded_at_once_than_the_plan_counts(world, side):
-    """An autoencoder and a vision encoder are given a large batch, as a step without caches does."""
+    """Autoencoder and vision encoder are given a large batch, as a step without caches does."""
     batch = torch.zeros(40 if side == 64 else 9, 3, side, side, dtype=torch.uint8)
     vae = Opened(AutoencoderFile(Path("not-read")), "cpu")
     vae.model = TinyAutoencoder()
@@ -110,6 +113,47 @@ def test_no_more_pictures_are_encoded_at_once_than_the_plan_counts(world, side):
     }
     for name, most in planned.items():
         assert max(given[name]) == most and sum(given[name]) == len(batch), name
+
+
+def operations(run) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+            run()
+    return counter.get_total_flops()
+
+
+def test_an_autoencoder_takes_the_operations_that_are_counted(tmp_path):
+    light = TinyAutoencoder(["encoder.1", "encoder.4", "encoder.13"]).initialise()
+    save_file(light.state_dict(), tmp_path / "light.safetensors")
+    latent = find_preset("stickers").latent
+    size = recipe_autoencoder(str(tmp_path / "light.safetensors"), latent, None, half=False)
+    assert size.flops(64) == operations(lambda: light.encode(torch.zeros(1, 3, 64, 64)))
+    shipped = recipe_autoencoder("shipped", latent, None, half=False)
+    assert 0 < shipped.flops(64) < size.flops(64) < autoencoder_size(False, False).flops(64)
+    absent = recipe_autoencoder(str(tmp_path / "no.safetensors"), latent, None, half=False)
+    assert absent == autoencoder_size(False, False)
+
+
+def test_stable_diffusions_autoencoder_is_counted_as_itself_in_a_folder_or_a_file(tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    with torch.device("meta"):
+        model = diffusers.AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=2,
+        )
+    size = autoencoder_size(large=True, half=False)
+    for side in (128, 256):
+        shown = torch.empty(1, 3, side, side, device="meta")
+        assert size.flops(side) == operations(partial(model.encode, shown))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "config.json").write_text("{}")
+    whole = {"first_stage_model.encoder.down.0.block.0.conv1.weight": torch.zeros(128, 128, 3, 3)}
+    save_file(whole, tmp_path / "file.safetensors")
+    latent = find_preset("stickers").latent
+    for name in ("folder", "file.safetensors"):
+        assert recipe_autoencoder(str(tmp_path / name), latent, None, half=False) == size, name
 
 
 def test_a_grid_before_the_first_step_alone_takes_its_memory(world):

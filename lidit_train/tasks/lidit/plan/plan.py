@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lidit_core.model.config import LiDiTConfig
-from lidit_core.model.vae import CHANNELS, WIDTH
 
 from ....data.room import free_disk
 from ....data.token_guess import TextTokens, text_tokens
@@ -204,16 +203,8 @@ def _image_flops(process: Process, load: StageLoad, sizes: Sizes) -> int:
         total += sum(process.llms[i].flops(text.read) for i, text in sizes.text.items())
     if not recipe.cache.latents:
         seen = process.vision(load.side)
-        total += encoder_flops(load.side) + (seen.forward if seen else 0)
+        total += process.autoencoder.flops(load.side) + (seen.forward if seen else 0)
     return total
-
-
-def encoder_flops(side: int) -> int:
-    """Of the tiny autoencoder for a square picture: 3x3 convolutions at four resolutions."""
-    pixels, conv = side * side, 2 * 9 * WIDTH
-    first = pixels * conv * (3 + 3 * WIDTH)
-    deeper = sum(pixels // 4**level * conv * 10 * WIDTH for level in (1, 2, 3))
-    return first + deeper + pixels // 64 * conv * CHANNELS
 
 
 def _update_seconds(process: Process) -> float:
@@ -261,7 +252,7 @@ def _passing(process: Process) -> float:
     sizes = max(load.subsets, key=lambda subset: subset[0])[1]
     flops = model_cost(process.config, sizes, process.trained, process.mixed).whole.forward
     if not process.recipe.cache.latents:
-        flops += encoder_flops(load.side)
+        flops += process.autoencoder.flops(load.side)
     if not process.keeps_states:
         flops += sum(process.llms[i].flops(text.read) for i, text in sizes.text.items())
     return flops / _speed(process)
@@ -270,14 +261,14 @@ def _passing(process: Process) -> float:
 def _caching(process: Process, tokens: Mapping[int, TextTokens], cached) -> tuple[float, float]:
     """Seconds that LLMs and encoders take to fill the caches once, at most.
 
-    An instruction is run once for all captions, and a light autoencoder skips blocks.
+    An instruction is counted for each caption, and is run once for all.
 
     Returns:
         Those for what is known, and for 1,000 pictures of sources that have to be read first.
     """
     known = thousand = 0
     for one in cached:
-        each = one.flops or encoder_flops(one.side)  # none of these where it has no side
+        each = one.flops or process.autoencoder.flops(one.side)  # 0 where it has no side
         if one.branch is not None:
             each = process.llms[one.branch].flops(tokens[one.branch].read)
         known += each * (one.count or 0)
