@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lidit_core.errors import LiDiTError, check, first_line
 
-from ...memory import InParts
+from ...memory import InParts, give_back
 from ..latent_cache import at_once
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, where nothing else is said
@@ -127,6 +127,7 @@ class VisionEncoder:
         """Free its memory until it is needed again."""
         self.__dict__.pop("model", None)
         self.__dict__.pop("_in_parts", None)
+        give_back()
 
     @torch.no_grad()
     def _encode(self, pictures: Tensor) -> Tensor:
