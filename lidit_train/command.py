@@ -7,8 +7,10 @@ four GPUs: python -m torch.distributed.run --nproc_per_node 4 -m lidit_core trai
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 HELP = "train from a recipe: a model, refiners for another LLM, a LoRA, an adapter"
@@ -135,32 +137,51 @@ def _clear_cache(recipe, args: argparse.Namespace) -> int:
 
 
 def _train(recipe, args: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
-    from .data.schedule import stage_at
     from .loop.stopping import Stopped
     from .loop.voice import is_first
     from .run import train
 
     _check_upload(args)
-    with tqdm(total=recipe.steps, unit="step", disable=None if is_first() else True) as bar:
-
-        def on_step(step: int, loss: float) -> None:
-            batch = stage_at(step - 1, recipe.stages)[1].batch
-            rate = batch * (bar.format_dict["rate"] or 0)
-            bar.set_postfix_str(f"loss {loss:.3f}, {rate:.1f} images/s", refresh=False)
-            bar.update(step - bar.n)
-
-        try:
+    try:
+        with steps_bar(recipe, is_first()) as on_step:
             final = train(recipe, args.out, args.device, _sources(args.llm), on_step)
-        except Stopped as stopped:
-            bar.close()
-            if is_first():
-                print(f"lidit: {stopped}", file=sys.stderr)
-            return 128 + stopped.number  # as shells say it
+    except Stopped as stopped:
+        if is_first():
+            print(f"lidit: {stopped}", file=sys.stderr)
+        return 128 + stopped.number  # as shells say it
     if is_first():
         _give(final, args)
     return 0
+
+
+@contextlib.contextmanager
+def steps_bar(recipe, is_shown: bool) -> Iterator[Callable[[int, float], None]]:
+    """Give what shows each step's number and loss on a terminal.
+
+    The bar begins with the first step that this command makes, so that the time it tells is that
+    of steps: neither the caches that were filled before count nor what an earlier command made.
+    """
+    from tqdm import tqdm
+
+    from .data.schedule import stage_at
+
+    with contextlib.ExitStack() as shown:
+        bars: list[tqdm] = []
+
+        def on_step(step: int, loss: float) -> None:
+            first = not bars
+            if first:
+                options = {"initial": step, "disable": None if is_shown else True}
+                begun = tqdm(total=recipe.steps, unit="step", **options)
+                bars.append(shown.enter_context(begun))
+            (bar,) = bars
+            batch = stage_at(step - 1, recipe.stages)[1].batch
+            rate = batch * (bar.format_dict["rate"] or 0)
+            speed = f", {rate:.1f} images/s" if rate else ""
+            bar.set_postfix_str(f"loss {loss:.3f}{speed}", refresh=first)
+            bar.update(step - bar.n)
+
+        yield on_step
 
 
 def _sources(given: list[str]) -> dict[str, str]:

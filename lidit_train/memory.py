@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 from collections.abc import Callable, Iterator
 
 import torch
@@ -52,13 +53,19 @@ class InParts:
                         f"memory is full with one picture, of {sides} numbers; {self.remedy}"
                     ) from error
             self.most = rows // 2  # outside of the handler, which holds what has failed
-            _empty()
+            give_back()
         return done[0] if len(done) == 1 else torch.cat(done)
 
 
-def _empty() -> None:
+def give_back() -> None:
+    """Give memory that was freed back to the device, and to the machine where its libc can.
+
+    glibc keeps what is freed below what is still held: of an LLM of 510 MB 420 MB stayed.
+    """
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # another libc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @contextlib.contextmanager

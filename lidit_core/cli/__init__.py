@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import io
 import logging
@@ -63,12 +64,21 @@ def _above() -> dict[str, ModuleType]:
     return {verb: importlib.import_module(module) for verb, module in there.items()}
 
 
+class AboveBars(logging.StreamHandler):
+    """Writes to stderr; a progress bar that stands there moves down a line and stays whole."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        shown = sys.modules.get("tqdm")  # imported by whoever shows a bar
+        with shown.tqdm.external_write_mode(self.stream) if shown else contextlib.nullcontext():
+            super().emit(record)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; a user's mistake is one line on stderr and exit status 2."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # whose encoding may lack what we write
             stream.reconfigure(errors="replace")
-    logging.basicConfig(format="lidit: %(message)s", level=logging.WARNING)
+    logging.basicConfig(format="lidit: %(message)s", level=logging.WARNING, handlers=[AboveBars()])
     logging.getLogger("lidit_core").setLevel(logging.INFO)
     return exit_status("lidit", lambda: _run(argv))
 

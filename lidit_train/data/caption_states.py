@@ -25,7 +25,7 @@ from lidit_core.text.prompt_encoder import PromptEncoder
 from lidit_core.text.spec import LLMSpec
 from lidit_core.text.states import LLMStates
 
-from ..memory import is_full
+from ..memory import give_back, is_full
 
 log = logging.getLogger(__name__)
 
@@ -135,6 +135,7 @@ class CaptionReader:
     def unload(self) -> None:
         """Let go of the LLM: from here on everything comes from the cache."""
         self.encoder = None
+        give_back()
 
     def tokens(self, texts: Sequence[str]) -> list[tuple[int, int]]:
         """How many tokens of each text are read, and how many it has; kept ones that are there."""

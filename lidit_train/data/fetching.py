@@ -49,7 +49,7 @@ class Fetched:
     following: Following | None  # where the recipe has contrast
     kept: Tensor | None  # (B, K), where the recipe has routing
     features: Tensor | None  # (B, D, h, w), where the recipe has alignment and they are cached
-    replaced: tuple[tuple[int, int], ...]  # (source, index) of what could not be decoded
+    replaced: tuple[tuple[int, int], ...]  # (source, index) that cannot be decoded: not told yet
 
     def pin_memory(self) -> Fetched:
         """The same in memory that a GPU reads by itself, which torch's DataLoader asks for."""
@@ -73,7 +73,7 @@ class Fetcher(torch.utils.data.Dataset):
         self.sources, self.stages = ready.sources, ready.stages
         self.readers, self.latents = ready.readers, ready.latents
         self.weighs = any(s.mask or s.loss_weight != 1 for s in recipe.data.sources)
-        self.features = ready.features
+        self.features, self.known = ready.features, ready.broken
         self.cached = self.spec.keeps_states(recipe.cache) or bool(recipe.cache.given)
 
     def __getitem__(self, plan: StepBatch) -> Fetched:
@@ -99,7 +99,7 @@ class Fetcher(torch.utils.data.Dataset):
             self._following(plan, numbers, rows, said, size) if self.recipe.contrast else None,
             self._kept(plan, numbers, size) if self.recipe.routing else None,
             self._features(plan, rows, size),
-            tuple(bad for several in replaced for bad in several),
+            tuple(bad for several in replaced for bad in several if bad not in self.known),
         )
 
     def _read(self, plan: StepBatch, row: StepPicture, size):

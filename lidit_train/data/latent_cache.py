@@ -230,6 +230,18 @@ class LatentCache:
             with replacing(self.folder / f"{chunk.name}.json") as beside:
                 beside.write_text(json.dumps(listed))
 
+    def broken(self, stages: Sequence[StageBuckets]) -> set[tuple[int, int]]:
+        """Source and place of each picture of these stages that could not be decoded."""
+        shown = (
+            (number, int(index), size)
+            for stage in stages
+            for number, buckets in enumerate(stage.members)
+            for size, members in zip(stage.sizes, buckets)
+            for index in members
+        )
+        found = ((place, self._place(*place)) for place in shown)
+        return {(source, index) for (source, index, _), (_, good, row) in found if not good[row]}
+
     def read(self, source: int, index: int, size: Size) -> Tensor | None:
         """A picture's latents (C, h, w) float32; None if the picture could not be decoded."""
         held, good, row = self._place(source, index, size)

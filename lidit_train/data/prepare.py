@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from lidit_core.errors import LiDiTError, check
+from lidit_core.errors import LiDiTError, check, listed
 from lidit_core.io.atomic import replacing
 from lidit_core.io.records import read_record
 from lidit_core.model.config import LatentFormat, LiDiTConfig
@@ -22,7 +22,7 @@ from lidit_core.model.vae import DOWNSAMPLING
 from lidit_core.paths import at_home
 
 from ..input_spec import InputSpec
-from ..memory import InParts
+from ..memory import InParts, give_back
 from ..recipe import Cache, Recipe, Stage, Validation
 from .autoencoders.find import Autoencoder, AutoencoderFile, find_autoencoder
 from .buckets import bucket_sizes, nearest_bucket
@@ -62,6 +62,7 @@ class Prepared:
     held_out: StageBuckets | None = None  # pictures that are measured and not trained on
     vision: VisionEncoder | None = None  # where the recipe has alignment
     features: LatentCache | None = None  # of it, beside cached latents
+    broken: frozenset[tuple[int, int]] = frozenset()  # source and place of what the cache lacks
 
     @property
     def fingerprints(self) -> dict[int, str]:
@@ -102,6 +103,7 @@ class Opened:
         """Free its memory until it is needed again."""
         for name in ("model", "_encoder", "_decoder"):
             self.__dict__.pop(name, None)
+        give_back()
 
 
 def prepare(
@@ -133,12 +135,13 @@ def prepare(
     _read_captions(recipe.cache, spec, texts, readers, accelerator)
     shown = stages + ((held,) if held else ())
     vae, latents = _latents(recipe, spec, cache, sources, shown, accelerator, checkpoint)
-    vision, features = _features(recipe, spec, cache, sources, stages, accelerator)
+    broken = _broken(recipe, sources, stages, latents)
+    seen = _features(recipe, spec, cache, sources, stages, accelerator)
     if recipe.model.measure_latents:
         spec = replace(spec, latent=_measured(spec, out, sources, stages, vae, latents))
     for reader in readers.values():  # the last, as an LLM that keeps nothing is loaded for it
         tell_cut(reader, captions)
-    return Prepared(spec, sources, stages, readers, vae, latents, schedule, held, vision, features)
+    return Prepared(spec, sources, stages, readers, vae, latents, schedule, held, *seen, broken)
 
 
 def unused(
@@ -273,6 +276,16 @@ def _latents(
     vae.let_go()
     accelerator.wait_for_everyone()
     return vae, latents
+
+
+def _broken(recipe: Recipe, sources, stages, latents: LatentCache | None):
+    """What could not be decoded, which is told before the first step, not when a step meets it."""
+    broken = frozenset(latents.broken(stages) if latents else ())
+    for number, source in enumerate(recipe.data.sources):
+        if names := [sources[n].name(index) for n, index in sorted(broken) if n == number]:
+            told = "%s: %d cannot be decoded, and the next is taken instead (%s)"
+            log.warning(told, source.path, len(names), listed(names))
+    return broken
 
 
 def _features(recipe: Recipe, spec: InputSpec, cache: Path, sources, stages, accelerator):

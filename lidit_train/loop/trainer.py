@@ -281,11 +281,14 @@ class Trainer:
         found = self._on_the_way()
         for number, (_, path) in enumerate(found):
             try:
-                return self._take_up(*self.checkpoints.load(path, self._state()))
+                numbers = self._take_up(*self.checkpoints.load(path, self._state()))
             except LiDiTError as error:
                 if number == len(found) - 1:
                     raise
                 log.warning("%s", error)
+                continue
+            tell_stage(self.step, numbers.get("stage", self._stage()), self._stage())
+            return tell_place(self.step, self.recipe.steps)
 
     def take_up_step(self, step: int) -> None:
         """Take up the checkpoint that follows a step."""
@@ -318,7 +321,7 @@ class Trainer:
         weights, optimisers = get_state_dict(self.learner, self.optimisers, options=TRAINED)
         return {"learner": weights, "optimisers": optimisers, "ema": dict(self.ema.weights)}
 
-    def _take_up(self, state: dict[str, Any], numbers: dict[str, Any]) -> None:
+    def _take_up(self, state: dict[str, Any], numbers: dict[str, Any]) -> dict[str, Any]:
         set_state_dict(
             self.learner,
             self.optimisers,
@@ -334,5 +337,4 @@ class Trainer:
         self.losses = self.no_losses()
         if "losses" in numbers:
             self.losses.load_state(numbers["losses"], self.accelerator)
-        tell_stage(self.step, numbers.get("stage", self._stage()), self._stage())
-        tell_place(self.step, self.recipe.steps)
+        return numbers

@@ -30,12 +30,13 @@ class Cached:
     """One kind of thing that is computed once and kept."""
 
     name: str
-    count: int | None  # None = not known before the sources are read
+    count: int | None  # as far as known; None = of no source before it is read
     each: int  # bytes
     branch: int | None = None  # whose LLM makes it; None = the autoencoder does
     side: int = 0  # of the pictures, pixels
     flops: int = 0  # of one; of LLMs and the autoencoder they are counted elsewhere
     beside: bool = False  # in the files of what is named before it
+    more: bool = False  # there are sources of which it is not known before they are read
 
     @property
     def bytes(self) -> int | None:
@@ -76,19 +77,19 @@ def _states(data: Data, kept: Cache, spec: InputSpec, text, counts: Sequence[Cou
     """Every caption by each LLM that reads its source, and the empty prompt."""
     for i, tokens in text.items():
         sources = [n for n, s in enumerate(data.sources) if i in (s.branches or (i,))]
-        captions = _sum([counts[n].captions for n in sources])
+        captions, more = _sum([counts[n].captions for n in sources])
         each = caption_bytes(spec, i, tokens, kept.dtype)
         name = f"states of captions from {spec.llms[i].name}"
-        yield Cached(name, None if captions is None else captions + 1, each, i)
+        yield Cached(name, None if captions is None else captions + 1, each, i, more=more)
 
 
 def _latents(data: Data, kept: Cache, spec: InputSpec, loads, counts: Sequence[Count]):
     """Every picture at each size that a stage trains it at."""
     for side, sources in _shown(data, loads):
-        pictures = _sum([counts[n].pictures for n in sources])
+        pictures, more = _sum([counts[n].pictures for n in sources])
         numbers = spec.latent.channels * (side // spec.latent.downsampling) ** 2
         each = numbers * STORED_BYTES[kept.dtype]
-        yield Cached(f"latents of pictures at {side} px", pictures, each, side=side)
+        yield Cached(f"latents of pictures at {side} px", pictures, each, side=side, more=more)
 
 
 def _masks(data: Data, spec: InputSpec, loads, counts: Sequence[Count]):
@@ -96,9 +97,10 @@ def _masks(data: Data, spec: InputSpec, loads, counts: Sequence[Count]):
     for side, sources in _shown(data, loads):
         masked = [n for n in sources if data.sources[n].mask]
         if masked:
-            pictures = _sum([counts[n].pictures for n in masked])
+            pictures, more = _sum([counts[n].pictures for n in masked])
             each = (side // spec.latent.downsampling) ** 2
-            yield Cached(f"masks of pictures at {side} px", pictures, each, beside=True)
+            name = f"masks of pictures at {side} px"
+            yield Cached(name, pictures, each, beside=True, more=more)
 
 
 def _shown(data: Data, loads: Sequence[StageLoad]) -> list[tuple[int, list[int]]]:
@@ -117,9 +119,11 @@ def _features(alignment: Alignment, kept: Cache, spec: InputSpec, latents: Seque
         numbers = width * (cached.side // spec.grain) ** 2
         each = numbers * STORED_BYTES[kept.dtype]
         flops = vision_size(folder, spec.grain, cached.side).forward
-        yield Cached(f"features of pictures at {cached.side} px", cached.count, each, flops=flops)
+        name = f"features of pictures at {cached.side} px"
+        yield Cached(name, cached.count, each, flops=flops, more=cached.more)
 
 
-def _sum(counts: Sequence[int | None]) -> int | None:
+def _sum(counts: Sequence[int | None]) -> tuple[int | None, bool]:
+    """What is known together, None where nothing is, and whether more will be found."""
     known = [count for count in counts if count is not None]
-    return sum(known) if len(known) == len(counts) else None
+    return sum(known) if known else None, len(known) < len(counts)

@@ -6,6 +6,7 @@ Run: pytest tests/train/test_checks.py
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -192,7 +193,27 @@ def test_two_processes_name_a_broken_picture_once(world):
     done = subprocess.run(command, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for name in ("03.png", "07.png"):
-        assert done.stderr.count(f"{name} of {broken} cannot be decoded") == 1, done.stderr
+        assert done.stderr.count(name) == 1, done.stderr
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_broken_pictures_are_named_once_and_before_the_first_step_where_that_is_known(
+    world, caplog, cached
+):
+    folder, llms = world
+    broken = pictures(folder / f"broken-{cached}")
+    for name in ("03", "07"):
+        path = broken / f"{name}.png"
+        path.write_bytes(path.read_bytes()[:700])
+    source = {"sources": [{"kind": "folder", "path": str(broken)}]}
+    with caplog.at_level(logging.INFO, "lidit_train"):
+        run(folder, f"named-{cached}", llms, data=source, cache={"latents": cached})
+    told = caplog.messages
+    assert "".join(told).count("03.png") == "".join(told).count("07.png") == 1
+    if cached:
+        (place,) = (n for n, message in enumerate(told) if "03.png" in message)
+        assert place < next(n for n, message in enumerate(told) if message.startswith("step 1 of"))
+        assert f"{broken}: 2 cannot be decoded" in told[place]
 
 
 def test_captions_that_are_cut_are_counted_and_told(world, caplog):

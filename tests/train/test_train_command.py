@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
-from tiny_training import fields, write_recipe
+from PIL import Image
+from tiny_training import fields, pictures, write_recipe
 
 from lidit_core.checkpoints.lidit import load_lidit
-from lidit_core.cli import main
+from lidit_core.cli import AboveBars, main
 from lidit_core.errors import LiDiTError
+from lidit_core.llm.demo_llms import find_demo
+from lidit_core.llm.fetch import is_complete
+from lidit_train.command import steps_bar
 from lidit_train.loop.parallel import accelerator_for
 from lidit_train.recipe import Compute
 from lidit_train.recipe_file import read_recipe
@@ -81,6 +88,41 @@ def test_the_documented_command_holds_pictures_out(tmp_path, monkeypatch, caplog
     assert any(
         "each of its 10 pictures is seen about 6.4 times" in told for told in caplog.messages
     )
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+    def lines(self) -> list[str]:
+        """What stands on it: a carriage return goes back to a line's beginning."""
+        shown = []
+        for line in self.getvalue().split("\n"):
+            places: list[str] = []
+            for part in line.split("\r"):
+                places[: len(part)] = part
+            shown.append("".join(places).rstrip())
+        return shown
+
+
+def test_the_bar_counts_the_steps_that_are_made_and_leaves_what_is_told_a_line(monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    told = logging.LogRecord("lidit_train", logging.INFO, "", 0, "step 30 of 60", None, None)
+    logged = AboveBars(screen)
+    with steps_bar(read_recipe(Path(SMOKE)), is_shown=True) as on_step:
+        assert screen.lines() == [""]  # while caches are filled
+        on_step(29, 1.5)  # the first one after a resume
+        assert "29/60" in screen.lines()[-1] and "loss 1.500" in screen.lines()[-1]
+        assert "?step/s" in screen.lines()[-1]  # none has been timed, and 28 were not made now
+        logged.emit(told)
+        on_step(30, 1.25)
+        logged.emit(told)
+    *told_, bar, end = screen.lines()
+    assert told_ == ["step 30 of 60"] * 2 and "30/60" in bar and end == ""
+    with steps_bar(read_recipe(Path(SMOKE)), is_shown=False) as on_step:
+        on_step(1, 1.5)
+    assert screen.lines()[-1] == ""
 
 
 def test_recipes_in_the_documents_are_read(tmp_path):
@@ -189,3 +231,48 @@ def test_processes_that_are_not_joined_do_not_train_each_for_itself(monkeypatch)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(LiDiTError, match="2 processes were started, and this one is joined to 0"):
         accelerator_for(Compute(), "cpu")
+
+
+def photographs(folder: Path) -> Path:
+    """A folder as people keep it: formats and captions of all kinds, one turned, one cut short."""
+    pictures(folder, 8, (300, 200))
+    Image.open(folder / "00.png").save(folder / "10.jpg")
+    Image.open(folder / "00.png").save(folder / "11.JPG")
+    Image.open(folder / "00.png").save(folder / "12.webp")
+    turned = Image.Exif()
+    turned[274] = 6  # to be turned by a quarter
+    Image.open(folder / "00.png").save(folder / "13.jpg", exif=turned)
+    for name in ("10", "11", "13"):
+        (folder / f"{name}.txt").write_bytes(f"a holiday, {name}".encode("utf-16"))
+    (folder / "12.caption").write_text("a holiday")
+    (folder / "01.txt").unlink()
+    (folder / "02.png").write_bytes((folder / "02.png").read_bytes()[:9000])
+    (folder / "Thumbs.db").write_bytes(bytes(99))
+    return folder
+
+
+@pytest.mark.long
+def test_the_documented_commands_make_a_lora_of_a_folder_of_photographs(
+    tmp_path, monkeypatch, caplog
+):
+    if not is_complete(find_demo("smollm2")):
+        pytest.skip("SmolLM2 is not here: lidit fetch smollm2")
+    documented = (ROOT / "docs" / "first-lora.md").read_text(encoding="utf-8")
+    (training,) = re.findall(r"^lidit (train .*runs/first .*)$", documented, re.M)
+    (drawing,) = re.findall(r"^lidit (generate .*)$", documented, re.M)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    photographs(tmp_path / "my-pictures")
+    smallest = ["--device", "cpu", "--set", "stages.0.images=16", "--set", "stages.0.batch=8"]
+    with caplog.at_level(logging.INFO, "lidit_train"):
+        assert main([*shlex.split(training), *smallest]) == 0
+    said = "\n".join(caplog.messages)
+    assert "1 picture left out: has no caption" in said and "(01.png)" in said
+    assert "each of its 11 pictures is seen" in said
+    assert "my-pictures: 1 cannot be decoded, and the next is taken instead (02.png)" in said
+    words = [*shlex.split(drawing), "--device", "cpu"]
+    assert main(words) == 0
+    place = words.index("--lora")
+    assert main([*words[:place], *words[place + 2 : -3], "without.png", *words[-2:]]) == 0
+    with_it, without = (np.asarray(Image.open(name)) for name in ("with.png", "without.png"))
+    assert with_it.shape == without.shape and (with_it != without).any()

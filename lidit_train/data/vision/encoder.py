@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from lidit_core.errors import LiDiTError, check, first_line
 
-from ...memory import InParts
+from ...memory import InParts, give_back
+from ..latent_cache import at_once
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, where nothing else is said
 SETTINGS = "preprocessor_config.json"
@@ -116,13 +117,17 @@ class VisionEncoder:
         return InParts(self._encode, FULL)
 
     def encode(self, pictures: Tensor) -> Tensor:
-        """Features (B, width, h, w) of pictures (B, 3, H, W) uint8, h = H / grain."""
-        return self._in_parts(pictures)
+        """Features (B, width, h, w) of pictures (B, 3, H, W) uint8, h = H / grain.
+
+        As many are seen at once as their area allows, be they for the cache or for a step.
+        """
+        return self._in_parts(pictures, at_once((pictures.shape[3], pictures.shape[2])))
 
     def let_go(self) -> None:
         """Free its memory until it is needed again."""
         self.__dict__.pop("model", None)
         self.__dict__.pop("_in_parts", None)
+        give_back()
 
     @torch.no_grad()
     def _encode(self, pictures: Tensor) -> Tensor:

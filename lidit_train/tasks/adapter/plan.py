@@ -150,8 +150,9 @@ class AdapterPlan:
         validation, vae = self.recipe.validation, self.autoencoder
         most = [0]
         for (width, height), count in validation.sizes(self.target.native_size).items():
-            side = round((width * height) ** 0.5) if validation.every else 0
-            most.append(vae.pictures(side, min(count, DRAWN), decoded=True) if side else 0)
+            if validation.every or validation.at_start:
+                side = round((width * height) ** 0.5)
+                most.append(vae.pictures(side, min(count, DRAWN), decoded=True))
         if not self.recipe.cache.latents:
             most += [vae.pictures(load.side, load.share) for load in self.loads]
         held = {name: size for name, size in self.memory().items() if name != ACTIVATIONS}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 from pathlib import Path
 
@@ -15,8 +16,12 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tiny_llm import save_llm
 
 from lidit_core.errors import LiDiTError
+from lidit_core.text.spec import LLMSpec
+from lidit_core.text.templates import find_template
+from lidit_train.data.caption_states import CaptionReader
 from lidit_train.data.latent_cache import AREA, LatentCache, at_once
 from lidit_train.data.schedule import StageBuckets
 from lidit_train.data.sources.folder import FolderSource
@@ -149,3 +154,22 @@ def test_memory_that_is_full_is_met_with_halves_and_then_a_sentence():
 
 def broken(batch: torch.Tensor) -> torch.Tensor:
     raise RuntimeError("another fault")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is asked for it")
+def test_what_a_closed_model_took_goes_back_to_the_machine(tmp_path):
+    """Its weights lie below something that is held still, as caches and readers do."""
+    spec = LLMSpec("tiny", 32, template=find_template("short"), token_budget=24)
+    reader = CaptionReader(spec, tmp_path / "cache", llm=str(save_llm(tmp_path / "tiny")))
+    reader.many = [torch.zeros(20_000) for _ in range(2000)]  # 160 MB in pieces that malloc keeps
+    above = torch.zeros(20_000)
+    before = resident()
+    reader.many.clear()
+    kept = before - resident()
+    reader.unload()
+    assert before - resident() > 100e6 > kept, above
+
+
+def resident() -> int:
+    """Bytes of this process that lie in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

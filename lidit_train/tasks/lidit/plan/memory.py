@@ -263,9 +263,10 @@ def block_and_rest(config: LiDiTConfig) -> tuple[int, int]:
 
 
 def _moments(process: Process) -> list[MemoryPart]:
+    validation = process.recipe.validation
     return [
         MemoryPart("Muon's largest matrix", _muon(process), UPDATE),
-        *(_drawing(process) if process.recipe.validation.every else ()),
+        *(_drawing(process) if validation.every or validation.at_start else ()),
     ]
 
 

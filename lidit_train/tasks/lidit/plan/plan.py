@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lidit_core.model.config import LiDiTConfig
-from lidit_core.model.vae import CHANNELS, WIDTH
 
 from ....data.room import free_disk
 from ....data.token_guess import TextTokens, text_tokens
@@ -75,7 +74,8 @@ class Plan:
     samples: int | None  # held-out pictures times times that are measured; None = not known
     passing: float  # seconds of one such pass
     caches: tuple[Cached, ...]
-    caching: float  # seconds to fill them; what is not counted yet takes none
+    caching: float  # seconds to fill them with what is known before the sources are read
+    caching_thousand: float  # seconds for 1,000 pictures more; 0 = all are known
     checkpoint: int  # bytes of one
     free: int  # bytes on the run's disk
 
@@ -83,6 +83,12 @@ class Plan:
     def seconds(self) -> float:
         """Of the whole run."""
         return sum(stage.total_seconds for stage in self.stages) + self.validating + self.caching
+
+    @property
+    def open(self) -> bool:
+        """Whether something that takes time is not known before the sources are read."""
+        held_out = self.samples is None and bool(self.recipe.validation.held_out)
+        return held_out or self.caching_thousand > 0
 
     @property
     def measuring(self) -> float:
@@ -138,6 +144,7 @@ def make_plan(
     process = Process(recipe, config, trained, weights, loads, device, llms)
     counted = counts_of(recipe.data, counts)
     cached = caches(recipe, spec, loads, {i: tokens[i] for i in sorted(read)}, counted)
+    caching, thousand = _caching(process, tokens, cached)
     pictures = [count.pictures for count in counted]
     samples = measured_samples(recipe.validation, recipe.steps, pictures)
     return Plan(
@@ -154,7 +161,8 @@ def make_plan(
         samples=samples,
         passing=_passing(process),
         caches=cached,
-        caching=_caching(process, tokens, cached),
+        caching=caching,
+        caching_thousand=thousand,
         checkpoint=checkpoint_bytes(recipe.optimiser, weights),
         free=free_disk(Path(recipe.cache.folder or folder)),
     )
@@ -195,16 +203,8 @@ def _image_flops(process: Process, load: StageLoad, sizes: Sizes) -> int:
         total += sum(process.llms[i].flops(text.read) for i, text in sizes.text.items())
     if not recipe.cache.latents:
         seen = process.vision(load.side)
-        total += encoder_flops(load.side) + (seen.forward if seen else 0)
+        total += process.autoencoder.flops(load.side) + (seen.forward if seen else 0)
     return total
-
-
-def encoder_flops(side: int) -> int:
-    """Of the tiny autoencoder for a square picture: 3x3 convolutions at four resolutions."""
-    pixels, conv = side * side, 2 * 9 * WIDTH
-    first = pixels * conv * (3 + 3 * WIDTH)
-    deeper = sum(pixels // 4**level * conv * 10 * WIDTH for level in (1, 2, 3))
-    return first + deeper + pixels // 64 * conv * CHANNELS
 
 
 def _update_seconds(process: Process) -> float:
@@ -252,21 +252,25 @@ def _passing(process: Process) -> float:
     sizes = max(load.subsets, key=lambda subset: subset[0])[1]
     flops = model_cost(process.config, sizes, process.trained, process.mixed).whole.forward
     if not process.recipe.cache.latents:
-        flops += encoder_flops(load.side)
+        flops += process.autoencoder.flops(load.side)
     if not process.keeps_states:
         flops += sum(process.llms[i].flops(text.read) for i, text in sizes.text.items())
     return flops / _speed(process)
 
 
-def _caching(process: Process, tokens: Mapping[int, TextTokens], cached) -> float:
-    """Seconds that the LLMs and the autoencoder take to fill the caches once, at most.
+def _caching(process: Process, tokens: Mapping[int, TextTokens], cached) -> tuple[float, float]:
+    """Seconds that LLMs and encoders take to fill the caches once, at most.
 
-    An instruction is run once for all captions, and a light autoencoder skips blocks.
+    An instruction is counted for each caption, and is run once for all.
+
+    Returns:
+        Those for what is known, and for 1,000 pictures of sources that have to be read first.
     """
-    flops = 0
+    known = thousand = 0
     for one in cached:
-        each = one.flops or encoder_flops(one.side)  # none of these where it has no side
+        each = one.flops or process.autoencoder.flops(one.side)  # 0 where it has no side
         if one.branch is not None:
             each = process.llms[one.branch].flops(tokens[one.branch].read)
-        flops += each * (one.count or 0)
-    return flops / _speed(process)
+        known += each * (one.count or 0)
+        thousand += each * 1000 * one.more
+    return known / _speed(process), thousand / _speed(process)

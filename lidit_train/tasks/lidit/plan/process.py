@@ -14,7 +14,7 @@ from lidit_core.paths import at_home
 from ....data.vision.encoder import VisionEncoder
 from ....loop.computing.eight_bits import bytes_in_eight_bits
 from ....loop.computing.frozen import holds_half
-from ....plan.autoencoder_size import AutoencoderSize, autoencoder_size
+from ....plan.autoencoder_size import AutoencoderSize, recipe_autoencoder
 from ....plan.counting import Cost
 from ....plan.hardware import Device
 from ....plan.llm_size import LLMSize
@@ -23,6 +23,7 @@ from ....plan.workload import FLOAT32, StageLoad
 from ....recipe import EIGHT_BITS, Recipe
 from ..alignment import Aligned
 from ..input import input_spec
+from ..start import checkpoint_path
 from ..trained import Trained, Weights, on_meta
 from .cost import alignment_cost, place_cost
 
@@ -69,9 +70,12 @@ class Process:
             parameter.requires_grad_(self.trained.weight(name))
         return bytes_in_eight_bits(model, self.mixed)
 
-    @property
+    @cached_property
     def autoencoder(self) -> AutoencoderSize:
-        return autoencoder_size(at_home(self.recipe.model.vae).is_dir(), self.mixed)
+        """The recipe's own, be it a folder or a file."""
+        model = self.recipe.model
+        beside = checkpoint_path(model) if model.checkpoint else None
+        return recipe_autoencoder(model.vae, self.config.latent, beside, self.mixed)
 
     @cached_property
     def features(self) -> int:

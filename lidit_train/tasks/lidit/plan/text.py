@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ....plan.text import held_out_row, row
+from ....plan.text import cached_row, filling_row, held_out_row, row
 from ....plan.workload import StageLoad
 from ....units import as_bytes, as_count, as_flops, as_time
 from .memory import ENCODING, HELD, MICRO_BATCH, READING, SEEING, UPDATE, VALIDATION
@@ -112,8 +112,8 @@ def _time(plan: Plan) -> Iterator[str]:
     yield row("drawing the validation's prompts", as_time(plan.drawing))
     if plan.recipe.validation.held_out:
         yield held_out_row(plan.recipe.validation, plan.recipe.steps, plan.samples, plan.passing)
-    yield row("filling the caches once, at most", as_time(plan.caching))
-    yield row("all", as_time(plan.seconds))
+    yield filling_row(plan.caching, plan.caching_thousand)
+    yield row("all", as_time(plan.seconds), "without what is not known" * plan.open)
 
 
 def _sent(stage: StagePlan) -> str:
@@ -125,15 +125,13 @@ def _sent(stage: StagePlan) -> str:
 def _disk(plan: Plan) -> Iterator[str]:
     yield f"Disk ({as_bytes(plan.free)} free)"
     for cached in plan.caches:
-        if cached.bytes is None:
-            yield row(cached.name, "not known", f"{as_bytes(cached.each)} each")
-            continue
-        more = f"{cached.count:,} of {as_bytes(cached.each)}, {cached.files} files"
-        yield row(cached.name, as_bytes(cached.bytes), more.replace(" 1 files", " 1 file"))
+        yield cached_row(cached)
     size = as_bytes(plan.checkpoint)
     kept = f"{plan.kept} of {size}, and one while it is written"
     yield row("checkpoints", as_bytes((plan.kept + 1) * plan.checkpoint), kept)
-    verdict = "" if plan.disk <= plan.free else f"MORE THAN IS FREE, {as_bytes(plan.free)}"
+    verdict = "without what is not known" * any(cached.more for cached in plan.caches)
+    if plan.disk > plan.free:
+        verdict = f"MORE THAN IS FREE, {as_bytes(plan.free)}"
     yield row("all", as_bytes(plan.disk), verdict)
 
 

@@ -57,7 +57,7 @@ def test_every_save_leaves_a_file_that_loads_and_as_many_stay_as_checkpoints(wor
         assert load_lidit(out / "weights" / name).config.latent.rgb_factors
 
 
-def test_the_file_of_a_checkpoint_is_written_again_when_asked_for(world, capsys):
+def test_the_file_of_a_checkpoint_is_written_again_when_asked_for(world, capsys, caplog):
     folder, llms = world
     run(folder, "exported", llms, checkpoints={"every": 2, "keep": 3})
     out = folder / "exported"
@@ -66,6 +66,7 @@ def test_the_file_of_a_checkpoint_is_written_again_when_asked_for(world, capsys)
     recipe = folder / "recipe.yaml"
     given = [word for name, place in llms.items() for word in ("--llm", f"{name}={place}")]
     words = ["train", str(recipe), "--out", str(out), "--device", "cpu", *given]
+    caplog.clear()
     assert main([*words, "--export", "4"]) == 0
     written = Path(capsys.readouterr().out.strip())
     assert written == out / "weights" / "step-0000004.safetensors"
@@ -74,6 +75,7 @@ def test_the_file_of_a_checkpoint_is_written_again_when_asked_for(world, capsys)
     assert not equal(tensors(written), before)
     last = export(read_recipe(recipe), out, 8, "cpu", llms)
     assert equal(tensors(last), tensors(out / "final.safetensors"))
+    assert "going on" not in caplog.text and "final file" not in caplog.text  # no run goes on
     with pytest.raises(LiDiTError, match="no checkpoint of step 5; expected .*: 4, 6, 7, 8"):
         export(read_recipe(recipe), out, 5, "cpu", llms)
 
