@@ -23,7 +23,7 @@ from ...plan.workload import FLOAT32
 from ...recipe import Recipe
 from ..adapter.target import UNetTarget
 from .input import RecordedPrompts
-from .unet_plan import ThroughPlan, make_through_plan
+from .unet.plan import ThroughPlan, make_through_plan
 
 SAMPLE = 256  # prompts whose rows are counted
 FITTED = 2 + 2  # passes of ridge over the prompts, and sums of the held out ones, as products

@@ -29,16 +29,17 @@ from ...recipe import Data, Loss, Recipe, Source, Stage, Validation
 from ..adapter.target import UNetTarget, pooled_width, unet_target
 from ..adapter.unet import read_unet, tell_schedule
 from ..unused_fields import refuse, refuse_all
-from .batches import BridgeLoader, PreparedBridge, ThroughLoader, readers_of, schedule_of
+from .batches import BridgeLoader, PreparedBridge, readers_of, schedule_of
 from .input import RecordedPrompts, bridge_config, resumed_config
 from .learner import BridgeLearner
-from .measuring import GAP, HeldOutPrompts
 from .plan import make_bridge_plan
 from .plan_text import bridge_plan_text
 from .report import reports
 from .start import begin_bridge, new_bridge
-from .through import ThroughLearner
-from .unet_input import check_read, latent_shapes
+from .unet.batches import ThroughLoader
+from .unet.input import check_read, latent_shapes
+from .unet.measuring import GAP, HeldOutPrompts
+from .unet.through import ThroughLearner
 
 log = logging.getLogger(__name__)
 
@@ -252,12 +253,12 @@ class BridgeTask:
         else:
             bridge = begin_bridge(ready, self.recipe.seed, self.recipe.model.whiten)
         if self.unet is None:
-            return BridgeLearner(bridge, self.prompts)
+            return BridgeLearner(bridge)
         base = read_unet(self.unet.base, self.unet.asked)
         tell_schedule(base, "the bridge")
         compute, pooled = self.recipe.compute, bool(pooled_width(self.unet.shape))
         kept = pooled, self.recipe.loss, compute.checkpointing
-        return ThroughLearner(bridge, self.prompts, base.unet, base.prediction, *kept)
+        return ThroughLearner(bridge, self.prompts.empty, base.unet, base.prediction, *kept)
 
     def save(
         self,
@@ -278,7 +279,7 @@ class BridgeTask:
         measured.load_state_dict(
             {k: v.to(measured.state_dict()[k]) for k, v in {**own, **kept}.items()}
         )
-        found = reports(BridgeLearner(measured.eval(), self.prompts), ready)
+        found = reports(BridgeLearner(measured.eval()), ready)
         for name, report in found.items():
             log.info("%s on %d held out prompts: %s", name, report.prompts, report.line())
         told = json.dumps({name: report.to_dict() for name, report in found.items()})

@@ -35,9 +35,9 @@ from lidit_train.recipe_file import read_recipe
 from lidit_train.run import begin_run, export, train
 from lidit_train.tasks.adapter import target as targets
 from lidit_train.tasks.adapter.base_text import DemoText
-from lidit_train.tasks.bridge.measuring import GAP
 from lidit_train.tasks.bridge.plan import make_bridge_plan
-from lidit_train.tasks.bridge.through import squared
+from lidit_train.tasks.bridge.unet.measuring import GAP
+from lidit_train.tasks.bridge.unet.through import squared
 
 pytest.importorskip("diffusers")
 
@@ -117,7 +117,7 @@ def test_what_is_learnt_is_what_the_encoder_makes_the_sampler_say(world):
         torch.testing.assert_close(points.z[:, n], passed[step], rtol=2e-2, atol=2e-2)
         torch.testing.assert_close(points.wanted[:, n], said[step], rtol=2e-2, atol=2e-2)
     wrong = learner.predicted(points, learner.empty(3, device))
-    right = learner.predicted(points, learner._context(batch, batch.x, None))
+    right = learner.predicted(points, learner.context(batch, batch.x, None))
     assert squared(right, points).max() < 1e-3 * squared(wrong, points).mean()
     whole = learner(batch)[1]
     parts = torch.cat([learner(batch.part(rows))[1] for rows in (slice(0, 2), slice(2, 3))])

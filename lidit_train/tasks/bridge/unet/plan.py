@@ -9,15 +9,15 @@ import torch
 
 from lidit_core.unet.families import UNetShape
 
-from ...loop.computing.frozen import holds_half
-from ...plan.counting import META, Cost, count
-from ...plan.workload import FLOAT32
-from ...recipe import Compute, Recipe, Through
-from ..adapter.plan import KEPT_BY_CHECKPOINTS
-from ..adapter.target import UNetTarget, pooled_width
-from ..adapter.unet import build_unet, predicted
+from ....loop.computing.frozen import holds_half
+from ....plan.counting import META, Cost, count
+from ....plan.workload import FLOAT32
+from ....recipe import Compute, Recipe, Through
+from ...adapter.plan import KEPT_BY_CHECKPOINTS
+from ...adapter.target import UNetTarget, pooled_width
+from ...adapter.unet import build_unet, predicted
+from .input import latent_shapes
 from .measuring import MOST
-from .unet_input import latent_shapes
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from lidit_core.bridge.config import TeacherSpec
 from lidit_core.errors import check
 
-from ...recipe import Recipe
-from ..adapter.target import UNetTarget, pooled_width
+from ....recipe import Recipe
+from ...adapter.target import UNetTarget, pooled_width
 
 
 def check_read(unet: UNetTarget, teacher: TeacherSpec) -> None:
