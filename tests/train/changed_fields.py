@@ -112,6 +112,7 @@ CHANGED = {  # a field -> another value than the basis has; with others where it
     "bridge.through.steps": (4, THROUGH),
     "bridge.through.points": (1, THROUGH),
     "bridge.through.guidance": ([3.0, 3.0], THROUGH),
+    "bridge.through.blocks": (1, THROUGH),
     "bridge.llms": (["{folder}/second"], BRIDGE),
     "bridge.block": (-2, BRIDGE),
     "bridge.template": ("short", BRIDGE),

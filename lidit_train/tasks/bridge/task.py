@@ -37,7 +37,7 @@ from .plan_text import bridge_plan_text
 from .report import reports
 from .start import begin_bridge, new_bridge
 from .unet.batches import ThroughLoader
-from .unet.input import check_read, latent_shapes
+from .unet.input import check_blocks, check_read, latent_shapes
 from .unet.measuring import GAP, HeldOutPrompts
 from .unet.through import ThroughLearner
 
@@ -76,6 +76,9 @@ WITHOUT_UNET = {  # fields that are read where there is one
 }
 
 
+WITH_BLOCKS = {"loss.weighting": "which weighs predictions, and bridge.through has blocks"}
+
+
 def make_task(recipe: Recipe) -> BridgeTask:
     """The task of a recipe that trains a bridge.
 
@@ -97,8 +100,9 @@ def make_task(recipe: Recipe) -> BridgeTask:
     refuse_all(source, Source("recording", source.path), "data.sources.0", NO_PICTURES, "bridge")
     refuse_all(recipe.data, Data(recipe.data.sources), "data", NO_PICTURES, "bridge")
     asked = recipe.validation
-    if through:
+    if options.through is not None:
         refuse(recipe, {"validation.held_out": "and prompts are held out by bridge.held_out"})
+        refuse(recipe, WITH_BLOCKS if options.through.blocks else {})
     read = {name: getattr(asked, name) for name in MEASURED} if through else {}
     refuse_all(asked, Validation(**read), "validation", NO_DRAWING, "bridge")
     if not through:
@@ -178,6 +182,7 @@ class BridgeTask:
         """The U-Net reads what is written, and a trajectory has as many steps as are measured."""
         if self.unet is not None and self.through is not None:
             check_read(self.unet, self.config.teacher)
+            check_blocks(self.unet, self.through.blocks)
             sizes = self.recipe.validation.times, self.through.steps
             check(
                 sizes[0] <= sizes[1],
@@ -257,7 +262,8 @@ class BridgeTask:
         base = read_unet(self.unet.base, self.unet.asked)
         tell_schedule(base, "the bridge")
         compute, pooled = self.recipe.compute, bool(pooled_width(self.unet.shape))
-        kept = pooled, self.recipe.loss, compute.checkpointing
+        of_blocks = 0 if self.through is None else self.through.blocks
+        kept = pooled, self.recipe.loss, compute.checkpointing, of_blocks
         return ThroughLearner(bridge, self.prompts.empty, base.unet, base.prediction, *kept)
 
     def save(

@@ -20,6 +20,22 @@ def check_read(unet: UNetTarget, teacher: TeacherSpec) -> None:
     )
 
 
+def check_blocks(unet: UNetTarget, blocks: int) -> None:
+    """Refuse a hidden state that there is not, or that the conditioning does not reach.
+
+    Args:
+        blocks: after which it is compared; 0 = none is.
+    """
+    depths = (*unet.shape.transformer_depth, unet.shape.transformer_depth_middle)
+    first = next((n for n, depth in enumerate(depths, 1) if depth), 0)
+    check(
+        blocks == 0 or first <= blocks <= len(depths),
+        f"the recipe's bridge.through has blocks={blocks}, and of the U-Net of {unet.base} block "
+        f"{first} is the first that reads text and {len(depths)} its middle; expected a number "
+        f"from {first} to {len(depths)}, or 0 for the prediction",
+    )
+
+
 def latent_shapes(recipe: Recipe, unet: UNetTarget) -> list[tuple[int, int, int]]:
     """Of square pictures, (C, h, w), by stage.
 

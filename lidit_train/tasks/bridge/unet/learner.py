@@ -17,7 +17,7 @@ from lidit_core.diffusion.objectives import model_timestep
 from lidit_core.io.conditioning import Entry
 
 from ....recipe import Loss
-from ...adapter.unet import blocks_of, checkpoint_blocks, predicted
+from ...adapter.unet import blocks_of, checkpoint_blocks, first_blocks, predicted
 from ..batches import BridgeBatch
 from ..learner import BridgeLearner
 from ..start import attended
@@ -99,11 +99,16 @@ class UNetLearner(BridgeLearner):
         pooled = pooled.float().to(device) if self.pooled and pooled is not None else None
         return Context(sequence.float().to(device), seen, pooled).repeated(count)
 
-    def predict(self, z: Tensor, time: Tensor, context: Context) -> Tensor:
-        """What the U-Net says of noisy latents (B, C, h, w) at times (B,)."""
+    def predict(self, z: Tensor, time: Tensor, context: Context, blocks: int = 0) -> Tensor:
+        """What the U-Net says of noisy latents (B, C, h, w) at times (B,).
+
+        Args:
+            blocks: after so many it ends with its hidden state; 0 = its prediction.
+        """
+        unet = first_blocks(self.unet, blocks) if blocks else self.unet
         t = model_timestep(self.prediction, time)
         read = context.rows, context.seen, context.pooled
-        return predicted(self.unet, z, t, *read).float()
+        return predicted(unet, z, t, *read).float()
 
 
 def _freeze_pooled(bridge: Bridge) -> None:

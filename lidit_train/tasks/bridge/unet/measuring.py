@@ -60,7 +60,9 @@ class HeldOutPrompts:
     def identity(self) -> str:
         """What is measured, in 16 letters: another one's losses do not compare."""
         texts = [self.ready.prompts.texts[n] for n in self.numbers]
-        of = str((self.asked.seed, self.asked.times, self.options, self.shape, texts))
+        drawn = ("base", "prediction", "steps", "points", "guidance")  # whatever the loss is on
+        options = ", ".join(f"{name}={getattr(self.options, name)!r}" for name in drawn)
+        of = f"({self.asked.seed}, {self.asked.times}, Through({options}), {self.shape}, {texts})"
         return hashlib.sha256(of.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     def measure(self, learner: Learner) -> dict[str, float]:
