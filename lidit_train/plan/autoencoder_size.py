@@ -7,12 +7,13 @@ and 512 pixels: 2,600 to 2,750 bytes encoding and 3,900 to 4,200 decoding in flo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lidit_core.model.vae import WIDTH
 
-from ..data.latent_cache import at_once
-from .workload import FLOAT32
+from ..data.latent_cache import BATCH, at_once
+from .workload import FLOAT32, StageLoad
 
 TINY_WEIGHTS = 1_230_000  # numbers in either half
 KL_WEIGHTS = 83_653_863  # numbers in both halves, which are loaded together
@@ -30,6 +31,11 @@ class AutoencoderSize:
         """Of square pictures that are encoded, as many at once as is done, or decoded."""
         each = self.decoding if decoded else self.encoding
         return round(each * min(count, at_once((side, side))) * side * side)
+
+    def filling(self, loads: Sequence[StageLoad]) -> dict[str, int]:
+        """Bytes while the latents of all stages are computed, before the model is there."""
+        most = max(self.pictures(load.side, BATCH) for load in loads)
+        return {"autoencoder": self.weights, "pictures being encoded": most}
 
 
 def autoencoder_size(large: bool, half: bool) -> AutoencoderSize:

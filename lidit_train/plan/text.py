@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from ..recipe import Validation
-from ..units import as_time
+from ..units import as_bytes, as_time
+from .cache_sizes import Cached
 from .workload import passes_over_one
 
 
 def row(what: str, value: str, more: str = "") -> str:
     """One line: what, how much, and a remark."""
     return f"  {what:44} {value:>16}  {more}".rstrip()
+
+
+def cached_rows(caches: Sequence[Cached], free: int) -> Iterator[str]:
+    """What caches take, beside so many bytes that are free."""
+    for cached in caches:
+        size = "not known" if cached.bytes is None else as_bytes(cached.bytes)
+        fits = cached.bytes is None or cached.bytes <= free
+        yield row(cached.name, size, "" if fits else "MORE THAN IS FREE: this run will refuse it")
 
 
 def held_out_row(validation: Validation, steps: int, samples: int | None, passing: float) -> str:

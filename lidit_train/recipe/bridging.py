@@ -17,6 +17,7 @@ class Through:
     Pictures are drawn from noise by what the encoder wrote, with guidance away from the empty
     prompt. At some points of each such trajectory the U-Net's prediction under the bridge's
     conditioning is compared with that under the encoder's, or its hidden state after some blocks.
+    On captioned pictures it denoises these, and neither trajectories nor points are there.
     """
 
     base: str = ""  # the checkpoint, as adapter.base

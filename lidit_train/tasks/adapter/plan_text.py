@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...plan.text import held_out_row, row
+from ...plan.text import cached_rows, held_out_row, row
 from ...units import as_bytes, as_count, as_flops, as_time
 from .plan import AdapterPlan
 
@@ -65,7 +65,4 @@ def _disk(plan: AdapterPlan) -> Iterator[str]:
     yield f"Disk ({as_bytes(plan.free)} free)"
     kept = "kept" if plan.keeps_states else "computed as it goes"
     yield row("differences of one caption", as_bytes(plan.each), kept)
-    for cached in plan.caches:
-        size = "not known" if cached.bytes is None else as_bytes(cached.bytes)
-        fits = cached.bytes is None or cached.bytes <= plan.free
-        yield row(cached.name, size, "" if fits else "MORE THAN IS FREE: this run will refuse it")
+    yield from cached_rows(plan.caches, plan.free)

@@ -87,7 +87,10 @@ def _pooled(targets: Sequence[Target]) -> Tensor | None:
 
 @dataclass(frozen=True)
 class BridgeBatch(Batch):
-    """Prompts of one step: ``x`` (B, R, C) is what the teacher made of them."""
+    """Prompts of one step: ``x`` (B, R, C) is what the teacher made of them.
+
+    Of captioned pictures it is their latents (B, C, h, w).
+    """
 
     spans: Mapping[int, Tensor] = field(default_factory=dict)  # (B, L, 2) by LLM
     rows: TeacherRows | None = None
@@ -112,6 +115,8 @@ class BridgeBatch(Batch):
             rows=self.rows[rows],
             pooled=None if self.pooled is None else self.pooled[rows],
             own=None if self.own is None else self.own[rows],
+            captions=self.captions[rows],
+            counted=None if self.counted is None else self.counted[rows],
         )
 
     def to(self: Kind, device) -> Kind:

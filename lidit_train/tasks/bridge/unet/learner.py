@@ -6,7 +6,6 @@ Shapes: B prompts, K rows of conditioning, C channels.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +16,19 @@ from lidit_core.diffusion.objectives import model_timestep
 from lidit_core.io.conditioning import Entry
 
 from ....recipe import Loss
-from ...adapter.unet import blocks_of, checkpoint_blocks, first_blocks, predicted
+from ...adapter.target import UNetTarget, pooled_width
+from ...adapter.unet import (
+    BaseUNet,
+    blocks_of,
+    checkpoint_blocks,
+    first_blocks,
+    predicted,
+    read_unet,
+    tell_schedule,
+)
 from ..batches import BridgeBatch
 from ..learner import BridgeLearner
 from ..start import attended
-
-if TYPE_CHECKING:
-    from ...adapter.unet import UNet2DConditionModel
 
 
 @dataclass(frozen=True)
@@ -47,26 +52,18 @@ class UNetLearner(BridgeLearner):
 
     Args:
         empty: the empty prompt's conditioning, as it was recorded.
-        prediction: of the U-Net, "eps" or "v".
-        pooled: whether it reads SDXL's pooled text.
     """
 
     def __init__(
-        self,
-        bridge: Bridge,
-        empty: Entry,
-        unet: UNet2DConditionModel,
-        prediction: str,
-        pooled: bool,
-        loss: Loss,
-        checkpointing: bool = False,
+        self, bridge: Bridge, empty: Entry, base: BaseUNet, loss: Loss, checkpointing: bool = False
     ) -> None:
         super().__init__(bridge)
-        self.unet = unet.requires_grad_(False).eval()
-        self.recorded, self.prediction, self.pooled, self.loss = empty, prediction, pooled, loss
+        self.unet = base.unet.requires_grad_(False).eval()
+        self.recorded, self.prediction, self.loss = empty, base.prediction, loss
+        self.pooled = bool(pooled_width(base.shape))  # whether it reads SDXL's pooled text
         if checkpointing:
-            checkpoint_blocks(unet)
-        if not pooled:
+            checkpoint_blocks(self.unet)
+        if not self.pooled:
             _freeze_pooled(bridge)
 
     def blocks(self) -> list[nn.Module]:
@@ -105,10 +102,20 @@ class UNetLearner(BridgeLearner):
         Args:
             blocks: after so many it ends with its hidden state; 0 = its prediction.
         """
+        return self.say(z, model_timestep(self.prediction, time), context, blocks)
+
+    def say(self, z: Tensor, t: Tensor, context: Context, blocks: int = 0) -> Tensor:
+        """The same at timesteps t (B,) in [0, 1000]."""
         unet = first_blocks(self.unet, blocks) if blocks else self.unet
-        t = model_timestep(self.prediction, time)
         read = context.rows, context.seen, context.pooled
         return predicted(unet, z, t, *read).float()
+
+
+def opened(unet: UNetTarget) -> BaseUNet:
+    """The U-Net that a bridge learns through, with its weights."""
+    base = read_unet(unet.base, unet.asked)
+    tell_schedule(base, "the bridge")
+    return base
 
 
 def _freeze_pooled(bridge: Bridge) -> None:

@@ -52,11 +52,7 @@ class ThroughPlan:
 
     def weights(self, compute: Compute, mixed: bool) -> dict[str, int]:
         """Bytes of what is frozen."""
-        held = holds_half(compute, mixed)
-        return {
-            "U-Net, frozen": self.parameters * (2 if held else FLOAT32),
-            "its matrices in bf16, while they are used": self.parameters * 2 * (mixed and not held),
-        }
+        return frozen_bytes(self.parameters, compute, mixed)
 
     def measured(self, recipe: Recipe, held_out: int) -> float:
         """Operations of what is measured: trajectories once, then the bridge at each of them."""
@@ -66,13 +62,22 @@ class ThroughPlan:
         return min(held_out, MOST) * each * self.passes[-1].forward
 
 
+def frozen_bytes(parameters: int, compute: Compute, mixed: bool) -> dict[str, int]:
+    """Bytes of a frozen U-Net of so many numbers."""
+    held = holds_half(compute, mixed)
+    return {
+        "U-Net, frozen": parameters * (2 if held else FLOAT32),
+        "its matrices in bf16, while they are used": parameters * 2 * (mixed and not held),
+    }
+
+
 def make_through_plan(recipe: Recipe, unet: UNetTarget, rows: int, mixed: bool) -> ThroughPlan:
     """Args: rows of a prompt's conditioning, the mean."""
     assert recipe.bridge is not None and recipe.bridge.through is not None
     sides = [shape[-1] for shape in latent_shapes(recipe, unet)]
     blocks = recipe.bridge.through.blocks
-    counted = [_counted(unet.shape, side, rows, mixed) for side in sides]
-    learnt = [_counted(unet.shape, side, rows, mixed, blocks) for side in sides]
+    counted = [unet_cost(unet.shape, side, rows, mixed) for side in sides]
+    learnt = [unet_cost(unet.shape, side, rows, mixed, blocks) for side in sides]
     return ThroughPlan(
         recipe.bridge.through,
         unet.shape.family,
@@ -84,7 +89,7 @@ def make_through_plan(recipe: Recipe, unet: UNetTarget, rows: int, mixed: bool) 
 
 
 @functools.lru_cache(maxsize=64)
-def _counted(
+def unet_cost(
     shape: UNetShape, side: int, rows: int, mixed: bool, blocks: int = 0
 ) -> tuple[int, Cost]:
     """Numbers of a U-Net, and the cost of a pass and of the gradient to its conditioning.

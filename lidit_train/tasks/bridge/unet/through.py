@@ -6,7 +6,7 @@ Shapes: B prompts, P points of each one's trajectory, C channels.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -17,12 +17,10 @@ from lidit_core.io.conditioning import Entry
 
 from ....batch import Batch
 from ....recipe import Loss
+from ...adapter.unet import BaseUNet
 from ...weighting import element_errors, sample_weights
 from .batches import ThroughBatch
 from .learner import Context, UNetLearner
-
-if TYPE_CHECKING:
-    from ...adapter.unet import UNet2DConditionModel
 
 
 @dataclass(frozen=True)
@@ -45,14 +43,12 @@ class ThroughLearner(UNetLearner):
         self,
         bridge: Bridge,
         empty: Entry,
-        unet: UNet2DConditionModel,
-        prediction: str,
-        pooled: bool,
+        base: BaseUNet,
         loss: Loss,
         checkpointing: bool = False,
         of_blocks: int = 0,
     ) -> None:
-        super().__init__(bridge, empty, unet, prediction, pooled, loss, checkpointing)
+        super().__init__(bridge, empty, base, loss, checkpointing)
         self.of_blocks = of_blocks
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:

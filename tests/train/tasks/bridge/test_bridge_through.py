@@ -243,7 +243,7 @@ def test_a_plan_counts_the_unet_and_loads_nothing(world, tmp_path, monkeypatch, 
     path = write_recipe(world, through(world), "planned.yaml")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("lidit_core.llm.loading.load_llm", None)
-    monkeypatch.setattr("lidit_train.tasks.bridge.task.read_unet", None)
+    monkeypatch.setattr("lidit_train.tasks.bridge.unet.learner.read_unet", None)
     assert main(["train", "--print-plan", str(path), "--set", "hardware.device=RTX 3090"]) == 0
     told = capsys.readouterr().out
     assert "U-Net that it learns through" in told and "2 points of a trajectory of 3" in told
