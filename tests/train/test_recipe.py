@@ -14,12 +14,12 @@ from tiny_llm import save_llm
 from tiny_training import RECIPES, fields, pictures, recipe_of, write_recipe
 
 from lidit_core.errors import LiDiTError
+from lidit_core.shipped import find_base
 from lidit_core.unet.families import FAMILIES
 from lidit_train.data.schedule import stage_at
 from lidit_train.recipe import Recipe
 from lidit_train.recipe_file import read_recipe
 from lidit_train.run import train
-from lidit_train.tasks.adapter.target import find_base
 from lidit_train.tasks.lidit.start import configuration
 from lidit_train.tasks.task import open_task
 
