@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...plan.text import row
+from ...plan.text import peak_row, row
 from ...units import as_bytes, as_count, as_flops, as_time
 from .plan import BridgePlan
 
@@ -45,8 +45,7 @@ def _memory(plan: BridgePlan) -> Iterator[str]:
         yield row(name, as_bytes(size))
     for name, size in plan.reading().items():
         yield row(f"while prompts are read: {name}", as_bytes(size))
-    total, there = plan.peak, plan.device.memory
-    yield row("peak", as_bytes(total), "fits" if total <= there else "DOES NOT FIT")
+    yield peak_row(plan.peak, plan.device)
 
 
 def _time(plan: BridgePlan) -> Iterator[str]:
