@@ -130,31 +130,33 @@ def test_what_is_learnt_is_what_the_encoder_makes_the_sampler_say(world):
     torch.testing.assert_close(parts, whole, rtol=1e-3, atol=1e-9)
 
 
-def test_a_bridge_learns_through_the_demo_checkpoint(world):
+@pytest.mark.parametrize("blocks", [0, 1])
+def test_a_bridge_learns_through_the_demo_checkpoint(world, blocks):
     """What its U-Net does of a prompt's own comes nearer to what its encoder makes it do."""
     data, plain = of("shipped", world), {"every": 1000, "weights": "plain"}
     make_demo_recording(world / "shipped", SHIPPED_WEIGHTS / "stickers-sd.safetensors")
     stages = [{"images": 160, "batch": 8}]
     stage1 = bridge_recipe(world, data=data, checkpoints=plain, stages=stages)
     known = train(stage1, world / "demo1", "cpu")
+    options, out = {"base": "stickers-sd", **SHORT, "blocks": blocks}, f"demo-{blocks}"
     final = run(
         world,
-        "demo",
-        bridge={"checkpoint": str(known), "through": {"base": "stickers-sd", **SHORT}},
+        out,
+        bridge={"checkpoint": str(known), "through": options},
         data=data,
         stages=[{"images": 160, "batch": 8, "resolution": 32}],
         optimiser={"learning_rate": 1e-3, "warmup": 5},
         checkpoints=plain,
         validation={**TIMES, "every": 20, "at_start": True},
     )
-    first, last = notes(world / "demo")
+    first, last = notes(world / out)
     assert (first["step"], last["step"]) == (0, 20)
     assert 0.3 < first[GAP] < last[GAP] - 0.07 and last[LOSS] < 0.9 * first[LOSS]
     stage = json.loads(load_bridge(final).stages)[-1]
     assert (stage["from"], stage["through"], stage["steps"]) == ("shipped", "stickers-sd", 20)
     assert stage["before"][GAP] == pytest.approx(first[GAP], abs=1e-4)
     assert stage["after"][GAP] == pytest.approx(last[GAP], abs=0.02)  # in bfloat16
-    bins = {name for line in curve(world / "demo") for name in line if name.startswith("loss ")}
+    bins = {name for line in curve(world / out) for name in line if name.startswith("loss ")}
     assert len(bins) > 4  # of all times
 
 
