@@ -38,6 +38,12 @@ def find_model(name: str) -> tuple[Path, tuple[str, ...]]:
     return path, shipped.llms
 
 
+def find_base(name: str) -> Path:
+    """A shipped checkpoint by its file's name, such as "stickers-sd", or a path."""
+    shipped = SHIPPED_WEIGHTS / f"{name}.safetensors"
+    return shipped if shipped.is_file() else at_home(name)
+
+
 def find_vae(latent: LatentFormat, checkpoint: Path) -> Path:
     """The autoencoder's file: beside the checkpoint, or among the shipped weights."""
     file = f"{latent.name}-vae.safetensors"

@@ -24,6 +24,7 @@ class InputSpec:
     shift: float = 1.0  # of flow's times, where a stage has none of its own
     shifts: tuple[ShiftAt, ...] = ()  # the same at two sizes, in its place
     caches_states: bool = True  # whether captions' states are kept unless the recipe says otherwise
+    characters: bool = False  # whether it is read which characters each token stands for
 
     @property
     def grain(self) -> int:

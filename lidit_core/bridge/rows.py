@@ -112,8 +112,13 @@ def student_tokens(
         states: the padded states of the rows.
         lengths: characters of each prompt.
     """
+    return StudentTokens(states, spans_of(rows, lengths))
+
+
+def spans_of(rows: Sequence[PromptStates], lengths: Sequence[int]) -> Tensor:
+    """(B, L, 2): the characters of each token of prompts, as `student_tokens` has them."""
     spans = [_spans(row, length) for row, length in zip(rows, lengths, strict=True)]
-    return StudentTokens(states, torch.nn.utils.rnn.pad_sequence(spans, True))
+    return torch.nn.utils.rnn.pad_sequence(spans, True)
 
 
 def _spans(row: PromptStates, length: int) -> Tensor:

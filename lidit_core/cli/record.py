@@ -1,28 +1,43 @@
-"""Record what one language model of a model makes of prompts, so that a bridge learns to write it.
+"""Record what a text encoder makes of prompts, so that a bridge learns to write it.
 
-The recording is a folder of shards; the same command goes on where it stopped. Beside them lies
-what a bridge needs of the language model: its tokenizer, and what its own table says of each token.
+It is one language model of a model, or the demo checkpoint's own encoder. The recording is a folder
+of shards; the same command goes on where it stopped. Beside them lies what a bridge needs of the
+encoder: its tokenizer, and what its own table says of each token.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .generate import add_for_llms
 
-HELP = "record what a language model makes of prompts, for a bridge"
+if TYPE_CHECKING:
+    from ..bridge.teacher import Teacher
+    from ..io.conditioning import Entry
+
+    Encode = Callable[[str], list[Entry]]
+
+HELP = "record what a language model or the demo checkpoint makes of prompts, for a bridge"
 
 EXAMPLES = """\
 examples:
   lidit record prompts.txt --model stickers-duo --llm gemma-3-270m --out recordings/gemma
+  lidit record prompts.txt --model stickers-sd --out recordings/stickers-sd
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("prompts", type=Path, help="a text file, one prompt a line")
-    add("--model", default="stickers", metavar="NAME", help="a name or a checkpoint (stickers)")
+    add(
+        "--model",
+        default="stickers",
+        metavar="NAME",
+        help="a name or a checkpoint (stickers); of the demo checkpoint its own text encoder",
+    )
     add(
         "--llm",
         metavar="NAME[=LLM]",
@@ -37,23 +52,59 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from ..bridge.teacher import write_teacher
+    from ..demo.checkpoint import read_demo_config
+    from ..errors import check
     from ..io.prompts import read_prompts
     from ..io.recording import record
+    from ..shipped import find_base
 
     prompts = read_prompts(args.prompts)
-    spec, encoder = _opened(args)
-    teacher = _teacher(spec, encoder)
-
-    def encode(text: str):
-        (row,) = encoder.encode_rows([text])
-        return [(row.hidden[None].cpu(), {})]
+    base = find_base(args.model)
+    if base.is_file() and read_demo_config(base):
+        check(
+            args.llm is None,
+            f"--model {args.model} reads text by an encoder of its own, and --llm {args.llm} is "
+            "for the language models of a LI-DiT; leave --llm out",
+        )
+        encode, teacher = of_demo(base)
+        about = {"encoder": teacher.spec.name}
+    else:
+        spec, encoder = _opened(args)
+        encode, teacher = _of_llm(encoder), _teacher(spec, encoder)
+        about = {"encoder": spec.name, "block": spec.block, "template": spec.template.name}
 
     with tqdm(total=len(prompts), unit="prompt", disable=None) as bar:
-        about = {"encoder": spec.name, "block": spec.block, "template": spec.template.name}
         record(encode, prompts, args.out, about, bar.update)
     write_teacher(args.out, teacher)
     print(args.out)
     return 0
+
+
+def _of_llm(encoder) -> Encode:
+    """What an LLM makes of a prompt."""
+
+    def encode(text: str) -> list[Entry]:
+        (row,) = encoder.encode_rows([text])
+        return [(row.hidden[None].cpu(), {})]
+
+    return encode
+
+
+def of_demo(path: Path) -> tuple[Encode, Teacher]:
+    """What the demo checkpoint's own text encoder makes of a prompt, and the encoder itself."""
+    from ..bridge.config import TeacherSpec
+    from ..bridge.layout import word_rows
+    from ..bridge.teacher import Teacher, seeds_of
+    from ..demo.checkpoint import read_text_encoder
+
+    encoder = read_text_encoder(path)
+    rows, table = word_rows(encoder.buckets, encoder.length), encoder.words.weight
+
+    def encode(text: str) -> list[Entry]:
+        return [(encoder.read([text]), {})]
+
+    spec = TeacherSpec("bag-of-words", table.shape[1], len(table), rows.layout)
+    return encode, Teacher(spec, rows, seeds_of(table), encode("")[0])
 
 
 def _opened(args: argparse.Namespace):

@@ -54,6 +54,15 @@ def _config(metadata: Mapping[str, str]) -> DemoConfig | None:
     return read_record(DemoConfig, json.loads(metadata[DEMO_KEY]), "the demo checkpoint")
 
 
+def read_text_encoder(path: str | Path) -> BagOfWords:
+    """The weak text encoder of a demo checkpoint, with its weights."""
+    config, tensors = read_demo_checkpoint(path)
+    encoder, begin = config.text_encoder(), TEXT_PREFIX
+    own = {k.removeprefix(begin): v.float() for k, v in tensors.items() if k.startswith(begin)}
+    encoder.load_state_dict(own)
+    return encoder.requires_grad_(False)
+
+
 def read_demo_checkpoint(path: str | Path) -> tuple[DemoConfig, dict[str, Tensor]]:
     """Description and tensors of a demo checkpoint."""
     tensors, metadata = read_safetensors(path)

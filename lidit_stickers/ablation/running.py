@@ -13,9 +13,8 @@ from lidit_core.errors import LiDiTError
 from lidit_core.io.atomic import replacing
 from lidit_core.io.hashes import sha256
 from lidit_core.paths import SHIPPED_WEIGHTS
-from lidit_core.shipped import find_model, find_vae
+from lidit_core.shipped import find_base, find_model, find_vae
 from lidit_train.run import FINAL, train
-from lidit_train.tasks.adapter.target import find_base
 
 from .measuring import Measured, is_measured, measure
 from .recipes import TRUNK, fork_fields, fork_recipe, run_folder, with_cache

@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from lidit_core.bridge.rows import spans_of
 from lidit_core.errors import LiDiTError
 from lidit_core.io.atomic import replacing
 from lidit_core.llm.hub import model_folder
@@ -39,6 +41,7 @@ class CaptionStates:
 
     states: LLMStates  # (B, L, C) in the dtype that is kept, padded to the longest
     used: tuple[int, ...]  # tokens of each caption that are read, the template's not counted
+    spans: Tensor | None = None  # (B, L, 2) float32: characters of the tokens, where they are read
 
 
 class CaptionReader:
@@ -150,26 +153,28 @@ class CaptionReader:
         """Float32 states (B, L, C) of the texts, padded to the longest."""
         return self.read_counted(texts).states.to(dtype=torch.float32)
 
-    def read_counted(self, texts: Sequence[str]) -> CaptionStates:
-        """The states of the texts, and how many tokens of each are read."""
+    def read_counted(self, texts: Sequence[str], characters: bool = False) -> CaptionStates:
+        """The states of the texts, and how many tokens of each are read.
+
+        Args:
+            characters: whether those of each token are told too.
+        """
+        rows = self.read_rows(texts, characters)
+        states, used = pad_states(rows), tuple(row.used for row in rows)
+        if not characters:
+            return CaptionStates(states, used)
+        return CaptionStates(states, used, spans_of(rows, [len(text) for text in texts]))
+
+    def read_rows(self, texts: Sequence[str], characters: bool = True) -> list[PromptStates]:
+        """The states of each text by itself, with the characters of its tokens."""
         distinct, known = list(dict.fromkeys(texts)), {}
         for first in range(0, len(distinct), CHUNK):
             part = distinct[first : first + CHUNK]
-            known |= dict(zip(part, self._states(part)))
-        rows = [known[text] for text in texts]
-        return CaptionStates(pad_states(rows), tuple(row.used for row in rows))
-
-    def read_rows(self, texts: Sequence[str]) -> list[PromptStates]:
-        """The states of each text by itself, with the characters of its tokens."""
-        known = {}
-        for first in range(0, len(texts), CHUNK):
-            part = list(dict.fromkeys(texts[first : first + CHUNK]))
-            states = self.caches.states(part, lambda: self.identity, self._compute, offsets=True)
-            known |= dict(zip(part, states))
+            known |= dict(zip(part, self._states(part, characters)))
         return [known[text] for text in texts]
 
-    def _states(self, texts: list[str]) -> list[PromptStates]:
-        return self.caches.states(texts, lambda: self.identity, self._compute)
+    def _states(self, texts: list[str], characters: bool = False) -> list[PromptStates]:
+        return self.caches.states(texts, lambda: self.identity, self._compute, characters)
 
     def _compute(self, texts: list[str]) -> list[PromptStates]:
         if self.encoder is None:

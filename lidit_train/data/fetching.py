@@ -136,7 +136,8 @@ class Fetcher(torch.utils.data.Dataset):
 
     def states(self, texts: list[str], branches: tuple[int, ...]) -> dict[int, CaptionStates]:
         """What each branch's LLM makes of the texts: from the cache, or run by this process."""
-        return {branch: self.readers[branch].read_counted(texts) for branch in branches}
+        characters = self.spec.characters
+        return {branch: self.readers[branch].read_counted(texts, characters) for branch in branches}
 
     def _content(self, rows: Sequence[StepPicture], size: tuple[int, int]) -> Tensor:
         grain = self.spec.grain

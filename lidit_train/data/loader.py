@@ -25,7 +25,9 @@ Item = TypeVar("Item")
 class Loader:
     """Iterates over a process's batches from the schedule's present step on."""
 
-    def __init__(self, fetcher: Fetcher, ready: Prepared, device="cpu") -> None:
+    def __init__(
+        self, fetcher: Fetcher, ready: Prepared, device: torch.device | str = "cpu"
+    ) -> None:
         self.fetcher, self.device = fetcher, device
         self.schedule, self.vae, self.vision = ready.schedule, ready.vae, ready.vision
 

@@ -18,8 +18,8 @@ from lidit_core.model.vae import CHANNELS, WIDTH, Block
 from lidit_core.paths import at_home
 
 from ..data.autoencoders.find import find_autoencoder
-from ..data.latent_cache import at_once
-from .workload import FLOAT32
+from ..data.latent_cache import BATCH, at_once
+from .workload import FLOAT32, StageLoad
 
 TINY_WEIGHTS = 1_230_000  # numbers in either half
 BLOCKS = (1, 3, 3, 3)  # of the tiny encoder at each resolution, the whole one first
@@ -46,6 +46,11 @@ class AutoencoderSize:
         """Operations that encode a square picture."""
         pixels = side * side
         return round(pixels * (self.operations + self.attention * pixels))
+
+    def filling(self, loads: Sequence[StageLoad]) -> dict[str, int]:
+        """Bytes while the latents of all stages are computed, before the model is there."""
+        most = max(self.pictures(load.side, BATCH) for load in loads)
+        return {"autoencoder": self.weights, "pictures being encoded": most}
 
 
 def autoencoder_size(large: bool, half: bool, blocks: Sequence[int] = BLOCKS) -> AutoencoderSize:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from ..recipe import Validation
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+from ..recipe import Recipe, Validation
 from ..units import as_bytes, as_time
 from .cache_sizes import Cached
-from .workload import passes_over_one
+from .hardware import Device
+from .workload import StageLoad, passes_over_one
 
 NOT_KNOWN = "not known"  # before the sources are read
 
@@ -13,6 +17,65 @@ NOT_KNOWN = "not known"  # before the sources are read
 def row(what: str, value: str, more: str = "") -> str:
     """One line: what, how much, and a remark."""
     return f"  {what:44} {value:>16}  {more}".rstrip()
+
+
+class OnPictures(Protocol):
+    """The plan of a run that learns from pictures."""
+
+    @property
+    def recipe(self) -> Recipe: ...
+
+    @property
+    def device(self) -> Device: ...
+
+    @property
+    def loads(self) -> tuple[StageLoad, ...]: ...
+
+    @property
+    def samples(self) -> int | None: ...
+
+    @property
+    def passing(self) -> float: ...
+
+    def seconds(self, stage: int) -> float: ...
+
+
+def time_rows(plan: OnPictures, what: str) -> Iterator[str]:
+    """How long each stage takes, and what is held out.
+
+    Args:
+        what: pictures are called.
+    """
+    share = "measured" if plan.device.is_cpu else "assumed"
+    yield f"Time on {plan.device.name}, {plan.device.share:.0%} of its peak {share}"
+    for n, load in enumerate(plan.loads):
+        speed = f"{load.stage.batch / plan.seconds(n):,.1f} {what}/s"
+        yield row(f"stage {n}", as_time(plan.seconds(n) * load.stage.steps), speed)
+    if plan.recipe.validation.held_out:
+        yield held_out_row(plan.recipe.validation, plan.recipe.steps, plan.samples, plan.passing)
+    if plan.recipe.compute.compile:
+        yield "  What torch.compile saves is not counted."
+
+
+def memory_rows(parts: Mapping[str, int], filling: Mapping[str, int]) -> Iterator[str]:
+    """The parts of a process that there are, and what fills its cache of latents."""
+    for name, size in filter(lambda part: part[1], parts.items()):
+        yield row(name, as_bytes(size))
+    for name, size in filling.items():
+        yield row(f"while latents are cached: {name}", as_bytes(size))
+
+
+def peak_row(total: int, device: Device) -> str:
+    """Whether a process fits."""
+    return row("peak", as_bytes(total), "fits" if total <= device.memory else "DOES NOT FIT")
+
+
+def cached_rows(caches: Sequence[Cached], free: int) -> Iterator[str]:
+    """What caches take, beside so many bytes that are free."""
+    for cached in caches:
+        yield cached_row(cached)
+        if cached.bytes is not None and cached.bytes > free:
+            yield row("", "", "MORE THAN IS FREE: this run will refuse it")
 
 
 def held_out_row(validation: Validation, steps: int, samples: int | None, passing: float) -> str:

@@ -16,7 +16,8 @@ class Through:
 
     Pictures are drawn from noise by what the encoder wrote, with guidance away from the empty
     prompt. At some points of each such trajectory the U-Net's prediction under the bridge's
-    conditioning is compared with that under the encoder's.
+    conditioning is compared with that under the encoder's, or its hidden state after some blocks.
+    On captioned pictures it denoises these, and neither trajectories nor points are there.
     """
 
     base: str = ""  # the checkpoint, as adapter.base
@@ -24,6 +25,8 @@ class Through:
     steps: int = 20  # of a trajectory
     points: int = 5  # of its steps, drawn for each prompt, at which it learns
     guidance: tuple[float, ...] = (1.0, 7.0)  # of a trajectory, drawn between these two
+    blocks: int = 0  # after so many of the U-Net's its hidden state is compared, in place of its
+    # prediction; 0 = the prediction
 
     def __post_init__(self) -> None:
         check(
@@ -32,6 +35,7 @@ class Through:
         )
         one_of("the prediction of bridge.through", self.prediction, ("", "eps", "v"))
         in_range(self, "bridge.through", "steps", "points", low=1)
+        in_range(self, "bridge.through", "blocks", low=0)
         check(
             self.points <= self.steps,
             f"the recipe's bridge.through has points={self.points} and steps={self.steps}; "

@@ -261,8 +261,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check(bool(self.stages), "the recipe has no stages; expected one or more")
+        recorded = any(source.kind == "recording" for source in self.data.sources)
         through = self.bridge is not None and self.bridge.through is not None
-        self.validation.check_measured(self.steps, measures=through)
+        self.validation.check_measured(self.steps, measures=through and recorded)
         check(
             not (self.compute.shard and self.optimiser.name in UNDIVIDED),
             f"the recipe has compute.shard and the optimiser {self.optimiser.name}, which steps "

@@ -207,6 +207,14 @@ def trained(diff_kit: Any) -> Path:
     return diff_kit.adapter("trained")
 
 
+@pytest.fixture
+def bench(pack: Pack, host: Host) -> Any:
+    """What bridges are tried with: LLMs as CLIPs, and files of bridges in the host."""
+    from bridge_files import Bench
+
+    return Bench(pack, host)
+
+
 @pytest.fixture(scope="session")
 def browser(server) -> Iterator:
     """A real browser whose page is the running host's canvas."""

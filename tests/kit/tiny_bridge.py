@@ -11,7 +11,7 @@ from tiny_llm import chat_tokenizer, plain_tokenizer, save_llm
 from tokenizers import Tokenizer
 
 from lidit_core.bridge.config import BridgeConfig, TeacherSpec
-from lidit_core.bridge.layout import JoinedRows, RowMaker, TokenLayout, fitted, word_rows
+from lidit_core.bridge.layout import JoinedRows, RowMaker, TokenLayout, fitted
 from lidit_core.bridge.model import Bridge
 from lidit_core.bridge.rows import StudentTokens, TeacherRows, stack_rows, student_tokens
 from lidit_core.bridge.teacher import Teacher, seeds_of, write_teacher
@@ -151,27 +151,13 @@ class Following:
         return [(torch.cat([first, 3 - 5 * second], dim=1), values)]
 
 
-class OfDemo:
-    """The own text encoder of a demo checkpoint, as a host records it."""
-
-    def __init__(self, path: Path) -> None:
-        from lidit_train.tasks.adapter.base_text import DemoText  # which the host does without
-
-        self.encoder = DemoText(path).encoder.requires_grad_(False)
-        self.rows = word_rows(self.encoder.buckets, self.encoder.length)
-        ids, width = self.encoder.words.weight.shape
-        spec = TeacherSpec("bag-of-words", width, ids, self.rows.layout)
-        self.teacher = Teacher(spec, self.rows, seeds_of(self.encoder.words.weight))
-
-    def __call__(self, text: str):
-        return [(self.encoder.read([text]), {})]
-
-
 def make_demo_recording(folder: Path, checkpoint: Path, texts=()) -> Path:
     """A recording of a demo checkpoint's own encoder."""
-    teacher = OfDemo(checkpoint)
-    record(teacher, list(texts) or prompts(), folder, {"encoder": "bag-of-words"})
-    write_teacher(folder, teacher.teacher)
+    from lidit_core.cli.record import of_demo
+
+    encode, teacher = of_demo(checkpoint)
+    record(encode, list(texts) or prompts(), folder, {"encoder": "bag-of-words"})
+    write_teacher(folder, teacher)
     return folder
 
 

@@ -25,6 +25,16 @@ THROUGH = {
     "data": {"sources": [{"kind": "recording", "path": "{folder}/bag"}]},
     "validation": {"times": 2},
 }
+PAIRS = {  # of captioned pictures, with the data and the stages of the basis
+    "trains": "bridge",
+    "model": {},
+    "bridge": {
+        "llms": ["{folder}/student"],
+        "checkpoint": "{folder}/bridge/final.safetensors",
+        "through": {"base": BASE},
+    },
+    "validation": {"every": 3, "held_out": 0.2, "times": 2},
+}
 SEVERAL = {**BRIDGE, "bridge.llms": ["{folder}/student", "{folder}/second"]}
 TRAINED = {"checkpoint": "{folder}/base/final.safetensors", "changes": {"llms": ["LLMS"]}}
 TASKS = {  # what `trains` says, and what the basis then has besides
@@ -34,6 +44,7 @@ TASKS = {  # what `trains` says, and what the basis then has besides
     "adapter": ADAPTER,
     "bridge": BRIDGE,
     "through": THROUGH,
+    "pairs": PAIRS,
 }
 REFINED = {**ADAPTER, "adapter.refiner": {"blocks": 1, "width": 16, "heads": 2}}
 STICKERS = {"kind": "stickers", "path": "en", "count": 3, "distinct": 2}
@@ -112,6 +123,7 @@ CHANGED = {  # a field -> another value than the basis has; with others where it
     "bridge.through.steps": (4, THROUGH),
     "bridge.through.points": (1, THROUGH),
     "bridge.through.guidance": ([3.0, 3.0], THROUGH),
+    "bridge.through.blocks": (1, THROUGH),
     "bridge.llms": (["{folder}/second"], BRIDGE),
     "bridge.block": (-2, BRIDGE),
     "bridge.template": ("short", BRIDGE),
@@ -200,6 +212,11 @@ AS_WITHOUT = (  # sections that a bridge reads through a U-Net, or refuses, as i
     *("optimiser", "checkpoints", "cache", "hardware", "seed", "lora", "adapter", "content"),
     *("place", "contrast", "alignment", "routing", "data"),
 )
+AS_ADAPTER = (  # what of pictures a bridge reads by an adapter's own classes, or refuses as it
+    *("optimiser", "checkpoints", "cache", "hardware", "seed", "lora", "adapter", "content"),
+    *("place", "contrast", "alignment", "routing", "log", "compute", "data.sources"),
+    *("data.buckets", "data.smallest"),
+)
 OF_A_TASK = {  # where another value is needed, or other fields beside it
     ("bridge", "trains"): "all",
     ("bridge", "data.sources.path"): "{folder}/another",
@@ -213,6 +230,14 @@ OF_A_TASK = {  # where another value is needed, or other fields beside it
     ("through", "validation.times"): (1, {"validation.every": 3}),
     ("through", "validation.seed"): (1, {"validation.every": 3}),
     ("through", "validation.patience"): (
+        1,
+        {"validation.every": 1, "optimiser.learning_rate": 0.0},
+    ),
+    ("pairs", "trains"): "all",
+    ("pairs", "model.llms"): ["gemma-3-270m"],
+    ("pairs", "bridge.refiner_blocks"): 3,
+    ("pairs", "validation.times"): 1,
+    ("pairs", "validation.patience"): (
         1,
         {"validation.every": 1, "optimiser.learning_rate": 0.0},
     ),

@@ -14,12 +14,12 @@ from tiny_llm import save_llm
 from tiny_training import RECIPES, fields, pictures, recipe_of, write_recipe
 
 from lidit_core.errors import LiDiTError
+from lidit_core.shipped import find_base
 from lidit_core.unet.families import FAMILIES
 from lidit_train.data.schedule import stage_at
 from lidit_train.recipe import Recipe
 from lidit_train.recipe_file import read_recipe
 from lidit_train.run import train
-from lidit_train.tasks.adapter.target import find_base
 from lidit_train.tasks.lidit.start import configuration
 from lidit_train.tasks.task import open_task
 
@@ -115,8 +115,8 @@ def test_a_recipe_that_ships_can_be_planned(path, tmp_path):
     changes = []
     if path.stem in ("stickers", "stickers-256"):  # it goes on from weights like those that ship
         changes = ["model.checkpoint=stickers"]
-    elif (
-        "checkpoint: runs" in path.read_text() and path.stem != "bridge-through"
+    elif "checkpoint: runs" in path.read_text() and not path.stem.startswith(
+        "bridge-"
     ):  # what another recipe makes first
         llm = "SmolLM2-135M-Instruct"
         made = read_recipe(ROOT / "recipes" / f"stickers-{llm.split('-')[0].lower()}.yaml")
@@ -136,13 +136,14 @@ def test_a_recipe_that_ships_can_be_planned(path, tmp_path):
         make_bridge_world(tmp_path)
         changes = [f"data.sources.0.path={tmp_path / 'recording'}"]
         changes.append(f"bridge.llms=[{tmp_path / 'student'}]")
-    if path.stem == "bridge-through":  # from a bridge that another recipe makes first
+    if path.stem.startswith("bridge-"):  # from a bridge that another recipe makes first
         pytest.importorskip("diffusers")
         base = write_demo_checkpoint(tmp_path / "base.safetensors")
         recorded = make_demo_recording(tmp_path / "of-base", base)
         sources = {"sources": [{"kind": "recording", "path": str(recorded)}]}
         known = train(bridge_recipe(tmp_path, data=sources), tmp_path / "first", "cpu")
-        changes += [f"data.sources.0.path={recorded}", f"bridge.checkpoint={known}"]
+        source = recorded if path.stem == "bridge-through" else pictures(tmp_path / "pictures")
+        changes += [f"data.sources.0.path={source}", f"bridge.checkpoint={known}"]
         changes.append(f"bridge.through.base={base}")
     recipe = read_recipe(path, changes)
     assert f"{recipe.steps:,} steps" in open_task(recipe).plan(tmp_path)

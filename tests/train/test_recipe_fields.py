@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from changed_fields import AS_WITHOUT, BRIDGE, CHANGED, FONT, OF_A_TASK, TASKS
+from changed_fields import AS_ADAPTER, AS_WITHOUT, BRIDGE, CHANGED, FONT, OF_A_TASK, TASKS
 from tiny_adapter_training import SHAPE, write_demo_checkpoint
 from tiny_bridge import bridge_recipe, make_bridge_world, make_demo_recording
 from tiny_training import curve, fields, make_world, pictures, run, save_encoder, spec, write_recipe
@@ -155,9 +155,9 @@ def case(task: str, name: str) -> tuple[object, dict]:
     value, others = changed if isinstance(changed, tuple) else (changed, {})
     if owner(name) not in ("", trained(task)):  # beside a task that has no such section
         others = {k: v for k, v in others.items() if section_of(k) == section_of(name)}
-    if trained(task) == "bridge":  # which has one source of a kind of its own
+    if trained(task) == "bridge" and task != "pairs":  # which has one source of a kind of its own
         others = {k: v for k, v in others.items() if not k.startswith("data.sources")}
-    if task == "through":  # which has sections of its own
+    if task in ("through", "pairs"):  # which have sections of their own
         others = {k: v for k, v in others.items() if k not in BRIDGE}
     if name == "stages.subsets.branches" and task != "adapter":
         others = {"stages.0.subsets": [{"branches": [0, 1]}]}
@@ -169,6 +169,8 @@ def cases() -> Iterator[pytest.param]:
         for name in CHANGED:
             if task == "through" and section_of(name) in AS_WITHOUT:
                 continue
+            if task == "pairs" and name.startswith(AS_ADAPTER):
+                continue
             needs = FONT if name in FONT else ()
             yield pytest.param(task, name, marks=[pytest.mark.font] if needs else [])
 
@@ -176,7 +178,7 @@ def cases() -> Iterator[pytest.param]:
 @pytest.mark.parametrize(("task", "name"), cases())
 def test_a_field_changes_the_plan_or_the_run_or_is_refused(world, task, name):
     """For every task: what a recipe says is never accepted and left unread."""
-    if task in ("adapter", "through") or name.startswith("bridge.through."):
+    if task in ("adapter", "through", "pairs") or name.startswith("bridge.through."):
         pytest.importorskip("diffusers")
     folder, llms = world
     value, others = case(task, name)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lidit_core.demo.checkpoint import TEXT_PREFIX, read_demo_checkpoint, read_demo_config
+from lidit_core.demo.checkpoint import read_demo_config, read_text_encoder
 from lidit_core.errors import LiDiTError
 from lidit_core.paths import at_home
 
@@ -28,11 +28,7 @@ class BaseText(nn.Module):
 class DemoText(BaseText):
     def __init__(self, path: Path) -> None:
         super().__init__()
-        config, tensors = read_demo_checkpoint(path)
-        self.encoder = config.text_encoder()
-        own = {k.removeprefix(TEXT_PREFIX): v.float() for k, v in tensors.items()
-               if k.startswith(TEXT_PREFIX)}  # fmt: skip
-        self.encoder.load_state_dict(own)
+        self.encoder = read_text_encoder(path)
 
     def read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
         return self.encoder.read(list(texts)), None

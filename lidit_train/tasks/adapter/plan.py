@@ -12,7 +12,6 @@ from torch import nn
 
 from lidit_core.llmdiff.adapter import LLMDiffAdapter
 
-from ...data.latent_cache import BATCH
 from ...data.room import caption_bytes, free_disk
 from ...data.token_guess import text_tokens
 from ...loop.computing.frozen import holds_half
@@ -115,11 +114,7 @@ class AdapterPlan:
 
     def filling(self) -> dict[str, int]:
         """The same while latents are computed, before the U-Net is there; empty if none are."""
-        if not self.recipe.cache.latents:
-            return {}
-        vae = self.autoencoder
-        most = max(vae.pictures(load.side, BATCH) for load in self.loads)
-        return {"autoencoder": vae.weights, "pictures being encoded": most}
+        return self.autoencoder.filling(self.loads) if self.recipe.cache.latents else {}
 
     def memory(self) -> dict[str, int]:
         """The bytes of each part in one process; shards are gathered a block at a time."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...plan.text import cached_row, held_out_row, row
-from ...units import as_bytes, as_count, as_flops, as_time
+from ...plan.text import cached_rows, memory_rows, peak_row, row, time_rows
+from ...units import as_bytes, as_count, as_flops
 from .plan import AdapterPlan
 
 
 def adapter_plan_text(plan: AdapterPlan) -> str:
     """What `lidit train --print-plan` shows of an adapter's training."""
-    parts = (_model, _steps, _memory, _time, _disk)
-    return "\n\n".join("\n".join(part(plan)) for part in parts) + "\n"
+    times = time_rows(plan, "images")
+    parts = (_model(plan), _steps(plan), _memory(plan), times, _disk(plan))
+    return "\n\n".join(map("\n".join, parts)) + "\n"
 
 
 def _model(plan: AdapterPlan) -> Iterator[str]:
@@ -36,36 +37,16 @@ def _steps(plan: AdapterPlan) -> Iterator[str]:
 
 
 def _memory(plan: AdapterPlan) -> Iterator[str]:
-    parts = plan.memory()
     sharded = f", sharded over {plan.shards}" if plan.shards > 1 else ""
     yield f"Memory of a process ({plan.device.name}{sharded})"
-    for name, size in filter(lambda part: part[1], parts.items()):
-        yield row(name, as_bytes(size))
-    for name, size in plan.filling().items():
-        yield row(f"while latents are cached: {name}", as_bytes(size))
+    yield from memory_rows(plan.memory(), plan.filling())
     if drawn := plan.drawing()["its pictures"]:
         yield row("while pictures are drawn, for activations", as_bytes(drawn))
-    total, there = plan.peak, plan.device.memory
-    yield row("peak", as_bytes(total), "fits" if total <= there else "DOES NOT FIT")
-
-
-def _time(plan: AdapterPlan) -> Iterator[str]:
-    share = "measured" if plan.device.is_cpu else "assumed"
-    yield f"Time on {plan.device.name}, {plan.device.share:.0%} of its peak {share}"
-    for n, load in enumerate(plan.loads):
-        speed = f"{load.stage.batch / plan.seconds(n):,.1f} images/s"
-        yield row(f"stage {n}", as_time(plan.seconds(n) * load.stage.steps), speed)
-    if plan.recipe.validation.held_out:
-        yield held_out_row(plan.recipe.validation, plan.recipe.steps, plan.samples, plan.passing)
-    if plan.recipe.compute.compile:
-        yield "  What torch.compile saves is not counted."
+    yield peak_row(plan.peak, plan.device)
 
 
 def _disk(plan: AdapterPlan) -> Iterator[str]:
     yield f"Disk ({as_bytes(plan.free)} free)"
     kept = "kept" if plan.keeps_states else "computed as it goes"
     yield row("differences of one caption", as_bytes(plan.each), kept)
-    for cached in plan.caches:
-        yield cached_row(cached)
-        if cached.bytes is not None and cached.bytes > plan.free:
-            yield row("", "", "MORE THAN IS FREE: this run will refuse it")
+    yield from cached_rows(plan.caches, plan.free)

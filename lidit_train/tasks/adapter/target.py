@@ -12,7 +12,7 @@ from lidit_core.llm.hub import model_folder
 from lidit_core.llm.locate import check_present, locate
 from lidit_core.llmdiff.config import AdaptedLayer, AdapterConfig, block_of
 from lidit_core.model.config import LatentFormat
-from lidit_core.paths import SHIPPED_WEIGHTS, at_home
+from lidit_core.shipped import find_base
 from lidit_core.text.spec import LLMSpec
 from lidit_core.text.templates import find_template
 from lidit_core.unet.families import FAMILIES, UNetShape, cross_attention_layers
@@ -99,12 +99,6 @@ def pooled_width(shape: UNetShape) -> int:
 def _shape(base: Path) -> UNetShape:
     file = find_unet(base)
     return unet_shape(file.shapes, file.config, file.layout, f"the U-Net of {base}")
-
-
-def find_base(name: str) -> Path:
-    """A shipped checkpoint by its name, or a path."""
-    shipped = SHIPPED_WEIGHTS / f"{name}.safetensors"
-    return shipped if shipped.is_file() else at_home(name)
 
 
 def _config(recipe: Adapter, shape: UNetShape) -> AdapterConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -64,6 +65,23 @@ def checkpoint_blocks(unet: UNet2DConditionModel) -> None:
     """Compute its activations again in the backward pass."""
     unet.enable_gradient_checkpointing()
     unet.train()  # diffusers checkpoints only then; no layer of it behaves otherwise
+
+
+def first_blocks(unet: UNet2DConditionModel, count: int) -> UNet2DConditionModel:
+    """A U-Net of the same weights that ends after its first blocks, the middle one being the last.
+
+    What it says is the hidden state there.
+    """
+    head, down = copy.copy(unet), list(unet.down_blocks)
+    parts = {
+        "down_blocks": nn.ModuleList(down[:count]),
+        "mid_block": unet.mid_block if count > len(down) else None,
+        "up_blocks": nn.ModuleList(),
+        "conv_norm_out": None,
+        "conv_out": nn.Identity(),
+    }
+    head._modules = {**unet._modules, **parts}
+    return head
 
 
 def predicted(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -27,10 +28,11 @@ from ...batch import Batch
 from ...data.caption_states import CaptionReader
 from ...data.fetching import Fetched
 from ...data.loader import Loader
-from ...data.schedule import Schedule, StageBuckets, StepBatch, seeded
+from ...data.schedule import Schedule, StageBuckets, StepBatch
 from ...recipe import Cache, Recipe
 from .input import RecordedPrompts, Target, lengths
-from .trajectories import CHANCE, Trajectories, drawn, joined
+
+Kind = TypeVar("Kind", bound="BridgeBatch")
 
 LENGTHS = 4  # buckets of prompts, from short to long, so that few rows are filled up
 
@@ -85,20 +87,22 @@ def _pooled(targets: Sequence[Target]) -> Tensor | None:
 
 @dataclass(frozen=True)
 class BridgeBatch(Batch):
-    """Prompts of one step: ``x`` (B, R, C) is what the teacher made of them."""
+    """Prompts of one step: ``x`` (B, R, C) is what the teacher made of them.
+
+    Of captioned pictures it is their latents (B, C, h, w).
+    """
 
     spans: Mapping[int, Tensor] = field(default_factory=dict)  # (B, L, 2) by LLM
     rows: TeacherRows | None = None
     pooled: Tensor | None = None  # (B, P)
     own: OwnRows | None = None  # of the encoder that is added to
-    trajectories: Trajectories | None = None  # through a U-Net, whose points' times are `time`
 
     @property
     def students(self) -> list[StudentTokens]:
         """What each LLM makes of the prompts, in order."""
         return [StudentTokens(self.states[i], self.spans[i]) for i in sorted(self.states)]
 
-    def part(self, rows: slice) -> BridgeBatch:
+    def part(self: Kind, rows: slice) -> Kind:
         assert self.rows is not None  # every batch has them
         return replace(
             self,
@@ -111,10 +115,11 @@ class BridgeBatch(Batch):
             rows=self.rows[rows],
             pooled=None if self.pooled is None else self.pooled[rows],
             own=None if self.own is None else self.own[rows],
-            trajectories=None if self.trajectories is None else self.trajectories[rows],
+            captions=self.captions[rows],
+            counted=None if self.counted is None else self.counted[rows],
         )
 
-    def to(self, device) -> BridgeBatch:
+    def to(self: Kind, device) -> Kind:
         assert self.rows is not None
         return replace(
             self,
@@ -126,7 +131,6 @@ class BridgeBatch(Batch):
             rows=self.rows.to(device),
             pooled=None if self.pooled is None else self.pooled.to(device),
             own=None if self.own is None else self.own.to(device),
-            trajectories=None if self.trajectories is None else self.trajectories.to(device),
         )
 
 
@@ -151,31 +155,6 @@ class BridgeLoader(Loader):
     def batch(self, plan: StepBatch, numbers: range) -> BridgeBatch:
         """Some rows of a step, on the CPU."""
         return self.ready.batch([plan.rows[n].index for n in numbers])
-
-
-class ThroughLoader(BridgeLoader):
-    """The same with a trajectory for each prompt.
-
-    Args:
-        shapes: of latents (C, h, w), by stage.
-    """
-
-    def __init__(
-        self,
-        ready: PreparedBridge,
-        share: Callable[[int], slice],
-        device: torch.device | str,
-        recipe: Recipe,
-        shapes: Sequence[Sequence[int]],
-    ) -> None:
-        super().__init__(ready, share, device)
-        assert recipe.bridge is not None and recipe.bridge.through is not None
-        self.options, self.seed, self.shapes = recipe.bridge.through, recipe.seed, shapes
-
-    def batch(self, plan: StepBatch, numbers: range) -> BridgeBatch:
-        chances = [seeded(self.seed, plan.step, n, CHANCE) for n in numbers]
-        made = joined([drawn(self.options, self.shapes[plan.stage], g) for g in chances])
-        return replace(super().batch(plan, numbers), trajectories=made, time=made.learnt)
 
 
 def _fetched(plan: StepBatch) -> Fetched:

@@ -90,13 +90,7 @@ def resumed_config(options: Bridge, dtype: str, prompts: RecordedPrompts) -> Bri
     path, folder = at_home(options.checkpoint), prompts.recording.folder
     file = load_bridge(path)
     config = file.bridge.config
-    named = [locate(source).name for source in options.llms]
-    known = [llm.name for llm in config.llms]
-    check(
-        named in ([], known),
-        f"the recipe's bridge has llms {', '.join(named)}, and its checkpoint {path} reads "
-        f"{', '.join(known)}; name these in this order, or leave llms out",
-    )
+    check_llms(options, config)
     check(
         config.add == bool(options.add),
         f"the bridge {path} adds to an encoder, whose recording is lacking; name it as bridge.add"
@@ -111,6 +105,18 @@ def resumed_config(options: Bridge, dtype: str, prompts: RecordedPrompts) -> Bri
         "otherwise; expected a recording of the encoder that the bridge was trained for",
     )
     return replace(config, dtype=dtype)
+
+
+def check_llms(options: Bridge, config: BridgeConfig) -> None:
+    """Refuse other LLMs than those of the bridge that a recipe goes on from."""
+    named = [locate(source).name for source in options.llms]
+    known = [llm.name for llm in config.llms]
+    check(
+        named in ([], known),
+        f"the recipe's bridge has llms {', '.join(named)}, and its checkpoint "
+        f"{at_home(options.checkpoint)} reads {', '.join(known)}; name these in this order, or "
+        "leave llms out",
+    )
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from lidit_core.errors import LiDiTError
 from ...batch import Batch
 from ...learner import Learner
 from .batches import BridgeBatch
-from .input import RecordedPrompts
 from .start import attended
 
 COSINE = 0.5  # weight of 1 - cosine beside the squared error
@@ -27,9 +26,9 @@ COSINE = 0.5  # weight of 1 - cosine beside the squared error
 class BridgeLearner(Learner):
     """A bridge whose residual is trained, on a base that stays."""
 
-    def __init__(self, bridge: Bridge, prompts: RecordedPrompts) -> None:
+    def __init__(self, bridge: Bridge) -> None:
         super().__init__()
-        self.bridge, self.prompts = bridge, prompts
+        self.bridge = bridge
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Squared error and half of 1 - cosine, of rows by their weight and the pooled vector."""
@@ -49,7 +48,8 @@ class BridgeLearner(Learner):
         """(B, R), of sum 1: rows that vary count alike, and all of a prompt's padding as one."""
         assert batch.rows is not None
         rows = batch.rows
-        read = attended(rows, self.prompts) & ~self.bridge.base.is_fixed(rows)
+        masked = self.bridge.config.teacher.masked
+        read = attended(rows, masked) & ~self.bridge.base.is_fixed(rows)
         padding = read & (rows.kinds == PADDING_ROW)
         share = padding.sum(1, keepdim=True).clamp(min=1).reciprocal()
         weights = torch.where(padding, share, read.float())

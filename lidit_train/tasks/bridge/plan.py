@@ -23,7 +23,7 @@ from ...plan.workload import FLOAT32
 from ...recipe import Recipe
 from ..adapter.target import UNetTarget
 from .input import RecordedPrompts
-from .unet_plan import ThroughPlan, make_through_plan
+from .unet.plan import ThroughPlan, make_through_plan
 
 SAMPLE = 256  # prompts whose rows are counted
 FITTED = 2 + 2  # passes of ridge over the prompts, and sums of the held out ones, as products
@@ -182,16 +182,19 @@ def make_bridge_plan(
         letters,
         sum(p.numel() for p in bridge.parameters()),
         sum(b.numel() for b in bridge.buffers()),
-        _cost(bridge, prompts, median, letters, mixed),
+        bridge_cost(bridge, stack_rows([prompts.rows(median)]), letters, mixed),
         device if device.is_cpu else find_device(THIS_CPU),
         free_disk(Path(recipe.cache.folder or folder)),
         None if unet is None else make_through_plan(recipe, unet, mean_rows, mixed),
     )
 
 
-def _cost(bridge: Bridge, prompts: RecordedPrompts, number: int, letters: int, mixed: bool) -> Cost:
-    """Of one prompt of the usual length, on the meta device."""
-    rows = stack_rows([prompts.rows(number)])
+def bridge_cost(bridge: Bridge, rows: TeacherRows, letters: int, mixed: bool) -> Cost:
+    """Of one prompt, on the meta device.
+
+    Args:
+        rows: of that prompt.
+    """
     own = _own(bridge, rows) if bridge.config.add else None
     rows = rows.to(META)
     guessed = text_tokens(bridge.config.llms, -(-letters // LETTERS))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...plan.text import row
+from ...plan.text import peak_row, row
 from ...units import as_bytes, as_count, as_flops, as_time
 from .plan import BridgePlan
 
@@ -25,6 +25,7 @@ def _model(plan: BridgePlan) -> Iterator[str]:
     if plan.through is not None:
         told = f"{plan.through.family}; {plan.through.options.points} points of a trajectory of "
         told += f"{plan.through.options.steps}"
+        told += f", to its block {blocks}" if (blocks := plan.through.options.blocks) else ""
         yield row("U-Net that it learns through", as_count(plan.through.parameters), told)
     for llm, tokens in zip(plan.llms, plan.tokens):
         yield row(llm.name, as_count(llm.parameters), f"by {llm.source}; {tokens} tokens a prompt")
@@ -44,8 +45,7 @@ def _memory(plan: BridgePlan) -> Iterator[str]:
         yield row(name, as_bytes(size))
     for name, size in plan.reading().items():
         yield row(f"while prompts are read: {name}", as_bytes(size))
-    total, there = plan.peak, plan.device.memory
-    yield row("peak", as_bytes(total), "fits" if total <= there else "DOES NOT FIT")
+    yield peak_row(plan.peak, plan.device)
 
 
 def _time(plan: BridgePlan) -> Iterator[str]:

@@ -16,7 +16,6 @@ from lidit_core.bridge.rows import PADDING_ROW, SPECIAL, TEXT, TeacherRows
 
 from ..whitening import SAMPLE, whiten_entry
 from .batches import BridgeBatch, PreparedBridge
-from .input import RecordedPrompts
 
 log = logging.getLogger(__name__)
 
@@ -87,9 +86,9 @@ def _batches(ready: PreparedBridge, numbers: Sequence[int]) -> Iterator[BridgeBa
         yield ready.batch(ordered[first : first + CHUNK])
 
 
-def attended(rows: TeacherRows, prompts: RecordedPrompts) -> Tensor:
+def attended(rows: TeacherRows, masked: bool) -> Tensor:
     """(B, R) bool: rows that the model reads; a mask in the conditioning leaves out padding."""
-    if prompts.teacher.spec.masked:
+    if masked:
         return rows.seen & (rows.kinds != PADDING_ROW)
     return rows.seen
 
@@ -102,7 +101,7 @@ def _standardise(base: LinearBase, ready: PreparedBridge) -> None:
     pooled = Statistics(max(spec.pooled, 1), 1)
     for batch in _batches(ready, ready.learnt):
         assert batch.rows is not None
-        kept = attended(batch.rows, ready.prompts)
+        kept = attended(batch.rows, spec.masked)
         if not adds:
             means = Bridge.entered_means(batch.students, batch.rows)[:, :-1][kept]
             read.add(means, torch.zeros(len(means), dtype=torch.int64))
@@ -162,7 +161,7 @@ def _sums(
         rows, y = batch.rows, base.standardised(batch.x, batch.rows)
         entered = base.entered(Bridge.entered_means(batch.students, rows))
         each, whole = entered[:, :-1], entered[:, -1]
-        special = attended(rows, ready.prompts) & (rows.kinds >= SPECIAL) & ~base.is_fixed(rows)
+        special = attended(rows, spec.masked) & (rows.kinds >= SPECIAL) & ~base.is_fixed(rows)
         for part in parts:
             text, others = ((rows.parts == part) & k for k in (rows.kinds == TEXT, special))
             texts[part].add(each[text], y[text], torch.zeros(int(text.sum()), dtype=torch.int64))

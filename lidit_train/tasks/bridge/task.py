@@ -21,30 +21,32 @@ from lidit_core.paths import at_home
 
 from ...data.room import check_states_room
 from ...learner import Learner
-from ...loop.longest_prompt import recorded
 from ...loop.parallel import share_of
 from ...loop.validating.held_out_loss import LOSS
 from ...recipe import Bridge as Options
 from ...recipe import Data, Loss, Recipe, Source, Stage, Validation
-from ..adapter.target import UNetTarget, pooled_width, unet_target
-from ..adapter.unet import read_unet, tell_schedule
+from ..adapter.target import UNetTarget, unet_target
 from ..unused_fields import refuse, refuse_all
-from .batches import BridgeLoader, PreparedBridge, ThroughLoader, readers_of, schedule_of
+from .batches import BridgeLoader, PreparedBridge, readers_of, schedule_of
 from .input import RecordedPrompts, bridge_config, resumed_config
 from .learner import BridgeLearner
-from .measuring import GAP, HeldOutPrompts
+from .pairs.task import PairsTask, make_pairs_task
 from .plan import make_bridge_plan
 from .plan_text import bridge_plan_text
 from .report import reports
+from .saving import finished, stages_of
 from .start import begin_bridge, new_bridge
-from .through import ThroughLearner
-from .unet_input import check_read, latent_shapes
+from .unet.batches import ThroughLoader
+from .unet.input import check_blocks, check_read, latent_shapes
+from .unet.learner import opened
+from .unet.measuring import GAP, HeldOutPrompts
+from .unet.through import ThroughLearner
 
 log = logging.getLogger(__name__)
 
 NO_MODEL = "and a bridge has no model but itself"
 OF_MODEL = "preset", "checkpoint", "pixart", "changes", "fresh_text"
-NO_PICTURES = "and a bridge learns from no pictures"
+NO_PICTURES = "and from a recording a bridge learns without pictures"
 NO_DRAWING = "and a bridge draws no pictures"
 MEASURED = ("every", "at_start", "times", "seed", "patience")  # of the validation, through a U-Net
 BESIDE = ("checkpoint", "llms", "through", "add", "held_out")  # what a bridge's file does not have
@@ -52,8 +54,6 @@ KNOWN = "which the bridge of bridge.checkpoint already has"
 UNUSED = {
     **{f"model.{name}": NO_MODEL for name in OF_MODEL},
     "model.llms": "and the bridge's LLMs are bridge.llms",
-    "model.vae": NO_PICTURES,
-    "model.measure_latents": NO_PICTURES,
     **{
         f"lora.{name}": "which is for trains: lora" for name in ("rank", "alpha", "layers", "names")
     },
@@ -61,11 +61,15 @@ UNUSED = {
     "content": "which a block of a LI-DiT learns",
     "place": "which a block of a LI-DiT learns",
     "contrast": "which is of flow matching",
-    "alignment": NO_PICTURES,
+    "alignment": "which a block of a LI-DiT learns",
     "routing": "which leads image tokens around blocks",
     "compute.cuda_graph": "which records a LI-DiT",
     "compute.shard": "and a bridge is small",
-    "cache.states": "and a bridge always keeps them",
+}
+OF_RECORDING = {
+    "model.vae": NO_PICTURES,
+    "model.measure_latents": NO_PICTURES,
+    "cache.states": "and of a recording a bridge always keeps them",
     "cache.latents": NO_PICTURES,
 }
 WITHOUT_UNET = {  # fields that are read where there is one
@@ -75,7 +79,10 @@ WITHOUT_UNET = {  # fields that are read where there is one
 }
 
 
-def make_task(recipe: Recipe) -> BridgeTask:
+WITH_BLOCKS = {"loss.weighting": "which weighs predictions, and bridge.through has blocks"}
+
+
+def make_task(recipe: Recipe) -> BridgeTask | PairsTask:
     """The task of a recipe that trains a bridge.
 
     Raises:
@@ -84,8 +91,25 @@ def make_task(recipe: Recipe) -> BridgeTask:
     options = recipe.bridge
     if options is None:
         raise LiDiTError("the recipe trains 'bridge' and has no bridge; expected one with llms")
+    refuse(recipe, UNUSED)
+    if options.checkpoint:
+        given = {name: getattr(options, name) for name in BESIDE}
+        refuse_all(options, Options(**given), "bridge", KNOWN, "bridge")
+        refuse(recipe, {"model.whiten": KNOWN})
+    pictures = "recording" not in [source.kind for source in recipe.data.sources]
+    return _of_pictures(recipe) if pictures else _of_recording(recipe, options)
+
+
+def _of_pictures(recipe: Recipe) -> PairsTask:
+    task, asked = make_pairs_task(recipe), recipe.validation
+    read = {name: getattr(asked, name) for name in (*MEASURED, "held_out")}
+    refuse_all(asked, Validation(**read), "validation", NO_DRAWING, "bridge")
+    return task
+
+
+def _of_recording(recipe: Recipe, options: Options) -> BridgeTask:
     through = options.through is not None
-    refuse(recipe, UNUSED if through else {**UNUSED, **WITHOUT_UNET})
+    refuse(recipe, OF_RECORDING if through else {**OF_RECORDING, **WITHOUT_UNET})
     kinds = [source.kind for source in recipe.data.sources]
     check(
         kinds == ["recording"],
@@ -96,8 +120,9 @@ def make_task(recipe: Recipe) -> BridgeTask:
     refuse_all(source, Source("recording", source.path), "data.sources.0", NO_PICTURES, "bridge")
     refuse_all(recipe.data, Data(recipe.data.sources), "data", NO_PICTURES, "bridge")
     asked = recipe.validation
-    if through:
+    if options.through is not None:
         refuse(recipe, {"validation.held_out": "and prompts are held out by bridge.held_out"})
+        refuse(recipe, WITH_BLOCKS if options.through.blocks else {})
     read = {name: getattr(asked, name) for name in MEASURED} if through else {}
     refuse_all(asked, Validation(**read), "validation", NO_DRAWING, "bridge")
     if not through:
@@ -106,10 +131,6 @@ def make_task(recipe: Recipe) -> BridgeTask:
         side = stage.resolution if through else 0
         plain = Stage(stage.images, stage.batch, rate=stage.rate, resolution=side)
         refuse_all(stage, plain, f"stages.{n}", "and a bridge's stages have no such", "bridge")
-    if options.checkpoint:
-        given = {name: getattr(options, name) for name in BESIDE}
-        refuse_all(options, Options(**given), "bridge", KNOWN, "bridge")
-        refuse(recipe, {"model.whiten": KNOWN})
     return BridgeTask(recipe)
 
 
@@ -177,6 +198,7 @@ class BridgeTask:
         """The U-Net reads what is written, and a trajectory has as many steps as are measured."""
         if self.unet is not None and self.through is not None:
             check_read(self.unet, self.config.teacher)
+            check_blocks(self.unet, self.through.blocks)
             sizes = self.recipe.validation.times, self.through.steps
             check(
                 sizes[0] <= sizes[1],
@@ -252,12 +274,10 @@ class BridgeTask:
         else:
             bridge = begin_bridge(ready, self.recipe.seed, self.recipe.model.whiten)
         if self.unet is None:
-            return BridgeLearner(bridge, self.prompts)
-        base = read_unet(self.unet.base, self.unet.asked)
-        tell_schedule(base, "the bridge")
-        compute, pooled = self.recipe.compute, bool(pooled_width(self.unet.shape))
-        kept = pooled, self.recipe.loss, compute.checkpointing
-        return ThroughLearner(bridge, self.prompts, base.unet, base.prediction, *kept)
+            return BridgeLearner(bridge)
+        of_blocks = 0 if self.through is None else self.through.blocks
+        begun = opened(self.unet), self.recipe.loss, self.recipe.compute.checkpointing
+        return ThroughLearner(bridge, self.prompts.empty, *begun, of_blocks)
 
     def save(
         self,
@@ -269,27 +289,20 @@ class BridgeTask:
     ) -> None:
         """The bridge, its base in float32, with what was measured on prompts that are held out."""
         learner = cast(BridgeLearner, learner)
-        own = {k.removeprefix("bridge."): v for k, v in weights.items() if k.startswith("bridge.")}
-        kept = {f"base.{k}": v.cpu() for k, v in learner.bridge.base.state_dict().items()}
-        known = {i: reader.fingerprint for i, reader in ready.readers.items()}
-        llms = recorded(ready.config.llms, longest, fingerprints=known)
-        config = replace(ready.config, llms=llms)
-        measured = Bridge(config)
-        measured.load_state_dict(
-            {k: v.to(measured.state_dict()[k]) for k, v in {**own, **kept}.items()}
-        )
-        found = reports(BridgeLearner(measured.eval(), self.prompts), ready)
+        given = ready.config, learner, weights, ready.readers, longest
+        measured, tensors = finished(*given)
+        found = reports(BridgeLearner(measured), ready)
         for name, report in found.items():
             log.info("%s on %d held out prompts: %s", name, report.prompts, report.line())
         told = json.dumps({name: report.to_dict() for name, report in found.items()})
         stages = self._stages(ready, learner, measured)
         loaded = LoadedBridge(measured, self.prompts.written.rows, self.prompts.empty, told, stages)
-        write_bridge(path, loaded, {**own, **kept})
+        write_bridge(path, loaded, tensors)
 
     def _stages(self, ready: PreparedBridge, learner: BridgeLearner, bridge: Bridge) -> str:
         """How the bridge was trained, this run at last; "" = from a recording alone."""
         recording = {"from": self.prompts.recording.folder.name, "steps": self.recipe.steps}
-        before = _stages_of(self.checkpoint) if self.checkpoint else []
+        before = stages_of(self.checkpoint) if self.checkpoint else []
         if isinstance(learner, ThroughLearner):
             assert self.unet is not None and self.measured is not None  # as `begin_run` has asked
             figures = self._figures(ready, learner, bridge)
@@ -320,8 +333,3 @@ class BridgeTask:
         self._check_unet()
         given = self.recipe, self.config, self.prompts, folder, self.unet
         return bridge_plan_text(make_bridge_plan(*given))
-
-
-def _stages_of(loaded: LoadedBridge) -> list[dict]:
-    """What a bridge's file says of its training; of one without a word, a recording alone."""
-    return json.loads(loaded.stages or '[{"from": "a recording"}]')

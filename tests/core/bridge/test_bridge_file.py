@@ -26,9 +26,11 @@ from lidit_core.bridge.file import (
 from lidit_core.bridge.model import Bridge
 from lidit_core.bridge.teacher import Teacher, read_teacher, seeds_of, write_teacher
 from lidit_core.cli import main, record
+from lidit_core.demo.checkpoint import read_text_encoder
 from lidit_core.errors import LiDiTError
 from lidit_core.io.recording import open_recording
 from lidit_core.io.tensors import read_safetensors
+from lidit_core.paths import SHIPPED_WEIGHTS
 from lidit_core.text.emphasis import read_emphasis
 
 LONG = "a red cat left of two dogs on a blue background above a car and an apple"
@@ -276,7 +278,7 @@ def world(tmp_path_factory):
 
 def test_the_command_of_the_help_records_what_the_llm_makes_of_prompts(world, capsys, tmp_path):
     folder, checkpoint, places = world
-    (example,) = re.findall(r"^ +lidit (record .*)$", record.EXAMPLES, re.M)
+    example, _ = re.findall(r"^ +lidit (record .*)$", record.EXAMPLES, re.M)
     given = {
         "prompts.txt": str(folder / "prompts.txt"),
         "stickers-duo": str(checkpoint),
@@ -293,6 +295,23 @@ def test_the_command_of_the_help_records_what_the_llm_makes_of_prompts(world, ca
     for prompt in recorded:
         ((sequence, _),) = prompt.entries
         assert sequence.shape == (1, len(teacher.rows(prompt.text).ids), 32)
+
+
+def test_the_demo_checkpoints_own_encoder_is_recorded(world, capsys, tmp_path):
+    """By the second example: its rows, by the numbers that words share, and its exact empty one."""
+    _, example = re.findall(r"^ +lidit (record .*)$", record.EXAMPLES, re.M)
+    given = {"prompts.txt": str(world[0] / "prompts.txt"), "recordings/stickers-sd": str(tmp_path)}
+    words = [given.get(word, word) for word in shlex.split(example)]
+    assert main(words) == 0
+    found, teacher = open_recording(tmp_path), read_teacher(tmp_path)
+    own = read_text_encoder(SHIPPED_WEIGHTS / "stickers-sd.safetensors")
+    assert torch.equal(teacher.empty[0], own.read([""]))
+    for prompt in found.prompts():
+        ((sequence, values),) = prompt.entries
+        assert torch.equal(sequence, own.read([prompt.text]).to(sequence.dtype)) and not values
+        assert teacher.rows(prompt.text).ids.tolist() == own.tokenize(prompt.text)
+    assert main([*words, "--llm", "gemma-3-270m"]) == 2
+    assert "leave --llm out" in capsys.readouterr().err
 
 
 def test_a_name_that_the_model_does_not_read_is_told(world, capsys, tmp_path):

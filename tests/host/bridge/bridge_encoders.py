@@ -46,6 +46,7 @@ if REAL:  # as SD3's T5 is 4096 wide in any case, which takes minutes
     WIDTHS["sd3t5"] = 4096
 # One of each way of laying out rows in an ordinary run; `run.py prove bridges` tries all.
 TRIED = [*WIDTHS] if REAL else ["sd15", "sdxl", "pixart", "cut", "ltx2"]
+KINDS = [kind for kind in TRIED if kind != "sd3"]  # whose rows of 4096 numbers are its alone
 NEWER = {"zimage": "z_image", "ovis": "ovis", "ltx2": "gemma4"}  # modules that 0.3.64 lacks
 POOLED = {"cut": TAPS[0], "sd15": TAPS[0], "sdxl": TAPS[1], "flux": TAPS[0], "sd3": sum(TAPS)}
 POOLED["sd3t5"] = POOLED["sd3"]

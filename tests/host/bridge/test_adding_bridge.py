@@ -5,26 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 from bridge_encoders import (
+    KINDS,
     PROMPTS,
     TAPS,
-    TRIED,
     check_same,
     entries_of,
     host_encoder,
     needs,
 )
-from bridge_files import Bench, node, students
+from bridge_files import node, students
 
 from lidit_core.bridge.encode import OwnEntry, added
 from lidit_core.text.emphasis import read_emphasis
 
-KINDS = [kind for kind in TRIED if kind != "sd3"]  # whose rows of 4096 numbers are its alone
 WEIGHTED = "a (red cat:1.4) left of \\(two\\) dogs"
-
-
-@pytest.fixture
-def bench(pack, host):
-    return Bench(pack, host)
 
 
 @pytest.mark.parametrize("kind", KINDS)

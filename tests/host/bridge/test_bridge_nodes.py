@@ -5,26 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 from bridge_encoders import (
+    KINDS,
     POOLED,
     PROMPTS,
-    TRIED,
     check_same,
     entries_of,
     host_encoder,
     needs,
 )
-from bridge_files import Bench, node, spec_of, students
+from bridge_files import node, spec_of, students
 
 from lidit_core.bridge.clipproj import load_clipproj
 from lidit_core.bridge.encode import conditioning
 from lidit_core.text.emphasis import read_emphasis
-
-KINDS = [kind for kind in TRIED if kind != "sd3"]  # whose rows of 4096 numbers are its alone
-
-
-@pytest.fixture
-def bench(pack, host):
-    return Bench(pack, host)
 
 
 @pytest.mark.parametrize("kind", KINDS)

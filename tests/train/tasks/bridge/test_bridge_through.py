@@ -35,9 +35,9 @@ from lidit_train.recipe_file import read_recipe
 from lidit_train.run import begin_run, export, train
 from lidit_train.tasks.adapter import target as targets
 from lidit_train.tasks.adapter.base_text import DemoText
-from lidit_train.tasks.bridge.measuring import GAP
 from lidit_train.tasks.bridge.plan import make_bridge_plan
-from lidit_train.tasks.bridge.through import squared
+from lidit_train.tasks.bridge.unet.measuring import GAP
+from lidit_train.tasks.bridge.unet.through import squared
 
 pytest.importorskip("diffusers")
 
@@ -83,6 +83,12 @@ def begun(folder: Path, out: str, **changes):
     return begin_run(recipe(folder, out, **changes), folder / out, Accelerator(cpu=True))
 
 
+def to_block(folder: Path, blocks: int) -> dict:
+    """A bridge's options: the loss is on the hidden state after so many blocks."""
+    base = str(folder / "base.safetensors")
+    return {"through": {"base": base, **SHORT, "blocks": blocks}}
+
+
 def notes(folder: Path) -> list[dict]:
     """The lines of what is measured."""
     lines = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
@@ -117,38 +123,40 @@ def test_what_is_learnt_is_what_the_encoder_makes_the_sampler_say(world):
         torch.testing.assert_close(points.z[:, n], passed[step], rtol=2e-2, atol=2e-2)
         torch.testing.assert_close(points.wanted[:, n], said[step], rtol=2e-2, atol=2e-2)
     wrong = learner.predicted(points, learner.empty(3, device))
-    right = learner.predicted(points, learner._context(batch, batch.x, None))
+    right = learner.predicted(points, learner.context(batch, batch.x, None))
     assert squared(right, points).max() < 1e-3 * squared(wrong, points).mean()
     whole = learner(batch)[1]
     parts = torch.cat([learner(batch.part(rows))[1] for rows in (slice(0, 2), slice(2, 3))])
     torch.testing.assert_close(parts, whole, rtol=1e-3, atol=1e-9)
 
 
-def test_a_bridge_learns_through_the_demo_checkpoint(world):
+@pytest.mark.parametrize("blocks", [0, 1])
+def test_a_bridge_learns_through_the_demo_checkpoint(world, blocks):
     """What its U-Net does of a prompt's own comes nearer to what its encoder makes it do."""
     data, plain = of("shipped", world), {"every": 1000, "weights": "plain"}
     make_demo_recording(world / "shipped", SHIPPED_WEIGHTS / "stickers-sd.safetensors")
     stages = [{"images": 160, "batch": 8}]
     stage1 = bridge_recipe(world, data=data, checkpoints=plain, stages=stages)
     known = train(stage1, world / "demo1", "cpu")
+    options, out = {"base": "stickers-sd", **SHORT, "blocks": blocks}, f"demo-{blocks}"
     final = run(
         world,
-        "demo",
-        bridge={"checkpoint": str(known), "through": {"base": "stickers-sd", **SHORT}},
+        out,
+        bridge={"checkpoint": str(known), "through": options},
         data=data,
         stages=[{"images": 160, "batch": 8, "resolution": 32}],
         optimiser={"learning_rate": 1e-3, "warmup": 5},
         checkpoints=plain,
         validation={**TIMES, "every": 20, "at_start": True},
     )
-    first, last = notes(world / "demo")
+    first, last = notes(world / out)
     assert (first["step"], last["step"]) == (0, 20)
     assert 0.3 < first[GAP] < last[GAP] - 0.07 and last[LOSS] < 0.9 * first[LOSS]
     stage = json.loads(load_bridge(final).stages)[-1]
     assert (stage["from"], stage["through"], stage["steps"]) == ("shipped", "stickers-sd", 20)
     assert stage["before"][GAP] == pytest.approx(first[GAP], abs=1e-4)
     assert stage["after"][GAP] == pytest.approx(last[GAP], abs=0.02)  # in bfloat16
-    bins = {name for line in curve(world / "demo") for name in line if name.startswith("loss ")}
+    bins = {name for line in curve(world / out) for name in line if name.startswith("loss ")}
     assert len(bins) > 4  # of all times
 
 
@@ -237,16 +245,17 @@ def test_a_plan_counts_the_unet_and_loads_nothing(world, tmp_path, monkeypatch, 
     path = write_recipe(world, through(world), "planned.yaml")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("lidit_core.llm.loading.load_llm", None)
-    monkeypatch.setattr("lidit_train.tasks.bridge.task.read_unet", None)
+    monkeypatch.setattr("lidit_train.tasks.bridge.unet.learner.read_unet", None)
     assert main(["train", "--print-plan", str(path), "--set", "hardware.device=RTX 3090"]) == 0
     told = capsys.readouterr().out
     assert "U-Net that it learns through" in told and "2 points of a trajectory of 3" in told
     assert "measuring held-out prompts" in told and "\n  ridge" not in told and "fits" in told
 
 
-def test_a_step_costs_what_is_planned(world):
+@pytest.mark.parametrize("blocks", [0, 1])
+def test_a_step_costs_what_is_planned(world, blocks):
     """Operations of the plan against those that torch counts of a real step."""
-    made = begun(world, "counted")
+    made = begun(world, f"counted-{blocks}", bridge=to_block(world, blocks))
     task, learner = made.task, made.trainer.learner
     (_, batch) = next(iter(made.trainer.loader))
     batch.trajectories.points[:] = torch.tensor([0, 2])  # to the trajectory's end
@@ -255,8 +264,41 @@ def test_a_step_costs_what_is_planned(world):
         loss.backward()
     planned = make_bridge_plan(task.recipe, task.config, task.prompts, world, task.unet)
     assert planned.flops(0) * len(batch) == pytest.approx(counted.get_total_flops(), rel=0.1)
+    whole, part = planned.through.passes[0], planned.through.learnt[0]
+    assert (part.forward + part.backward < 0.4 * (whole.forward + whole.backward)) == bool(blocks)
 
 
+@pytest.mark.parametrize("blocks", [1, 2, 3])  # the first reads text, the third is the middle
+def test_a_loss_on_a_hidden_state_leaves_out_what_follows(world, blocks):
+    """It is what the whole U-Net has there; later weights change no loss, and earlier ones do."""
+    made = begun(world, f"hidden-{blocks}", bridge=to_block(world, blocks))
+    learner, (_, batch) = made.trainer.learner, next(iter(made.trainer.loader))
+    batch.trajectories.points[:] = torch.tensor([0, 1])
+    points, context = learner.points(batch, blocks), learner.written(batch)
+    found, unet, seen = learner.predicted(points, context, blocks), learner.unet, []
+    order = [*unet.down_blocks, unet.mid_block]
+    hook = order[blocks - 1].register_forward_hook(lambda *args: seen.append(args[2]))
+    whole = learner.predicted(points, context)
+    hook.remove()
+    hidden = seen[0][0] if isinstance(seen[0], tuple) else seen[0]
+    assert torch.equal(found, hidden) and whole.shape[1] == 16 != found.shape[1]
+    loss, errors = learner(batch)
+    loss.backward()
+    weight = learner.bridge.resampler.out.weight
+    assert loss == errors.mean() > 0 and weight.grad.abs().max() > 0
+    wanted = points.wanted.flatten(0, 1)
+    relative = (found - wanted).square().mean((1, 2, 3)) / wanted.square().mean((1, 2, 3))
+    torch.testing.assert_close(errors.flatten(), relative.detach(), rtol=1e-3, atol=1e-9)
+    batch.trajectories.points[:] = torch.tensor([0, 0])  # before any prediction moved a latent
+    before = learner(batch)[0].item()
+    for part, changes in ((unet.up_blocks[0], False), (order[0], True)):
+        with torch.no_grad():
+            for parameter in part.parameters():
+                parameter.mul_(1.5)
+        assert (learner(batch)[0].item() != before) == changes
+
+
+BASE = {"base": "{folder}/base.safetensors", **SHORT}
 MISTAKES = [
     ({"data": "recording"}, "and {folder}/recording holds those of windowed, 20 wide"),
     ({"bridge": {"through": {"base": "stickers-sd", **SHORT}}}, "reads rows of 64"),
@@ -266,6 +308,11 @@ MISTAKES = [
     ({"bridge": {"through": {"base": "x", "guidance": [7, 1]}}}, "the lower one first"),
     ({"bridge": {"through": {"base": "x", "guidance": [7]}}}, "two numbers of 1 or more"),
     ({"bridge": {"through": {"base": "x", "prediction": "flow"}}}, "'flow'"),
+    ({"bridge": {"through": {**BASE, "blocks": 4}}}, "expected a number from 1 to 3, or 0 for"),
+    (
+        {"bridge": {"through": {**BASE, "blocks": 1}}, "loss": {"weighting": "debiased"}},
+        "which weighs predictions, and bridge.through has blocks",
+    ),
     ({"bridge": {"width": 64}}, "bridge.width, which the bridge of bridge.checkpoint already has"),
     ({"bridge": {"llms": ["{folder}/second"]}}, "and its checkpoint {folder}/first/final.safe"),
     ({"bridge": {"checkpoint": "nowhere"}}, "nowhere"),

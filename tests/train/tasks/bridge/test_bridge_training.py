@@ -39,7 +39,7 @@ from lidit_core.text.templates import find_template
 from lidit_train.data.token_guess import LETTERS
 from lidit_train.run import begin_run, train
 from lidit_train.tasks.bridge.input import RecordedPrompts
-from lidit_train.tasks.bridge.plan import _cost, make_bridge_plan
+from lidit_train.tasks.bridge.plan import bridge_cost, make_bridge_plan
 from lidit_train.tasks.bridge.plan_text import bridge_plan_text
 from lidit_train.tasks.task import open_task
 
@@ -223,7 +223,7 @@ def test_a_prompt_costs_what_is_planned(world):
         begun.trainer.learner(batch)
     tokens = batch.states[0].roles.shape[1]
     bridge = Bridge(begun.ready.config, device="meta")
-    planned = _cost(bridge, begun.ready.prompts, number, LETTERS * tokens, False)
+    planned = bridge_cost(bridge, batch.rows, LETTERS * tokens, False)
     assert planned.forward == pytest.approx(counted.get_total_flops(), rel=0.06)
     assert planned.backward > planned.forward and planned.saved > 0
 

@@ -9,15 +9,15 @@ import torch
 
 from lidit_core.unet.families import UNetShape
 
-from ...loop.computing.frozen import holds_half
-from ...plan.counting import META, Cost, count
-from ...plan.workload import FLOAT32
-from ...recipe import Compute, Recipe, Through
-from ..adapter.plan import KEPT_BY_CHECKPOINTS
-from ..adapter.target import UNetTarget, pooled_width
-from ..adapter.unet import build_unet, predicted
+from ....loop.computing.frozen import holds_half
+from ....plan.counting import META, Cost, count
+from ....plan.workload import FLOAT32
+from ....recipe import Compute, Recipe, Through
+from ...adapter.plan import KEPT_BY_CHECKPOINTS
+from ...adapter.target import UNetTarget, pooled_width
+from ...adapter.unet import build_unet, first_blocks, predicted
+from .input import latent_shapes
 from .measuring import MOST
-from .unet_input import latent_shapes
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,14 @@ class ThroughPlan:
     family: str
     parameters: int
     passes: tuple[Cost, ...]  # of one latent and the gradient to its conditioning, by stage
+    learnt: tuple[Cost, ...]  # the same as far as the loss needs it: to a hidden state, or all
     checkpointing: bool
 
     @property
     def saved(self) -> int:
         """Bytes of a prompt's activations, at the stage where they are most."""
         share = KEPT_BY_CHECKPOINTS if self.checkpointing else 1.0
-        return round(share * self.options.points * max(cost.saved for cost in self.passes))
+        return round(share * self.options.points * max(cost.saved for cost in self.learnt))
 
     @property
     def guided(self) -> int:
@@ -42,18 +43,16 @@ class ThroughPlan:
         return 2 * self.options.steps - 1
 
     def flops(self, stage: int) -> float:
-        """Of a prompt."""
-        cost, points = self.passes[stage], self.options.points
-        again = 2 if self.checkpointing else 1
-        return self.guided * cost.forward + points * (again * cost.forward + cost.backward)
+        """Of a prompt. The hidden states that are wanted are computed by themselves, and then the
+        trajectory's end is not."""
+        whole, cost, points = self.passes[stage], self.learnt[stage], self.options.points
+        again, wanted = (2 if self.checkpointing else 1), bool(self.options.blocks)
+        each = (again + wanted) * cost.forward + cost.backward
+        return (self.guided - wanted) * whole.forward + points * each
 
     def weights(self, compute: Compute, mixed: bool) -> dict[str, int]:
         """Bytes of what is frozen."""
-        held = holds_half(compute, mixed)
-        return {
-            "U-Net, frozen": self.parameters * (2 if held else FLOAT32),
-            "its matrices in bf16, while they are used": self.parameters * 2 * (mixed and not held),
-        }
+        return frozen_bytes(self.parameters, compute, mixed)
 
     def measured(self, recipe: Recipe, held_out: int) -> float:
         """Operations of what is measured: trajectories once, then the bridge at each of them."""
@@ -63,29 +62,48 @@ class ThroughPlan:
         return min(held_out, MOST) * each * self.passes[-1].forward
 
 
+def frozen_bytes(parameters: int, compute: Compute, mixed: bool) -> dict[str, int]:
+    """Bytes of a frozen U-Net of so many numbers."""
+    held = holds_half(compute, mixed)
+    return {
+        "U-Net, frozen": parameters * (2 if held else FLOAT32),
+        "its matrices in bf16, while they are used": parameters * 2 * (mixed and not held),
+    }
+
+
 def make_through_plan(recipe: Recipe, unet: UNetTarget, rows: int, mixed: bool) -> ThroughPlan:
     """Args: rows of a prompt's conditioning, the mean."""
     assert recipe.bridge is not None and recipe.bridge.through is not None
     sides = [shape[-1] for shape in latent_shapes(recipe, unet)]
-    counted = [_counted(unet.shape, side, rows, mixed) for side in sides]
+    blocks = recipe.bridge.through.blocks
+    counted = [unet_cost(unet.shape, side, rows, mixed) for side in sides]
+    learnt = [unet_cost(unet.shape, side, rows, mixed, blocks) for side in sides]
     return ThroughPlan(
         recipe.bridge.through,
         unet.shape.family,
         counted[0][0],
         tuple(cost for _, cost in counted),
+        tuple(cost for _, cost in learnt),
         recipe.compute.checkpointing,
     )
 
 
 @functools.lru_cache(maxsize=64)
-def _counted(shape: UNetShape, side: int, rows: int, mixed: bool) -> tuple[int, Cost]:
-    """Numbers of a U-Net, and the cost of a pass and of the gradient to its conditioning."""
+def unet_cost(
+    shape: UNetShape, side: int, rows: int, mixed: bool, blocks: int = 0
+) -> tuple[int, Cost]:
+    """Numbers of a U-Net, and the cost of a pass and of the gradient to its conditioning.
+
+    Args:
+        blocks: after which it ends; 0 = all of it.
+    """
     unet = build_unet(shape, META).requires_grad_(False)
+    run = first_blocks(unet, blocks) if blocks else unet
     z = torch.empty(1, shape.in_channels, side, side, device=META)
     t = torch.empty(1, device=META)
     context = torch.empty(1, rows, shape.context_width, device=META, requires_grad=True)
     width = pooled_width(shape)
     pooled = torch.empty(1, width, device=META) if width else None
     own = list(unet.parameters())
-    cost = count(lambda _: predicted(unet, z, t, context, None, pooled), own, mixed)
+    cost = count(lambda _: predicted(run, z, t, context, None, pooled), own, mixed)
     return sum(p.numel() for p in own), cost

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import cast
 
 import torch
@@ -13,14 +12,15 @@ from torch import Tensor
 
 from lidit_core.bridge.model import Bridge
 
-from ...data.schedule import name_number, seeded
-from ...learner import Learner
-from ...loop.computing.frozen import computing, holds_half
-from ...loop.validating.held_out_loss import LOSS
-from ...recipe import Recipe, Through
-from .batches import BridgeBatch, PreparedBridge
+from ....data.schedule import name_number, seeded
+from ....learner import Learner
+from ....loop.computing.frozen import computing, holds_half
+from ....loop.validating.held_out_loss import LOSS
+from ....recipe import Recipe, Through
+from ..batches import PreparedBridge
+from .batches import ThroughBatch
 from .through import Points, ThroughLearner, squared
-from .trajectories import CHANCE, even, joined
+from .trajectories import CHANCE, even
 
 GAP = "text gap kept"  # in the log and the file
 MOST = 64  # prompts
@@ -60,7 +60,9 @@ class HeldOutPrompts:
     def identity(self) -> str:
         """What is measured, in 16 letters: another one's losses do not compare."""
         texts = [self.ready.prompts.texts[n] for n in self.numbers]
-        of = str((self.asked.seed, self.asked.times, self.options, self.shape, texts))
+        drawn = ("base", "prediction", "steps", "points", "guidance")  # whatever the loss is on
+        options = ", ".join(f"{name}={getattr(self.options, name)!r}" for name in drawn)
+        of = f"({self.asked.seed}, {self.asked.times}, Through({options}), {self.shape}, {texts})"
         return hashlib.sha256(of.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     def measure(self, learner: Learner) -> dict[str, float]:
@@ -97,14 +99,14 @@ class HeldOutPrompts:
             sums += torch.stack([*pair, torch.tensor(float(errors.numel()))])
         return sums
 
-    def _batch(self, numbers: list[int]) -> BridgeBatch:
+    def _batch(self, numbers: list[int]) -> ThroughBatch:
         texts = [self.ready.prompts.texts[n] for n in numbers]
         chances = [seeded(self.asked.seed, name_number(text), CHANCE) for text in texts]
-        made = [even(self.options, self.shape, self.asked.times, chance) for chance in chances]
-        return replace(self.ready.batch(numbers), trajectories=joined(made))
+        each = [even(self.options, self.shape, self.asked.times, chance) for chance in chances]
+        return ThroughBatch.of(self.ready.batch(numbers), each)
 
     def _points(
-        self, learner: ThroughLearner, first: int, batch: BridgeBatch
+        self, learner: ThroughLearner, first: int, batch: ThroughBatch
     ) -> tuple[Points, Tensor]:
         """The points of a part and the empty prompt's errors there, which are computed once."""
         if first not in self._known:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from ...recipe import Through
+from ....recipe import Through
 
 CHANCE = 3  # beside seed, step and row: other numbers are drawn of pictures
 
