@@ -180,11 +180,14 @@ def model(kit: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def server(base: Path) -> Iterator:
-    """A running host. One for all tests: it takes half a minute to start."""
+    """A running host, with previews, as users want them.
+
+    One for all tests: it takes half a minute to start.
+    """
     pytest.importorskip("websocket", reason="needs websocket-client: pip install websocket-client")
     from host_server import HostServer
 
-    with HostServer(HOST, base, PACK_NAME) as running:
+    with HostServer(HOST, base, PACK_NAME, "--preview-method", "latent2rgb") as running:
         yield running
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import HOST, PACK_NAME, make_base
 from help_pages import LANGUAGES, SEED_CONTROL, translations
 from workflow_kit import FIRST, need_llms, read
 
@@ -65,21 +64,9 @@ def test_titles_and_inputs_are_in_the_language_in_the_browser(browser, pack, lan
     browser.page.screenshot(path=tmp_path / f"{language}.png")
 
 
-@pytest.fixture(scope="module")
-def previewing(browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any]]:
-    """A host that was started with previews, as users want them, and its canvas."""
-    from host_browser import Browser
-    from host_server import HostServer
-
-    base, words = make_base(tmp_path_factory.mktemp("previews")), ("--preview-method", "latent2rgb")
-    with HostServer(HOST, base, PACK_NAME, *words) as server, Browser(server.url) as opened:
-        yield server, opened
-
-
-def test_progress_and_previews_are_shown_in_the_browser(previewing):
+def test_progress_and_previews_are_shown_in_the_browser(browser, server):
     ui, api = read(FIRST)
     need_llms(api)
-    server, browser = previewing
     before = set(server.get("/history"))
     browser.open(ui)
     browser.page.evaluate(WATCH)

@@ -160,7 +160,7 @@ def check_boxes(ui: dict[str, Any], boxes: dict[str, list[float]]) -> None:
     over = [
         (a, b) for i, (a, box) in enumerate(laid) for b, other in laid[:i] if _overlap(box, other)
     ]
-    assert over == [], "nodes lie on each other"
+    assert over == [], [(a, boxes[a], b, boxes[b]) for a, b in over]
     groups = [group["bounding"] for group in ui["groups"]]
     hung = [i for i, box in laid if any(_overlap(box, g) and not _within(box, g) for g in groups)]
     assert hung == [], "nodes hang out of their group"
