@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from ..recipe import Recipe, Validation
-from ..units import as_bytes, as_time
+from ..units import as_bytes, as_flops, as_time
 from .cache_sizes import Cached
 from .hardware import Device
 from .workload import StageLoad, passes_over_one
@@ -38,6 +38,23 @@ class OnPictures(Protocol):
     def passing(self) -> float: ...
 
     def seconds(self, stage: int) -> float: ...
+
+    def flops(self, stage: int) -> float: ...
+
+
+def step_rows(plan: OnPictures, what: str) -> Iterator[str]:
+    """The steps of each stage, and what one picture takes.
+
+    Args:
+        what: a picture is called.
+    """
+    yield f"Training: {plan.recipe.steps:,} steps"
+    for n, load in enumerate(plan.loads):
+        pictures = f"{load.stage.images:,} {what}s at {load.side} px"
+        yield row(f"stage {n}", f"{load.stage.steps:,} steps", pictures)
+        yield row("  batch", f"{load.stage.batch}", f"{load.share} a process, {load.micro} at once")
+        yield row(f"  operations of one {what}", as_flops(plan.flops(n)))
+    yield row("processes that read ahead", f"{plan.recipe.data.workers}", "for each that trains")
 
 
 def time_rows(plan: OnPictures, what: str) -> Iterator[str]:

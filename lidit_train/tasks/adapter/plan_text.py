@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...plan.text import cached_rows, memory_rows, peak_row, row, time_rows
-from ...units import as_bytes, as_count, as_flops
+from ...plan.text import cached_rows, memory_rows, peak_row, row, step_rows, time_rows
+from ...units import as_bytes, as_count
 from .plan import AdapterPlan
 
 
 def adapter_plan_text(plan: AdapterPlan) -> str:
     """What `lidit train --print-plan` shows of an adapter's training."""
     times = time_rows(plan, "images")
-    parts = (_model(plan), _steps(plan), _memory(plan), times, _disk(plan))
+    parts = (_model(plan), step_rows(plan, "image"), _memory(plan), times, _disk(plan))
     return "\n\n".join(map("\n".join, parts)) + "\n"
 
 
@@ -24,16 +24,6 @@ def _model(plan: AdapterPlan) -> Iterator[str]:
     yield row("adapter, trained", as_count(plan.adapter), f"{as_bytes(2 * plan.adapter)} in bf16")
     blocks = f"{config.blocks} blocks of {config.llm.width}"
     yield row(plan.llm.name, as_count(plan.llm.parameters), f"by {plan.llm.source}; {blocks}")
-
-
-def _steps(plan: AdapterPlan) -> Iterator[str]:
-    yield f"Training: {plan.recipe.steps:,} steps"
-    for n, load in enumerate(plan.loads):
-        images = f"{load.stage.images:,} images at {load.side} px"
-        yield row(f"stage {n}", f"{load.stage.steps:,} steps", images)
-        yield row("  batch", f"{load.stage.batch}", f"{load.share} a process, {load.micro} at once")
-        yield row("  operations of an image", as_flops(plan.flops(n)))
-    yield row("processes that read ahead", f"{plan.recipe.data.workers}", "for each that trains")
 
 
 def _memory(plan: AdapterPlan) -> Iterator[str]:

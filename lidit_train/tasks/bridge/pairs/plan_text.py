@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ....plan.text import cached_rows, memory_rows, peak_row, row, time_rows
-from ....units import as_bytes, as_count, as_flops
+from ....plan.text import cached_rows, memory_rows, peak_row, row, step_rows, time_rows
+from ....units import as_bytes, as_count
 from .plan import PairsPlan
 
 
 def pairs_plan_text(plan: PairsPlan) -> str:
     """What `lidit train --print-plan` shows of a bridge's training from pictures."""
     times = time_rows(plan, "pictures")
-    parts = (_model(plan), _steps(plan), _memory(plan), times, _disk(plan))
+    parts = (_model(plan), step_rows(plan, "picture"), _memory(plan), times, _disk(plan))
     return "\n\n".join(map("\n".join, parts)) + "\n"
 
 
@@ -24,16 +24,6 @@ def _model(plan: PairsPlan) -> Iterator[str]:
     for i, llm in enumerate(plan.llms):
         told = f"by {llm.source}; {plan.tokens[i].read} tokens a caption assumed"
         yield row(llm.name, as_count(llm.parameters), told)
-
-
-def _steps(plan: PairsPlan) -> Iterator[str]:
-    yield f"Training: {plan.recipe.steps:,} steps"
-    for n, load in enumerate(plan.loads):
-        pictures = f"{load.stage.images:,} pictures at {load.side} px"
-        yield row(f"stage {n}", f"{load.stage.steps:,} steps", pictures)
-        yield row("  batch", f"{load.stage.batch}", f"{load.share} a process, {load.micro} at once")
-        yield row("  operations of a picture", as_flops(plan.flops(n)))
-    yield row("processes that read ahead", f"{plan.recipe.data.workers}", "for each that trains")
 
 
 def _memory(plan: PairsPlan) -> Iterator[str]:
