@@ -41,6 +41,7 @@ PROOFS = {
     "long": Proof(
         "what is marked as too long for an ordinary run passes",
         ("tests", "--ignore", "tests/host", "-m", "long"),
+        in_hosts=("tests/host", "-m", "long"),
         environment=(("LIDIT_LONG", "1"),),
     ),
     "families": Proof(

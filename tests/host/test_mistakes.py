@@ -155,6 +155,7 @@ def held(server: Any) -> int:
     return min(sizes)
 
 
+@pytest.mark.long
 def test_memory_comes_back_when_everything_is_dropped(server, api):
     """Compared with the second time: the first also loads code that stays."""
     sizes = []

@@ -186,7 +186,11 @@ def test_it_draws_when_run_in_the_browser(browser, server, host, name):
         browser.setting(MODERN, False)
 
 
+@pytest.mark.parametrize(
+    "name", [FIRST, *(pytest.param(n, marks=pytest.mark.long) for n in NAMES[1:])]
+)
 def test_it_draws_through_the_api(server, name):
+    """The browser draws every one of them in each run."""
     _, api = read(name)
     prepare(server, api)
     run = server.draw(changed(hurried(api), SAMPLERS, seed=12345))
