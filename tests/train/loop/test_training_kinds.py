@@ -172,7 +172,8 @@ def test_a_picture_that_cannot_be_decoded_is_replaced_and_told(world, caplog):
     source = {"sources": [{"kind": "folder", "path": str(broken)}]}
     with caplog.at_level(logging.WARNING):
         run(folder, "broken-cached", llms, data=source)
-    assert "cannot be decoded; the next is taken" in caplog.text
+    told = "2 cannot be decoded, and the next is taken instead (03.png, 07.png)"
+    assert told in caplog.text
     run(folder, "broken-read", llms, data=source, cache={"latents": False})
     a, b = curve(folder / "broken-cached"), curve(folder / "broken-read")
     assert all(abs(x["loss"] / y["loss"] - 1) < 1e-4 for x, y in zip(a, b))
