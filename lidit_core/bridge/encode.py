@@ -96,7 +96,14 @@ def _plus(own: Tensor, step: Tensor) -> Tensor:
 def conditioning(
     loaded: LoadedBridge, prompt: str | EmphasisedPrompt, students: Sequence[StudentTokens]
 ) -> Entry:
-    """The entry of one prompt, on the device of the bridge.
+    """The entry of one prompt, as `written` says, to be drawn from."""
+    return written(loaded, prompt, students)
+
+
+def written(
+    loaded: LoadedBridge, prompt: str | EmphasisedPrompt, students: Sequence[StudentTokens]
+) -> Entry:
+    """The entry of one prompt, on the device of the bridge, with gradients to its weights.
 
     The empty prompt's is the teacher's own, bit for bit, and that of blanks that the teacher does
     not read. What else that had beside its sequence, of which nothing depends on the prompt, every

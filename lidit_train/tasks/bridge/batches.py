@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from lidit_core.bridge.config import BridgeConfig
+from lidit_core.bridge.recorded import RecordedPrompts, Target, lengths
 from lidit_core.bridge.rows import (
     OwnRows,
     StudentTokens,
@@ -30,7 +31,6 @@ from ...data.fetching import Fetched
 from ...data.loader import Loader
 from ...data.schedule import Schedule, StageBuckets, StepBatch
 from ...recipe import Cache, Recipe
-from .input import RecordedPrompts, Target, lengths
 
 Kind = TypeVar("Kind", bound="BridgeBatch")
 

@@ -9,6 +9,7 @@ import torch
 
 from lidit_core.bridge.config import BridgeConfig
 from lidit_core.bridge.model import Bridge
+from lidit_core.bridge.recorded import RecordedPrompts
 from lidit_core.bridge.rows import OwnRows, StudentTokens, TeacherRows, stack_rows
 from lidit_core.text.states import PROMPT, LLMStates
 
@@ -22,7 +23,6 @@ from ...plan.llm_size import LLMSize, llm_size
 from ...plan.workload import FLOAT32
 from ...recipe import Recipe
 from ..adapter.target import UNetTarget
-from .input import RecordedPrompts
 from .unet.plan import ThroughPlan, make_through_plan
 
 SAMPLE = 256  # prompts whose rows are counted

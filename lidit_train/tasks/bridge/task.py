@@ -16,6 +16,7 @@ from torch import Tensor
 from lidit_core.bridge.config import BridgeConfig
 from lidit_core.bridge.file import LoadedBridge, load_bridge, write_bridge
 from lidit_core.bridge.model import Bridge
+from lidit_core.bridge.recorded import RecordedPrompts
 from lidit_core.errors import LiDiTError, check
 from lidit_core.paths import at_home
 
@@ -28,7 +29,7 @@ from ...recipe import Data, Loss, Recipe, Source, Stage, Validation
 from ..adapter.target import UNetTarget, unet_target
 from ..unused_fields import refuse, refuse_all
 from .batches import BridgeLoader, PreparedBridge, readers_of, schedule_of
-from .input import RecordedPrompts, bridge_config, resumed_config
+from .input import bridge_config, resumed_config
 from .learner import BridgeLearner
 from .pairs.task import PairsTask, make_pairs_task
 from .plan import make_bridge_plan

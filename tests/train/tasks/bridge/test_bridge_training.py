@@ -27,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lidit_core.bridge.encode import conditioning
 from lidit_core.bridge.file import load_bridge
 from lidit_core.bridge.model import Bridge
+from lidit_core.bridge.recorded import RecordedPrompts
 from lidit_core.bridge.teacher import read_teacher, write_teacher
 from lidit_core.cli import main
 from lidit_core.cli.record import _teacher
@@ -38,7 +39,6 @@ from lidit_core.text.spec import LLMSpec
 from lidit_core.text.templates import find_template
 from lidit_train.data.token_guess import LETTERS
 from lidit_train.run import begin_run, train
-from lidit_train.tasks.bridge.input import RecordedPrompts
 from lidit_train.tasks.bridge.plan import bridge_cost, make_bridge_plan
 from lidit_train.tasks.bridge.plan_text import bridge_plan_text
 from lidit_train.tasks.task import open_task
