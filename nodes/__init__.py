@@ -12,6 +12,7 @@ class LiDiTExtension(ComfyExtension):
         from ..host.folders import register
         from .bridge.apply import LiDiTBridge
         from .bridge.loader import LiDiTBridgeLoader
+        from .bridge.train import LiDiTTrainBridge
         from .checked import checking_inputs
         from .conditioning.load import LiDiTLoadConditioning
         from .conditioning.record import LiDiTRecordConditioning
@@ -55,5 +56,6 @@ class LiDiTExtension(ComfyExtension):
             LiDiTExpandPrompt,
             LiDiTBridgeLoader,
             LiDiTBridge,
+            LiDiTTrainBridge,
         ]
         return [checking_inputs(node) for node in nodes]

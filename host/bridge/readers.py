@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ...lidit_core.bridge.rows import StudentTokens, student_tokens
 from ...lidit_core.errors import LiDiTError, check
 from ...lidit_core.llm.blocks import Block, shown_block
+from ...lidit_core.text.cache import PromptStates
 from ...lidit_core.text.encoder import pad_states
 from ...lidit_core.text.spec import LLMSpec, place_of
 from ..llm.notes import tell
@@ -84,11 +85,25 @@ def _same_block(block: Block, reader: PromptReader) -> bool:
 
 def read(spec: LLMSpec, clip: HostCLIP, text: str) -> StudentTokens:
     """What an LLM makes of one prompt, in the template that the bridge was trained with."""
+    (row,) = _rows(spec, clip, [text])
+    tell(text, row)
+    tell_length(spec, row.used)
+    return _tokens(row, text)
+
+
+def read_each(spec: LLMSpec, clip: HostCLIP, texts: Sequence[str]) -> list[StudentTokens]:
+    """The same of several prompts, each by itself, of which nothing is told on the node."""
+    return [_tokens(row, text) for row, text in zip(_rows(spec, clip, texts), texts)]
+
+
+def _rows(spec: LLMSpec, clip: HostCLIP, texts: Sequence[str]) -> list[PromptStates]:
     reader = _reader(clip)
     with reader.serving(clip.patcher) as known:
         if not known:
             clip.load_model()
-        (row,) = reader.prompts(spec.template, text).encode_rows([text], offsets=True)
-    tell(text, row)
-    tell_length(spec, row.used)
+        longest = max(texts, key=len)
+        return reader.prompts(spec.template, longest).encode_rows(texts, offsets=True)
+
+
+def _tokens(row: PromptStates, text: str) -> StudentTokens:
     return student_tokens(pad_states([row]), [row], [len(text)])

@@ -36,6 +36,7 @@ NODES = {
     "LiDiTRecordConditioning",
     "LiDiTBridgeLoader",
     "LiDiTBridge",
+    "LiDiTTrainBridge",
 }
 FASTEST_OF = 8  # loads; a busy machine's slow ones say nothing about the pack
 

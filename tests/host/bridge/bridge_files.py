@@ -47,10 +47,21 @@ class Bench:
         return self.host.base / "models" / "bridges"
 
     def bridge(
-        self, kind: str, *llms: LLMSpec, name: str = "", trained: bool = True, **changes: Any
+        self,
+        kind: str,
+        *llms: LLMSpec,
+        name: str = "",
+        trained: bool = True,
+        own: Any = None,
+        **changes: Any,
     ):
-        """A bridge to one of the host's encoders, from its file; and what its node makes of it."""
-        folder = record(self.pack, self.host, host_encoder(kind), f"for-{kind}", ["a cat", "a dog"])
+        """A bridge to one of the host's encoders, from its file; and what its node makes of it.
+
+        Args:
+            own: the encoder, where the host has none of this kind.
+        """
+        own = own or host_encoder(kind)
+        folder = record(self.pack, self.host, own, f"for-{kind}", ["a cat", "a dog"])
         teacher = read_teacher(folder)
         llms = llms or (spec_of(self.llm()),)
         made = Bridge(BridgeConfig(llms, teacher.spec, **{**SIZES, **changes}))

@@ -37,11 +37,13 @@ FOREIGN = {"LiDiTLLMFromCLIP": (1, 2, 3)}  # the same of another loader's LLM
 BRIDGED = {
     "LiDiTBridgeLoader": (1, 2, 3, 5),
     "LiDiTBridge": (1, 2, 3, 4, 5),
+    "LiDiTTrainBridge": (1, 2, 4, 6, 7),
 }  # of another model's CLIP
 FOREIGN_FILE = "qwen_3_4b.safetensors"
 FOREIGN_CHECKPOINT = "sd_xl_base_1.0.safetensors"
 BRIDGE_FILE = "sdxl-from-smollm2.safetensors"
 PROMPTS = "prompts.txt"  # a file to record
+RECORDED = "sdxl"  # a recording
 WIDTH = 760  # of a picture, in pixels
 LEFT, TOP = 120, 110  # of the canvas beside the frontend's own bars, in pixels of the page
 SHOW = """([ids, left, top, wide, high]) => {
@@ -129,12 +131,17 @@ def bridged() -> Api:
     del loader["custom_template"]
     given = {"bridge": ["2", 0], "clip": ["1", 0], "encoder": ["4", 1], "strength": 1.0}
     given["model"] = ["4", 0]
+    size = {"width": 512, "height": 512, "batch_size": 1}
+    learnt = {"bridge": ["2", 0], "clip": ["1", 0], "model": ["4", 0], "latent_image": ["6", 0]}
+    learnt |= {"recording": RECORDED, "name": "sdxl-from-smollm2-through"}
     return {
         "1": {"class_type": "LiDiTLLMLoader", "inputs": loader},
         "2": {"class_type": "LiDiTBridgeLoader", "inputs": {"bridge_name": BRIDGE_FILE}},
         "3": {"class_type": "LiDiTBridge", "inputs": given},
         "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": FOREIGN_CHECKPOINT}},
         "5": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["3", 0], "text": "an owl"}},
+        "6": {"class_type": "EmptyLatentImage", "inputs": size},
+        "7": {"class_type": "LiDiTTrainBridge", "inputs": learnt},
     }
 
 
@@ -179,6 +186,8 @@ def main(host: str, *names: str) -> None:
         write_refiner(base / "models" / "diffusion_models")  # before the browser lists files
         (base / "custom_nodes" / "lidit").symlink_to(WORKFLOWS.parent, target_is_directory=True)
         (base / "input" / PROMPTS).write_text("a cat\na dog\n")
+        (base / "output" / "recordings" / RECORDED).mkdir(parents=True)
+        (base / "output" / "recordings" / RECORDED / "recording.json").touch()
         (base / "models" / "text_encoders").mkdir()
         (base / "models" / "text_encoders" / FOREIGN_FILE).touch()
         for kind, file in (("bridges", BRIDGE_FILE), ("checkpoints", FOREIGN_CHECKPOINT)):

@@ -166,6 +166,7 @@ class Run:
     events: list[tuple[float, str, dict[str, Any]]] = field(default_factory=list)
     pictures: dict[str, list[Image.Image]] = field(default_factory=dict)  # by node id
     texts: dict[str, list[str]] = field(default_factory=dict)  # put on nodes, by node id
+    previews: int = 0
 
     def of_type(self, kind: str) -> list[dict[str, Any]]:
         return [data for _, k, data in self.events if k == kind]
@@ -222,12 +223,14 @@ class Client:
                 return kind, data
 
     def _hear(self, message: bytes, prompt_id: str) -> None:
-        """A text for a node, or a preview, which is not kept."""
+        """A text for a node, or a preview, which is counted."""
         kind, length = struct.unpack(">II", message[:8])
         if kind == TEXT:
             node, text = message[8 : 8 + length].decode(), message[8 + length :].decode()
             run = self.runs.setdefault(prompt_id, Run(prompt_id))
             run.texts.setdefault(node, []).append(text)
+        else:
+            self.runs.setdefault(prompt_id, Run(prompt_id)).previews += 1
 
     def wait(self, prompt_id: str) -> Run:
         """Everything about the prompt, once it ended."""

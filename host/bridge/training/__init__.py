@@ -1,0 +1,1 @@
+"""A bridge learns in ComfyUI, through any diffusion model that its loader can load again."""

@@ -1,0 +1,69 @@
+"""What LLMs make of recorded prompts, read once and kept in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import comfy.utils
+import torch
+from comfy import model_management
+
+from ....lidit_core.bridge.file import LoadedBridge
+from ....lidit_core.bridge.recorded import RecordedPrompts
+from ....lidit_core.bridge.rows import StudentTokens
+from ....lidit_core.io.conditioning import Entry
+from ....lidit_core.text.states import LLMStates
+from ...node_notes import report
+from ..readers import read_each
+
+FEW = 8  # prompts that an LLM reads at once
+
+
+@dataclass
+class Prompts:
+    """A recording's prompts as a bridge and a model read them."""
+
+    recorded: RecordedPrompts
+    loaded: LoadedBridge
+    clips: Sequence[Any]  # in the order of the bridge's LLMs
+    states: dict[int, list[StudentTokens]] = field(default_factory=dict)  # by prompt, on the CPU
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which states are kept: that of the bridge's training."""
+        return getattr(torch, self.loaded.bridge.config.dtype)
+
+    def entry(self, number: int) -> Entry:
+        """What the encoder wrote of a prompt, as float32."""
+        sequence, values = self.recorded.recording.prompt(number).entries[0]
+        exact = {
+            k: v.float() if isinstance(v, torch.Tensor) and v.is_floating_point() else v
+            for k, v in values.items()
+        }
+        return sequence.float(), exact
+
+    def prepare(self, numbers: Sequence[int]) -> None:
+        """Let every LLM read some prompts that it has not read yet."""
+        wanted = sorted(set(numbers) - set(self.states))
+        texts = self.recorded.texts
+        found: dict[int, list[StudentTokens]] = {number: [] for number in wanted}
+        for spec, clip in zip(self.loaded.bridge.config.llms, self.clips):
+            bar = comfy.utils.ProgressBar(max(1, len(wanted)))
+            for first in range(0, len(wanted), FEW):
+                model_management.throw_exception_if_processing_interrupted()
+                part = wanted[first : first + FEW]
+                report(f"{spec.name} reads prompt {first + 1} of {len(wanted)}")
+                with torch.inference_mode():
+                    read = read_each(spec, clip, [texts[number] for number in part])
+                for number, tokens in zip(part, read):
+                    found[number].append(self._kept(tokens))
+                bar.update(len(part))
+        self.states |= found
+
+    def _kept(self, tokens: StudentTokens) -> StudentTokens:
+        """The same on the CPU, and outside inference mode, in which no gradient is known."""
+        hidden = tokens.states.hidden.to("cpu", self.dtype).clone()
+        states = LLMStates(hidden, tokens.states.roles.cpu().clone())
+        return StudentTokens(states, tokens.spans.cpu().clone())

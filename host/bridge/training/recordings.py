@@ -1,0 +1,40 @@
+"""The recordings that there are, of Record Conditioning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+
+from ....lidit_core.errors import LiDiTError, check, shown
+from ....lidit_core.io.recording import NAME
+from ...folders import plain_name
+
+FOLDER = "recordings"  # below the output folder
+NONE = "(record a text encoder with Record Conditioning)"
+
+
+def recordings() -> list[str]:
+    """The recordings' names; never empty."""
+    folder = Path(folder_paths.get_output_directory()) / FOLDER
+    return sorted(path.parent.name for path in folder.glob(f"*/{NAME}")) or [NONE]
+
+
+def find_recording(name: str) -> Path:
+    """The folder of a listed recording.
+
+    Raises:
+        LiDiTError: the name leads out of the recordings, or none has it.
+    """
+    if name == NONE:
+        raise LiDiTError(
+            "there is no recording yet; run Record Conditioning with the model's own CLIP and a "
+            "file of prompts, press R and choose it from the list"
+        )
+    folder = Path(folder_paths.get_output_directory()) / FOLDER / plain_name(name)
+    check(
+        (folder / NAME).is_file(),
+        f"no recording {shown(name)} in output/{FOLDER}; run Record Conditioning with the model's "
+        "own CLIP, press R and choose it from the list",
+    )
+    return folder

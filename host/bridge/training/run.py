@@ -1,0 +1,189 @@
+"""Training a bridge through a MODEL: the run, from what a node is given to the bridge's file."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+import folder_paths
+import latent_preview
+import torch
+from comfy import model_management
+
+from ....lidit_core.bridge.file import LoadedBridge, load_bridge, write_bridge
+from ....lidit_core.bridge.recorded import RecordedPrompts, form
+from ....lidit_core.errors import LiDiTError, check, shown
+from ...folders import BRIDGES, plain_name
+from ...llm.reader import HostCLIP
+from ...node_notes import report
+from ..files import SUFFIX, adds, target_of
+from ..model_reads import check_model
+from ..readers import assigned
+from .gradients import Gradients
+from .learning import Learner, Options
+from .measuring import GAP, MOST
+from .model_anew import check_loads_again, model_anew, name_of
+from .prompts import Prompts
+from .run_state import RunState
+
+HELD_OUT = 0.02  # of the prompts, MOST at most
+
+
+@dataclass(frozen=True)
+class Connected:
+    """What is connected to the node."""
+
+    loaded: Any
+    clips: Sequence[HostCLIP]
+    model: Any
+    latent: torch.Tensor  # (1, C, h, w): the size that is drawn at
+
+
+def train_bridge(
+    given: Connected, recording: Path, name: str, options: Options, checkpointing: bool
+) -> LoadedBridge:
+    """Train a bridge further through a model, or go on with a run that was stopped.
+
+    Args:
+        recording: the folder of the text encoder's recording.
+        name: of the bridge's file in models/bridges.
+        checkpointing: compute each block of the model once more for the gradient, which saves
+            memory.
+    Raises:
+        LiDiTError: something does not fit, or a file of that name is another run's.
+        InterruptProcessingException: the user has stopped it; what is done so far is kept.
+    """
+    loaded = _check(given)
+    with torch.inference_mode(False), torch.enable_grad():
+        prompts = _prompts(loaded, given, recording)
+        about = _about(given, loaded, prompts, options)
+        path, state = _files(name, about)
+        if path.exists():
+            return _trained(path, about)
+        made = LoadedBridge(copy.deepcopy(loaded.bridge), loaded.rows, loaded.empty)
+        learner = Learner(made, prompts, options, state, Gradients(checkpointing), HELD_OUT)
+        prompts.prepare(learner.numbers())
+        _sample(given, learner)
+        figures = learner.figures
+        stages = [*_stages(loaded), {**about, **figures}]
+        made.bridge.eval().cpu()
+        written = replace(made, report=loaded.report, stages=json.dumps(stages))
+        write_bridge(path, written)
+        state.remove()
+    report(_told(path, figures))
+    return written
+
+
+def _check(given: Connected) -> LoadedBridge:
+    loaded = given.loaded
+    if not isinstance(loaded, LoadedBridge):
+        raise LiDiTError(
+            "what is connected as bridge is no bridge that learns, but "
+            f"{type(loaded).__name__}; load one that `lidit train recipes/bridge.yaml` made"
+        )
+    name = target_of(loaded).name
+    check(
+        not adds(loaded),
+        f"this bridge adds to what {name} writes, and learns so with `lidit train` alone; load one "
+        "that writes in its place",
+    )
+    check(
+        any(True for _ in loaded.bridge.parameters()),
+        "this bridge is a ridge alone, of which nothing is learnt; load one with a residual",
+    )
+    check_loads_again(given.model)
+    check_model(loaded, given.model)
+    return loaded
+
+
+def _prompts(loaded: LoadedBridge, given: Connected, folder: Path) -> Prompts:
+    """The recording's prompts, once it is known that the bridge writes what it holds."""
+    recorded, recording = RecordedPrompts.open(str(folder)), folder.name
+    missing, spec = recorded.recording.missing(), loaded.bridge.config.teacher
+    check(
+        not missing,
+        f"the recording {recording} lacks {len(missing)} of its {recorded.recording.shards} files; "
+        "run Record Conditioning once more, which goes on where it stopped",
+    )
+    there = recorded.written.spec
+    check(
+        form(spec, loaded.rows) == form(there, recorded.written.rows),
+        f"this bridge writes rows of {spec.name}, {spec.width} wide, and {recording} holds those "
+        f"of {there.name}, {there.width} wide, laid out otherwise; choose the recording of the "
+        "encoder that the bridge was trained for",
+    )
+    clips = assigned(loaded.bridge.config.llms, given.clips, by_name=True)
+    return Prompts(recorded, loaded, clips)
+
+
+def _about(given: Connected, loaded: LoadedBridge, prompts: Prompts, options: Options) -> dict:
+    """What a run is of, by which it is known again, for its state and its file."""
+    weights = hashlib.sha256()
+    for name, tensor in sorted(loaded.bridge.state_dict().items()):
+        weights.update(name.encode())
+        weights.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    recording = prompts.recorded.recording
+    about = {
+        "from": recording.folder.name,
+        "prompts": recording.prompts_hash[:16],
+        "bridge": weights.hexdigest()[:16],
+        "through": name_of(given.model),
+        "latent": list(given.latent.shape),
+        **asdict(options),
+    }
+    return json.loads(json.dumps(about))  # as it is read again
+
+
+def _files(name: str, about: dict) -> tuple[Path, RunState]:
+    """The bridge's file, and that of the run until it is there."""
+    plain = plain_name(name).strip("/ ").removesuffix(SUFFIX)
+    check(bool(plain), f"the bridge has no name ({shown(name)}); write one, which is its file's")
+    path = Path(folder_paths.get_folder_paths(BRIDGES)[0]) / f"{plain}{SUFFIX}"
+    folder = Path(folder_paths.get_output_directory()) / BRIDGES
+    return path, RunState(folder / f"{plain}.run{SUFFIX}", about)
+
+
+def _trained(path: Path, about: dict) -> LoadedBridge:
+    """The file of a run that has ended, if it is of this one."""
+    loaded = load_bridge(path)
+    last = _stages(loaded)[-1]
+    check(
+        all(last.get(name) == value for name, value in about.items()),
+        f"there is a bridge {path.name} in models/{BRIDGES} that was trained otherwise; choose "
+        "another name",
+    )
+    report(_told(path, last))
+    return loaded
+
+
+def _stages(loaded: LoadedBridge) -> list[dict]:
+    return json.loads(loaded.stages or '[{"from": "a recording"}]')
+
+
+def _sample(given: Connected, learner: Learner) -> None:
+    """Run the learner as a sampler of the host on a model of its own."""
+    model = model_anew(given.model)
+    latent = comfy.sample.fix_empty_latent_channels(model, given.latent)
+    guider = comfy.samplers.CFGGuider(model)
+    empty = [list(learner.made.empty)]
+    guider.set_conds(empty, empty)
+    learner.show = latent_preview.prepare_callback(model, learner.options.steps)
+    model_management.load_models_gpu([model], memory_required=1e20, force_full_load=True)
+    sigmas = torch.ones(1)  # the learner draws its own
+    with learner.gradients.through(model.model.diffusion_model):
+        guider.sample(torch.zeros_like(latent), latent, learner, sigmas, seed=learner.options.seed)
+
+
+def _told(path: Path, figures: dict) -> str:
+    before, after = figures["before"][GAP], figures["after"][GAP]
+    return (
+        f"{path.name} in models/{BRIDGES}: text gap kept {after:.3f}, {before:.3f} before, on "
+        f"{min(MOST, figures['held out'])} prompts that this run did not learn from"
+    )

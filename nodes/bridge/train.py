@@ -1,0 +1,143 @@
+"""BRIDGE, CLIPs of LLMs, MODEL and a recording -> a BRIDGE that has learnt through the model."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ...host.bridge.training.learning import Options
+from ...host.bridge.training.recordings import find_recording, recordings
+from ...host.bridge.training.run import Connected, train_bridge
+from ...host.node_notes import shown
+from ...lidit_core.errors import check
+from ..inputs import BridgeType
+from ..schema import schema
+from .apply import MOST
+
+
+class LiDiTTrainBridge(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        others = [
+            io.Clip.Input(f"clip_{n}", optional=True, tooltip=f"LLM {n} of a bridge that reads so")
+            for n in range(2, MOST + 1)
+        ]
+        return schema(
+            node_id="LiDiTTrainBridge",
+            display_name="LI-DiT Train Bridge",
+            category="LI-DiT/training",
+            search_aliases="train LLM text encoder, distill text encoder, fine-tune bridge, "
+            "桥接训练, ブリッジ学習",
+            advanced="clip_3, clip_4, trajectory, points, lowest_cfg, highest_cfg, save_every, "
+            "checkpointing",
+            description="Trains a bridge further through a model, without pictures: the model is "
+            "to see under the bridge's conditioning what it sees under its own text encoder's. "
+            "A run that was stopped goes on.",
+            inputs=[
+                BridgeType.Input("bridge", tooltip="From LI-DiT Bridge Loader; it is not changed"),
+                io.Clip.Input(
+                    "clip", tooltip="The LLM that the bridge reads, as for LI-DiT Bridge"
+                ),
+                *others,
+                io.Model.Input(
+                    "model",
+                    tooltip="Which the bridge is for, of Load Checkpoint or Load Diffusion Model. "
+                    "It is loaded once more for the training, and is not changed",
+                ),
+                io.Latent.Input(
+                    "latent_image", tooltip="Empty, in the size that is drawn while training"
+                ),
+                io.Combo.Input(
+                    "recording",
+                    options=recordings(),
+                    tooltip="Of the model's own text encoder: a folder of output/recordings",
+                ),
+                io.String.Input(
+                    "name", default="my-bridge", tooltip="Of the new file in models/bridges"
+                ),
+                io.Int.Input("steps", default=250, min=1, max=100_000, tooltip="Of the training"),
+                io.Int.Input(
+                    "prompts",
+                    default=16,
+                    min=1,
+                    max=1024,
+                    tooltip="Of the recording, a step; one at a time is in memory",
+                ),
+                io.Float.Input(
+                    "learning_rate", default=1e-4, min=0.0, max=1.0, step=1e-6, tooltip="Of AdamW"
+                ),
+                io.Int.Input(
+                    "trajectory",
+                    default=10,
+                    min=1,
+                    max=1000,
+                    tooltip="Steps from noise to a picture, by the recorded conditioning",
+                ),
+                io.Int.Input(
+                    "points",
+                    default=5,
+                    min=1,
+                    max=1000,
+                    tooltip="Of these steps, at which the bridge learns",
+                ),
+                io.Float.Input(
+                    "lowest_cfg",
+                    default=1.0,
+                    min=1.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="Each trajectory draws its cfg between this and highest_cfg. For "
+                    "models that draw with cfg 1, such as FLUX, set both to 1",
+                ),
+                io.Float.Input(
+                    "highest_cfg",
+                    default=7.0,
+                    min=1.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="See lowest_cfg",
+                ),
+                io.Int.Input(
+                    "save_every",
+                    default=25,
+                    min=1,
+                    max=100_000,
+                    tooltip="Steps after which the run is kept, to go on from after a crash; on "
+                    "Cancel it is kept at once",
+                ),
+                io.Boolean.Input(
+                    "checkpointing",
+                    default=True,
+                    tooltip="Less memory, for a third more time",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=False,
+                    tooltip="Of noise, order and points. Another one is another run",
+                ),
+            ],
+            outputs=[BridgeType.Output(display_name="bridge", tooltip="For LI-DiT Bridge")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def validate_inputs(cls, recording: str) -> bool:
+        return True  # a recording that is not there gets its sentence when the node runs
+
+    @classmethod
+    def execute(cls, bridge, clip, model, latent_image, recording, name, **asked) -> io.NodeOutput:
+        folder = find_recording(recording)
+        checkpointing = asked.pop("checkpointing")
+        others = (asked.pop(f"clip_{n}", None) for n in range(2, MOST + 1))
+        clips = [clip, *(other for other in others if other is not None)]
+        samples = latent_image["samples"]
+        check(
+            not samples.is_nested,
+            "this latent holds several kinds of latents at once, as of video with sound; expected "
+            "one of pictures or video alone",
+        )
+        given = Connected(bridge, clips, model, samples[:1])
+        trained = train_bridge(given, folder, name, Options(**asked), checkpointing)
+        return io.NodeOutput(trained, ui=shown())

@@ -1,0 +1,194 @@
+"""A bridge that learns in ComfyUI, through the host's own models. Run: see conftest.py"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shutil
+
+import pytest
+import torch
+from bridge_encoders import PROMPTS, check_same, entries_of, host_encoder, record
+from bridge_models import host_model, latent
+from workflow_kit import only_picture
+
+from lidit_core.bridge.file import load_bridge
+
+KINDS = ["sd15", "sdxl", "flux", "pixart", "sd3"]
+TEXTS = [f"{n} {PROMPTS[n % 2]}" for n in range(24)]
+FEW = {"steps": 4, "prompts": 2, "trajectory": 4, "points": 2, "learning_rate": 1e-3}
+OTHERS = {"lowest_cfg": 1.0, "highest_cfg": 4.0, "save_every": 25, "checkpointing": True, "seed": 3}
+
+
+@pytest.fixture
+def trains(host):
+    """Where a model can be loaded a second time."""
+    if "force_deepcopy" not in inspect.signature(host_model("sd15").clone).parameters:
+        pytest.skip("this host loads no model a second time")
+
+
+def loaded_model(kind: str):
+    """A MODEL that knows how it was loaded, as those of the host's loaders do."""
+    model = host_model(kind)
+    model.cached_patcher_init = (lambda kind, disable_dynamic=False: host_model(kind), (kind,))
+    return model
+
+
+def recorded(bench, kind: str) -> str:
+    """The recording's name."""
+    return record(bench.pack, bench.host, host_encoder(kind), f"through-{kind}", TEXTS).name
+
+
+def train(bench, kind: str, name: str, **given):
+    """What the node makes of a bridge with random weights."""
+    given = {"model": None, "bridge": None, "recording": None, **FEW, **OTHERS, **given}
+    model = given["model"] = given["model"] or loaded_model(kind)
+    given["bridge"] = given["bridge"] or bench.bridge(kind)[1]
+    given["recording"] = given["recording"] or recorded(bench, kind)
+    given |= {"clip": bench.llm(), "latent_image": latent(model), "name": name}
+    return bench.pack.run("LiDiTTrainBridge", **given)[0]
+
+
+def same_weights(one, other) -> bool:
+    pair = one.bridge.state_dict(), other.bridge.state_dict()
+    return all(torch.equal(weight, pair[1][name]) for name, weight in pair[0].items())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bridge_learns_through_every_model_of_the_host(bench, trains, kind):
+    own = host_encoder(kind)
+    trained = train(bench, kind, f"learnt-{kind}", steps=12)
+    (stage,) = json.loads(trained.stages)[1:]
+    assert stage["after"]["text gap kept"] > stage["before"]["text gap kept"] + 0.02
+    assert stage["after"]["held-out loss"] < stage["before"]["held-out loss"]
+    read = load_bridge(bench.folder / f"learnt-{kind}.safetensors")
+    assert same_weights(read, trained)
+    assert same_weights(bench.bridge(kind)[1], bench.load(f"{kind}.safetensors"))
+    check_same(entries_of(bench.clip(trained), ""), entries_of(own, ""))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_less_memory_gives_the_same_gradient(bench, trains, kind):
+    """Blocks that are computed once more give what they gave, but for rounding."""
+    kept, again = (
+        json.loads(train(bench, kind, f"kept-{kind}-{on}", steps=2, checkpointing=on).stages)[-1]
+        for on in (False, True)
+    )
+    assert kept["before"] == again["before"] and kept["after"] != kept["before"]
+    for name, value in kept["after"].items():
+        assert again["after"][name] == pytest.approx(value, rel=1e-3), name
+
+
+class Stopped:
+    """The host's Cancel, after a step; how many steps were shown."""
+
+    def __init__(self, monkeypatch, after: int) -> None:
+        import latent_preview
+
+        self.shown, self.after = [], after
+        monkeypatch.setattr(latent_preview, "prepare_callback", lambda *_: self)
+
+    def __call__(self, step, picture, x, steps) -> None:
+        from comfy import model_management
+
+        assert picture.shape == x.shape and not picture.requires_grad
+        self.shown.append(step)
+        model_management.interrupt_current_processing(step + 1 == self.after)
+
+
+@pytest.mark.parametrize("kind", ["sd15"])
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(bench, trains, monkeypatch, kind):
+    from comfy import model_management
+
+    whole = train(bench, kind, "whole")
+    stopped = Stopped(monkeypatch, 3)
+    with pytest.raises(model_management.InterruptProcessingException):
+        train(bench, kind, "stopped")
+    assert stopped.shown == [0, 1, 2] and not (bench.folder / "stopped.safetensors").exists()
+    with pytest.raises(
+        bench.error, match="unfinished run with steps 4, and here it is 5; put that"
+    ):
+        train(bench, kind, "stopped", steps=5)
+    stopped = Stopped(monkeypatch, 0)
+    again = train(bench, kind, "stopped")
+    assert stopped.shown == [3] and same_weights(whole, again)
+    figures = [json.loads(made.stages)[-1] for made in (whole, again)]
+    assert figures[0] == figures[1]
+    assert not list((bench.host.base / "output" / "bridges").glob("*"))
+    stopped = Stopped(monkeypatch, 0)
+    assert same_weights(train(bench, kind, "stopped"), whole) and not stopped.shown
+    with pytest.raises(bench.error, match="stopped.safetensors in models/bridges that was trained"):
+        train(bench, kind, "stopped", seed=4)
+
+
+def test_an_older_host_is_told_so(bench):
+    if "force_deepcopy" in inspect.signature(host_model("sd15").clone).parameters:
+        pytest.skip("this host loads a model a second time")
+    with pytest.raises(bench.error, match="update to 0.33.0 or later, or train with `lidit train`"):
+        train(bench, "sd15", "older")
+
+
+def test_what_cannot_be_trained_is_told_in_a_sentence(bench, trains):
+    other = {"recording": recorded(bench, "sdxl")}
+    cut = bench.host.base / "output" / "recordings" / "through-cut-short"
+    shutil.copytree(cut.parent / recorded(bench, "sd15"), cut)
+    (cut / "00000.safetensors").unlink()
+    model = loaded_model("sd15")
+    model.cached_patcher_init = None
+    ridge = bench.bridge("sd15", residual="none", name="ridge")[1]
+    adds = bench.bridge("sd15", add=True)[1]
+    asked = {
+        "no bridge that learns, but LoadedProjection": {
+            "bridge": bench.load(bench.projection(32, 3))
+        },
+        "a ridge alone, of which nothing is learnt": {"bridge": ridge},
+        "and learns so with `lidit train` alone": {"bridge": adds},
+        "load it by ComfyUI's Load Checkpoint or": {"model": model},
+        "connect the model that the bridge was trained for": {"model": loaded_model("sdxl")},
+        "choose the recording of the encoder that the": other,
+        "lacks 1 of its 1 files": {"recording": cut.name},
+        "no recording 'nowhere' in output/recordings": {"recording": "nowhere"},
+        "run Record Conditioning with the model's own": {
+            "recording": "(record a text encoder with Record Conditioning)"
+        },
+        "points is 5 and a trajectory has 4 steps": {"points": 5},
+        "lowest_cfg is 4 and highest_cfg 2": {"lowest_cfg": 4.0, "highest_cfg": 2.0},
+    }
+    for sentence, given in asked.items():
+        with pytest.raises(bench.error, match=sentence):
+            train(bench, "sd15", "never", **given)
+    with pytest.raises(bench.error, match="has no name"):
+        train(bench, "sd15", " / ")
+    assert not (bench.folder / "never.safetensors").exists()
+
+
+def test_through_the_demo_checkpoint_as_a_graph(bench, trains, server):
+    """By the host's own executor: previews while it learns, and a picture by what has learnt."""
+    own = bench.pack.run("LLMDiffDemoCheckpoint")[1]
+    folder = record(bench.pack, bench.host, own, "through-demo", TEXTS)
+    bench.bridge("demo", own=own)
+    loader = {"llm": "tiny/Llama", "template": "short", "layer": "-3", "token_budget": 96}
+    drawn = {"seed": 1, "steps": 2, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal"}
+    learnt = {**FEW, **OTHERS, "steps": 8, "recording": folder.name, "name": "graph"}
+    of = {"model": ["1", 0], "latent_image": ["4", 0]}
+    read = {"positive": ["7", 0], "negative": ["8", 0]}
+    graph = {
+        "1": ("LLMDiffDemoCheckpoint", {}),
+        "2": ("LiDiTLLMLoader", {**loader, "dtype": "auto", "device": "default"}),
+        "3": ("LiDiTBridgeLoader", {"bridge_name": "demo.safetensors"}),
+        "4": ("EmptyLatentImage", {"width": 64, "height": 64, "batch_size": 1}),
+        "5": ("LiDiTTrainBridge", {"bridge": ["3", 0], "clip": ["2", 0], **of, **learnt}),
+        "6": ("LiDiTBridge", {"bridge": ["5", 0], "clip": ["2", 0], "strength": 1.0}),
+        "7": ("CLIPTextEncode", {"text": TEXTS[0], "clip": ["6", 0]}),
+        "8": ("CLIPTextEncode", {"text": "", "clip": ["6", 0]}),
+        "9": ("KSampler", {**of, **read, **drawn, "denoise": 1.0}),
+        "10": ("VAEDecode", {"samples": ["9", 0], "vae": ["1", 2]}),
+        "11": ("PreviewImage", {"images": ["10", 0]}),
+    }
+    run = server.draw({n: {"class_type": kind, "inputs": put} for n, (kind, put) in graph.items()})
+    assert run.ending == "execution_success", run.error
+    assert only_picture(run) is not None
+    (told,) = server.outputs(run.prompt_id)["5"]["text"]
+    assert "graph.safetensors in models/bridges: text gap kept" in told
+    assert run.previews >= 8
+    assert [m["value"] for m in run.of_type("progress") if m["node"] == "5"][-1] == 8
