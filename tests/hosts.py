@@ -1,7 +1,8 @@
 """Runs the nodes' tests by the Python of every ComfyUI there is: ``python tests/hosts.py``.
 
 Words for pytest may follow. All ComfyUIs run at once; the first one's tests are seen as they run,
-those of the others when they have ended.
+those of the others when they have ended. Without words the others leave out what a browser draws,
+which takes half of the time: `python3 run.py prove browsers` runs that in all.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ HOST_PYTHONS = (  # relative to the host's folder; the last is the portable buil
 )
 SKIPPED_HOSTS = "skipped, no ComfyUI is here; set COMFYUI_PATH and COMFYUI_PYTHON to run them"
 NEEDED = "pytest websocket-client playwright"  # in the host's Python
+WITHOUT_BROWSER = ["-k", "not browser"]
 NO_TESTS_CHOSEN = 5  # pytest's exit status when, say, -k leaves none
 
 
@@ -97,7 +99,9 @@ def run_host_tests(words: list[str]) -> int:
         if can_test(python):
             say(f"the nodes' tests in {name}")
             out = tempfile.TemporaryFile("w+", errors="replace") if running else None
-            running.append((name, start(folder, python, words, out), out))
+            own = words or (WITHOUT_BROWSER if running else [])
+            name += " without a browser" if own is WITHOUT_BROWSER else ""
+            running.append((name, start(folder, python, own, out), out))
         else:
             failures += "COMFYUI_PATH" in os.environ  # who names a host wants its tests
             told.append(f'skipped in {name}, for want of: "{python}" -m pip install {NEEDED}')

@@ -68,7 +68,7 @@ WAITING = """#!/bin/sh
 [ "$1" = -c ] && exit 0
 touch "$COMFYUI_PATH/started"
 for i in $(seq 300); do [ -e "{other}/started" ] && break; sleep 0.1; done
-[ -e "{other}/started" ] && echo "$COMFYUI_PATH met the other"
+[ -e "{other}/started" ] && echo "$COMFYUI_PATH met the other: $*"
 exit {status}
 """
 
@@ -85,7 +85,10 @@ def test_all_hosts_are_tested_at_once(no_hosts, capfd, status):
         python.chmod(0o755)
     assert hosts.run_host_tests([]) == status
     told = capfd.readouterr().out
-    assert all(f"{no_hosts / name} met the other" in told for name in names)
+    tests = "-m pytest tests/host"
+    for name, words in zip(names, ("", " -k not browser")):
+        assert f"{no_hosts / name} met the other: {tests}{words}\n" in told
     verdicts = ("passed", "FAILED" if status else "passed")
     for name, verdict in zip(names, verdicts):
         assert f"{verdict} in ComfyUI 1.2.3 in {no_hosts / name}" in told
+    assert f"{no_hosts / names[1]} without a browser" in told
