@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from ..lidit_core.text.templates import PRESETS
 
 InstructionTemplateType = io.Custom("LIDIT_TEMPLATE")
 BridgeType = io.Custom("LIDIT_BRIDGE")
+MOST_LLMS = 4  # that a bridge reads
 BRANCHES = ["by LLM name", "1", "2", "3", "4"]
 
 
@@ -35,6 +38,20 @@ def prompt_input(emphasis: bool = False) -> io.String.Input:
         dynamic_prompts=True,
         tooltip=f"The prompt, in the LLM's languages. {literal}",
     )
+
+
+def other_llms() -> list[io.Clip.Input]:
+    """The LLMs beside the first that a bridge may read."""
+    return [
+        io.Clip.Input(f"clip_{n}", optional=True, tooltip=f"LLM {n} of a bridge that reads so")
+        for n in range(2, MOST_LLMS + 1)
+    ]
+
+
+def taken_llms(clip: Any, given: dict[str, Any]) -> list[Any]:
+    """All that are connected, the first first; the others are taken out of what is given."""
+    others = (given.pop(put.id, None) for put in other_llms())
+    return [clip, *(other for other in others if other is not None)]
 
 
 def template_input() -> io.Combo.Input:

@@ -20,6 +20,7 @@ from ..folders import BRIDGES, plain_name
 SUFFIX = ".safetensors"
 NONE = f"(put a {SUFFIX} file into models/{BRIDGES})"
 
+GAP = "text gap kept"  # of a run's figures, in a file's `stages`
 Loaded = LoadedBridge | LoadedProjection
 
 
@@ -96,14 +97,27 @@ def describe_bridge(loaded: Loaded) -> str:
 
 def _told(loaded: LoadedBridge) -> list[str]:
     """How well it was measured to do, where its file says so."""
+    return [*_cosine(loaded.report), *_gap(loaded.stages)]
+
+
+def _cosine(report: str) -> list[str]:
     try:
-        told = json.loads(loaded.report or "{}")
-        found = told["bridge"]
+        found = json.loads(report)["bridge"]
         return [
             f"cosine {float(found['cosine']):.3f} on {int(found['prompts'])} prompts that it did "
             "not learn from"
         ]
     except (ValueError, KeyError, TypeError):
+        return []
+
+
+def _gap(stages: str) -> list[str]:
+    """Of the last run through a model."""
+    try:
+        run = [stage for stage in json.loads(stages) if "after" in stage][-1]
+        gap = float(run["after"][GAP])
+        return [f"through {run['through']} it keeps {gap:.3f} of the text gap"]
+    except (ValueError, KeyError, TypeError, IndexError):
         return []
 
 

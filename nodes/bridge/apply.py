@@ -6,19 +6,13 @@ from comfy_api.latest import io
 
 from ...host.bridge.clip import bridged_clip, describe_clip
 from ...host.node_notes import report, shown
-from ..inputs import BridgeType
+from ..inputs import BridgeType, other_llms, taken_llms
 from ..schema import schema
-
-MOST = 4
 
 
 class LiDiTBridge(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        others = [
-            io.Clip.Input(f"clip_{n}", optional=True, tooltip=f"LLM {n} of a bridge that reads so")
-            for n in range(2, MOST + 1)
-        ]
         return schema(
             node_id="LiDiTBridge",
             display_name="LI-DiT Bridge",
@@ -35,7 +29,7 @@ class LiDiTBridge(io.ComfyNode):
                     tooltip="The LLM that the bridge reads, at the layer that its loader names; "
                     "the template is the bridge's",
                 ),
-                *others,
+                *other_llms(),
                 io.Clip.Input(
                     "encoder",
                     optional=True,
@@ -68,8 +62,6 @@ class LiDiTBridge(io.ComfyNode):
 
     @classmethod
     def execute(cls, bridge, clip, strength, encoder=None, model=None, **others) -> io.NodeOutput:
-        named = (others.get(f"clip_{n}") for n in range(2, MOST + 1))
-        clips = [clip, *(other for other in named if other is not None)]
-        made = bridged_clip(bridge, clips, encoder, strength, model)
+        made = bridged_clip(bridge, taken_llms(clip, others), encoder, strength, model)
         report(describe_clip(bridge, strength))
         return io.NodeOutput(made, ui=shown())

@@ -9,18 +9,13 @@ from ...host.bridge.training.recordings import find_recording, recordings
 from ...host.bridge.training.run import Connected, train_bridge
 from ...host.node_notes import shown
 from ...lidit_core.errors import check
-from ..inputs import BridgeType
+from ..inputs import BridgeType, other_llms, taken_llms
 from ..schema import schema
-from .apply import MOST
 
 
 class LiDiTTrainBridge(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        others = [
-            io.Clip.Input(f"clip_{n}", optional=True, tooltip=f"LLM {n} of a bridge that reads so")
-            for n in range(2, MOST + 1)
-        ]
         return schema(
             node_id="LiDiTTrainBridge",
             display_name="LI-DiT Train Bridge",
@@ -37,7 +32,7 @@ class LiDiTTrainBridge(io.ComfyNode):
                 io.Clip.Input(
                     "clip", tooltip="The LLM that the bridge reads, as for LI-DiT Bridge"
                 ),
-                *others,
+                *other_llms(),
                 io.Model.Input(
                     "model",
                     tooltip="Which the bridge is for, of Load Checkpoint or Load Diffusion Model. "
@@ -130,8 +125,7 @@ class LiDiTTrainBridge(io.ComfyNode):
     def execute(cls, bridge, clip, model, latent_image, recording, name, **asked) -> io.NodeOutput:
         folder = find_recording(recording)
         checkpointing = asked.pop("checkpointing")
-        others = (asked.pop(f"clip_{n}", None) for n in range(2, MOST + 1))
-        clips = [clip, *(other for other in others if other is not None)]
+        clips = taken_llms(clip, asked)
         samples = latent_image["samples"]
         check(
             not samples.is_nested,

@@ -40,6 +40,8 @@ from workflow_kit import (
 )
 
 OURS = ("LiDiT", "LLMDiff")  # how the types of the pack's nodes begin
+STOCK = ("KSampler", "CLIPTextEncode")  # on which a note of ours may stand
+NOTE = "What was noted here before no longer holds."  # as `host/node_notes.py` may say of any node
 TITLE = 30  # height of a node's title, in the canvas's units
 
 
@@ -174,6 +176,7 @@ def test_it_draws_when_run_in_the_browser(browser, server, host, name):
     outputs = entry["outputs"].items()
     telling = {i for i, out in outputs if api[i]["class_type"].startswith(OURS) and "text" in out}
     assert telling and set(browser.told()) >= telling
+    browser.tell([n["id"] for n in ui["nodes"] if n["type"] in STOCK], NOTE)
     check_boxes(ui, browser.boxes(False))
     if host.version.startswith("0.3."):
         return  # its Nodes 2.0 are an early trial

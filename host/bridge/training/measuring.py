@@ -9,10 +9,11 @@ import torch
 
 from ....lidit_core.io.conditioning import Entry
 from ...node_notes import report
+from ..files import GAP
 from .prompts import Prompts
 from .trajectories import Asked, Denoiser, Point, even
 
-LOSS, GAP = "held-out loss", "text gap kept"  # as a file's `stages` have them
+LOSS = "held-out loss"  # in a file's `stages`, beside the gap
 MOST, POINTS = 16, 4  # prompts, and points of each one's trajectory
 
 

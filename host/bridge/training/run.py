@@ -23,12 +23,12 @@ from ....lidit_core.errors import LiDiTError, check, shown
 from ...folders import BRIDGES, plain_name
 from ...llm.reader import HostCLIP
 from ...node_notes import report
-from ..files import SUFFIX, adds, target_of
+from ..files import GAP, SUFFIX, adds, target_of
 from ..model_reads import check_model
 from ..readers import assigned
 from .gradients import Gradients
 from .learning import Learner, Options
-from .measuring import GAP, MOST
+from .measuring import MOST
 from .model_anew import check_loads_again, model_anew, name_of
 from .prompts import Prompts
 from .run_state import RunState

@@ -61,6 +61,8 @@ def test_a_bridge_learns_through_every_model_of_the_host(bench, trains, kind):
     (stage,) = json.loads(trained.stages)[1:]
     assert stage["after"]["text gap kept"] > stage["before"]["text gap kept"] + 0.02
     assert stage["after"]["held-out loss"] < stage["before"]["held-out loss"]
+    told = bench.pack.module("host.bridge.files").describe_bridge(trained)
+    assert f"keeps {stage['after']['text gap kept']:.3f} of the text gap" in told
     read = load_bridge(bench.folder / f"learnt-{kind}.safetensors")
     assert same_weights(read, trained)
     assert same_weights(bench.bridge(kind)[1], bench.load(f"{kind}.safetensors"))

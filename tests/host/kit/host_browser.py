@@ -96,6 +96,8 @@ SELECT = """() => {
     app.canvas.selectNode(app.graph._nodes[0])
     app.canvas.setDirty(true, true)
 }"""
+TELL = """([ids, text]) => ids.forEach(
+    nodeId => app.api.dispatchCustomEvent('progress_text', { nodeId, text }))"""
 TOLD = """() => Object.fromEntries(app.graph._nodes.flatMap(node => (node.widgets ?? [])
     .filter(widget => widget.name === "$$node-text-preview" && widget.value)
     .map(widget => [node.id, widget.value])))"""
@@ -214,6 +216,11 @@ class Browser:
     def told(self) -> dict[str, str]:
         """What stands below the widgets of each node that tells something."""
         return self.page.evaluate(TOLD)
+
+    def tell(self, nodes: list[int], text: str) -> None:
+        """Have these nodes tell something, as if the host had sent it."""
+        self.page.evaluate(TELL, [[str(node) for node in nodes], text])
+        self.page.wait_for_timeout(500)
 
     def add(self, types: list[str]) -> None:
         """An empty canvas with one new node of each type, as wide as the frontend makes it."""
