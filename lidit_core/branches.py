@@ -6,7 +6,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .errors import LiDiTError
+from .bridged import BridgedPrompts, is_bridge, written_for
+from .errors import LiDiTError, check
 from .llm.blocks import EVERY_BLOCK
 from .llm.loading import source_fingerprint
 from .llm.locate import available, check_present, locate, stated_width
@@ -22,7 +23,8 @@ def choose_llms(config: LiDiTConfig, given: Sequence[str], named: Sequence[str])
 
     Args:
         given: what the user passes, each ``SOURCE`` or ``NAME=SOURCE`` with the name of a branch;
-            a bare source is told by its own name. Branches without one are left out.
+            a bare source is told by its own name, and the file of a bridge by the LLM for which it
+            writes. Branches without one are left out.
         named: taken where nothing is given; where that is empty too, every branch.
     """
     names = [spec.name for spec in config.llms]
@@ -52,7 +54,19 @@ def _served(text: str, llms: Sequence[LLMSpec]) -> tuple[str, str]:
             f"--llm {text!r} is for {name!r}, and this LI-DiT was trained on {', '.join(names)}; "
             "write one of these before the ="
         )
+    if is_bridge(text):
+        return _bridged_branch(text, names), text
     return text if text in names else _branch_name(text, llms), text
+
+
+def _bridged_branch(source: str, names: Sequence[str]) -> str:
+    name = written_for(source)
+    check(
+        name in names,
+        f"the bridge {source} writes states of {name}, and this LI-DiT was trained on "
+        f"{', '.join(names)}; expected a bridge for one of these",
+    )
+    return name
 
 
 def _branch_name(source: str, llms: Sequence[LLMSpec]) -> str:
@@ -86,8 +100,9 @@ def open_encoders(
         spread: share each LLM out over all GPUs and the CPU's memory, through accelerate.
     """
     for branch, source in chosen.items():
-        check_present(source)
-        check_width(config.llms[branch], source)
+        if not is_bridge(source):
+            check_present(source)
+            check_width(config.llms[branch], source)
     return {
         branch: _open_encoder(config.llms[branch], source, device, cache, spread)
         for branch, source in chosen.items()
@@ -110,4 +125,6 @@ def _open_encoder(
 ) -> PromptEncoder:
     made = (spec.template, spec.block, spec.token_budget)
     map_ = "auto" if spread else None
+    if is_bridge(source):
+        return BridgedPrompts(source, spec, device, map_, cache)
     return PromptEncoder(source, *made, device=device, device_map=map_, disk_cache=cache)

@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="[NAME=]LLM",
-        help="language model: a name, a model folder, a .gguf, a .safetensors or "
+        help="language model: a name, a model folder, a .gguf, a .safetensors, a bridge or "
         "hub:owner/name; once for each (those of the model)",
     )
     add_lora(parser)

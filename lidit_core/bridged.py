@@ -1,0 +1,134 @@
+"""An LLM of a LI-DiT whose states a bridge writes, by what other LLMs make of a prompt.
+
+`--llm gemma-3-270m=bridge.safetensors` has another LLM read for a branch that was trained on Gemma.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+
+from .bridge.encode import conditioning
+from .bridge.file import BRIDGE_KEY, load_bridge, read_bridge_config
+from .bridge.layout import RowMaker
+from .bridge.rows import TEXT, student_tokens
+from .errors import LiDiTError, check
+from .io.tensors import opened
+from .llm.locate import check_present
+from .text.cache import PromptStates
+from .text.encoder import pad_states
+from .text.prompt_encoder import PromptEncoder
+from .text.spec import LLMSpec
+from .text.states import INSTRUCTION, PROMPT
+
+
+def is_bridge(source: str) -> bool:
+    """Whether a source of an LLM is the file of a bridge."""
+    path = Path(source).expanduser()
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    with opened(path) as file:
+        return BRIDGE_KEY in (file.metadata() or {})
+
+
+def written_for(source: str) -> str:
+    """The name of the LLM whose states a bridge writes."""
+    return read_bridge_config(Path(source).expanduser()).teacher.name
+
+
+class BridgedPrompts(PromptEncoder):
+    """The states of an LLM that is not here, by a bridge and the LLMs that this reads.
+
+    Args:
+        source: the bridge's file. Its LLMs are found under the names that it has for them.
+        spec: the LLM that the branch was trained on.
+        disk_cache: folder of states that outlive the process; None for none.
+    Raises:
+        LiDiTError: the file is no bridge, adds to an encoder, or writes otherwise than the branch
+            reads; or one of its LLMs is not there.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        spec: LLMSpec,
+        device: torch.device | str | None = None,
+        device_map: str | dict | None = None,
+        disk_cache: str | Path | None = None,
+    ) -> None:
+        made = spec.template, spec.block, spec.token_budget
+        super().__init__(source, *made, None, device, device_map, disk_cache)
+        self.path, self.keep_tail = Path(source).expanduser(), spec.template.keep_tail
+        self.bridge = load_bridge(self.path, self.device)
+        self.rows = self._checked_rows(spec)
+        config = self.bridge.bridge.config
+        for llm in config.llms:
+            check_present(llm.name)
+        options = {"device": device, "device_map": device_map, "disk_cache": disk_cache}
+        self.students = [
+            PromptEncoder(llm.name, llm.template, llm.block, llm.token_budget, **options)
+            for llm in config.llms
+        ]
+
+    def _checked_rows(self, spec: LLMSpec) -> RowMaker:
+        """What makes the rows of a prompt."""
+        config = self.bridge.bridge.config
+        teacher, rows = config.teacher, self.bridge.rows
+        check(
+            not config.add,
+            f"the bridge {self.path} adds to what {teacher.name} writes, which is not here; "
+            "expected one that writes in its place",
+        )
+        check(
+            teacher.width == spec.state_width and isinstance(rows, RowMaker),
+            f"the bridge {self.path} writes rows of {teacher.name}, {teacher.width} wide, and the "
+            f"branch reads states of {spec.name}, {spec.state_width} wide; expected a bridge that "
+            "was trained on a recording of that LLM (lidit record)",
+        )
+        assert isinstance(rows, RowMaker)
+        layout = rows.layout
+        check(
+            not layout.window and 0 < layout.most <= spec.token_budget,
+            f"the bridge {self.path} writes chunks of {layout.window} rows, or prompts of up to "
+            f"{layout.most} tokens, and {spec.name} is read here as one text of up to "
+            f"{spec.token_budget}; expected a bridge from `lidit record`",
+        )
+        return rows
+
+    def encoder(self) -> NoReturn:
+        """Refuse what is asked of an LLM itself."""
+        raise LiDiTError(f"{self.path} is a bridge and holds no LLM; expected an LLM here")
+
+    def weights_identity(self) -> list:
+        """The bridge's file, and all that its LLMs' states depend on."""
+        stat = self.path.stat()
+        file = [self.path.name, stat.st_size, stat.st_mtime_ns]
+        return [*file, *(student.identity() for student in self.students)]
+
+    def _compute(self, prompts: list[str]) -> list[PromptStates]:
+        each = [student.encode_rows(prompts, offsets=True) for student in self.students]
+        return [self._states(prompt, read) for prompt, read in zip(prompts, zip(*each))]
+
+    def _states(self, prompt: str, read: Sequence[PromptStates]) -> PromptStates:
+        """What the bridge writes of one prompt."""
+        students = [student_tokens(pad_states([row]), [row], [len(prompt)]) for row in read]
+        hidden = conditioning(self.bridge, prompt, students)[0][0].float().cpu()
+        rows = self.rows(prompt)
+        text = (rows.kinds == TEXT).nonzero()[:, 0]
+        first = int(text[0]) if len(text) else min(self.rows.around(prompt)[0], len(hidden))
+        span = first, first + len(text)
+        roles = torch.full((len(hidden),), PROMPT, dtype=torch.int32)
+        roles[:first] = INSTRUCTION
+        if not self.keep_tail:
+            roles[span[1] :] = INSTRUCTION
+        if not bool((roles == PROMPT).any()):
+            roles[-1] = PROMPT  # the template's last token stands for an empty prompt
+        whole = RowMaker(replace(self.rows.layout, most=0), self.rows.tokenizer)(prompt)
+        total = int((whole.kinds == TEXT).sum())
+        offsets = rows.spans[text].to(torch.int32)
+        counts = len(text), total, self.rows.layout.most or self.token_budget
+        return PromptStates(hidden, roles, span, *counts, offsets=offsets)
