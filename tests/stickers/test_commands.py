@@ -12,12 +12,14 @@ import torch
 from PIL import Image
 
 from lidit_core.checkpoints.lidit import load_vae
+from lidit_core.io.prompts import read_prompts
 from lidit_core.io.tensors import read_safetensors
 from lidit_core.llm.locate import available
 from lidit_core.paths import SHIPPED_WEIGHTS
 from lidit_eval.command import evaluate
 from lidit_eval.report import by_prompt
 from lidit_stickers.making import trigger
+from lidit_stickers.scenes.grammar import captions
 
 SHIPPED_VAE = SHIPPED_WEIGHTS / "stickers-vae.safetensors"
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,6 +77,14 @@ def test_the_recipe_for_a_gpu_goes_on_from_the_decoder_that_ships(tmp_path):
     recipe = f"recipes/autoencoder/stickers-gpu.yaml --set start={SHIPPED_VAE}"
     _run(f"making.train_autoencoder {recipe} {options} --out {tmp_path}")
     load_vae(tmp_path / "final.safetensors")
+
+
+def test_captions_are_written_for_a_recording(tmp_path):
+    _run(f"training_captions {tmp_path / 'few.txt'} --count 20")
+    _run(f"training_captions {tmp_path / 'both.txt'} --count 5 --language mixed")
+    few, both = (read_prompts(tmp_path / f"{name}.txt") for name in ("few", "both"))
+    assert few == [caption.text for caption in captions(20, seed=1)]
+    assert len(both) == 5 and any(re.search("[\u4e00-\u9fff]", text) for text in both)
 
 
 @pytest.mark.font
