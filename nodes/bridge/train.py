@@ -102,7 +102,7 @@ class LiDiTTrainBridge(io.ComfyNode):
                 io.Boolean.Input(
                     "checkpointing",
                     default=True,
-                    tooltip="Less memory, for a third more time",
+                    tooltip="Less memory, as each block of the model is computed twice",
                 ),
                 io.Int.Input(
                     "seed",
