@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from torch import Tensor
 
 from lidit_core.text.states import LLMStates
 
 from .contrast import Contrasted
+
+Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True)
@@ -31,20 +34,37 @@ class Batch:
     def __len__(self) -> int:
         return len(self.x)
 
-    def part(self, rows: slice) -> "Batch":
+    def part(self, rows: slice | list[int]) -> "Batch":
+        """Some of its samples, with the padding of all."""
         return Batch(
             self.x[rows],
             self.noise[rows],
             self.time[rows],
             {i: states[rows] for i, states in self.states.items()},
             None if self.content is None else self.content[rows],
-            self.captions[rows],
-            {i: used[rows] for i, used in self.used.items()},
+            _chosen(self.captions, rows),
+            {i: _chosen(used, rows) for i, used in self.used.items()},
             None if self.contrasted is None else self.contrasted[rows],
             None if self.counted is None else self.counted[rows],
             None if self.kept is None else self.kept[rows],
             None if self.features is None else self.features[rows],
         )
+
+    def micro_batches(self, size: int) -> Iterator["Batch"]:
+        """Parts of at most so many samples; 0 = all at once.
+
+        Captions of like length go together, each part padded to its own longest, so that short
+        ones do not pay for the longest of the batch.
+        """
+        if not size or size >= len(self):
+            yield self
+            return
+        texts = [[row.seen for row in states.rows.each] for states in self.states.values()]
+        tokens = [sum(lengths) for lengths in zip(*texts)] or [0] * len(self)
+        order = sorted(range(len(self)), key=tokens.__getitem__)
+        for first in range(0, len(self), size):
+            part = self.part(order[first : first + size])
+            yield replace(part, states={i: s.trimmed() for i, s in part.states.items()})
 
     def mean(self, errors: Tensor) -> Tensor:
         """Means (B,) of errors (B, C, h, w), each error with the weight of its latent pixel."""
@@ -58,6 +78,11 @@ class Batch:
             weights = self.counted.mean((1, 2))
             errors = errors * weights.view(-1, *[1] * (errors.dim() - 1))
         return errors.mean()
+
+
+def _chosen(each: Sequence[Kind], rows: slice | list[int]) -> Sequence[Kind]:
+    """What some samples have; an empty sequence stays one."""
+    return each[rows] if isinstance(rows, slice) else [each[row] for row in rows if each]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ class Contrasted:
     velocity: Tensor  # (B, C, H, W): the other's noise less its normalised latents
     apart: Tensor  # (B,) bool: whether the sample reads a caption, and one that is not the other's
 
-    def __getitem__(self, rows: slice) -> "Contrasted":
+    def __getitem__(self, rows: slice | list[int]) -> "Contrasted":
         return Contrasted(self.velocity[rows], self.apart[rows])
 
     def errors(self, output: Tensor, mean: Callable[[Tensor], Tensor]) -> Tensor:

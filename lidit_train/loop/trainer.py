@@ -176,11 +176,10 @@ class Trainer:
             loss, errors = self.replayed(batch)
             losses.add(errors, batch.time)
             return loss
-        size = self.recipe.compute.micro_batch or len(batch)
-        total = torch.zeros((), device=batch.x.device)
-        for first in range(0, len(batch), size):
-            part = batch.part(slice(first, first + size))
-            with self._gradients_shared(first + size >= len(batch)):
+        done, total = 0, torch.zeros((), device=batch.x.device)
+        for part in batch.micro_batches(self.recipe.compute.micro_batch):
+            done += len(part)
+            with self._gradients_shared(done == len(batch)):
                 loss, errors = self._run(part, len(part) / len(batch))
             losses.add(errors, part.time)
             total += loss

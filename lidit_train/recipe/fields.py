@@ -203,7 +203,7 @@ class Compute:
     """How a step is computed; none of it changes what is learnt beyond rounding."""
 
     precision: str = "bf16"  # mixed precision on a GPU (paper); a CPU computes in float32
-    micro_batch: int = 0  # images a process takes at once; 0 = its whole share of the batch
+    micro_batch: int = 0  # images taken at once, captions of like length; 0 = all of a process
     checkpointing: bool = False  # compute the blocks' activations again in the backward pass
     compile: bool = False  # torch.compile of the transformer's blocks
     cuda_graph: bool = False  # replay a step as one CUDA graph, for small models on one GPU

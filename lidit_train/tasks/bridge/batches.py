@@ -119,6 +119,11 @@ class BridgeBatch(Batch):
             counted=None if self.counted is None else self.counted[rows],
         )
 
+    def micro_batches(self: Kind, size: int) -> Iterator[Kind]:
+        """Parts in order, for a batch is made of prompts of like length."""
+        size = size or len(self)
+        return (self.part(slice(first, first + size)) for first in range(0, len(self), size))
+
     def to(self: Kind, device) -> Kind:
         assert self.rows is not None
         return replace(
