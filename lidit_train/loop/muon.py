@@ -7,12 +7,13 @@ torch.optim.Muon computes in bfloat16, which a CPU without it does a hundred tim
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from .parallel import divided_like, whole
+from .parallel import divided_like, made_in_shares, whole
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
@@ -52,9 +53,10 @@ class Muon(torch.optim.Optimizer):
         EACH._foreach_lerp_.Scalar(velocities, gradients, 1 - group["momentum"])
         # Nesterov's
         directions = EACH._foreach_lerp.Scalar(gradients, velocities, group["momentum"])
-        updates = orthogonalised(torch.stack([whole(d).flatten(1) for d in directions]))
+        matrices = torch.stack([whole(d).flatten(1) for d in directions])
+        updates = made_in_shares(orthogonalised, matrices)
         length = group["lr"] * LIKE_ADAMW * max(updates.shape[1:]) ** 0.5
-        # every process made the whole matrices, and keeps its part of them
+        # every process has the whole matrices, and keeps its part of them
         updates = [divided_like(update.view(p.shape), p) for p, update in zip(alike, updates)]
         EACH._foreach_mul_.Scalar(alike, 1 - group["lr"] * group["weight_decay"])
         EACH._foreach_add_.List(alike, updates, alpha=-length)
@@ -66,11 +68,17 @@ class Muon(torch.optim.Optimizer):
         return state["velocity"]
 
 
+def stacks(shape: Sequence[int], matrices: int) -> list[int]:
+    """How many of so many matrices of one shape are made orthogonal at once, each time."""
+    most = max(1, TOGETHER // math.prod(shape))
+    return [min(most, matrices - first) for first in range(0, matrices, most)]
+
+
 def _alike(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
     """Matrices of one shape together, which a GPU computes in a step; large ones one by one."""
     shapes: dict[torch.Size, list[nn.Parameter]] = {}
     for p in parameters:
         shapes.setdefault(p.flatten(1).shape, []).append(p)
     for shape, alike in shapes.items():
-        most = max(1, TOGETHER // shape.numel())
-        yield from (alike[first : first + most] for first in range(0, len(alike), most))
+        left = iter(alike)
+        yield from ([next(left) for _ in range(size)] for size in stacks(shape, len(alike)))

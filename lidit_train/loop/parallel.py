@@ -16,7 +16,7 @@ from functools import partial
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
     FSDPModule,
@@ -137,6 +137,25 @@ def divided_like(tensor: Tensor, like: Tensor) -> Tensor:
     if not isinstance(like, DTensor):
         return tensor
     return distribute_tensor(tensor, like.device_mesh, like.placements)
+
+
+def made_in_shares(make: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    """What ``make`` makes of the rows of a tensor that all processes have: each makes some.
+
+    Args:
+        make: gives a tensor of the same shape; what it makes of a row hangs on that row alone.
+        rows: (n, ...); where there are fewer than processes, each process makes all.
+    """
+    world = distributed.get_world_size() if distributed.is_initialized() else 1
+    if world == 1 or len(rows) < world:
+        return make(rows)
+    shares = rows.tensor_split(world)
+    made = [torch.empty_like(share) for share in shares]
+    own = distributed.get_rank()
+    made[own] = make(shares[own]).contiguous()
+    for rank, part in enumerate(made):
+        distributed.broadcast(part, rank)
+    return torch.cat(made)
 
 
 def share(batch: int, rank: int, world: int) -> slice:

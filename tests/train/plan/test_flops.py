@@ -5,10 +5,13 @@ Run: pytest tests/train/plan/test_flops.py
 
 from __future__ import annotations
 
+import json
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from processes import together
 from real_cost import real_cost
 from tiny_lidit import random_lidit, random_noise, random_states
 from tiny_training import adapted
@@ -23,7 +26,12 @@ from lidit_train.loop.muon import Muon
 from lidit_train.plan.counting import Cost
 from lidit_train.plan.workload import Sizes, image_tokens
 from lidit_train.recipe import Lora
-from lidit_train.tasks.lidit.plan.cost import content_cost, model_cost, muon_flops
+from lidit_train.tasks.lidit.plan.cost import (
+    content_cost,
+    model_cost,
+    muon_flops,
+    orthogonalising_flops,
+)
 from lidit_train.tasks.lidit.trained import everything, refiners_of, with_lora
 
 BATCH, INSTRUCTION, DEPTH = 3, 2, 4
@@ -111,6 +119,38 @@ def test_muon_is_what_torch_counts():
     with counter:
         Muon(matrices, lr=1e-3).step()
     assert counter.get_total_flops() == muon_flops(model.config, everything())
+
+
+STEP = """
+import sys, torch
+from torch import distributed, nn
+from torch.utils.flop_counter import FlopCounterMode
+from lidit_train.loop.muon import Muon
+distributed.init_process_group("gloo") if sys.argv[1:] else None
+torch.manual_seed(0)
+matrices = [nn.Parameter(torch.randn(shape)) for shape in [(24, 16)] * 5 + [(16, 16)]]
+for p in matrices:
+    p.grad = torch.randn(p.shape)
+counter = FlopCounterMode(display=False)
+with counter:
+    Muon(matrices, lr=1e-3).step()
+print(counter.get_total_flops(), torch.cat([p.flatten() for p in matrices]).tolist())
+distributed.destroy_process_group() if sys.argv[1:] else None
+"""
+
+
+def test_processes_share_what_muon_computes_and_all_have_what_one_would():
+    (alone,) = together([sys.executable, "-c", STEP])
+    shared = together(*[[sys.executable, "-c", STEP, "joined"]] * 2)
+    operations = [int(out.split()[0]) for out in (*shared, alone)]
+    counted = {
+        world: orthogonalising_flops((24, 16), 5, world) + orthogonalising_flops((16, 16), 1, world)
+        for world in (1, 2)
+    }
+    assert (2 * max(operations[:2]), operations[2]) == (counted[2], counted[1])
+    first, second, whole = (json.loads(out.split(maxsplit=1)[1]) for out in (*shared, alone))
+    assert first == second
+    assert first == pytest.approx(whole, rel=1e-6, abs=1e-6)
 
 
 def test_a_large_model_is_counted_as_by_hand():

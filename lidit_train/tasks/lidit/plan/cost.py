@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -239,19 +241,28 @@ def place_cost(recipe: Place, width: int, tokens: int, mixed: bool = False) -> C
     return count(lambda _: placed(x, _sides(tokens)[0]), placed.parameters(), mixed)
 
 
-def muon_flops(config: LiDiTConfig, trained: Trained) -> int:
-    """Count the operations of one step of Muon on the blocks' matrices, for any batch."""
-    shapes = [
-        shape
+def muon_flops(config: LiDiTConfig, trained: Trained, processes: int = 1) -> int:
+    """Count the operations of one step of Muon on the blocks' matrices, for any batch.
+
+    Args:
+        processes: which share small matrices of one shape, and each make the others; of all.
+    """
+    shapes = Counter(
+        (shape[0], math.prod(shape[1:]))
         for name, shape in weight_shapes(config).items()
         if len(shape) > 1 and BLOCKS in name and trained.weight(name)
-    ]
-    return sum(_orthogonalising(shape) for shape in shapes)
+    )
+    return sum(orthogonalising_flops(shape, count, processes) for shape, count in shapes.items())
 
 
 @functools.lru_cache(maxsize=64)
-def _orthogonalising(shape: tuple[int, ...]) -> int:
-    from ....loop.muon import orthogonalised  # slow to import, for it runs on several devices
+def orthogonalising_flops(shape: tuple[int, int], matrices: int, processes: int) -> int:
+    """Of so many matrices of one shape: as many times what the busiest process does."""
+    from ....loop.muon import (  # slow to import, for it runs on several devices
+        orthogonalised,
+        stacks,
+    )
 
-    matrix = torch.empty(shape, device=META)
-    return count(lambda _: orthogonalised(matrix.flatten(1)[None]), ()).forward
+    one = count(lambda _: orthogonalised(torch.empty(1, *shape, device=META)), ()).forward
+    made = (size if size < processes else -(-size // processes) for size in stacks(shape, matrices))
+    return one * processes * sum(made)

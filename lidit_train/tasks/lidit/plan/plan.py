@@ -178,8 +178,8 @@ def _speed(process: Process) -> float:
 def _stage(process: Process, load: StageLoad) -> StagePlan:
     image = sum(weight * _image_flops(process, load, sizes) for weight, sizes in load.subsets)
     alone = 0
-    if process.recipe.optimiser.name == "muon":  # every process steps for itself
-        alone = muon_flops(process.config, process.trained) * process.recipe.hardware.count
+    if process.recipe.optimiser.name == "muon":
+        alone = muon_flops(process.config, process.trained, process.recipe.hardware.count)
     flops = image * load.stage.batch + alone
     sent = _traffic(process, load)
     computing = flops / _speed(process) + _update_seconds(process)
