@@ -1,0 +1,169 @@
+"""Scores of the weights that ship, drawn, judged and written into the documents.
+
+    python -m lidit_stickers.making.scores --out runs/scores --write README.md docs/results.md
+
+Each list of prompts is what `lidit eval` makes of it, in a folder of its own under the weights'
+SHA-256, so that the command goes on where it stopped and never mixes two versions. A document
+marks the place of a table by its name:
+
+    <!-- scores: fixed -->
+    <!-- end of scores -->
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lidit_core.checkpoints.lidit import read_config
+from lidit_core.errors import LiDiTError, exit_status
+from lidit_core.io.atomic import replacing
+from lidit_core.io.hashes import sha256
+from lidit_core.shipped import find_model, find_vae
+from lidit_eval.command import evaluate
+from lidit_eval.report import Judged, Score, scores_of
+
+COMMAND = (
+    "python -m lidit_stickers.making.scores --out runs/scores --write README.md docs/results.md"
+)
+MEASURES = ("strict", "nearest")
+TARGETS = {  # strict, nearest
+    "single object": (0.90, 0.97),
+    "two objects": (0.80, 0.93),
+    "position": (0.85, 0.93),
+    "counting": (0.75, 0.90),
+    "background": (0.99, 0.99),
+    "colour": (0.80, 0.95),
+}
+BLOCK = re.compile(r"(<!-- scores: (\w+) -->\n).*?(<!-- end of scores -->)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class PromptList:
+    """One list of prompts and who draws it.
+
+    Args:
+        prompts: its name for `lidit eval`.
+        llms: those that read it; () = the model's own.
+        every: only every so many prompts.
+    """
+
+    title: str
+    drawn_by: str
+    prompts: str
+    model: str = "stickers"
+    llms: tuple[str, ...] = ()
+    every: int = 1
+
+    @property
+    def folder(self) -> str:
+        return "-".join((self.prompts, self.model, *self.llms))
+
+    def words(self, out: Path, every: int) -> list[str]:
+        """What `lidit eval` is told."""
+        llms = [word for llm in self.llms for word in ("--llm", llm)]
+        every = max(every, self.every)
+        where = ["--every", str(every), "--out", str(out / self.folder)]
+        return [self.model, "--prompts", self.prompts, *llms, *where]
+
+
+FIXED = PromptList("fixed prompts, held out", "`stickers`", "evaluation")
+LISTS = (
+    FIXED,
+    PromptList("every third of them", "`stickers-duo`", "evaluation", "stickers-duo", every=3),
+    PromptList(
+        "every third of them", "Gemma 3 alone", "evaluation", llms=("gemma-3-270m",), every=3
+    ),
+    PromptList("other wordings, held out", "`stickers`", "paraphrases"),
+    PromptList("30 to 90 tokens", "`stickers`", "long"),
+    PromptList("the same requests in short", "`stickers`", "long-in-short"),
+    PromptList("unseen words", "`stickers`", "synonyms"),
+    PromptList("Chinese", "`stickers-duo`", "chinese", "stickers-duo"),
+    PromptList("Chinese and English in one sentence", "`stickers-duo`", "mixed", "stickers-duo"),
+)
+
+
+def weights() -> str:
+    """How the SHA-256 of the weights and of their autoencoder begin."""
+    path, _ = find_model("stickers")
+    vae = find_vae(read_config(path).latent, path)
+    return f"Weights {sha256(path)[:12]}, autoencoder {sha256(vae)[:12]}"
+
+
+def tables(judged: dict[PromptList, Sequence[Judged]]) -> dict[str, str]:
+    """The tables in Markdown, by the names that documents mark."""
+    head = f"{weights()}; `{COMMAND}`:\n\n"
+    made = {"fixed": _fixed(judged[FIXED]), "lists": _lists(judged)}
+    return {name: head + "".join(f"{line}\n" for line in lines) for name, lines in made.items()}
+
+
+def _fixed(judged: Sequence[Judged]) -> Iterator[str]:
+    """A column for each category of the fixed prompts."""
+    scores = {(s.category, s.measure): s for s in scores_of(judged, MEASURES)}
+    yield f"| {len(judged):,} pictures | " + " | ".join(TARGETS) + " |"
+    yield "|---" * (1 + len(TARGETS)) + "|"
+    for place, measure in enumerate(MEASURES):
+        row = [scores[category, measure] for category in TARGETS]
+        aims = (f"{TARGETS[category][place]:.2f}" for category in TARGETS)
+        yield f"| {measure}, target | " + " | ".join(aims) + " |"
+        yield f"| {measure} | " + " | ".join(f"{s.score:.3f}" for s in row) + " |"
+        yield "| | " + " | ".join(_interval(s) for s in row) + " |"
+
+
+def _lists(judged: dict[PromptList, Sequence[Judged]]) -> Iterator[str]:
+    """A row for each list of prompts."""
+    yield "| prompts | drawn by | number | strict | 95 % | nearest | 95 % |"
+    yield "|---|---|---|---|---|---|---|"
+    for each, found in judged.items():
+        alike = [_of_all(found, measure) for measure in MEASURES]
+        cells = " | ".join(f"{s.score:.3f} | {_interval(s)}" for s in alike)
+        yield f"| {each.title} | {each.drawn_by} | {len(found)} | {cells} |"
+
+
+def _of_all(judged: Sequence[Judged], measure: str) -> Score:
+    return scores_of(judged, [measure])[-1]
+
+
+def _interval(score: Score) -> str:
+    return f"{score.low:.3f}–{score.high:.3f}"
+
+
+def write(document: Path, made: dict[str, str]) -> None:
+    """Put the tables in the places that a document marks.
+
+    Raises:
+        LiDiTError: it marks none, or one of another name.
+    """
+    text = document.read_text(encoding="utf-8")
+    marked = [name for _, name, _ in BLOCK.findall(text)]
+    if not marked or not set(marked) <= set(made):
+        raise LiDiTError(
+            f"{document} marks {', '.join(marked) or 'no table'}; expected `<!-- scores: NAME -->` "
+            f"and `<!-- end of scores -->`, NAME one of {', '.join(made)}"
+        )
+    text = BLOCK.sub(lambda found: found[1] + made[found[2]] + found[3], text)
+    with replacing(document) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the evaluations")
+    parser.add_argument("--write", type=Path, nargs="*", default=[], help="documents with tables")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="only every Nth prompt")
+    options = parser.parse_args(arguments)
+    out = options.out / sha256(find_model("stickers")[0])[:12]
+    made = tables({each: evaluate(*each.words(out, options.every)) for each in LISTS})
+    for document in options.write:
+        write(document, made)
+    print("\n".join(made.values()), end="")
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status("scores", main))

@@ -1,0 +1,77 @@
+"""The tables and the strip that tell what the shipped weights draw."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lidit_core.errors import LiDiTError
+from lidit_core.io.hashes import sha256
+from lidit_core.llm.locate import available
+from lidit_core.paths import SHIPPED_WEIGHTS
+from lidit_stickers.making.scores import BLOCK, write
+
+ROOT = Path(__file__).resolve().parents[3]
+WEIGHTS = SHIPPED_WEIGHTS / "stickers.safetensors"
+SMALLEST = "--every", "180"  # one prompt of each category
+
+
+def _run(name: str, *words: str) -> str:
+    command = [sys.executable, "-m", f"lidit_stickers.making.{name}", *words]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+@pytest.mark.font
+@pytest.mark.llm
+def test_the_tables_are_drawn_judged_and_written(tmp_path):
+    for llm in ("SmolLM2-135M-Instruct", "gemma-3-270m"):
+        if not available(llm):
+            pytest.skip(f"{llm} is not on this machine; get it with `lidit fetch`")
+    document = tmp_path / "document.md"
+    document.write_text(
+        "above\n<!-- scores: fixed -->\nold\n<!-- end of scores -->\nbetween\n"
+        "<!-- scores: lists -->\n<!-- end of scores -->\nbelow\n"
+    )
+    told = _run("scores", "--out", str(tmp_path), *SMALLEST, "--write", str(document))
+    text = document.read_text()
+    fixed, lists = (text[found.end(1) : found.start(3)] for found in BLOCK.finditer(text))
+    assert told == f"{fixed}\n{lists}"
+    assert fixed.startswith(f"Weights {sha256(WEIGHTS)[:12]}, autoencoder ")
+    assert "| 6 pictures | single object | two objects |" in fixed
+    assert lists.count("\n|") == 2 + 9  # a head and nine lists
+    assert text.startswith("above\n") and "between\n" in text and text.endswith("below\n")
+    assert "old" not in text
+    folder = tmp_path / sha256(WEIGHTS)[:12]
+    assert (folder / "evaluation-stickers-gemma-3-270m" / "report.md").is_file()
+    again = _run("scores", "--out", str(tmp_path), *SMALLEST)  # nothing is drawn anew
+    assert again == told
+
+
+def test_a_document_without_a_place_is_one_sentence(tmp_path):
+    document = tmp_path / "document.md"
+    for text, told in {
+        "nothing": "marks no table; expected",
+        "<!-- scores: wrong -->\n<!-- end of scores -->\n": "marks wrong; expected",
+    }.items():
+        document.write_text(text)
+        with pytest.raises(LiDiTError, match=told):
+            write(document, {"fixed": "", "lists": ""})
+        assert document.read_text() == text
+
+
+@pytest.mark.llm
+def test_the_strip_is_eight_pictures(tmp_path):
+    if not available("SmolLM2-135M-Instruct"):
+        pytest.skip("SmolLM2-135M-Instruct is not on this machine; get it with `lidit fetch`")
+    file = tmp_path / "strip.png"
+    assert "8 pictures" in _run("strip", "--out", str(file))
+    strip = np.asarray(Image.open(file))
+    assert strip.shape == (128, 8 * 128, 3)
+    assert len({picture.tobytes() for picture in np.split(strip, 8, axis=1)}) == 8
