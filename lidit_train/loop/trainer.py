@@ -26,6 +26,7 @@ from ..data.schedule import stage_at
 from ..learner import Learner
 from ..recipe import Recipe
 from .checkpoints import CheckpointFolder, decayed_to, tell_longer, tell_place, tell_stage
+from .computing.cpu import computes_in_bf16
 from .computing.cuda_graph import replayed
 from .computing.frozen import computing, holds_half
 from .journal import Journal, Losses
@@ -66,7 +67,9 @@ class Trainer:
         if recipe.compute.compile:
             for block in learner.blocks():
                 block.compile()
-        self.half = holds_half(recipe.compute, accelerator.mixed_precision == "bf16")
+        self.cpu_bf16 = computes_in_bf16(recipe.compute, accelerator.device)
+        mixed = accelerator.mixed_precision == "bf16"
+        self.half = self.cpu_bf16 or holds_half(recipe.compute, mixed)
         self.parallel = together(learner, accelerator, recipe.compute)
         self.replayed = replayed(self._run, learner, recipe.compute, accelerator)
         self.optimisers = optimisers_of(learner, recipe.optimiser)
@@ -203,7 +206,8 @@ class Trainer:
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            optimiser.step()
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.cpu_bf16):  # Muon's products
+                optimiser.step()
         self.ema.update(self.learner)
 
     def _is_good(self, norm: float) -> bool:

@@ -202,7 +202,8 @@ class Contrast:
 class Compute:
     """How a step is computed; none of it changes what is learnt beyond rounding."""
 
-    precision: str = "bf16"  # mixed precision on a GPU (paper); a CPU computes in float32
+    precision: str = "bf16"  # mixed precision on a GPU (paper); a CPU without cpu_bf16: float32
+    cpu_bf16: bool = False  # a CPU with instructions for it computes in bf16 too
     micro_batch: int = 0  # images taken at once, captions of like length; 0 = all of a process
     checkpointing: bool = False  # compute the blocks' activations again in the backward pass
     compile: bool = False  # torch.compile of the transformer's blocks
@@ -217,6 +218,11 @@ class Compute:
             not (self.shard and self.frozen in ("bf16", *EIGHT_BITS)),
             f"the recipe's compute has shard and frozen={self.frozen}; a divided model has one "
             "precision, so leave one of them out",
+        )
+        check(
+            not (self.cpu_bf16 and self.precision == "float32"),
+            "the recipe's compute has cpu_bf16 with precision=float32; expected precision=bf16, or "
+            "leave cpu_bf16 out",
         )
         in_range(self, "compute", "micro_batch", low=0)
 

@@ -170,6 +170,7 @@ CHANGED = {  # a field -> another value than the basis has; with others where it
     "routing.first": (1, {"routing": {"first": 0, "last": 1}, "stages.0": ROUTED}),
     "routing.last": (1, {"routing": {"first": 0, "last": 0}, "stages.0": ROUTED}),
     "compute.precision": "bf16",
+    "compute.cpu_bf16": (True, {"compute.precision": "bf16"}),
     "compute.micro_batch": 1,
     "compute.checkpointing": True,
     "compute.compile": True,

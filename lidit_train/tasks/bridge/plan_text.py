@@ -61,6 +61,8 @@ def _time(plan: BridgePlan) -> Iterator[str]:
     yield row("measuring held-out prompts", as_time(plan.measuring_seconds), files)
     if plan.recipe.compute.compile:
         yield "  What torch.compile saves is not counted."
+    if plan.recipe.compute.cpu_bf16 and plan.device.is_cpu:
+        yield "  What bf16 saves on a CPU is not counted."
 
 
 def _disk(plan: BridgePlan) -> Iterator[str]:

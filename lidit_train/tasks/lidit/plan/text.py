@@ -150,5 +150,7 @@ def _assumed(plan: Plan) -> Iterator[str]:
         yield "  Shards are gathered in the precision of computing, gradients summed in float32."
     if plan.recipe.compute.compile:
         yield "  What torch.compile saves is not counted."
+    if plan.recipe.compute.cpu_bf16 and plan.device.is_cpu:
+        yield "  What bf16 saves on a CPU is not counted."
     if plan.recipe.compute.cuda_graph:
         yield "  What a CUDA graph saves of the time, and keeps of the memory, is not counted."
