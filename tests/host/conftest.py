@@ -45,7 +45,7 @@ def reason_to_skip() -> str | None:
     return None
 
 
-sys.path.insert(0, str(HERE / "kit"))
+sys.path[:0] = [str(HERE / "kit"), str(HERE / "bridge")]  # of these the fixtures are made
 HOST, SKIPPED = find_host(), reason_to_skip()
 if SKIPPED is None:  # before the repository, whose nodes/ would hide the host's nodes.py
     sys.path.insert(0, str(HOST))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bridge_encoders import host_encoder, record
+from bridge_encoders import PROMPTS, host_encoder, record
 from clip_kit import fresh_loader, save_llms
 from safetensors.torch import save_file
 from tiny_bridge import randomised
@@ -21,6 +21,11 @@ from lidit_core.text.spec import LLMSpec
 from lidit_core.text.templates import find_template
 
 LLM = "Llama"
+TEXTS = [f"{n} {PROMPTS[n % 2]}" for n in range(24)]  # to learn from, some held out
+LEARNING = {  # what the node that trains a bridge is given
+    **{"steps": 4, "prompts": 2, "trajectory": 4, "points": 2, "learning_rate": 1e-3},
+    **{"lowest_cfg": 1.0, "highest_cfg": 4.0, "save_every": 25, "checkpointing": True, "seed": 3},
+}
 SIZES = {"width": 32, "heads": 2, "blocks": 1, "refiner_blocks": 1}
 
 
@@ -90,6 +95,31 @@ class Bench:
         named = {f"clip_{n}": clip for n, clip in enumerate(others, 2)}
         given = {"clip": first, "encoder": encoder, "strength": strength, "model": model, **named}
         return self.pack.run("LiDiTBridge", bridge=bridge, **given)[0]
+
+    def training_graph(self, name: str) -> dict[str, dict]:
+        """A graph in which a bridge of this name learns through the demo checkpoint and draws."""
+        own = self.pack.run("LLMDiffDemoCheckpoint")[1]
+        folder = record(self.pack, self.host, own, "through-demo", TEXTS)
+        self.bridge("demo", own=own)
+        loader = {"llm": "tiny/Llama", "template": "short", "layer": "-3", "token_budget": 96}
+        drawn = {"seed": 1, "steps": 2, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal"}
+        learnt = {**LEARNING, "steps": 8, "recording": folder.name, "name": name}
+        of = {"model": ["1", 0], "latent_image": ["4", 0]}
+        read = {"positive": ["7", 0], "negative": ["8", 0]}
+        graph = {
+            "1": ("LLMDiffDemoCheckpoint", {}),
+            "2": ("LiDiTLLMLoader", {**loader, "dtype": "auto", "device": "default"}),
+            "3": ("LiDiTBridgeLoader", {"bridge_name": "demo.safetensors"}),
+            "4": ("EmptyLatentImage", {"width": 64, "height": 64, "batch_size": 1}),
+            "5": ("LiDiTTrainBridge", {"bridge": ["3", 0], "clip": ["2", 0], **of, **learnt}),
+            "6": ("LiDiTBridge", {"bridge": ["5", 0], "clip": ["2", 0], "strength": 1.0}),
+            "7": ("CLIPTextEncode", {"text": TEXTS[0], "clip": ["6", 0]}),
+            "8": ("CLIPTextEncode", {"text": "", "clip": ["6", 0]}),
+            "9": ("KSampler", {**of, **read, **drawn, "denoise": 1.0}),
+            "10": ("VAEDecode", {"samples": ["9", 0], "vae": ["1", 2]}),
+            "11": ("PreviewImage", {"images": ["10", 0]}),
+        }
+        return {n: {"class_type": kind, "inputs": put} for n, (kind, put) in graph.items()}
 
     def projection(self, width: int, tap: int, written: int = 12, sink: bool = True) -> str:
         """A file of the ClipProj format with an MLP, in the host's folder; its name."""

@@ -8,16 +8,14 @@ import shutil
 
 import pytest
 import torch
-from bridge_encoders import PROMPTS, check_same, entries_of, host_encoder, record
+from bridge_encoders import check_same, entries_of, host_encoder, record
+from bridge_files import LEARNING, TEXTS
 from bridge_models import host_model, latent
 from workflow_kit import only_picture
 
 from lidit_core.bridge.file import load_bridge
 
 KINDS = ["sd15", "sdxl", "flux", "pixart", "sd3"]
-TEXTS = [f"{n} {PROMPTS[n % 2]}" for n in range(24)]
-FEW = {"steps": 4, "prompts": 2, "trajectory": 4, "points": 2, "learning_rate": 1e-3}
-OTHERS = {"lowest_cfg": 1.0, "highest_cfg": 4.0, "save_every": 25, "checkpointing": True, "seed": 3}
 
 
 @pytest.fixture
@@ -41,7 +39,7 @@ def recorded(bench, kind: str) -> str:
 
 def train(bench, kind: str, name: str, **given):
     """What the node makes of a bridge with random weights."""
-    given = {"model": None, "bridge": None, "recording": None, **FEW, **OTHERS, **given}
+    given = {"model": None, "bridge": None, "recording": None, **LEARNING, **given}
     model = given["model"] = given["model"] or loaded_model(kind)
     given["bridge"] = given["bridge"] or bench.bridge(kind)[1]
     given["recording"] = given["recording"] or recorded(bench, kind)
@@ -166,28 +164,7 @@ def test_what_cannot_be_trained_is_told_in_a_sentence(bench, trains):
 
 def test_through_the_demo_checkpoint_as_a_graph(bench, trains, server):
     """By the host's own executor: previews while it learns, and a picture by what has learnt."""
-    own = bench.pack.run("LLMDiffDemoCheckpoint")[1]
-    folder = record(bench.pack, bench.host, own, "through-demo", TEXTS)
-    bench.bridge("demo", own=own)
-    loader = {"llm": "tiny/Llama", "template": "short", "layer": "-3", "token_budget": 96}
-    drawn = {"seed": 1, "steps": 2, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal"}
-    learnt = {**FEW, **OTHERS, "steps": 8, "recording": folder.name, "name": "graph"}
-    of = {"model": ["1", 0], "latent_image": ["4", 0]}
-    read = {"positive": ["7", 0], "negative": ["8", 0]}
-    graph = {
-        "1": ("LLMDiffDemoCheckpoint", {}),
-        "2": ("LiDiTLLMLoader", {**loader, "dtype": "auto", "device": "default"}),
-        "3": ("LiDiTBridgeLoader", {"bridge_name": "demo.safetensors"}),
-        "4": ("EmptyLatentImage", {"width": 64, "height": 64, "batch_size": 1}),
-        "5": ("LiDiTTrainBridge", {"bridge": ["3", 0], "clip": ["2", 0], **of, **learnt}),
-        "6": ("LiDiTBridge", {"bridge": ["5", 0], "clip": ["2", 0], "strength": 1.0}),
-        "7": ("CLIPTextEncode", {"text": TEXTS[0], "clip": ["6", 0]}),
-        "8": ("CLIPTextEncode", {"text": "", "clip": ["6", 0]}),
-        "9": ("KSampler", {**of, **read, **drawn, "denoise": 1.0}),
-        "10": ("VAEDecode", {"samples": ["9", 0], "vae": ["1", 2]}),
-        "11": ("PreviewImage", {"images": ["10", 0]}),
-    }
-    run = server.draw({n: {"class_type": kind, "inputs": put} for n, (kind, put) in graph.items()})
+    run = server.draw(bench.training_graph("graph"))
     assert run.ending == "execution_success", run.error
     assert only_picture(run) is not None
     (told,) = server.outputs(run.prompt_id)["5"]["text"]

@@ -29,12 +29,15 @@ SECONDS = 600  # without a word from the host: 264 pictures on a loaded machine 
 
 
 @pytest.fixture(scope="module")
-def graphs(server) -> list[Api]:
-    """The workflows, and each of our nodes with all of its inputs."""
+def graphs(server, pack, host) -> list[Api]:
+    """The workflows, each of our nodes with all of its inputs, and a bridge that learns."""
+    from bridge_files import Bench
+
     found = [read(name)[1] for name in NAMES]
     for api in found:
         prepare(server, api)
-    return [quick(api) for api in found + own(Nodes(server.get("/object_info")))]
+    learns = Bench(pack, host).training_graph("hostile")
+    return [quick(api) for api in [*found, *own(Nodes(server.get("/object_info"))), learns]]
 
 
 def own(nodes: Nodes) -> list[Api]:
