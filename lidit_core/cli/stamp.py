@@ -38,9 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--longest-prompt",
-        type=int,
-        metavar="TOKENS",
-        help="of the longest prompt trained on, where a file does not say",
+        action="append",
+        default=[],
+        metavar="[NAME=]TOKENS",
+        help="of the longest prompt that an LLM read in training, where a file does not say",
     )
 
 
@@ -52,20 +53,36 @@ def run(args: argparse.Namespace) -> int:
         name, equals, source = text.partition("=")
         check(bool(equals and source), f"--llm is {text!r}; expected NAME=SOURCE")
         sources[name] = source
+    longest = dict(_named_tokens(text) for text in args.longest_prompt)
     for file in args.files:
-        for line in stamp(file, sources, args.longest_prompt):
+        for line in stamp(file, sources, longest):
             print(f"{file}: {line}")
     return 0
 
 
+def _named_tokens(text: str) -> tuple[str, int]:
+    """An LLM's name, "" = every other one, and a number of tokens."""
+    from ..errors import check
+
+    name, _, tokens = text.rpartition("=")
+    check(
+        tokens.isascii() and tokens.isdigit() and int(tokens) > 0,
+        f"--longest-prompt is {text!r}; expected a number of tokens above 0, or NAME=TOKENS",
+    )
+    return name, int(tokens)
+
+
 def stamp(
-    path: str | Path, sources: Mapping[str, str] | None = None, longest: int | None = None
+    path: str | Path,
+    sources: Mapping[str, str] | None = None,
+    longest: Mapping[str, int] | None = None,
 ) -> list[str]:
     """Complete what a file records of its LLMs; what it records already stays.
 
     Args:
         sources: where LLMs are, by the names in the file; by default under those names.
-        longest: tokens of the longest prompt trained on, where the file does not say.
+        longest: tokens of the longest prompt trained on, by LLM, "" = all others, where the file
+            does not say.
 
     Returns:
         A line for each LLM on what the file records of it now.
@@ -91,7 +108,8 @@ def stamp(
 
     def fill(spec: LLMSpec) -> LLMSpec:
         names.append(spec.name)
-        return _completed(spec, sources or {}, longest, lines)
+        tokens = longest or {}
+        return _completed(spec, sources or {}, tokens.get(spec.name, tokens.get("")), lines)
 
     completed = whole(metadata[key], fill)
     stamped = {**metadata, key: completed, **terms_for(names)}

@@ -157,6 +157,19 @@ def test_the_shipped_files_are_stamped(name):
     assert all(llm["fingerprint"] and llm["longest_prompt"] for llm in llms)
 
 
+def test_each_llm_has_its_longest_prompt(files, older):
+    stamped(older, files[1], "--longest-prompt", "two=5", "--longest-prompt", "7")
+    assert [spec.longest_prompt for spec in read_config(older).llms] == [7, 5]
+
+
+@pytest.mark.parametrize("words", ["seven", "0", "-3", "two=", "7.5"])
+def test_a_wrong_number_of_tokens_is_told(older, words, capsys):
+    whole = older.read_bytes()
+    assert main(["stamp", str(older), f"--longest-prompt={words}"]) == 2
+    assert f"--longest-prompt is {words!r}; expected a number of" in capsys.readouterr().err
+    assert older.read_bytes() == whole
+
+
 def test_what_is_no_such_file_is_told(files, tmp_path, capsys):
     vae = next(files[0].parent.glob("*-vae.safetensors"))
     assert main(["stamp", str(vae)]) == 2
