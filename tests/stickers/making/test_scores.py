@@ -66,6 +66,15 @@ def test_a_document_without_a_place_is_one_sentence(tmp_path):
         assert document.read_text() == text
 
 
+@pytest.mark.parametrize(("name", "tables"), [("README.md", 1), ("docs/results.md", 2)])
+def test_the_documents_tell_of_the_weights_that_ship(name, tables):
+    told = [found for found in BLOCK.finditer((ROOT / name).read_text(encoding="utf-8"))]
+    assert len(told) == tables
+    for found in told:
+        assert f"\nWeights {sha256(WEIGHTS)[:12]}, autoencoder " in found[0]
+        assert "| 1,080 pictures |" in found[0] or "| 1080 |" in found[0]
+
+
 @pytest.mark.llm
 def test_the_strip_is_eight_pictures(tmp_path):
     if not available("SmolLM2-135M-Instruct"):
