@@ -102,13 +102,15 @@ class Evaluation:
         lay_out(self.args.prompts.partition(":")[0], items, self.folder)
 
     def judged(self) -> list[Judged]:
-        """The verdict on every picture, each judged once; all are drawn."""
+        """The verdict on every picture, each judged once as it is; all are drawn."""
         verdicts, found = Verdicts(self.folder), []
         for task in tqdm(self.tasks, unit="verdict", disable=None):
             path = self.pictures / task.name(self.args.count)
-            if path.name not in verdicts.known:
-                verdicts.add(path.name, self.judge.judge(load_picture(path), task.item))
-            found.append(Judged(task, path, verdicts.known[path.name]))
+            verdict = verdicts.of(path)
+            if verdict is None:
+                verdict = self.judge.judge(load_picture(path), task.item)
+                verdicts.add(path, verdict)
+            found.append(Judged(task, path, verdict))
         return found
 
     def _compared(self, judged: Sequence[Judged]) -> str:

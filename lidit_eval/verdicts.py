@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from lidit_core.errors import LiDiTError
+from lidit_core.io.hashes import sha256
 
 from .judges.judge import Verdict
 
@@ -13,7 +14,7 @@ NAME = "verdicts.jsonl"
 
 
 class Verdicts:
-    """The verdicts of an evaluation's pictures, by the pictures' names.
+    """The verdicts of an evaluation's pictures, by the pictures' names; of several the last counts.
 
     Raises:
         LiDiTError: the file holds something else; a last line that was cut is left out.
@@ -22,6 +23,7 @@ class Verdicts:
     def __init__(self, folder: Path) -> None:
         self.path = folder / NAME
         self.known: dict[str, Verdict] = {}
+        self.judged: dict[str, str] = {}  # the SHA-256 of what was judged, by the pictures' names
         if self.path.exists():
             self._read()
 
@@ -33,6 +35,7 @@ class Verdicts:
                 found = json.loads(line)
                 scores = {str(k): float(v) for k, v in found["scores"].items()}
                 self.known[found["picture"]] = Verdict(scores, str(found["seen"]))
+                self.judged[found["picture"]] = str(found.get("sha256"))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise LiDiTError(
                     f"line {number} of {self.path} is no verdict ({error}); delete the file, and "
@@ -42,9 +45,17 @@ class Verdicts:
             with open(self.path, "r+b") as file:
                 file.truncate(end)
 
-    def add(self, picture: str, verdict: Verdict) -> None:
-        """Keep the verdict of a picture."""
-        line = {"picture": picture, "scores": dict(verdict.scores), "seen": verdict.seen}
+    def of(self, picture: Path) -> Verdict | None:
+        """The verdict on a picture; None where none is known of the file as it is now."""
+        known = self.known.get(picture.name)
+        if known is None or not picture.is_file():
+            return None
+        return known if self.judged[picture.name] == sha256(picture) else None
+
+    def add(self, picture: Path, verdict: Verdict) -> None:
+        """Keep the verdict on a picture."""
+        name, digest = picture.name, sha256(picture)
+        line = {"picture": name, "sha256": digest, "scores": dict(verdict.scores)}
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        self.known[picture] = verdict
+            file.write(json.dumps({**line, "seen": verdict.seen}) + "\n")
+        self.known[name], self.judged[name] = verdict, digest

@@ -130,6 +130,23 @@ def test_drawn_scenes_hit_and_others_miss(evaluate, tmp_path):
     assert f"| 0 | {worse} |" in out.split("| all | strict |")[-1].splitlines()[0]
 
 
+@pytest.mark.font
+def test_a_picture_that_was_made_anew_is_judged_anew(evaluate, tmp_path):
+    """And no other: the report tells of the pictures as they are, each judged once."""
+    tasks = tasks_of(items_of("evaluation"), 0, 1, EVERY)
+    pictures = [Image.fromarray(p) for p in drawn([task.item.asked for task in tasks])]
+    paths = [tmp_path / task.name(1) for task in tasks]
+    for path, picture in zip(paths, [pictures[1], *pictures[1:]], strict=True):
+        picture.save(path)
+    assert evaluate("--pictures", str(tmp_path), "--out", "one", model=False)[0] == 0
+    assert scores(tmp_path / "one")["all", "strict"] == pytest.approx(8 / 9)
+    pictures[0].save(paths[0])
+    for _ in range(2):
+        assert evaluate("--pictures", str(tmp_path), "--out", "one", model=False)[0] == 0
+        assert scores(tmp_path / "one")["all", "strict"] == 1
+    assert len((tmp_path / "one" / NAME).read_bytes().splitlines()) == 9 + 1
+
+
 def test_prompts_are_written_for_pictures_made_elsewhere(evaluate, tmp_path):
     status, out, _ = evaluate("--write", "prompts.txt", model=False)
     assert status == 0 and out == "9 prompts in prompts.txt\n"
