@@ -8,6 +8,7 @@ scores by the same model alone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -42,7 +43,7 @@ class VQAJudge:
 
     def judge(self, picture: np.ndarray, item: Item) -> Verdict:
         image, questions = Image.fromarray(picture), _questions(item)
-        answers = {n: self._answer(image, q.text) == YES for n, q in questions.items()}
+        answers = {n: says_yes(self._answer(image, q.text)) for n, q in questions.items()}
         holds = what_holds(questions, answers)
         fails = [questions[n].text for n, held in holds.items() if not held]
         return Verdict({"facts": sum(holds.values()) / len(holds)}, "not: " + " ".join(fails))
@@ -55,7 +56,12 @@ class VQAJudge:
             text = self.processor.batch_decode(written, skip_special_tokens=True)[0]
         else:
             text = self.model.config.id2label[self.model(**given).logits.argmax(-1).item()]
-        return text.strip().lower()
+        return text
+
+
+def says_yes(answer: str) -> bool:
+    """Whether an answer's first word is yes: a model that writes may go on, as "Yes, there is."."""
+    return re.findall(r"\w+", answer.lower())[:1] == [YES]
 
 
 def _questions(item: Item) -> Mapping[int, Question]:
