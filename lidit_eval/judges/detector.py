@@ -13,12 +13,15 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
+from torch import Tensor
 
 from lidit_core.errors import check
 
 from ..benchmarks.item import Item
 from .judge import Verdict
+from .likeness import TwoTowers
 from .pretrained import open_pretrained
 
 THRESHOLD, WHEN_COUNTING = 0.3, 0.9  # of a detection's score
@@ -64,7 +67,7 @@ class DetectorJudge:
         )
         self.name, self.device = f"detector:{source}", device
         self.detector, self.processor = open_pretrained("ObjectDetection", detector, device)
-        self.clip = open_pretrained("ZeroShotImageClassification", clip, device) if clip else None
+        self.clip = TwoTowers(clip, device) if clip else None
 
     def judge(self, picture: np.ndarray, item: Item) -> Verdict:
         image, asked = Image.fromarray(picture), _asked(item)
@@ -87,17 +90,27 @@ class DetectorJudge:
                 of_class.append(tuple(found["boxes"][number].tolist()))
         return boxes
 
-    @torch.no_grad()
     def _colours(self, image: Image.Image, name: str, boxes: Sequence[Box]) -> list[str]:
-        """The colour of each box: the mean over the phrases of CLIP's likeness decides."""
+        """The colour of each box: that whose phrases CLIP finds nearest."""
         assert self.clip is not None  # as checked at the beginning
-        model, processor = self.clip
         texts = [phrase.format(c=c, o=name) for c in COLOURS for phrase in PHRASES]
         crops = [image.crop(box) for box in map(_at_least_a_pixel, boxes)]
-        given = processor(text=texts, images=crops, return_tensors="pt", padding=True)
-        logits = model(**given.to(self.device)).logits_per_image  # (boxes, texts)
-        likeness = logits.view(len(boxes), len(COLOURS), len(PHRASES)).mean(2)
-        return [COLOURS[number] for number in likeness.argmax(1).tolist()]
+        seen, read = self.clip.embeddings(crops, texts)
+        groups = read.view(len(COLOURS), len(PHRASES), -1)
+        return [COLOURS[number] for number in nearest_group(seen, groups)]
+
+
+def nearest_group(seen: Tensor, groups: Tensor) -> list[int]:
+    """The group of texts that each picture is nearest to, by the direction of the group's mean.
+
+    So GenEval's classifier has it; the mean of the cosines would favour texts that agree.
+
+    Args:
+        seen: (pictures, D), of length 1.
+        groups: (groups, texts, D), of length 1.
+    """
+    means = F.normalize(groups.mean(1), dim=-1)
+    return (seen @ means.T).argmax(1).tolist()
 
 
 def _at_least_a_pixel(box: Box) -> Box:

@@ -7,9 +7,11 @@ Radford et al. 2021 (arXiv 2103.00020), Zhai et al. 2023 (arXiv 2303.15343), Wan
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -38,15 +40,27 @@ class TwoTowers:
     @torch.no_grad()
     def cosines(self, picture: np.ndarray, texts: Sequence[str]) -> Tensor:
         """(texts,) in [-1, 1] for a picture (H, W, 3) uint8; a text that is too long is cut."""
+        logits = self._run([Image.fromarray(picture)], texts).logits_per_image[0].float()
+        bias = getattr(self.model, "logit_bias", None)
+        return (logits if bias is None else logits - bias.float()) / self.scale
+
+    @torch.no_grad()
+    def embeddings(
+        self, pictures: Sequence[Image.Image], texts: Sequence[str]
+    ) -> tuple[Tensor, Tensor]:
+        """(pictures, D) and (texts, D), each row of length 1; a text that is too long is cut."""
+        found = self._run(pictures, texts)
+        seen, read = found.image_embeds, found.text_embeds
+        return F.normalize(seen.float(), dim=-1), F.normalize(read.float(), dim=-1)
+
+    def _run(self, pictures: Sequence[Image.Image], texts: Sequence[str]) -> Any:
         given = self.processor(
-            text=list(texts), images=Image.fromarray(picture), return_tensors="pt",
+            text=list(texts), images=list(pictures), return_tensors="pt",
             padding="max_length" if self.fixed else True, truncation=True, max_length=self.most,
         )  # fmt: skip
         if self.fixed:
             given.pop("attention_mask", None)
-        logits = self.model(**given.to(self.device)).logits_per_image[0].float()
-        bias = getattr(self.model, "logit_bias", None)
-        return (logits if bias is None else logits - bias.float()) / self.scale
+        return self.model(**given.to(self.device))
 
     @property
     def scale(self) -> Tensor:

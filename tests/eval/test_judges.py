@@ -27,8 +27,15 @@ from transformers import (
 from lidit_core.errors import LiDiTError
 from lidit_eval.benchmarks.dpg import Question
 from lidit_eval.benchmarks.item import Item
-from lidit_eval.judges.detector import COLOURS, DetectorJudge, Found, faults, relations
-from lidit_eval.judges.likeness import LikenessJudge, QualityJudge
+from lidit_eval.judges.detector import (
+    COLOURS,
+    DetectorJudge,
+    Found,
+    faults,
+    nearest_group,
+    relations,
+)
+from lidit_eval.judges.likeness import LikenessJudge, QualityJudge, TwoTowers
 from lidit_eval.judges.vqa import VQAJudge, what_holds
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -278,6 +285,25 @@ def test_quality_is_clip_iqas(towers):
     found = judge.judge(noise(), Item("a cat", "x"))
     assert found.scores["CLIP-IQA"] == pytest.approx(float(expected), abs=1e-5)
     assert found == judge.judge(noise(), Item("a dog", "x"))
+
+
+def test_a_colour_is_that_of_the_phrases_mean_direction():
+    """Two phrases far apart whose mean points at the picture, and two that agree beside it."""
+    angles = torch.deg2rad(torch.tensor([[60.0, 60.0], [80.0, -80.0]]))
+    groups = torch.stack([angles.cos(), angles.sin()], dim=-1)
+    seen = torch.tensor([[1.0, 0.0], [0.5, 0.75**0.5]])
+    assert nearest_group(seen, groups) == [1, 0]
+    assert (groups @ seen[0]).mean(1).argmax() == 0  # by the mean of the cosines it were the other
+
+
+def test_embeddings_are_those_of_both_halves_at_length_1(towers):
+    from PIL import Image
+
+    own = TwoTowers(str(towers), "cpu")
+    seen, read = own.embeddings([Image.fromarray(noise(n)) for n in (3, 1)], ["a dog", "a cat"])
+    expected = embeddings(towers, noise(1), "a cat")
+    for found, other in zip((seen[1], read[1]), expected, strict=True):
+        assert torch.allclose(found, torch.nn.functional.normalize(other, dim=0), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["likeness", "quality"])
