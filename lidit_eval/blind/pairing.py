@@ -40,7 +40,11 @@ def pairs_of(first: Path, second: Path) -> list[Pair]:
     named = [(t.item.prompt, t.name(ours["count"])) for t in tasks_of(items, 0, ours["count"])]
     pairs = [Pair(prompt, one / name, other / name) for prompt, name in named]
     there = [pair for pair in pairs if pair.first.is_file() and pair.second.is_file()]
-    check(bool(there), f"{first} and {second} have no picture in common; expected some")
+    check(
+        bool(there),
+        f"{first} and {second} have no picture in common; expected some of one name in {one} and "
+        f"{other}, as seen from where lidit eval was typed",
+    )
     return there
 
 

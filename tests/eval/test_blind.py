@@ -90,6 +90,15 @@ def test_a_mistake_is_one_sentence(evaluations, words, told, capsys):
     assert not Path("blind.html").exists()
 
 
+def test_pictures_that_are_elsewhere_are_told(evaluations, capsys, monkeypatch):
+    """Evaluations of --pictures know these by the path that was typed."""
+    (evaluations / "below").mkdir()
+    monkeypatch.chdir(evaluations / "below")
+    assert main(["blind", "../before", "../after", "--out", "blind.html"]) == 2
+    told = capsys.readouterr().err
+    assert "in before-pictures and after-pictures, as seen from where lidit eval" in told
+
+
 def test_a_browser_counts_keeps_and_saves_the_choices(evaluations, tmp_path):
     """In Chromium: keys, clicks, going back, a page that is closed and opened, the saved file."""
     sync = pytest.importorskip("playwright.sync_api")
