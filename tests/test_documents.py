@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import re
 from pathlib import Path
 
@@ -26,6 +27,23 @@ def anchors(path: Path) -> set[str]:
     """The places in a document that a link may name: its headings, as GitHub writes them."""
     headings = re.findall(r"^#+ (.+)$", text_of(path), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_layers_of_the_design_are_those_of_the_contracts():
+    """A package's row has every layer of its contract, in its order; what stands in one, in any."""
+    contracts = configparser.ConfigParser()
+    contracts.read_string(text_of(ROOT / ".importlinter"))
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", text_of(ROOT / "docs" / "design.md"), re.MULTILINE)
+    held = {
+        section["containers"].split()[0].removeprefix("pack."): section["layers"]
+        for section in contracts.values()
+        if "containers" in section
+    }
+    layered = [(name, row) for name, row in rows if " · " in row]
+    assert {name for name, _ in layered} == set(PACKAGES) - {"nodes", "tests"}
+    for name, row in layered:
+        told = [set(re.findall(r"`(\w+)`", layer)) for layer in row.split(" · ")]
+        assert told == [set(re.findall(r"\w+", line)) for line in held[name].strip().split("\n")]
 
 
 def test_the_readme_is_read_in_minutes():
@@ -60,3 +78,5 @@ def test_links_and_files_of_a_document_are_there(path):
         assert there.exists(), target
         assert not anchor or anchor in anchors(there), target
     assert [name for name in NAMED.findall(text) if not (ROOT / name).exists()] == []
+    alone = set(re.findall(r"`(\w+\.py)`", text))
+    assert alone <= {file.name for file in ROOT.rglob("*.py") if ".venv" not in file.parts}
