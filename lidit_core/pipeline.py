@@ -270,6 +270,9 @@ def load_pipeline(
         cache: folder where the states of prompts outlive the process; None for none.
         spread: see `open_encoders`.
         loras: files, each with the strength at which it is added to the model's weights.
+    Raises:
+        LiDiTError: a file is missing, damaged or of another kind; an LLM is not there or none of
+            the model's; a LoRA is of another model; there is no such device.
     """
     path, named = find_model(model)
     config = read_config(path)

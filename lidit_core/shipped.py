@@ -25,7 +25,11 @@ SHIPPED_MODELS = {
 
 
 def find_model(name: str) -> tuple[Path, tuple[str, ...]]:
-    """The file of a model, and the LLMs that take part; () where the caller did not say."""
+    """The file of a model, and the LLMs that take part; () = the checkpoint's own, for a path.
+
+    Raises:
+        LiDiTError: the weights of a shipped name are not in this copy.
+    """
     if name not in SHIPPED_MODELS:
         return at_home(name), ()
     shipped = SHIPPED_MODELS[name]

@@ -27,7 +27,7 @@ class Drawer(Protocol):
 
 
 class LiDiTDrawer:
-    """Draws with a LI-DiT."""
+    """Draws with a LI-DiT; see `Pipeline.pictures`."""
 
     def __init__(self, pipeline: Pipeline, settings: Settings) -> None:
         self.pipeline, self.settings = pipeline, settings

@@ -12,7 +12,7 @@ SEED = 0  # of the bootstrap: two reports of the same verdicts are the same
 
 
 def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson score interval of a share."""
+    """Wilson's score interval (1927) of the share hits / n, in [0, 1]; z = 1.96 for 95 %."""
     if n == 0:
         return 0.0, 1.0
     share, width = hits / n, z * z / n
@@ -22,7 +22,10 @@ def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def bootstrap(values: Sequence[float]) -> tuple[float, float]:
-    """95 % interval of the mean of prompts' values, resampled (Efron 1979, percentiles)."""
+    """95 % interval of the mean of prompts' values, resampled (Efron 1979, percentiles).
+
+    Of no value it is (0, 1).
+    """
     if not len(values):
         return 0.0, 1.0
     drawn = np.asarray(values, np.float64)

@@ -33,7 +33,9 @@ def test_the_layers_of_the_design_are_those_of_the_contracts():
     """A package's row has every layer of its contract, in its order; what stands in one, in any."""
     contracts = configparser.ConfigParser()
     contracts.read_string(text_of(ROOT / ".importlinter"))
-    rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", text_of(ROOT / "docs" / "design.md"), re.MULTILINE)
+    rows = re.findall(
+        r"^\| `(\w+)` \| (.+) \|$", text_of(ROOT / "docs" / "design.md"), re.MULTILINE
+    )
     held = {
         section["containers"].split()[0].removeprefix("pack."): section["layers"]
         for section in contracts.values()

@@ -63,8 +63,10 @@ class RecordedPrompts:
 
     @cached_property
     def empty(self) -> Entry:
-        """The empty prompt's conditioning, of which all but sequence, pooled vector and mask is
-        every prompt's; of the encoder that is added to its own."""
+        """The empty prompt's conditioning by the encoder in whose form the bridge writes.
+
+        What it holds beside sequence, pooled vector and mask is every prompt's.
+        """
         if self.own is not None:
             return self.own.empty
         probes = self.recording.probes().prompts

@@ -38,6 +38,11 @@ CONFIG_TENSOR = "lidit_config"  # the same as bytes, where a host writes metadat
 
 
 def save_lidit(model_or_weights: LiDiT | Mapping[str, Tensor], config: LiDiTConfig, path) -> None:
+    """Write a checkpoint, with the terms that its LLMs' makers pass on.
+
+    Raises:
+        LiDiTError: a weight is not finite, or the file cannot be written.
+    """
     weights = model_or_weights
     if isinstance(weights, LiDiT):
         weights = weights.state_dict()
@@ -47,7 +52,11 @@ def save_lidit(model_or_weights: LiDiT | Mapping[str, Tensor], config: LiDiTConf
 
 
 def read_config(path: str | Path) -> LiDiTConfig:
-    """The configuration of a checkpoint whose tensors have its sizes; no weight is read."""
+    """The configuration of a checkpoint whose tensors have its sizes; no weight is read.
+
+    Raises:
+        LiDiTError: it is missing, damaged or another kind of file.
+    """
     with opened(path) as file:
         named = [k for k in file.keys() if k.removeprefix(HOST_PREFIX) == CONFIG_TENSOR]
         as_tensor = file.get_tensor(named[0]) if named else None
@@ -76,7 +85,11 @@ def config_tensor(config: LiDiTConfig) -> Tensor:
 
 
 def read_lidit(path: str | Path) -> tuple[LiDiTConfig, dict[str, Tensor]]:
-    """Configuration and checked weights, whatever a host put before their names."""
+    """Configuration and checked weights, whatever a host put before their names.
+
+    Raises:
+        LiDiTError: it is missing, damaged or another kind of file.
+    """
     tensors, metadata = read_safetensors(path)
     tensors = _without_host(tensors)
     config = config_of(metadata, path, tensors.pop(CONFIG_TENSOR, None))

@@ -26,6 +26,8 @@ TEXT_PREFIX = "cond_stage_model."  # before the text encoder's tensors, as in SD
 
 @dataclass(frozen=True)
 class DemoConfig:
+    """What a demo checkpoint is: stored as JSON in the metadata of its file."""
+
     latent: LatentFormat
     native_size: int = 64  # pixels
     prediction: str = "v"

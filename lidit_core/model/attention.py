@@ -12,6 +12,8 @@ MASKED = -1e4  # bias of a key that must not be seen: exp() of it is 0 in every 
 
 
 class AttentionFunction(Protocol):
+    """Multi-head attention; shapes as of `scaled_dot_product`."""
+
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None
     ) -> Tensor: ...

@@ -89,6 +89,8 @@ class QKNorm(nn.Module):
 
 
 class SelfAttention(nn.Module):
+    """Multi-head self-attention: x (B, L, D) -> (B, L, D); queries and keys normed by `QKNorm`."""
+
     def __init__(
         self, width: int, heads: int, qk_norm=True, operations=nn, dtype=None, device=None
     ) -> None:
@@ -107,6 +109,8 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
+    """Tokens x (B, L, D) read a context (B, K, D) -> (B, L, D); normed as in `SelfAttention`."""
+
     def __init__(
         self, width: int, heads: int, qk_norm=True, operations=nn, dtype=None, device=None
     ) -> None:
@@ -173,4 +177,5 @@ def plain_norm(width: int, operations=nn, dtype=None, device=None) -> nn.Module:
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x · (1 + scale) + shift, as in DiT: x (B, L, D), shift and scale (B, 1, D)."""
     return torch.addcmul(shift, x, 1 + scale)

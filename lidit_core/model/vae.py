@@ -27,7 +27,7 @@ def convolution(layers: nn.Sequential, index: int) -> nn.Conv2d:
 
 
 def bias_of(layer: nn.Conv2d) -> nn.Parameter:
-    """Of a convolution that has one in the layout."""
+    """The bias (C,) of a convolution that has one in the layout."""
     return cast(nn.Parameter, layer.bias)
 
 
@@ -117,9 +117,11 @@ class TinyAutoencoder(nn.Module):
         return self
 
     def encode(self, pictures: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1] -> (B, 16, H/8, W/8), not normalised."""
         return self.taesd_encoder(pictures) / self.vae_scale + self.vae_shift
 
     def decode(self, latents: Tensor) -> Tensor:
+        """The inverse of `encode`, up to what it loses; in [0, 1]."""
         return self.taesd_decoder((latents - self.vae_shift) * self.vae_scale).clamp(0, 1)
 
     def skip_zero_blocks(self) -> "TinyAutoencoder":
