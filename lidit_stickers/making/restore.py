@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from lidit_core.diffusion.objectives import add_noise
 from lidit_core.diffusion.sampling import sample
-from lidit_core.errors import exit_status
+from lidit_core.errors import check, exit_status
 from lidit_core.io.tensors import write_safetensors
 from lidit_core.model.latents import denormalise, normalise
 from lidit_core.pipeline import Pipeline, load_pipeline
@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--time", type=float, default=TIME, help="up to which noise is added")
     parser.add_argument("--size", type=int, default=128, help="pixels")
     options = parser.parse_args()
+    check(options.captions >= 1, f"--captions is {options.captions}; expected 1 or more")
     torch.manual_seed(SEED)
     pipeline, rng = load_pipeline(options.model, device="cpu"), np.random.default_rng(SEED)
     latents, drawings = [], []

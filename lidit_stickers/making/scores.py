@@ -20,17 +20,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lidit_core.checkpoints.lidit import read_config
-from lidit_core.errors import LiDiTError, exit_status
+from lidit_core.errors import LiDiTError, check, exit_status
 from lidit_core.io.atomic import replacing
 from lidit_core.io.hashes import sha256
 from lidit_core.shipped import find_model, find_vae
 from lidit_eval.command import evaluate
 from lidit_eval.report import Judged, Score, scores_of
 
+from ..evaluation import PER_CATEGORY
+
 COMMAND = (
     "python -m lidit_stickers.making.scores --out runs/scores --write README.md docs/results.md"
 )
 MEASURES = ("strict", "nearest")
+TABLES = ("fixed", "lists")  # as documents mark them
 TARGETS = {  # strict, nearest
     "single object": (0.90, 0.97),
     "two objects": (0.80, 0.93),
@@ -94,11 +97,16 @@ def weights() -> str:
     return f"Weights {sha256(path)[:12]}, autoencoder {sha256(vae)[:12]}"
 
 
-def tables(judged: dict[PromptList, Sequence[Judged]]) -> dict[str, str]:
-    """The tables in Markdown, by the names that documents mark."""
-    head = f"{weights()}; `{COMMAND}`:\n\n"
-    made = {"fixed": _fixed(judged[FIXED]), "lists": _lists(judged)}
-    return {name: head + "".join(f"{line}\n" for line in lines) for name, lines in made.items()}
+def tables(judged: dict[PromptList, Sequence[Judged]], every: int = 1) -> dict[str, str]:
+    """The tables in Markdown, by the names that documents mark.
+
+    Args:
+        every: only every so many prompts were drawn, which the tables say.
+    """
+    fewer = f" --every {every}" * (every > 1)
+    head = f"{weights()}; `{COMMAND}{fewer}`:\n\n"
+    made = zip(TABLES, (_fixed(judged[FIXED]), _lists(judged)), strict=True)
+    return {name: head + "".join(f"{line}\n" for line in lines) for name, lines in made}
 
 
 def _fixed(judged: Sequence[Judged]) -> Iterator[str]:
@@ -132,20 +140,28 @@ def _interval(score: Score) -> str:
     return f"{score.low:.3f}–{score.high:.3f}"
 
 
-def write(document: Path, made: dict[str, str]) -> None:
-    """Put the tables in the places that a document marks.
+def read(document: Path) -> str:
+    """The text of a document that marks places for tables.
 
     Raises:
-        LiDiTError: it marks none, or one of another name.
+        LiDiTError: it cannot be read, or marks none, or one of another name.
     """
-    text = document.read_text(encoding="utf-8")
+    try:
+        text = document.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LiDiTError(f"{document} cannot be read ({error}); expected a document") from error
     marked = [name for _, name, _ in BLOCK.findall(text)]
-    if not marked or not set(marked) <= set(made):
+    if not marked or not set(marked) <= set(TABLES):
         raise LiDiTError(
             f"{document} marks {', '.join(marked) or 'no table'}; expected `<!-- scores: NAME -->` "
-            f"and `<!-- end of scores -->`, NAME one of {', '.join(made)}"
+            f"and `<!-- end of scores -->`, NAME one of {', '.join(TABLES)}"
         )
-    text = BLOCK.sub(lambda found: found[1] + made[found[2]] + found[3], text)
+    return text
+
+
+def write(document: Path, made: dict[str, str]) -> None:
+    """Put the tables in the places that a document marks, see `read`."""
+    text = BLOCK.sub(lambda found: found[1] + made[found[2]] + found[3], read(document))
     with replacing(document) as beside:
         beside.write_text(text, encoding="utf-8")
 
@@ -158,8 +174,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--write", type=Path, nargs="*", default=[], help="documents with tables")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only every Nth prompt")
     options = parser.parse_args(arguments)
+    check(
+        1 <= options.every <= PER_CATEGORY,
+        f"--every is {options.every}; expected 1 to {PER_CATEGORY}, so that every category has a "
+        "prompt",
+    )
+    for document in options.write:
+        read(document)  # drawing takes hours: a mistake is told before
     out = options.out / sha256(find_model("stickers")[0])[:12]
-    made = tables({each: evaluate(*each.words(out, options.every)) for each in LISTS})
+    judged: dict[PromptList, Sequence[Judged]]
+    judged = {each: evaluate(*each.words(out, options.every)) for each in LISTS}
+    made = tables(judged, options.every)
     for document in options.write:
         write(document, made)
     print("\n".join(made.values()), end="")

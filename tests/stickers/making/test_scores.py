@@ -14,6 +14,7 @@ from lidit_core.errors import LiDiTError
 from lidit_core.io.hashes import sha256
 from lidit_core.llm.locate import available
 from lidit_core.paths import SHIPPED_WEIGHTS
+from lidit_stickers.making import scores
 from lidit_stickers.making.scores import BLOCK, write
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -44,6 +45,7 @@ def test_the_tables_are_drawn_judged_and_written(tmp_path):
     fixed, lists = (text[found.end(1) : found.start(3)] for found in BLOCK.finditer(text))
     assert told == f"{fixed}\n{lists}"
     assert fixed.startswith(f"Weights {sha256(WEIGHTS)[:12]}, autoencoder ")
+    assert "docs/results.md --every 180`:" in fixed and "--every 180`:" in lists
     assert "| 6 pictures | single object | two objects |" in fixed
     assert lists.count("\n|") == 2 + 9  # a head and nine lists
     assert text.startswith("above\n") and "between\n" in text and text.endswith("below\n")
@@ -64,6 +66,21 @@ def test_a_document_without_a_place_is_one_sentence(tmp_path):
         with pytest.raises(LiDiTError, match=told):
             write(document, {"fixed": "", "lists": ""})
         assert document.read_text() == text
+
+
+def test_a_mistake_is_told_before_anything_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(scores, "evaluate", None)
+    (tmp_path / "document.md").write_text("nothing")
+    for words, told in {
+        ("--write", "document.md"): "marks no table",
+        ("--write", "none.md"): "none.md cannot be read",
+        ("--every", "0"): "--every is 0",
+        ("--every", "181"): "--every is 181; expected 1 to 180",
+    }.items():
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(LiDiTError, match=told):
+            scores.main(["--out", "out", *words])
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("name", "tables"), [("README.md", 1), ("docs/results.md", 2)])
