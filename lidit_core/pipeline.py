@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -32,6 +32,7 @@ from .text.encoder import pad_states
 from .text.notes import prompt_notes
 from .text.prompt_encoder import PromptEncoder
 from .text.states import LLMStates, stack_states
+from .text.templates import InstructionTemplate, find_template
 
 log = logging.getLogger(__name__)
 
@@ -260,6 +261,7 @@ def load_pipeline(
     cache: Path | None = None,
     spread: bool = False,
     loras: Sequence[tuple[str | Path, float]] = (),
+    template: str | InstructionTemplate | None = None,
 ) -> Pipeline:
     """Everything that is needed to draw.
 
@@ -270,13 +272,31 @@ def load_pipeline(
         cache: folder where the states of prompts outlive the process; None for none.
         spread: see `open_encoders`.
         loras: files, each with the strength at which it is added to the model's weights.
+        template: the instruction around prompts for every LLM, see `find_template`; None = the
+            one that the model was trained on.
     Raises:
         LiDiTError: a file is missing, damaged or of another kind; an LLM is not there or none of
-            the model's; a LoRA is of another model; there is no such device.
+            the model's; a LoRA is of another model; there is no such device or template.
     """
     path, named = find_model(model)
     config = read_config(path)
     device = find_device(device)
-    encoders = open_encoders(config, choose_llms(config, llms, named), device, cache, spread)
+    chosen = choose_llms(config, llms, named)
+    encoders = open_encoders(_read_by(config, template), chosen, device, cache, spread)
     vae = load_vae(find_vae(config.latent, path), device=device)
     return Pipeline(load_with_loras(path, loras, device=device), vae, encoders, device)
+
+
+def _read_by(config: LiDiTConfig, template: str | InstructionTemplate | None) -> LiDiTConfig:
+    """The configuration with another template for every LLM; None = as it is."""
+    if template is None:
+        return config
+    found = find_template(template)
+    trained = {spec.template.name for spec in config.llms if spec.template != found}
+    if trained:
+        log.warning(
+            "the template %s stands in for %s, which the model was trained on",
+            found.name,
+            " and ".join(sorted(trained)),
+        )
+    return replace(config, llms=tuple(replace(spec, template=found) for spec in config.llms))

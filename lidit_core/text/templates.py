@@ -176,9 +176,14 @@ def find_template(source: str | InstructionTemplate) -> InstructionTemplate:
     """A template by the name of a preset, by its file's path, or from its text.
 
     Only text with `{prompt}` in it is taken for the template itself.
+
+    Raises:
+        LiDiTError: there is none, or its file cannot be read.
     """
     if isinstance(source, InstructionTemplate):
         return source
+    if not isinstance(source, str):
+        raise LiDiTError(f"a template is {shown(source)}; expected text: its name, file or words")
     if source in PRESETS:
         return PRESETS[source]
     if "{prompt}" in source:
