@@ -16,7 +16,7 @@ from lidit_core.pipeline import find_device
 
 from . import pairs, record
 from .benchmarks.item import Item
-from .benchmarks.layouts import lay_out
+from .benchmarks.layouts import check_count, lay_out
 from .drawers import model_file, open_drawer
 from .drawing import FOLDER, draw_missing, load_picture
 from .items import Task, items_of, prompts_hash, requests_hash, tasks_of
@@ -33,6 +33,7 @@ class Evaluation:
         self.args, self.folder = args, args.out
         self.items = items_of(args.prompts)
         self.tasks = tasks_of(self.items, args.seed, args.count, args.every)
+        check_count(self._benchmark, args.count)
         self.device = find_device(args.device)
         self.judge: Judge = open_judge(self._judge_name(), self.items, self.device)
         self.pictures = args.pictures or args.out / FOLDER
@@ -45,13 +46,17 @@ class Evaluation:
         record.begin(self.folder, about)
         if self.args.pictures is None:
             self._draw(about)
-        self._lay_out()
         judged = self.judged()
+        self._lay_out()  # pictures that can be read
         text = write_report(self.folder, about, judged, self.judge)
         return text + self._compared(judged)
 
     def _judge_name(self) -> str:
         return self.args.judge or default_judge(self.args.prompts)
+
+    @property
+    def _benchmark(self) -> str:
+        return self.args.prompts.partition(":")[0]
 
     def _record(self) -> dict[str, Any]:
         args = self.args
@@ -99,7 +104,7 @@ class Evaluation:
         for task in self.tasks:
             name = self.pictures / task.name(self.args.count)
             items.setdefault(task.index, (task.item, []))[1].append(name)
-        lay_out(self.args.prompts.partition(":")[0], items, self.folder)
+        lay_out(self._benchmark, items, self.folder)
 
     def judged(self) -> list[Judged]:
         """The verdict on every picture, each judged once as it is; all are drawn."""

@@ -5,8 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lidit_core.errors import check
+
 from . import compbench, dpg, geneval
 from .item import Item
+
+
+def check_count(benchmark: str, count: int) -> None:
+    """Raise unless a benchmark's evaluator takes so many pictures of an item."""
+    most = dpg.ASIDE**2
+    check(
+        benchmark != "dpg-bench" or count <= most,
+        f"--count is {count}, and DPG-Bench's evaluator reads {most} pictures of a prompt; "
+        f"expected 1 to {most}",
+    )
 
 
 def lay_out(benchmark: str, items: Mapping[int, tuple[Item, Sequence[Path]]], out: Path) -> None:

@@ -194,9 +194,23 @@ def test_a_benchmarks_pictures_lie_as_its_own_evaluator_reads_them(evaluate, tmp
         (["--count", "0"], True, "--count is 0; expected 1 or more"),
         (["--against", "nowhere"], True, "nowhere holds no evaluation"),
         (["--pictures", "none"], False, "none/00000.png cannot be read"),
+        (
+            ["--pictures", "none", "--prompts", "geneval:one.jsonl"],
+            False,
+            "none/00000.png cannot be read",
+        ),
+        (
+            ["--prompts", "dpg-bench:prompts", "--count", "5"],
+            True,
+            "--count is 5, and DPG-Bench's evaluator reads 4 pictures of a prompt",
+        ),
     ],
 )
-def test_mistakes_are_told_in_a_sentence(evaluate, words, model, sentence):
+def test_mistakes_are_told_in_a_sentence(evaluate, tmp_path, words, model, sentence):
+    asked = {"tag": "counting", "include": [{"class": "cat", "count": 2}], "prompt": "two cats"}
+    (tmp_path / "one.jsonl").write_text(json.dumps(asked) + "\n")
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / "0.txt").write_text("two cats\n")
     status, _, err = evaluate("--out", "out", *words, model=model)
     assert status == 2 and sentence in err and err.count("\n") == 1, err
 
