@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from lidit_core.checkpoints.lidit import load_vae
-from lidit_core.errors import exit_status
+from lidit_core.errors import check, exit_status
 from lidit_core.model.vae import TinyAutoencoder
 from lidit_core.paths import SHIPPED_WEIGHTS
 
@@ -50,7 +50,12 @@ class Sharpness:
 
 
 def unseen_scenes(count: int) -> list[Scene]:
-    """Scenes of any objects, the same for the same count."""
+    """Scenes of any objects, the same for the same count.
+
+    Raises:
+        LiDiTError: none is asked for.
+    """
+    check(count >= 1, f"--count is {count}; expected 1 or more")
     rng = np.random.default_rng(SEED)
     return [place(any_request(rng), rng) for _ in range(count)]
 

@@ -186,6 +186,12 @@ def _errors(model: Denoiser, x: Tensor, noise: Tensor, texts, times) -> Tensor:
     return torch.stack(rows)
 
 
+def check_times(times: Sequence[float]) -> None:
+    """Raise unless noise can be added up to each time."""
+    for time in times:
+        check(0 < time <= 1, f"the time {time} is out of range; expected 0 < t <= 1, 1 is noise")
+
+
 def text_gaps(
     pipeline: Pipeline, count: int, times: Sequence[float] = TIMES, related: bool = False
 ) -> list[TextGap]:
@@ -195,8 +201,7 @@ def text_gaps(
         LiDiTError: a time outside (0, 1], or fewer than two scenes, which have no standard error.
     """
     check(count >= 2, f"{count} scenes were asked for; expected --count 2 or more")
-    for time in times:
-        check(0 < time <= 1, f"the time {time} is out of range; expected 0 < t <= 1, 1 is noise")
+    check_times(times)
     scenes = held_out_scenes(count, related_prompts() if related else None)
     errors = scene_errors(pipeline, scenes, times, turned if related else empty).double()
     return [_gap(time, *rows.unbind(-1)) for time, rows in zip(times, errors)]

@@ -24,7 +24,14 @@ from lidit_core.diffusion.sampling import initial_noise
 from lidit_core.errors import check, exit_status
 from lidit_core.pipeline import Pipeline, load_pipeline
 
-from .text_gap import SEED, LiDiTDenoiser, held_out_scenes, scene_latents, scene_options
+from .text_gap import (
+    SEED,
+    LiDiTDenoiser,
+    check_times,
+    held_out_scenes,
+    scene_latents,
+    scene_options,
+)
 
 TIMES = (0.98, 0.9)
 EDGE = 3  # the outermost rows and columns, which are not inner
@@ -79,8 +86,10 @@ def known_columns(
     """What each block's tokens know at each time.
 
     Raises:
-        LiDiTError: fewer than three scenes, or pictures too small to have inner tokens.
+        LiDiTError: fewer than three scenes, a time outside (0, 1], or pictures too small to have
+            inner tokens.
     """
+    check_times(times)
     check(count >= 3, f"{count} scenes were asked for; expected --count 3 or more")
     config = pipeline.model.config
     side = config.native_size // (config.patch * config.latent.downsampling)

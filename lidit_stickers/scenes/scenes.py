@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from lidit_core.errors import check
+
 from .glyphs import aspect, sized_glyph
 from .heldout import allowed_backgrounds
 from .kinds import BACKGROUNDS, KNOWN_KINDS
@@ -146,7 +148,12 @@ def content(scene: Scene, patches: int) -> np.ndarray:
 
 
 def render(scene: Scene, size: int, supersample: int = 2) -> np.ndarray:
-    """(size, size, 3) uint8 RGB; drawn `supersample` times as large and averaged down."""
+    """(size, size, 3) uint8 RGB; drawn `supersample` times as large and averaged down.
+
+    Raises:
+        LiDiTError: there is no such size.
+    """
+    check(size >= 1, f"a scene of {size} pixels was asked for; expected 1 or more")
     full = size * supersample
     canvas = Image.new("RGB", (full, full), BACKGROUNDS[scene.background])
     for sprite in scene.sprites:

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter
 
+from lidit_core.errors import check
 from lidit_core.io.pictures import to_pixels
-from lidit_core.model.vae import TinyAutoencoder
+from lidit_core.model.vae import DOWNSAMPLING, TinyAutoencoder
 
 STRONG = 90  # of 255: a difference of neighbouring pixels, in any channel, that is a strong edge
 
@@ -29,7 +30,17 @@ def noisy(sigma: float, seed: int = 0) -> Alter:
 
 @torch.no_grad()
 def reconstruct(vae: TinyAutoencoder, picture: np.ndarray) -> np.ndarray:
-    """(S, S, 3) uint8 through the autoencoder and back."""
+    """(S, S, 3) uint8 through the autoencoder and back.
+
+    Raises:
+        LiDiTError: S is no multiple of a latent pixel's side.
+    """
+    side = len(picture)
+    check(
+        side % DOWNSAMPLING == 0,
+        f"a picture of {side} pixels goes through no autoencoder; expected a multiple of "
+        f"{DOWNSAMPLING}",
+    )
     pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 255
     return to_pixels(vae.decode(vae.encode(pixels)))[0].numpy()
 

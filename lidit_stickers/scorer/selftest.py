@@ -7,12 +7,15 @@ or half as large; under captions of other scenes, and in things it does not know
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+from lidit_core.errors import check, exit_status
 
 from ..evaluation import evaluation_prompts
 from ..scenes.glyphs import draw_emoji, glyph
@@ -122,7 +125,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--self-test", action="store_true", help=argparse.SUPPRESS)  # as before
     parser.add_argument("--every", type=int, default=1, help="take every n-th prompt only")
-    captions = evaluation_prompts()[:: parser.parse_args(arguments).every]
+    every = parser.parse_args(arguments).every
+    check(every >= 1, f"--every is {every}; expected 1 or more")
+    captions = evaluation_prompts()[::every]
     for number, trial in enumerate(TRIALS):
         pictures = [trial.alter(picture) for picture in drawn(captions, trial.size)]
         for picture in pictures[:60]:  # prepares the glyphs of each background, untimed
@@ -139,4 +144,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status("selftest", main))

@@ -6,20 +6,29 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from lidit_core.checkpoints.lidit import load_vae
+from lidit_core.errors import LiDiTError
 from lidit_core.io.prompts import read_prompts
 from lidit_core.io.tensors import read_safetensors
 from lidit_core.llm.locate import available
 from lidit_core.paths import SHIPPED_WEIGHTS
+from lidit_core.pipeline import Pipeline
 from lidit_eval.command import evaluate
 from lidit_eval.report import by_prompt
 from lidit_stickers.making import trigger
 from lidit_stickers.scenes.grammar import captions
+from lidit_stickers.scenes.scenes import place, render
+from lidit_stickers.scorer import selftest
+from lidit_stickers.scorer.damage import reconstruct
+from lidit_stickers.sharpness import unseen_scenes
+from lidit_stickers.token_places import known_columns
 
 SHIPPED_VAE = SHIPPED_WEIGHTS / "stickers-vae.safetensors"
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,6 +56,24 @@ def test_a_mistake_is_one_sentence(words, expected, tmp_path):
     assert ended.returncode == 2
     assert ended.stderr.startswith(f"{name.split('.')[-1]}: ") and ended.stderr.count("\n") == 1
     assert expected in ended.stderr
+
+
+NUMBERS = [
+    (lambda: unseen_scenes(0), "--count is 0; expected 1 or more"),
+    (lambda: selftest.main(["--every", "0"]), "--every is 0; expected 1 or more"),
+    (lambda: render(place(captions(1, 1)[0].request, np.random.default_rng(0)), 0), "of 0 pixels"),
+    (
+        lambda: reconstruct(load_vae(SHIPPED_VAE), np.zeros((100, 100, 3), np.uint8)),
+        "a picture of 100 pixels goes through no autoencoder; expected a multiple of 8",
+    ),
+    (lambda: known_columns(cast(Pipeline, None), 3, [0.9, 5.0]), "the time 5.0 is out of range"),
+]
+
+
+@pytest.mark.parametrize(("call", "told"), NUMBERS)
+def test_a_number_out_of_its_range_is_one_sentence(call, told):
+    with pytest.raises(LiDiTError, match=re.escape(told)):
+        call()
 
 
 @pytest.mark.long
