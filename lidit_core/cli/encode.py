@@ -2,7 +2,9 @@
 
 The language models and their templates are those of the model. With --out the hidden states are
 kept as a safetensors file, as Save Conditioning in ComfyUI writes it: put it into the folder
-models/conditioning there, and Load Conditioning lists it.
+models/conditioning there, and Load Conditioning lists it. With --next each language model also
+tells what it would write after the prompt, with the model's instruction and without any (the
+paper's Figure 4): what it is about to write is what its states hold.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ examples:
   lidit encode "a cat to the left of a dog"
   lidit encode "一只猫" --model stickers-duo
   lidit encode "a cat" --out cat.safetensors
+  lidit encode "a cat to the left of a dog" --next 24
 """
 
 
@@ -34,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="language model, as for generate (those of the model)",
     )
     add("--out", type=Path, metavar="FILE", help="keep the hidden states here")
+    add("--next", type=int, metavar="N", help="tell what would be written next, in N tokens")
     add("--device", metavar="NAME", help="cpu, cuda, mps … (NVIDIA or AMD GPU, else cpu)")
     add_for_llms(parser)
 
@@ -41,12 +45,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from ..branches import choose_llms, open_encoders
     from ..checkpoints.lidit import read_config
+    from ..errors import check
     from ..io.conditioning import EncodedPrompts, write_encoded
     from ..model.prompt_text import BranchText, PromptText, encoded_prompt, reading_of
     from ..pipeline import find_device
     from ..shipped import find_model
     from ..text.encoder import pad_states
 
+    check(
+        args.next is None or 1 <= args.next <= 4096,
+        f"--next is {args.next}; expected 1 to 4096 tokens",
+    )
     path, named = find_model(args.model)
     config = read_config(path)
     chosen = choose_llms(config, args.llm, named)
@@ -60,12 +69,27 @@ def run(args: argparse.Namespace) -> int:
         kept = pad_states([states.cpu()])
         read.append(BranchText(spec.name, kept, reading=reading, used=states.used))
         print(_describe(spec, args.prompt, states))
+        if args.next:
+            print(_continued(encoder, args.prompt, args.next))
     if args.out:
         prompt = args.prompt.encode("utf-8", "replace").decode()  # as the renderer reads it
         whole = encoded_prompt(PromptText(tuple(read)), prompt)
         write_encoded(args.out, EncodedPrompts([whole], {"model": Path(args.model).name}))
         print(args.out)
     return 0
+
+
+def _continued(encoder, prompt: str, tokens: int) -> str:
+    """What an LLM would write next, by its template and by none."""
+    from ..text.expansion import continued
+
+    llm, own = encoder.encoder().llm, encoder.template
+    told = [(own.name, own), ("none", "none")] if own.name != "none" else [("none", own)]
+    lines = (
+        f"  next     {name!r}: {continued(llm, encoder.source, prompt, template, tokens)!r}"
+        for name, template in told
+    )
+    return "\n".join(lines)
 
 
 def _describe(spec, prompt: str, states) -> str:

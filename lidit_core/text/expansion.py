@@ -1,4 +1,4 @@
-"""Prompt expansion: an LLM that was tuned for chat writes a short prompt out."""
+"""What an LLM writes: a short prompt written out, if it was tuned for chat, or what comes next."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -16,7 +16,7 @@ from ..llm.writer import writer
 from ..progress import tell
 from .chat import PLACEHOLDER, render_chat
 from .renderer import PromptRenderer
-from .templates import InstructionTemplate, with_texts
+from .templates import InstructionTemplate, find_template, with_texts
 
 REPLY = "\ue0f3reply\ue0f4"  # private-use characters, as `PLACEHOLDER`
 INSTRUCTION = """\
@@ -152,6 +152,39 @@ def expand(
         reply = _written(made.model, ids, place, renderer.stops(), expansion)
         added = made.added
     return finished(llm.tokenizer, reply, renderer.stops(), Expanded("", 0, added))
+
+
+def continued(
+    llm: LLM,
+    source: str | Path,
+    prompt: str,
+    template: str | InstructionTemplate,
+    max_tokens: int = 24,
+    device: torch.device | str | None = None,
+) -> str:
+    """What an LLM would write next after a prompt as a template has it, base models too.
+
+    It is the likeliest text, with what stands for special tokens. The paper's Figure 4 compares
+    it with and without instruction: what an LLM is about to write is what its states hold.
+
+    Args:
+        source: what the LLM was loaded from; see `lidit_core.llm.locate`.
+        max_tokens: written at most, 1 to 4096.
+
+    Raises:
+        LiDiTError: the LLM's files lack what it needs to write, or its kind does not write.
+    """
+    how = Expansion(temperature=0, max_tokens=max_tokens)
+    room, tokenizer = max(llm.context - max_tokens, 1), cast(Any, llm.tokenizer)
+    ids = PromptRenderer(tokenizer, find_template(template), room, room)(prompt).ids
+    start = tokenizer.bos_token_id
+    ids = ids or ((start,) if start is not None else ())
+    check(bool(ids), f"{llm.name} reads nothing of an empty prompt; expected a few words")
+    end = tokenizer.eos_token_id
+    place = torch.device(device or llm.device)
+    with writer(llm, source, place) as made:
+        reply = _written(made.model, ids, place, [] if end is None else [end], how)
+    return tokenizer.decode(reply)
 
 
 def finished(tokenizer, reply: list[int], stops: list[int], so_far: Expanded) -> Expanded:

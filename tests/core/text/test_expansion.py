@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +17,16 @@ from lidit_core.llm.loading import load_llm
 from lidit_core.llm.locate import available
 from lidit_core.llm.writer import writer
 from lidit_core.text.encoder import LLMEncoder
-from lidit_core.text.expansion import Expanded, Expansion, expand, finished, reply_renderer
+from lidit_core.text.expansion import (
+    Expanded,
+    Expansion,
+    continued,
+    expand,
+    finished,
+    reply_renderer,
+)
+from lidit_core.text.renderer import PromptRenderer
+from lidit_core.text.templates import find_template
 
 SMOLLM2 = "SmolLM2-135M-Instruct"
 TURNS = (  # as Gemma's: a system role is refused, and the LLM's turns are called model
@@ -62,6 +72,35 @@ def test_equal_to_transformers(family, block, tmp_path):
     assert (
         found.added == whole - cut >= 0
     )  # nothing where all blocks lie there and the head is tied
+
+
+@pytest.mark.parametrize("template", ["short", "none"])
+@pytest.mark.parametrize("family", ["Llama", "Gemma3Text"])
+def test_what_comes_next_is_what_transformers_writes(family, template, tmp_path, capsys):
+    """Of a tokenizer with a chat template and of one without, by function and by command."""
+    from tiny_lidit import lidit_config, save_lidit_files
+
+    tokenizer = plain_tokenizer() if family == "Gemma3Text" else chat_tokenizer()
+    folder = save_llm(tmp_path / "one", family, tokenizer)
+    llm = load_llm(folder, dtype=torch.float32)
+    ids = PromptRenderer(llm.tokenizer, find_template(template), 99, 99)("a red cat").ids
+    given = torch.tensor([ids])
+    written = reference_model(folder).generate(
+        given, attention_mask=torch.ones_like(given), max_new_tokens=9, do_sample=False,
+        eos_token_id=llm.tokenizer.eos_token_id, pad_token_id=0,
+    )  # fmt: skip
+    expected = llm.tokenizer.decode(written[0, len(ids) :])
+    assert continued(llm, folder, "a red cat", template, 9) == expected
+    if template == "short":
+        config = lidit_config("one")
+        spec = replace(config.llms[0], template=find_template(template), width=llm.width)
+        model = save_lidit_files(tmp_path, replace(config, llms=(spec,)))
+        words = ["encode", "a red cat", "--model", str(model), "--llm", f"one={folder}"]
+        assert main([*words, "--next", "9", "--device", "cpu"]) == 0
+        told = capsys.readouterr().out
+        assert f"next     'short': {expected!r}\n" in told and "next     'none': " in told
+        assert main([*words, "--next", "0"]) == 2
+        assert "--next is 0; expected 1 to 4096" in capsys.readouterr().err
 
 
 def test_the_llm_reads_as_before_and_nothing_is_kept(llama):
