@@ -21,6 +21,7 @@ from .rows import TeacherRows
 from .teacher import Teacher, read_teacher
 
 MOST = 500  # held out prompts: more would tell little more
+ALIKE = 0.05  # distance of empty prompts above which an encoder is told to be another
 
 
 @dataclass(frozen=True)
@@ -138,25 +139,36 @@ def form(spec: TeacherSpec, rows: AnyRows) -> tuple:
     return spec.layouts, spec.width, spec.pooled, spec.masked, read
 
 
+def empty_distance(kept: Entry, other: Entry) -> float:
+    """How far the empty prompts of two encoders are apart, as a share; inf of other shapes.
+
+    It tells encoders of one tokenizer and width apart, such as a CLIP and one trained further.
+    """
+    one, two = kept[0].float().cpu(), other[0].float().cpu()
+    if one.shape != two.shape:
+        return float("inf")
+    return float((one - two).norm() / one.norm().clamp(min=1e-12))
+
+
 def _added_to(own: RecordedPrompts, target: RecordedPrompts) -> RecordedPrompts:
     """The recording of an encoder that a bridge adds to, with something to be added."""
     ours, theirs, folder = own.teacher, target.teacher, own.recording.folder
     check(
         own.recording.prompts_hash == target.recording.prompts_hash,
-        f"the recipe's bridge.add {folder} holds other prompts than {target.recording.folder}; "
+        f"{folder}, whose encoder is added to, holds other prompts than {target.recording.folder}; "
         "record the same file of prompts with both encoders",
     )
     check(
         form(ours.spec, ours.rows) == form(theirs.spec, theirs.rows),
-        f"the recipe's bridge.add {folder} is of {ours.spec.name}, rows of {ours.spec.width}, and "
-        f"what is learnt of {theirs.spec.name}, rows of {theirs.spec.width}, which lays its rows "
-        "out otherwise; expected two encoders with the same tokenizer, rows and pooled vector",
+        f"{folder}, whose encoder is added to, is of {ours.spec.name}, rows of {ours.spec.width}, "
+        f"and what is learnt of {theirs.spec.name}, rows of {theirs.spec.width}, which lays its "
+        "rows out otherwise; expected two encoders with the same tokenizer, rows and pooled vector",
     )
     made = [[e for p in r.recording.probes().prompts for e in p.entries] for r in (own, target)]
     same = [torch.equal(a[0], b[0]) for a, b in zip(*made)]
     check(
         not all(same),
-        f"the recipe's bridge.add {folder} writes what {target.recording.folder} does, so that "
+        f"{folder}, whose encoder is added to, writes what {target.recording.folder} does, so that "
         "there is nothing to add; expected recordings of two encoders, the checkpoint's own and a "
         "better one",
     )
