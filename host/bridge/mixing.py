@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ...lidit_core.bridge.encode import POOLED
-from ...lidit_core.bridge.recorded import ALIKE, empty_distance
+from ...lidit_core.bridge.recorded import ALIKE
 from ...lidit_core.errors import LiDiTError, check
-from ...lidit_core.io.conditioning import Entry
+from ...lidit_core.io.conditioning import Entry, distance
 from ..node_notes import note
 from .files import Loaded, target_of
 from .tokens import TEXT
@@ -56,7 +56,7 @@ class OwnEncoder:
 
 def check_encoder(loaded: Loaded, encoder: OwnEncoder) -> None:
     """Refuse an encoder whose conditioning a bridge does not write, by that of the empty prompt."""
-    own, _ = encoder.entry({TEXT: ""})
+    own, values = encoder.entry({TEXT: ""})
     target = target_of(loaded)
     check(
         own.ndim == 3 and own.shape[-1] == target.width,
@@ -67,7 +67,7 @@ def check_encoder(loaded: Loaded, encoder: OwnEncoder) -> None:
     kept = getattr(loaded, "empty", None)
     if kept is None:
         return
-    far = empty_distance(kept, (own, {}))
+    far = distance(kept, (own, values))
     if far > ALIKE:
         note(
             f"the encoder here is not the one that this bridge learnt from: its empty prompt is "

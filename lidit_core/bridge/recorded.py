@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import check
-from ..io.conditioning import EncodedPrompt, Entry
+from ..io.conditioning import EncodedPrompt, Entry, distance
 from ..io.recording import Recording, open_recording
 from ..paths import at_home
 from .config import TeacherSpec
@@ -21,7 +21,8 @@ from .rows import TeacherRows
 from .teacher import Teacher, read_teacher
 
 MOST = 500  # held out prompts: more would tell little more
-ALIKE = 0.05  # distance of empty prompts above which an encoder is told to be another
+ALIKE = 0.05  # distance of empty prompts above which an encoder is told to be another; it tells two
+# of one tokenizer and width apart, such as a CLIP and one that was trained further
 
 
 @dataclass(frozen=True)
@@ -139,17 +140,6 @@ def form(spec: TeacherSpec, rows: AnyRows) -> tuple:
     return spec.layouts, spec.width, spec.pooled, spec.masked, read
 
 
-def empty_distance(kept: Entry, other: Entry) -> float:
-    """How far the empty prompts of two encoders are apart, as a share; inf of other shapes.
-
-    It tells encoders of one tokenizer and width apart, such as a CLIP and one trained further.
-    """
-    one, two = kept[0].float().cpu(), other[0].float().cpu()
-    if one.shape != two.shape:
-        return float("inf")
-    return float((one - two).norm() / one.norm().clamp(min=1e-12))
-
-
 def _added_to(own: RecordedPrompts, target: RecordedPrompts) -> RecordedPrompts:
     """The recording of an encoder that a bridge adds to, with something to be added."""
     ours, theirs, folder = own.teacher, target.teacher, own.recording.folder
@@ -165,9 +155,8 @@ def _added_to(own: RecordedPrompts, target: RecordedPrompts) -> RecordedPrompts:
         "rows out otherwise; expected two encoders with the same tokenizer, rows and pooled vector",
     )
     made = [[e for p in r.recording.probes().prompts for e in p.entries] for r in (own, target)]
-    same = [torch.equal(a[0], b[0]) for a, b in zip(*made)]
     check(
-        not all(same),
+        any(distance(a, b) for a, b in zip(*made)),
         f"{folder}, whose encoder is added to, writes what {target.recording.folder} does, so that "
         "there is nothing to add; expected recordings of two encoders, the checkpoint's own and a "
         "better one",

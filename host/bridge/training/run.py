@@ -18,8 +18,9 @@ import torch
 from comfy import model_management
 
 from ....lidit_core.bridge.file import LoadedBridge, load_bridge, write_bridge
-from ....lidit_core.bridge.recorded import ALIKE, RecordedPrompts, empty_distance, form
+from ....lidit_core.bridge.recorded import ALIKE, RecordedPrompts, form
 from ....lidit_core.errors import LiDiTError, check, shown
+from ....lidit_core.io.conditioning import distance
 from ...folders import BRIDGES, plain_name
 from ...llm.reader import HostCLIP
 from ...node_notes import note, report
@@ -143,7 +144,7 @@ def _prompts(loaded: LoadedBridge, given: Connected, folders: Recordings) -> Pro
         f"of {there.name}, {there.width} wide, laid out otherwise; choose the recording of the "
         "encoder that the bridge was trained for",
     )
-    far = empty_distance(loaded.empty, recorded.empty)
+    far = distance(loaded.empty, recorded.empty)
     if far > ALIKE:
         note(
             f"the recording {recording} is not of the text encoder that this bridge learnt from: "

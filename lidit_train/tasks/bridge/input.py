@@ -8,9 +8,10 @@ from dataclasses import replace
 
 from lidit_core.bridge.config import BridgeConfig
 from lidit_core.bridge.file import load_bridge
-from lidit_core.bridge.recorded import ALIKE, RecordedPrompts, empty_distance, form
+from lidit_core.bridge.recorded import ALIKE, RecordedPrompts, form
 from lidit_core.bridge.teacher import Teacher
 from lidit_core.errors import LiDiTError, check
+from lidit_core.io.conditioning import distance
 from lidit_core.llm.hub import model_folder
 from lidit_core.llm.locate import check_present, locate
 from lidit_core.paths import at_home
@@ -95,7 +96,7 @@ def resumed_config(options: Bridge, dtype: str, prompts: RecordedPrompts) -> Bri
         f"{folder} holds those of {written.spec.name}, {written.spec.width} wide, laid out "
         "otherwise; expected a recording of the encoder that the bridge was trained for",
     )
-    far = empty_distance(file.empty, prompts.empty)
+    far = distance(file.empty, prompts.empty)
     if far > ALIKE:
         log.warning(
             "%s is not of the text encoder that the bridge %s learnt from: its empty prompt is "
