@@ -12,12 +12,14 @@ from typing import NoReturn
 
 import torch
 
+from .bridge.config import TeacherSpec
 from .bridge.encode import conditioning
 from .bridge.file import BRIDGE_KEY, load_bridge, read_bridge_config
 from .bridge.layout import RowMaker
 from .bridge.rows import TEXT, student_tokens
 from .errors import LiDiTError, check
 from .io.tensors import opened
+from .llm.blocks import shown_block
 from .llm.locate import check_present
 from .text.cache import PromptStates
 from .text.encoder import pad_states
@@ -38,6 +40,34 @@ def is_bridge(source: str) -> bool:
 def written_for(source: str) -> str:
     """The name of the LLM whose states a bridge writes."""
     return read_bridge_config(Path(source).expanduser()).teacher.name
+
+
+def _check_read_alike(path: Path, teacher: TeacherSpec, spec: LLMSpec) -> None:
+    """Refuse a bridge for another LLM than a branch reads, or for that one read otherwise.
+
+    Numbers of a state tell neither. How the recorded LLM was read older files do not say.
+    """
+    known = teacher.llm
+    same = teacher.name == spec.name or (known is not None and spec.is_read_by(known.fingerprint))
+    advice = "expected a bridge from `lidit record` of that LLM for this LI-DiT"
+    check(
+        bool(same),
+        f"the bridge {path} writes states of {teacher.name}, and the branch reads those of "
+        f"{spec.name}; {advice}",
+    )
+    if known is None:
+        return
+    check(
+        known.block == spec.block,
+        f"the bridge {path} writes states of {teacher.name} at layer {shown_block(known.block)}, "
+        f"and the branch reads layer {shown_block(spec.block)}; {advice}",
+    )
+    check(
+        replace(known.template, name="") == replace(spec.template, name=""),
+        f"the bridge {path} writes states of {teacher.name} under the template "
+        f"{known.template.name}, and the branch reads them under {spec.template.name}, of other "
+        f"words; {advice}",
+    )
 
 
 class BridgedPrompts(PromptEncoder):
@@ -90,6 +120,7 @@ class BridgedPrompts(PromptEncoder):
             "was trained on a recording of that LLM (lidit record)",
         )
         assert isinstance(rows, RowMaker)
+        _check_read_alike(self.path, teacher, spec)
         layout = rows.layout
         check(
             not layout.window and 0 < layout.most <= spec.token_budget,

@@ -17,7 +17,7 @@ from .files import Loaded, adds, llms_of, reads_weights, target_of
 from .holder import BridgeHolder, Wiring
 from .mixing import OwnEncoder, check_encoder
 from .model_reads import check_model
-from .readers import assigned
+from .readers import assigned, tell_source
 from .tokens import BridgeText
 
 
@@ -57,6 +57,8 @@ def bridged_clip(
         " connect the checkpoint's own CLIP as encoder",
     )
     found = assigned(llms_of(loaded), clips, by_name=isinstance(loaded, LoadedBridge))
+    if not isinstance(loaded, LoadedBridge):
+        tell_source(loaded, found)
     own = None if encoder is None else OwnEncoder(encoder)
     if own is not None and 0 < strength and (strength < 1 or adds(loaded)):
         check_encoder(loaded, own)

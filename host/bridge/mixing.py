@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from ...lidit_core.bridge.encode import POOLED
+from ...lidit_core.bridge.recorded import ALIKE
 from ...lidit_core.errors import LiDiTError, check
-from ...lidit_core.io.conditioning import Entry
+from ...lidit_core.io.conditioning import Entry, distance
 from ..node_notes import note
 from .files import Loaded, target_of
 from .tokens import TEXT
-
-ALIKE = 0.05  # relative distance of the empty prompt, above which an encoder is told to be another
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class OwnEncoder:
 
 def check_encoder(loaded: Loaded, encoder: OwnEncoder) -> None:
     """Refuse an encoder whose conditioning a bridge does not write, by that of the empty prompt."""
-    own, _ = encoder.entry({TEXT: ""})
+    own, values = encoder.entry({TEXT: ""})
     target = target_of(loaded)
     check(
         own.ndim == 3 and own.shape[-1] == target.width,
@@ -68,10 +67,7 @@ def check_encoder(loaded: Loaded, encoder: OwnEncoder) -> None:
     kept = getattr(loaded, "empty", None)
     if kept is None:
         return
-    there = kept[0].float()
-    alike = there.shape == own.shape
-    scale = there.norm().clamp(min=1e-12)
-    far = float((own.float().cpu() - there.cpu()).norm() / scale) if alike else float("inf")
+    far = distance(kept, (own, values))
     if far > ALIKE:
         note(
             f"the encoder here is not the one that this bridge learnt from: its empty prompt is "

@@ -11,6 +11,7 @@ import torch
 from ...lidit_core.errors import check
 from ..node_notes import note
 from .files import Loaded, target_of
+from .model_encoder import tell_encoder
 
 # The first layers that the host's transformers have on the text and on the pooled vector.
 ON_ROWS = (
@@ -61,6 +62,8 @@ def _widths(net: torch.nn.Module, names: tuple[str, ...]) -> Iterator[int]:
 def check_model(loaded: Loaded, model: Any) -> None:
     """Refuse a MODEL that reads other rows, or another pooled vector, than a bridge writes.
 
+    Of one that reads as much from another text encoder a note tells.
+
     Raises:
         LiDiTError: it does.
     """
@@ -79,3 +82,4 @@ def check_model(loaded: Loaded, model: Any) -> None:
         f"this bridge was trained for {target.name}, a pooled vector of {target.pooled}, and the "
         f"model here, {reads.name}, reads one of {reads.pooled}; {advice}",
     )
+    tell_encoder(loaded, model)

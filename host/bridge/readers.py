@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...lidit_core.bridge.clipproj import LoadedProjection
 from ...lidit_core.bridge.rows import StudentTokens, student_tokens
 from ...lidit_core.errors import LiDiTError, check
 from ...lidit_core.llm.blocks import Block, shown_block
@@ -51,6 +52,13 @@ def _reader(clip: HostCLIP) -> PromptReader:
             "LI-DiT LLM loader, or put LI-DiT LLM from CLIP between, and this CLIP as encoder"
         )
     return reader
+
+
+def tell_source(loaded: LoadedProjection, clips: Sequence[HostCLIP]) -> None:
+    """Tell on the node of an LLM that a projection names otherwise."""
+    for clip in clips:
+        if told := loaded.name_note(_reader(clip).name):
+            note(told)
 
 
 def check_reader(spec: LLMSpec, reader: PromptReader) -> None:

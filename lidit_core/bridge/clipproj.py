@@ -31,6 +31,7 @@ from ..text.templates import find_template
 from .rows import StudentTokens
 
 WEIGHT, TAP = "W", "tap"
+SOURCE = "source_model"  # of the metadata: the LLM, as whoever made the file called it
 VECTORS = {"mean_in": 0, "std_in": 0, "mean_out": 1, "std_out": 1}  # which side of W each fits
 SINK, MLP = "sink_out", re.compile(r"mlp\.(\d+)\.(weight|bias)")
 TAGS = "minimax_token_tags"  # of the model that the format was made for: 1 = a token of text
@@ -68,7 +69,7 @@ class Projection(nn.Module):
 
 @dataclass(frozen=True)
 class LoadedProjection:
-    """A projection, and the LLM that it reads: by its width, as the format names none."""
+    """A projection, and the LLM that it reads: by its width, as few files name one."""
 
     projection: Projection
     llm: LLMSpec
@@ -77,6 +78,29 @@ class LoadedProjection:
     @property
     def width(self) -> int:
         return self.projection.W.shape[1]
+
+    def name_note(self, name: str) -> str:
+        """A sentence on an LLM of another name than the file says that it was made for, or "".
+
+        Letters and digits of the last part alone are compared, and one name may hold the other.
+
+        Args:
+            name: of the LLM that reads.
+        """
+        told = self.about.get(SOURCE, "")
+        pair = [_letters(told), _letters(name)]
+        if not all(pair) or pair[0] in pair[1] or pair[1] in pair[0]:
+            return ""
+        return (
+            f"this projection was made for {told}, and {name} reads here, which is as wide; unless "
+            "that is the same LLM under another name, load the one that it was made for"
+        )
+
+
+def _letters(name: str) -> str:
+    """Those and digits of a name's last part, in lower case."""
+    last = name.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    return "".join(filter(str.isalnum, last.lower()))
 
 
 def is_clipproj(names) -> bool:
@@ -104,7 +128,7 @@ def load_clipproj(path: str | Path) -> LoadedProjection:
     _check_shapes(tensors, path)
     read = tensors[WEIGHT].shape[0]
     llm = LLMSpec(
-        metadata.get("source_model") or f"an LLM that is {read} wide",
+        metadata.get(SOURCE) or f"an LLM that is {read} wide",
         read,
         _tap(tensors, metadata, path),
         find_template("none"),

@@ -29,6 +29,7 @@ class TeacherSpec:
     masked: bool = False  # its conditioning has an attention_mask, so that padding is not read
     more: tuple[TokenLayout, ...] = ()  # of encoders whose rows follow in the same sequence
     weights: bool = False  # it reads weights of words, as in (word:1.3)
+    llm: LLMSpec | None = None  # how a LI-DiT reads it, where that was recorded; None = not known
 
     def __post_init__(self) -> None:
         for name in ("width", "vocabulary"):

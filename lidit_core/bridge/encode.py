@@ -35,10 +35,22 @@ def added(
     own: OwnEntry,
     strength: float = 1.0,
 ) -> Entry:
-    """The encoder's entry of one prompt with what a bridge adds; what it adds nothing to, its bits.
+    """The encoder's entry of one prompt with what a bridge adds, as `with_added` says."""
+    return with_added(loaded, prompt, students, own, strength)
 
-    The mask and all else beside the sequence and the pooled vector are the encoder's own, and of
-    the empty prompt everything. What is added to a word's rows has the word's weight.
+
+def with_added(
+    loaded: LoadedBridge,
+    prompt: str | EmphasisedPrompt,
+    students: Sequence[StudentTokens],
+    own: OwnEntry,
+    strength: float = 1.0,
+) -> Entry:
+    """The encoder's entry of one prompt with what a bridge adds, with gradients to its weights.
+
+    What it adds nothing to keeps its bits. The mask and all else beside the sequence and the pooled
+    vector are the encoder's own, and of the empty prompt everything. What is added to a word's rows
+    has the word's weight.
 
     Args:
         students: what each LLM makes of the prompt without its marks, a batch of one.
@@ -87,8 +99,13 @@ def _own_rows(loaded: LoadedBridge, entry: Entry, rows: TeacherRows) -> OwnRows:
 
 
 def _plus(own: Tensor, step: Tensor) -> Tensor:
-    """A sum in the encoder's precision and place; where nothing is added its bits."""
+    """A sum in the encoder's precision and place; where nothing is added its bits.
+
+    With gradients it is the sum alone: where 0 is added the bridge is still to learn.
+    """
     step = step.to(own.device)
+    if step.requires_grad:
+        return (own.float() + step).to(own.dtype)
     return torch.where(step == 0, own, (own.float() + step).to(own.dtype))
 
 

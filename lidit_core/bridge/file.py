@@ -71,7 +71,8 @@ def write_bridge(
     metadata = {BRIDGE_KEY: loaded.bridge.config.to_json(), EMPTY_KEY: empty, REPORT: loaded.report}
     if loaded.stages:
         metadata[STAGES] = loaded.stages
-    metadata |= terms_for(llm.name for llm in loaded.bridge.config.llms)
+    config = loaded.bridge.config
+    metadata |= terms_for([config.teacher.name, *(llm.name for llm in config.llms)])
     write_safetensors(path, tensors, metadata)
 
 

@@ -152,5 +152,5 @@ def _teacher(spec, encoder):
     layout = fitted(layout, tokenizer)
     table = loaded.llm.module.get_input_embeddings().weight
     widths = (spec.width,) * spec.taps if spec.taps > 1 else ()
-    teacher = TeacherSpec(spec.name, spec.state_width, len(table), layout, taps=widths)
+    teacher = TeacherSpec(spec.name, spec.state_width, len(table), layout, taps=widths, llm=spec)
     return Teacher(teacher, RowMaker(layout, tokenizer), seeds_of(table.float().cpu()))

@@ -58,6 +58,25 @@ class EncodedPrompts:
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
+def distance(one: Entry, other: Entry) -> float:
+    """The largest relative distance of two entries' tensors; inf where shapes differ.
+
+    Pooled vectors count by themselves: they may be another text encoder's than the sequence.
+    """
+    pairs = [(one[0], other[0])]
+    for name in sorted(set(one[1]) & set(other[1])):
+        pair = one[1][name], other[1][name]
+        if all(isinstance(x, Tensor) and x.is_floating_point() for x in pair):
+            pairs.append(pair)
+    return max(_distance(a.float().cpu(), b.float().cpu()) for a, b in pairs)
+
+
+def _distance(one: Tensor, other: Tensor) -> float:
+    if one.shape != other.shape:
+        return float("inf")
+    return float((one - other).norm() / one.norm().clamp(min=1e-12))
+
+
 def write_encoded(path: str | Path, encoded: EncodedPrompts) -> None:
     """Write a file, beside and then renamed.
 

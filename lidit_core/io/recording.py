@@ -24,6 +24,7 @@ from .conditioning import (
     EncodedPrompt,
     EncodedPrompts,
     Entry,
+    distance,
     read_encoded,
     read_prompt,
     read_texts,
@@ -195,28 +196,21 @@ def _check_goes_on(there: Recording, kept: Recording, probes: EncodedPrompts) ->
         f"{kept.folder} holds a recording of {there.count} prompts, and these {kept.count} are "
         "others; name another folder",
     )
-    distance = difference(there.probes(), probes)
+    far = difference(there.probes(), probes)
     check(
-        distance <= ALIKE,
+        far <= ALIKE,
         f"the text encoder is not the one that {kept.folder} was begun with: what it makes of "
-        f"'a cat' differs by {distance:.2g} (at most {ALIKE:g} by rounding); load that one, in the "
+        f"'a cat' differs by {far:.2g} (at most {ALIKE:g} by rounding); load that one, in the "
         "same quantisation, or name another folder",
     )
 
 
 def difference(one: EncodedPrompts, other: EncodedPrompts) -> float:
-    """The largest relative distance of the same prompts' sequences; inf where shapes differ."""
-    pairs = zip(one.prompts, other.prompts, strict=True)
-    return max((_distance(a, b) for a, b in pairs), default=0.0)
-
-
-def _distance(one: EncodedPrompt, other: EncodedPrompt) -> float:
-    if len(one.entries) != len(other.entries):
-        return float("inf")
+    """The largest relative distance of the same prompts' entries; inf where shapes differ."""
     largest = 0.0
-    for (a, _), (b, _) in zip(one.entries, other.entries, strict=True):
-        if a.shape != b.shape:
+    for ours, theirs in zip(one.prompts, other.prompts, strict=True):
+        if len(ours.entries) != len(theirs.entries):
             return float("inf")
-        scale = a.float().norm().clamp(min=1e-12)
-        largest = max(largest, ((a.float() - b.float()).norm() / scale).item())
+        pairs = zip(ours.entries, theirs.entries, strict=True)
+        largest = max([largest, *(distance(a, b) for a, b in pairs)])
     return largest

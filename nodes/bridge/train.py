@@ -5,8 +5,14 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...host.bridge.training.learning import Options
-from ...host.bridge.training.recordings import find_recording, recordings
-from ...host.bridge.training.run import Connected, train_bridge
+from ...host.bridge.training.recordings import (
+    NOTHING,
+    added_to,
+    find_added_to,
+    find_recording,
+    recordings,
+)
+from ...host.bridge.training.run import Connected, Recordings, train_bridge
 from ...host.node_notes import shown
 from ...lidit_core.errors import check
 from ..inputs import BridgeType, other_llms, taken_llms
@@ -23,7 +29,7 @@ class LiDiTTrainBridge(io.ComfyNode):
             search_aliases="train LLM text encoder, distill text encoder, fine-tune bridge, "
             "桥接训练, ブリッジ学習",
             advanced="clip_3, clip_4, trajectory, points, lowest_cfg, highest_cfg, save_every, "
-            "checkpointing",
+            "checkpointing, add_to",
             description="Trains a bridge further through a model, without pictures: the model is "
             "to see under the bridge's conditioning what it sees under its own text encoder's. "
             "A run that was stopped goes on.",
@@ -112,18 +118,27 @@ class LiDiTTrainBridge(io.ComfyNode):
                     control_after_generate=False,
                     tooltip="Of noise, order and points. Another one is another run",
                 ),
+                io.Combo.Input(
+                    "add_to",
+                    options=added_to(),
+                    default=NOTHING,
+                    optional=True,
+                    tooltip="For a bridge that adds to the checkpoint's own CLIP: the recording of "
+                    "that CLIP. recording is then of the encoder that it learns from, of the same "
+                    "prompts",
+                ),
             ],
             outputs=[BridgeType.Output(display_name="bridge", tooltip="For LI-DiT Bridge")],
             is_output_node=True,
         )
 
     @classmethod
-    def validate_inputs(cls, recording: str) -> bool:
+    def validate_inputs(cls, recording: str, add_to: str = NOTHING) -> bool:
         return True  # a recording that is not there gets its sentence when the node runs
 
     @classmethod
     def execute(cls, bridge, clip, model, latent_image, recording, name, **asked) -> io.NodeOutput:
-        folder = find_recording(recording)
+        folders = Recordings(find_recording(recording), find_added_to(asked.pop("add_to", NOTHING)))
         checkpointing = asked.pop("checkpointing")
         clips = taken_llms(clip, asked)
         samples = latent_image["samples"]
@@ -133,5 +148,5 @@ class LiDiTTrainBridge(io.ComfyNode):
             "one of pictures or video alone",
         )
         given = Connected(bridge, clips, model, samples[:1])
-        trained = train_bridge(given, folder, name, Options(**asked), checkpointing)
+        trained = train_bridge(given, folders, name, Options(**asked), checkpointing)
         return io.NodeOutput(trained, ui=shown())

@@ -12,7 +12,7 @@ import torch
 from comfy import model_management
 from torch import Tensor
 
-from ....lidit_core.bridge.encode import POOLED, written
+from ....lidit_core.bridge.encode import POOLED, OwnEntry, with_added, written
 from ....lidit_core.bridge.file import LoadedBridge
 from ....lidit_core.errors import LiDiTError, check
 from ....lidit_core.io.conditioning import Entry
@@ -127,8 +127,11 @@ class Learner(comfy.samplers.Sampler):
 
     def write(self, number: int) -> Entry:
         """The bridge's conditioning of a prompt, with gradients."""
-        text = self.prompts.recorded.texts[number]
-        return written(self.made, text, self.prompts.states[number])
+        text, states = self.prompts.recorded.texts[number], self.prompts.states[number]
+        own = self.prompts.own_entry(number)
+        if own is None:
+            return written(self.made, text, states)
+        return with_added(self.made, text, states, OwnEntry(own, own))
 
     def sample(self, guider, sigmas, extra_args, callback, noise, latent_image, *_, **__):
         """The host calls this with a model that is loaded; gives the latents as they came."""

@@ -36,8 +36,16 @@ class Prompts:
         return getattr(torch, self.loaded.bridge.config.dtype)
 
     def entry(self, number: int) -> Entry:
-        """What the encoder wrote of a prompt, as float32."""
-        sequence, values = self.recorded.recording.prompt(number).entries[0]
+        """What the encoder that is learnt from wrote of a prompt, as float32."""
+        return self._entry(self.recorded, number)
+
+    def own_entry(self, number: int) -> Entry | None:
+        """The same of the encoder that the bridge adds to; None where it adds to none."""
+        own = self.recorded.own
+        return None if own is None else self._entry(own, number)
+
+    def _entry(self, recorded: RecordedPrompts, number: int) -> Entry:
+        sequence, values = recorded.recording.prompt(number).entries[0]
         exact = {
             k: v.float() if isinstance(v, torch.Tensor) and v.is_floating_point() else v
             for k, v in values.items()

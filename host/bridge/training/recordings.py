@@ -12,12 +12,27 @@ from ...folders import plain_name
 
 FOLDER = "recordings"  # below the output folder
 NONE = "(record a text encoder with Record Conditioning)"
+NOTHING = "none"  # is added to
 
 
 def recordings() -> list[str]:
     """The recordings' names; never empty."""
     folder = Path(folder_paths.get_output_directory()) / FOLDER
     return sorted(path.parent.name for path in folder.glob(f"*/{NAME}")) or [NONE]
+
+
+def added_to() -> list[str]:
+    """What may be added to: nothing, or what a recording holds."""
+    return [NOTHING, *(name for name in recordings() if name != NONE)]
+
+
+def find_added_to(name: str) -> Path | None:
+    """The folder of the recording to be added to; None where the choice is none.
+
+    Raises:
+        LiDiTError: there is no such recording.
+    """
+    return None if name == NOTHING else find_recording(name)
 
 
 def find_recording(name: str) -> Path:

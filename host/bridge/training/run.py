@@ -18,11 +18,12 @@ import torch
 from comfy import model_management
 
 from ....lidit_core.bridge.file import LoadedBridge, load_bridge, write_bridge
-from ....lidit_core.bridge.recorded import RecordedPrompts, form
+from ....lidit_core.bridge.recorded import ALIKE, RecordedPrompts, form
 from ....lidit_core.errors import LiDiTError, check, shown
+from ....lidit_core.io.conditioning import distance
 from ...folders import BRIDGES, plain_name
 from ...llm.reader import HostCLIP
-from ...node_notes import report
+from ...node_notes import note, report
 from ..files import GAP, SUFFIX, adds, target_of
 from ..model_reads import check_model
 from ..readers import assigned
@@ -46,13 +47,29 @@ class Connected:
     latent: torch.Tensor  # (1, C, h, w): the size that is drawn at
 
 
+@dataclass(frozen=True)
+class Recordings:
+    """Folders of recordings.
+
+    Args:
+        learnt: of the text encoder that is learnt from.
+        added_to: of the checkpoint's own, where the bridge adds to it.
+    """
+
+    learnt: Path
+    added_to: Path | None = None
+
+
 def train_bridge(
-    given: Connected, recording: Path, name: str, options: Options, checkpointing: bool
+    given: Connected,
+    recordings: Recordings,
+    name: str,
+    options: Options,
+    checkpointing: bool,
 ) -> LoadedBridge:
     """Train a bridge further through a model, or go on with a run that was stopped.
 
     Args:
-        recording: the folder of the text encoder's recording.
         name: of the bridge's file in models/bridges.
         checkpointing: compute each block of the model once more for the gradient, which saves
             memory.
@@ -60,9 +77,9 @@ def train_bridge(
         LiDiTError: something does not fit, or a file of that name is another run's.
         InterruptProcessingException: the user has stopped it; what is done so far is kept.
     """
-    loaded = _check(given)
+    loaded = _check(given, recordings.added_to)
     with torch.inference_mode(False), torch.enable_grad():
-        prompts = _prompts(loaded, given, recording)
+        prompts = _prompts(loaded, given, recordings)
         about = _about(given, loaded, prompts, options)
         path, state = _files(name, about)
         if path.exists():
@@ -81,7 +98,7 @@ def train_bridge(
     return written
 
 
-def _check(given: Connected) -> LoadedBridge:
+def _check(given: Connected, added_to: Path | None) -> LoadedBridge:
     loaded = given.loaded
     if not isinstance(loaded, LoadedBridge):
         raise LiDiTError(
@@ -90,9 +107,13 @@ def _check(given: Connected) -> LoadedBridge:
         )
     name = target_of(loaded).name
     check(
-        not adds(loaded),
-        f"this bridge adds to what {name} writes, and learns so with `lidit train` alone; load one "
-        "that writes in its place",
+        not adds(loaded) or added_to is not None,
+        f"this bridge adds to what {name} writes, and add_to is none; choose there the recording "
+        "of the checkpoint's own CLIP, of the same prompts",
+    )
+    check(
+        adds(loaded) or added_to is None,
+        f"this bridge writes in the place of {name} and adds to nothing; set add_to to none",
     )
     check(
         any(True for _ in loaded.bridge.parameters()),
@@ -103,15 +124,19 @@ def _check(given: Connected) -> LoadedBridge:
     return loaded
 
 
-def _prompts(loaded: LoadedBridge, given: Connected, folder: Path) -> Prompts:
+def _prompts(loaded: LoadedBridge, given: Connected, folders: Recordings) -> Prompts:
     """The recording's prompts, once it is known that the bridge writes what it holds."""
-    recorded, recording = RecordedPrompts.open(str(folder)), folder.name
-    missing, spec = recorded.recording.missing(), loaded.bridge.config.teacher
-    check(
-        not missing,
-        f"the recording {recording} lacks {len(missing)} of its {recorded.recording.shards} files; "
-        "run Record Conditioning once more, which goes on where it stopped",
-    )
+    recorded = RecordedPrompts.open(str(folders.learnt), str(folders.added_to or ""))
+    spec = loaded.bridge.config.teacher
+    for each in (recorded, recorded.own or recorded):
+        missing = each.recording.missing()
+        check(
+            not missing,
+            f"the recording {each.recording.folder.name} lacks {len(missing)} of its "
+            f"{each.recording.shards} files; run Record Conditioning once more, which goes on "
+            "where it stopped",
+        )
+    recording = (folders.added_to or folders.learnt).name
     there = recorded.written.spec
     check(
         form(spec, loaded.rows) == form(there, recorded.written.rows),
@@ -119,6 +144,13 @@ def _prompts(loaded: LoadedBridge, given: Connected, folder: Path) -> Prompts:
         f"of {there.name}, {there.width} wide, laid out otherwise; choose the recording of the "
         "encoder that the bridge was trained for",
     )
+    far = distance(loaded.empty, recorded.empty)
+    if far > ALIKE:
+        note(
+            f"the recording {recording} is not of the text encoder that this bridge learnt from: "
+            f"its empty prompt is {far:.2g} off; the bridge learns to write this one's, and keeps "
+            "the empty prompt of the other"
+        )
     clips = assigned(loaded.bridge.config.llms, given.clips, by_name=True)
     return Prompts(recorded, loaded, clips)
 
@@ -138,6 +170,9 @@ def _about(given: Connected, loaded: LoadedBridge, prompts: Prompts, options: Op
         "latent": list(given.latent.shape),
         **asdict(options),
     }
+    own = prompts.recorded.own
+    if own is not None:
+        about["adds to"] = own.recording.folder.name
     return json.loads(json.dumps(about))  # as it is read again
 
 

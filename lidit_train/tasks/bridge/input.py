@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 
 from lidit_core.bridge.config import BridgeConfig
 from lidit_core.bridge.file import load_bridge
-from lidit_core.bridge.recorded import RecordedPrompts, form
+from lidit_core.bridge.recorded import ALIKE, RecordedPrompts, form
 from lidit_core.bridge.teacher import Teacher
 from lidit_core.errors import LiDiTError, check
+from lidit_core.io.conditioning import distance
 from lidit_core.llm.hub import model_folder
 from lidit_core.llm.locate import check_present, locate
 from lidit_core.paths import at_home
@@ -17,6 +19,8 @@ from lidit_core.text.spec import LLMSpec
 from lidit_core.text.templates import find_template
 
 from ...recipe import Bridge
+
+log = logging.getLogger(__name__)
 
 
 def llm_specs(recipe: Bridge) -> tuple[LLMSpec, ...]:
@@ -92,6 +96,15 @@ def resumed_config(options: Bridge, dtype: str, prompts: RecordedPrompts) -> Bri
         f"{folder} holds those of {written.spec.name}, {written.spec.width} wide, laid out "
         "otherwise; expected a recording of the encoder that the bridge was trained for",
     )
+    far = distance(file.empty, prompts.empty)
+    if far > ALIKE:
+        log.warning(
+            "%s is not of the text encoder that the bridge %s learnt from: its empty prompt is "
+            "%.2g off; name that one's recording, or let the bridge go on to this one",
+            (prompts.own or prompts).recording.folder,
+            path,
+            far,
+        )
     return replace(config, dtype=dtype)
 
 

@@ -45,6 +45,22 @@ def reference(t: dict[str, torch.Tensor], h: torch.Tensor) -> torch.Tensor:
     return y
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        *((name, False) for name in ("qwen3vl_4b_fp8_scaled", "Qwen/Qwen3-VL-4B-Instruct", "")),
+        *((name, True) for name in ("Llama-3.2-3B", "Qwen3-4B")),
+    ],
+)
+def test_another_llm_of_that_width_is_told_where_the_file_names_one(tmp_path, name, told):
+    for source in ("org/Qwen3-VL-4B", None):
+        about = {"tap": "7", **({"source_model": source} if source else {})}
+        save_file(tensors(), tmp_path / "p.safetensors", about)
+        found = load_clipproj(tmp_path / "p.safetensors").name_note(name)
+        assert bool(found) == (told and source is not None)
+        assert not found or f"made for {source}, and {name} reads here" in found
+
+
 @pytest.mark.parametrize("sink", [False, True])
 @pytest.mark.parametrize("depth", [0, 1, 3])
 def test_it_gives_what_the_contract_says(tmp_path, depth, sink):

@@ -17,8 +17,14 @@ PROMPTS = [f"{n} cats" for n in range(2 * SHARD + 5)]
 class Encoder:
     """Gives other numbers for other prompts; it may be stopped at one, or changed."""
 
-    def __init__(self, stop_at: str | None = None, change: float = 0.0, length: int = 4) -> None:
-        self.stop_at, self.change, self.length = stop_at, change, length
+    def __init__(
+        self,
+        stop_at: str | None = None,
+        change: float = 0.0,
+        length: int = 4,
+        pooled: float = 1.0,
+    ) -> None:
+        self.stop_at, self.change, self.length, self.pooled = stop_at, change, length, pooled
         self.asked: list[str] = []
 
     def __call__(self, text: str):
@@ -27,7 +33,8 @@ class Encoder:
         self.asked.append(text)
         generator = torch.Generator().manual_seed(sum(text.encode()) + len(text))
         hidden = torch.randn(1, self.length + len(text) % 3, 6, generator=generator)
-        values = {"pooled_output": hidden.mean(1), "attention_mask": torch.ones(1, 3).long()}
+        values = {"pooled_output": hidden.mean(1) * self.pooled}
+        values["attention_mask"] = torch.ones(1, 3).long()
         return [(hidden * (1 + self.change), values)]
 
 
@@ -60,7 +67,7 @@ def test_what_was_recorded_is_what_the_encoder_gave(tmp_path):
     assert found.probes().prompts[0].text == ""
 
 
-@pytest.mark.parametrize("encoder", [Encoder(change=0.05), Encoder(length=5)])
+@pytest.mark.parametrize("encoder", [Encoder(change=0.05), Encoder(length=5), Encoder(pooled=1.05)])
 def test_an_encoder_that_changed_is_noticed(tmp_path, encoder):
     with pytest.raises(KeyboardInterrupt):
         record(Encoder(PROMPTS[-1]), PROMPTS, tmp_path)

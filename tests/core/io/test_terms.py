@@ -45,7 +45,17 @@ def adapter(path, llm):
 
 
 def bridge(path, llm):
-    made = Bridge(config(spec(), spec(llm)))
+    written(path, config(spec(), spec(llm)))
+
+
+def bridge_to(path, llm):
+    """One that learnt to write an LLM's states."""
+    made = config()
+    written(path, replace(made, teacher=replace(made.teacher, name=llm)))
+
+
+def written(path, configuration):
+    made = Bridge(configuration)
     weights = {k: torch.zeros_like(v) for k, v in made.state_dict().items()}
     empty = torch.zeros(1, 8, 20), {"pooled_output": torch.zeros(1, 6)}
     write_bridge(path, LoadedBridge(made, maker(), empty), weights)
@@ -56,7 +66,7 @@ def terms_in(path) -> str | None:
         return file.metadata().get(TERMS_KEY)
 
 
-@pytest.mark.parametrize("write", [checkpoint, refiner, lora, adapter, bridge])
+@pytest.mark.parametrize("write", [checkpoint, refiner, lora, adapter, bridge, bridge_to])
 def test_what_was_trained_on_gemmas_states_carries_its_terms(tmp_path, write):
     for llm in (GEMMA, OTHER):
         write(tmp_path / f"{llm}.safetensors", llm)

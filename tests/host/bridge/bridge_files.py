@@ -121,7 +121,9 @@ class Bench:
         }
         return {n: {"class_type": kind, "inputs": put} for n, (kind, put) in graph.items()}
 
-    def projection(self, width: int, tap: int, written: int = 12, sink: bool = True) -> str:
+    def projection(
+        self, width: int, tap: int, written: int = 12, sink: bool = True, source: str = LLM
+    ) -> str:
         """A file of the ClipProj format with an MLP, in the host's folder; its name."""
         generator = torch.Generator().manual_seed(5)
         shapes = {"W": (width, written), "mean_in": (width,), "mean_out": (written,)}
@@ -130,7 +132,8 @@ class Bench:
         shapes |= {"sink_out": (written,)} if sink else {}
         made = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
         made |= {"std_in": torch.full((width,), 2.0), "std_out": torch.full((written,), 0.5)}
-        save_file(made, self.folder / "theirs.safetensors", {"tap": str(tap), "cos_test": "0.9"})
+        about = {"tap": str(tap), "cos_test": "0.9", "source_model": source}
+        save_file(made, self.folder / "theirs.safetensors", about)
         return "theirs.safetensors"
 
 

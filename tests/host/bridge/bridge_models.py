@@ -22,6 +22,10 @@ PIXART = {
     "image_model": "pixart_sigma", "input_size": 8, "depth": 1, "num_heads": 2, "hidden_size": 48,
     "caption_channels": WIDTHS["pixart"], "micro_condition": False, "model_max_length": 300,
 }  # fmt: skip
+WAN = {
+    "image_model": "wan2.1", "model_type": "t2v", "dim": 48, "ffn_dim": 48, "num_layers": 1,
+    "num_heads": 2,
+}  # fmt: skip
 SD3 = {
     "in_channels": 16, "input_size": None, "patch_size": 2, "depth": 2, "num_patches": 36,
     "pos_embed_max_size": 6, "pos_embed_scaling_factor": None,
@@ -67,9 +71,23 @@ def config_of(kind: str) -> Any:
 
 def host_model(kind: str) -> Any:
     """A MODEL with random weights."""
+    return _model(config_of(kind))
+
+
+def made_for(family: str, width: int) -> Any:
+    """A MODEL of one of the host's families that reads rows of any width."""
+    import comfy.supported_models as known
+
+    sizes = {
+        "PixArtSigma": {**PIXART, "caption_channels": width},
+        "WAN21_T2V": {**WAN, "text_dim": width},
+    }
+    return _model(getattr(known, family)(sizes[family]))
+
+
+def _model(config: Any) -> Any:
     import comfy.model_patcher
 
-    config = config_of(kind)
     config.set_inference_dtype(torch.float32, None)
     model = config.get_model({}, device=CPU)
     fill(model.diffusion_model)

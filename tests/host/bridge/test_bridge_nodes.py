@@ -136,7 +136,9 @@ def test_a_bridge_of_two_llms_takes_them_in_any_order(bench):
         bench.clip(bridge, clips[0])
 
 
-def test_a_projection_of_the_clipproj_format_runs(bench):
+def test_a_projection_of_the_clipproj_format_runs(bench, monkeypatch):
+    told: list[str] = []
+    monkeypatch.setattr(bench.pack.module("host.bridge.readers"), "note", told.append)
     llm = bench.llm(template="none", layer="2")
     name = bench.projection(llm.cond_stage_model.llm.width, tap=2)
     clip = bench.clip(bench.load(name), llm)
@@ -149,6 +151,9 @@ def test_a_projection_of_the_clipproj_format_runs(bench):
         assert values["minimax_token_tags"].tolist() == [1] * sequence.shape[1]
     with pytest.raises(bench.error, match="at layer 2, and the CLIP is read at layer -3"):
         bench.clip(bench.load(name), bench.llm())
+    assert told == []
+    bench.clip(bench.load(bench.projection(32, tap=2, source="Gemma-2B")), llm)
+    assert "was made for Gemma-2B, and Llama reads here" in told[0]
 
 
 def mistakes(bench) -> dict:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from bridge_encoders import PROMPTS, entries_of, host_encoder
 from bridge_files import Bench, node
-from bridge_models import drawn, host_model
+from bridge_models import drawn, host_model, made_for
 
 KINDS = ["sd15", "sdxl", "flux", "pixart", "sd3"]
 LONG = ", ".join(["a red cat and two dogs on a blue background"] * 30)  # 300 tokens of CLIP
@@ -130,3 +130,28 @@ def test_a_model_that_is_not_known_is_noted(bench, monkeypatch):
     monkeypatch.setattr(module, "ON_ROWS", ())
     bench.clip(bench.bridge("flux")[1], model=host_model("flux"))
     assert told == ["what Flux reads of text is not known here, and not compared with the bridge"]
+
+
+@pytest.mark.parametrize("kind", ["sd15", "sdxl", "pixart"])
+def test_a_model_of_another_encoder_of_that_width_is_noted(bench, monkeypatch, kind):
+    """Its encoder's tokens are others, or its class where the host has no tokenizer without it."""
+    told: list[str] = []
+    module = bench.pack.module("host.bridge.model_encoder")
+    monkeypatch.setattr(module, "note", told.append)
+    bridge = bench.bridge(kind)[1]
+    spec = bridge.bridge.config.teacher
+    others = {"PixArtSigma": "PixArtT5XXL", "WAN21_T2V": "WanTEModel"}
+    for model, encoder in others.items():
+        del told[:]
+        bench.clip(bridge, model=made_for(model, spec.width))
+        if (kind, model) == ("pixart", "PixArtSigma"):
+            assert told == []  # the class has another name than the one recorded, and T5's tokens
+            assert encoder != spec.name
+            continue
+        (sentence,) = told
+        for part in (f"was trained for {spec.name}", model, encoder, "load a bridge for this one"):
+            assert part in sentence
+    del told[:]
+    if kind != "pixart":
+        bench.clip(bridge, model=host_model(kind))
+    assert told == []

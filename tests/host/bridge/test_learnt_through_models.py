@@ -79,6 +79,40 @@ def test_less_memory_gives_the_same_gradient(bench, trains, kind):
         assert again["after"][name] == pytest.approx(value, rel=1e-3), name
 
 
+def better(bench, kind: str) -> str:
+    """The recording of an encoder with other weights."""
+    clip = host_encoder(kind, seed=1)
+    return record(bench.pack, bench.host, clip, f"better-{kind}", TEXTS).name
+
+
+@pytest.mark.parametrize("kind", ["sdxl"])
+def test_a_bridge_that_adds_to_an_encoder_learns_what_another_knows(bench, trains, kind):
+    """From nothing added, whose gradient is not nothing; the encoder's empty prompt stays."""
+    own, new = host_encoder(kind), bench.bridge(kind, trained=False, add=True, name="new")[1]
+    given = {"recording": better(bench, kind), "add_to": recorded(bench, kind)}
+    trained = train(bench, kind, "adding", bridge=new, steps=12, learning_rate=1e-2, **given)
+    stage = json.loads(trained.stages)[-1]
+    assert stage["from"] == f"better-{kind}" and stage["adds to"] == f"through-{kind}"
+    assert stage["after"]["held-out loss"] < 0.98 * stage["before"]["held-out loss"]
+    moved = new.bridge.state_dict()
+    for name, weight in trained.bridge.resampler.state_dict().items():
+        if name in ("out.weight", "out_pooled.weight"):
+            assert not torch.equal(weight, moved[f"resampler.{name}"]), name
+    clip = bench.clip(bench.load("adding.safetensors"), encoder=own)
+    check_same(entries_of(clip, ""), entries_of(own, ""))
+    assert not torch.equal(entries_of(clip, TEXTS[0])[0][0], entries_of(own, TEXTS[0])[0][0])
+
+
+def test_a_recording_of_another_encoder_is_noted(bench, trains, monkeypatch):
+    told: list[str] = []
+    monkeypatch.setattr(bench.pack.module("host.bridge.training.run"), "note", told.append)
+    short = {"steps": 1, "prompts": 1, "trajectory": 1, "points": 1}
+    train(bench, "sd15", "same", **short)
+    assert told == []
+    train(bench, "sd15", "another", recording=better(bench, "sd15"), **short)
+    assert "better-sd15 is not of the text encoder that this bridge learnt from" in told[0]
+
+
 class Stopped:
     """The host's Cancel, after a step; how many steps were shown."""
 
@@ -142,7 +176,9 @@ def test_what_cannot_be_trained_is_told_in_a_sentence(bench, trains):
             "bridge": bench.load(bench.projection(32, 3))
         },
         "a ridge alone, of which nothing is learnt": {"bridge": ridge},
-        "and learns so with `lidit train` alone": {"bridge": adds},
+        "SD1ClipModel writes, and add_to is none; choose there": {"bridge": adds},
+        "adds to nothing; set add_to to none": {"add_to": recorded(bench, "sd15")},
+        "no recording 'elsewhere' in output": {"bridge": adds, "add_to": "elsewhere"},
         "load it by ComfyUI's Load Checkpoint or": {"model": model},
         "connect the model that the bridge was trained for": {"model": loaded_model("sdxl")},
         "choose the recording of the encoder that the": other,

@@ -22,7 +22,7 @@ from typing import Any
 
 OF_FILES = (
     *("llm", "template", "preset", "model_name", "refiner_name", "adapter_name", "file", "prompts"),
-    *("sampler_name", "scheduler", "bridge_name", "recording"),
+    *("sampler_name", "scheduler", "bridge_name", "recording", "add_to"),
 )
 SNAPSHOT = Path(__file__).with_name("schema.json")
 

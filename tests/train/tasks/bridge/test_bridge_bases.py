@@ -10,15 +10,28 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_bridge import Following, Windowed, bridge_recipe, make_bridge_world, prompts, students_of
+from tiny_bridge import (
+    Following,
+    Windowed,
+    bridge_recipe,
+    make_bridge_world,
+    prompts,
+    spec,
+    students_of,
+)
 from tiny_training import curve
 
+from lidit_core.bridge.config import BridgeConfig
 from lidit_core.bridge.encode import OwnEntry, added, conditioning
-from lidit_core.bridge.file import load_bridge
+from lidit_core.bridge.file import LoadedBridge, load_bridge, write_bridge
+from lidit_core.bridge.model import Bridge
+from lidit_core.bridge.recorded import RecordedPrompts
 from lidit_core.bridge.teacher import write_teacher
 from lidit_core.errors import LiDiTError
 from lidit_core.io.recording import record
+from lidit_train.recipe import Bridge as Options
 from lidit_train.run import train
+from lidit_train.tasks.bridge.input import resumed_config
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +92,22 @@ def test_encoders_that_follow_on_one_another_are_each_learnt(world):
     for part in (0, 1):
         ours, theirs = (x[rows.parts == part] for x in (sequence, expected))
         assert (ours - theirs).norm() < 0.9 * theirs.norm()
+
+
+def test_another_encoder_than_a_bridge_learnt_from_is_told(world, tmp_path, caplog):
+    """One of the same tokenizer and width, by its empty prompt."""
+    recorded, path = RecordedPrompts.open(str(world / "recording")), tmp_path / "b.safetensors"
+    teacher, (sequence, values) = recorded.teacher, recorded.empty
+    config = BridgeConfig((spec(),), teacher.spec, width=32, heads=2)
+    made = Bridge(config).initialise()
+    others = {name: x * 1.5 for name, x in values.items() if name == "pooled_output"}
+    assert others  # as of FLUX, whose pooled vector is CLIP's and whose rows are T5's
+    for scale, beside in ((1.0, {}), (1.5, {}), (1.0, others)):
+        caplog.clear()
+        write_bridge(path, LoadedBridge(made, teacher.rows, (sequence * scale, values | beside)))
+        assert resumed_config(Options(checkpoint=str(path)), "bfloat16", recorded).llms == (spec(),)
+        told = f"recording is not of the text encoder that the bridge {path} learnt from"
+        assert (told in caplog.text) == (scale != 1.0 or bool(beside))
 
 
 MISTAKES = [

@@ -118,6 +118,14 @@ def test_another_bridge_than_the_model_needs_is_told(world, bridge, monkeypatch)
     small = replace(config, llms=(replace(spec_of("short"), token_budget=8),))
     with pytest.raises(LiDiTError, match="as one text of up to 8"):
         open_encoders(small, {0: file}, "cpu")
+    elsewhere = replace(config, llms=(replace(spec_of("short"), block=-2),))
+    with pytest.raises(LiDiTError, match="at layer -3, and the branch reads layer -2"):
+        open_encoders(elsewhere, {0: file}, "cpu")
+    worded = replace(config, llms=(spec_of("paper"),))
+    with pytest.raises(LiDiTError, match="under the template short, and the .* under paper"):
+        open_encoders(worded, {0: file}, "cpu")
+    with pytest.raises(LiDiTError, match="states of teacher, and the branch reads .* of somebody"):
+        open_encoders(other, choose_llms(other, [f"somebody={file}"], []), "cpu")
     ours = open_encoders(config, {0: file}, "cpu")[0]
     with pytest.raises(LiDiTError, match="is a bridge and holds no LLM"):
         ours.encoder()
