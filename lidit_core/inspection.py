@@ -1,46 +1,32 @@
-"""Where a picture looks: the cross-attention to each word of its prompt.
+"""What a pipeline does with a prompt: where its picture looks, and what the refiners do.
 
 seen = look(load_pipeline("stickers"), Order("two cats and a dog", seed=0))
 seen.picture  # as `generate` draws it
 seen.words[4].map  # (rows, columns): how much each place of the picture looks at "dog"
+
+read = read_prompt(load_pipeline("stickers"), "two cats and a dog")
+refiner_attention(read)[0].full  # (tokens, tokens): how much each looks at each other
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import cast
 
-import torch
 from torch import Tensor
 
-from .errors import check
+from .figures.attention import NotedAttention
+from .figures.refiners import ReadPrompt, gates_over_time, refiner_attention, state_similarity
+from .figures.tokens import TokenPlaces
+from .figures.words import Seen, first_keys, word_maps
 from .model.dit import LiDiT
 from .model.text_side import TEXT_AS_CONFIGURED, TextContext, TextOptions
 from .pipeline import Order, Pipeline, Settings
-from .text.cache import PromptStates
 from .text.emphasis import read_emphasis
+from .text.encoder import pad_states
 from .text.states import LLMStates
 
-WORD = re.compile(r"[\u3400-\u9fff]|[^\s\u3400-\u9fff]+")  # Chinese is written without blanks
-
-
-@dataclass(frozen=True)
-class WordMap:
-    """How much the picture looks at one word as one LLM reads it."""
-
-    llm: str
-    word: str
-    map: Tensor  # (rows, columns) float32 in 0 to 1: share of a place's attention, mean over all
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A picture, and where it looks."""
-
-    picture: Tensor  # (H, W, 3) uint8
-    words: tuple[WordMap, ...]  # of the first LLM, then of the second
+__all__ = ["gates_over_time", "look", "read_prompt", "refiner_attention", "state_similarity"]
 
 
 def look(
@@ -57,9 +43,40 @@ def look(
     model = cast(LiDiT, watch)  # it is called as one, and asked for no more than it has
     watched = Pipeline(model, pipeline.vae, pipeline.encoders, pipeline.device)
     (picture,) = watched.pictures([order], settings or Settings(), options=options)
-    text = read_emphasis(order.prompt).text if options.emphasis else order.prompt
+    attention, llms = watch.noted.mean(), pipeline.model.config.llms
+    words = tuple(
+        word
+        for i, places in _places(pipeline, _plain(order.prompt, options)).items()
+        for word in word_maps(attention, watch.grid, llms[i].name, places, watch.keys[i])
+    )
+    return Seen(picture, words)
+
+
+def read_prompt(
+    pipeline: Pipeline, prompt: str, options: TextOptions = TEXT_AS_CONFIGURED
+) -> ReadPrompt:
+    """A prompt as a pipeline's text side reads it, for `refiner_attention` and its neighbours.
+
+    Raises:
+        LiDiTError: the prompt is no text, or no LLM reads a token of it.
+    """
+    plain, model = _plain(Order(prompt, 0).prompt, options), pipeline.model
+    text, places = {}, _places(pipeline, plain)
+    for i, encoder in pipeline.encoders.items():
+        (row,) = encoder.encode_rows([plain])
+        text[i] = pad_states([row]).to(pipeline.device)
+    return ReadPrompt(model.text_side, text, places, options, model.dtype)
+
+
+def _plain(prompt: str, options: TextOptions) -> str:
+    """What the LLMs read: without the marks of emphasis, where those are read."""
+    return read_emphasis(prompt).text if options.emphasis else prompt
+
+
+def _places(pipeline: Pipeline, text: str) -> dict[int, TokenPlaces]:
     rows = {i: of.encode_rows([text], offsets=True)[0] for i, of in pipeline.encoders.items()}
-    return Seen(picture, tuple(watch.words(text, rows)))
+    found = {i: TokenPlaces.of(text, row) for i, row in rows.items()}
+    return {i: places for i, places in found.items() if places}
 
 
 class Watch:
@@ -67,55 +84,19 @@ class Watch:
 
     def __init__(self, model: LiDiT) -> None:
         self.model, self.config, self.dtype = model, model.config, model.dtype
-        self.total, self.calls = torch.zeros(()), 0
-        self.places: dict[int, int] = {}  # by branch, what is added to a token's number in it
+        self.noted = NotedAttention()
+        self.keys: dict[int, int] = {}  # see `first_keys`
         self.grid = (0, 0)
 
     def __call__(
         self, x: Tensor, t: Tensor, text: Mapping[int, LLMStates], options: TextOptions
     ) -> Tensor:
         """As the model's own, see `LiDiT.forward`."""
-        self.grid = tuple(-(-side // self.config.patch) for side in x.shape[-2:])
-        self.places, start = {}, 0
-        refiner = self.config.refiner
-        kept = refiner.registers if refiner.registers_kept else 0
-        for i in sorted(text):
-            states = text[i] if options.of(i).weight else text[i].emptied()
-            first = states.rows.first
-            self.places[i] = start + kept - first
-            start += kept + states.roles.shape[1] - first
+        rows, columns = (-(-side // self.config.patch) for side in x.shape[-2:])
+        self.grid = (rows, columns)
+        self.keys = first_keys(self.config, text, options)
         return self.model(x, t, text, options, run_block=self._run)
 
     def _run(self, index: int, block, x: Tensor, c: Tensor, text: TextContext, attention):
-        def noted(q, k, v, heads: int, mask: Tensor | None = None) -> Tensor:
-            self._note(q[:1], k[:1], heads, mask if mask is None else mask[:1])
-            return attention(q, k, v, heads, mask)
-
-        return block(x, c, text, attention, noted)
-
-    def _note(self, q: Tensor, k: Tensor, heads: int, mask: Tensor | None) -> None:
-        """Add the attention of one block, (N, K), of the first picture."""
-        q, k = (x.unflatten(-1, (heads, -1)).transpose(1, 2).float() for x in (q, k))
-        scores = q @ k.mT * q.shape[-1] ** -0.5
-        shares = (scores if mask is None else scores + mask.float()).softmax(-1)
-        self.total = self.total + shares.mean(dim=1)[0].cpu()
-        self.calls += 1
-
-    def words(self, text: str, rows: Mapping[int, PromptStates]) -> Iterator[WordMap]:
-        """The maps of a prompt's words.
-
-        Args:
-            rows: how each branch's LLM reads it, with the places of its tokens.
-        """
-        check(self.calls > 0, "no picture was drawn; expected one before its words are asked for")
-        attention = self.total / self.calls
-        for i, row in rows.items():
-            assert row.offsets is not None  # as it was encoded with them
-            for word in WORD.finditer(text):
-                tokens = [
-                    self.places[i] + row.span[0] + n
-                    for n, (a, b) in enumerate(row.offsets.tolist())
-                    if a < word.end() and max(b, a + 1) > word.start()
-                ]
-                share = attention[:, tokens].sum(dim=1).reshape(self.grid)
-                yield WordMap(self.config.llms[i].name, word.group(), share)
+        self.noted.attention = attention
+        return block(x, c, text, attention, self.noted)

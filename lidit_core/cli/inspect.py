@@ -1,78 +1,119 @@
-"""Draw a picture, and beside it where it looks at each word of its prompt.
+"""Draw a figure of what a model does with a prompt.
 
-The file shows the picture first; then, for every word as each language model reads it, the picture
-lit where it attends to that word (cross-attention, the mean over steps, blocks and heads; the
-brightest place of each word is its own largest).
+Figures: words draws the picture, and beside it where it looks at each word as each language model
+reads it (cross-attention, the mean over steps, blocks and heads; the brightest place of each word
+is its own largest). refiner shows how much each token looks at each other one in the refiner, with
+full attention and under the causal mask. gates has the mean size of each gate of the refiners over
+the time. similarity has the cosines of all pairs of tokens, of the LLM's states and after the
+refiners. In the last three, tokens without a word are those of the instruction.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
-HELP = "show where a picture looks at each word of its prompt"
+HELP = "show where a picture looks at each word of its prompt, and what the refiners do"
 EXAMPLES = """\
 examples:
   lidit inspect "two cats and a dog" --out words.png
   lidit inspect "two cats and (a dog:1.5)" --emphasis --model stickers-duo
+  lidit inspect "two cats and a dog" --figure refiner
+  lidit inspect "two cats and a dog" --figure gates --model stickers-duo
+  lidit inspect "two cats and a dog" --figure similarity --time 0.9
 """
-COLUMNS = 6
-LABEL = 14  # pixels above a cell
-DARK = 0.15  # of a picture where a word is not looked at
+FIGURES = ("words", "refiner", "gates", "similarity")
+SERVES = {  # options that not every figure has a use for
+    "seed": ("words",),
+    "steps": ("words",),
+    "cfg": ("words",),
+    "time": ("refiner", "similarity"),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("prompt", help="what to draw")
+    add("--figure", default="words", choices=FIGURES, help="which figure (words)")
     add("--model", default="stickers", metavar="NAME", help="a name or a checkpoint (stickers)")
     add("--llm", action="append", default=[], metavar="[NAME=]LLM", help="as of `lidit generate`")
-    add("--seed", type=int, default=0, metavar="N", help="of the picture (0)")
-    add("--steps", type=int, metavar="N", help="sampling steps (the model's)")
-    add("--cfg", type=float, metavar="X", help="guidance, 1 = none (the model's)")
+    add("--seed", type=int, metavar="N", help="words: of the picture (0)")
+    add("--steps", type=int, metavar="N", help="words: sampling steps (the model's)")
+    add("--cfg", type=float, metavar="X", help="words: guidance, 1 = none (the model's)")
+    add("--time", type=float, metavar="T", help="refiner, similarity: 1 = noise, 0 = picture (0.5)")
     add("--emphasis", action="store_true", help="read weights, as `lidit generate` does")
-    add("--out", type=Path, default=Path("words.png"), metavar="FILE", help="a PNG (words.png)")
+    add("--out", type=Path, metavar="FILE", help="a PNG (named after the figure)")
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps … (NVIDIA or AMD GPU, else cpu)")
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..inspection import look
     from ..io.pictures import save_picture
     from ..model.text_side import TextOptions
-    from ..pipeline import Order, Settings, load_pipeline
+    from ..pipeline import load_pipeline
 
+    _check(args)
     pipeline = load_pipeline(args.model, args.llm, args.device)
-    settings = Settings(steps=args.steps, guidance=args.cfg)
     options = TextOptions(emphasis=args.emphasis or None)
-    seen = look(pipeline, Order(args.prompt, args.seed), settings, options)
-    for word in seen.words:
-        print(f"{word.map.mean():6.1%}  {word.word}  ({word.llm})")
-    save_picture(args.out, sheet(seen), {"prompt": args.prompt, "seed": args.seed})
-    print(args.out)
+    picture, lines = (_words if args.figure == "words" else _refiners)(pipeline, args, options)
+    for line in lines:
+        print(line)
+    out = args.out or Path(f"{args.figure}.png")
+    seed = {"seed": args.seed or 0} if args.figure == "words" else {}
+    save_picture(out, picture, {"prompt": args.prompt, **seed})
+    print(out)
     return 0
 
 
-def sheet(seen):
-    """The picture and one cell a word, COLUMNS a row: (H, W, 3) uint8."""
-    import numpy as np
-    import torch
-    from PIL import Image, ImageDraw
+def _check(args: argparse.Namespace) -> None:
+    from ..errors import check
 
-    cells = [("", seen.picture), *((w.word, lit(seen.picture, w.map)) for w in seen.words)]
-    high, wide = seen.picture.shape[:2]
-    rows = -(-len(cells) // COLUMNS)
-    whole = Image.new("RGB", (wide * min(len(cells), COLUMNS), (high + LABEL) * rows), "white")
-    draw = ImageDraw.Draw(whole)
-    for n, (word, cell) in enumerate(cells):
-        x, y = n % COLUMNS * wide, n // COLUMNS * (high + LABEL)
-        draw.text((x + 2, y + 1), word.encode("ascii", "replace").decode(), fill="black")
-        whole.paste(Image.fromarray(cell.numpy()), (x, y + LABEL))
-    return torch.from_numpy(np.array(whole))
+    for option, figures in SERVES.items():
+        value = getattr(args, option)
+        check(
+            value is None or args.figure in figures,
+            f"--{option} {value} says nothing to the figure {args.figure}; expected it with "
+            f"--figure {' or '.join(figures)}, so leave it out",
+        )
 
 
-def lit(picture, share):
-    """The picture (H, W, 3), bright where a map (rows, columns) is large."""
-    import torch.nn.functional as F
+def _words(pipeline, args: argparse.Namespace, options):
+    """The figure, and the lines that are printed."""
+    from ..figures.sheets import words_sheet
+    from ..inspection import look
+    from ..pipeline import Order, Settings
 
-    share = (share / share.max().clamp(min=1e-9))[None, None]
-    light = F.interpolate(share, picture.shape[:2], mode="bilinear")[0, 0, :, :, None]
-    return (picture * (DARK + (1 - DARK) * light)).round().byte()
+    settings = Settings(steps=args.steps, guidance=args.cfg)
+    seen = look(pipeline, Order(args.prompt, args.seed or 0), settings, options)
+    return words_sheet(seen), (f"{w.map.mean():6.1%}  {w.word}  ({w.llm})" for w in seen.words)
+
+
+def _refiners(pipeline, args: argparse.Namespace, options):
+    """The figure, and the lines that are printed."""
+    from ..figures import sheets
+    from ..figures.refiners import MIDDLE
+    from ..inspection import gates_over_time, read_prompt, refiner_attention, state_similarity
+
+    read = read_prompt(pipeline, args.prompt, options)
+    time = MIDDLE if args.time is None else args.time
+    if args.figure == "gates":
+        gates = gates_over_time(read)
+        return sheets.gates_sheet(gates), map(_gate_line, gates)
+    if args.figure == "refiner":
+        attention = refiner_attention(read, time)
+        return sheets.attention_sheet(attention), _token_lines(attention)
+    alike = state_similarity(read, time)
+    return sheets.similarity_sheet(alike), _token_lines(alike)
+
+
+def _gate_line(gate) -> str:
+    first, last = gate.size[0].item(), gate.size[-1].item()
+    at = f"{first:.3f} at {gate.times[0]:g}, {last:.3f} at {gate.times[-1]:g}"
+    return f"{gate.name}: {at}  ({gate.llm})"
+
+
+def _token_lines(found) -> Iterator[str]:
+    """The numbers of the tokens with their words, as the drawing's font lacks most scripts."""
+    for of in found:
+        told = (f"{n} {token}" for n, token in enumerate(of.tokens, start=1) if token)
+        yield f"{of.llm}: {', '.join(told)}"

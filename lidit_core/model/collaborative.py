@@ -91,13 +91,13 @@ class CollaborativeRefiner(nn.Module):
             return branches
         for n in range(self.blocks):
             branches = {
-                i: branch.with_tokens(self.branches[i][n](branch, _others(branches, i), attention))
-                for i, branch in branches.items()
+                i: of.with_tokens(self.branches[i][n](of, others_of(branches, i), attention))
+                for i, of in branches.items()
             }
         return branches
 
 
-def _others(branches: Mapping[int, Branch], i: int) -> Others:
+def others_of(branches: Mapping[int, Branch], i: int) -> Others:
     """Those of every branch but i."""
     others = [branch for j, branch in branches.items() if j != i]
     return Others(torch.cat([b.tokens for b in others], dim=1), branch_bias(others), _share(others))

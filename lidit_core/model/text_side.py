@@ -93,13 +93,25 @@ class TextSide(nn.Module):
         """Args: text by branch, t (B,) in [0, 1000], dtype to compute in."""
         self._check(text, t.shape[0])
         text = {i: _asked(of, options, i) for i, of in text.items()}
+        branches = self.refined(text, t, dtype, attention, options)
+        kept = [self._truncate(branch, text[i]) for i, branch in branches.items()]
+        return _mix(kept, any(of.rows.present and of.emphasis is None for of in text.values()))
+
+    def refined(
+        self,
+        text: Mapping[int, LLMStates],
+        t: Tensor,
+        dtype: torch.dtype,
+        attention: AttentionFunction,
+        options: TextOptions = TEXT_AS_CONFIGURED,
+    ) -> dict[int, Branch]:
+        """The branches after both refiners, the instruction not yet dropped."""
         branches = {
             i: self.linguistic[i](text[i], t, dtype, attention, options.of(i)) for i in sorted(text)
         }
         if (options.fusion or self.config.fusion) == "refiner":
             branches = self.collaborative(branches, attention)
-        kept = [self._truncate(branch, text[i]) for i, branch in branches.items()]
-        return _mix(kept, any(of.rows.present and of.emphasis is None for of in text.values()))
+        return branches
 
     def _truncate(self, branch: Branch, states: LLMStates) -> Branch:
         """Drop the instruction."""

@@ -11,7 +11,8 @@ from tiny_lidit import lidit_config, save_lidit_files
 from tiny_llm import save_llm
 
 from lidit_core.cli import main
-from lidit_core.inspection import look
+from lidit_core.figures.drawing import HIGH, LOW, PAPER, HeatMap, _coloured
+from lidit_core.inspection import look, read_prompt, refiner_attention, state_similarity
 from lidit_core.model.text_side import TextOptions
 from lidit_core.pipeline import Order, Settings, load_pipeline
 
@@ -66,3 +67,49 @@ def test_the_command_draws_a_cell_a_word_and_prints_the_shares(files, tmp_path, 
     assert printed.count("cats") == 2 and printed.count("两") == 2 and "%" in printed
     with Image.open(out) as picture:
         assert picture.size == (5 * 32, 32 + 14)
+
+
+@pytest.mark.parametrize(
+    ("figure", "printed"),
+    [
+        ("refiner", "two: 1 register 1, 2 register 2, "),
+        ("gates", "refiner 1, attention: "),
+        ("similarity", "one: "),
+    ],
+)
+def test_a_figure_of_the_refiners_is_drawn_and_told(
+    files, tmp_path, capsys, monkeypatch, figure, printed
+):
+    monkeypatch.chdir(tmp_path)
+    llms = [word for llm in files[1] for word in ("--llm", llm)]
+    words = ["inspect", PROMPT, "--model", str(files[0]), *llms, "--device", "cpu"]
+    assert main([*words, "--figure", figure]) == 0
+    told = capsys.readouterr().out
+    assert told.rstrip().endswith(f"{figure}.png") and printed in told
+    with Image.open(tmp_path / f"{figure}.png") as picture:
+        assert picture.width > 200 and PROMPT in str(picture.info)
+
+
+def test_tokens_are_told_with_the_numbers_of_the_figure(pipeline):
+    read = read_prompt(pipeline, PROMPT)
+    for of, alike in zip(refiner_attention(read), state_similarity(read), strict=True):
+        assert of.tokens[2:] == alike.tokens and of.tokens[0] == "register 1"
+        assert "".join(alike.tokens) == PROMPT.replace(" ", "")
+        assert of.full.shape == (len(of.tokens),) * 2
+
+
+def test_heat_maps_show_the_largest_value_darkest_and_those_below_0_in_red():
+    values = torch.tensor([[1.0, 0.25], [-1.0, 0.0]])
+    plain, rooted = (_coloured(HeatMap("", values, ("", ""), root)) for root in (False, True))
+    assert tuple(plain[0, 0]) == HIGH and tuple(plain[1, 0]) == LOW
+    assert tuple(plain[1, 1]) == PAPER
+    assert tuple(rooted[0, 1]) == tuple(round(255 + (c - 255) / 2) for c in HIGH)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--figure", "gates", "--time", "0.5"), ("--figure", "refiner", "--steps", "3")],
+)
+def test_an_option_without_use_for_a_figure_is_refused(files, capsys, words):
+    assert main(["inspect", PROMPT, "--model", str(files[0]), *words]) == 2
+    assert "says nothing to the figure" in capsys.readouterr().err
