@@ -46,8 +46,8 @@ def look(
     attention, llms = watch.noted.mean(), pipeline.model.config.llms
     words = tuple(
         word
-        for i, places in _places(pipeline, _plain(order.prompt, options)).items()
-        for word in word_maps(attention, watch.grid, llms[i].name, places, watch.keys[i])
+        for i, of in _places(pipeline, _plain(order.prompt, options)).items()
+        for word in word_maps(attention, watch.grid, llms[i].name, of.words(), watch.keys[i])
     )
     return Seen(picture, words)
 

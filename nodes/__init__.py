@@ -17,7 +17,9 @@ class LiDiTExtension(ComfyExtension):
         from .conditioning.load import LiDiTLoadConditioning
         from .conditioning.record import LiDiTRecordConditioning
         from .conditioning.save import LiDiTSaveConditioning
+        from .lidit.attention_maps import LiDiTAttentionMaps
         from .lidit.collaborative_refiner import LiDiTCollaborativeRefiner
+        from .lidit.inspect_refiners import LiDiTInspectRefiners
         from .lidit.labelled_grid import LiDiTLabelledGrid
         from .lidit.linguistic_refiner import LiDiTLinguisticTokenRefiner
         from .lidit.model_loader import LiDiTModelLoader
@@ -25,6 +27,7 @@ class LiDiTExtension(ComfyExtension):
         from .lidit.refiner_loader import LiDiTRefinerLoader
         from .lidit.sampler import LiDiTSampler
         from .lidit.text_encode import LiDiTTextEncode
+        from .llm.continue_prompt import LiDiTContinuePrompt
         from .llm.expand_prompt import LiDiTExpandPrompt
         from .llm.from_clip import LiDiTLLMFromCLIP
         from .llm.instruction_template import LiDiTInstructionTemplate
@@ -57,5 +60,8 @@ class LiDiTExtension(ComfyExtension):
             LiDiTBridgeLoader,
             LiDiTBridge,
             LiDiTTrainBridge,
+            LiDiTAttentionMaps,
+            LiDiTInspectRefiners,
+            LiDiTContinuePrompt,
         ]
         return [checking_inputs(node) for node in nodes]

@@ -25,6 +25,7 @@ from ...lidit_core.model.prompt_text import (
     HIDDEN,
     NAMES,
     OPTIONS,
+    PLACES,
     READINGS,
     ROLES,
     BranchText,
@@ -104,7 +105,7 @@ def sequence_of(values: Mapping[str, Any]) -> Tensor:
 def entry_of(text: PromptText, like: Entry | None = None) -> Entry:
     """An entry with this text; what else ``like`` carries (area, mask, range, hooks) is kept."""
     kept = dict(like[1]) if like is not None else {"pooled_output": None}
-    for name in (EMPHASIS, MARK):
+    for name in (EMPHASIS, PLACES, MARK):
         kept.pop(name, None)
     values = values_of(text)
     return [sequence_of(values), {**kept, **values}]
@@ -148,6 +149,8 @@ def check_names(values: Mapping[str, Any], i: str) -> None:
     text_at(values[READINGS], i)
     if FINGERPRINTS in values:
         text_at(values[FINGERPRINTS], i)
+    if i in values.get(PLACES, {}):
+        text_at(values[PLACES], i)
 
 
 def _followed(text: PromptText, c0: Tensor | None, mark: str) -> PromptText:

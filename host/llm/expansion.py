@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
 import torch
 from comfy import model_management
 
 from ...lidit_core.errors import LiDiTError, check
-from ...lidit_core.text.expansion import Expanded, Expansion, expand, finished, reply_renderer
+from ...lidit_core.text.expansion import (
+    Expanded,
+    Expansion,
+    continued,
+    ends_of,
+    expand,
+    finished,
+    ids_before,
+    reply_renderer,
+)
+from ...lidit_core.text.templates import InstructionTemplate, find_template
 from ..node_notes import note, report
 from ..progress import shown_on_node
 from .host_clip import HostReader
@@ -21,12 +34,7 @@ def expand_prompt(clip: HostCLIP, text: str, how: Expansion) -> str:
     Raises:
         LiDiTError: the CLIP is not from one of our nodes, or its LLM does not write.
     """
-    reader = getattr(clip, "cond_stage_model", None)
-    if not isinstance(reader, PromptReader):
-        raise LiDiTError(
-            f"this CLIP holds {type(reader).__name__}, which is not read as an LLM; connect the "
-            "LI-DiT LLM loader, or put LI-DiT LLM from CLIP between if it is one"
-        )
+    reader = reader_of(clip)
     with shown_on_node():
         if isinstance(reader, HostReader):
             made = _by_host(reader, clip.patcher, text, how)
@@ -44,19 +52,92 @@ def expand_prompt(clip: HostCLIP, text: str, how: Expansion) -> str:
     return made.text
 
 
+def continue_prompt(
+    clip: HostCLIP, text: str, template: InstructionTemplate | None, max_tokens: int
+) -> tuple[str, str]:
+    """What this CLIP's LLM would write next, with an instruction and without.
+
+    The running node shows both.
+
+    Args:
+        template: of the instruction; None = the CLIP's own.
+        max_tokens: written at most.
+
+    Raises:
+        LiDiTError: the CLIP is not from one of our nodes, or its LLM does not write.
+    """
+    reader = reader_of(clip)
+    template = template or reader.settings.template
+    if template == find_template("none"):
+        note(
+            "the LLM is read without an instruction, so both texts are the same; connect an "
+            "instruction template to compare"
+        )
+    with shown_on_node():
+        told = _next(reader, clip.patcher, text, template, max_tokens)
+        alone = _next(reader, clip.patcher, text, find_template("none"), max_tokens)
+    report(f"with {template.name!r}: {told!r}\nwithout: {alone!r}\nby {reader.name}", result=True)
+    return told, alone
+
+
+def reader_of(clip: HostCLIP) -> PromptReader:
+    """What a CLIP of one of our nodes reads prompts with."""
+    reader = getattr(clip, "cond_stage_model", None)
+    if not isinstance(reader, PromptReader):
+        raise LiDiTError(
+            f"this CLIP holds {type(reader).__name__}, which is not read as an LLM; connect the "
+            "LI-DiT LLM loader, or put LI-DiT LLM from CLIP between if it is one"
+        )
+    return reader
+
+
+def _next(
+    reader: PromptReader, patcher, text: str, template: InstructionTemplate, max_tokens: int
+) -> str:
+    how = Expansion(temperature=0, max_tokens=max_tokens)
+    if isinstance(reader, HostReader):
+        ids, stops = ids_before(reader.llm, text, template, max_tokens), ends_of(reader.llm)
+        reply = _written(reader, patcher, text, ids, stops, how)
+        return cast(Any, reader.llm.tokenizer).decode(reply)
+    room, source = _room(reader, patcher, text, how), reader.settings.source
+    device = patcher.load_device
+    return continued(reader.llm, source, text, template, max_tokens, device, room)
+
+
 def _by_library(reader: PromptReader, patcher, text: str, how: Expansion) -> Expanded:
     """By an LLM of the LLM loader, whose other blocks are read from its files meanwhile."""
+    room = _room(reader, patcher, text, how)
+    return expand(reader.llm, reader.settings.source, text, how, patcher.load_device, room)
+
+
+def _room(reader: PromptReader, patcher, text: str, how: Expansion) -> Callable[[int], None]:
+    """What loads the LLM beside so many bytes more."""
     device, beside = patcher.load_device, memory_needed(reader.llm, how.max_tokens, text)
 
     def make_room(added: int) -> None:
         model_management.load_models_gpu([patcher], memory_required=added + beside)
         reader.settle(device)
 
-    return expand(reader.llm, reader.settings.source, text, how, device, make_room)
+    return make_room
 
 
 def _by_host(reader: HostReader, patcher, text: str, how: Expansion) -> Expanded:
     """By the host's own text model, which is there as a whole."""
+    renderer = reply_renderer(reader.llm, how)
+    stops = renderer.stops()
+    reply = _written(reader, patcher, text, renderer(text).ids, stops, how)
+    return finished(reader.llm.tokenizer, reply, stops, Expanded("", 0, 0))
+
+
+def _written(
+    reader: HostReader,
+    patcher,
+    text: str,
+    ids: Sequence[int],
+    stops: list[int],
+    how: Expansion,
+) -> list[int]:
+    """The tokens that the host's text model writes after these."""
     (_, transformer), *_ = text_models(reader.model)
     check(
         callable(getattr(transformer, "generate", None)),
@@ -68,12 +149,11 @@ def _by_host(reader: HostReader, patcher, text: str, how: Expansion) -> Expanded
         f"ComfyUI loaded {reader.name} without its final norm, so that it writes no text; load it "
         "with the LI-DiT LLM loader",
     )
-    renderer, device = reply_renderer(reader.llm, how), patcher.load_device
     needed = memory_needed(reader.llm, how.max_tokens, text)
     model_management.load_models_gpu([patcher], memory_required=needed)
-    ids = torch.tensor([renderer(text).ids], device=device)
-    embedded = transformer.model.embed_tokens(ids, out_dtype=torch.float32)
-    reply = transformer.generate(
+    given = torch.tensor([list(ids)], device=patcher.load_device)
+    embedded = transformer.model.embed_tokens(given, out_dtype=torch.float32)
+    return transformer.generate(
         embedded,
         do_sample=how.temperature > 0,
         max_length=how.max_tokens,
@@ -81,6 +161,5 @@ def _by_host(reader: HostReader, patcher, text: str, how: Expansion) -> Expanded
         top_k=0,
         top_p=how.top_p,
         seed=how.seed,
-        stop_tokens=renderer.stops(),
+        stop_tokens=stops,
     )
-    return finished(reader.llm.tokenizer, reply, renderer.stops(), Expanded("", 0, 0))

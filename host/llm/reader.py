@@ -15,6 +15,7 @@ from comfy import model_management
 from torch import Tensor
 
 from ...lidit_core.errors import LiDiTError
+from ...lidit_core.figures.tokens import places_told
 from ...lidit_core.llm.blocks import Block, shown_block
 from ...lidit_core.llm.loading import LLM
 from ...lidit_core.model.prompt_text import BranchText, PromptText, mean_state
@@ -141,8 +142,14 @@ class PromptReader:
         if self.noted is not None:
             self.noted.append(row)
         reading = reading_of(self.settings.block, template)
-        known = self.llm.fingerprint
-        read = BranchText(self.name, states, reading=reading, used=row.used, fingerprint=known)
+        read = BranchText(
+            self.name,
+            states,
+            reading=reading,
+            used=row.used,
+            fingerprint=self.llm.fingerprint,
+            places=places_told(text, row, emphasis),
+        )
         values = values_of(PromptText((read,)))
         if self.encoded is not None:
             self.encoded.append(values)

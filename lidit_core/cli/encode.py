@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from ..branches import choose_llms, open_encoders
     from ..checkpoints.lidit import read_config
     from ..errors import check
+    from ..figures.tokens import places_told
     from ..io.conditioning import EncodedPrompts, write_encoded
     from ..model.prompt_text import BranchText, PromptText, encoded_prompt, reading_of
     from ..pipeline import find_device
@@ -67,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
         (states,) = encoder.encode_rows([args.prompt])
         reading = reading_of(spec.block, spec.template)
         kept = pad_states([states.cpu()])
-        read.append(BranchText(spec.name, kept, reading=reading, used=states.used))
+        places = places_told(args.prompt, states)
+        read.append(BranchText(spec.name, kept, reading=reading, used=states.used, places=places))
         print(_describe(spec, args.prompt, states))
         if args.next:
             print(_continued(encoder, args.prompt, args.next))

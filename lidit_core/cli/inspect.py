@@ -11,7 +11,6 @@ refiners. In the last three, tokens without a word are those of the instruction.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
 
 HELP = "show where a picture looks at each word of its prompt, and what the refiners do"
@@ -79,41 +78,20 @@ def _check(args: argparse.Namespace) -> None:
 
 def _words(pipeline, args: argparse.Namespace, options):
     """The figure, and the lines that are printed."""
-    from ..figures.sheets import words_sheet
+    from ..figures.sheets import word_lines, words_sheet
     from ..inspection import look
     from ..pipeline import Order, Settings
 
     settings = Settings(steps=args.steps, guidance=args.cfg)
     seen = look(pipeline, Order(args.prompt, args.seed or 0), settings, options)
-    return words_sheet(seen), (f"{w.map.mean():6.1%}  {w.word}  ({w.llm})" for w in seen.words)
+    return words_sheet(seen), word_lines(seen)
 
 
 def _refiners(pipeline, args: argparse.Namespace, options):
     """The figure, and the lines that are printed."""
-    from ..figures import sheets
     from ..figures.refiners import MIDDLE
-    from ..inspection import gates_over_time, read_prompt, refiner_attention, state_similarity
+    from ..figures.sheets import refiner_figure
+    from ..inspection import read_prompt
 
-    read = read_prompt(pipeline, args.prompt, options)
     time = MIDDLE if args.time is None else args.time
-    if args.figure == "gates":
-        gates = gates_over_time(read)
-        return sheets.gates_sheet(gates), map(_gate_line, gates)
-    if args.figure == "refiner":
-        attention = refiner_attention(read, time)
-        return sheets.attention_sheet(attention), _token_lines(attention)
-    alike = state_similarity(read, time)
-    return sheets.similarity_sheet(alike), _token_lines(alike)
-
-
-def _gate_line(gate) -> str:
-    first, last = gate.size[0].item(), gate.size[-1].item()
-    at = f"{first:.3f} at {gate.times[0]:g}, {last:.3f} at {gate.times[-1]:g}"
-    return f"{gate.name}: {at}  ({gate.llm})"
-
-
-def _token_lines(found) -> Iterator[str]:
-    """The numbers of the tokens with their words, as the drawing's font lacks most scripts."""
-    for of in found:
-        told = (f"{n} {token}" for n, token in enumerate(of.tokens, start=1) if token)
-        yield f"{of.llm}: {', '.join(told)}"
+    return refiner_figure(read_prompt(pipeline, args.prompt, options), args.figure, time)

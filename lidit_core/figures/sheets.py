@@ -1,8 +1,8 @@
-"""A picture, (H, W, 3) uint8, of each figure."""
+"""A picture, (H, W, 3) uint8, of each figure, and lines that say its numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -12,7 +12,15 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from .drawing import Chart, Curve, HeatMap, chart, heat_map, plain, stacked
-from .refiners import Gate, RefinerAttention, StateSimilarity
+from .refiners import (
+    Gate,
+    ReadPrompt,
+    RefinerAttention,
+    StateSimilarity,
+    gates_over_time,
+    refiner_attention,
+    state_similarity,
+)
 from .words import Seen
 
 COLUMNS = 6  # of words
@@ -79,3 +87,41 @@ def _llm(gate: Gate) -> str:
 def _chart(llm: str, gates: Sequence[Gate]) -> Chart:
     curves = [Curve(gate.name, gate.times, gate.size) for gate in gates]
     return Chart(f"{llm}: mean size of each gate", curves, "time: 1 = noise, 0 = the picture")
+
+
+def refiner_figure(read: ReadPrompt, figure: str, time: float) -> tuple[Tensor, Iterator[str]]:
+    """A figure of the refiners, and its lines.
+
+    Args:
+        figure: refiner, gates or similarity.
+        time: of the first and the last.
+    """
+    if figure == "gates":
+        gates = gates_over_time(read)
+        return gates_sheet(gates), gate_lines(gates)
+    if figure == "refiner":
+        attention = refiner_attention(read, time)
+        return attention_sheet(attention), token_lines(attention)
+    alike = state_similarity(read, time)
+    return similarity_sheet(alike), token_lines(alike)
+
+
+def word_lines(seen: Seen) -> Iterator[str]:
+    """Every word's share of the picture's attention."""
+    for word in seen.words:
+        yield f"{word.map.mean():6.1%}  {word.word}  ({word.llm})"
+
+
+def gate_lines(found: Sequence[Gate]) -> Iterator[str]:
+    """Every gate at the first and the last time."""
+    for gate in found:
+        first, last = gate.size[0].item(), gate.size[-1].item()
+        at = f"{first:.3f} at {gate.times[0]:g}, {last:.3f} at {gate.times[-1]:g}"
+        yield f"{gate.name}: {at}  ({gate.llm})"
+
+
+def token_lines(found: Sequence[RefinerAttention] | Sequence[StateSimilarity]) -> Iterator[str]:
+    """The numbers of the tokens with their words, as the drawing's font lacks most scripts."""
+    for of in found:
+        told = (f"{n} {token}" for n, token in enumerate(of.tokens, start=1) if token)
+        yield f"{of.llm}: {', '.join(told)}"

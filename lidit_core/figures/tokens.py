@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from dataclasses import dataclass
 
 from ..errors import LiDiTError, shown
 from ..text.cache import PromptStates
+from ..text.emphasis import read_emphasis
 
 WORD = re.compile(r"[\u3400-\u9fff]|[^\s\u3400-\u9fff]+")  # Chinese is written without blanks
+LONGEST = 100_000  # characters of JSON that go along with a prompt's states
 
 
 @dataclass(frozen=True)
@@ -48,18 +51,30 @@ class TokenPlaces:
         return json.dumps([self.text, self.first, self.offsets])
 
     @classmethod
-    def from_json(cls, told: str) -> TokenPlaces:
-        """What `to_json` has written.
+    def from_json(cls, told: str, length: int) -> TokenPlaces:
+        """What `to_json` has written of a prompt whose LLM has read this many tokens.
 
         Raises:
             LiDiTError: it is something else.
         """
-        try:
+        with contextlib.suppress(TypeError, ValueError, RecursionError):
             text, first, offsets = json.loads(told)
             pairs = tuple((int(a), int(b)) for a, b in offsets)
-            return cls(str(text), int(first), pairs)
-        except (TypeError, ValueError) as error:
-            raise LiDiTError(
-                f"the places of a prompt's tokens are {shown(told)}; expected what the pack has "
-                "written: encode the prompt again"
-            ) from error
+            if isinstance(text, str) and isinstance(first, int) and first >= 0:
+                if first + len(pairs) <= length and min(map(min, pairs), default=0) >= 0:
+                    return cls(text, first, pairs)
+        raise LiDiTError(
+            f"the places of a prompt's tokens are {shown(told)}; expected what the pack has "
+            f"written for {length} tokens: encode the prompt again"
+        )
+
+
+def places_told(prompt: str, row: PromptStates, emphasis: bool = False) -> str:
+    """The places of a prompt's tokens as JSON; "" where they are not known, or fill a book.
+
+    Args:
+        emphasis: whether the prompt was read for weights, whose marks the LLM does not see.
+    """
+    places = TokenPlaces.of(read_emphasis(prompt).text if emphasis else prompt, row)
+    told = places.to_json() if places else ""
+    return told if len(told) <= LONGEST else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -10,7 +10,8 @@ from torch import Tensor
 from ..model.config import LiDiTConfig
 from ..model.text_side import TextOptions
 from ..text.states import LLMStates
-from .tokens import TokenPlaces
+
+Words = Sequence[tuple[str, tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,16 @@ def first_keys(
 
 
 def word_maps(
-    attention: Tensor, grid: tuple[int, int], llm: str, places: TokenPlaces, first_key: int
+    attention: Tensor, grid: tuple[int, int], llm: str, words: Words, first_key: int
 ) -> Iterator[WordMap]:
     """The maps of a prompt's words as one LLM reads it.
 
     Args:
         attention: (rows · columns, keys), how much each place of the picture looks at each key.
         grid: rows and columns.
+        words: with the numbers of their tokens, see `TokenPlaces.words`.
         first_key: see `first_keys`.
     """
-    for word, tokens in places.words():
+    for word, tokens in words:
         share = attention[:, [first_key + n for n in tokens]].sum(dim=1)
         yield WordMap(llm, word, share.reshape(grid))

@@ -25,6 +25,7 @@ HIDDEN, ROLES, NAMES = "lidit_hidden", "lidit_roles", "lidit_llm"
 BRANCHES, OPTIONS, FUSION = "lidit_branch", "lidit_options", "lidit_fusion"
 READINGS, USED, FINGERPRINTS = "lidit_reading", "lidit_used", "lidit_fingerprint"
 EMPHASIS = "lidit_emphasis"  # weights of tokens, of the LLMs whose prompt has some
+PLACES = "lidit_places"  # of tokens in the prompt, see `TokenPlaces`, where they are known
 NOT_CHOSEN = -1  # a branch by its LLM's name; a switch as the model's configuration has it
 OLDER = (".hidden", ".roles")  # of the tensors' names, in files that `lidit encode` wrote at first
 
@@ -45,6 +46,7 @@ class BranchText:
     reading: str = ""  # see `reading_of`; "" = not known
     used: int = 0  # tokens of the prompt that were read, the template's not counted; 0 = not known
     fingerprint: str = ""  # of the LLM's weights, see `llm/fingerprint.py`; "" = not known
+    places: str = ""  # of the tokens in the prompt, `TokenPlaces` as JSON; "" = not known
 
     def with_states(self, states: LLMStates) -> BranchText:
         return replace(self, states=states)
@@ -59,7 +61,9 @@ class PromptText:
 
     def emptied(self) -> PromptText:
         """No text at all: what a zeroed-out conditioning means."""
-        empty = tuple(replace(b, states=b.states.emptied(), used=0) for b in self.branches)
+        empty = tuple(
+            replace(b, states=b.states.emptied(), used=0, places="") for b in self.branches
+        )
         return replace(self, branches=empty)
 
 
@@ -75,7 +79,8 @@ def stored_values(text: PromptText) -> dict[str, Any]:
         READINGS: {i: b.reading for i, b in numbered.items()},
         USED: {i: b.used for i, b in numbered.items()},
         FINGERPRINTS: {i: b.fingerprint for i, b in numbered.items()},
-        **_emphasis({i: b.states.emphasis for i, b in numbered.items()}),
+        **_known(EMPHASIS, {i: b.states.emphasis for i, b in numbered.items()}),
+        **_known(PLACES, {i: b.places or None for i, b in numbered.items()}),
         FUSION: text.fusion or "",
     }
 
@@ -100,6 +105,7 @@ def stored_branch(values: Mapping[str, Any], i: str) -> BranchText:
         values[READINGS][i],
         int(values.get(USED, {}).get(i, 0)),
         values.get(FINGERPRINTS, {}).get(i, ""),
+        values.get(PLACES, {}).get(i, ""),
     )
 
 
@@ -133,10 +139,10 @@ def mean_state(states: LLMStates) -> Tensor:
     return (states.hidden.float() * real).sum(1) / real.sum(1).clamp(min=1)
 
 
-def _emphasis(weights: Mapping[str, Tensor | None]) -> dict[str, Any]:
-    """The weights of tokens, where there are some: other entries are as they ever were."""
-    given = {i: of for i, of in weights.items() if of is not None}
-    return {EMPHASIS: given} if given else {}
+def _known(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What some LLMs have, under this name; entries without any are as they ever were."""
+    given = {i: of for i, of in values.items() if of is not None}
+    return {name: given} if given else {}
 
 
 def _numbers(options: BranchOptions) -> dict[str, float]:

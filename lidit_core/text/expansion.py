@@ -161,6 +161,7 @@ def continued(
     template: str | InstructionTemplate,
     max_tokens: int = 24,
     device: torch.device | str | None = None,
+    make_room: Callable[[int], object] = int,
 ) -> str:
     """What an LLM would write next after a prompt as a template has it, base models too.
 
@@ -170,21 +171,38 @@ def continued(
     Args:
         source: what the LLM was loaded from; see `lidit_core.llm.locate`.
         max_tokens: written at most, 1 to 4096.
+        make_room: is told how many bytes will be added to the LLM, before they are.
 
     Raises:
         LiDiTError: the LLM's files lack what it needs to write, or its kind does not write.
     """
     how = Expansion(temperature=0, max_tokens=max_tokens)
+    ids, place = ids_before(llm, prompt, template, max_tokens), torch.device(device or llm.device)
+    with writer(llm, source, place, make_room) as made:
+        reply = _written(made.model, ids, place, ends_of(llm), how)
+    return cast(Any, llm.tokenizer).decode(reply)
+
+
+def ids_before(
+    llm: LLM, prompt: str, template: str | InstructionTemplate, max_tokens: int
+) -> tuple[int, ...]:
+    """The tokens of a prompt as a template has it, after which `max_tokens` have room.
+
+    Raises:
+        LiDiTError: there are none.
+    """
     room, tokenizer = max(llm.context - max_tokens, 1), cast(Any, llm.tokenizer)
     ids = PromptRenderer(tokenizer, find_template(template), room, room)(prompt).ids
     start = tokenizer.bos_token_id
     ids = ids or ((start,) if start is not None else ())
     check(bool(ids), f"{llm.name} reads nothing of an empty prompt; expected a few words")
-    end = tokenizer.eos_token_id
-    place = torch.device(device or llm.device)
-    with writer(llm, source, place) as made:
-        reply = _written(made.model, ids, place, [] if end is None else [end], how)
-    return tokenizer.decode(reply)
+    return ids
+
+
+def ends_of(llm: LLM) -> list[int]:
+    """The tokens after which an LLM writes no more."""
+    end = cast(Any, llm.tokenizer).eos_token_id
+    return [] if end is None else [end]
 
 
 def finished(tokenizer, reply: list[int], stops: list[int], so_far: Expanded) -> Expanded:

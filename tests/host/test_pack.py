@@ -37,6 +37,9 @@ NODES = {
     "LiDiTBridgeLoader",
     "LiDiTBridge",
     "LiDiTTrainBridge",
+    "LiDiTAttentionMaps",
+    "LiDiTInspectRefiners",
+    "LiDiTContinuePrompt",
 }
 FASTEST_OF = 8  # loads; a busy machine's slow ones say nothing about the pack
 

@@ -149,7 +149,7 @@ def test_what_is_left_out_is_not_looked_at():
             lambda: ReadPrompt(read_of(1).side, {0: random_states(4).emptied()}),
             "no LLM has read a token of this prompt",
         ),
-        (lambda: TokenPlaces.from_json("[1"), "places of a prompt's tokens are '.1'; expected"),
+        (lambda: TokenPlaces.from_json("[1", 9), "places of a prompt's tokens are '.1'; expected"),
     ],
 )
 def test_mistakes_get_a_sentence(call, sentence):
@@ -161,4 +161,7 @@ def test_tokens_are_found_by_their_words():
     places = TokenPlaces("two cats 猫", 3, ((0, 3), (3, 6), (6, 8), (9, 9), (9, 10)))
     assert places.words() == [("two", (3,)), ("cats", (4, 5)), ("猫", (6, 7))]
     assert places.labels(9) == ("", "", "", "two", "ca", "ts", "猫", "猫", "")
-    assert TokenPlaces.from_json(places.to_json()) == places
+    assert TokenPlaces.from_json(places.to_json(), 8) == places
+    for told, length in ((places.to_json(), 7), ('["a", -1, [[0, 1]]]', 8), ('["a", 0, [[0]]]', 8)):
+        with pytest.raises(LiDiTError, match=f"written for {length} tokens"):
+            TokenPlaces.from_json(told, length)

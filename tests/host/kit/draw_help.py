@@ -39,6 +39,19 @@ BRIDGED = {
     "LiDiTBridge": (1, 2, 3, 4, 5),
     "LiDiTTrainBridge": (1, 2, 4, 6, 7),
 }  # of another model's CLIP
+INSPECTED = {  # of a graph that is run: figures of a prompt and its picture
+    "LiDiTAttentionMaps": (7, 8),
+    "LiDiTInspectRefiners": (9, 10),
+    "LiDiTContinuePrompt": (1, 11),
+}
+PLACES = {  # of its nodes on the canvas: left, top, width, height; the others stand far left
+    7: (0, 0, 290, 190),
+    8: (330, 0, 640, 190),
+    9: (0, 400, 290, 200),
+    10: (330, 400, 640, 400),
+    1: (0, 1000, 290, 260),
+    11: (330, 1000, 640, 260),
+}
 FOREIGN_FILE = "qwen_3_4b.safetensors"
 FOREIGN_CHECKPOINT = "sd_xl_base_1.0.safetensors"
 BRIDGE_FILE = "sdxl-from-smollm2.safetensors"
@@ -71,11 +84,15 @@ def run_workflow(server: HostServer, browser: Browser, number: int) -> None:
     give_files(server, api)
     forget_all(server)  # a node whose result is known tells nothing
     browser.open(ui)
+    run_open(server, browser, NAMES[number - 1])
+
+
+def run_open(server: HostServer, browser: Browser, name: str) -> None:
     before = set(server.get("/history"))
     browser.run()
     (entry,) = server.wait_for_new(before)
     if entry["status"]["status_str"] != "success":
-        raise SystemExit(f"{NAMES[number - 1]}: {entry['status']['messages'][-1]}")
+        raise SystemExit(f"{name}: {entry['status']['messages'][-1]}")
     browser.page.wait_for_timeout(2500)
 
 
@@ -145,6 +162,32 @@ def bridged() -> Api:
     }
 
 
+def inspected() -> Api:
+    """A prompt, its picture, and figures of both."""
+    first = read(NAMES[0])[1]
+    loader = {**first["1"]["inputs"]}
+    del loader["custom_template"]
+    prompt = {"clip": ["1", 0], "text": "two cats and a dog"}
+    model, read_as = ["3", 0], ["2", 0]
+    drawn = {**first["7"]["inputs"], "model": model, "positive": read_as, "negative": ["6", 0]}
+    size = {"width": 128, "height": 128, "batch_size": 1}
+    maps = {"model": model, "conditioning": read_as, "samples": ["5", 0], "vae": ["3", 1]}
+    figure = {"model": model, "conditioning": read_as, "figure": "refiner attention", "time": 0.5}
+    return {
+        "1": {"class_type": "LiDiTLLMLoader", "inputs": loader},
+        "2": {"class_type": "LiDiTTextEncode", "inputs": prompt},
+        "3": {"class_type": "LiDiTModelLoader", "inputs": first["5"]["inputs"]},
+        "4": {"class_type": "EmptyLatentImage", "inputs": size},
+        "5": {"class_type": "KSampler", "inputs": {**drawn, "latent_image": ["4", 0]}},
+        "6": {"class_type": "LiDiTTextEncode", "inputs": {**prompt, "text": ""}},
+        "7": {"class_type": "LiDiTAttentionMaps", "inputs": {**maps, "steps": 8}},
+        "8": {"class_type": "PreviewImage", "inputs": {"images": ["7", 0]}},
+        "9": {"class_type": "LiDiTInspectRefiners", "inputs": figure},
+        "10": {"class_type": "PreviewImage", "inputs": {"images": ["9", 0]}},
+        "11": {"class_type": "LiDiTContinuePrompt", "inputs": {**prompt, "max_tokens": 24}},
+    }
+
+
 def take(browser: Browser, ids: tuple[int, ...]) -> Image.Image:
     """What the canvas shows of these nodes."""
     room = browser.page.viewport_size
@@ -162,10 +205,23 @@ def draw_all(server: HostServer, browser: Browser, names: list[str]) -> None:
             keep(take(browser, SHOWN[name][1]), name)
 
 
-def draw_graph(browser: Browser, graph: Api, shown: dict[str, tuple[int, ...]]) -> None:
+def draw_graph(
+    browser: Browser,
+    graph: Api,
+    shown: dict[str, tuple[int, ...]],
+    server: HostServer | None = None,
+) -> None:
+    """Args: server, which runs the graph before the pictures are taken; None = it is not run."""
     browser.page.reload()  # for lists of files that were written since
     browser.page.wait_for_timeout(6000)
-    browser.open(browser.from_api(graph, "help"))
+    ui = browser.from_api(graph, "help")
+    if server:
+        for node in ui["nodes"]:
+            left, top, wide, high = PLACES.get(node["id"], (-3000, 400 * node["id"], 300, 300))
+            node["pos"], node["size"] = [left, top], [wide, high]
+    browser.open(ui)
+    if server:
+        run_open(server, browser, "help")
     for name, ids in shown.items():
         keep(take(browser, ids), name)
 
@@ -194,7 +250,7 @@ def main(host: str, *names: str) -> None:
             (base / "models" / kind).mkdir()
             (base / "models" / kind / file).touch()
         with HostServer(Path(host), base, "lidit") as server:
-            chosen = list(names or (*SHOWN, *KEPT, *FOREIGN, *BRIDGED))
+            chosen = list(names or (*SHOWN, *KEPT, *FOREIGN, *BRIDGED, *INSPECTED))
             kept = {name: ids for name, ids in KEPT.items() if name in chosen}
             foreign = {name: ids for name, ids in FOREIGN.items() if name in chosen}
             bridges = {name: ids for name, ids in BRIDGED.items() if name in chosen}
@@ -204,6 +260,8 @@ def main(host: str, *names: str) -> None:
                 for shown, api in graphs:
                     if shown:
                         draw_graph(browser, api, shown)
+                if figures := {n: ids for n, ids in INSPECTED.items() if n in chosen}:
+                    draw_graph(browser, inspected(), figures, server)
                 draw_all(server, browser, [name for name in chosen if name in SHOWN])
 
 

@@ -128,3 +128,21 @@ def save_tied(folder):
         config = json.loads((copy / "config.json").read_text())
         (copy / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
     return copy
+
+
+def test_what_comes_next_is_the_librarys_with_the_instruction_and_without(host, pack, load, core):
+    """A base model would do; the CLIP's own template, then one of a node's."""
+    folder = host.base / "models" / "llm" / "tiny" / "Llama"
+    clip = load("Llama")
+    before = states(clip).clone()
+    llm = pack.module("lidit_core.llm.loading").load_llm(folder, device="cpu")
+    short, paper, alone = (
+        core.continued(llm, folder, "a red cat", name, 6) for name in ("short", "paper", "none")
+    )
+    given = {"clip": clip, "text": "a red cat", "max_tokens": 6}
+    assert pack.run("LiDiTContinuePrompt", **given) == (short, alone)
+    (template,) = pack.run("LiDiTInstructionTemplate", preset="paper", system="", instruction="")
+    assert pack.run("LiDiTContinuePrompt", **given, template=template) == (paper, alone)
+    assert len({short, paper, alone}) > 1
+    pack.module("lidit_core.text.cache").MEMORY.clear()
+    assert (states(clip) == before).all()
