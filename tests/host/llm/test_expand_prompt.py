@@ -105,14 +105,20 @@ def test_an_llm_of_the_hosts_own_loader_writes_with_the_hosts_code(host, pack, c
     (_, transformer), *_ = pack.module("host.llm.host_decoder").text_models(
         clip.cond_stage_model.model
     )
+    next_words = {"clip": clip, "text": "a red cat", "max_tokens": 12}
     if not hasattr(transformer, "generate"):
         with pytest.raises(bench.error, match="writes no text with its own text encoders"):
             written(pack, clip)
+        with pytest.raises(bench.error, match="writes no text with its own text encoders"):
+            pack.run("LiDiTContinuePrompt", **next_words)
         return
     tied = pack.module("lidit_core.llm.loading").load_llm(save_tied(folder), device="cpu")
     how = core.Expansion(temperature=0, max_tokens=12)
     ours = core.expand(tied, save_tied(folder), "a red cat", how).text
     assert written(pack, clip) == ours
+    template = clip.cond_stage_model.settings.template
+    told = [core.continued(tied, save_tied(folder), "a red cat", t, 12) for t in (template, "none")]
+    assert pack.run("LiDiTContinuePrompt", **next_words) == tuple(told)
     drawn = {"temperature": 0.9, "seed": 3}
     assert written(pack, clip, **drawn) == written(pack, clip, **drawn)
 
@@ -130,8 +136,10 @@ def save_tied(folder):
     return copy
 
 
-def test_what_comes_next_is_the_librarys_with_the_instruction_and_without(host, pack, load, core):
-    """A base model would do; the CLIP's own template, then one of a node's."""
+def test_what_comes_next_is_the_librarys_with_the_instruction_and_without(
+    host, pack, load, core, caplog
+):
+    """By the CLIP's own template, then by one of a node's; without any, both are the same."""
     folder = host.base / "models" / "llm" / "tiny" / "Llama"
     clip = load("Llama")
     before = states(clip).clone()
@@ -143,6 +151,8 @@ def test_what_comes_next_is_the_librarys_with_the_instruction_and_without(host, 
     assert pack.run("LiDiTContinuePrompt", **given) == (short, alone)
     (template,) = pack.run("LiDiTInstructionTemplate", preset="paper", system="", instruction="")
     assert pack.run("LiDiTContinuePrompt", **given, template=template) == (paper, alone)
-    assert len({short, paper, alone}) > 1
+    assert len({short, paper, alone}) == 3
+    same = pack.run("LiDiTContinuePrompt", **{**given, "clip": load("Llama", template="none")})
+    assert same == (alone, alone) and "so both texts are the same" in caplog.text
     pack.module("lidit_core.text.cache").MEMORY.clear()
     assert (states(clip) == before).all()
