@@ -31,7 +31,7 @@ class LiDiTAttentionMaps(io.ComfyNode):
                     "steps",
                     default=8,
                     min=1,
-                    max=1000,
+                    max=100,
                     tooltip="Noise levels that the maps are the mean of; each runs the model once",
                 ),
             ],

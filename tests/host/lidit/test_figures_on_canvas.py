@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from clip_kit import fresh_loader, save_llms
+from model_kit import fuse
 from tiny_lidit import lidit_config, save_lidit_files
 
 PROMPT = "two red cats"
@@ -124,6 +125,19 @@ def test_a_prompt_without_the_places_of_its_tokens_has_their_numbers(pack, drawn
     assert "does not say which words the tokens of" in caplog.text
     assert image.shape[2] >= maps(pack, drawn).shape[2]
     assert not torch.equal(refiners(pack, drawn, conditioning=older), refiners(pack, drawn))
+
+
+def test_two_llms_have_a_figure_each(pack, drawn, kit, model, caplog):
+    """Five and three tokens of theirs are the prompt's; neither says which words they are."""
+    both = fuse(kit, kit.prompt("alpha", 9), kit.prompt("beta", 7))
+    image = maps(pack, drawn, model=model, conditioning=both)
+    assert image.shape == (1, 2 * (32 + 14), 6 * 48, 3)  # the picture and eight cells
+    assert "the tokens of alpha, beta are" in caplog.text
+    two = refiners(pack, drawn, model=model, conditioning=both)
+    alone = refiners(pack, drawn, model=model, conditioning=kit.prompt("alpha", 9))
+    assert two.shape[1] > alone.shape[1]
+    removed = fuse(kit, kit.prompt("alpha", 9), kit.prompt("beta", 7), weights=(1.0, 0.0))
+    assert torch.equal(refiners(pack, drawn, model=model, conditioning=removed), alone)
 
 
 def test_weights_of_words_are_read_with_the_words(pack, drawn):
