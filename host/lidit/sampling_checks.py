@@ -61,12 +61,29 @@ def checked_sampling(
         if is_flow:
             name = getattr(function, "__name__", "")
             check_sampler(name, len(sigmas) - 1)
-            check_guidance(name, getattr(guider, "cfg", 1.0))
+            check_guidance(name, strongest_guidance(guider))
             check_noise_level(float(sigmas.max()))
+            tell_noise_scale(getattr(schedule, "noise_scale", 1.0))
         check_start(first, first if is_flow else first / (1 + first), noise, latent_image)
         if is_flow and schedule is model.own_sampling[0]:
             tell_other_shift(config, schedule.shift, noise)
     return executor(guider, sigmas, extra_args, callback, noise, latent_image, *rest)
+
+
+def strongest_guidance(guider: Any) -> float:
+    """The largest scale of a guider, which may have several: DualCFGGuider's are cfg1 and cfg2."""
+    scales = [value for name, value in vars(guider).items() if "cfg" in name]
+    return max((float(s) for s in scales if isinstance(s, (int, float))), default=1.0)
+
+
+def tell_noise_scale(scale: float) -> None:
+    """Tell of noise that a node makes stronger or weaker than every LI-DiT was trained with."""
+    if scale != 1:
+        note(
+            f"a node scales the noise by {scale:g}, and LI-DiTs are trained with noise as it is, "
+            "so that the picture comes out in pieces; set noise_scale of ModelNoiseScale to 1, or "
+            "take that node out"
+        )
 
 
 def check_windows(conds: Mapping[str, Sequence[dict]], options: Mapping, batch: int) -> None:

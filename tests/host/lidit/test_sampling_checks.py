@@ -67,6 +67,35 @@ def test_samplers_that_guide_as_for_eps_models_are_refused(kit, model):
         assert kit.sample(model, prompt, sampler_name=sampler, cfg=cfg).isfinite().all()
 
 
+def test_the_scales_of_a_guider_that_has_two_count_as_well(kit, host, model):
+    """DualCFGGuider's lie under other names, and such a sampler drew ruins with it."""
+    from comfy.samplers import ksampler
+    from comfy_extras.nodes_custom_sampler import Guider_DualCFG
+
+    errors = kit.pack.module("lidit_core.errors")
+    for scales in ((1.0, 4.0), (4.0, 1.0)):
+        guider = Guider_DualCFG(model)
+        guider.set_conds(*(kit.prompt(seed=n) for n in (1, 2, 3)))
+        guider.set_cfg(*scales)
+        noise, sigmas = torch.randn(empty()["samples"].shape), torch.tensor(ramp(1.0, 4))
+        with pytest.raises(errors.LiDiTError, match="dpmpp_2m_cfg_pp adds guidance.* which is 4;"):
+            guider.sample(noise, noise * 0, ksampler("dpmpp_2m_cfg_pp"), sigmas)
+        with torch.inference_mode():
+            drawn = guider.sample(noise, noise * 0, ksampler("euler"), sigmas)
+        assert drawn.isfinite().all()
+
+
+@pytest.mark.parametrize(("scale", "told"), [(1.0, False), (0.5, True)])
+def test_noise_of_another_strength_is_told(kit, model, caplog, scale, told):
+    if "ModelNoiseScale" not in kit.host.nodes.NODE_CLASS_MAPPINGS:
+        path = kit.host.path / "comfy_extras" / "nodes_model_advanced.py"
+        assert wait_for(kit.host.nodes.load_custom_node(str(path), module_parent="comfy_extras"))
+    if "ModelNoiseScale" not in kit.host.nodes.NODE_CLASS_MAPPINGS:
+        pytest.skip("this ComfyUI has no ModelNoiseScale")
+    kit.sample(kit.stock("ModelNoiseScale", model=model, noise_scale=scale), kit.prompt(seed=1))
+    assert told == any("scales the noise by 0.5" in text for text in notes(caplog))
+
+
 @pytest.mark.parametrize("sampler", ["lms", "ipndm_v"])
 @pytest.mark.parametrize(("steps", "told"), [(12, True), (20, False)])
 def test_a_rule_of_order_4_is_told_to_take_more_steps(
