@@ -116,6 +116,7 @@ class HostModel(comfy.model_base.BaseModel):
     """Turns CONDITIONING into the text that the diffusion model reads."""
 
     source: tuple[str | Path, str, Refiners] | None = None  # what `load_model` was given
+    levels_known = False  # whether the sigmas of the sampling that runs were looked at
 
     def __init__(self, host_config: HostConfig, model_type, device=None) -> None:
         super().__init__(host_config, model_type, device=device, unet_model=HostLiDiT)
@@ -134,7 +135,8 @@ class HostModel(comfy.model_base.BaseModel):
     def process_timestep(self, timestep: Tensor, **kwargs) -> Tensor:
         """In LI-DiT's unit, whatever the schedule that a node has set counts in."""
         check_prediction(self.model_sampling, self.model_config.config.prediction)
-        return model_timestep(self.model_sampling, timestep, self.own_sampling[0])
+        own = self.own_sampling[0]
+        return model_timestep(self.model_sampling, timestep, own, self.levels_known)
 
     def process_latent_out(self, latent: Tensor) -> Tensor:
         """The sampler's result; one with NaN in it would be a black picture without a word."""

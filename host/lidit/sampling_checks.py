@@ -55,7 +55,8 @@ def checked_sampling(
     schedule, config = model.model_sampling, model.model_config.config
     check_lidit_weights(patcher, config)
     check_windows(guider.conds, extra_args.get("model_options", {}), len(noise))
-    function = getattr(executor.class_obj, "sampler_function", None)
+    sampler = executor.class_obj
+    function = getattr(sampler, "sampler_function", None)
     if function is not None and len(sigmas) > 1:
         first, is_flow = float(sigmas[0]), isinstance(schedule, host.CONST)
         if is_flow:
@@ -67,7 +68,17 @@ def checked_sampling(
         check_start(first, first if is_flow else first / (1 + first), noise, latent_image)
         if is_flow and schedule is model.own_sampling[0]:
             tell_other_shift(config, schedule.shift, noise)
-    return executor(guider, sigmas, extra_args, callback, noise, latent_image, *rest)
+        model.levels_known = is_flow and keeps_to_its_sigmas(sampler)
+    try:
+        return executor(guider, sigmas, extra_args, callback, noise, latent_image, *rest)
+    finally:
+        model.levels_known = False
+
+
+def keeps_to_its_sigmas(sampler: Any) -> bool:
+    """Whether a KSAMPLER is one of the host's, which go above the first sigma by churn alone."""
+    ours = sampler.sampler_function.__module__.startswith("comfy.")
+    return ours and not sampler.extra_options.get("s_churn")
 
 
 def strongest_guidance(guider: Any) -> float:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import wait_for
 from model_kit import empty, save_small
+from tiny_lidit import Looks
 
 NO_PLACE_TO_START = "with an empty latent"
 
@@ -94,6 +95,34 @@ def test_noise_of_another_strength_is_told(kit, model, caplog, scale, told):
         pytest.skip("this ComfyUI has no ModelNoiseScale")
     kit.sample(kit.stock("ModelNoiseScale", model=model, noise_scale=scale), kit.prompt(seed=1))
     assert told == any("scales the noise by 0.5" in text for text in notes(caplog))
+
+
+def test_a_step_of_the_hosts_own_samplers_waits_for_no_device(kit, model):
+    """Of a flow all sigmas are looked at before the first step, and none at a step."""
+    from comfy.patcher_extension import WrappersMP
+
+    seen = []
+
+    def step(executor, *args, **kwargs):
+        with Looks() as looks:
+            out = executor(*args, **kwargs)
+        seen.append(looks.seen)
+        return out
+
+    watched = model.clone()
+    watched.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "watch", step)
+    kit.sample(watched, kit.prompt(seed=1))
+    assert seen == [[]] * 4
+
+
+def test_a_sampler_that_goes_above_its_sigmas_is_still_refused(kit, model, on_noise):
+    """Churn adds noise before a step: from pure noise there is none to add to."""
+    import comfy.samplers
+
+    errors = kit.pack.module("lidit_core.errors")
+    churning = comfy.samplers.ksampler("euler", {"s_churn": 1.0})
+    with pytest.raises(errors.LiDiTError, match="schedule is at sigma 1.25"):
+        on_noise(model, ramp(1.0, 4), churning)
 
 
 @pytest.mark.parametrize("sampler", ["lms", "ipndm_v"])
