@@ -32,6 +32,7 @@ from .conds import CONDText
 from .diffusion import HostLiDiT, NoUNet
 from .sampling_checks import CHECKS_KEY, checked_sampling
 from .schedule import check_finite, check_prediction, model_timestep
+from .told import tell_unread
 
 WEIGHT_DTYPES = {
     "default": None,  # as the host decides from the file and the device
@@ -130,6 +131,7 @@ class HostModel(comfy.model_base.BaseModel):
         patched = bool(self.current_patcher and self.current_patcher.patches)
         kind = values.get("prompt_type", "")
         read = model_text(text, self.model_config.config, kind, patched)
+        tell_unread(values)
         return {**out, TEXT: CONDText(read.to(values["device"]))}
 
     def process_timestep(self, timestep: Tensor, **kwargs) -> Tensor:
