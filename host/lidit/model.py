@@ -142,7 +142,7 @@ class HostModel(comfy.model_base.BaseModel):
 
     def process_latent_out(self, latent: Tensor) -> Tensor:
         """The sampler's result; one with NaN in it would be a black picture without a word."""
-        check_finite(latent)
+        check_finite(latent, self.get_dtype_inference())
         return super().process_latent_out(latent)
 
     def extra_conds_shapes(self, **values) -> dict:

@@ -58,9 +58,19 @@ def check_noise_level(sigma: float) -> None:
         )
 
 
-def check_finite(latent: Tensor) -> None:
-    """Refuse a sampled latent with a number in it that is not finite."""
+def check_finite(latent: Tensor, dtype: torch.dtype) -> None:
+    """Refuse a sampled latent with a number in it that is not finite.
+
+    Args:
+        dtype: what the model computes in.
+    """
     strange = int((~latent.isfinite()).sum())
+    if strange and dtype == torch.float16:
+        raise LiDiTError(
+            f"the sampler ended with {strange} of {latent.numel()} numbers that are not finite; "
+            "the model computes in float16, which does not hold all that a LI-DiT's blocks reach: "
+            "choose bf16 or fp32 in ModelComputeDtype, or start ComfyUI without an option for fp16"
+        )
     if strange:
         raise LiDiTError(
             f"the sampler ended with {strange} of {latent.numel()} numbers that are not finite, "

@@ -11,6 +11,12 @@ from tiny_lidit import Looks
 NO_PLACE_TO_START = "with an empty latent"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def extra_nodes(host) -> None:
+    path = str(host.path / "comfy_extras" / "nodes_model_advanced.py")
+    assert wait_for(host.nodes.load_custom_node(path, module_parent="comfy_extras"))
+
+
 @pytest.fixture(scope="module")
 def on_noise(kit, host):
     """Draws with these sigmas and this sampler's function."""
@@ -86,11 +92,19 @@ def test_the_scales_of_a_guider_that_has_two_count_as_well(kit, host, model):
         assert drawn.isfinite().all()
 
 
+@pytest.mark.parametrize(("dtype", "told"), [("fp16", "in ModelComputeDtype"), ("fp32", "Flip")])
+def test_a_result_that_is_not_finite_in_float16_names_the_dtype(
+    kit, on_noise, tmp_path, dtype, told
+):
+    """Weights under which float16 is soon too small, and float32 too."""
+    errors = kit.pack.module("lidit_core.errors")
+    huge = kit.model.load_model(save_small(tmp_path / "huge.safetensors", scale=1e30))
+    with pytest.raises(errors.LiDiTError, match=f"numbers that are not finite.*{told}"):
+        on_noise(kit.stock("ModelComputeDtype", model=huge, dtype=dtype), ramp(1.0, 2))
+
+
 @pytest.mark.parametrize(("scale", "told"), [(1.0, False), (0.5, True)])
 def test_noise_of_another_strength_is_told(kit, model, caplog, scale, told):
-    if "ModelNoiseScale" not in kit.host.nodes.NODE_CLASS_MAPPINGS:
-        path = kit.host.path / "comfy_extras" / "nodes_model_advanced.py"
-        assert wait_for(kit.host.nodes.load_custom_node(str(path), module_parent="comfy_extras"))
     if "ModelNoiseScale" not in kit.host.nodes.NODE_CLASS_MAPPINGS:
         pytest.skip("this ComfyUI has no ModelNoiseScale")
     kit.sample(kit.stock("ModelNoiseScale", model=model, noise_scale=scale), kit.prompt(seed=1))
