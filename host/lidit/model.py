@@ -29,7 +29,7 @@ from ..weight_patches import name_owner
 from .branches import model_text
 from .conditioning import text_of
 from .conds import CONDText
-from .diffusion import HostLiDiT, NoUNet
+from .diffusion import HostLiDiT, NoUNet, check_alone
 from .sampling_checks import CHECKS_KEY, checked_sampling
 from .schedule import check_finite, check_prediction, model_timestep
 from .told import tell_unread
@@ -125,6 +125,7 @@ class HostModel(comfy.model_base.BaseModel):
         self.own_sampling = (self.model_sampling,)  # in a tuple: nodes exchange the other one only
 
     def extra_conds(self, **values) -> dict:
+        check_alone(values.get("control"), values.get("gligen"))  # before they look for c_crossattn
         out = super().extra_conds(**values)
         out.pop("c_crossattn", None)
         text = text_of(values.get("cross_attn"), values)

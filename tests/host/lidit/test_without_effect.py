@@ -7,6 +7,7 @@ import inspect
 import pytest
 import torch
 from conftest import wait_for
+from llmdiff_kit import controlnet
 from model_kit import close, empty
 
 
@@ -86,6 +87,39 @@ def test_a_picture_in_a_conditioning_is_told(kit, model, caplog):
     shown = kit.stock_v3("ReferenceLatent", conditioning=prompt, latent=picture)
     assert torch.equal(kit.sample(model, shown), drawn)
     assert "holds a picture (reference_latents), and a LI-DiT" in notes(caplog)[0]
+
+
+def test_a_controlnet_is_refused_in_a_sentence(kit, model):
+    """It ended in the host's KeyError, as it looks for text that a LI-DiT has elsewhere."""
+    errors, (control, _) = kit.pack.module("lidit_core.errors"), controlnet("sd15")
+    guided = kit.stock(
+        "ControlNetApply",
+        conditioning=kit.prompt(seed=1),
+        control_net=control,
+        image=torch.rand(1, 32, 32, 3),
+        strength=1.0,
+    )
+    with pytest.raises(errors.LiDiTError, match="a ControlNet is connected"):
+        kit.sample(model, guided)
+
+
+def test_gligen_is_refused_in_a_sentence(kit, model):
+    """The host would have it compute on U-Net blocks, and with text of its own width."""
+    errors, box = kit.pack.module("lidit_core.errors"), (torch.zeros(1, 24), 4, 4, 0, 0)
+    ((c0, values),) = kit.prompt(seed=1)
+    with pytest.raises(errors.LiDiTError, match="no GLIGEN exists for LI-DiT"):
+        kit.sample(model, [[c0, {**values, "gligen": ("position", gligen(), [box])}]])
+
+
+def gligen():
+    """As the host's loader makes it of a file for SD1.5."""
+    import comfy.gligen
+    import comfy.model_patcher
+
+    position = comfy.gligen.PositionNet(768, 768)
+    network = comfy.gligen.Gligen([], position, 768)
+    cpu = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(network, load_device=cpu, offload_device=cpu)
 
 
 def test_a_mask_that_the_sampler_is_not_given_is_told(kit, model, caplog):
