@@ -25,7 +25,7 @@ from ...lidit_core.model.config import LatentFormat, LiDiTConfig
 from ...lidit_core.model.latents import denormalise, normalise
 from ..entries import readable
 from ..keys import HIDDEN, TEXT
-from ..weight_patches import name_owner
+from ..weight_patches import keep_mark, name_owner
 from .branches import model_text
 from .conditioning import text_of
 from .conds import CONDText
@@ -198,6 +198,7 @@ def build_model(
     dynamic = hasattr(patcher, "is_dynamic") and patcher.is_dynamic()
     model.load_model_weights(dict(weights), **({"assign": True} if dynamic else {}))
     name_owner(model.diffusion_model, config)
+    keep_mark(patcher)
     patcher.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, CHECKS_KEY, checked_sampling)
     return patcher
 
