@@ -16,12 +16,37 @@ from torch import Tensor, nn
 from .node_notes import note
 
 OWNER = "lidit_owner"  # on a weight: what kind of model it belongs to
+UNTOUCHED = "lidit_untouched"  # among a patcher's attachments: the host's mark of no patch
 
 
 def name_owner(model: nn.Module, kind: Any) -> None:
     """Write on each weight whose it is, for a merge takes weights alone."""
     for weight in model.parameters():
         setattr(weight, OWNER, kind)
+
+
+def keep_mark(patcher: comfy.model_patcher.ModelPatcher) -> None:
+    """Keep the mark that the host gives weights as they are, and changes with every LoRA."""
+    patcher.set_attachments(UNTOUCHED, patcher.patches_uuid)
+
+
+def tell_idle_lora(patcher: comfy.model_patcher.ModelPatcher, what: str) -> None:
+    """Tell of a LoRA of which the model has no weight: the host logs its names and goes on.
+
+    Args:
+        what: the model, as sentences call it.
+    """
+    untouched = patcher.attachments.get(UNTOUCHED, patcher.patches_uuid)
+    others = (patcher.patches, patcher.hook_patches, patcher.weight_wrapper_patches)
+    others += (patcher.injections,)  # LoRAs in bypass mode
+    if patcher.patches_uuid == untouched or any(others):
+        return
+    if "manual_cast_dtype" not in patcher.object_patches:  # ModelComputeDtype changes the mark too
+        note(
+            f"a LoRA or a merge on {what} changes none of its weights: it is for a model of "
+            "another kind, or for the CLIP alone; choose one that was trained on this, or take "
+            "the node out"
+        )
 
 
 def check_weight_patches(

@@ -71,7 +71,9 @@ def _by_host(reader: HostReader, patcher, text: str, how: Expansion) -> Expanded
     renderer, device = reply_renderer(reader.llm, how), patcher.load_device
     needed = memory_needed(reader.llm, how.max_tokens, text)
     model_management.load_models_gpu([patcher], memory_required=needed)
-    ids = torch.tensor([renderer(text).ids], device=device)
+    ids = renderer(text).ids
+    reader.llm.check_tokens(ids)
+    ids = torch.tensor([ids], device=device)
     embedded = transformer.model.embed_tokens(ids, out_dtype=torch.float32)
     reply = transformer.generate(
         embedded,
