@@ -17,12 +17,13 @@ from ..lidit_core.io.conditioning import (
     write_encoded,
 )
 from ..lidit_core.model.prompt_text import HIDDEN, NAMES, read_prompts
-from .folders import CONDITIONING, plain_name
+from .folders import CONDITIONING, files_below, plain_name
 from .keys import MODEL_CONDS, Entry
 from .lidit.conditioning import for_lidit
 
 IN_OUTPUT = " [output]"  # after the name of a file that a workflow wrote, as the host marks them
 SUFFIX = ".safetensors"
+NONE = f"(save one with Save Conditioning, or put one into models/{CONDITIONING})"
 LEFT_OUT = ("hooks", "uuid")  # which the host gives entries anew
 
 
@@ -86,12 +87,13 @@ def _completed(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def choices() -> list[str]:
-    """The files of models/conditioning, then those that were saved into output/conditioning."""
+    """The files of models/conditioning, then those saved into output/conditioning; never empty."""
     names = folder_paths.get_filename_list(CONDITIONING)
     given = [name.replace("\\", "/") for name in names]  # a workflow is opened on every system
     output = Path(folder_paths.get_output_directory())
-    saved = sorted((output / CONDITIONING).rglob(f"*{SUFFIX}"))
-    return [*given, *(path.relative_to(output).as_posix() + IN_OUTPUT for path in saved)]
+    saved = [file for file in files_below(output / CONDITIONING) if file.suffix == SUFFIX]
+    names = [*given, *(path.relative_to(output).as_posix() + IN_OUTPUT for path in saved)]
+    return names or [NONE]
 
 
 def find(name: str) -> Path:
@@ -100,13 +102,18 @@ def find(name: str) -> Path:
     Raises:
         LiDiTError: there is none of this name.
     """
+    check(
+        name != NONE,
+        f"there is no encoded prompt yet; save one with Save Conditioning, or put one into "
+        f"models/{CONDITIONING}, press R and choose it from the list",
+    )
     plain = plain_name(name)
     if plain.endswith(IN_OUTPUT):
         path = Path(folder_paths.get_output_directory()) / plain.removesuffix(IN_OUTPUT)
     else:
         path = Path(folder_paths.get_full_path(CONDITIONING, plain) or plain)
     check(
-        path.is_file(),
+        os.path.isfile(path),
         f"there is no encoded prompt {name!r}; put it into models/{CONDITIONING}, or choose one "
         "that is listed",
     )

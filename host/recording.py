@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,17 @@ from ..lidit_core.io.prompts import read_prompts
 from ..lidit_core.io.recording import Encode, Recording, record
 from .bridge.teacher import teacher_of
 from .encoded_prompts import storable
-from .folders import plain_name
+from .folders import entries_of, plain_name
 from .node_notes import note
 
 FOLDER = "recordings"  # below the output folder
+NONE = "(put a .txt file of prompts into the input folder)"
 
 
 def prompt_files() -> list[str]:
-    """The text files of the input folder."""
-    folder = Path(folder_paths.get_input_directory())
-    return sorted(path.name for path in folder.glob("*.txt"))
+    """The text files of the input folder; never empty."""
+    files = entries_of(Path(folder_paths.get_input_directory()))
+    return [file.name for file in files if file.suffix == ".txt" and os.path.isfile(file)] or [NONE]
 
 
 def listed_prompts(file: str) -> list[str]:
@@ -33,6 +35,11 @@ def listed_prompts(file: str) -> list[str]:
     Raises:
         LiDiTError: it is missing or empty.
     """
+    check(
+        file != NONE,
+        "there is no file of prompts yet; put a .txt file with one prompt a line into ComfyUI's "
+        "input folder, press R and choose it from the list",
+    )
     return read_prompts(Path(folder_paths.get_input_directory()) / plain_name(file))
 
 
