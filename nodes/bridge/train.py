@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ...host.bridge.training.learning import Options
 from ...host.bridge.training.recordings import find_recording, recordings
-from ...host.bridge.training.run import Connected, train_bridge
+from ...host.bridge.training.run import Connected, fingerprint, train_bridge
 from ...host.node_notes import shown
 from ...lidit_core.errors import check
 from ..inputs import BridgeType, other_llms, taken_llms
@@ -120,6 +120,10 @@ class LiDiTTrainBridge(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, recording: str) -> bool:
         return True  # a recording that is not there gets its sentence when the node runs
+
+    @classmethod
+    def fingerprint_inputs(cls, recording: str, name: str, **_) -> str:
+        return fingerprint(recording, name)
 
     @classmethod
     def execute(cls, bridge, clip, model, latent_image, recording, name, **asked) -> io.NodeOutput:
