@@ -12,7 +12,7 @@ from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
-from conftest import HERE, HOST, PACK_NAME, ROOT
+from conftest import HERE, HOST, PACK_NAME, ROOT, load_pack
 from load_probe import SNAPSHOT
 
 NODES = {
@@ -143,6 +143,23 @@ def test_a_field_that_no_host_knows_is_an_error_and_not_dropped(pack):
         schema("alias", node_id="x", inputs=[], serch_aliases=["y"])
     with pytest.raises(KeyError, match="dtyp"):
         schema("alias", "dtyp", node_id="x", inputs=[])
+
+
+def test_a_second_copy_of_the_pack_is_told(pack, host, caplog, tmp_path):
+    """As an update that was unpacked beside the former folder leaves it."""
+    known, ours = dict(host.nodes.NODE_CLASS_MAPPINGS), Path(pack.name).name
+    second = tmp_path / "LI-DiT-main"
+    second.symlink_to(ROOT, target_is_directory=True)
+    try:
+        load_pack(host, second)
+        (told,) = [r.getMessage() for r in caplog.records if "installed twice" in r.getMessage()]
+        assert str(second) in told and f"/{ours} and" in told and "remove the older" in told
+        caplog.clear()
+        load_pack(host, second)  # anew, as packs that reload packs do
+        assert "installed twice" not in caplog.text
+    finally:
+        host.nodes.NODE_CLASS_MAPPINGS.clear()
+        host.nodes.NODE_CLASS_MAPPINGS.update(known)
 
 
 def test_imports_of_the_pack_are_relative():
