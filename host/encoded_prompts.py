@@ -111,7 +111,7 @@ def find(name: str) -> Path:
     if plain.endswith(IN_OUTPUT):
         path = Path(folder_paths.get_output_directory()) / plain.removesuffix(IN_OUTPUT)
     else:
-        path = Path(folder_paths.get_full_path(CONDITIONING, plain) or plain)
+        path = Path(folder_paths.get_full_path(CONDITIONING, plain) or "")
     check(
         os.path.isfile(path),
         f"there is no encoded prompt {name!r}; put it into models/{CONDITIONING}, or choose one "

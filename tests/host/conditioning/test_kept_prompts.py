@@ -126,6 +126,15 @@ def test_a_file_that_is_not_there_is_told(kit, name, sentence):
     assert kit.pack.module("host.encoded_prompts").fingerprint(name) == name
 
 
+def test_a_file_is_not_looked_for_where_the_host_was_started(kit, keep, tmp_path, monkeypatch):
+    """But in the model folders alone."""
+    _, path = keep(kit.prompt())
+    (tmp_path / "here.safetensors").write_bytes(path.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Exception, match="there is no encoded prompt 'here.safetensors'"):
+        kit.pack.run("LiDiTLoadConditioning", file="here.safetensors")
+
+
 def test_a_prompt_of_the_command_line_is_loaded_as_one_of_the_canvas(kit, host, pack):
     """`lidit encode --out` and LI-DiT Text Encode give the same entry, to the bit."""
     from tiny_lidit import lidit_config, save_lidit_files
