@@ -129,7 +129,9 @@ def _llms() -> dict[str, str]:
 
 def _folders() -> list[Path]:
     """The model folders that may hold LLMs, ours first, each once."""
-    paths = [*folder_paths.get_folder_paths(LLMS), os.path.join(folder_paths.models_dir, "LLM")]
+    # by their places too: another pack may have given the name to a folder of its own alone
+    places = [os.path.join(folder_paths.models_dir, name) for name in (LLMS, LLMS.upper())]
+    paths = [*folder_paths.get_folder_paths(LLMS), *places]
     for kind in ALSO:
         if kind in folder_paths.folder_names_and_paths:
             paths += folder_paths.get_folder_paths(kind)

@@ -113,3 +113,20 @@ def test_an_empty_list_says_what_to_put_where(pack, host, monkeypatch, tmp_path,
     others = {"clip": None, "name": "x"} if put == "prompts" else {}
     with pytest.raises(pack.module("lidit_core.errors").LiDiTError, match=f"{folder}.*press R"):
         pack.run(node, **others, **{put: only})
+
+
+def test_another_pack_may_take_the_name_of_our_folder(pack, host, tmp_path, monkeypatch):
+    import folder_paths
+
+    folders = pack.module("host.llm.files")
+    ours, theirs = host.base / "models" / "llm" / "of ours", tmp_path / "of theirs"
+    known = folder_paths.folder_names_and_paths
+    monkeypatch.setitem(known, "llm", ([str(tmp_path)], {".gguf"}))
+    try:
+        for folder in (ours, theirs):
+            folder.mkdir(parents=True)
+            (folder / "config.json").touch()
+        assert {"of ours", "of theirs"} <= set(folders.llm_choices())
+    finally:
+        (ours / "config.json").unlink()
+        ours.rmdir()
