@@ -9,7 +9,7 @@ from typing import Any
 
 import folder_paths
 
-from ..lidit_core.errors import LiDiTError, check
+from ..lidit_core.errors import LiDiTError, check, shown
 from ..lidit_core.io.conditioning import (
     EncodedPrompt,
     EncodedPrompts,
@@ -31,11 +31,9 @@ def save(conditioning: list[Entry], prefix: str) -> Path:
     """Write conditioning below the output folder, under the next free number of a prefix.
 
     Raises:
-        LiDiTError: it holds what no file does, such as a ControlNet.
+        LiDiTError: it holds what no file does, such as a ControlNet, or the prefix leads elsewhere.
     """
-    folder, name, counter, _, _ = folder_paths.get_save_image_path(
-        prefix, folder_paths.get_output_directory()
-    )
+    folder, name, counter = _place(prefix.replace("\\", "/"))  # a workflow may be of Windows
     path = Path(folder) / f"{name}_{counter:05}_{SUFFIX}"
     while path.exists():  # the host counts pictures alone
         counter += 1
@@ -49,6 +47,19 @@ def save(conditioning: list[Entry], prefix: str) -> Path:
             "this (ControlNet, hooks and the like), and add that after loading"
         ) from error
     return path
+
+
+def _place(prefix: str) -> tuple[str, str, int]:
+    """Folder, beginning of the name, and the next number by the host's count."""
+    try:
+        return folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())[:3]
+    except OSError:
+        raise
+    except Exception as error:  # the host's own, of several lines
+        raise LiDiTError(
+            f"filename_prefix is {shown(prefix)}, which leads out of the output folder; expected a "
+            "name in it, such as conditioning/prompt"
+        ) from error
 
 
 def storable(values: Mapping[str, Any]) -> dict[str, Any]:
