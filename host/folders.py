@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from pathlib import PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import folder_paths
 
 from ..lidit_core.errors import LiDiTError
+from ..lidit_core.paths import is_hidden
 from ..lidit_core.text.templates import SUFFIXES
 
 LLMS, TEMPLATES, ADAPTERS = "llm", "llm_templates", "llmdiff"  # our folders in `models`
@@ -31,6 +32,25 @@ def register() -> None:
         folder_paths.folder_names_and_paths[kind] = (folders, set(known) | suffixes)
         with contextlib.suppress(OSError):
             os.makedirs(folder, exist_ok=True)
+
+
+def entries_of(folder: Path) -> list[Path]:
+    """What lies in a folder and is not hidden, in order; nothing where the system does not say.
+
+    Lists of files are made while the host loads the pack: one link to another user's files, or a
+    share that is gone, must hide neither the node nor the pack. So whoever lists files asks this
+    and `os.path`, which says no where `pathlib` raises.
+    """
+    try:
+        return sorted(path for path in folder.iterdir() if not is_hidden(path))
+    except OSError:
+        return []
+
+
+def files_below(folder: Path) -> list[Path]:
+    """The files in a folder and the folders in it that are not hidden, in order."""
+    found = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
+    return sorted(path for path in found if not is_hidden(path) and os.path.isfile(path))
 
 
 def plain_name(name: str) -> str:

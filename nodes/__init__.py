@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+from pathlib import Path
+
 from comfy_api.latest import ComfyExtension, io
+
+LOADER = "LiDiTLLMLoader"  # by which another copy is known
+
+
+log = logging.getLogger(__name__)
 
 
 class LiDiTExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        """Tell of another copy of the pack, whose nodes these would take the place of."""
+        host = sys.modules.get("nodes")  # the host's own file of that name
+        there = getattr(host, "NODE_CLASS_MAPPINGS", {}).get(LOADER)
+        if there is not None and (other := _folder_of(there)) != _folder_of(type(self)):
+            log.warning(
+                "LI-DiT is installed twice, in %s and %s; ComfyUI takes the nodes of the latter "
+                "and parts of the other, so remove the older one and restart",
+                *(other, _folder_of(type(self))),
+            )
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Every node; imported here, so that what they need loads with the first of them."""
         from ..host.exceptions import name_plainly
@@ -59,3 +79,10 @@ class LiDiTExtension(ComfyExtension):
             LiDiTTrainBridge,
         ]
         return [checking_inputs(node) for node in nodes]
+
+
+def _folder_of(kind: type) -> Path | None:
+    """The folder of the pack that a class is of; a link's own name, as users see it."""
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    parents = Path(file).parents if file else ()
+    return next((folder.parent for folder in parents if folder.name == "nodes"), None)

@@ -1,7 +1,8 @@
 """Inputs are looked at before a node runs: a graph in API format may hold any value anywhere.
 
 The host hands a number or a text to an input that is to be connected, and, up to 0.3.64, any value
-to a list of a node that checks one of its inputs itself.
+to a list of a node that checks one of its inputs itself. What the system refuses while the node
+runs, as a folder that cannot be written or a full disk, is a sentence too.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..lidit_core.errors import check, listed, shown
+from ..lidit_core.errors import LiDiTError, check, listed, refusal, shown
 
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 TOLD = 12  # of a list's options in a sentence
@@ -41,7 +42,12 @@ def checking_inputs(node: Node) -> Node:
             check_link(name, given.get(name))
         for name in choices().keys() & given.keys():
             check_choice(name, given[name], choices()[name])
-        return run(cls, *values, **given)
+        try:
+            return run(cls, *values, **given)
+        except OSError as error:
+            if not error.strerror:  # another library's, not the system's
+                raise
+            raise LiDiTError(refusal(error)) from error
 
     node.execute = classmethod(execute)
     return node

@@ -25,7 +25,7 @@ from ...lidit_core.model.config import LatentFormat, LiDiTConfig
 from ...lidit_core.model.latents import denormalise, normalise
 from ..entries import readable
 from ..keys import HIDDEN, TEXT
-from ..weight_patches import keep_mark, name_owner
+from ..weight_patches import check_storage, keep_mark, name_owner
 from .branches import model_text
 from .conditioning import text_of
 from .conds import CONDText
@@ -180,6 +180,7 @@ def build_model(
 ) -> comfy.model_patcher.ModelPatcher:
     """Checked weights as a MODEL, as the host's own loader of diffusion models does it."""
     device = management.get_torch_device()
+    check_storage(WEIGHT_DTYPES[weight_dtype], device, "weight_dtype")
     host_config = HostConfig(config)
     dtype = WEIGHT_DTYPES[weight_dtype] or management.unet_dtype(
         model_params=sum(math.prod(w.shape) for w in weights.values()),
