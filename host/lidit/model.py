@@ -143,7 +143,7 @@ class HostModel(comfy.model_base.BaseModel):
 
     def process_latent_out(self, latent: Tensor) -> Tensor:
         """The sampler's result; one with NaN in it would be a black picture without a word."""
-        check_finite(latent, self.get_dtype_inference())
+        check_finite(latent, self.manual_cast_dtype or self.get_dtype())
         return super().process_latent_out(latent)
 
     def extra_conds_shapes(self, **values) -> dict:
