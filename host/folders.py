@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import unicodedata
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import folder_paths
@@ -53,13 +54,23 @@ def files_below(folder: Path) -> list[Path]:
     return sorted(path for path in found if not is_hidden(path) and os.path.isfile(path))
 
 
+def is_name(text: str) -> bool:
+    """Whether a file can be called so: wide spaces and joined emoji are common, zero bytes not."""
+    return not any(unicodedata.category(letter) == "Cc" for letter in text)
+
+
 def plain_name(name: str) -> str:
     """A name as listed, whichever system saved the workflow.
 
     Raises:
-        LiDiTError: it leads out of the model folders.
+        LiDiTError: it leads out of the model folders, or no file can be called so.
     """
     plain = str(name).replace("\\", "/")
+    if not is_name(plain):
+        raise LiDiTError(
+            f"the name {str(name)[:80]!r} holds characters that no file's name has; write or "
+            "choose another"
+        )
     if ".." in PurePosixPath(plain).parts or plain[:1] == "/" or PureWindowsPath(plain).drive:
         raise LiDiTError(
             f"the name {str(name)[:80]!r} leads out of the model folders; expected one that is "

@@ -15,17 +15,6 @@ log = logging.getLogger(__name__)
 
 
 class LiDiTExtension(ComfyExtension):
-    async def on_load(self) -> None:
-        """Tell of another copy of the pack, whose nodes these would take the place of."""
-        host = sys.modules.get("nodes")  # the host's own file of that name
-        there = getattr(host, "NODE_CLASS_MAPPINGS", {}).get(LOADER)
-        if there is not None and (other := _folder_of(there)) != _folder_of(type(self)):
-            log.warning(
-                "LI-DiT is installed twice, in %s and %s; ComfyUI takes the nodes of the latter "
-                "and parts of the other, so remove the older one and restart",
-                *(other, _folder_of(type(self))),
-            )
-
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Every node; imported here, so that what they need loads with the first of them."""
         from ..host.exceptions import name_plainly
@@ -54,6 +43,7 @@ class LiDiTExtension(ComfyExtension):
         from .llmdiff.encode import LLMDiffEncode
 
         name_plainly()
+        tell_of_another_copy(type(self))
         register()  # the folders that the nodes list, before any of them does
         nodes = [
             LiDiTLLMLoader,
@@ -79,6 +69,22 @@ class LiDiTExtension(ComfyExtension):
             LiDiTTrainBridge,
         ]
         return [checking_inputs(node) for node in nodes]
+
+
+def tell_of_another_copy(ours: type) -> None:
+    """Log a warning where the host has loaded the pack before, from another folder.
+
+    Args:
+        ours: a class of this copy.
+    """
+    host = sys.modules.get("nodes")  # the host's own file of that name
+    there = getattr(host, "NODE_CLASS_MAPPINGS", {}).get(LOADER)
+    if there is not None and (other := _folder_of(there)) != (own := _folder_of(ours)):
+        log.warning(
+            "LI-DiT is installed twice, in %s and %s; ComfyUI takes the nodes of the latter and "
+            "parts of the other, so remove the older one and restart",
+            *(other, own),
+        )
 
 
 def _folder_of(kind: type) -> Path | None:

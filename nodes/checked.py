@@ -14,6 +14,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..host.folders import is_name
 from ..lidit_core.errors import LiDiTError, check, listed, refusal, shown
 
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
@@ -69,6 +70,6 @@ def check_choice(name: str, value: Any, options: Sequence[Any] | None) -> None:
         options: None = the names of files, which the node looks for when it runs.
     """
     if not options:
-        a_name = value is None or isinstance(value, str) and value.isprintable()
+        a_name = value is None or isinstance(value, str) and is_name(value)
         return check(a_name, f"{name} is {shown(value)}; expected a name from its list")
     check(value in options, f"{name} is {shown(value)}; expected one of {listed(options, TOLD)}")

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -87,6 +88,7 @@ def train_bridge(
         path, state = _files(name, about)
         if path.exists():
             return _trained(path, about)
+        _check_writable(path, state.path)
         made = LoadedBridge(copy.deepcopy(loaded.bridge), loaded.rows, loaded.empty)
         learner = Learner(made, prompts, options, state, Gradients(checkpointing), HELD_OUT)
         prompts.prepare(learner.numbers())
@@ -197,6 +199,13 @@ def _files(name: str, about: dict) -> tuple[Path, RunState]:
     plain = _plain(name)
     folder = Path(folder_paths.get_output_directory()) / BRIDGES
     return _path(name), RunState(folder / f"{plain}.run{SUFFIX}", about)
+
+
+def _check_writable(*files: Path) -> None:
+    """Let the system refuse, before hours of training, a folder that cannot be written."""
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=file.parent).close()
 
 
 def _path(name: str) -> Path:

@@ -252,6 +252,7 @@ for source in sys.argv[1:]:
 """
 
 
+@pytest.mark.long
 def test_no_load_asks_a_network_but_a_hubs(file, cache, tmp_path):
     """Whoever is offline has told nobody so, and would wait for answers that do not come."""
     sources = [save_llm(tmp_path / "folder"), file, "hub:nobody/nothing"]

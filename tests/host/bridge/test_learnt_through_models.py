@@ -221,6 +221,15 @@ def test_what_cannot_be_trained_is_told_in_a_sentence(bench, trains):
     assert not (bench.folder / "never.safetensors").exists()
 
 
+def test_a_folder_that_cannot_be_written_is_told_before_the_training(bench, trains, monkeypatch):
+    """Nobody may be root, so here a file is in the folder's place."""
+    (bench.folder / "taken").touch()
+    begun = Stopped(monkeypatch, 0)
+    with pytest.raises(bench.error, match="the system refused.*taken"):
+        train(bench, "sd15", "taken/learnt")
+    assert not begun.shown
+
+
 def test_through_the_demo_checkpoint_as_a_graph(bench, trains, server):
     """By the host's own executor: previews while it learns, and a picture by what has learnt."""
     run = server.draw(bench.training_graph("graph"))

@@ -139,6 +139,16 @@ def test_a_prefix_of_windows_is_a_folder_and_one_that_leads_out_a_sentence(kit, 
         assert "\n" not in str(told.value)
 
 
+@pytest.mark.parametrize("name", ["赤い\u3000猫", "deux\u00a0chats", "👨\u200d👩\u200d👧"])
+def test_names_as_people_give_them_are_taken(kit, keep, host, name):
+    """Wide spaces, spaces that do not break, emoji that are joined: none is printable to Python."""
+    _, path = keep(kit.prompt())
+    file = host.base / "models" / "conditioning" / f"{name}.safetensors"
+    file.write_bytes(path.read_bytes())
+    assert file.name in kit.pack.module("host.encoded_prompts").choices()
+    assert kit.pack.run("LiDiTLoadConditioning", file=file.name)
+
+
 def test_a_file_is_not_looked_for_where_the_host_was_started(kit, keep, tmp_path, monkeypatch):
     """But in the model folders alone."""
     _, path = keep(kit.prompt())

@@ -115,6 +115,7 @@ def test_every_node_that_lists_files_is_asked_whether_they_have_changed(pack):
         ("../secret.txt", "x", "leads out of the model folders"),
         ("many.txt", "", "the recording has no name"),
         ("many.txt", "../x", "leads out of the model folders"),
+        ("many.txt", "a\0b", "characters that no file's name has"),
     ],
 )
 def test_mistakes_are_told(pack, host, given, prompts, name, sentence):
