@@ -9,7 +9,7 @@ from typing import Any
 
 import folder_paths
 
-from ..lidit_core.errors import LiDiTError, check
+from ..lidit_core.errors import LiDiTError, check, shown
 from ..lidit_core.io.conditioning import (
     EncodedPrompt,
     EncodedPrompts,
@@ -17,12 +17,13 @@ from ..lidit_core.io.conditioning import (
     write_encoded,
 )
 from ..lidit_core.model.prompt_text import HIDDEN, NAMES, read_prompts
-from .folders import CONDITIONING, plain_name
+from .folders import CONDITIONING, files_below, plain_name
 from .keys import MODEL_CONDS, Entry
 from .lidit.conditioning import for_lidit
 
 IN_OUTPUT = " [output]"  # after the name of a file that a workflow wrote, as the host marks them
 SUFFIX = ".safetensors"
+NONE = f"(save one with Save Conditioning, or put one into models/{CONDITIONING})"
 LEFT_OUT = ("hooks", "uuid")  # which the host gives entries anew
 
 
@@ -30,11 +31,9 @@ def save(conditioning: list[Entry], prefix: str) -> Path:
     """Write conditioning below the output folder, under the next free number of a prefix.
 
     Raises:
-        LiDiTError: it holds what no file does, such as a ControlNet.
+        LiDiTError: it holds what no file does, such as a ControlNet, or the prefix leads elsewhere.
     """
-    folder, name, counter, _, _ = folder_paths.get_save_image_path(
-        prefix, folder_paths.get_output_directory()
-    )
+    folder, name, counter = _place(prefix.replace("\\", "/"))  # a workflow may be of Windows
     path = Path(folder) / f"{name}_{counter:05}_{SUFFIX}"
     while path.exists():  # the host counts pictures alone
         counter += 1
@@ -48,6 +47,19 @@ def save(conditioning: list[Entry], prefix: str) -> Path:
             "this (ControlNet, hooks and the like), and add that after loading"
         ) from error
     return path
+
+
+def _place(prefix: str) -> tuple[str, str, int]:
+    """Folder, beginning of the name, and the next number by the host's count."""
+    try:
+        return folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())[:3]
+    except OSError:
+        raise
+    except Exception as error:  # the host's own, of several lines
+        raise LiDiTError(
+            f"filename_prefix is {shown(prefix)}, which leads out of the output folder; expected a "
+            "name in it, such as conditioning/prompt"
+        ) from error
 
 
 def storable(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,12 +98,13 @@ def _completed(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def choices() -> list[str]:
-    """The files of models/conditioning, then those that were saved into output/conditioning."""
+    """The files of models/conditioning, then those saved into output/conditioning; never empty."""
     names = folder_paths.get_filename_list(CONDITIONING)
     given = [name.replace("\\", "/") for name in names]  # a workflow is opened on every system
     output = Path(folder_paths.get_output_directory())
-    saved = sorted((output / CONDITIONING).rglob(f"*{SUFFIX}"))
-    return [*given, *(path.relative_to(output).as_posix() + IN_OUTPUT for path in saved)]
+    saved = [file for file in files_below(output / CONDITIONING) if file.suffix == SUFFIX]
+    names = [*given, *(path.relative_to(output).as_posix() + IN_OUTPUT for path in saved)]
+    return names or [NONE]
 
 
 def find(name: str) -> Path:
@@ -100,13 +113,18 @@ def find(name: str) -> Path:
     Raises:
         LiDiTError: there is none of this name.
     """
+    check(
+        name != NONE,
+        f"there is no encoded prompt yet; save one with Save Conditioning, or put one into "
+        f"models/{CONDITIONING}, press R and choose it from the list",
+    )
     plain = plain_name(name)
     if plain.endswith(IN_OUTPUT):
         path = Path(folder_paths.get_output_directory()) / plain.removesuffix(IN_OUTPUT)
     else:
-        path = Path(folder_paths.get_full_path(CONDITIONING, plain) or plain)
+        path = Path(folder_paths.get_full_path(CONDITIONING, plain) or "")
     check(
-        path.is_file(),
+        os.path.isfile(path),
         f"there is no encoded prompt {name!r}; put it into models/{CONDITIONING}, or choose one "
         "that is listed",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,19 +13,20 @@ from ..lidit_core.bridge.teacher import write_teacher
 from ..lidit_core.errors import LiDiTError, check, shown
 from ..lidit_core.io.conditioning import Entry
 from ..lidit_core.io.prompts import read_prompts
-from ..lidit_core.io.recording import Encode, Recording, record
+from ..lidit_core.io.recording import Encode, Recording, open_recording, record
 from .bridge.teacher import teacher_of
 from .encoded_prompts import storable
-from .folders import plain_name
+from .folders import entries_of, plain_name
 from .node_notes import note
 
 FOLDER = "recordings"  # below the output folder
+NONE = "(put a .txt file of prompts into the input folder)"
 
 
 def prompt_files() -> list[str]:
-    """The text files of the input folder."""
-    folder = Path(folder_paths.get_input_directory())
-    return sorted(path.name for path in folder.glob("*.txt"))
+    """The text files of the input folder; never empty."""
+    files = entries_of(Path(folder_paths.get_input_directory()))
+    return [file.name for file in files if file.suffix == ".txt" and os.path.isfile(file)] or [NONE]
 
 
 def listed_prompts(file: str) -> list[str]:
@@ -33,6 +35,11 @@ def listed_prompts(file: str) -> list[str]:
     Raises:
         LiDiTError: it is missing or empty.
     """
+    check(
+        file != NONE,
+        "there is no file of prompts yet; put a .txt file with one prompt a line into ComfyUI's "
+        "input folder, press R and choose it from the list",
+    )
     return read_prompts(Path(folder_paths.get_input_directory()) / plain_name(file))
 
 
@@ -44,9 +51,7 @@ def record_prompts(
     Raises:
         LiDiTError: the folder of that name holds another recording.
     """
-    plain = plain_name(name).strip("/ ")
-    check(bool(plain), "the recording has no name; write one, which is its folder's")
-    folder = Path(folder_paths.get_output_directory()) / FOLDER / plain
+    folder = _folder(name)
 
     def encode(text: str) -> list[Entry]:
         entries = clip.encode_from_tokens_scheduled(clip.tokenize(text))
@@ -56,6 +61,31 @@ def record_prompts(
     made = record(encode, prompts, folder, about, on_prompt)
     _write_teacher(made, clip, encode, prompts)
     return made
+
+
+def fingerprint(prompts: str | None, name: str | None) -> str:
+    """What changes when the prompts do, or when files of the recording are gone.
+
+    Without it the host would hold a node that ran for done, and run none of what changed on disk.
+    """
+    if prompts is None or name is None:  # another node gives it, at which the host looks
+        return ""
+    try:
+        stat = os.stat(Path(folder_paths.get_input_directory()) / plain_name(prompts))
+        return f"{stat.st_size} {stat.st_mtime_ns} {open_recording(_folder(name)).missing()}"
+    except (LiDiTError, OSError, ValueError) as error:
+        return type(error).__name__
+
+
+def _folder(name: str) -> Path:
+    """The folder of a recording.
+
+    Raises:
+        LiDiTError: the name is none, or leads out of the recordings.
+    """
+    plain = plain_name(name).strip("/ ")
+    check(bool(plain), "the recording has no name; write one, which is its folder's")
+    return Path(folder_paths.get_output_directory()) / FOLDER / plain
 
 
 def _write_teacher(made: Recording, clip: Any, encode: Encode, prompts: Sequence[str]) -> None:

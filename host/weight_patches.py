@@ -1,4 +1,4 @@
-"""What nodes have set on a model's weights, merges and LoRAs: whether it is of such a model.
+"""What is asked of a model's weights: merges and LoRAs of such a model, storage the device knows.
 
 The host logs that a tensor has another shape and leaves it out, a merge scaling what it would have
 been added to; where all shapes are the same it asks nothing.
@@ -9,19 +9,62 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import comfy.model_management
 import comfy.model_patcher
 import comfy.utils
+import torch
 from torch import Tensor, nn
 
+from ..lidit_core.errors import LiDiTError
 from .node_notes import note
 
 OWNER = "lidit_owner"  # on a weight: what kind of model it belongs to
+UNTOUCHED = "lidit_untouched"  # among a patcher's attachments: the host's mark of no patch
 
 
 def name_owner(model: nn.Module, kind: Any) -> None:
     """Write on each weight whose it is, for a merge takes weights alone."""
     for weight in model.parameters():
         setattr(weight, OWNER, kind)
+
+
+def keep_mark(patcher: comfy.model_patcher.ModelPatcher) -> None:
+    """Keep the mark that the host gives weights as they are, and changes with every LoRA."""
+    patcher.set_attachments(UNTOUCHED, patcher.patches_uuid)
+
+
+def tell_idle_lora(patcher: comfy.model_patcher.ModelPatcher, what: str) -> None:
+    """Tell of a LoRA of which the model has no weight: the host logs its names and goes on.
+
+    Args:
+        what: the model, as sentences call it.
+    """
+    untouched = patcher.attachments.get(UNTOUCHED, patcher.patches_uuid)
+    others = (patcher.patches, patcher.hook_patches, patcher.weight_wrapper_patches)
+    others += (patcher.injections,)  # LoRAs in bypass mode
+    if patcher.patches_uuid == untouched or any(others):
+        return
+    if "manual_cast_dtype" not in patcher.object_patches:  # ModelComputeDtype changes the mark too
+        note(
+            f"a LoRA or a merge on {what} changes none of its weights: it is for a model of "
+            "another kind, or for the CLIP alone; choose one that was trained on this, or take "
+            "the node out"
+        )
+
+
+def check_storage(dtype: torch.dtype | None, device: torch.device, choice: str) -> None:
+    """Refuse to store weights as the device cannot: Apple's GPUs know no fp8.
+
+    Args:
+        choice: the node's input, for the sentence.
+    Raises:
+        LiDiTError: it would end in an error of PyTorch's at the first use.
+    """
+    if dtype is not None and not comfy.model_management.supports_cast(device, dtype):
+        raise LiDiTError(
+            f"{choice} is {str(dtype).removeprefix('torch.')}, which {device.type} devices cannot "
+            "read; choose bfloat16"
+        )
 
 
 def check_weight_patches(

@@ -81,14 +81,14 @@ def exit_status(name: str, command: Callable[[], int | None]) -> int:
         _forget_output()
         return 141  # as shells say it: 128 and the number of the signal
     except (LiDiTError, OSError) as error:  # OSError: a folder that cannot be written, a full disk
-        print(f"{name}: {_told(error)}", file=sys.stderr)
+        print(f"{name}: {refusal(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{name}: stopped", file=sys.stderr)
         return 130
 
 
-def _told(error: LiDiTError | OSError) -> str:
+def refusal(error: LiDiTError | OSError) -> str:
     """The sentence of an error, which for what the system refused is made here."""
     if isinstance(error, LiDiTError) or not error.strerror:
         return first_line(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 SHIPPED_WEIGHTS = Path(__file__).resolve().parent / "weights"
@@ -13,10 +14,25 @@ def at_home(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def is_hidden(path: Path) -> bool:
+    """Whether a name begins with a dot, as macOS's ._NAME beside each file on others' disks."""
+    return path.name.startswith(".")
+
+
+def files_like(folder: Path, pattern: str) -> list[Path]:
+    """The files of a folder that match a pattern and are not hidden, in order."""
+    return sorted(path for path in folder.glob(pattern) if not is_hidden(path))
+
+
 def cache_root() -> Path:
-    """The user cache of command line and ComfyUI alike: `LIDIT_CACHE`, else `~/.cache/lidit`."""
-    override = os.environ.get("LIDIT_CACHE")
-    return at_home(override) if override else Path.home() / ".cache" / "lidit"
+    """The user cache of command line and ComfyUI alike: `LIDIT_CACHE`, else `~/.cache/lidit`.
+
+    Where the system knows no home of this user, as in some containers, it is the temporary folder.
+    """
+    if override := os.environ.get("LIDIT_CACHE"):
+        return at_home(override)
+    home = at_home("~")
+    return (home if home.is_absolute() else Path(tempfile.gettempdir())) / ".cache" / "lidit"
 
 
 def states_folder() -> Path:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+from pathlib import Path
+
 from comfy_api.latest import ComfyExtension, io
+
+LOADER = "LiDiTLLMLoader"  # by which another copy is known
+
+
+log = logging.getLogger(__name__)
 
 
 class LiDiTExtension(ComfyExtension):
@@ -37,6 +46,7 @@ class LiDiTExtension(ComfyExtension):
         from .llmdiff.encode import LLMDiffEncode
 
         name_plainly()
+        tell_of_another_copy(type(self))
         register()  # the folders that the nodes list, before any of them does
         nodes = [
             LiDiTLLMLoader,
@@ -65,3 +75,26 @@ class LiDiTExtension(ComfyExtension):
             LiDiTContinuePrompt,
         ]
         return [checking_inputs(node) for node in nodes]
+
+
+def tell_of_another_copy(ours: type) -> None:
+    """Log a warning where the host has loaded the pack before, from another folder.
+
+    Args:
+        ours: a class of this copy.
+    """
+    host = sys.modules.get("nodes")  # the host's own file of that name
+    there = getattr(host, "NODE_CLASS_MAPPINGS", {}).get(LOADER)
+    if there is not None and (other := _folder_of(there)) != (own := _folder_of(ours)):
+        log.warning(
+            "LI-DiT is installed twice, in %s and %s; ComfyUI takes the nodes of the latter and "
+            "parts of the other, so remove the older one and restart",
+            *(other, own),
+        )
+
+
+def _folder_of(kind: type) -> Path | None:
+    """The folder of the pack that a class is of; a link's own name, as users see it."""
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    parents = Path(file).parents if file else ()
+    return next((folder.parent for folder in parents if folder.name == "nodes"), None)

@@ -1,7 +1,8 @@
 """Inputs are looked at before a node runs: a graph in API format may hold any value anywhere.
 
 The host hands a number or a text to an input that is to be connected, and, up to 0.3.64, any value
-to a list of a node that checks one of its inputs itself.
+to a list of a node that checks one of its inputs itself. What the system refuses while the node
+runs, as a folder that cannot be written or a full disk, is a sentence too.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..lidit_core.errors import check, listed, shown
+from ..host.folders import is_name
+from ..lidit_core.errors import LiDiTError, check, listed, refusal, shown
 
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 TOLD = 12  # of a list's options in a sentence
@@ -41,7 +43,12 @@ def checking_inputs(node: Node) -> Node:
             check_link(name, given.get(name))
         for name in choices().keys() & given.keys():
             check_choice(name, given[name], choices()[name])
-        return run(cls, *values, **given)
+        try:
+            return run(cls, *values, **given)
+        except OSError as error:
+            if not error.strerror:  # another library's, not the system's
+                raise
+            raise LiDiTError(refusal(error)) from error
 
     node.execute = classmethod(execute)
     return node
@@ -63,6 +70,6 @@ def check_choice(name: str, value: Any, options: Sequence[Any] | None) -> None:
         options: None = the names of files, which the node looks for when it runs.
     """
     if not options:
-        a_name = value is None or isinstance(value, str) and value.isprintable()
+        a_name = value is None or isinstance(value, str) and is_name(value)
         return check(a_name, f"{name} is {shown(value)}; expected a name from its list")
     check(value in options, f"{name} is {shown(value)}; expected one of {listed(options, TOLD)}")

@@ -35,6 +35,17 @@ class NoSuchPart(LiDiTError, AttributeError, KeyError):
     __str__ = Exception.__str__  # KeyError's would put it in quotes
 
 
+def check_alone(control: Any, gligen: Any = None) -> None:
+    """Refuse a ControlNet or what one gave, and GLIGEN: of a conditioning, and at a step."""
+    if control is not None:
+        raise LiDiTError("a ControlNet is connected, and none exists for LI-DiT; take it out")
+    if gligen is not None:
+        raise LiDiTError(
+            "GLIGENTextBoxApply is connected, and no GLIGEN exists for LI-DiT; take it out, or say "
+            "in the prompt what is where, or use Conditioning (Set Area)"
+        )
+
+
 class NoUNet(dict):
     """The host's description of a U-Net, for a model that is none."""
 
@@ -95,8 +106,7 @@ class HostLiDiT(LiDiT):
                 f"a node runs the model on {len(x)} pictures at once, and there are {len(text)} "
                 "prompts; take out the node that divides or repeats the batch"
             )
-        if control is not None:
-            raise LiDiTError("a ControlNet is connected, and none exists for LI-DiT; take it out")
+        check_alone(control)
         host = HostCall(transformer_options, self.config, x)
         return super().forward(
             x, timestep, text.states, text.options, host.attention, host.run_block

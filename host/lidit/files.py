@@ -10,7 +10,7 @@ import folder_paths
 
 from ...lidit_core.errors import LiDiTError, shown
 from ...lidit_core.model.config import LiDiTConfig
-from ...lidit_core.paths import SHIPPED_WEIGHTS
+from ...lidit_core.paths import SHIPPED_WEIGHTS, files_like
 from ...lidit_core.shipped import SHIPPED_MODELS, find_vae
 from ..folders import plain_name
 
@@ -99,5 +99,6 @@ def fingerprint(name: str | None) -> str:
     if name is None:
         return ""
     path = find_file(name)
-    stats = [(p.name, p.stat()) for p in (path, *sorted(path.parent.glob("*-vae.safetensors")))]
+    beside = [p for p in files_like(path.parent, "*-vae.safetensors") if os.path.isfile(p)]
+    stats = [(p.name, p.stat()) for p in (path, *beside)]
     return repr([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])

@@ -9,7 +9,7 @@ import comfy.model_patcher
 from ...lidit_core.errors import LiDiTError
 from ...lidit_core.model.config import LiDiTConfig
 from ..node_notes import note
-from ..weight_patches import check_weight_patches
+from ..weight_patches import check_weight_patches, tell_idle_lora
 
 # what two models that are merged must have in common
 ALIKE = {
@@ -46,6 +46,7 @@ def check_lidit_weights(patcher: comfy.model_patcher.ModelPatcher, config: LiDiT
             )
 
     check_weight_patches(patcher, "this LI-DiT", merged)
+    tell_idle_lora(patcher, "this LI-DiT")
 
 
 def _difference(config: LiDiTConfig, theirs: LiDiTConfig) -> str:

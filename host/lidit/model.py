@@ -25,13 +25,14 @@ from ...lidit_core.model.config import LatentFormat, LiDiTConfig
 from ...lidit_core.model.latents import denormalise, normalise
 from ..entries import readable
 from ..keys import HIDDEN, TEXT
-from ..weight_patches import name_owner
+from ..weight_patches import check_storage, keep_mark, name_owner
 from .branches import model_text
 from .conditioning import text_of
 from .conds import CONDText
-from .diffusion import HostLiDiT, NoUNet
+from .diffusion import HostLiDiT, NoUNet, check_alone
 from .sampling_checks import CHECKS_KEY, checked_sampling
 from .schedule import check_finite, check_prediction, model_timestep
+from .told import tell_unread
 
 WEIGHT_DTYPES = {
     "default": None,  # as the host decides from the file and the device
@@ -116,6 +117,7 @@ class HostModel(comfy.model_base.BaseModel):
     """Turns CONDITIONING into the text that the diffusion model reads."""
 
     source: tuple[str | Path, str, Refiners] | None = None  # what `load_model` was given
+    levels_known = False  # whether the sigmas of the sampling that runs were looked at
 
     def __init__(self, host_config: HostConfig, model_type, device=None) -> None:
         super().__init__(host_config, model_type, device=device, unet_model=HostLiDiT)
@@ -123,22 +125,25 @@ class HostModel(comfy.model_base.BaseModel):
         self.own_sampling = (self.model_sampling,)  # in a tuple: nodes exchange the other one only
 
     def extra_conds(self, **values) -> dict:
+        check_alone(values.get("control"), values.get("gligen"))  # before they look for c_crossattn
         out = super().extra_conds(**values)
         out.pop("c_crossattn", None)
         text = text_of(values.get("cross_attn"), values)
         patched = bool(self.current_patcher and self.current_patcher.patches)
         kind = values.get("prompt_type", "")
         read = model_text(text, self.model_config.config, kind, patched)
+        tell_unread(values)
         return {**out, TEXT: CONDText(read.to(values["device"]))}
 
     def process_timestep(self, timestep: Tensor, **kwargs) -> Tensor:
         """In LI-DiT's unit, whatever the schedule that a node has set counts in."""
         check_prediction(self.model_sampling, self.model_config.config.prediction)
-        return model_timestep(self.model_sampling, timestep, self.own_sampling[0])
+        own = self.own_sampling[0]
+        return model_timestep(self.model_sampling, timestep, own, self.levels_known)
 
     def process_latent_out(self, latent: Tensor) -> Tensor:
         """The sampler's result; one with NaN in it would be a black picture without a word."""
-        check_finite(latent)
+        check_finite(latent, self.manual_cast_dtype or self.get_dtype())
         return super().process_latent_out(latent)
 
     def extra_conds_shapes(self, **values) -> dict:
@@ -175,6 +180,7 @@ def build_model(
 ) -> comfy.model_patcher.ModelPatcher:
     """Checked weights as a MODEL, as the host's own loader of diffusion models does it."""
     device = management.get_torch_device()
+    check_storage(WEIGHT_DTYPES[weight_dtype], device, "weight_dtype")
     host_config = HostConfig(config)
     dtype = WEIGHT_DTYPES[weight_dtype] or management.unet_dtype(
         model_params=sum(math.prod(w.shape) for w in weights.values()),
@@ -193,6 +199,7 @@ def build_model(
     dynamic = hasattr(patcher, "is_dynamic") and patcher.is_dynamic()
     model.load_model_weights(dict(weights), **({"assign": True} if dynamic else {}))
     name_owner(model.diffusion_model, config)
+    keep_mark(patcher)
     patcher.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, CHECKS_KEY, checked_sampling)
     return patcher
 

@@ -18,8 +18,16 @@ from ..node_notes import note
 OFFERED = ("attn1_patch", "attn1_output_patch", "attn2_patch", "attn2_output_patch")
 BLOCK = "double_block"  # what nodes call a block of a DiT
 NAG = "nag_attention_output_patch"  # the name of the host's NAGuidance's patch
-REPLACED = ("dit", "attn1", "attn2")  # whole blocks, and the two attentions of each
+BLOCKS = "dit"  # what nodes replace whole blocks under
+REPLACED = (BLOCKS, "attn1", "attn2")  # whole blocks, and the two attentions of each
 HALFWAY = ("middle", 0)  # a U-Net's middle block, which stands for ours at half depth
+# what stock nodes write into the options for models of other kinds, and who reads it there
+UNREAD = {
+    "rope_options": "ScaleROPE moves the positions of a rotary embedding",
+    "stg_self_attn_blocks": "LTXVSpatioTemporalGuidance skips attention of LTXV's blocks",
+    "a2v_cross_attn": "LTXVModalityGuidance cuts LTXV's picture off from its sound",
+}
+UNMOVED = {"scale": 1.0, "shift": 0.0}  # of rope_options, by how their names begin
 
 
 def check_patches(options: Mapping[str, Any], blocks: int) -> None:
@@ -33,15 +41,28 @@ def check_patches(options: Mapping[str, Any], blocks: int) -> None:
     """
     kinds = [kind for kind, patches in options.get("patches", {}).items() if patches]
     strange = [kind for kind in kinds if kind not in OFFERED]
-    for attention in ("attn1", "attn2"):
-        places = options.get("patches_replace", {}).get(attention, {})
-        strange += [f"{attention} at {place}" for place in places if not _is_ours(place)]
+    for name, places in options.get("patches_replace", {}).items():
+        if name != BLOCKS:
+            ours = name in REPLACED
+            strange += [f"{name} at {place}" for place in places if not (ours and _is_ours(place))]
     if strange:
         raise LiDiTError(
             f"a node patches {', '.join(strange)}, which this kind of model does not have: LI-DiT "
             "is a transformer without a U-Net's blocks; take that node out"
         )
     tell_lost_places(options.get("patches_replace", {}), blocks)
+    tell_unread(options)
+
+
+def tell_unread(options: Mapping[str, Any]) -> None:
+    """Tell of options that only models of other kinds read."""
+    for name, what in UNREAD.items():
+        if name in options and not (name == "rope_options" and _is_unmoved(options[name])):
+            note(f"{what}, which a LI-DiT does not have, and has no effect; take that node out")
+
+
+def _is_unmoved(rope: Mapping[str, float]) -> bool:
+    return all(value == UNMOVED.get(name.split("_")[0], value) for name, value in rope.items())
 
 
 def tell_lost_places(replaced: Mapping[str, Any], blocks: int) -> None:

@@ -55,18 +55,46 @@ def checked_sampling(
     schedule, config = model.model_sampling, model.model_config.config
     check_lidit_weights(patcher, config)
     check_windows(guider.conds, extra_args.get("model_options", {}), len(noise))
-    function = getattr(executor.class_obj, "sampler_function", None)
+    sampler = executor.class_obj
+    function = getattr(sampler, "sampler_function", None)
     if function is not None and len(sigmas) > 1:
         first, is_flow = float(sigmas[0]), isinstance(schedule, host.CONST)
         if is_flow:
             name = getattr(function, "__name__", "")
             check_sampler(name, len(sigmas) - 1)
-            check_guidance(name, getattr(guider, "cfg", 1.0))
+            check_guidance(name, strongest_guidance(guider))
             check_noise_level(float(sigmas.max()))
+            tell_noise_scale(getattr(schedule, "noise_scale", 1.0))
         check_start(first, first if is_flow else first / (1 + first), noise, latent_image)
         if is_flow and schedule is model.own_sampling[0]:
             tell_other_shift(config, schedule.shift, noise)
-    return executor(guider, sigmas, extra_args, callback, noise, latent_image, *rest)
+        model.levels_known = is_flow and keeps_to_its_sigmas(sampler)
+    try:
+        return executor(guider, sigmas, extra_args, callback, noise, latent_image, *rest)
+    finally:
+        model.levels_known = False
+
+
+def keeps_to_its_sigmas(sampler: Any) -> bool:
+    """Whether a KSAMPLER is one of the host's, which go above the first sigma by churn alone."""
+    ours = sampler.sampler_function.__module__.startswith("comfy.")
+    return ours and not sampler.extra_options.get("s_churn")
+
+
+def strongest_guidance(guider: Any) -> float:
+    """The largest scale of a guider, which may have several: DualCFGGuider's are cfg1 and cfg2."""
+    scales = [value for name, value in vars(guider).items() if "cfg" in name]
+    return max((float(s) for s in scales if isinstance(s, (int, float))), default=1.0)
+
+
+def tell_noise_scale(scale: float) -> None:
+    """Tell of noise that a node makes stronger or weaker than every LI-DiT was trained with."""
+    if scale != 1:
+        note(
+            f"a node scales the noise by {scale:g}, and LI-DiTs are trained with noise as it is, "
+            "so that the picture comes out in pieces; set noise_scale of ModelNoiseScale to 1, or "
+            "take that node out"
+        )
 
 
 def check_windows(conds: Mapping[str, Sequence[dict]], options: Mapping, batch: int) -> None:

@@ -58,9 +58,19 @@ def check_noise_level(sigma: float) -> None:
         )
 
 
-def check_finite(latent: Tensor) -> None:
-    """Refuse a sampled latent with a number in it that is not finite."""
+def check_finite(latent: Tensor, dtype: torch.dtype) -> None:
+    """Refuse a sampled latent with a number in it that is not finite.
+
+    Args:
+        dtype: what the model computes in.
+    """
     strange = int((~latent.isfinite()).sum())
+    if strange and dtype == torch.float16:
+        raise LiDiTError(
+            f"the sampler ended with {strange} of {latent.numel()} numbers that are not finite; "
+            "the model computes in float16, which does not hold all that a LI-DiT's blocks reach: "
+            "choose bf16 or fp32 in ModelComputeDtype, or start ComfyUI without an option for fp16"
+        )
     if strange:
         raise LiDiTError(
             f"the sampler ended with {strange} of {latent.numel()} numbers that are not finite, "
@@ -69,17 +79,22 @@ def check_finite(latent: Tensor) -> None:
         )
 
 
-def model_timestep(sampling: Schedule, timestep: Tensor, own: Schedule) -> Tensor:
+def model_timestep(
+    sampling: Schedule, timestep: Tensor, own: Schedule, levels_known: bool = False
+) -> Tensor:
     """Translate a node's timestep (B,), whatever it counts in, to LI-DiT's, 0 to 1000.
 
     Args:
         sampling: the schedule that is used, the checkpoint's own or a node's.
         own: the checkpoint's own.
+        levels_known: whether all of a flow's sigmas were looked at before the first step; a look
+            at each would make every step wait for the device.
     """
     if isinstance(sampling, host.CONST):
-        unit = float(sampling.timestep(torch.ones(())))  # of pure noise: 1 or 1000
+        unit = sampling.timestep(torch.ones_like(timestep))  # of pure noise: 1 or 1000
         ours = timestep * (LAST_TIMESTEP / unit)
-        check_noise_level(float(ours.max()) / LAST_TIMESTEP)
+        if not levels_known:
+            check_noise_level(float(ours.max()) / LAST_TIMESTEP)
         return ours
     steps = isinstance(sampling, host.ModelSamplingDiscrete)
     if steps and not isinstance(sampling, host.StableCascadeSampling):

@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import comfy.model_patcher
 
 from ...lidit_core.model.config import LiDiTConfig
 from ...lidit_core.model.prompt_text import BranchText
 from ..keys import Entry
+from ..node_notes import note
 from .branches import branch_of
 from .conditioning import text_of
+
+PICTURES = ("reference_latents", "unclip_conditioning", "clip_vision_output", "concat_latent_image")
+
+
+def tell_unread(values: Mapping[str, Any]) -> None:
+    """Tell of pictures and masks among a conditioning's values, which only other models read.
+
+    Args:
+        values: an entry's, and whether the latent has a mask: `denoise_mask`.
+    """
+    mask = values.get("concat_mask")
+    if mask is not None and values.get("denoise_mask") is None:
+        note(
+            "the mask of InpaintModelConditioning is read by inpainting models alone; switch on "
+            "its noise_mask, so that the rest of the picture stays as it is"
+        )
+    found = [name for name in PICTURES if values.get(name) is not None]
+    if mask is None and found:
+        note(
+            f"this conditioning holds a picture ({', '.join(found)}), and a LI-DiT reads the "
+            "prompt alone; to start from a picture, encode it with the VAE as the sampler's "
+            "latent, with denoise below 1"
+        )
 
 
 def describe_before(path: Path) -> str:

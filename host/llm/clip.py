@@ -22,11 +22,12 @@ from ...lidit_core.llm.loading import default_dtype, expected_bytes, load_llm
 from ...lidit_core.llm.locate import locate
 from ...lidit_core.text.templates import InstructionTemplate
 from ..node_notes import note, report
+from ..weight_patches import check_storage
 from .holder import LLMHolder
 from .notes import describe, describe_llm, with_notes
 from .plain_text import EMPHASIS, TEMPLATE, PlainText
 from .reader import HostCLIP, LLMSettings, PromptReader
-from .weights import move_the_rest, store_in_fp8
+from .weights import FP8, move_the_rest, store_in_fp8
 
 DTYPES = ("auto", "float32", "bfloat16", "fp8_e4m3fn")
 DEVICES = ("default", "cpu")
@@ -43,6 +44,8 @@ def open_clip(settings: LLMSettings, disable_dynamic: bool = False) -> LLMClip:
     if settings.device == "cpu":
         device = torch.device("cpu")
         options = {"load_device": device, "offload_device": device}
+    if settings.dtype == "fp8_e4m3fn":
+        check_storage(FP8, device, "dtype")
     holder = _load(settings, device)
     options["dtype"] = holder.llm.dtype
     dynamic = {"disable_dynamic": disable_dynamic}

@@ -151,6 +151,7 @@ def _written(
     )
     needed = memory_needed(reader.llm, how.max_tokens, text)
     model_management.load_models_gpu([patcher], memory_required=needed)
+    reader.llm.check_tokens(ids)
     given = torch.tensor([list(ids)], device=patcher.load_device)
     embedded = transformer.model.embed_tokens(given, out_dtype=torch.float32)
     return transformer.generate(

@@ -13,10 +13,10 @@ from ...lidit_core.errors import LiDiTError, listed, shown
 from ...lidit_core.llm.demo_llms import DEMO_LLMS, SMOLLM2
 from ...lidit_core.llm.listing import file_serves, gguf_serves
 from ...lidit_core.llm.locate import check_present, installed_llms, locate, package_parts
-from ...lidit_core.paths import llm_folder
+from ...lidit_core.paths import files_like, llm_folder
 from ...lidit_core.text.prompt_encoder import file_identity
 from ...lidit_core.text.templates import PRESETS, SUFFIXES, InstructionTemplate, read_template
-from ..folders import LLMS, TEMPLATES, plain_name
+from ..folders import LLMS, TEMPLATES, entries_of, files_below, plain_name
 
 ALSO = ("LLM", "text_encoders", "clip")  # where other packs keep LLMs
 DEPTH = 4  # folders below a model folder that are looked into
@@ -76,7 +76,7 @@ def llm_fingerprint(name: str) -> list:
     if demo and source == name and (parts := package_parts(demo)):
         return _stats(parts)
     folder = llm_folder(source) if source == name else Path(source)
-    ggufs = [folder] if folder.suffix.lower() == ".gguf" else sorted(folder.glob("*.gguf"))
+    ggufs = [folder] if folder.suffix.lower() == ".gguf" else files_like(folder, "*.gguf")
     if not ggufs:
         return file_identity(locate(source))
     return _stats(ggufs)
@@ -129,34 +129,35 @@ def _llms() -> dict[str, str]:
 
 def _folders() -> list[Path]:
     """The model folders that may hold LLMs, ours first, each once."""
-    paths = [*folder_paths.get_folder_paths(LLMS), os.path.join(folder_paths.models_dir, "LLM")]
+    # by their places too: another pack may have given the name to a folder of its own alone
+    places = [os.path.join(folder_paths.models_dir, name) for name in (LLMS, LLMS.upper())]
+    paths = [*folder_paths.get_folder_paths(LLMS), *places]
     for kind in ALSO:
         if kind in folder_paths.folder_names_and_paths:
             paths += folder_paths.get_folder_paths(kind)
     by_place: dict[str, Path] = {}
     for path in paths:
         by_place.setdefault(os.path.normcase(os.path.realpath(path)), Path(path))
-    return [path for path in by_place.values() if path.is_dir()]
+    return [path for path in by_place.values() if os.path.isdir(path)]
 
 
 def _llms_in(folder: Path, depth: int) -> Iterator[Path]:
     """Files that are LLMs, and folders with a configuration, whose faults are told at the load."""
-    try:
-        entries = sorted(folder.iterdir())
-    except OSError:
-        return
+    entries = entries_of(folder)
     for path in entries:
-        if path.suffix.lower() == ".gguf" and path.is_file():
+        suffix = path.suffix.lower()
+        if suffix == ".gguf" and os.path.isfile(path):
             if gguf_serves(path):
                 yield path
-        elif path.suffix.lower() == ".safetensors" and path.is_file():
+        elif suffix == ".safetensors" and os.path.isfile(path):
             if file_serves(path):
                 yield path
-        elif path.is_dir() and not path.name.startswith("."):
+        elif os.path.isdir(path):
             if path.with_name(path.name + ".safetensors") in entries:
                 continue  # it says what that file is
-            weights = any(path.glob("*.safetensors"))
-            if (path / "config.json").is_file() and (weights or not any(path.glob("*.gguf"))):
+            inside = {each.suffix for each in entries_of(path)}
+            weights = ".safetensors" in inside
+            if os.path.isfile(path / "config.json") and (weights or ".gguf" not in inside):
                 yield path
                 if weights:
                     continue
@@ -166,15 +167,15 @@ def _llms_in(folder: Path, depth: int) -> Iterator[Path]:
 
 def _weights_alone(folder: Path) -> list[Path]:
     """Files in a folder for LLMs that lack a configuration, which is told at the load."""
-    is_ours = folder.name.lower() == LLMS and not (folder / "config.json").is_file()
-    return sorted(folder.glob("*.safetensors")) if is_ours else []
+    is_ours = folder.name.lower() == LLMS and not os.path.isfile(folder / "config.json")
+    return [path for path in entries_of(folder) if path.suffix == ".safetensors"] if is_ours else []
 
 
 def _templates() -> dict[str, Path]:
     """Template files by their names in a workflow."""
     found: dict[str, Path] = {}
     for folder in map(Path, folder_paths.get_folder_paths(TEMPLATES)):
-        for path in sorted(folder.rglob("*")):
-            if path.suffix in SUFFIXES and path.is_file():
+        for path in files_below(folder):
+            if path.suffix in SUFFIXES:
                 found.setdefault(path.relative_to(folder).as_posix(), path)
     return found

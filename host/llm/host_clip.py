@@ -78,6 +78,11 @@ class HostLLM(LLM):
         assert isinstance(self.module, HostDecoder)
         return self.module.host.embed_tokens.weight.device
 
+    @property
+    def vocabulary(self) -> int:
+        assert isinstance(self.module, HostDecoder)
+        return self.module.host.vocab_size
+
 
 def host_llm(
     clip_model: nn.Module, tokenizers: object, block: Block, name: str

@@ -11,7 +11,7 @@ from ...lidit_core.model.refiners import BranchOptions
 from ..keys import Entry
 from ..lidit.fusion import fused, read_by
 from .clip import encode_prompt
-from .files import template_named
+from .files import template_file, template_named
 
 REFINERS = {
     "as trained": BranchOptions(),
@@ -42,6 +42,18 @@ def lines_of(text: str, axis: str, choices: Mapping[str, Any] = {}) -> list[str]
         if line not in choices:
             raise LiDiTError(f"{axis} has {shown(line)}; expected {', '.join(choices)}, one a line")
     return lines
+
+
+def templates_fingerprint(instructions: str | None) -> str:
+    """What changes when the files do that the lines of the axis name."""
+    told = []
+    for line in (instructions or "").splitlines():
+        try:
+            file = template_file(line.strip()) if line.strip() else None
+            told.append(str(file and file.stat().st_mtime_ns))
+        except (LiDiTError, OSError) as error:  # the run says so
+            told.append(type(error).__name__)
+    return " ".join(told)
 
 
 def readings(

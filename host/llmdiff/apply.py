@@ -7,6 +7,7 @@ from pathlib import Path
 
 from comfy.patcher_extension import WrappersMP
 
+from ...lidit_core.errors import check
 from ...lidit_core.llmdiff.config import MODES
 from .adapter import open_adapter
 from .attention import AddedPaths
@@ -24,8 +25,14 @@ def with_adapter(
         start, end: the part of sampling in which it works, each 0 to 1.
 
     Raises:
-        LiDiTError: the file is no adapter, or one for another U-Net or mode.
+        LiDiTError: the file is no adapter, or one for another U-Net or mode, or ``start`` is
+            after ``end``, so that it would work nowhere.
     """
+    check(
+        start <= end,
+        f"the adapter would work from {start:g} to {end:g} of the sampling, which is nowhere; "
+        "expected start_percent below end_percent, each 0 to 1",
+    )
     patcher, gates = open_adapter(path)
     adapter = patcher.model
     check_fits(adapter.config, model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import folder_paths
 from ...lidit_core.errors import LiDiTError
 from ...lidit_core.io.tensors import opened
 from ...lidit_core.llmdiff.file import ADAPTER_KEY
-from ...lidit_core.paths import SHIPPED_WEIGHTS
+from ...lidit_core.paths import SHIPPED_WEIGHTS, files_like
 from ..folders import ADAPTERS, plain_name
 
 SUFFIX = ".safetensors"
@@ -27,8 +28,8 @@ def adapters() -> list[str]:
 def _shipped() -> list[str]:
     """Those of the weights that come with the pack whose metadata say so."""
     found = []
-    for path in sorted(SHIPPED_WEIGHTS.glob(f"*{SUFFIX}")):
-        with opened(path) as file:
+    for path in files_like(SHIPPED_WEIGHTS, f"*{SUFFIX}"):
+        with contextlib.suppress(LiDiTError, OSError), opened(path) as file:  # damaged on its way
             if ADAPTER_KEY in (file.metadata() or {}):
                 found.append(path.name)
     return found

@@ -66,6 +66,13 @@ class SamplingTexts:
         self._noted: set[str] = set()
         self._lengths: set[int] = set()  # tokens of the prompts that were looked at
 
+    def has_text(self, entries: Sequence[Cond], patcher) -> bool:
+        """Whether an entry holds what this adapter reads, or what none does, which a step tells."""
+        spec, found = self.use.config.llm, [r for entry in entries for r in readings_of(entry)]
+        if not found or any(_is_read(spec, llm_text) for llm_text in found):
+            return bool(found)
+        return not _llms(patcher) & {llm_text.llm for llm_text in found}
+
     def text(self, cond: Cond, model, x: Tensor, sigma: Tensor) -> StepText | None:
         """What this adapter reads of an entry at this step; None = nothing."""
         llm_text = self._llm_text(cond, model)
@@ -132,7 +139,7 @@ class SamplingTexts:
         spec, found = self.use.config.llm, readings_of(cond)
         ours = [llm_text for llm_text in found if _is_read(spec, llm_text)]
         if not ours:
-            wanted = _llms(model) | {spec.name}
+            wanted = _llms(model.current_patcher) | {spec.name}
             if found and not wanted & {llm_text.llm for llm_text in found}:
                 raise LiDiTError(
                     f"this conditioning is what {found[0].llm} reads, and the adapter was trained "
@@ -199,8 +206,8 @@ def check_numbers(llm_text: LLMText) -> None:
         )
 
 
-def _llms(model) -> set[str]:
+def _llms(patcher) -> set[str]:
     """The LLMs of all adapters that are applied to the running MODEL."""
-    added = getattr(model.current_patcher, "additional_models", {})
+    added = getattr(patcher, "additional_models", {})
     uses = [patchers for key, patchers in added.items() if key.startswith(APPLICATION_KEY)]
     return {patcher.model.config.llm.name for patchers in uses for patcher in patchers}

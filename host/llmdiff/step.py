@@ -30,7 +30,8 @@ class Conditions:
     def sampling(self, executor, *args, **options):
         """Around a whole sampling (WrappersMP.OUTER_SAMPLE)."""
         self.readings = SamplingTexts(self.use)
-        self._check_positive(getattr(executor.class_obj, "conds", {}).get("positive", ()))
+        guider = executor.class_obj
+        self._check_positive(getattr(guider, "conds", {}).get("positive", ()), guider)
         try:
             return executor(*args, **options)
         finally:
@@ -44,17 +45,19 @@ class Conditions:
         changed = [None if given is None else new for given, new in zip(conds, lists)]
         return executor(model, changed, x, sigma, options)
 
-    def _check_positive(self, entries: Sequence[Cond]) -> None:
-        """Tell where no positive prompt holds text of an LLM, so that the adapter has no say."""
-        if self.use.strength == 0 or not entries or any(STATES in entry for entry in entries):
+    def _check_positive(self, entries: Sequence[Cond], guider) -> None:
+        """Tell where no positive prompt holds text of its LLM, so that the adapter has no say."""
+        if self.use.strength == 0 or not entries:
+            return
+        if self.readings.has_text(entries, getattr(guider, "model_patcher", None)):
             return
         told = (
             f"the positive prompt holds nothing that {self.use.config.llm.name} reads, so the "
             "LLMDiff adapter does nothing for it; encode it with LLMDiff Encode"
         )
-        if self.use.replaces:
+        if self.use.replaces and not any(STATES in entry for entry in entries):
             raise LiDiTError(told)
-        self.readings.note(told)
+        self.readings.note(told)  # where another adapter reads it, that one gives the text
 
     def _active(self, model, sigma: Tensor) -> bool:
         use = self.use

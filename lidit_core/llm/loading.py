@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -11,7 +12,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from ..errors import LiDiTError, first_line
+from ..errors import LiDiTError, check, first_line
 from ..progress import tell
 from .blocks import EVERY_BLOCK, Block, kept_blocks, plain_block, tap_indices
 from .compat import check_transformers, read_tokenizer
@@ -60,6 +61,20 @@ class LLM:
     def device(self) -> torch.device:
         """Where inputs go."""
         return self.placed or cast(Embedded, self.module).get_input_embeddings().weight.device
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens it knows."""
+        return cast(Embedded, self.module).get_input_embeddings().weight.shape[0]
+
+    def check_tokens(self, ids: Iterable[int]) -> None:
+        """Refuse tokens that the LLM lacks: PyTorch has an IndexError for them, a GPU an abort."""
+        largest = max(ids, default=0)
+        check(
+            largest < self.vocabulary,
+            f"the tokenizer of {self.name} gives token {largest}, and its LLM has "
+            f"{self.vocabulary}; load the LLM with the tokenizer that belongs to it",
+        )
 
 
 def default_dtype(device: torch.device) -> torch.dtype:

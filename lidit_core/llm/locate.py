@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import LiDiTError, check
-from ..paths import at_home, llm_folder
+from ..paths import at_home, files_like, llm_folder
 from .demo_llms import DEMO_LLMS, DemoLLM, MissingLLM
 from .fetch import paste_line
 
@@ -78,7 +78,17 @@ def installed_llms() -> list[str]:
     """The names that `locate` knows on this machine: in the user cache, and as packages."""
     folders = llm_folder("").glob("*/")
     names = {*(folder.name for folder in folders), *(llm.name for llm in DEMO_LLMS)}
-    return sorted((name for name in names if _named(name)), key=str.lower)
+    return sorted(filter(_is_named, names), key=str.lower)
+
+
+def _is_named(name: str) -> bool:
+    """Whether there is an LLM of this name; one of which files lack is told of at its load."""
+    try:
+        return _named(name) is not None
+    except LiDiTError:
+        return True
+    except OSError:  # another user's
+        return False
 
 
 def check_present(source: str) -> None:
@@ -181,7 +191,7 @@ def whole_ggufs(folder: Path) -> list[Path]:
     """The GGUF files in a folder, of a split one the first alone."""
     from .gguf.header import later_split
 
-    return [path for path in sorted(folder.glob("*.gguf")) if not later_split(path)]
+    return [path for path in files_like(folder, "*.gguf") if not later_split(path)]
 
 
 def _folder(path: Path) -> LLMSource:

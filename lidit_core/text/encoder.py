@@ -141,6 +141,7 @@ class LLMEncoder:
         if isinstance(prompts, str):
             raise LiDiTError(f"prompts are the one text {prompts[:40]!r}; expected a list of texts")
         tokens = {prompt: self.renderer(prompt) for prompt in prompts}
+        self.llm.check_tokens(token for text in tokens.values() for token in text.ids)
         rows: dict[str, PromptStates] = {}
         for start, group in self._batches(tokens):
             texts = [tokens[prompt].ids for prompt in group]

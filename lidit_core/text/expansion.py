@@ -148,6 +148,7 @@ def expand(
     check(bool(prompt.strip()), "the prompt is empty; expected a few words that can be written out")
     renderer = reply_renderer(llm, expansion)
     ids, place = renderer(prompt).ids, torch.device(device or llm.device)
+    llm.check_tokens(ids)
     with writer(llm, source, place, make_room) as made:
         reply = _written(made.model, ids, place, renderer.stops(), expansion)
         added = made.added
@@ -196,6 +197,7 @@ def ids_before(
     start = tokenizer.bos_token_id
     ids = ids or ((start,) if start is not None else ())
     check(bool(ids), f"{llm.name} reads nothing of an empty prompt; expected a few words")
+    llm.check_tokens(ids)
     return ids
 
 

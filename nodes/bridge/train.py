@@ -12,7 +12,7 @@ from ...host.bridge.training.recordings import (
     find_recording,
     recordings,
 )
-from ...host.bridge.training.run import Connected, Recordings, train_bridge
+from ...host.bridge.training.run import Connected, Recordings, fingerprint, train_bridge
 from ...host.node_notes import shown
 from ...lidit_core.errors import check
 from ..inputs import BridgeType, other_llms, taken_llms
@@ -135,6 +135,10 @@ class LiDiTTrainBridge(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, recording: str, add_to: str = NOTHING) -> bool:
         return True  # a recording that is not there gets its sentence when the node runs
+
+    @classmethod
+    def fingerprint_inputs(cls, recording: str, name: str, add_to: str = NOTHING, **_) -> str:
+        return fingerprint(recording, name, add_to)
 
     @classmethod
     def execute(cls, bridge, clip, model, latent_image, recording, name, **asked) -> io.NodeOutput:

@@ -44,6 +44,10 @@ class LiDiTRecordConditioning(io.ComfyNode):
         return True  # execute says what is wrong, where the node shows it
 
     @classmethod
+    def fingerprint_inputs(cls, prompts: str, name: str, **_) -> str:
+        return recording.fingerprint(prompts, name)
+
+    @classmethod
     def execute(cls, clip, prompts: str, name: str) -> io.NodeOutput:
         lines = recording.listed_prompts(prompts)
         bar = comfy.utils.ProgressBar(len(lines))

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ...host.llm.reading_grid import FUSIONS, REFINERS, lines_of, readings
+from ...host.llm.reading_grid import (
+    FUSIONS,
+    REFINERS,
+    lines_of,
+    readings,
+    templates_fingerprint,
+)
 from ..inputs import prompt_input
 from ..schema import schema
 
@@ -59,6 +65,10 @@ class LiDiTReadingGrid(io.ComfyNode):
                 ),
             ],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, instructions: str, **_) -> str:
+        return templates_fingerprint(instructions)
 
     @classmethod
     def execute(

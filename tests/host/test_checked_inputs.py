@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
+import torch
 
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 
@@ -61,3 +62,13 @@ def test_a_value_that_no_list_holds_is_a_sentence(pack, many_files, value):
             assert len(str(told.value)) < 500
             tried += 1
     assert tried > 12
+
+
+def test_what_the_system_refuses_is_a_sentence(pack, host):
+    """As of a folder that cannot be written; nobody may be root, so here a file is in its place."""
+    errors = pack.module("lidit_core.errors")
+    (host.base / "output" / "taken").touch()
+    prompt = [[torch.zeros(1, 2, 4), {}]]
+    with pytest.raises(errors.LiDiTError, match="^the system refused.*taken.*give another") as told:
+        pack.run("LiDiTSaveConditioning", conditioning=prompt, filename_prefix="taken/deeper/x")
+    assert isinstance(told.value.__cause__, OSError) and "\n" not in str(told.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -12,7 +13,7 @@ from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
-from conftest import HERE, HOST, PACK_NAME, ROOT
+from conftest import HERE, HOST, PACK_NAME, ROOT, load_pack
 from load_probe import SNAPSHOT
 
 NODES = {
@@ -148,12 +149,51 @@ def test_a_field_that_no_host_knows_is_an_error_and_not_dropped(pack):
         schema("alias", "dtyp", node_id="x", inputs=[])
 
 
+def test_a_second_copy_of_the_pack_is_told(pack, host, caplog, tmp_path):
+    """As an update that was unpacked beside the former folder leaves it."""
+    known, ours = dict(host.nodes.NODE_CLASS_MAPPINGS), Path(pack.name).name
+    second = tmp_path / "LI-DiT-main"
+    second.symlink_to(ROOT, target_is_directory=True)
+    try:
+        load_pack(host, second)
+        (told,) = [r.getMessage() for r in caplog.records if "installed twice" in r.getMessage()]
+        assert str(second) in told and f"/{ours} and" in told and "remove the older" in told
+        caplog.clear()
+        load_pack(host, second)  # anew, as packs that reload packs do
+        assert "installed twice" not in caplog.text
+    finally:
+        host.nodes.NODE_CLASS_MAPPINGS.clear()
+        host.nodes.NODE_CLASS_MAPPINGS.update(known)
+
+
 def test_imports_of_the_pack_are_relative():
     """Under the host its parts have other names; `nodes` and `server` are the host's."""
     pattern = re.compile(r"^\s*(?:from|import) (lidit_\w+|host)\b", re.M)
-    files = [ROOT / "__init__.py", *(ROOT / "nodes").rglob("*.py"), *(ROOT / "host").rglob("*.py")]
-    assert len(files) > len(NODES)
-    assert not [f.name for f in files if pattern.search(f.read_text(encoding="utf-8"))]
+    assert not files_with(pattern, but=["fetch.py"])  # which is a plain script too
+
+
+def files_with(pattern: re.Pattern[str], but: list[str]) -> list[str]:
+    """The names of the pack's files that hold what matches."""
+    rooms = [(ROOT / room).rglob("*.py") for room in ("nodes", "host", "lidit_core")]
+    files = [ROOT / "__init__.py", *itertools.chain(*rooms)]
+    assert len(files) > 10 * len(NODES) and {*but} <= {file.name for file in files}
+    found = [file.name for file in files if pattern.search(file.read_text(encoding="utf-8"))]
+    return [name for name in found if name not in but]
+
+
+@pytest.mark.parametrize(
+    ("others", "but"),
+    [
+        (r"unload_all_models|cleanup_models\(|\bsoft_empty_cache", []),  # others' models in memory
+        (r"\bsys\.path\b", ["fetch.py"]),  # others' modules
+        (r"trust_remote_code=(?!False)|\btorch\.load\(|\bpickle\b", []),  # others' code
+        (r"(?<![.\w])(eval|exec|__import__)\(", []),  # what stands in a graph or a file, as code
+        (r"\.cuda\(|\.to\([\"']cuda", []),  # a device that the host did not choose
+    ],
+    ids=["memory", "path", "code", "text", "device"],
+)
+def test_the_pack_leaves_alone_what_is_others(others, but):
+    assert not files_with(re.compile(others), but)
 
 
 def test_the_server_lists_the_pack_and_no_complaint(server):

@@ -1,4 +1,4 @@
-"""Tiny random LI-DiTs, states for them, and a checkpoint for the LLMs of `tiny_llm`."""
+"""Tiny random LI-DiTs, states for them, a checkpoint for the LLMs of `tiny_llm`, and `Looks`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lidit_core.checkpoints.lidit import save_lidit
 from lidit_core.checkpoints.lora_styles import KOHYA, PREFIX
@@ -19,6 +20,8 @@ from lidit_core.text.spec import LLMSpec
 from lidit_core.text.states import INSTRUCTION, PROMPT, LLMStates, stack_states
 from lidit_core.text.templates import find_template
 
+# of them `item` in inference mode alone, else the first
+SYNCHRONISING = ("_local_scalar_dense", "item", "nonzero", "is_nonzero", "equal", "masked_select")
 LLM_WIDTH = 24  # of the random states
 RANK = 3  # of random LoRAs
 STYLES = (
@@ -137,3 +140,17 @@ def _parts(style: str, weight: Tensor, std: float) -> dict[str, Tensor]:
     c, d = torch.randn(RANK, columns), torch.randn(rows, RANK)
     loha = {".hada_w1_a": b, ".hada_w1_b": a, ".hada_w2_a": d, ".hada_w2_b": c}
     return {**loha, **alpha, **more}
+
+
+class Looks(TorchDispatchMode):
+    """Notes every operation after which Python waits for what a tensor holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        if name in SYNCHRONISING:
+            self.seen.append(name)
+        return function(*args, **(kwargs or {}))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import folder_paths
 
 from ....lidit_core.errors import LiDiTError, check, shown
 from ....lidit_core.io.recording import NAME
-from ...folders import plain_name
+from ...folders import entries_of, plain_name
 
 FOLDER = "recordings"  # below the output folder
 NONE = "(record a text encoder with Record Conditioning)"
@@ -18,7 +19,8 @@ NOTHING = "none"  # is added to
 def recordings() -> list[str]:
     """The recordings' names; never empty."""
     folder = Path(folder_paths.get_output_directory()) / FOLDER
-    return sorted(path.parent.name for path in folder.glob(f"*/{NAME}")) or [NONE]
+    there = [each.name for each in entries_of(folder) if os.path.isfile(each / NAME)]
+    return there or [NONE]
 
 
 def added_to() -> list[str]:
@@ -48,7 +50,7 @@ def find_recording(name: str) -> Path:
         )
     folder = Path(folder_paths.get_output_directory()) / FOLDER / plain_name(name)
     check(
-        (folder / NAME).is_file(),
+        os.path.isfile(folder / NAME),
         f"no recording {shown(name)} in output/{FOLDER}; run Record Conditioning with the model's "
         "own CLIP, press R and choose it from the list",
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,6 +23,7 @@ from ....lidit_core.bridge.file import LoadedBridge, load_bridge, write_bridge
 from ....lidit_core.bridge.recorded import ALIKE, RecordedPrompts, form
 from ....lidit_core.errors import LiDiTError, check, shown
 from ....lidit_core.io.conditioning import distance
+from ....lidit_core.io.recording import NAME
 from ...folders import BRIDGES, plain_name
 from ...llm.reader import HostCLIP
 from ...node_notes import note, report
@@ -32,6 +35,7 @@ from .learning import Learner, Options
 from .measuring import MOST
 from .model_anew import check_loads_again, model_anew, name_of
 from .prompts import Prompts
+from .recordings import NOTHING, find_recording
 from .run_state import RunState
 
 HELD_OUT = 0.02  # of the prompts, MOST at most
@@ -84,6 +88,7 @@ def train_bridge(
         path, state = _files(name, about)
         if path.exists():
             return _trained(path, about)
+        _check_writable(path, state.path)
         made = LoadedBridge(copy.deepcopy(loaded.bridge), loaded.rows, loaded.empty)
         learner = Learner(made, prompts, options, state, Gradients(checkpointing), HELD_OUT)
         prompts.prepare(learner.numbers())
@@ -96,6 +101,19 @@ def train_bridge(
         state.remove()
     report(_told(path, figures))
     return written
+
+
+def fingerprint(recording: str | None, name: str | None, add_to: str | None = NOTHING) -> str:
+    """What changes when another recording of that name is made, or the bridge's file is gone."""
+    if recording is None or name is None:  # another node gives it, at which the host looks
+        return ""
+    names = [each for each in (recording, add_to) if each not in (None, NOTHING)]
+    try:
+        stats = [os.stat(find_recording(each) / NAME) for each in names]
+        made = [f"{stat.st_size} {stat.st_mtime_ns}" for stat in stats]
+        return " ".join([*made, str(os.path.isfile(_path(name)))])
+    except (LiDiTError, OSError, ValueError) as error:
+        return type(error).__name__
 
 
 def _check(given: Connected, added_to: Path | None) -> LoadedBridge:
@@ -178,11 +196,31 @@ def _about(given: Connected, loaded: LoadedBridge, prompts: Prompts, options: Op
 
 def _files(name: str, about: dict) -> tuple[Path, RunState]:
     """The bridge's file, and that of the run until it is there."""
+    plain = _plain(name)
+    folder = Path(folder_paths.get_output_directory()) / BRIDGES
+    return _path(name), RunState(folder / f"{plain}.run{SUFFIX}", about)
+
+
+def _check_writable(*files: Path) -> None:
+    """Let the system refuse, before hours of training, a folder that cannot be written."""
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=file.parent).close()
+
+
+def _path(name: str) -> Path:
+    return Path(folder_paths.get_folder_paths(BRIDGES)[0]) / f"{_plain(name)}{SUFFIX}"
+
+
+def _plain(name: str) -> str:
+    """The name of the file, without its ending.
+
+    Raises:
+        LiDiTError: there is none, or it leads out of the folder.
+    """
     plain = plain_name(name).strip("/ ").removesuffix(SUFFIX)
     check(bool(plain), f"the bridge has no name ({shown(name)}); write one, which is its file's")
-    path = Path(folder_paths.get_folder_paths(BRIDGES)[0]) / f"{plain}{SUFFIX}"
-    folder = Path(folder_paths.get_output_directory()) / BRIDGES
-    return path, RunState(folder / f"{plain}.run{SUFFIX}", about)
+    return plain
 
 
 def _trained(path: Path, about: dict) -> LoadedBridge:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ...errors import LiDiTError
+from ...paths import files_like
 from .stored import Stored, stored
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ def checkpoint_files(folder: Path) -> list[Path]:
     if (folder / INDEX).is_file():
         files = [folder / name for name in _shards(folder / INDEX)]
     else:
-        files = [folder / SINGLE] if (folder / SINGLE).is_file() else sorted(
-            folder.glob("*.safetensors"))  # fmt: skip
+        alone = (folder / SINGLE).is_file()
+        files = [folder / SINGLE] if alone else files_like(folder, "*.safetensors")
     if not files:
         raise LiDiTError(
             f"{folder} has no safetensors file; LLMs are read from safetensors or GGUF only, so "

@@ -14,6 +14,7 @@ import torch
 
 from ...errors import LiDiTError, check
 from ...io.atomic import replacing
+from ...paths import files_like
 from ..decoder.audit import most_blocks
 from ..decoder.checkpoint import Checkpoint
 from .released import Shapes, candidates, named
@@ -36,7 +37,7 @@ def companions(weights: Path) -> Path | None:
     folder = weights.with_suffix("")
     if any((folder / name).is_file() for name in (CONFIG, TOKENIZER)):
         return folder
-    alone = len(list(weights.parent.glob("*.safetensors"))) == 1
+    alone = len(files_like(weights.parent, "*.safetensors")) == 1
     said = any((weights.parent / name).is_file() for name in (CONFIG, TOKENIZER))
     return weights.parent if alone and said else None
 

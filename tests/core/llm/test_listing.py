@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,9 @@ from tiny_llm import save_llm
 from lidit_core.errors import LiDiTError
 from lidit_core.llm.listing import file_serves, gguf_serves
 from lidit_core.llm.loading import load_llm
+from lidit_core.llm.locate import installed_llms
 from lidit_core.llm.single.file import EMBEDDED
+from lidit_core.paths import cache_root
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +107,11 @@ def test_an_unchanged_file_is_not_read_again(folder, tmp_path, monkeypatch):
     monkeypatch.undo()
     save_file({"a": load_file(file)["model.norm.weight"]}, file)
     assert not file_serves(file)
+
+
+def test_a_user_without_a_home_has_a_cache(monkeypatch):
+    """As in a container that runs under a number which nobody has a name for."""
+    monkeypatch.delenv("LIDIT_CACHE", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # what it does there
+    assert cache_root() == Path(tempfile.gettempdir()) / ".cache" / "lidit"
+    assert isinstance(installed_llms(), list)

@@ -12,9 +12,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_lidit import lidit_config, randomise
+from tiny_lidit import Looks, lidit_config, randomise
 from torch._dynamo.testing import CompileCounter
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lidit_core.model.attention import scaled_dot_product as attention
 from lidit_core.model.dit import LiDiT
@@ -22,7 +21,6 @@ from lidit_core.text.states import INSTRUCTION, PROMPT, LLMStates, stack_states
 
 FEW = 1e-5
 BACKEND = os.environ.get("LIDIT_TEST_BACKEND", "aot_eager")
-SYNCHRONISING = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select")
 LENGTHS = [(9, 9), (13, 7), (6, 6)]  # tokens of a batch's two prompts, four of them instruction
 
 
@@ -47,20 +45,6 @@ def call(model: LiDiT, lengths: Sequence[int]) -> tuple:
     noise = torch.Generator().manual_seed(9)
     x = torch.randn(len(lengths), model.channels, 8, 8, generator=noise)
     return x, torch.linspace(900, 400, len(lengths)), text
-
-
-class Looks(TorchDispatchMode):
-    """Notes every operation after which Python waits for what a tensor holds."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[str] = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function.overloadpacket.__name__
-        if name in SYNCHRONISING:
-            self.seen.append(name)
-        return function(*args, **(kwargs or {}))
 
 
 def test_the_counter_sees_a_look():

@@ -17,6 +17,7 @@ from tiny_llm import (
 from lidit_core.errors import LiDiTError
 from lidit_core.llm.loading import intended_device, load_llm
 from lidit_core.text.encoder import LLMEncoder
+from lidit_core.text.expansion import expand
 from lidit_core.text.states import INSTRUCTION, PADDING, PROMPT
 from lidit_core.text.templates import InstructionTemplate
 
@@ -172,6 +173,21 @@ def test_no_prompt_or_a_bare_text(llama):
         encoder.encode([])
     with pytest.raises(LiDiTError, match="list"):
         encoder.encode("two bees")
+
+
+def test_a_token_that_the_llm_lacks_is_one_sentence(tmp_path):
+    """As a tokenizer gives that was saved with words that its model was never given."""
+    tokenizer = chat_tokenizer()
+    folder = save_llm(tmp_path / "grown", tokenizer=tokenizer)
+    rows = len(tokenizer)
+    tokenizer.add_tokens(["zeppelin"])
+    tokenizer.save_pretrained(folder)
+    llm, beyond = load_llm(folder), f"tokenizer of grown gives token {rows}, and its LLM has {rows}"
+    assert torch.isfinite(LLMEncoder(llm, "short").encode(["two bees"]).hidden).all()
+    with pytest.raises(LiDiTError, match=beyond):
+        LLMEncoder(llm, "short").encode(["two bees", "a zeppelin"])
+    with pytest.raises(LiDiTError, match=beyond):
+        expand(llm, folder, "a zeppelin")
 
 
 def test_placed_by_accelerate(llama):

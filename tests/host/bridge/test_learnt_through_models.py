@@ -155,6 +155,29 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(bench, trains, monkeypa
         train(bench, kind, "stopped", seed=4)
 
 
+def test_it_runs_again_once_its_file_is_gone_or_the_recording_another(bench, host):
+    """The host holds a node that ran for done as long as this stays the same."""
+    name = recorded(bench, "sd15")
+    index = host.base / "output" / "recordings" / name / "recording.json"
+    file, told = bench.folder / "known.safetensors", []
+
+    def look(recording: str = name) -> None:
+        asked = {"recording": recording, "name": "known", "steps": 4, "bridge": None}
+        told.append(bench.pack.LiDiTTrainBridge.fingerprint_inputs(**asked))
+
+    look("nowhere")
+    look()
+    file.touch()
+    look()
+    look()
+    assert told[2] == told.pop()
+    index.write_bytes(index.read_bytes() + b"\n")
+    look()
+    file.unlink()
+    look()
+    assert len(set(told)) == len(told) == 5
+
+
 def test_an_older_host_is_told_so(bench):
     if "force_deepcopy" in inspect.signature(host_model("sd15").clone).parameters:
         pytest.skip("this host loads a model a second time")
@@ -196,6 +219,15 @@ def test_what_cannot_be_trained_is_told_in_a_sentence(bench, trains):
     with pytest.raises(bench.error, match="has no name"):
         train(bench, "sd15", " / ")
     assert not (bench.folder / "never.safetensors").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_training(bench, trains, monkeypatch):
+    """Nobody may be root, so here a file is in the folder's place."""
+    (bench.folder / "taken").touch()
+    begun = Stopped(monkeypatch, 0)
+    with pytest.raises(bench.error, match="the system refused.*taken"):
+        train(bench, "sd15", "taken/learnt")
+    assert not begun.shown
 
 
 def test_through_the_demo_checkpoint_as_a_graph(bench, trains, server):

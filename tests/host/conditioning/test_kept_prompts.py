@@ -24,6 +24,7 @@ def keep(kit, host):
 
 
 PREFIX = "conditioning/prompt"
+THEIRS = "conditioning\\theirs\\prompt"
 
 
 def test_a_prompt_draws_the_same_picture_after_it_was_a_file(kit, model, keep):
@@ -124,6 +125,37 @@ def test_a_file_that_is_not_there_is_told(kit, name, sentence):
     with pytest.raises(Exception, match=sentence):
         kit.pack.run("LiDiTLoadConditioning", file=name)
     assert kit.pack.module("host.encoded_prompts").fingerprint(name) == name
+
+
+def test_a_prefix_of_windows_is_a_folder_and_one_that_leads_out_a_sentence(kit, host):
+    prompt, saved = kit.prompt(), host.base / "output" / "conditioning" / "theirs"
+    kit.pack.run("LiDiTSaveConditioning", conditioning=prompt, filename_prefix=THEIRS)
+    (file,) = saved.iterdir()
+    name = f"conditioning/theirs/{file.name} [output]"
+    assert name in kit.pack.module("host.encoded_prompts").choices()
+    for prefix in ("../x", "..\\x", "/elsewhere/x"):
+        with pytest.raises(Exception, match="^filename_prefix is '.*' *, which leads out") as told:
+            kit.pack.run("LiDiTSaveConditioning", conditioning=prompt, filename_prefix=prefix)
+        assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", ["赤い\u3000猫", "deux\u00a0chats", "👨\u200d👩\u200d👧"])
+def test_names_as_people_give_them_are_taken(kit, keep, host, name):
+    """Wide spaces, spaces that do not break, emoji that are joined: none is printable to Python."""
+    _, path = keep(kit.prompt())
+    file = host.base / "models" / "conditioning" / f"{name}.safetensors"
+    file.write_bytes(path.read_bytes())
+    assert file.name in kit.pack.module("host.encoded_prompts").choices()
+    assert kit.pack.run("LiDiTLoadConditioning", file=file.name)
+
+
+def test_a_file_is_not_looked_for_where_the_host_was_started(kit, keep, tmp_path, monkeypatch):
+    """But in the model folders alone."""
+    _, path = keep(kit.prompt())
+    (tmp_path / "here.safetensors").write_bytes(path.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Exception, match="there is no encoded prompt 'here.safetensors'"):
+        kit.pack.run("LiDiTLoadConditioning", file="here.safetensors")
 
 
 def test_a_prompt_of_the_command_line_is_loaded_as_one_of_the_canvas(kit, host, pack):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 from clip_kit import fresh_loader, save_llms
@@ -71,6 +73,41 @@ def test_one_that_was_cancelled_goes_on(pack, host, clip, given, monkeypatch, re
     assert found.missing() == [] and len(list(found.prompts())) == len(PROMPTS)
 
 
+def test_it_runs_again_once_its_files_have_changed(pack, host, given):
+    """The host holds a node that ran for done as long as this stays the same."""
+    asked = {"clip": None, "prompts": "again.txt", "name": "again"}
+    file, told = host.base / "input" / "again.txt", []
+
+    def look() -> None:
+        told.append(pack.LiDiTRecordConditioning.fingerprint_inputs(**asked))
+
+    look()  # there is no such file yet, and that is no error
+    file.write_text("a cat\n", encoding="utf-8")
+    clip = pack.run("LLMDiffDemoCheckpoint")[1]
+    pack.run("LiDiTRecordConditioning", **asked | {"clip": clip})
+    look()
+    assert told[0] != told[1]
+    look()
+    assert told[1] == told[2]
+    file.write_text("a cat\na dog\n", encoding="utf-8")
+    look()
+    (given / "again" / "00000.safetensors").unlink()
+    look()
+    assert len(set(told[2:])) == 3
+
+
+def test_every_node_that_lists_files_is_asked_whether_they_have_changed(pack):
+    from comfy_api.latest import io
+
+    lists, silent = [], io.ComfyNode.fingerprint_inputs.__func__
+    for name, node in pack.classes.items():
+        combos = {put.id for put in node.define_schema().inputs if put.get_io_type() == "COMBO"}
+        if combos & inspect.signature(node.validate_inputs).parameters.keys():
+            lists.append(name)
+            assert node.fingerprint_inputs.__func__ is not silent, name
+    assert len(lists) == 9, lists
+
+
 @pytest.mark.parametrize(
     ("prompts", "name", "sentence"),
     [
@@ -78,6 +115,7 @@ def test_one_that_was_cancelled_goes_on(pack, host, clip, given, monkeypatch, re
         ("../secret.txt", "x", "leads out of the model folders"),
         ("many.txt", "", "the recording has no name"),
         ("many.txt", "../x", "leads out of the model folders"),
+        ("many.txt", "a\0b", "characters that no file's name has"),
     ],
 )
 def test_mistakes_are_told(pack, host, given, prompts, name, sentence):

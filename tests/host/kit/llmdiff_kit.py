@@ -180,3 +180,23 @@ def sentence(raised) -> str:
 def noted(caplog, words: str) -> list[str]:
     """The notes that hold these words."""
     return [r.getMessage() for r in caplog.records if words in r.getMessage()]
+
+
+def controlnet(family: str) -> tuple:
+    """The host's CONTROL_NET over random weights, and what each call of it reads."""
+    import comfy.cldm.cldm
+    import comfy.controlnet
+    import comfy.ops
+
+    config = {k: v for k, v in host_config(SHAPES[family]).items() if k != "out_channels"}
+    ours = {"hint_channels": 3, "operations": comfy.ops.disable_weight_init}
+    network = comfy.cldm.cldm.ControlNet(**config, **ours, dtype=torch.float32).eval()
+    fill(network)
+    read, forward = [], network.forward
+
+    def note(x, hint, timesteps, context, **given):
+        read.append({"context": context, **given})
+        return forward(x, hint, timesteps, context, **given)
+
+    network.forward = note
+    return comfy.controlnet.ControlNet(network, load_device=torch.device("cpu")), read

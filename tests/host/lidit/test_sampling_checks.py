@@ -6,8 +6,15 @@ import pytest
 import torch
 from conftest import wait_for
 from model_kit import empty, save_small
+from tiny_lidit import Looks
 
 NO_PLACE_TO_START = "with an empty latent"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def extra_nodes(host) -> None:
+    path = str(host.path / "comfy_extras" / "nodes_model_advanced.py")
+    assert wait_for(host.nodes.load_custom_node(path, module_parent="comfy_extras"))
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +72,71 @@ def test_samplers_that_guide_as_for_eps_models_are_refused(kit, model):
             kit.sample(model, prompt, sampler_name=sampler)
     for sampler, cfg in (("dpmpp_2m_cfg_pp", 1.0), ("euler_cfg_pp", 3.0)):
         assert kit.sample(model, prompt, sampler_name=sampler, cfg=cfg).isfinite().all()
+
+
+def test_the_scales_of_a_guider_that_has_two_count_as_well(kit, host, model):
+    """DualCFGGuider's lie under other names, and such a sampler drew ruins with it."""
+    from comfy.samplers import ksampler
+    from comfy_extras.nodes_custom_sampler import Guider_DualCFG
+
+    errors = kit.pack.module("lidit_core.errors")
+    for scales in ((1.0, 4.0), (4.0, 1.0)):
+        guider = Guider_DualCFG(model)
+        guider.set_conds(*(kit.prompt(seed=n) for n in (1, 2, 3)))
+        guider.set_cfg(*scales)
+        noise, sigmas = torch.randn(empty()["samples"].shape), torch.tensor(ramp(1.0, 4))
+        with pytest.raises(errors.LiDiTError, match="dpmpp_2m_cfg_pp adds guidance.* which is 4;"):
+            guider.sample(noise, noise * 0, ksampler("dpmpp_2m_cfg_pp"), sigmas)
+        with torch.inference_mode():
+            drawn = guider.sample(noise, noise * 0, ksampler("euler"), sigmas)
+        assert drawn.isfinite().all()
+
+
+@pytest.mark.parametrize(("dtype", "told"), [("fp16", "in ModelComputeDtype"), ("fp32", "Flip")])
+def test_a_result_that_is_not_finite_in_float16_names_the_dtype(
+    kit, on_noise, tmp_path, dtype, told
+):
+    """Weights under which float16 is soon too small, and float32 too."""
+    errors = kit.pack.module("lidit_core.errors")
+    huge = kit.model.load_model(save_small(tmp_path / "huge.safetensors", scale=1e30))
+    with pytest.raises(errors.LiDiTError, match=f"numbers that are not finite.*{told}"):
+        on_noise(kit.stock("ModelComputeDtype", model=huge, dtype=dtype), ramp(1.0, 2))
+
+
+@pytest.mark.parametrize(("scale", "told"), [(1.0, False), (0.5, True)])
+def test_noise_of_another_strength_is_told(kit, model, caplog, scale, told):
+    if "ModelNoiseScale" not in kit.host.nodes.NODE_CLASS_MAPPINGS:
+        pytest.skip("this ComfyUI has no ModelNoiseScale")
+    kit.sample(kit.stock("ModelNoiseScale", model=model, noise_scale=scale), kit.prompt(seed=1))
+    assert told == any("scales the noise by 0.5" in text for text in notes(caplog))
+
+
+def test_a_step_of_the_hosts_own_samplers_waits_for_no_device(kit, model):
+    """Of a flow all sigmas are looked at before the first step, and none at a step."""
+    from comfy.patcher_extension import WrappersMP
+
+    seen = []
+
+    def step(executor, *args, **kwargs):
+        with Looks() as looks:
+            out = executor(*args, **kwargs)
+        seen.append(looks.seen)
+        return out
+
+    watched = model.clone()
+    watched.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "watch", step)
+    kit.sample(watched, kit.prompt(seed=1))
+    assert seen == [[]] * 4
+
+
+def test_a_sampler_that_goes_above_its_sigmas_is_still_refused(kit, model, on_noise):
+    """Churn adds noise before a step: from pure noise there is none to add to."""
+    import comfy.samplers
+
+    errors = kit.pack.module("lidit_core.errors")
+    churning = comfy.samplers.ksampler("euler", {"s_churn": 1.0})
+    with pytest.raises(errors.LiDiTError, match="schedule is at sigma 1.25"):
+        on_noise(model, ramp(1.0, 4), churning)
 
 
 @pytest.mark.parametrize("sampler", ["lms", "ipndm_v"])

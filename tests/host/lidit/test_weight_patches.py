@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from conftest import wait_for
 from model_kit import close, save_noisy_lora, save_small, small_config
+from safetensors.torch import save_file
 
 from lidit_core.model.config import LatentFormat
 from lidit_core.text.spec import LLMSpec
@@ -12,8 +14,9 @@ from lidit_core.text.spec import LLMSpec
 
 @pytest.fixture(scope="module", autouse=True)
 def merging_nodes(host) -> None:
-    path = host.path / "comfy_extras" / "nodes_model_merging.py"
-    assert wait_for(host.nodes.load_custom_node(str(path), module_parent="comfy_extras"))
+    for name in ("model_merging", "model_advanced"):
+        path = str(host.path / "comfy_extras" / f"nodes_{name}.py")
+        assert wait_for(host.nodes.load_custom_node(path, module_parent="comfy_extras"))
 
 
 @pytest.fixture
@@ -98,6 +101,31 @@ def test_a_lora_of_another_width_is_told(kit, model, host, tmp_path, caplog):
     fits = loras(host, "fits.safetensors", kit.checkpoint)
     drawn = kit.sample(loader.load_lora_model_only(model, fits, 1.0)[0], prompt)
     assert not close(drawn, kit.sample(model, prompt), 1e-3) and not caplog.text
+
+
+def test_a_lora_that_changes_no_weight_is_told(kit, model, host, caplog):
+    """As one for SDXL, whose names the host logs, and draws the same picture."""
+    name = "lora_unet_down_blocks_1_attentions_0_proj_in"
+    pair = {f"{name}.lora_{part}.weight": torch.randn(4, 4) for part in ("up", "down")}
+    file = host.base / "models" / "loras" / "foreign.safetensors"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file(pair, file)
+    loader, prompt = host.nodes.LoraLoaderModelOnly(), kit.prompt(seed=1)
+
+    def notes() -> list[str]:
+        told = [r.getMessage() for r in caplog.records if "lidit" in r.name]
+        caplog.clear()
+        return told
+
+    plain = kit.sample(model, prompt)
+    computed = kit.stock("ModelComputeDtype", model=model.clone(), dtype="fp32")
+    assert close(kit.sample(computed, prompt), plain) and not notes()
+    foreign = loader.load_lora_model_only(model, file.name, 1.0)[0]
+    assert close(kit.sample(foreign, prompt), plain)
+    assert "changes none of its weights" in notes()[0]
+    fits = loras(host, "fits.safetensors", kit.checkpoint)
+    fits = host.nodes.LoraLoaderModelOnly().load_lora_model_only(foreign, fits, 1.0)[0]
+    assert not close(kit.sample(fits, prompt), plain, 1e-3) and not notes()
 
 
 def test_a_lora_of_a_hook_is_looked_at(kit, model, tmp_path, caplog):

@@ -7,12 +7,13 @@ import inspect
 import pytest
 import torch
 from conftest import wait_for
+from llmdiff_kit import controlnet
 from model_kit import close, empty
 
 
 @pytest.fixture(scope="module", autouse=True)
 def extra_nodes(host) -> None:
-    for name in ("slg", "sd3", "context_windows"):
+    for name in ("slg", "sd3", "context_windows", "rope", "lt", "edit_model"):
         path = host.path / "comfy_extras" / f"nodes_{name}.py"
         if path.exists():
             loaded = host.nodes.load_custom_node(str(path), module_parent="comfy_extras")
@@ -55,6 +56,88 @@ def test_attention_of_a_block_that_is_not_there_is_told(kit, model, caplog):
     changed.set_model_attn1_replace(lambda q, k, v, extra: v, "double_block", 9)
     assert close(kit.sample(changed, kit.prompt(seed=1)), kit.sample(model, kit.prompt(seed=1)))
     assert "double_block 9" in notes(caplog)[0]
+
+
+STILL = {"scale_t": 1.0, **dict.fromkeys(("shift_x", "shift_y", "shift_t"), 0.0)}
+FOR_OTHERS = {
+    "ScaleROPE": {"scale_x": 1.5, "scale_y": 1.0, **STILL},
+    "LTXVSpatioTemporalGuidance": {"scale": 1.0, "blocks": "1", **WHOLE},
+    "LTXVModalityGuidance": {"modality_scale": 3.0, **WHOLE},
+}
+
+
+@pytest.mark.parametrize("node", FOR_OTHERS)
+def test_an_option_that_models_of_other_kinds_read_is_told(kit, model, node, caplog):
+    if node not in kit.host.nodes.NODE_CLASS_MAPPINGS:
+        pytest.skip(f"this ComfyUI has no {node}")
+    plain = kit.sample(model, kit.prompt(seed=1))
+    drawn = kit.sample(kit.stock_v3(node, model=model, **FOR_OTHERS[node]), kit.prompt(seed=1))
+    assert close(drawn, plain) and f"{node} " in notes(caplog)[0]
+    caplog.clear()
+    if node == "ScaleROPE":
+        still = kit.stock_v3(node, model=model, **{**FOR_OTHERS[node], "scale_x": 1.0})
+        kit.sample(still, kit.prompt(seed=1))
+        assert not notes(caplog)
+
+
+def test_a_picture_in_a_conditioning_is_told(kit, model, caplog):
+    picture, prompt = {"samples": torch.randn(1, 16, 4, 4)}, kit.prompt(seed=1)
+    drawn = kit.sample(model, prompt)
+    assert not notes(caplog)
+    shown = kit.stock_v3("ReferenceLatent", conditioning=prompt, latent=picture)
+    assert torch.equal(kit.sample(model, shown), drawn)
+    assert "holds a picture (reference_latents), and a LI-DiT" in notes(caplog)[0]
+
+
+def test_a_controlnet_is_refused_in_a_sentence(kit, model):
+    """It ended in the host's KeyError, as it looks for text that a LI-DiT has elsewhere."""
+    errors, (control, _) = kit.pack.module("lidit_core.errors"), controlnet("sd15")
+    guided = kit.stock(
+        "ControlNetApply",
+        conditioning=kit.prompt(seed=1),
+        control_net=control,
+        image=torch.rand(1, 32, 32, 3),
+        strength=1.0,
+    )
+    with pytest.raises(errors.LiDiTError, match="a ControlNet is connected"):
+        kit.sample(model, guided)
+
+
+def test_gligen_is_refused_in_a_sentence(kit, model):
+    """The host would have it compute on U-Net blocks, and with text of its own width."""
+    errors, box = kit.pack.module("lidit_core.errors"), (torch.zeros(1, 24), 4, 4, 0, 0)
+    ((c0, values),) = kit.prompt(seed=1)
+    with pytest.raises(errors.LiDiTError, match="no GLIGEN exists for LI-DiT"):
+        kit.sample(model, [[c0, {**values, "gligen": ("position", gligen(), [box])}]])
+
+
+def gligen():
+    """As the host's loader makes it of a file for SD1.5."""
+    import comfy.gligen
+    import comfy.model_patcher
+
+    position = comfy.gligen.PositionNet(768, 768)
+    network = comfy.gligen.Gligen([], position, 768)
+    cpu = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(network, load_device=cpu, offload_device=cpu)
+
+
+def test_a_mask_that_the_sampler_is_not_given_is_told(kit, model, caplog):
+    """As InpaintModelConditioning gives it with noise_mask switched off."""
+    ((c0, values),) = kit.prompt(seed=1)
+    mask = torch.ones(1, 1, 4, 4)
+    given = {"concat_latent_image": torch.zeros(1, 16, 4, 4), "concat_mask": mask}
+    kit.sample(model, [[c0, {**values, **given}]], latent={**empty(), "noise_mask": mask})
+    assert not notes(caplog)
+    kit.sample(model, [[c0, {**values, **given}]])
+    assert "switch on its noise_mask" in notes(caplog)[0]
+
+
+def test_what_replaces_a_part_of_no_name_that_we_know_is_refused(kit, model):
+    errors, changed = kit.pack.module("lidit_core.errors"), model.clone()
+    changed.set_model_patch_replace(lambda *_: None, "norm1", "double_block", 0)
+    with pytest.raises(errors.LiDiTError, match=r"patches norm1 at \('double_block', 0\)"):
+        kit.sample(changed, kit.prompt(seed=1))
 
 
 @pytest.mark.parametrize("share", [slice(0, 1), slice(0, 4)])

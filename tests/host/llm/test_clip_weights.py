@@ -142,6 +142,20 @@ def test_smaller_dtypes_of_a_real_llm_are_close(load, smollm2, dtype, most, kind
     assert small.dtype == kind and 0 < relative_error(small[0].float(), whole[0]) < most
 
 
+def test_apples_gpu_is_offered_no_fp8(load, kit, management, monkeypatch):
+    """It ended in 'Trying to convert Float8_e4m3fn to the MPS backend', when a prompt was read."""
+    apples = torch.device("mps")
+    monkeypatch.setattr(management, "mac_version", lambda: (15, 0))
+    monkeypatch.setattr(management, "text_encoder_device", lambda: apples)
+    monkeypatch.setattr(management, "get_torch_device", lambda: apples)
+    sentence = " is float8_e4m3fn, which mps devices cannot read; choose bfloat16"
+    with pytest.raises(Exception, match="^dtype" + sentence):
+        load(dtype="fp8_e4m3fn")
+    with pytest.raises(Exception, match="^weight_dtype" + sentence):
+        kit.load(weight_dtype="fp8_e4m3fn")
+    assert load(dtype="fp8_e4m3fn", device="cpu")
+
+
 def test_numbers_beyond_fp8_stay_finite(pack):
     layer = torch.nn.Linear(2, 1)
     layer.weight.data = torch.tensor([[1e6, -1e6]])

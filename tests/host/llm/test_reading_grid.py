@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from clip_kit import PROMPT, fresh_loader, save_llms
@@ -69,6 +71,25 @@ def test_what_cannot_be_read_gets_a_sentence(pack, clips, changes, sentence):
     error = pack.module("lidit_core.errors").LiDiTError
     with pytest.raises(error, match=sentence):
         grid(pack, clips, **changes)
+
+
+def test_it_is_read_anew_once_a_template_has_changed(pack, host):
+    """Which no list of files names here, so that the host would not look."""
+    file = host.base / "models" / "llm_templates" / "of the grid.txt"
+    file.write_text("Paint {prompt}", encoding="utf-8")
+
+    def told() -> str:
+        given = {"clip": None, "instructions": f"short\n {file.name}\nshrot"}
+        return pack.LiDiTReadingGrid.fingerprint_inputs(**given)
+
+    try:
+        before = told()
+        assert told() == before
+        os.utime(file, (1, 1))
+        assert told() != before
+    finally:
+        file.unlink()
+    assert told() != before
 
 
 def test_one_llm_makes_a_grid_of_its_own(pack, clips):

@@ -274,6 +274,30 @@ def test_no_llm_text_on_the_positive_is_told_once(kit, model, caplog, mode, nega
         assert torch.equal(drawn, kit.sample(model, *prompts, cfg=3.0, steps=3))
 
 
+@pytest.mark.parametrize("mode", ["add", "replace"])
+def test_an_adapter_beside_another_whose_llm_alone_has_read_is_told(kit, model, caplog, mode):
+    """Each needs its own LLM's text, and one that had none did nothing without a word."""
+    from lidit_core.text.spec import LLMSpec
+    from lidit_core.text.templates import find_template
+
+    llm = LLMSpec("other", 8, "differences", find_template("short"))
+    other = kit.adapter("beside", seed=1, llm=llm, blocks=2)
+    both = kit.apply(kit.apply(model, kit.adapter("sd15")), other, mode)
+    prompt = kit.prompt(own=kit.own())
+    drawn = kit.sample(both, prompt)
+    assert len(noted(caplog, f"that other reads, so the{NOTHING_READ[3:]}")) == 1
+    assert torch.equal(drawn, kit.sample(kit.apply(model, kit.adapter("sd15")), prompt))
+    caplog.clear()
+    kit.sample(both, kit.prompt(7, 4, prompt, llm="other", width=8, blocks=2))
+    assert not noted(caplog, NOTHING_READ)
+
+
+def test_a_part_of_sampling_that_ends_before_it_begins_is_refused(kit, model):
+    with pytest.raises(ValueError, match="from 0.8 to 0.2 of the .*, which is nowhere") as told:
+        kit.apply(model, kit.adapter("sd15"), start=0.8, end=0.2)
+    sentence(told)
+
+
 def test_a_model_without_an_adapter_says_that_it_lacks_one(kit, model, caplog):
     with pytest.raises(ValueError, match="no LLMDiff adapter.*put LLMDiff Apply") as told:
         kit.sample(model, kit.prompt())

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from llmdiff_kit import SHAPES, adapter_config, distance, fill, watched
+from llmdiff_kit import SHAPES, adapter_config, controlnet, distance, watched
 
 from lidit_core.llmdiff.file import load_adapter
 from lidit_core.text.states import LLMStates
-from lidit_core.unet.families import host_config
 
 
 def lora(rank: int = 2) -> dict:
@@ -173,23 +172,3 @@ def test_a_controlnet_guides_and_reads_what_the_u_net_reads(diff_kit, family):
             assert torch.allclose(call["context"], expected["context"], atol=1e-5)
             if family == "sdxl":
                 assert torch.allclose(call["y"][:, :1280], expected["y"], atol=1e-5)
-
-
-def controlnet(family: str) -> tuple:
-    """The host's CONTROL_NET over random weights, and what each call of it reads."""
-    import comfy.cldm.cldm
-    import comfy.controlnet
-    import comfy.ops
-
-    config = {k: v for k, v in host_config(SHAPES[family]).items() if k != "out_channels"}
-    ours = {"hint_channels": 3, "operations": comfy.ops.disable_weight_init}
-    network = comfy.cldm.cldm.ControlNet(**config, **ours, dtype=torch.float32).eval()
-    fill(network)
-    read, forward = [], network.forward
-
-    def note(x, hint, timesteps, context, **given):
-        read.append({"context": context, **given})
-        return forward(x, hint, timesteps, context, **given)
-
-    network.forward = note
-    return comfy.controlnet.ControlNet(network, load_device=torch.device("cpu")), read
