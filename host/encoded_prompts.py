@@ -23,7 +23,7 @@ from .lidit.conditioning import for_lidit
 
 IN_OUTPUT = " [output]"  # after the name of a file that a workflow wrote, as the host marks them
 SUFFIX = ".safetensors"
-NONE = f"(save one with Save Conditioning, or put one into models/{CONDITIONING})"
+NONE = f"(put a file into models/{CONDITIONING})"
 LEFT_OUT = ("hooks", "uuid")  # which the host gives entries anew
 
 

@@ -1,6 +1,6 @@
 """LoRA files of other trainers. Run: pytest tests/core/checkpoints/test_lora_styles.py
 
-What the host makes of them is compared in tests/host/lidit/test_lora_styles_in_host.py.
+What the host makes of them is compared in tests/host/lidit/lora/test_lora_styles_in_host.py.
 """
 
 from __future__ import annotations
