@@ -1,7 +1,8 @@
 """Train and score the variants of one file, and compare them in one table beside the paper's.
 
 Every variant is forked from the same trunk with a text side of its own, and learns from the same
-scenes, captions, times and noise. The same command goes on where it stopped.
+scenes, captions, times and noise. The same command goes on where it stopped; started twice, it
+shares the runs between both processes.
 """
 
 from __future__ import annotations

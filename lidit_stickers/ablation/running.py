@@ -1,4 +1,7 @@
-"""All runs of an ablation, one after the other; what is there is not done again."""
+"""All runs of an ablation, one after the other; what is there is not done again.
+
+The same command in further processes shares the work: each takes the next run that no other has.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from lidit_core.checkpoints.lidit import read_config
 from lidit_core.errors import LiDiTError
@@ -22,6 +27,7 @@ from .table import write_tables
 from .variants import Ablation, Variant
 
 ASKED = "asked.json"  # what a run was asked for, so that no two are ever mixed
+LOCK = "ablating.lock"  # held by the process that has a run, or the trunk
 RESUMING = ("checkpoints", "weights")  # folders of a run that only going on needs
 
 OnStep = Callable[[str, int, int], None]  # what is trained, step, steps
@@ -49,16 +55,35 @@ class Ablating:
     def run(self) -> str:
         """Do what is left to do; the table in Markdown.
 
-        Seed after seed, so that a whole table is there once the first is through.
+        Seed after seed, so that a whole table is there once the first is through. What another
+        process has in hand comes last: it is through by then, or was left.
         """
         trunk = self._trunk()
         found: dict[tuple[str, int], Measured] = {}
+        waiting: list[tuple[Variant, int]] = []
         table = ""
         for seed in self.ablation.seeds:
             for variant in self.ablation.variants:
+                try:
+                    with self._alone(run_folder(self.out, variant.name, seed), wait=False):
+                        found[variant.name, seed] = self._measured(variant, seed, trunk)
+                except Timeout:
+                    waiting.append((variant, seed))
+            if not waiting:
+                table = write_tables(self.ablation, found, self.out)
+        for variant, seed in waiting:
+            with self._alone(run_folder(self.out, variant.name, seed)):
                 found[variant.name, seed] = self._measured(variant, seed, trunk)
-            table = write_tables(self.ablation, found, self.out)
-        return table
+        return write_tables(self.ablation, found, self.out) if waiting else table
+
+    def _alone(self, folder: Path, wait: bool = True) -> FileLock:
+        """What keeps other processes from a folder's run; the system lets go where one dies.
+
+        Raises:
+            Timeout: on entering, another process has it, and this one is not to wait.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder / LOCK, timeout=-1 if wait else 0)
 
     def _trunk(self) -> str:
         if self.ablation.adapter:
@@ -66,10 +91,11 @@ class Ablating:
         if self.ablation.checkpoint:
             return self.ablation.checkpoint
         folder = self.out / TRUNK
-        _agree(folder, {"recipe": self.ablation.trunk})
-        if not (folder / FINAL).exists():
-            recipe = with_cache(self.ablation.trunk, self.out)
-            train(recipe, folder, self.device, self.llms, self._told(TRUNK, recipe.steps))
+        with self._alone(folder):
+            _agree(folder, {"recipe": self.ablation.trunk})
+            if not (folder / FINAL).exists():
+                recipe = with_cache(self.ablation.trunk, self.out)
+                train(recipe, folder, self.device, self.llms, self._told(TRUNK, recipe.steps))
         return str(folder / FINAL)
 
     def _measured(self, variant: Variant, seed: int, trunk: str) -> Measured:

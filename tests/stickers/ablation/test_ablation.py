@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +16,14 @@ import pytest
 import torch
 import yaml
 from accelerate import Accelerator
+from filelock import FileLock
 from tiny_lidit import lidit_config, save_lidit_files
 from tiny_llm import save_llm
 
 from lidit_core.cli import main
 from lidit_core.errors import LiDiTError
 from lidit_stickers.ablation.recipes import fork_recipe
-from lidit_stickers.ablation.running import left
+from lidit_stickers.ablation.running import LOCK, left
 from lidit_stickers.ablation.variants import Ablation, read_ablation
 from lidit_train.data.fetching import Fetcher
 from lidit_train.data.prepare import prepare
@@ -117,6 +120,24 @@ def test_every_variant_is_trained_measured_and_told(whole):
     assert "| Table 2 | it helps | full | none | 2 against 1 |" in table
     assert "2 degrees of freedom" in table
     assert not list(whole.rglob("checkpoints"))
+
+
+@pytest.mark.font
+def test_two_processes_share_the_runs(world, whole, tmp_path):
+    """What one has in hand is left to it, and taken up where it was let go."""
+    file = written(tmp_path, tiny(world, seeds=[0], variants=VARIANTS[:2], claims=CLAIMS[:1]))
+    out = tmp_path / "out"
+    first, second = (out / "runs" / name / "errors.npy" for name in ("full-0", "none-0"))
+    first.parent.mkdir(parents=True)
+    with ThreadPoolExecutor(1) as pool:
+        with FileLock(first.parent / LOCK):
+            ended = pool.submit(ablate, world, file, "--out", str(out))
+            while not second.with_name("nearest.npy").exists() and not ended.done():
+                time.sleep(0.05)
+            assert second.exists() and not first.exists() and not ended.done()
+        assert ended.result() == 0
+    assert figures(out) == {name: figures(whole)[name] for name in figures(out)}
+    assert len(figures(out)) == 4 and (out / "ablation.md").exists()
 
 
 class Killed(Exception):
