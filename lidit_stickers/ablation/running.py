@@ -14,9 +14,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lidit_core.checkpoints.lidit import read_config
-from lidit_core.errors import LiDiTError
+from lidit_core.errors import LiDiTError, check
 from lidit_core.io.atomic import replacing
 from lidit_core.io.hashes import sha256
+from lidit_core.llm.locate import available
 from lidit_core.paths import SHIPPED_WEIGHTS
 from lidit_core.shipped import find_base, find_model, find_vae
 from lidit_train.run import FINAL, train
@@ -58,6 +59,7 @@ class Ablating:
         Seed after seed, so that a whole table is there once the first is through. What another
         process has in hand comes last: it is through by then, or was left.
         """
+        self._check_llms()
         trunk = self._trunk()
         found: dict[tuple[str, int], Measured] = {}
         waiting: list[tuple[Variant, int]] = []
@@ -84,6 +86,18 @@ class Ablating:
         """
         folder.mkdir(parents=True, exist_ok=True)
         return FileLock(folder / LOCK, timeout=-1 if wait else 0)
+
+    def _check_llms(self) -> None:
+        """Refuse an ablation of which some variant's LLM is not on this machine, before any run."""
+        for variant in self.ablation.variants:
+            for name in self.ablation.llms(variant):
+                source = self.llms.get(name, name)
+                check(
+                    available(source),
+                    f"variant {variant.name} reads {source}, which is not on this machine; get it "
+                    f"(docs/llmdiff.md says where MiniLM is found), say where it is with --llm "
+                    f"{name}=FOLDER, or take the variant out of the file",
+                )
 
     def _trunk(self) -> str:
         if self.ablation.adapter:
