@@ -7,6 +7,7 @@ been added to; where all shapes are the same it asks nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import comfy.model_management
@@ -19,7 +20,7 @@ from ..lidit_core.errors import LiDiTError
 from .node_notes import note
 
 OWNER = "lidit_owner"  # on a weight: what kind of model it belongs to
-UNTOUCHED = "lidit_untouched"  # among a patcher's attachments: the host's mark of no patch
+IDLE = "lidit_idle_lora"  # among a patcher's attachments, where a LoRA changes none of its weights
 
 
 def name_owner(model: nn.Module, kind: Any) -> None:
@@ -28,28 +29,66 @@ def name_owner(model: nn.Module, kind: Any) -> None:
         setattr(weight, OWNER, kind)
 
 
-def keep_mark(patcher: comfy.model_patcher.ModelPatcher) -> None:
-    """Keep the mark that the host gives weights as they are, and changes with every LoRA."""
-    patcher.set_attachments(UNTOUCHED, patcher.patches_uuid)
+class WatchedPatches:
+    """What a patcher does beside the host's own: it keeps in mind a LoRA that changes nothing.
+
+    A node patches a clone of its own, so that each clone knows of one LoRA or merge; the host logs
+    the names of what fits no weight and goes on.
+    """
+
+    what = ""  # the model, as sentences call it
+    fits = misses = False  # of what was added to this one
+
+    def add_patches(self, patches: Any, *args: Any, **kwargs: Any) -> Any:
+        changed = super().add_patches(patches, *args, **kwargs)
+        self.fits, self.misses = self.fits or bool(changed), self.misses or not changed
+        return changed
+
+    def add_hook_patches(
+        self, hook: Any, patches: Any, strength_patch: float = 1.0, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Done as a sampler begins, for the time of its run."""
+        changed = super().add_hook_patches(hook, patches, strength_patch, *args, **kwargs)
+        if strength_patch and not changed:
+            _note_idle(self.what)
+        return changed
+
+    def clone(self, *args: Any, **kwargs: Any) -> Any:
+        copied = super().clone(*args, **kwargs)
+        if self.is_idle():
+            copied.set_attachments(IDLE, True)
+        return copied
+
+    def is_idle(self) -> bool:
+        """Whether a LoRA or a merge on this one or on one before it changes no weight."""
+        return IDLE in self.attachments or (self.misses and not self.fits)
 
 
-def tell_idle_lora(patcher: comfy.model_patcher.ModelPatcher, what: str) -> None:
-    """Tell of a LoRA of which the model has no weight: the host logs its names and goes on.
+@cache
+def _watched(kind: type, what: str) -> type:
+    return type(kind.__name__, (WatchedPatches, kind), {"what": what})
+
+
+def watch_patches(patcher: comfy.model_patcher.ModelPatcher, what: str) -> None:
+    """Let a patcher and its clones keep in mind a LoRA that changes no weight.
 
     Args:
         what: the model, as sentences call it.
     """
-    untouched = patcher.attachments.get(UNTOUCHED, patcher.patches_uuid)
-    others = (patcher.patches, patcher.hook_patches, patcher.weight_wrapper_patches)
-    others += (patcher.injections,)  # LoRAs in bypass mode
-    if patcher.patches_uuid == untouched or any(others):
-        return
-    if "manual_cast_dtype" not in patcher.object_patches:  # ModelComputeDtype changes the mark too
-        note(
-            f"a LoRA or a merge on {what} changes none of its weights: it is for a model of "
-            "another kind, or for the CLIP alone; choose one that was trained on this, or take "
-            "the node out"
-        )
+    patcher.__class__ = _watched(type(patcher), what)
+
+
+def tell_idle_lora(patcher: comfy.model_patcher.ModelPatcher) -> None:
+    """Tell of a LoRA of which the model has no weight, whatever other LoRAs it has."""
+    if isinstance(patcher, WatchedPatches) and patcher.is_idle():
+        _note_idle(patcher.what)
+
+
+def _note_idle(what: str) -> None:
+    note(
+        f"a LoRA or a merge on {what} changes none of its weights: it is for a model of another "
+        "kind, or for the CLIP alone; choose one that was trained on this, or take the node out"
+    )
 
 
 def check_storage(dtype: torch.dtype | None, device: torch.device, choice: str) -> None:

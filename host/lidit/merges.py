@@ -11,6 +11,8 @@ from ...lidit_core.model.config import LiDiTConfig
 from ..node_notes import note
 from ..weight_patches import check_weight_patches, tell_idle_lora
 
+NAME = "this LI-DiT"  # in sentences
+
 # what two models that are merged must have in common
 ALIKE = {
     "prediction": lambda config: config.prediction,
@@ -45,8 +47,8 @@ def check_lidit_weights(patcher: comfy.model_patcher.ModelPatcher, config: LiDiT
                 f"{_llms(theirs)}; the merged refiners fit neither, if these are not the same LLMs"
             )
 
-    check_weight_patches(patcher, "this LI-DiT", merged)
-    tell_idle_lora(patcher, "this LI-DiT")
+    check_weight_patches(patcher, NAME, merged)
+    tell_idle_lora(patcher)
 
 
 def _difference(config: LiDiTConfig, theirs: LiDiTConfig) -> str:

@@ -25,11 +25,12 @@ from ...lidit_core.model.config import LatentFormat, LiDiTConfig
 from ...lidit_core.model.latents import denormalise, normalise
 from ..entries import readable
 from ..keys import HIDDEN, TEXT
-from ..weight_patches import check_storage, keep_mark, name_owner
+from ..weight_patches import check_storage, name_owner, watch_patches
 from .branches import model_text
 from .conditioning import text_of
 from .conds import CONDText
 from .diffusion import HostLiDiT, NoUNet, check_alone
+from .merges import NAME
 from .sampling_checks import CHECKS_KEY, checked_sampling
 from .schedule import check_finite, check_prediction, model_timestep
 from .told import tell_unread
@@ -199,7 +200,7 @@ def build_model(
     dynamic = hasattr(patcher, "is_dynamic") and patcher.is_dynamic()
     model.load_model_weights(dict(weights), **({"assign": True} if dynamic else {}))
     name_owner(model.diffusion_model, config)
-    keep_mark(patcher)
+    watch_patches(patcher, NAME)
     patcher.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, CHECKS_KEY, checked_sampling)
     return patcher
 

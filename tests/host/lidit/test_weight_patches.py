@@ -103,29 +103,66 @@ def test_a_lora_of_another_width_is_told(kit, model, host, tmp_path, caplog):
     assert not close(drawn, kit.sample(model, prompt), 1e-3) and not caplog.text
 
 
-def test_a_lora_that_changes_no_weight_is_told(kit, model, host, caplog):
-    """As one for SDXL, whose names the host logs, and draws the same picture."""
+@pytest.fixture
+def foreign(host) -> str:
+    """The file of a LoRA for SDXL, whose names fit nothing here: the host logs them."""
     name = "lora_unet_down_blocks_1_attentions_0_proj_in"
     pair = {f"{name}.lora_{part}.weight": torch.randn(4, 4) for part in ("up", "down")}
     file = host.base / "models" / "loras" / "foreign.safetensors"
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file(pair, file)
-    loader, prompt = host.nodes.LoraLoaderModelOnly(), kit.prompt(seed=1)
+    return file.name
 
-    def notes() -> list[str]:
-        told = [r.getMessage() for r in caplog.records if "lidit" in r.name]
+
+@pytest.fixture
+def notes(caplog):
+    """`notes()`: what the pack told since it was last asked."""
+
+    def told() -> list[str]:
+        found = [r.getMessage() for r in caplog.records if "lidit" in r.name]
         caplog.clear()
-        return told
+        return found
 
+    return told
+
+
+def test_a_lora_that_changes_no_weight_is_told(kit, model, host, foreign, notes):
+    """Also beside one that fits, before it or after it."""
+    loader, prompt = host.nodes.LoraLoaderModelOnly(), kit.prompt(seed=1)
     plain = kit.sample(model, prompt)
     computed = kit.stock("ModelComputeDtype", model=model.clone(), dtype="fp32")
     assert close(kit.sample(computed, prompt), plain) and not notes()
-    foreign = loader.load_lora_model_only(model, file.name, 1.0)[0]
-    assert close(kit.sample(foreign, prompt), plain)
+    idle = loader.load_lora_model_only(model, foreign, 1.0)[0]
+    assert close(kit.sample(idle, prompt), plain)
     assert "changes none of its weights" in notes()[0]
     fits = loras(host, "fits.safetensors", kit.checkpoint)
-    fits = host.nodes.LoraLoaderModelOnly().load_lora_model_only(foreign, fits, 1.0)[0]
-    assert not close(kit.sample(fits, prompt), plain, 1e-3) and not notes()
+    changed = host.nodes.LoraLoaderModelOnly().load_lora_model_only(model, fits, 1.0)[0]
+    drawn = kit.sample(changed, prompt)
+    assert not close(drawn, plain, 1e-3) and not notes()
+    before = host.nodes.LoraLoaderModelOnly().load_lora_model_only(idle, fits, 1.0)[0]
+    after = loader.load_lora_model_only(changed, foreign, 1.0)[0]
+    for both in (before, after.clone()):
+        assert close(kit.sample(both, prompt), drawn)
+        assert [told for told in notes() if "changes none of its weights" in told]
+
+
+def test_a_hook_leaves_no_note_on_the_model(kit, model, host, foreign, tmp_path, notes):
+    """The host gives a model another mark for the hooks of one run, and keeps it afterwards."""
+    import comfy.hooks
+    from safetensors.torch import load_file
+
+    def hooked(lora) -> list:
+        hooks = comfy.hooks.create_hook_lora(load_file(lora), 1.0, 0.0)
+        return comfy.hooks.set_hooks_for_conditioning(kit.prompt(seed=1), hooks)
+
+    fits = save_noisy_lora(kit.checkpoint, tmp_path / "lora.safetensors", 0.1)
+    plain = kit.sample(model, kit.prompt(seed=1))
+    assert not close(kit.sample(model, hooked(fits)), plain, 1e-3) and not notes()
+    assert close(kit.sample(model, kit.prompt(seed=1)), plain) and not notes()
+    folder = host.base / "models" / "loras"
+    assert close(kit.sample(model, hooked(folder / foreign)), plain)
+    assert "changes none of its weights" in notes()[0]
+    assert close(kit.sample(model, kit.prompt(seed=1)), plain) and not notes()
 
 
 def test_a_lora_of_a_hook_is_looked_at(kit, model, tmp_path, caplog):
