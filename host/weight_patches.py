@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
 import comfy.model_patcher
@@ -29,7 +29,10 @@ def name_owner(model: nn.Module, kind: Any) -> None:
         setattr(weight, OWNER, kind)
 
 
-class WatchedPatches:
+_Patcher = comfy.model_patcher.ModelPatcher if TYPE_CHECKING else object  # any of the host's kinds
+
+
+class WatchedPatches(_Patcher):
     """What a patcher does beside the host's own: it keeps in mind a LoRA that changes nothing.
 
     A node patches a clone of its own, so that each clone knows of one LoRA or merge; the host logs

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import comfy.model_patcher
+import comfy.model_sampling as host
 
 from ...lidit_core.errors import LiDiTError
 from ...lidit_core.model.config import LiDiTConfig
@@ -23,14 +25,18 @@ ALIKE = {
     "patch": lambda config: config.patch,
     "refiner": lambda config: config.refiner,
 }
+SEEN_ALIKE = ("prediction", "latents", "the latents' scale")  # what two in one guider must have
 
 
-def check_lidit_weights(patcher: comfy.model_patcher.ModelPatcher, config: LiDiTConfig) -> None:
+def check_lidit_weights(patcher: comfy.model_patcher.ModelPatcher) -> None:
     """Refuse a merge with another kind of model, and tell of a LoRA that is for one.
+
+    The host calls it before each run of a model, the second one of a guider too.
 
     Raises:
         LiDiTError: what the merge would draw is noise.
     """
+    config = patcher.model.model_config.config
 
     def merged(misshapen: str, theirs: Any) -> None:
         known = isinstance(theirs, LiDiTConfig)
@@ -51,9 +57,38 @@ def check_lidit_weights(patcher: comfy.model_patcher.ModelPatcher, config: LiDiT
     tell_idle_lora(patcher)
 
 
-def _difference(config: LiDiTConfig, theirs: LiDiTConfig) -> str:
-    """The first thing in which two models that cannot be merged differ; "" where none does."""
-    found = ((name, of(config), of(theirs)) for name, of in ALIKE.items())
+def check_second(first: LiDiTConfig, second: comfy.model_patcher.ModelPatcher) -> None:
+    """Refuse a guider's second model that sees other latents or other levels of noise.
+
+    Raises:
+        LiDiTError: what both would draw is noise.
+    """
+    theirs = getattr(second.model.model_config, "config", None)
+    if isinstance(theirs, LiDiTConfig):
+        told = _difference(first, theirs, SEEN_ALIKE)
+    else:
+        flows = (first.prediction == "flow", isinstance(_schedule(second), host.CONST))
+        channels = (first.latent.channels, second.model.latent_format.latent_channels)
+        kinds = ("flow" if is_flow else "eps or v" for is_flow in flows)
+        told = _first_difference((("prediction", *kinds), ("channels of latents", *channels)))
+    if told:
+        raise LiDiTError(
+            f"a guider draws with this LI-DiT and a second model that differs in {told}, of which "
+            "no picture can come; connect two models of one kind, such as two trainings of one "
+            "checkpoint"
+        )
+
+
+def _schedule(patcher: comfy.model_patcher.ModelPatcher) -> Any:
+    return patcher.get_model_object("model_sampling")
+
+
+def _difference(config: LiDiTConfig, theirs: LiDiTConfig, names: Iterable[str] = ALIKE) -> str:
+    """The first of these things in which two models differ; "" where they do in none."""
+    return _first_difference((name, ALIKE[name](config), ALIKE[name](theirs)) for name in names)
+
+
+def _first_difference(found: Iterable[tuple[str, Any, Any]]) -> str:
     return next((f"{name}, {ours} and {other}" for name, ours, other in found if ours != other), "")
 
 

@@ -14,7 +14,7 @@ import comfy.model_patcher
 import comfy.supported_models_base
 import comfy.utils
 import torch
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
 from ...lidit_core.checkpoints.lidit import CONFIG_TENSOR, config_tensor, read_lidit
@@ -30,7 +30,7 @@ from .branches import model_text
 from .conditioning import text_of
 from .conds import CONDText
 from .diffusion import HostLiDiT, NoUNet, check_alone
-from .merges import NAME
+from .merges import NAME, check_lidit_weights
 from .sampling_checks import CHECKS_KEY, checked_sampling
 from .schedule import check_finite, check_prediction, model_timestep
 from .told import tell_unread
@@ -202,6 +202,7 @@ def build_model(
     name_owner(model.diffusion_model, config)
     watch_patches(patcher, NAME)
     patcher.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, CHECKS_KEY, checked_sampling)
+    patcher.add_callback_with_key(CallbacksMP.ON_PRE_RUN, CHECKS_KEY, check_lidit_weights)
     return patcher
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import comfy.model_patcher
 import comfy.model_sampling as host
 from torch import Tensor
 
 from ...lidit_core.errors import LiDiTError
 from ..keys import TEXT
 from ..node_notes import note
-from .merges import check_lidit_weights
+from .merges import check_second
 from .schedule import check_noise_level
 from .shift import tell_other_shift
 
@@ -51,9 +52,10 @@ def checked_sampling(
     Raises:
         LiDiTError: what the sampler would draw is noise.
     """
-    model, patcher = guider.inner_model, guider.model_patcher
+    model = guider.inner_model
     schedule, config = model.model_sampling, model.model_config.config
-    check_lidit_weights(patcher, config)
+    for other in other_models(guider):
+        check_second(config, other)
     check_windows(guider.conds, extra_args.get("model_options", {}), len(noise))
     sampler = executor.class_obj
     function = getattr(sampler, "sampler_function", None)
@@ -73,6 +75,12 @@ def checked_sampling(
         return executor(guider, sigmas, extra_args, callback, noise, latent_image, *rest)
     finally:
         model.levels_known = False
+
+
+def other_models(guider: Any) -> list[comfy.model_patcher.ModelPatcher]:
+    """The models beside its first that a guider draws with, as DualModelGuider does."""
+    found = [v for v in vars(guider).values() if isinstance(v, comfy.model_patcher.ModelPatcher)]
+    return [other for other in found if other is not guider.model_patcher]
 
 
 def keeps_to_its_sigmas(sampler: Any) -> bool:
