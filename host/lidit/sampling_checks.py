@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import comfy.model_patcher
 import comfy.model_sampling as host
+import torch
 from torch import Tensor
 
 from ...lidit_core.errors import LiDiTError
@@ -54,6 +56,7 @@ def checked_sampling(
     """
     model = guider.inner_model
     schedule, config = model.model_sampling, model.model_config.config
+    tell_uncovered(guider.conds, sigmas, noise.shape, strongest_guidance(guider) > 1)
     for other in other_models(guider):
         check_second(config, other)
     check_windows(guider.conds, extra_args.get("model_options", {}), len(noise))
@@ -121,6 +124,71 @@ def check_windows(conds: Mapping[str, Sequence[dict]], options: Mapping, batch: 
             f"conditioning holds {rows} prompts, one for a picture, which no window follows; take "
             "the context windows out, or give the batch one prompt"
         )
+
+
+def tell_uncovered(
+    conds: Mapping[str, Sequence[dict]], sigmas: Tensor, shape: Sequence[int], guided: bool
+) -> None:
+    """Tell of steps or places of the picture to which no entry of a prompt applies.
+
+    The host takes the model's prediction for 0 there, and what is drawn is in pieces.
+
+    Args:
+        shape: of the noise.
+        guided: prompts beside the positive one count, too.
+    """
+    for name, entries in conds.items():
+        if not entries or any("default" in entry for entry in entries):
+            continue
+        if name != "positive" and not guided:
+            continue
+        told = _uncovered(entries, sigmas[:-1].tolist(), shape)
+        if told:
+            note(
+                f"no entry of the {name} prompt holds {told}, so that nothing is drawn there that "
+                "fits the rest; combine it (ConditioningCombine) with a prompt that holds there, "
+                "or take out the node that sets its range, area or mask"
+            )
+
+
+def _uncovered(entries: Sequence[dict], sigmas: Sequence[float], shape: Sequence[int]) -> str:
+    """Where no entry holds; "" where one does everywhere."""
+    for step, sigma in enumerate(sigmas):
+        there = [entry for entry in entries if _holds_at(entry, sigma)]
+        if not there:
+            return f"at step {step + 1} of {len(sigmas)}"
+        covered = torch.zeros(shape[-2:], dtype=torch.bool)
+        for entry in there:
+            _cover(covered, entry)
+            if covered.all():
+                break
+        if not covered.all():
+            return f"in {1 - float(covered.float().mean()):.0%} of the picture"
+    return ""
+
+
+def _holds_at(entry: Mapping[str, Any], sigma: float) -> bool:
+    first, last = entry.get("timestep_start", math.inf), entry.get("timestep_end", -math.inf)
+    return float(last) <= sigma <= float(first)
+
+
+def _cover(covered: Tensor, entry: Mapping[str, Any]) -> None:
+    """Mark where an entry holds. covered: (rows, columns)"""
+    rows, columns, y, x = _area(entry, covered.shape)
+    place = (slice(y, y + rows), slice(x, x + columns))
+    mask = entry.get("mask")
+    if mask is None:
+        covered[place] = True
+    else:
+        covered[place] |= mask.reshape(-1, *covered.shape).amax(0)[place].cpu() > 0
+
+
+def _area(entry: Mapping[str, Any], size: Sequence[int]) -> tuple[int, int, int, int]:
+    """Rows, columns and where they begin; nodes for films set a third number of each."""
+    area = tuple(entry.get("area") or (*size, 0, 0))
+    half = len(area) // 2
+    (rows, columns), (y, x) = area[half - 2 : half], area[-2:]
+    return rows, columns, y, x
 
 
 def check_sampler(function: str, steps: int) -> None:

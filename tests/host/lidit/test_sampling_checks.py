@@ -190,3 +190,41 @@ def test_a_schedule_above_pure_noise_is_refused_before_a_step(kit, model, on_noi
     errors = kit.pack.module("lidit_core.errors")
     with pytest.raises(errors.LiDiTError, match="is at sigma 1.4, and"):
         on_noise(model, [0.9, 1.4, 0.0])
+
+
+def placed(prompt, **values) -> list:
+    """The prompt with what nodes set on it."""
+    return [[first, {**rest, **values}] for first, rest in prompt]
+
+
+WHOLE = {"area": ("percentage", 1.0, 1.0, 0, 0)}
+LEFT, RIGHT = ({"area": ("percentage", 1.0, 0.5, 0, x)} for x in (0, 0.5))
+EARLY, LATE = ({"start_percent": a, "end_percent": b} for a, b in ((0.0, 0.5), (0.5, 1.0)))
+PARTS = {
+    "half of the picture": ([LEFT], "in 50% of the picture"),
+    "half of the sampling": ([EARLY], "at step [34] of 4"),
+    "a late half in half of the picture": ([EARLY, {**LATE, **RIGHT}], "in 50% of the picture"),
+    "a mask": ([{"mask": torch.eye(4)[None]}], "in 75% of the picture"),
+    "all of the picture": ([WHOLE], ""),
+    "two halves": ([LEFT, RIGHT], ""),
+    "two halves of the sampling": ([EARLY, LATE], ""),
+    "half beside a default": ([LEFT, {"default": True}], ""),
+}
+
+
+@pytest.mark.parametrize("what", PARTS)
+def test_a_prompt_that_leaves_out_a_part_is_told(kit, model, caplog, what):
+    """The host takes what is predicted there for 0: a picture in pieces, on every model."""
+    import re
+
+    values, words = PARTS[what]
+    prompt = [entry for each in values for entry in placed(kit.prompt(seed=1), **each)]
+    kit.sample(model, prompt)
+    told = [text for text in notes(caplog) if "no entry of the positive prompt" in text]
+    assert len(told) == bool(words)
+    assert re.search(words, "".join(told))
+    caplog.clear()
+    kit.sample(model, kit.prompt(seed=1), prompt, cfg=1.0)
+    assert not notes(caplog)
+    kit.sample(model, kit.prompt(seed=1), prompt, cfg=2.0)
+    assert len([t for t in notes(caplog) if "of the negative prompt" in t]) == bool(words)
