@@ -18,6 +18,7 @@ from ..node_notes import note
 OFFERED = ("attn1_patch", "attn1_output_patch", "attn2_patch", "attn2_output_patch")
 BLOCK = "double_block"  # what nodes call a block of a DiT
 NAG = "nag_attention_output_patch"  # the name of the host's NAGuidance's patch
+HYPERNETWORK = "hypernetwork_patch"  # the same of HypernetworkLoader's class
 BLOCKS = "dit"  # what nodes replace whole blocks under
 REPLACED = (BLOCKS, "attn1", "attn2")  # whole blocks, and the two attentions of each
 HALFWAY = ("middle", 0)  # a U-Net's middle block, which stands for ours at half depth
@@ -39,6 +40,7 @@ def check_patches(options: Mapping[str, Any], blocks: int) -> None:
     Raises:
         LiDiTError: a node patched a part that only a U-Net or another DiT has.
     """
+    check_hypernetworks(options.get("patches", {}))
     kinds = [kind for kind, patches in options.get("patches", {}).items() if patches]
     strange = [kind for kind in kinds if kind not in OFFERED]
     for name, places in options.get("patches_replace", {}).items():
@@ -52,6 +54,24 @@ def check_patches(options: Mapping[str, Any], blocks: int) -> None:
         )
     tell_lost_places(options.get("patches_replace", {}), blocks)
     tell_unread(options)
+
+
+def check_hypernetworks(patches: Mapping[str, Any]) -> None:
+    """Refuse a hypernetwork, which would change whatever has the width of one of its parts.
+
+    Raises:
+        LiDiTError: one is connected, with a strength.
+    """
+    found = [patch for of_kind in patches.values() for patch in of_kind if is_hypernetwork(patch)]
+    if any(getattr(patch, "strength", 1.0) for patch in found):
+        raise LiDiTError(
+            "a hypernetwork is connected, and none exists for LI-DiT: those files are for SD1.5 "
+            "and its kin; take it out, or use a LoRA that was trained on this model"
+        )
+
+
+def is_hypernetwork(patch: Any) -> bool:
+    return type(patch).__name__ == HYPERNETWORK
 
 
 def tell_unread(options: Mapping[str, Any]) -> None:

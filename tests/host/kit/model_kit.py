@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,6 +42,22 @@ def save_noisy_lora(checkpoint: Path, path: Path, std: float, base: str = "small
             pair.B.normal_(std=std)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_lora(adapter, model.config, path, base=base)
+    return path
+
+
+def save_hypernetwork(path: Path, widths: Sequence[int], std: float) -> Path:
+    """A random hypernetwork, as for SD1.5, whose text is 768 wide."""
+    torch.manual_seed(0)
+
+    def part(width: int) -> dict[str, torch.Tensor]:
+        return {
+            f"linear.{i}.{name}": torch.randn(shape) * std
+            for i, (out, into) in enumerate(((2 * width, width), (width, 2 * width)))
+            for name, shape in (("weight", (out, into)), ("bias", (out,)))
+        }
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({width: [part(width), part(width)] for width in widths}, path)
     return path
 
 

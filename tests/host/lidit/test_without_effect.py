@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import wait_for
 from llmdiff_kit import controlnet
-from model_kit import close, empty
+from model_kit import close, empty, save_hypernetwork
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -109,6 +109,21 @@ def test_gligen_is_refused_in_a_sentence(kit, model):
     ((c0, values),) = kit.prompt(seed=1)
     with pytest.raises(errors.LiDiTError, match="no GLIGEN exists for LI-DiT"):
         kit.sample(model, [[c0, {**values, "gligen": ("position", gligen(), [box])}]])
+
+
+@pytest.mark.parametrize("widths", [(768,), (32, 768)])
+def test_a_hypernetwork_is_refused_in_a_sentence(kit, host, model, widths):
+    """It did nothing, or changed what happened to be as wide as one of its parts."""
+    name = f"{len(widths)}.pt"
+    save_hypernetwork(host.base / "models" / "hypernetworks" / name, widths, 0.1)
+    path = str(host.path / "comfy_extras" / "nodes_hypernetwork.py")
+    assert wait_for(host.nodes.load_custom_node(path, module_parent="comfy_extras"))
+    how, prompt = {"hypernetwork_name": name, "model": model}, kit.prompt(seed=1)
+    errors = kit.pack.module("lidit_core.errors")
+    with pytest.raises(errors.LiDiTError, match="a hypernetwork is connected, and none exists"):
+        kit.sample(kit.stock("HypernetworkLoader", strength=1.0, **how), prompt)
+    idle = kit.stock("HypernetworkLoader", strength=0.0, **how)
+    assert close(kit.sample(idle, prompt), kit.sample(model, prompt))
 
 
 def gligen():
