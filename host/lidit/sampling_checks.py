@@ -57,6 +57,7 @@ def checked_sampling(
     model = guider.inner_model
     schedule, config = model.model_sampling, model.model_config.config
     tell_uncovered(guider.conds, sigmas, noise.shape, strongest_guidance(guider) > 1)
+    check_latent(latent_image)
     for other in other_models(guider):
         check_second(config, other)
     check_windows(guider.conds, extra_args.get("model_options", {}), len(noise))
@@ -213,6 +214,21 @@ def check_guidance(function: str, scale: float) -> None:
             f"the sampler {function.removeprefix('sample_')} adds guidance in the way of eps "
             "models, and this LI-DiT is a flow model, whose pictures it draws in pieces above cfg "
             f"1, which is {scale:g}; choose euler_cfg_pp, a sampler without cfg_pp, or cfg 1"
+        )
+
+
+def check_latent(latent: Tensor | None) -> None:
+    """Refuse a latent to start from that is broken before a step is drawn.
+
+    Raises:
+        LiDiTError: the sampler would end with nothing else.
+    """
+    strange = 0 if latent is None else int((~latent.isfinite()).sum())
+    if strange:
+        raise LiDiTError(
+            f"the latent that the sampler is given has {strange} of {latent.numel()} numbers that "
+            "are not finite; VAE Encode (Tiled) makes such where its overlap is not smaller than "
+            "its tile_size, and an earlier sampler may: make the latent anew"
         )
 
 

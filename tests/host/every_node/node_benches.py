@@ -20,6 +20,8 @@ LLM, MODEL, POSITIVE, NEGATIVE, EMPTY, SAMPLER, DECODE, SAVE, LATENT = "12345678
 OWN_POSITIVE, OWN_NEGATIVE, CHECKPOINT = "13", "14", "10"  # of a U-Net
 PARTS = ("noise", "guider", "sampler", "sigmas")  # of a sampler; ids of theirs
 LORA = "lora.safetensors"  # in models/loras, for a second LI-DiT
+HYPERNETWORK = "hypernetwork.pt"  # in models/hypernetworks, for SD1.5
+FILES = (LORA, HYPERNETWORK)  # what widgets may name; other files are a machine's own
 STEPS = 4
 SUPPLIED = ("MODEL", "CLIP", "VAE", "CONDITIONING", "LATENT", "GUIDER", "SIGMAS")
 DOCS = Path(__file__).resolve().parents[3] / "docs"
@@ -45,7 +47,7 @@ class Bench:
         """By type, what a node's inputs are connected to: another one for a second input."""
         models = [self.api[SAMPLER]["inputs"]["model"], ["22", 0]]
         vae, prompts = self.api[DECODE]["inputs"]["vae"], [["23", 0], ["24", 0]]
-        rest = ([["25", 0]], [["27", 0]], [["28", 0]])
+        rest = ([["25", 0], ["29", 0]], [["27", 0]], [["28", 0]])
         return dict(zip(SUPPLIED, (models, [self.clip], [vae], prompts, *rest)))
 
     def upstream(self, draws: bool) -> Api:
@@ -60,6 +62,8 @@ class Bench:
         )
         api = advanced(changed(self.api, "KSampler", **prompts))
         drawn = changed(self.api, "KSampler", **prompts, **latent)[SAMPLER]
+        seed = drawn["inputs"]["seed"]
+        another = changed({"29": drawn}, "KSampler", seed=seed + 1)["29"]
         above = {name: node for name, node in self.api.items() if name not in (SAMPLER, DECODE)}
         return {
             **{name: node for name, node in above.items() if name not in (SAVE, LATENT)},
@@ -70,6 +74,7 @@ class Bench:
             "26": self.api[EMPTY],
             "27": api["guider"],
             "28": api["sigmas"],
+            "29": another if draws else self.api[EMPTY],
         }
 
 

@@ -13,13 +13,12 @@ from functools import cached_property
 from typing import Any
 
 from node_benches import (
+    FILES,
     LATENT,
-    LORA,
     PARTS,
     SAMPLER,
     SAVE,
     SHOWN,
-    STEPS,
     SUPPLIED,
     TRIED,
     Bench,
@@ -27,6 +26,7 @@ from node_benches import (
     advanced,
 )
 from node_sockets import Socket, sockets_of
+from node_widgets import NOTHING_SET, WIDGETS, moved, widget
 from workflow_kit import Api, changed
 
 REDRAWN = 0.5  # of the noise, for a latent that a node has changed
@@ -35,12 +35,6 @@ CHOOSER, CHOSEN = "KSampler", ("sampler_name", "scheduler")
 CHOICE_STEPS = 10  # of a method or schedule, which may be right in enough steps alone
 DRAWS_WITH = ("SAMPLER", "SIGMAS", "GUIDER", "NOISE")
 
-# widgets that set how much is computed, or what is drawn; all others keep their defaults
-SIDES = ("width", "height", "target_width", "target_height")
-SMALL = {"steps": STEPS, "length": 5, "video_frames": 5, "frames_number": 5, "seconds": 1.0}
-SMALL |= {"cfg": 3.0, "seed": 4, "noise_seed": 4}
-NOTHING_SET = {"INT": 0, "FLOAT": 0.0, "STRING": "", "BOOLEAN": False}
-PROMPT = "a cat to the left of a red balloon on a blue background"
 # who gives a type, where the first one found gives nothing that has an effect
 PREFERRED = {"HOOKS": "CreateHookLora", "NOISE": "RandomNoise", "SAMPLER": "KSamplerSelect"}
 
@@ -67,9 +61,9 @@ class Nodes:
         return set(self.stock)
 
     def sockets(self, node: str) -> list[Socket]:
-        """Its inputs; a stock node has no choice of files but of the one that the benches save."""
+        """Its inputs; a stock node has no choice of files but of those that the benches save."""
         sockets = sockets_of(self.info[node]["input"])
-        return [s.without_files(LORA) if node in self._is_stock else s for s in sockets]
+        return [s.without_files(FILES) if node in self._is_stock else s for s in sockets]
 
     def outputs(self, node: str) -> list[str]:
         """Types; a choice that is handed on counts as no type."""
@@ -136,7 +130,9 @@ class Graph:
         self.api[name] = {"class_type": kind, "inputs": inputs}
         return name
 
-    def place(self, kind: str, name: str | None = None, everything: bool = False) -> str:
+    def place(
+        self, kind: str, name: str | None = None, everything: bool = False, aside: bool = False
+    ) -> str:
         """A node whose inputs all have what they need; its id.
 
         Raises:
@@ -144,43 +140,31 @@ class Graph:
 
         Args:
             everything: give optional inputs that are links something too, where that is possible.
+            aside: set widgets, optional ones too, to other values than their defaults.
         """
         inputs = {}
         for socket in self.nodes.sockets(kind):
+            is_widget = socket.kind in WIDGETS
             try:
-                if socket.required or (everything and socket.kind not in (*NOTHING_SET, "COMBO")):
-                    inputs[socket.name] = self.value(socket)
+                if socket.required or (aside if is_widget else everything):
+                    inputs[socket.name] = self.value(socket, aside and is_widget)
             except Lacking:
                 if socket.required:
                     raise
         return self.add(kind, name, **inputs)
 
-    def value(self, socket: Socket) -> Any:
-        """What a widget has by default, or a link to what gives the type."""
-        name, options = socket.name.split(".")[-1], socket.options
-        if socket.kind == "COMBO":
-            if not socket.choices:
-                raise Lacking(name)
-            default = options.get("default")
-            return default if default in socket.choices else socket.choices[0]
-        if socket.kinds[0] in NOTHING_SET:
-            return self.widget(name, socket)
+    def value(self, socket: Socket, aside: bool = False) -> Any:
+        """What a widget has by default, or beside it, or a link to what gives the type."""
+        name = socket.name.split(".")[-1]
+        if socket.kind == "COMBO" and not socket.choices:
+            raise Lacking(name)
+        if socket.kinds[0] in WIDGETS:
+            value = widget(name, socket, self.bench.side)
+            return moved(name, socket, value) if aside else value
         for kind in socket.kinds:
             if (link := self.link(kind, name)) is not None:
                 return link
         raise Lacking(socket.kind)
-
-    def widget(self, name: str, socket: Socket) -> Any:
-        """What is set where nothing is connected."""
-        options = socket.options
-        small = SMALL | dict.fromkeys(SIDES, self.bench.side)
-        if name in small and not isinstance(options.get("default"), str):
-            low, high = options.get("min", 0), options.get("max", small[name])
-            return min(max(small[name], low), high)
-        default = options.get("default", options.get("min"))
-        if socket.kind == "STRING" and options.get("multiline") and not default:
-            return PROMPT
-        return NOTHING_SET[socket.kinds[0]] if default is None else default
 
     def link(self, kind: str, name: str) -> Link | None:
         """To an output of this type: another one for the second input of a node."""
@@ -205,8 +189,10 @@ class Trial:
     plain: Api | None
 
 
-def trial(bench: Bench, nodes: Nodes, node: str, everything: bool = False) -> Trial:
-    """Put a node on what the bench draws with.
+def trial(
+    bench: Bench, nodes: Nodes, node: str, everything: bool = False, aside: bool = False
+) -> Trial:
+    """Put a node on what the bench draws with; see `Graph.place`.
 
     Raises:
         Lacking: one of its inputs cannot be supplied.
@@ -216,7 +202,7 @@ def trial(bench: Bench, nodes: Nodes, node: str, everything: bool = False) -> Tr
     samples = latents and ("GUIDER" in takes or {"MODEL", "CONDITIONING"} <= takes)
     changes = latents and {"LATENT"} == takes & set(OURS) and not samples
     graph = Graph(nodes, bench, bench.upstream(draws="LATENT" in takes and (shows or changes)))
-    graph.place(node, TRIED, everything)
+    graph.place(node, TRIED, everything, aside)
     picture = _connected(bench, gives, samples, changes, shows)
     if picture is None:
         if not nodes.info[node]["output_node"]:

@@ -12,7 +12,7 @@ import websocket
 from host_server import OUR_ERRORS, Refused, Run
 from node_benches import LATENT, SAVE, Bench, unet
 from node_graphs import Lacking, Nodes, Trial, trial, trial_of_choice
-from node_table import ALL_INPUTS
+from node_table import ALL_INPUTS, MOVED, node_of
 from PIL import Image
 from safetensors.torch import load_file
 from workflow_kit import Api
@@ -20,6 +20,7 @@ from workflow_kit import Api
 SAME = 0.05  # of 255, mean absolute: what rounding may change
 FAR = 35.0  # a picture in pieces
 FLAT = 4.0  # a standard deviation, of a picture with nothing on it
+SAME_PICTURE = "the same picture"
 OURS = "/custom_nodes/"  # in the path of what belongs to the pack
 # what they tell on themselves is what they loaded or read, wherever they are the first to
 REPORTING = ("LiDiTLLMLoader", "LiDiTModelLoader", "LLMDiffDemoCheckpoint", "LLMDiffEncode")
@@ -37,7 +38,6 @@ LACKING = {
     "MODEL_PATCH": "a patch file for one of the models that have such",
     "LATENT_UPSCALE_MODEL": "an upscaler of another model's latents",
     "OPTICAL_FLOW": "a model of optical flow",
-    "hypernetwork_name": "a hypernetwork for SD1.5",
     "latent": "a saved latent",
     "folder": "a folder of pictures to train on",
     "folder_name": "a folder of pictures to train on",
@@ -51,6 +51,12 @@ WHY_FAR = {
     "SamplerLMS": "a rule of order 4, which is right from about 20 steps",
     "SamplerDPMAdaptative": "the noise of the last sigma above 0 stays, less with more steps",
 }
+# why a node does nothing whose values were moved
+WHY_IDLE = {"VAEEncodeForInpaint": "the mask is the whole picture, and cannot grow"}
+WHY_IDLE |= dict.fromkeys(
+    ("UNetCrossAttentionMultiply", "UNetSelfAttentionMultiply", "UNetTemporalAttentionMultiply"),
+    "it multiplies weights that U-Nets alone have by these names",
+)
 TOO_SLOW = ("LoraSave" + ALL_INPUTS,)  # minutes on a CPU
 # not for an ordinary test run: compiled, or of 1024 x 1024 pixels
 SLOW = (
@@ -65,6 +71,7 @@ class Outcome:
 
     text: str
     is_fault: bool = False
+    is_idle: bool = False  # whether the node did nothing
 
 
 class Trier:
@@ -75,7 +82,10 @@ class Trier:
         self.plain: dict[str, Image.Image] = {}  # by graph
 
     def outcomes(self, node: str) -> Iterator[tuple[str, Outcome]]:
-        """By row: with the required inputs, and with all that can be supplied where it differs."""
+        """By row: with the required inputs, and with all that can be supplied where it differs.
+
+        What does nothing so is tried with other values than the defaults.
+        """
         if node in self.nodes.choices:
             yield node, self._outcome(node, trial_of_choice(self.bench, self.nodes, node))
             return
@@ -84,11 +94,23 @@ class Trier:
         except Lacking as lacking:
             yield node, self._lacks(lacking.args[0])
             return
-        yield node, self._outcome(node, required)
+        attempts = {node: required}
         everything = trial(self.bench, self.nodes, node, everything=True)
-        name = node + ALL_INPUTS
-        if everything != required and name not in TOO_SLOW:
-            yield name, self._outcome(name, everything)
+        if everything != required and node + ALL_INPUTS not in TOO_SLOW:
+            attempts[node + ALL_INPUTS] = everything
+        idle = None
+        for name, attempt in attempts.items():
+            outcome = self._outcome(name, attempt)
+            idle = name if outcome.is_idle else idle
+            yield name, outcome
+        if idle and (moved := self._named(self.bench, idle + MOVED)) != attempts[idle]:
+            yield idle + MOVED, self._outcome(idle + MOVED, moved)
+
+    def _named(self, bench: Bench, name: str) -> Trial:
+        """What is drawn for a row."""
+        if name in self.nodes.choices:
+            return trial_of_choice(bench, self.nodes, name)
+        return trial(bench, self.nodes, node_of(name), ALL_INPUTS in name, MOVED in name)
 
     def _lacks(self, what: str) -> Outcome:
         reason = LACKING.get(what, f"{what}, which no stock node gives")
@@ -129,13 +151,7 @@ class Trier:
 
     def _works_on_a_unet(self, name: str) -> bool:
         """Whether the node draws with a model that is the host's own."""
-        return self.server.draw(self._on_a_unet(name).api).ending == "execution_success"
-
-    def _on_a_unet(self, name: str) -> Trial:
-        if name in self.nodes.choices:
-            return trial_of_choice(unet(), self.nodes, name)
-        node = name.removesuffix(ALL_INPUTS)
-        return trial(unet(), self.nodes, node, everything=node != name)
+        return self.server.draw(self._named(unet(), name).api).ending == "execution_success"
 
     def _drawn(self, name: str, run: Run, attempt: Trial) -> Outcome:
         picture, more = run.pictures[SAVE][0], noted(run, attempt.api)
@@ -145,23 +161,44 @@ class Trier:
         if picture.size != plain.size:
             return Outcome("a picture of another size" + more)
         away = distance(picture, plain)
+        if away <= SAME and (count := len(run.pictures[SAVE])) > 1:
+            return Outcome(f"{SAME_PICTURE}, of {count}{more}")
         if away <= SAME:
-            return Outcome("the same picture" + more)
+            return self._idle(name, more)
         is_far = away > FAR or is_flat(picture)
-        why = WHY_FAR.get(name.removesuffix(ALL_INPUTS)) if self.bench.ours or is_far else None
-        if is_far and not self.bench.ours and why is None:
+        why = WHY_FAR.get(node_of(name)) if self.bench.ours or is_far else None
+        if is_far and why is None and (MOVED in name or not self.bench.ours):
             why = self._far_on_a_unet(name)
         told = f"another picture ({away:.0f})" + (f", {why}" if why else "") + more
         return Outcome(told, is_fault=is_far and why is None)
 
+    def _idle(self, name: str, noted: str) -> Outcome:
+        """What is said of the same picture: with values moved, why nothing else is seen."""
+        if MOVED not in name or noted:
+            return Outcome(SAME_PICTURE + noted, is_idle=True)
+        why = WHY_IDLE.get(node_of(name))
+        if why is None:
+            away = self._away_on_a_unet(name)
+            why = self._so_too if away is not None and away <= SAME else None
+        return Outcome(f"{SAME_PICTURE}, {why}" if why else SAME_PICTURE, why is None)
+
     def _far_on_a_unet(self, name: str) -> str | None:
         """What is to be said where the node changes the host's own picture as much."""
-        attempt = self._on_a_unet(name)
+        away = self._away_on_a_unet(name)
+        return f"{self._so_too} ({away:.0f})" if away is not None and away > FAR else None
+
+    @property
+    def _so_too(self) -> str:
+        return "and so on a U-Net" if self.bench.ours else "and so without the adapter"
+
+    def _away_on_a_unet(self, name: str) -> float | None:
+        """How far the host's own picture is from the one without the node; None where none is."""
+        attempt = self._named(unet(), name)
         run = self.server.draw(attempt.api)
         if run.ending != "execution_success" or attempt.plain is None:
             return None
-        away = distance(run.pictures[SAVE][0], self._without(attempt.plain))
-        return f"and so without the adapter ({away:.0f})" if away > FAR else None
+        picture, plain = run.pictures[SAVE][0], self._without(attempt.plain)
+        return distance(picture, plain) if picture.size == plain.size else None
 
     def _latents(self, run: Run) -> list[Any]:
         """What was saved."""

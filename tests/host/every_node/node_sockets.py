@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
@@ -28,15 +28,15 @@ class Socket:
         """The types that fit."""
         return [kind.strip() for kind in self.kind.split(",")]
 
-    def without_files(self, known: str) -> Socket:
+    def without_files(self, known: Container[str]) -> Socket:
         """The same without choices that hang on what happens to be saved on a machine.
 
         Args:
-            known: the one file that stays a choice.
+            known: the files that stay choices.
         """
         if self.name in FOLDERS:
             return replace(self, choices=())
-        return replace(self, choices=tuple(c for c in self.choices if c == known or not is_file(c)))
+        return replace(self, choices=tuple(c for c in self.choices if c in known or not is_file(c)))
 
 
 def is_file(choice: Any) -> bool:

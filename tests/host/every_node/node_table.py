@@ -9,6 +9,7 @@ from pathlib import Path
 HEAD = "| node | ComfyUI | what happens |\n|---|---|---|\n"
 ROW = re.compile(r"\| `(.+?)`(, [^|]+)? \| ([0-9., ]+) \| (.+) \|")
 ALL_INPUTS = ", all inputs"  # of a trial in which optional inputs are connected too
+MOVED = ", values moved"  # of a trial with other values than the defaults
 NEAR, NEARLY = 5, 0.3  # of 255, and of the distance: what another machine's rounding may change
 
 Rows = dict[str, dict[str, str]]  # what happens, by node and version
@@ -48,6 +49,11 @@ def _lines(node: str, told: Mapping[str, str]) -> list[str]:
     for version in sorted(told, key=lambda v: [int(n) for n in v.split(".")]):
         versions.setdefault(told[version], []).append(version)
     return [f"| {shown} | {', '.join(where)} | {text} |\n" for text, where in versions.items()]
+
+
+def node_of(name: str) -> str:
+    """The node that a row is of."""
+    return name.removesuffix(MOVED).removesuffix(ALL_INPUTS)
 
 
 def agree(told: str, before: str) -> bool:

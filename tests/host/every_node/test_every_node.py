@@ -21,7 +21,8 @@ from node_table import HEAD, agree, read_rows, write_rows
 
 ASKED = os.environ.get("LIDIT_EVERY_NODE", "")
 TENTH = 10
-LORA_STD = 0.01  # of random weights, which change the picture a little
+LORA_STD, HYPERNETWORK_STD = 0.01, 0.02  # of random weights, which change the picture a little
+TEXTS = (320, 768)  # widths in a hypernetwork, of SD1.5's first blocks and of its text
 
 pytestmark = pytest.mark.skipif(not SHIPPED.exists(), reason="needs the trained weights")
 
@@ -29,14 +30,16 @@ pytestmark = pytest.mark.skipif(not SHIPPED.exists(), reason="needs the trained 
 @pytest.fixture(params=["lidit", "llmdiff"])
 def trier(request, server, base):
     import node_benches
-    from model_kit import save_noisy_lora
+    from model_kit import save_hypernetwork, save_noisy_lora
     from node_graphs import Nodes
     from node_outcomes import Trier
     from workflow_kit import need_llms
 
     bench = getattr(node_benches, request.param)()
     need_llms(bench.api)
-    save_noisy_lora(SHIPPED, base / "models" / "loras" / node_benches.LORA, LORA_STD)
+    models = base / "models"
+    save_noisy_lora(SHIPPED, models / "loras" / node_benches.LORA, LORA_STD)
+    save_hypernetwork(models / "hypernetworks" / node_benches.HYPERNETWORK, TEXTS, HYPERNETWORK_STD)
     return Trier(server, Nodes(server.get("/object_info")), bench)
 
 
@@ -112,16 +115,54 @@ def choices_of(socket: list[Any]) -> list[Any] | None:
 
 
 def graphs(bench: Any, nodes: Any) -> dict[str, Any]:
-    """By node and by whether all inputs are connected: the graph, or what it lacks."""
+    """By node, whether all inputs are connected and whether values are moved: the graph, or what
+    it lacks.
+    """
     from node_graphs import Lacking, trial
 
-    made = {}
-    for node, everything in itertools.product(nodes.taking + nodes.drawing, (False, True)):
+    made, known = {}, nodes.taking + nodes.drawing
+    for node, everything, aside in itertools.product(known, (False, True), (False, True)):
         try:
-            made[node, everything] = trial(bench, nodes, node, everything).api
+            made[node, everything, aside] = trial(bench, nodes, node, everything, aside).api
         except Lacking as lacking:
-            made[node, everything] = lacking.args[0]
+            made[node, everything, aside] = lacking.args[0]
     return made
+
+
+MOVES = [
+    ("FLOAT", {"default": 1.0, "min": 0.0, "max": 10.0}, 1.333),
+    ("FLOAT", {"default": 1.0, "min": 0.0, "max": 1.0}, 0.667),
+    ("FLOAT", {"default": 0, "max": 1.0}, 0.333),
+    ("FLOAT", {"default": 1.0, "min": -1e9, "max": 1e9}, 1.333),
+    ("INT", {"default": 0, "min": 0, "max": 16384, "step": 8}, 8),
+    ("INT", {"default": 50, "min": 0, "max": 55}, 52),
+    ("INT", {"default": -1, "min": -24, "max": -1}, -2),
+    ("BOOLEAN", {"default": True}, False),
+    ("COMBO", {"options": ["a", "b"], "default": "b"}, "a"),
+    ("STRING", {"default": "7, 8, 9"}, "7, 8, 9"),
+]
+
+
+@pytest.mark.parametrize("kind, options, moved_to", MOVES)
+def test_a_value_moves_within_its_range(kind, options, moved_to):
+    from node_sockets import sockets_of
+    from node_widgets import moved, widget
+
+    (socket,) = sockets_of({"required": {"value": [kind, options]}})
+    assert moved("value", socket, widget("value", socket, 64)) == moved_to
+
+
+def test_values_that_set_how_much_is_drawn_stay():
+    from node_sockets import sockets_of
+    from node_widgets import STEPS, moved
+
+    how = {"default": 20, "min": 1, "max": 100}
+    (steps,) = sockets_of({"required": {"steps": ["INT", how]}})
+    (width,) = sockets_of({"required": {"width": ["INT", {**how, "min": 48}]}})
+    (layers,) = sockets_of({"required": {"layers": ["STRING", {}]}})
+    assert moved("steps", steps, STEPS) == STEPS
+    assert [moved("width", width, side) for side in (128, 64)] == [64, 48]
+    assert moved("layers", layers, "7, 8, 9") == "1, 2"
 
 
 def test_rows_are_written_as_they_are_read(tmp_path):

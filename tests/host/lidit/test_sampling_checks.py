@@ -192,6 +192,14 @@ def test_a_schedule_above_pure_noise_is_refused_before_a_step(kit, model, on_noi
         on_noise(model, [0.9, 1.4, 0.0])
 
 
+def test_a_latent_with_nan_is_refused_before_a_step(kit, model):
+    """As VAE Encode (Tiled) makes it where the tiles are smaller than their overlap."""
+    errors, latent = kit.pack.module("lidit_core.errors"), empty()
+    latent["samples"][..., 0, 0] = torch.nan
+    with pytest.raises(errors.LiDiTError, match="given has 16 of 256 numbers.*overlap"):
+        kit.sample(model, kit.prompt(seed=1), latent=latent, denoise=0.5)
+
+
 def placed(prompt, **values) -> list:
     """The prompt with what nodes set on it."""
     return [[first, {**rest, **values}] for first, rest in prompt]
