@@ -236,3 +236,9 @@ def test_a_prompt_that_leaves_out_a_part_is_told(kit, model, caplog, what):
     assert not notes(caplog)
     kit.sample(model, kit.prompt(seed=1), prompt, cfg=2.0)
     assert len([t for t in notes(caplog) if "of the negative prompt" in t]) == bool(words)
+
+
+def test_a_part_of_a_latent_that_is_no_picture_is_no_traceback(kit, model):
+    errors, sound = kit.pack.module("lidit_core.errors"), {"samples": torch.zeros(1, 16, 8)}
+    with pytest.raises(errors.LiDiTError, match="latents have shape"):
+        kit.sample(model, placed(kit.prompt(seed=1), **EARLY), latent=sound)
