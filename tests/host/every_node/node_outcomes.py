@@ -44,6 +44,8 @@ LACKING = {
 }
 # why the picture is far from the one without the node
 WHY_FAR = {
+    "HyperTile": "every block attends in tiles, where a U-Net's largest alone do",
+    "LatentRotate": "turned",
     "CLIPMergeAdd": "an LLM added to itself",
     "CLIPMergeSubtract": "an LLM less itself",
     "ModelMergeAdd": "a model added to itself",
