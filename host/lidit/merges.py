@@ -25,6 +25,7 @@ ALIKE = {
     "patch": lambda config: config.patch,
     "refiner": lambda config: config.refiner,
 }
+READ_AS = {True: "flow", False: "eps or v"}
 SEEN_ALIKE = ("prediction", "latents", "the latents' scale")  # what two in one guider must have
 
 
@@ -67,10 +68,14 @@ def check_second(first: LiDiTConfig, second: comfy.model_patcher.ModelPatcher) -
     if isinstance(theirs, LiDiTConfig):
         told = _difference(first, theirs, SEEN_ALIKE)
     else:
-        flows = (first.prediction == "flow", isinstance(_schedule(second), host.CONST))
-        channels = (first.latent.channels, second.model.latent_format.latent_channels)
-        kinds = ("flow" if is_flow else "eps or v" for is_flow in flows)
-        told = _first_difference((("prediction", *kinds), ("channels of latents", *channels)))
+        is_flow, theirs_is = first.prediction == "flow", isinstance(_schedule(second), host.CONST)
+        channels = second.model.latent_format.latent_channels
+        told = _first_difference(
+            [
+                ("prediction", READ_AS[is_flow], READ_AS[theirs_is]),
+                ("channels of latents", first.latent.channels, channels),
+            ]
+        )
     if told:
         raise LiDiTError(
             f"a guider draws with this LI-DiT and a second model that differs in {told}, of which "

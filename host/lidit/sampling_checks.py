@@ -225,8 +225,7 @@ def check_latent(latent: Tensor | None) -> None:
     Raises:
         LiDiTError: the sampler would end with nothing else.
     """
-    strange = 0 if latent is None else int((~latent.isfinite()).sum())
-    if strange:
+    if latent is not None and (strange := int((~latent.isfinite()).sum())):
         raise LiDiTError(
             f"the latent that the sampler is given has {strange} of {latent.numel()} numbers that "
             "are not finite; VAE Encode (Tiled) makes such where its overlap is not smaller than "
