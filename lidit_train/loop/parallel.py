@@ -16,7 +16,7 @@ from functools import partial
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, KwargsHandler
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
@@ -54,7 +54,7 @@ def accelerator_for(
     """
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     devices = getattr(torch, "accelerator", torch.cuda)  # torch before 2.6 has no name for all
-    handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
+    handlers: list[KwargsHandler] = [DistributedDataParallelKwargs(find_unused_parameters=True)]
     if wait is not None:
         handlers.append(InitProcessGroupKwargs(timeout=timedelta(minutes=wait)))
     accelerator = Accelerator(
