@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -52,7 +53,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--upload", metavar="OWNER/NAME", help="upload what is written to Hugging Face's hub")
     add("--clear-cache", action="store_true", help="delete cached files that RECIPE does not read")
+    add(
+        "--wait",
+        type=minutes,
+        metavar="MINUTES",
+        help="how long processes wait for one that is halted (else 30, and 10 on GPUs)",
+    )
     add("--device", choices=("cpu",), help="keep the run off the GPU that there is")
+
+
+def minutes(text: str) -> float:
+    """A time in minutes that a command names."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number <= 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; write minutes, as 90 or 0.5")
+    return number
 
 
 def run(args: argparse.Namespace) -> int:
@@ -144,7 +162,7 @@ def _train(recipe, args: argparse.Namespace) -> int:
     _check_upload(args)
     try:
         with steps_bar(recipe, is_first()) as on_step:
-            final = train(recipe, args.out, args.device, _sources(args.llm), on_step)
+            final = train(recipe, args.out, args.device, _sources(args.llm), on_step, args.wait)
     except Stopped as stopped:
         if is_first():
             print(f"lidit: {stopped}", file=sys.stderr)

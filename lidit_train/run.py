@@ -47,6 +47,7 @@ def train(
     device: str | None = None,
     llms: Mapping[str, str] | None = None,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
+    wait: float | None = None,
 ) -> Path:
     """Run a recipe in a folder, from its newest checkpoint where it has one.
 
@@ -54,10 +55,11 @@ def train(
         device: "cpu" keeps a run off the GPU that there is.
         llms: where LLMs are that are not found under their names.
         on_step: told each step's number and loss.
+        wait: minutes for which processes wait for one another; None = torch's own limit.
     Returns:
         ``out/final.safetensors``: what was trained, a LI-DiT, a LoRA, an adapter or a bridge.
     """
-    accelerator = accelerator_for(recipe.compute, device)
+    accelerator = accelerator_for(recipe.compute, device, wait)
     tell_processes(accelerator)
     task = open_task(recipe)
     check_run(recipe, task, out, accelerator, {**task.llms, **(llms or {})})

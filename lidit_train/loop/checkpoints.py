@@ -32,6 +32,8 @@ from torch.distributed.tensor import DTensor
 
 from lidit_core.errors import LiDiTError, first_line
 
+from .lost import raise_if_lost
+
 log = logging.getLogger(__name__)
 
 PREFIX = "step-"
@@ -69,6 +71,7 @@ class CheckpointFolder:
             if self.accelerator.is_main_process:
                 (beside / NUMBERS).write_text(json.dumps(numbers))
         except (CheckpointException, SafetensorError, OSError, RuntimeError) as error:
+            raise_if_lost(error)  # which no room on a disk mends
             if self.accelerator.is_main_process:
                 shutil.rmtree(beside, ignore_errors=True)
             before = "the one before it is whole: " if self.found() else "there is none before it: "
@@ -113,6 +116,7 @@ class CheckpointFolder:
                 _set_random_state(load_file(random))
             return state, json.loads((path / NUMBERS).read_text())
         except (CheckpointException, SafetensorError, OSError, *DAMAGED) as error:
+            raise_if_lost(error)  # and the checkpoint is whole
             older = [step for step, other in self.found() if other < path]
             then = f"that of step {older[0]} is taken" if older else "the run begins anew"
             raise LiDiTError(

@@ -11,11 +11,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, KwargsHandler
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
@@ -39,20 +40,27 @@ STARTED = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZ
 ASKED = {"ACCELERATE_USE_CPU", "MASTER_PORT"}  # by accelerate's launcher, for several processes
 
 
-def accelerator_for(compute: Compute, device: str | None = None) -> Accelerator:
+def accelerator_for(
+    compute: Compute, device: str | None = None, wait: float | None = None
+) -> Accelerator:
     """The processes, devices and precision; a CPU computes in float32.
 
     A step leaves the refiners of absent LLMs without a gradient, in every process alike.
 
+    Args:
+        wait: minutes for which processes wait for one another; None = as many as torch's backends.
     Raises:
         LiDiTError: several processes were started, and this one would train alone.
     """
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     devices = getattr(torch, "accelerator", torch.cuda)  # torch before 2.6 has no name for all
+    handlers: list[KwargsHandler] = [DistributedDataParallelKwargs(find_unused_parameters=True)]
+    if wait is not None:
+        handlers.append(InitProcessGroupKwargs(timeout=timedelta(minutes=wait)))
     accelerator = Accelerator(
         cpu=device == "cpu" or not devices.is_available(),  # or else CPUs are not joined
         mixed_precision="no" if on_cpu or compute.precision == "float32" else "bf16",
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        kwargs_handlers=handlers,
     )
     _check_joined(accelerator.num_processes)
     return accelerator

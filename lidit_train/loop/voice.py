@@ -15,6 +15,8 @@ from torch.distributed import TCPStore
 
 from lidit_core.errors import LiDiTError
 
+from .lost import sentence_of_loss
+
 SAID, FAILED = (
     "lidit said ",
     "lidit failed",
@@ -40,6 +42,7 @@ def one_voice() -> Iterator[None]:
 
     Raises:
         SystemExit: in place of such an error, with status 2.
+        LiDiTError: the processes have lost one another, and this one is the first to tell.
     """
     if not is_first():
         hush()
@@ -49,10 +52,13 @@ def one_voice() -> Iterator[None]:
         if not _says_first(f"{type(error).__name__} {error}"):
             raise SystemExit(2) from None
         raise
-    except Exception:  # as of the connection to a process that has ended
-        if not is_first() and _has_failed():
+    except Exception as error:
+        lost = sentence_of_loss(error)
+        if lost is None and (is_first() or not _has_failed()):
+            raise
+        if lost is None or not _fails_first():
             raise SystemExit(2) from None
-        raise
+        raise LiDiTError(lost) from error
 
 
 def _says_first(sentence: str) -> bool:
@@ -61,6 +67,11 @@ def _says_first(sentence: str) -> bool:
         return True
     store.add(FAILED, 1)
     return store.add(SAID + hashlib.sha256(sentence.encode()).hexdigest(), 1) == 1
+
+
+def _fails_first() -> bool:
+    store = _store()
+    return store is None or store.add(FAILED, 1) == 1
 
 
 def _has_failed() -> bool:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_llm import chat_tokenizer, relative_error, save_llm
-from transformers import AutoConfig, AutoModel
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModel
 
 from lidit_core.errors import LiDiTError
 from lidit_core.llm.decoder.build import empty_model
@@ -155,6 +155,8 @@ def short_config(one: Released, folder):
     data = one.config(tied=True)
     kinds = data.get("layer_types")
     data |= {"num_hidden_layers": 1} | ({"layer_types": kinds[:1]} if kinds else {})
+    if data["model_type"] not in CONFIG_MAPPING:
+        pytest.skip(f"this release of transformers has no {data['model_type']}")
     (folder / "config.json").write_text(json.dumps(data))
     return AutoConfig.from_pretrained(folder)
 
