@@ -27,18 +27,6 @@ class OwnEntry:
     plain: Entry  # without them, as the bridge learnt
 
 
-@torch.no_grad()
-def added(
-    loaded: LoadedBridge,
-    prompt: str | EmphasisedPrompt,
-    students: Sequence[StudentTokens],
-    own: OwnEntry,
-    strength: float = 1.0,
-) -> Entry:
-    """The encoder's entry of one prompt with what a bridge adds, as `with_added` says."""
-    return with_added(loaded, prompt, students, own, strength)
-
-
 def with_added(
     loaded: LoadedBridge,
     prompt: str | EmphasisedPrompt,
@@ -76,6 +64,9 @@ def with_added(
     return _plus(sequence, step), beside
 
 
+added = torch.no_grad()(with_added)  # to draw from
+
+
 def _own_rows(loaded: LoadedBridge, entry: Entry, rows: TeacherRows) -> OwnRows:
     """What an encoder wrote as the bridge reads it."""
     spec = loaded.bridge.config.teacher
@@ -109,14 +100,6 @@ def _plus(own: Tensor, step: Tensor) -> Tensor:
     return torch.where(step == 0, own, (own.float() + step).to(own.dtype))
 
 
-@torch.no_grad()
-def conditioning(
-    loaded: LoadedBridge, prompt: str | EmphasisedPrompt, students: Sequence[StudentTokens]
-) -> Entry:
-    """The entry of one prompt, as `written` says, to be drawn from."""
-    return written(loaded, prompt, students)
-
-
 def written(
     loaded: LoadedBridge, prompt: str | EmphasisedPrompt, students: Sequence[StudentTokens]
 ) -> Entry:
@@ -147,6 +130,9 @@ def written(
     if MASK in own:
         beside[MASK] = (rows.kinds != PADDING_ROW).to(own[MASK].dtype)
     return _on((sequence.to(kept.dtype), beside), device)
+
+
+conditioning = torch.no_grad()(written)  # to draw from
 
 
 def _emphasised(
