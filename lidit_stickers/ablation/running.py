@@ -8,23 +8,24 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
 
-from lidit_core.checkpoints.lidit import read_config
 from lidit_core.errors import LiDiTError, check
 from lidit_core.io.atomic import replacing
 from lidit_core.io.hashes import sha256
 from lidit_core.llm.locate import available
-from lidit_core.paths import SHIPPED_WEIGHTS
-from lidit_core.shipped import find_base, find_model, find_vae
+from lidit_core.shipped import find_base, find_model
 from lidit_train.run import FINAL, train
 
 from .measuring import Measured, is_measured, measure
 from .recipes import TRUNK, fork_fields, fork_recipe, run_folder, with_cache
 from .table import write_tables
+from .trunk import autoencoder, copy, kept
 from .variants import Ablation, Variant
 
 ASKED = "asked.json"  # what a run was asked for, so that no two are ever mixed
@@ -50,7 +51,8 @@ class Ablating:
         device: str | None = None,
         on_step: OnStep = lambda what, step, steps: None,
     ) -> None:
-        self.ablation, self.out, self.llms = ablation, out, llms
+        self.asked = self.ablation = ablation
+        self.out, self.llms = out, llms
         self.device, self.on_step = device, on_step
 
     def run(self) -> str:
@@ -99,29 +101,37 @@ class Ablating:
                     f"{name}=FOLDER, or take the variant out of the file",
                 )
 
-    def _trunk(self) -> str:
-        if self.ablation.adapter:
-            return str(find_base(self.ablation.adapter["base"]))
-        if self.ablation.checkpoint:
-            return self.ablation.checkpoint
-        folder = self.out / TRUNK
+    def _trunk(self) -> Path:
+        folder, adapter = (self.out / TRUNK).absolute(), self.ablation.adapter
         with self._alone(folder):
-            _agree(folder, {"recipe": self.ablation.trunk})
-            if not (folder / FINAL).exists():
-                recipe = with_cache(self.ablation.trunk, self.out)
-                train(recipe, folder, self.device, self.llms, self._told(TRUNK, recipe.steps))
-        return str(folder / FINAL)
+            if self.ablation.trunk:
+                return self._trained_trunk(folder)
+            name = self.ablation.checkpoint
+            path = find_base(adapter["base"]) if adapter else find_model(name)[0]
+            path = kept(path, autoencoder(self.ablation, path), folder)
+        if adapter:
+            self.ablation = replace(self.ablation, adapter={**adapter, "base": str(path)})
+        return path
 
-    def _measured(self, variant: Variant, seed: int, trunk: str) -> Measured:
+    def _trained_trunk(self, folder: Path) -> Path:
+        _agree(folder, {"recipe": self.ablation.trunk})
+        if not (folder / FINAL).exists():
+            recipe = with_cache(self.ablation.trunk, self.out)
+            train(recipe, folder, self.device, self.llms, self._told(TRUNK, recipe.steps))
+        return folder / FINAL
+
+    def _measured(self, variant: Variant, seed: int, trunk: Path) -> Measured:
         folder = run_folder(self.out, variant.name, seed)
         _agree(folder, self._asked(variant, seed, trunk))
         model = folder / FINAL
         if not model.exists():
-            recipe = fork_recipe(self.ablation, variant, seed, trunk, self.out, self.llms)
+            recipe = fork_recipe(self.ablation, variant, seed, str(trunk), self.out, self.llms)
+            torch.compiler.reset()  # what was compiled for the runs before does not count
             told = self._told(f"{variant.name}, seed {seed}", recipe.steps)
             train(recipe, folder, self.device, self.llms, told)
-        if not self.ablation.adapter:
-            _bring_vae(find_model(trunk)[0], folder)
+        vae = None if self.ablation.adapter else autoencoder(self.ablation, trunk)
+        if vae is not None:
+            copy(vae, folder)
         names = self.ablation.llms(variant)
         sources = [f"{name}={self.llms.get(name, name)}" for name in names]
         found = measure(self.ablation, model, folder, sources, self.device)
@@ -129,29 +139,23 @@ class Ablating:
             shutil.rmtree(folder / name, ignore_errors=True)
         return found
 
-    def _asked(self, variant: Variant, seed: int, trunk: str) -> dict[str, Any]:
-        """What decides a run's figures; the trunk by what it holds."""
-        fields = fork_fields(self.ablation, variant, seed, "")
+    def _asked(self, variant: Variant, seed: int, trunk: Path) -> dict[str, Any]:
+        """What decides a run's figures; trunk and autoencoder by what they hold."""
+        fields = fork_fields(self.asked, variant, seed, "")
+        vae = autoencoder(self.ablation, trunk)
         gap, score = self.ablation.gap, self.ablation.score
         also = {"also": [[s.prompts, s.every] for s in self.ablation.also]}
         return {
             **(also if self.ablation.also else {}),
             "recipe": fields,
-            "trunk_sha256": sha256(Path(trunk) if self.ablation.adapter else find_model(trunk)[0]),
+            "trunk_sha256": sha256(trunk),
+            "autoencoder_sha256": sha256(vae) if vae is not None else "",
             "gap": [gap.scenes, list(gap.times)],
             "score": [score.prompts, score.every],
         }
 
     def _told(self, what: str, steps: int) -> Callable[[int, float], None]:
         return lambda step, loss: self.on_step(what, step, steps)
-
-
-def _bring_vae(trunk: Path, folder: Path) -> None:
-    """Copy an autoencoder that lies beside the trunk, and does not ship, beside a run's model."""
-    path = find_vae(read_config(trunk).latent, trunk)
-    if path.parent != SHIPPED_WEIGHTS and not (folder / path.name).exists():
-        with replacing(folder / path.name) as beside:
-            shutil.copyfile(path, beside)
 
 
 def left(ablation: Ablation, out: Path) -> list[tuple[Variant, int]]:

@@ -23,7 +23,7 @@ from torch import Tensor
 from lidit_core.errors import check, exit_status
 from lidit_core.llm.loading import source_fingerprint
 
-from .facts import FACTS, asked, learnt
+from .facts import FACTS, JUDGED, asked, learnt
 from .readings import READINGS, Reading, bag_of_words, mean_states
 from .report import Found, read_gaps, write_report
 from .ridge import Probe
@@ -66,9 +66,9 @@ def _shares(read: Tensor, lists: Mapping[str, list]) -> dict[str, dict]:
     probes = [Probe(fact, lists[""], parts[""]) for fact in FACTS]
     found: dict[str, dict] = {}
     for where in list(lists)[1:]:
-        shares = {p.fact.name: p.share(lists[where], parts[where]) for p in probes}
+        asked_for = [probe for probe in probes if probe.fact.name in JUDGED[where]]
+        shares = {p.fact.name: p.share(lists[where], parts[where]) for p in asked_for}
         found[where] = {name: share for name, share in shares.items() if share is not None}
-    found["unseen words"].pop("numbers", None)  # all of them are of one thing
     return found
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
+from random import Random
 
 import torch
 from torch import Tensor
 
 from ..evaluation import evaluation_prompts, synonym_prompts
+from ..scenes import english
 from ..scenes.grammar import Caption
 from ..scenes.kinds import KINDS
 from ..source import training_captions
@@ -93,9 +96,43 @@ def learnt(count: int) -> list[Caption]:
             return short[:count]
 
 
+COMBINATIONS, ORDERS, UNSEEN = "held-out combinations", "both orders", "unseen words"
+JUDGED = {  # by the list of captions: facts by name
+    COMBINATIONS: ("kinds", "numbers", "colours"),
+    ORDERS: ("what stands first",),
+    UNSEEN: ("kinds",),
+}
+
+
 def asked(every: int) -> dict[str, list[Caption]]:
-    """Captions that are judged: held-out combinations, and words that training does not have."""
+    """Captions that are judged: held-out combinations, and words that training does not have.
+
+    What stands first is asked of both orders of two things: in one order alone, a reading that
+    knows no order is right as often as the captions of training happen to name this kind first
+    rather than that one, and all readings share that luck.
+    """
+    combinations = evaluation_prompts()[::every]
+    related = [caption for caption in combinations if first(caption) is not None]
     return {
-        "held-out combinations": evaluation_prompts()[::every],
-        "unseen words": synonym_prompts()[::every],
+        COMBINATIONS: combinations,
+        ORDERS: [caption for each in related for caption in exchanged(each)],
+        UNSEEN: synonym_prompts()[::every],
     }
+
+
+def exchanged(caption: Caption) -> tuple[Caption, Caption]:
+    """A request in words anew, and with its two things exchanged in the same words."""
+    one = caption.request
+    other = replace(one, items=one.items[::-1])
+    for seed in count():
+        texts = [english.word(request, Random(seed)) for request in (one, other)]
+        if _words(texts[0]) == _words(texts[1]):
+            mine, turned = (replace(caption, text=text) for text in texts)
+            return mine, replace(turned, request=other)
+    raise AssertionError  # seeds do not end
+
+
+def _words(text: str) -> list[str]:
+    """What a caption is made of, in any order; articles go with the noun that follows."""
+    words = text.lower().replace(",", "").replace(".", "").split()
+    return sorted("a" if word == "an" else word for word in words)

@@ -73,8 +73,9 @@ def _lines(
     yield ""
     yield (
         f"Fitted on {record['captions']:,} captions of training; the share that is read right, "
-        "with Wilson's interval of 95 %. By chance half of *what stands first* is right: which of "
-        "the two kinds is left of the other or above it."
+        "with Wilson's interval of 95 %. *What stands first* is which of two kinds is left of the "
+        "other or above it; each two are asked for in both orders, in the same words, of which "
+        "a reading without order tells one right, and 0.5."
     )
     some = found[readings[0].name]
     heads = [

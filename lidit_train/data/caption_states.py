@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from random import Random
 
 import torch
 from torch import Tensor
@@ -112,7 +114,11 @@ class CaptionReader:
         return sorted(absent, key=len)
 
     def prepare(self, texts: Sequence[str]) -> None:
-        """Keep the states of these texts; what is there already is not read again."""
+        """Keep the states of these texts; what is there already is not read again.
+
+        Runs that begin at once and share a folder take its parts in orders of their own, and leave
+        out those that another has kept meanwhile.
+        """
         absent, disk = self.missing(texts), self.disk
         if disk is None:
             return
@@ -121,10 +127,14 @@ class CaptionReader:
                 f"the given states of {self.spec.name} lack {len(absent)} captions, the first "
                 f"{absent[0][:60]!r}; make them where the LLM is, or leave cache.given out"
             )
-        for first in range(0, len(absent), CHUNK):
-            part = absent[first : first + CHUNK]
-            self._states(part)
-            log.info("%s: %d of %d captions read", self.spec.name, first + len(part), len(absent))
+        parts = [absent[first : first + CHUNK] for first in range(0, len(absent), CHUNK)]
+        Random(os.getpid()).shuffle(parts)
+        done = 0
+        for part in parts:
+            if lacking := self.missing(part):
+                self._states(lacking)
+            done += len(part)
+            log.info("%s: %d of %d captions read", self.spec.name, done, len(absent))
         if absent and self.missing(absent):
             raise LiDiTError(
                 f"the states of {len(self.missing(absent))} captions could not be kept in "

@@ -17,8 +17,25 @@ from lidit_core.text.encoder import LLMEncoder
 from lidit_core.text.states import PROMPT
 from lidit_stickers.evaluation import evaluation_prompts
 from lidit_stickers.probe.__main__ import main
-from lidit_stickers.probe.facts import COLOURS, FACTS, KIND_NAMES, first, kinds, learnt, numbers
-from lidit_stickers.probe.readings import GEMMA, MINILM, READINGS, SMOLLM2, mean_states
+from lidit_stickers.probe.facts import (
+    COLOURS,
+    FACTS,
+    KIND_NAMES,
+    ORDERS,
+    asked,
+    first,
+    kinds,
+    learnt,
+    numbers,
+)
+from lidit_stickers.probe.readings import (
+    GEMMA,
+    MINILM,
+    READINGS,
+    SMOLLM2,
+    bag_of_words,
+    mean_states,
+)
 from lidit_stickers.probe.ridge import Probe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,6 +73,19 @@ def test_a_probe_finds_what_is_there_and_nothing_where_nothing_is():
         noise = [torch.randn(len(c), 200, generator=make) for c in (known, asked)]
         blind = Probe(fact, known, noise[0]).share(asked, noise[1])
         assert blind is not None and blind.mean < 0.75, fact.name
+
+
+def test_words_without_their_order_tell_half_of_what_stands_first():
+    """Whichever kinds the captions of training happen to name first."""
+    known, pairs = learnt(300), asked(4)[ORDERS]
+    assert len(pairs) == 90
+    for one, other in zip(pairs[::2], pairs[1::2]):
+        assert torch.equal(first(one), -first(other)) and one.text != other.text
+    texts = [caption.text for caption in known + pairs]
+    words = bag_of_words(texts[:300], texts).split([300, 90])
+    (fact,) = [fact for fact in FACTS if fact.name == "what stands first"]
+    share = Probe(fact, known, words[0]).share(pairs, words[1])
+    assert share is not None and share.right == 45
 
 
 def test_a_mean_state_is_that_of_the_block_over_the_prompts_tokens(tmp_path):

@@ -16,7 +16,7 @@ from lidit_core.diffusion.objectives import (
 )
 from lidit_core.diffusion.sampling import initial_noise, sample
 from lidit_core.diffusion.times import Focus, sample_time, sampling_times, shift_time
-from lidit_core.model.config import PREDICTIONS
+from lidit_core.model.config import GATES, PREDICTIONS, RefinerConfig
 
 TIMES = torch.tensor([0.02, 0.3, 0.7, 1.0])
 
@@ -160,6 +160,18 @@ def test_guidance_one_never_runs_the_negative():
     assert not torch.allclose(without, sample(model, noise, text, other, steps=2, guidance=3.0))
     same = sample(model, noise, text, text, steps=2, guidance=3.0)
     assert torch.allclose(without, same, atol=1e-4)
+
+
+@pytest.mark.parametrize("gates", GATES)
+def test_gates_with_and_without_time_are_guided_alike(gates):
+    """A step at guidance 3 is three times as far from the negative's as one at guidance 1."""
+    model, noise = tiny(1, refiner=RefinerConfig(gates=gates)), initial_noise([5], 16, 4, 4)
+    text, other = texts(1), texts(1, 9)
+    negative = sample(model, noise, other, {}, steps=1, guidance=1.0)
+    one = sample(model, noise, text, {}, steps=1, guidance=1.0)
+    three = sample(model, noise, text, other, steps=1, guidance=3.0)
+    assert torch.isfinite(three).all() and not torch.allclose(one, negative)
+    torch.testing.assert_close(three, negative + 3 * (one - negative), rtol=1e-4, atol=1e-4)
 
 
 def test_a_bfloat16_model_is_sampled_in_float32():

@@ -296,7 +296,7 @@ def test_the_plan_tells_hours(capsys):
     """The command of the documents."""
     assert main(["ablate", "--print-plan", "recipes/ablate.yaml"]) == 0
     told = capsys.readouterr().out
-    assert "30 runs of 48,000 images (15 variants, 2 seeds), of which 30 are left" in told
+    assert "32 runs of 48,000 images (16 variants, 2 seeds), of which 32 are left" in told
     hours = float(re.search(r"([\d.]+) hours", told)[1])
     assert 0.5 < hours < 500
     assert all(f"  {name} " in told for name in read_ablation(SHIPPED).names)
