@@ -135,13 +135,11 @@ def test_two_processes_share_the_runs(world, whole, tmp_path):
             while not second.with_name("nearest.npy").exists() and not ended.done():
                 time.sleep(0.05)
             assert second.exists() and not first.exists() and not ended.done()
-        assert ended.result() == 0
-    assert figures(out) == {name: figures(whole)[name] for name in figures(out)}
-    assert len(figures(out)) == 4 and (out / "ablation.md").exists()
+        assert ended.result() == 0 and (out / "ablation.md").exists()
+    assert figures(out) == {name: figures(whole)[name] for name in figures(out)} != {}
 
 
-class Killed(Exception):
-    pass
+class Killed(Exception): ...
 
 
 @pytest.mark.font
@@ -331,9 +329,8 @@ def test_a_mistake_is_one_sentence(world, tmp_path, changes, told):
 
 @pytest.mark.font
 def test_an_llm_that_is_not_there_is_told_before_any_run(world, tmp_path, capsys):
-    file, out = written(tmp_path, tiny(world)), tmp_path / "out"
-    words = ["--llm", f"one={world / 'one'}", "--device", "cpu", "--out", str(out)]
-    assert main(["ablate", file, *words]) == 2
+    out, llm = tmp_path / "out", f"one={world / 'one'}"
+    assert main(["ablate", written(tmp_path, tiny(world)), "--llm", llm, "--out", str(out)]) == 2
     told = capsys.readouterr().err
     assert "variant both reads two, which is not on this machine" in told and "--llm two=" in told
     assert not out.exists()

@@ -90,17 +90,15 @@ def test_wherever_a_process_is_left_alone_it_says_so(world, shard):
     assert {name: said for name, said in found.items() if said != ended} == {}
 
 
-HOW = ["halted", pytest.param("killed", marks=pytest.mark.long)]
-
-
-@pytest.mark.parametrize("how", HOW)
+@pytest.mark.long  # a wait that a busy machine does not reach while all is well takes a minute
+@pytest.mark.parametrize("how", ["halted", "killed"])
 def test_one_process_that_lives_says_once_that_the_other_does_not_and_the_run_goes_on(world, how):
     folder, llms = world
     data = fields(folder, *llms, stages=LONG)
     words = ["train", str(write_recipe(folder, data, f"{how}.yaml")), "--out", str(folder / how)]
     words += ["--device", "cpu", *[f"--llm={name}={place}" for name, place in llms.items()]]
     run = subprocess.Popen(
-        [*LAUNCHER, "-m", "lidit_core", *words, "--wait", "0.2"],
+        [*LAUNCHER, "-m", "lidit_core", *words, "--wait", "1"],
         env=environment(), stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     saved = folder / how / "checkpoints" / "step-0000002" / "numbers.json"
@@ -112,14 +110,14 @@ def test_one_process_that_lives_says_once_that_the_other_does_not_and_the_run_go
             pair["1"].kill()
         else:
             pair["1"].suspend()
-            pair["0"].wait(60)
+            pair["0"].wait(180)
             pair["1"].resume()
-        said = run.communicate(timeout=60)[1]
+        said = run.communicate(timeout=180)[1]
     finally:
         run.kill()
     assert run.returncode == 1
     (sentence,) = [line for line in said.splitlines() if line.startswith("lidit: another")]
-    reason = "has ended" if how == "killed" else "did not answer within 0.2 minutes"
+    reason = "has ended" if how == "killed" else "did not answer within 1 minutes"
     assert reason in sentence and sentence.endswith(THEN)
     assert "gloo" not in said and "lidit_train" not in said.replace(sys.executable, ""), said
     few = ["--set", "stages.0.images=4", "--set", "optimiser.warmup=0"]
