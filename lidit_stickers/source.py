@@ -36,10 +36,10 @@ class StickerSource:
         self.left_out, self.masked = LeftOut(), False
 
     def key(self, index: int) -> str:
-        return f"sticker scene {VERSION} {index} {self._caption(index).text}"
+        return f"sticker scene {VERSION} {index} {self.caption(index).text}"
 
     def captions(self, index: int) -> list[tuple[str, float]]:
-        return [(self._caption(index).text, 1.0)]
+        return [(self.caption(index).text, 1.0)]
 
     def picture(self, index: int, size: tuple[int, int]) -> Image.Image:
         """The scene at its bucket's size, which is a square."""
@@ -58,9 +58,10 @@ class StickerSource:
         return content(self._scene(index), rows)
 
     def _scene(self, index: int) -> Scene:
-        return place(self._caption(index).request, np.random.default_rng([VERSION, index]))
+        return place(self.caption(index).request, np.random.default_rng([VERSION, index]))
 
-    def _caption(self, index: int) -> Caption:
+    def caption(self, index: int) -> Caption:
+        """The caption of a scene, with what it asks for."""
         return self._known[index % self.distinct]
 
     @cached_property

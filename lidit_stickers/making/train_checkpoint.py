@@ -6,11 +6,8 @@
 A small U-Net of the SD1.5 layout with a weak text encoder of its own (lidit_core.demo.bag_of_words)
 learns the sticker scenes by v-prediction on Stable Diffusion's schedule. As the U-Net of a real
 checkpoint can draw more than its text encoder tells apart, so does this one: most of its samples
-are read word by word, still without their order, by an encoder that is then thrown away. The same
-command again goes on.
-
-The checkpoint that ships was made as this module grew: its first 384,000 pictures were read by the
-weak encoder alone, at rate 1.5e-3, the first 248,000 of them with times that were not shifted.
+are told by what the scene was asked to show (lidit_stickers.making.request_reader), which is then
+thrown away. The same command again goes on.
 """
 
 from __future__ import annotations
@@ -28,7 +25,7 @@ from tqdm import tqdm
 
 from lidit_core.checkpoints.lidit import load_vae
 from lidit_core.demo.bag_of_words import BagOfWords
-from lidit_core.demo.checkpoint import DEMO_KEY, TEXT_PREFIX, DemoConfig
+from lidit_core.demo.checkpoint import DEMO_KEY, TEXT_PREFIX, DemoConfig, read_text_encoder
 from lidit_core.diffusion.objectives import noised
 from lidit_core.diffusion.times import Focus, sample_time
 from lidit_core.errors import exit_status
@@ -37,22 +34,24 @@ from lidit_core.model.config import LatentFormat
 from lidit_core.model.latents import normalise
 from lidit_core.paths import SHIPPED_WEIGHTS
 from lidit_train.data.latent_cache import BATCH, as_pixels
+from lidit_train.loop.computing.cpu import has_instructions
 from lidit_train.loop.ema import EMA
 from lidit_train.loop.learning_rate import rate_factor
 from lidit_train.loop.optimisers import optimisers_of
 from lidit_train.loop.state_files import StateFiles
 from lidit_train.recipe import Optimiser, Source
-from lidit_train.tasks.adapter.unet import write_ldm
+from lidit_train.tasks.adapter.unet import read_unet, write_ldm
 
+from ..scenes.request import SceneRequest
 from ..source import StickerSource
 from .drawn import drawn_scene
+from .request_reader import RequestReader
 
 log = logging.getLogger(__name__)
 
 SIDE = 64  # pixels: a quarter of the work of 128
 PREDICTION = "v"
 LENGTH = 77  # words that are read, as of CLIP's tokens; few captions have more
-BETTER = 16_384  # numbers for the captions' 634 words, of which 25 share theirs with another
 UNET = {  # diffusers' UNet2DConditionModel in the layout of SD1.5's, smaller
     "in_channels": 16,
     "out_channels": 16,
@@ -72,7 +71,7 @@ class DemoRecipe:
     images: int = 550_400
     batch: int = 64
     dropout: float = 0.1  # share of samples that read the empty prompt
-    told: float = 0.7  # share of samples whose words are nearly all told apart
+    told: float = 0.8  # share of samples that are told what was asked for, without words
     shift: float = 2.0  # of training times towards noise, where a picture's content is decided
     focus: Focus | None = None  # a range from which some of the times are drawn instead
     optimiser: Optimiser = field(
@@ -89,7 +88,7 @@ class DemoRecipe:
 
 
 class DemoModel(nn.Module):
-    """The U-Net, its text encoder, and the better one that it learns from besides."""
+    """The U-Net, its text encoder, and the reader of requests that it learns from besides."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,13 +96,21 @@ class DemoModel(nn.Module):
 
         self.unet = UNet2DConditionModel(**UNET)
         self.text = BagOfWords(UNET["cross_attention_dim"], length=LENGTH)
-        self.better = BagOfWords(UNET["cross_attention_dim"], BETTER, LENGTH)
-        for encoder in (self.text, self.better):
-            nn.init.normal_(encoder.words.weight, std=0.5)
+        self.requests = RequestReader(UNET["cross_attention_dim"], LENGTH)
+        for table in (self.text.words, self.requests.facts):
+            nn.init.normal_(table.weight, std=0.5)
 
-    def forward(self, z: Tensor, t: Tensor, texts: list[str], told: Tensor) -> Tensor:
-        """Args: told: (B,) bool, the samples whose words are told apart."""
-        context = torch.where(told[:, None, None], self.better.read(texts), self.text.read(texts))
+    def start_from(self, checkpoint: Path) -> None:
+        """Begin with the U-Net and the text encoder of a demo checkpoint."""
+        self.unet.load_state_dict(read_unet(checkpoint).unet.state_dict())
+        self.text.load_state_dict(read_text_encoder(checkpoint).state_dict())
+
+    def forward(
+        self, z: Tensor, t: Tensor, texts: list[str], requests: list[SceneRequest], told: Tensor
+    ) -> Tensor:
+        """Args: told: (B,) bool, the samples that are told their request in place of the text."""
+        told = told[:, None, None]
+        context = torch.where(told, self.requests(requests), self.text.read(texts))
         return self.unet(z, t, context).sample
 
 
@@ -130,18 +137,22 @@ def latent_format(latents: Tensor) -> LatentFormat:
 class DemoTrainer:
     """A run in a folder, where it resumes; more images lengthen it without a second decay."""
 
-    def __init__(self, recipe: DemoRecipe, folder: Path) -> None:
+    def __init__(self, recipe: DemoRecipe, folder: Path, start: Path | None = None) -> None:
+        """Args: start: a demo checkpoint to begin with; None = begin with random weights."""
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(recipe.seed)
         count = recipe.scenes
-        self.recipe = recipe
+        self.recipe, self.bf16 = recipe, has_instructions()
         o = recipe.optimiser
         self.files = StateFiles(folder, recipe.steps, o.decay, o.schedule)
         self.source = StickerSource(Source("stickers", "en", count=count, distinct=count))
         latents = scene_latents(self.source, folder)
         self.latent = latent_format(latents)
         self.x = normalise(latents, self.latent)
-        self.model = DemoModel().to(memory_format=torch.channels_last)
+        self.model = DemoModel()
+        if start is not None:
+            self.model.start_from(start)
+        self.model.to(memory_format=torch.channels_last)
         self.optimisers = optimisers_of(self.model, recipe.optimiser)
         self.ema, self.step = EMA(self.model, recipe.optimiser.ema), 0
         self._resume()
@@ -158,8 +169,10 @@ class DemoTrainer:
         return self.model.eval()
 
     def _train_step(self) -> float:
-        z, t, wanted, texts, told = self._batch()
-        loss = F.mse_loss(self.model(z, t, texts, told), wanted)
+        wanted, *given = self._batch()
+        with self._fast():
+            predicted = self.model(*given)
+        loss = F.mse_loss(predicted.float(), wanted)
         loss.backward()
         o = self.recipe.optimiser
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), o.clip)
@@ -168,14 +181,19 @@ class DemoTrainer:
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            optimiser.step()
+            with self._fast():  # Muon's products
+                optimiser.step()
             optimiser.zero_grad()
         self.ema.update(self.model)
         self.step += 1
         return loss.item()
 
-    def _batch(self) -> tuple[Tensor, Tensor, Tensor, list[str], Tensor]:
-        """A step's own, whatever came before: noised latents, timesteps, target, texts, told."""
+    def _fast(self) -> torch.autocast:
+        """Products in bf16 where the CPU has instructions for them."""
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.bf16)
+
+    def _batch(self) -> tuple[Tensor, Tensor, Tensor, list[str], list[SceneRequest], Tensor]:
+        """A step's own, whatever came before: the target, then what the model is given."""
         size, rng = self.recipe.batch, torch.Generator()
         rng.manual_seed(self.recipe.seed * 1_000_003 + self.step)
         rows = torch.randint(len(self.x), (size,), generator=rng)
@@ -183,11 +201,13 @@ class DemoTrainer:
         noise = torch.randn(x.shape, generator=rng)
         time = sample_time(PREDICTION, size, self.recipe.shift, rng, self.recipe.focus)
         dropped = torch.rand(size, generator=rng) < self.recipe.dropout
-        texts = ["" if d else self.source.captions(int(i))[0][0] for i, d in zip(rows, dropped)]
-        told = torch.rand(size, generator=rng) < self.recipe.told
+        captions = [self.source.caption(int(i)) for i in rows]
+        texts = ["" if d else caption.text for caption, d in zip(captions, dropped)]
+        requests = [caption.request for caption in captions]
+        told = (torch.rand(size, generator=rng) < self.recipe.told) & ~dropped
         made = noised(PREDICTION, x, noise, time)
         z = made.z.contiguous(memory_format=torch.channels_last)
-        return z, made.timestep, made.target, texts, told
+        return made.target, z, made.timestep, texts, requests, told
 
     def _save(self) -> None:
         optimisers = [optimiser.state_dict() for optimiser in self.optimisers]
@@ -223,10 +243,13 @@ def main() -> None:
     parser.add_argument(
         "--images", type=int, default=DemoRecipe.images, help="to train on; more lengthen a run"
     )
+    parser.add_argument(
+        "--start", type=Path, help="a demo checkpoint to begin with, in place of random weights"
+    )
     parser.add_argument("--export", type=Path, help="write the averaged weights here at the end")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    trainer = DemoTrainer(DemoRecipe(images=options.images), options.folder)
+    trainer = DemoTrainer(DemoRecipe(images=options.images), options.folder, options.start)
     model = trainer.train()
     if options.export:
         export(model, trainer.latent, options.export)

@@ -11,7 +11,9 @@ from tiny_llm import save_llm
 
 from lidit_core.demo.checkpoint import TEXT_PREFIX, read_demo_checkpoint
 from lidit_stickers.making import train_checkpoint
+from lidit_stickers.making.request_reader import RequestReader
 from lidit_stickers.making.train_checkpoint import SIDE, DemoRecipe, DemoTrainer, export
+from lidit_stickers.scenes.request import Item, SceneRequest
 from lidit_train.recipe import Adapter
 from lidit_train.tasks.adapter.input import input_spec
 from lidit_train.tasks.adapter.target import adapter_target
@@ -85,10 +87,36 @@ def test_its_file_is_one_that_an_adapter_is_trained_on(made, tmp_path):
     z, t = torch.randn(1, 16, 8, 8), torch.tensor([500.0])
     text = model.text.read(["a red cat"])
     made_again = unet(z, t, text).sample
-    its_own, better = (model(z, t, ["a red cat"], torch.tensor([told])) for told in (False, True))
+    asked = [SceneRequest((Item("cat", "red"),))]
+    its_own, told = (
+        model(z, t, ["a red cat"], asked, torch.tensor([told])) for told in (False, True)
+    )
     torch.testing.assert_close(made_again, its_own, rtol=0, atol=0.05)
-    assert (better - its_own).abs().mean() > 3 * (made_again - its_own).abs().mean()
-    assert not any("better" in key for key in tensors)
+    assert (told - its_own).abs().mean() > 3 * (made_again - its_own).abs().mean()
+    assert not any("requests" in key for key in tensors)
+
+
+def test_a_run_begins_with_a_checkpoint(made, tmp_path):
+    _, trainer, model = made
+    path = tmp_path / "stickers-sd.safetensors"
+    export(model, trainer.latent, path)
+    begun = DemoTrainer(RECIPE, tmp_path / "run", path).model
+    for part in ("unet", "text"):
+        before, state = getattr(model, part).state_dict(), getattr(begun, part).state_dict()
+        for key, value in before.items():
+            torch.testing.assert_close(state[key], value, rtol=0.01, atol=1e-4)  # kept in bf16
+
+
+def test_a_request_is_read_group_by_group():
+    reader = RequestReader(8, 5)
+    apples, cat = Item("apple", "red", 2), Item("cat", size="small")
+    left = SceneRequest((apples, cat), "left of", "blue")
+    right = replace(left, relation="right of")
+    read = reader([left, right, SceneRequest((cat, apples), "right of", "blue"), None])
+    assert read.shape == (4, 5, 8)
+    torch.testing.assert_close(read[0, [1, 0, 2, 3, 4]], read[2])  # the same said the other way
+    assert not torch.allclose(read[0, :2], read[1, :2]) and torch.equal(read[0, 2:], read[1, 2:])
+    assert torch.equal(read[3], read[0, 4:].expand(5, 8))  # nothing is told
 
 
 def test_a_target_reads_what_the_file_says_of_itself(made, tmp_path):
