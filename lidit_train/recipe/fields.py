@@ -80,6 +80,7 @@ class Adapter:
     refiner: TokenRefiner | None = None  # LI-DiT's, in front of the adapter
     timestep_gates: bool = False  # gates of the adapter that depend on the timestep
     text_encoders: str = ""  # mode add: a checkpoint or a diffusers folder; "" = the base
+    start: str = ""  # an adapter's file to begin with, of this LLM and form; "" = afresh
 
     def __post_init__(self) -> None:
         check(

@@ -117,6 +117,7 @@ CHANGED = {  # a field -> another value than the basis has; with others where it
     "adapter.refiner.heads": (4, REFINED),
     "adapter.timestep_gates": (True, ADAPTER),
     "adapter.text_encoders": ("{folder}/pictures", ADAPTER),
+    "adapter.start": ("{folder}/no-adapter.safetensors", ADAPTER),
     "bridge.checkpoint": ("{folder}/bridge2/final.safetensors", THROUGH),
     "bridge.through.base": ("{folder}/larger.safetensors", THROUGH),
     "bridge.through.prediction": ("eps", THROUGH),

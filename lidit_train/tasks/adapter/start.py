@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
+from lidit_core.errors import LiDiTError, check
 from lidit_core.llmdiff.adapter import LLMDiffAdapter
+from lidit_core.llmdiff.config import AdapterConfig
+from lidit_core.llmdiff.file import load_adapter, read_adapter_config
 from lidit_core.text.states import LLMStates
 from lidit_core.unet.families import cross_attention_layers
 
@@ -15,6 +20,17 @@ from .learner import AdapterLearner
 from .target import AdapterTarget
 from .unet import read_unet, tell_schedule
 
+SAME = (  # of an adapter's configuration and of the one that it begins with
+    "form",
+    "modes",
+    "refiner",
+    "timestep_gates",
+    "blocks",
+    "layers",
+    "context_width",
+    "pooled_width",
+)
+SAME_LLM = ("name", "width", "template")
 ADAPTER_SAMPLE = 256  # captions that the maps from tokens are whitened with
 
 
@@ -33,12 +49,43 @@ def begin_adapter(
         else None
     )
     learner = learner_of(target, adapter, own, checkpointing, recipe.loss, options.noise)
+    if options.start:
+        adapter.load_state_dict(load_adapter(options.start).state_dict())
+        return learner
     with torch.no_grad():
         for layer, own in zip(adapter.layers, learner.adapted()):
             layer.q.weight.copy_(own.to_q.weight)
     if states is not None and not target.adapter.refiner:
         _whiten(adapter, states)
     return learner
+
+
+def check_start(options: Adapter, wanted: AdapterConfig) -> None:
+    """Refuse an adapter to begin with whose weights are for another adapter than the wanted one.
+
+    Raises:
+        LiDiTError: there is no such file, it is no adapter, or it is another kind of one.
+    """
+    path = options.start
+    if not path:
+        return
+    if not Path(path).is_file():
+        raise LiDiTError(
+            f"adapter.start={path} is no file that is there; expected an adapter's file, as a "
+            "training of one writes it, or nothing, to begin afresh"
+        )
+    had = read_adapter_config(path)
+    pairs = [
+        (f"the LLM's {name}", getattr(had.llm, name), getattr(wanted.llm, name))
+        for name in SAME_LLM
+    ]
+    pairs += [(name, getattr(had, name), getattr(wanted, name)) for name in SAME]
+    for name, found, asked in pairs:
+        check(
+            found == asked,
+            f"adapter.start={path} is of another adapter than the recipe's: {name} is {found} in "
+            f"it and {asked} in the recipe; begin with one that has the same, or leave it out",
+        )
 
 
 def reads_own_text(options: Adapter, validation: Validation) -> bool:

@@ -21,7 +21,7 @@ from .input import input_spec
 from .learner import AdapterLearner
 from .plan import make_adapter_plan
 from .plan_text import adapter_plan_text
-from .start import ADAPTER_SAMPLE, begin_adapter, reads_own_text
+from .start import ADAPTER_SAMPLE, begin_adapter, check_start, reads_own_text
 from .target import adapter_target
 
 BASE = "and an adapter begins with its base: it has no model of its own"
@@ -92,6 +92,7 @@ class AdapterTask(PictureTask):
         self.llms: Mapping[str, str] = {self.target.adapter.llm.name: self.options.llm}
 
     def check_files(self) -> None:
+        check_start(self.options, self.target.adapter)
         if reads_own_text(self.options, self.recipe.validation):
             find_base_text(self.target, self.options.text_encoders)
 
