@@ -72,8 +72,8 @@ class DemoRecipe:
     batch: int = 64
     dropout: float = 0.1  # share of samples that read the empty prompt
     told: float = 0.8  # share of samples that are told what was asked for, without words
-    shift: float = 2.0  # of training times towards noise, where a picture's content is decided
-    focus: Focus | None = None  # a range from which some of the times are drawn instead
+    shift: float = 1.0  # of training times towards noise, where a picture's content is decided
+    focus: Focus | None = Focus(0.1, 0.6, 0.5)  # half of the times, where shapes are decided
     optimiser: Optimiser = field(
         default=Optimiser(
             name="muon", learning_rate=2.5e-3, weight_decay=0.0, warmup=50, decay=0.35, ema=0.99
