@@ -3,31 +3,27 @@
     python -m lidit_stickers.making.scores --out runs/scores --write README.md docs/results.md
 
 Each list of prompts is what `lidit eval` makes of it, in a folder of its own under the weights'
-SHA-256, so that the command goes on where it stopped and never mixes two versions. A document
-marks the place of a table by its name:
-
-    <!-- scores: fixed -->
-    <!-- end of scores -->
+SHA-256, so that the command goes on where it stopped and never mixes two versions. Documents mark
+the tables' places (lidit_stickers.making.tables).
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lidit_core.checkpoints.lidit import read_config
-from lidit_core.errors import LiDiTError, check, exit_status
-from lidit_core.io.atomic import replacing
+from lidit_core.errors import check, exit_status
 from lidit_core.io.hashes import sha256
 from lidit_core.shipped import find_model, find_vae
 from lidit_eval.command import evaluate
 from lidit_eval.report import Judged, Score, scores_of
 
 from ..evaluation import PER_CATEGORY
+from .tables import read, write
 
 COMMAND = (
     "python -m lidit_stickers.making.scores --out runs/scores --write README.md docs/results.md"
@@ -42,7 +38,6 @@ TARGETS = {  # strict, nearest
     "background": (0.99, 0.99),
     "colour": (0.80, 0.95),
 }
-BLOCK = re.compile(r"(<!-- scores: (\w+) -->\n).*?(<!-- end of scores -->)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -140,32 +135,6 @@ def _interval(score: Score) -> str:
     return f"{score.low:.3f}–{score.high:.3f}"
 
 
-def read(document: Path) -> str:
-    """The text of a document that marks places for tables.
-
-    Raises:
-        LiDiTError: it cannot be read, or marks none, or one of another name.
-    """
-    try:
-        text = document.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise LiDiTError(f"{document} cannot be read ({error}); expected a document") from error
-    marked = [name for _, name, _ in BLOCK.findall(text)]
-    if not marked or not set(marked) <= set(TABLES):
-        raise LiDiTError(
-            f"{document} marks {', '.join(marked) or 'no table'}; expected `<!-- scores: NAME -->` "
-            f"and `<!-- end of scores -->`, NAME one of {', '.join(TABLES)}"
-        )
-    return text
-
-
-def write(document: Path, made: dict[str, str]) -> None:
-    """Put the tables in the places that a document marks, see `read`."""
-    text = BLOCK.sub(lambda found: found[1] + made[found[2]] + found[3], read(document))
-    with replacing(document) as beside:
-        beside.write_text(text, encoding="utf-8")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -180,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "prompt",
     )
     for document in options.write:
-        read(document)  # drawing takes hours: a mistake is told before
+        read(document, TABLES)  # drawing takes hours: a mistake is told before
     out = options.out / sha256(find_model("stickers")[0])[:12]
     judged: dict[PromptList, Sequence[Judged]]
     judged = {each: evaluate(*each.words(out, options.every)) for each in LISTS}

@@ -15,7 +15,7 @@ from lidit_core.io.hashes import sha256
 from lidit_core.llm.locate import available
 from lidit_core.paths import SHIPPED_WEIGHTS
 from lidit_stickers.making import scores
-from lidit_stickers.making.scores import BLOCK, write
+from lidit_stickers.making.tables import BLOCK, write
 
 ROOT = Path(__file__).resolve().parents[3]
 WEIGHTS = SHIPPED_WEIGHTS / "stickers.safetensors"
@@ -81,6 +81,28 @@ def test_a_mistake_is_told_before_anything_is_drawn(tmp_path, monkeypatch):
         with pytest.raises(LiDiTError, match=told):
             scores.main(["--out", "out", *words])
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.font
+@pytest.mark.llm
+def test_the_adapters_table_is_drawn_judged_and_written(tmp_path):
+    pytest.importorskip("diffusers")
+    if not available("SmolLM2-135M-Instruct"):
+        pytest.skip("SmolLM2-135M-Instruct is not on this machine; get it with `lidit fetch`")
+    document = tmp_path / "document.md"
+    document.write_text("above\n<!-- scores: adapter -->\n<!-- end of scores -->\nbelow\n")
+    told = _run("adapter_scores", "--out", str(tmp_path), *SMALLEST, "--write", str(document))
+    assert f"-->\n{told}<!--" in document.read_text()
+    base, adapter = (
+        sha256(SHIPPED_WEIGHTS / f"{name}.safetensors")[:12]
+        for name in ("stickers-sd", "stickers-adapter")
+    )
+    assert told.startswith(f"Checkpoint {base}, adapter {adapter}; `python -m ")
+    assert "--every 180`:" in told and "| 6 pictures | single object | two objects |" in told
+    for mode in ("base", "add", "replace"):
+        assert (tmp_path / f"{base}-{adapter}" / mode / "report.md").is_file()
+    assert "In mode add the same prompts gain, in pairs: strict " in told
+    assert _run("adapter_scores", "--out", str(tmp_path), *SMALLEST) == told
 
 
 @pytest.mark.parametrize(("name", "tables"), [("README.md", 1), ("docs/results.md", 2)])
