@@ -197,6 +197,26 @@ def test_each_mistake_is_one_sentence(bench):
             run()
 
 
+def test_an_llm_in_other_numbers_than_trained_on_is_told(bench, monkeypatch):
+    """As the file of before does not say what it was trained on, of it fp8 alone is told."""
+    told: list[str] = []
+    monkeypatch.setattr(bench.pack.module("host.bridge.readers"), "note", told.append)
+    plain, packed = bench.llm(), bench.llm(dtype="fp8_e4m3fn")
+    assert [clip.cond_stage_model.llm.storage for clip in (plain, packed)] == ["float", "fp8"]
+    for trained_on, clip, sentence in (
+        ("float", plain, ""),
+        ("float", packed, "is stored as fp8 here and this was trained on what it says stored as"),
+        ("q4", plain, "is stored as float here and this was trained on what it says stored as q4"),
+        ("fp8", packed, ""),
+        ("", plain, ""),
+        ("", packed, "is held in fp8 here and the bridge was trained on its states as they are"),
+    ):
+        del told[:]
+        bridge = bench.bridge("sd15", spec_of(plain, storage=trained_on), name="numbers")[1]
+        bench.clip(bridge, clip)
+        assert [sentence in note for note in told] == [True] * bool(sentence)
+
+
 def test_an_encoder_with_other_weights_is_told(bench, monkeypatch):
     told: list[str] = []
     monkeypatch.setattr(bench.pack.module("host.bridge.mixing"), "note", told.append)
