@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from bridge_encoders import (
@@ -217,11 +219,28 @@ def test_an_llm_in_other_numbers_than_trained_on_is_told(bench, monkeypatch):
         assert [sentence in note for note in told] == [True] * bool(sentence)
 
 
-def test_an_encoder_with_other_weights_is_told(bench, monkeypatch):
+@pytest.mark.parametrize("kind", ["sd15", "pixart"])
+def test_an_encoder_with_other_weights_is_told(bench, monkeypatch, kind):
+    """Of T5's shape too, which Flan-T5 has; also where the bridge is read alone."""
     told: list[str] = []
     monkeypatch.setattr(bench.pack.module("host.bridge.mixing"), "note", told.append)
-    bridge = bench.bridge("sd15")[1]
-    bench.clip(bridge, encoder=host_encoder("sd15"), strength=0.5)
-    assert told == []
-    bench.clip(bridge, encoder=host_encoder("sd15", seed=1), strength=0.5)
-    assert "is not the one that this bridge learnt from" in told[0]
+    bridge = bench.bridge(kind)[1]
+    for strength in (0.5, 1.0):
+        bench.clip(bridge, encoder=host_encoder(kind), strength=strength)
+        bench.clip(bridge, encoder=rounded(kind), strength=strength)
+        assert told == []
+    for strength in (0.5, 1.0, 0.0):  # at 0 the bridge is not read
+        bench.clip(bridge, encoder=host_encoder(kind, seed=1), strength=strength)
+    assert len(told) == 2 and told[0] == told[1]
+    assert "is not the one that this bridge learnt from" in told[0] and "\n" not in told[0]
+
+
+def rounded(kind: str):
+    """The same encoder with its weights in 16 bits."""
+    clip = copy.copy(host_encoder(kind))
+    clip.patcher = clip.patcher.clone()
+    clip.cond_stage_model = clip.patcher.model = copy.deepcopy(clip.cond_stage_model)
+    with torch.no_grad():
+        for weight in clip.cond_stage_model.parameters():
+            weight.copy_(weight.bfloat16().float())
+    return clip
