@@ -130,6 +130,11 @@ class BridgedPrompts(PromptEncoder):
         )
         return rows
 
+    def llm_notes(self, spec: LLMSpec) -> list[str]:
+        """What is to be told of the LLMs that the bridge reads, whose specs are its own."""
+        llms = self.bridge.bridge.config.llms
+        return [note for llm, own in zip(llms, self.students) for note in own.llm_notes(llm)]
+
     def encoder(self) -> NoReturn:
         """Refuse what is asked of an LLM itself."""
         raise LiDiTError(f"{self.path} is a bridge and holds no LLM; expected an LLM here")

@@ -175,8 +175,7 @@ class Pipeline:
 
     def _llm_notes(self) -> Iterator[str]:
         for branch, encoder in self.encoders.items():
-            if note := self.model.config.llms[branch].weights_note(*encoder.known_llm()):
-                yield note
+            yield from encoder.llm_notes(self.model.config.llms[branch])
 
     def _notes(
         self, prompts: Sequence[str], read: Mapping[int, Sequence[PromptStates]], emphasis: bool

@@ -60,7 +60,7 @@ def bridged_clip(
     if not isinstance(loaded, LoadedBridge):
         tell_source(loaded, found)
     own = None if encoder is None else OwnEncoder(encoder)
-    if own is not None and 0 < strength and (strength < 1 or adds(loaded)):
+    if own is not None and strength > 0:  # also where the bridge alone is read
         check_encoder(loaded, own)
     return _clip(Wiring(loaded, found, own, strength))
 

@@ -55,7 +55,10 @@ class OwnEncoder:
 
 
 def check_encoder(loaded: Loaded, encoder: OwnEncoder) -> None:
-    """Refuse an encoder whose conditioning a bridge does not write, by that of the empty prompt."""
+    """Refuse an encoder whose conditioning a bridge does not write, by that of the empty prompt.
+
+    Of one of the same tokenizer and sizes, as Flan-T5 has T5's, a note tells.
+    """
     own, values = encoder.entry({TEXT: ""})
     target = target_of(loaded)
     check(
@@ -70,8 +73,9 @@ def check_encoder(loaded: Loaded, encoder: OwnEncoder) -> None:
     far = distance(kept, (own, values))
     if far > ALIKE:
         note(
-            f"the encoder here is not the one that this bridge learnt from: its empty prompt is "
-            f"{far:.2g} off; what comes out may be worse than either's"
+            f"the encoder here is not the one that this bridge learnt from, or is stored in fewer "
+            f"bits: its empty prompt is {far:.2g} off, and rounding makes {ALIKE:g} at most; what "
+            "is drawn may be worse, so load the one that was recorded, or a bridge for this one"
         )
 
 

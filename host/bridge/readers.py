@@ -62,7 +62,7 @@ def tell_source(loaded: LoadedProjection, clips: Sequence[HostCLIP]) -> None:
 
 
 def check_reader(spec: LLMSpec, reader: PromptReader) -> None:
-    """Refuse an LLM of another width or layer, and tell of other weights."""
+    """Refuse an LLM of another width or layer; tell of other weights and other bits."""
     check(
         reader.llm.width == spec.width,
         f"the LLM {reader.name} is {reader.llm.width} wide and this bridge was trained on "
@@ -76,7 +76,9 @@ def check_reader(spec: LLMSpec, reader: PromptReader) -> None:
     )
     if told := spec.weights_note(reader.name, reader.llm.fingerprint):
         note(told)
-    if reader.settings.dtype.startswith("fp8"):
+    if told := spec.storage_note(reader.name, reader.llm.storage):
+        note(told)
+    if not spec.storage and reader.settings.dtype.startswith("fp8"):  # of older files, it is likely
         note(
             f"{reader.name} is held in fp8 here and the bridge was trained on its states as they "
             "are, so that it may do worse; choose dtype auto"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import comfy.sd
@@ -158,6 +159,7 @@ def _load(settings: LLMSettings, device: torch.device) -> LLMHolder:
     llm = load_llm(settings.source, settings.block, dtype, "cpu", computes_on=device)
     if settings.dtype == "fp8_e4m3fn":
         store_in_fp8(llm.module)
+        llm = replace(llm, storage="fp8")
     return LLMHolder(llm, settings)
 
 

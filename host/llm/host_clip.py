@@ -15,9 +15,10 @@ from ...lidit_core.errors import LiDiTError, check
 from ...lidit_core.llm.blocks import Block, kept_blocks, shown_block, tap_indices
 from ...lidit_core.llm.decoder.fingerprints import decoder_fingerprint
 from ...lidit_core.llm.loading import LLM
+from ...lidit_core.llm.storage import of_blocks
 from ..node_notes import note
 from .clip import LLMClip
-from .host_decoder import HostDecoder, HostModule, text_models
+from .host_decoder import HostDecoder, HostModule, stored_blocks, text_models
 from .host_kinds import Kind, Sizes, check_name, kind_of, label_of, told_name
 from .host_tokenizer import readable_tokenizer
 from .plain_text import PlainText
@@ -109,8 +110,9 @@ def host_llm(
     known = decoder_fingerprint(model.embed_tokens.weight, model.layers[0])
     kept, width = decoder.config.num_hidden_layers, sizes.width
     context, taps = model.config.max_position_embeddings, tap_indices(block, sizes.blocks, label)
+    stored = of_blocks(stored_blocks(model), kept)
     made = HostLLM(
-        label, decoder, tokenizer, block, kept, width, context, taps=taps, fingerprint=known
+        label, decoder, tokenizer, block, kept, width, context, None, taps, known, stored
     )
     return made, bool(told)
 

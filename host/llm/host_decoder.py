@@ -17,11 +17,13 @@ from torch import Tensor, nn
 
 from ...lidit_core.errors import LiDiTError, check
 from ...lidit_core.llm.compat import cached_layers
+from ...lidit_core.llm.storage import by_block, class_of
 
 HostModule = Any  # a module of the host, whose classes differ from release to release
 
 BLOCKS = (llama.TransformerBlock, llama.TransformerBlockGemma2)
 RUN_ALIKE = ("llama", "gemma3")  # the host's `transformer_type`
+FP8S = torch.float8_e4m3fn, torch.float8_e5m2
 SAMPLED = 16  # numbers of each matrix
 LARGEST = 1e5  # of a token's root mean square; an LLM's is below 1e3, of lost scales above 1e6
 
@@ -32,6 +34,27 @@ def text_models(clip_model: nn.Module) -> Iterator[tuple[str, HostModule]]:
         transformer = getattr(module, "transformer", None)
         if isinstance(getattr(transformer, "model", None), llama.Llama2_):
             yield name, transformer
+
+
+def stored_blocks(model: HostModule) -> list[str]:
+    """In what class of numbers each block of the host's is stored."""
+    matrices = model.named_parameters()
+    return by_block((name, weight.shape, class_of(_kind(weight))) for name, weight in matrices)
+
+
+def _kind(weight: Tensor) -> str:
+    """A dtype, or how the host or a pack for GGUF files has packed the weight.
+
+    Of 8 bits without scales the host may have made 16 at the load; all are numbers of 8 bits still.
+    """
+    packed = getattr(weight, "tensor_type", None)
+    if named := getattr(weight, "_layout_cls", None) or getattr(packed, "name", ""):
+        return named
+    if weight.itemsize < 2 or weight.ndim < 2:
+        return str(weight.dtype).removeprefix("torch.")
+    few = weight[:4].detach().float()
+    unpacked = (kind for kind in FP8S if few.any() and torch.equal(few.to(kind).float(), few))
+    return next(map(str, unpacked), "F32").removeprefix("torch.")
 
 
 class HostBlock(nn.Module):

@@ -21,9 +21,11 @@ from .decoder.checkpoint import Checkpoint, checkpoint_files
 from .decoder.fingerprints import decoder_fingerprint, files_fingerprint
 from .encoders import is_encoder
 from .fetch import install_line
+from .gguf.convert import copy_storage
 from .hub import model_folder
-from .locate import locate
+from .locate import LLMSource, locate, whole_ggufs
 from .single.file import check_vocabulary
+from .storage import by_block, class_of, of_blocks
 from .words import check_words
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -46,6 +48,7 @@ class LLM:
     placed: torch.device | None = None  # where inputs go if the weights lie elsewhere
     taps: tuple[int, ...] = ()  # the indices of several blocks, in the order asked for
     fingerprint: str = ""  # of its weights, see `fingerprint.py`; "" = not known
+    storage: str = ""  # the class of numbers that they lie in, see `storage.py`; "" = not known
 
     @property
     def state_width(self) -> int:
@@ -189,7 +192,10 @@ def load_llm(
         lay_out_for_cpu(module)
     context = getattr(config, "max_position_embeddings", None) or 1 << 20
     width = config.hidden_size
-    return LLM(found.name, module, tokenizer, block, kept, width, context, placed, taps, known)
+    storage = of_blocks(_stored_blocks(found, folder, files), kept)
+    return LLM(
+        found.name, module, tokenizer, block, kept, width, context, placed, taps, known, storage
+    )
 
 
 def source_fingerprint(source: str | Path) -> str:
@@ -205,6 +211,32 @@ def source_fingerprint(source: str | Path) -> str:
         return files_fingerprint(found.folder, files, found.name)
     except LiDiTError:
         return ""
+
+
+def source_storage(source: str | Path, block: Block) -> str:
+    """The class of numbers that an LLM on this machine is stored in, by the headers of its files.
+
+    "" where it is not there, not converted yet, or cannot be read, of which its load tells.
+    """
+    try:
+        found = locate(source)
+        if found.folder is None or not found.converted:
+            return ""
+        files = [found.weights] if found.weights else checkpoint_files(found.folder)
+        classes = _stored_blocks(found, found.folder, files)
+        return of_blocks(classes, kept_blocks(plain_block(block), len(classes), found.name))
+    except LiDiTError:
+        return ""
+
+
+def _stored_blocks(found: LLMSource, folder: Path, files: list[Path]) -> list[str]:
+    """The class of each block: of a copy that of its GGUF, whose numbers it has in 16 bits."""
+    copied = copy_storage(folder, found.parts or whole_ggufs(folder))
+    if copied is not None:
+        return copied
+    handles = Checkpoint(files).files
+    slices = ((n, handle.get_slice(n)) for n, handle in handles.items() if "vis" not in n)
+    return by_block((name, one.get_shape(), class_of(one.get_dtype())) for name, one in slices)
 
 
 def lay_out_for_cpu(module: nn.Module) -> None:

@@ -15,11 +15,12 @@ from ..llm.blocks import Block, plain_block
 from ..llm.compat import transformers_version
 from ..llm.gguf.convert import copy_identity
 from ..llm.hub import downloaded_commit
-from ..llm.loading import default_dtype, intended_device, load_llm
+from ..llm.loading import default_dtype, intended_device, load_llm, source_storage
 from ..llm.locate import LLMSource, locate
 from ..llm.single.file import digest
 from .cache import MEMORY, DiskCache, PromptStates, StateCaches
 from .encoder import LLMEncoder, pad_states
+from .spec import LLMSpec
 from .states import LLMStates
 from .templates import InstructionTemplate, find_template
 
@@ -99,10 +100,22 @@ class PromptEncoder:
             self._files = file_identity(locate(self.source))
         return self._encoder
 
-    def known_llm(self) -> tuple[str, str]:
-        """Name and fingerprint of our own LLM; "" and "" before it is loaded."""
-        llm = self._encoder.llm if self._encoder else None
-        return (llm.name, llm.fingerprint) if llm else ("", "")
+    def llm_notes(self, spec: LLMSpec) -> list[str]:
+        """What is to be told of our own LLM where another was trained on.
+
+        Before it is loaded, as where all prompts are cached, its weights are not compared.
+
+        Args:
+            spec: the LLM that was trained on.
+        """
+        if self._encoder:
+            llm = self._encoder.llm
+            name, known, stored = llm.name, llm.fingerprint, llm.storage
+        else:
+            name, known = locate(self.source).name, ""
+            stored = source_storage(self.source, self.block) if spec.storage else ""
+        notes = spec.weights_note(name, known), spec.storage_note(name, stored)
+        return [note for note in notes if note]
 
     def weights_identity(self) -> list:
         """What tells the LLM's weights from others: its files as they are now."""

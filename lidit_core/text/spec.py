@@ -32,6 +32,7 @@ class LLMSpec:
     token_budget: int = 256  # tokens of a prompt that are read; a longer one is cut, and it is said
     longest_prompt: int | None = None  # tokens of the longest prompt trained on; None = not known
     fingerprint: str = ""  # of the weights trained on, see `llm/fingerprint.py`; "" = not known
+    storage: str = ""  # the class of numbers that those were stored in, see `llm/storage.py`
 
     def __post_init__(self) -> None:
         check(self.width > 0, f"LLM {self.name!r} has width {self.width}; expected 1 or more")
@@ -67,6 +68,21 @@ class LLMSpec:
             f"the LLM {name} here has other weights than the one that this was trained on, as a "
             "base model and its instruct version have; pictures may be worse: get the LLM of that "
             "name from where its model card says"
+        )
+
+    def storage_note(self, name: str, storage: str) -> str:
+        """A sentence on an LLM stored in another class of numbers than the one trained on.
+
+        "" for one stored alike, and where either is not known.
+
+        Args:
+            name, storage: of the LLM that reads.
+        """
+        if not (self.storage and storage) or self.storage == storage:
+            return ""
+        return (
+            f"the LLM {name} is stored as {storage} here and this was trained on what it says "
+            f"stored as {self.storage}, so that pictures may be worse: load it as {self.storage}"
         )
 
     @property

@@ -21,7 +21,7 @@ from lidit_core.bridge.rows import spans_of
 from lidit_core.errors import LiDiTError
 from lidit_core.io.atomic import replacing
 from lidit_core.llm.hub import model_folder
-from lidit_core.llm.loading import source_fingerprint
+from lidit_core.llm.loading import source_fingerprint, source_storage
 from lidit_core.llm.locate import locate
 from lidit_core.text.cache import DiskCache, PromptStates, StateCaches, states_key
 from lidit_core.text.encoder import pad_states
@@ -68,12 +68,12 @@ class CaptionReader:
         self.spec, self.dtype = spec, dtype if folder else "float32"
         self.encoder = None if given else _encoder(spec, llm, device)
         self.source = None if given else llm or spec.name
-        self._fingerprint = ""
+        self._fingerprint = self._storage = ""
         self.disk = DiskCache(folder, max_bytes=1 << 62) if folder else None
         self.caches = StateCaches(None, self.disk)  # a memory would be full at once
         if self.encoder is None:
             assert folder is not None  # what is given lies there
-            self.identity, self._fingerprint = _noted(folder, spec)
+            self.identity, self._fingerprint, self._storage = _noted(folder, spec)
         else:
             self.identity = self._identify(folder, self.encoder)
         if spec.is_read_by(self.fingerprint) is False:
@@ -82,6 +82,8 @@ class CaptionReader:
                 "trained on; its branch learns anew to read them",
                 spec.name,
             )
+        if told := spec.storage_note(spec.name, self.storage):
+            log.warning("%s, or let the training go on to this one", told)
 
     @property
     def fingerprint(self) -> str:
@@ -89,6 +91,13 @@ class CaptionReader:
         if self.source is not None and not self._fingerprint:
             self._fingerprint = source_fingerprint(self.source)
         return self._fingerprint
+
+    @property
+    def storage(self) -> str:
+        """The class of numbers that its weights are stored in; "" = not known, as above."""
+        if self.source is not None and not self._storage:
+            self._storage = source_storage(self.source, self.spec.block)
+        return self._storage
 
     def _identify(self, folder: Path | None, encoder: PromptEncoder) -> str:
         """The LLM's identity as it will be once loaded, noted beside what is kept."""
@@ -100,6 +109,7 @@ class CaptionReader:
             identity += f"\0{self.dtype}"
         note, known = _note(folder, self.spec), self.fingerprint
         said = {"llm": self.spec.name, "identity": identity, "fingerprint": known}
+        said["storage"] = self.storage
         if not note.is_file() or json.loads(note.read_text()) != said:
             with replacing(note) as beside:
                 beside.write_text(json.dumps(said))
@@ -217,11 +227,11 @@ def _note(folder: Path, spec: LLMSpec) -> Path:
     return folder / f"{spec.name}.json"
 
 
-def _noted(folder: Path, spec: LLMSpec) -> tuple[str, str]:
-    """The LLM's identity and its fingerprint, which older caches do not tell."""
+def _noted(folder: Path, spec: LLMSpec) -> tuple[str, str, str]:
+    """The LLM's identity; its fingerprint and storage, which older caches do not tell."""
     try:
         said = json.loads(_note(folder, spec).read_text())
-        return said["identity"], said.get("fingerprint", "")
+        return said["identity"], said.get("fingerprint", ""), said.get("storage", "")
     except (OSError, ValueError, KeyError) as error:
         raise LiDiTError(
             f"{folder} holds no states of {spec.name} ({error}); expected the cache of a run that "

@@ -18,6 +18,7 @@ from pathlib import Path
 from ...errors import LiDiTError, check, first_line
 from ..compat import transformers_version
 from ..fetch import install_line
+from ..storage import GGML, by_block, class_of
 from .config import FACTORS
 from .header import MAGIC, Header, joined_header
 from .tokenizer import CHECKED, make_sound
@@ -177,7 +178,7 @@ def _convert(parts: Sequence[Path], folder: Path, work: Path) -> None:
                 f"or of a kind that transformers {transformers_version()} does not read, so get it "
                 "again, update transformers or use safetensors"
             ) from error
-    _write_note(out, parts)
+    _write_note(out, parts, header)
     names = {file.name for file in out.iterdir()}
     for file in folder.iterdir():  # of an earlier conversion
         if file.suffix in (*TOKENIZER_FILES, WEIGHTS) and file.name not in names:
@@ -209,11 +210,12 @@ def _announce(header: Header, name: str, folder: Path) -> None:
              needed / 1e9, took)  # fmt: skip
 
 
-def _write_note(out: Path, parts: Sequence[Path]) -> None:
+def _write_note(out: Path, parts: Sequence[Path], header: Header) -> None:
     """Note what the copy was made from, and how its small files are, which a user may change."""
     small = [f for f in out.iterdir() if f.suffix != WEIGHTS]
     files = {f.name: [f.stat().st_size, f.stat().st_mtime_ns] for f in small}
     note = {"version": VERSION, "source": fingerprint(parts), "files": files}
+    note["storage"] = _classes(header)
     (out / NOTE).write_text(json.dumps(note), encoding="utf-8")
 
 
@@ -233,6 +235,30 @@ def copy_identity(folder: Path) -> list | None:
         return ["gguf", note["version"], note["source"], *changed]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def copy_storage(folder: Path, parts: Sequence[Path]) -> list[str] | None:
+    """In what class of numbers the GGUF holds each block of which a folder is the copy.
+
+    None for a folder that is no copy; [] where neither its note nor the GGUF says it.
+    """
+    if not any((folder / name).is_file() for name in (NOTE, CHECKED)):
+        return None
+    try:
+        said = json.loads((folder / NOTE).read_text(encoding="utf-8")).get("storage")
+        if isinstance(said, list):
+            return [str(one) for one in said]
+    except (OSError, ValueError, AttributeError):
+        pass  # an older copy
+    try:  # of a file in pieces the first alone has the header
+        return _classes(joined_header([p for p in parts if _magic(p) == MAGIC], brief=True))
+    except (LiDiTError, OSError, IndexError):
+        return []
+
+
+def _classes(header: Header) -> list[str]:
+    tensors = header.tensors.values()
+    return by_block((one.name, one.shape, class_of(GGML.get(one.kind, ""))) for one in tensors)
 
 
 def _move(out: Path, names: set[str], folder: Path, last: str) -> None:

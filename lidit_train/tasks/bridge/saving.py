@@ -34,7 +34,12 @@ def finished(
     base = {f"base.{k}": v.cpu() for k, v in learner.bridge.base.state_dict().items()}
     tensors = {**own, **base}
     known = {i: reader.fingerprint for i, reader in readers.items()}
-    bridge = Bridge(replace(config, llms=recorded(config.llms, longest, fingerprints=known)))
+    llms = recorded(config.llms, longest, fingerprints=known)
+    stored = {i: reader.storage for i, reader in readers.items()}
+    llms = tuple(
+        replace(spec, storage=stored.get(i) or spec.storage) for i, spec in enumerate(llms)
+    )
+    bridge = Bridge(replace(config, llms=llms))
     bridge.load_state_dict({k: v.to(bridge.state_dict()[k]) for k, v in tensors.items()})
     return bridge.eval(), tensors
 

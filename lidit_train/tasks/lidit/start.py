@@ -48,7 +48,7 @@ def configuration(asked: Model, stages: Sequence[Stage]) -> LiDiTConfig:
 
 def _trained_before(model: Model, config: LiDiTConfig) -> tuple[LLMSpec, ...]:
     """Each LLM with what its branch was trained on: weights, longest prompt; 0 if it is new."""
-    new = tuple(replace(spec, longest_prompt=0, fingerprint="") for spec in config.llms)
+    new = tuple(replace(spec, longest_prompt=0, fingerprint="", storage="") for spec in config.llms)
     if not model.checkpoint:
         return new
     before = read_config(checkpoint_path(model))
@@ -60,7 +60,8 @@ def _trained_before(model: Model, config: LiDiTConfig) -> tuple[LLMSpec, ...]:
 
 
 def _trained_as(spec: LLMSpec, known: LLMSpec) -> LLMSpec:
-    return replace(spec, longest_prompt=known.longest_prompt, fingerprint=known.fingerprint)
+    same = {name: getattr(known, name) for name in ("longest_prompt", "fingerprint", "storage")}
+    return replace(spec, **same)
 
 
 def checkpoint_path(model: Model) -> Path:
@@ -183,4 +184,4 @@ def _changed(config: LiDiTConfig, before: LiDiTConfig) -> tuple[int, ...]:
 
 def _read_as(spec: LLMSpec) -> LLMSpec:
     """The LLM and the way it is read, whatever was trained with it."""
-    return replace(spec, longest_prompt=None, fingerprint="")
+    return replace(spec, longest_prompt=None, fingerprint="", storage="")

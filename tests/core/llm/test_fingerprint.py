@@ -1,4 +1,4 @@
-"""What tells LLMs apart by their weights. Run: pytest tests/core/llm/test_fingerprint.py"""
+"""What tells LLMs apart by their weights, and as what those are stored. Run: pytest tests/core"""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from safetensors.torch import load_file, save_file
 from tiny_llm import save_llm
 
 from lidit_core.llm.fingerprint import same_llm
-from lidit_core.llm.loading import load_llm, source_fingerprint
+from lidit_core.llm.loading import load_llm, source_fingerprint, source_storage
+from lidit_core.llm.locate import available, locate
+from lidit_core.llm.storage import GGML, by_block, class_of, of_blocks
+from lidit_core.text.spec import LLMSpec
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +98,70 @@ def test_what_is_not_known_is_not_told(folder, other):
 def test_of_an_llm_that_is_not_there_it_is_not_known(tmp_path):
     assert source_fingerprint("no such LLM") == ""
     assert source_fingerprint(tmp_path) == ""
+
+
+@pytest.mark.parametrize(
+    "kind, meant",
+    [
+        ("F64", "float"),
+        ("BF16", "float"),
+        ("F8_E4M3", "fp8"),
+        ("float8_e5m2", "fp8"),
+        ("I8", "int8"),
+    ]
+    + [("TensorCoreMXFP8Layout", "fp8"), ("TensorCoreNVFP4Layout", "fp4"), ("Q8_0", "q8")]
+    + [("TensorWiseINT8Layout", "int8"), ("TensorCoreConvRotW4A4Layout", "int4"), ("Q4_1", "q4")]
+    + [("AsymW4A8Int8Layout", "int4"), ("TQ1_0", "q1"), ("IQ2_XXS", "q2"), ("U8", ""), ("", "")],
+)
+def test_each_kind_of_numbers_has_a_class(kind, meant):
+    assert class_of(kind) == meant
+
+
+def test_ggmls_types_are_known_by_the_gguf_packages_numbers():
+    kinds = pytest.importorskip("gguf").GGMLQuantizationType
+    assert {number: kinds(number).name for number in GGML} == GGML
+    assert all(class_of(kind) for kind in GGML.values())
+
+
+def test_most_numbers_of_most_blocks_that_are_read_count():
+    """Embeddings and norms do not, nor do a few matrices of more bits, nor blocks beyond."""
+    tensors = [("token_embd.weight", (9000, 4), "q8"), ("blk.0.norm.weight", (400,), "float")]
+    for block, most in enumerate(["q4", "q4", "q6", "q6", "q6"]):
+        tensors.append((f"blk.{block}.up.weight", (8, 4), most))
+        tensors.append((f"blk.{block}.v.weight", (4, 4), "q6"))
+    classes = by_block(tensors)
+    assert classes == ["q4", "q4", "q6", "q6", "q6"]
+    assert (of_blocks(classes), of_blocks(classes, 3), of_blocks([], 3)) == ("q6", "q4", "")
+
+
+def in_fp8(state):
+    return {k: v.to(torch.float8_e4m3fn) if v.ndim == 2 else v for k, v in state.items()}
+
+
+def test_a_load_knows_what_its_files_hold(folder, tmp_path):
+    changed(folder, tmp_path / "x", in_fp8)
+    for source, kind in ((folder, "float"), (tmp_path / "x", "fp8")):
+        assert load_llm(source).storage == source_storage(source, -3) == kind
+    assert source_storage("no such LLM", -3) == source_storage(tmp_path, -3) == ""
+
+
+def test_another_class_of_numbers_is_told_and_what_is_not_known_is_not():
+    spec = LLMSpec("one", 32, storage="float")
+    told = spec.storage_note("my-one-Q4", "q4")
+    assert "my-one-Q4 is stored as q4 here" in told and "load it as float" in told
+    assert spec.storage_note("one", "float") == spec.storage_note("one", "") == ""
+    assert LLMSpec("one", 32).storage_note("one", "q4") == ""
+
+
+@pytest.mark.llm
+@pytest.mark.parametrize("name, kind", [("SmolLM2-135M-Instruct", "q4"), ("gemma-3-270m", "q5")])
+def test_the_demo_llms_are_told_from_their_weights_as_floats(name, kind, tmp_path):
+    """A GGUF stays what it is in its copy of 16 bits. Of Gemma's Q4_K_M most matrices are Q5_0."""
+    if not available(name) or not locate(name).converted:
+        pytest.skip(f"{name} is not on this machine")
+    assert source_storage(name, -3) == load_llm(name, 1).storage == kind
+    for file in locate(name).folder.glob("*"):
+        if file.suffix in (".safetensors", ".json") and file.is_file():
+            (tmp_path / file.name).symlink_to(file)
+    assert source_storage(tmp_path, -3) == "float"
+    assert same_llm(source_fingerprint(name), source_fingerprint(tmp_path)) is True

@@ -16,7 +16,7 @@ from tiny_llm import chat_tokenizer, reference_states, relative_error, save_llm
 
 from lidit_core.errors import LiDiTError
 from lidit_core.llm.gguf import convert as conversion
-from lidit_core.llm.loading import load_llm
+from lidit_core.llm.loading import load_llm, source_storage
 from lidit_core.llm.locate import locate
 from lidit_core.progress import Stopped, heard_by
 from lidit_core.text.encoder import LLMEncoder
@@ -101,6 +101,19 @@ def test_weights_are_those_of_the_file(file, cache):
     assert ((ours - exact).abs() <= 6e-4 * exact.abs()).all() and not torch.equal(ours, exact)
     norm = torch.from_numpy(tensors["blk.1.ffn_norm.weight"].data.copy())
     assert torch.equal(module.layers[1].post_attention_layernorm.weight, norm)
+
+
+def test_what_its_numbers_are_stored_as_is_told_after_the_conversion(file, cache):
+    """Of a copy of before, whose note lacks it, by the GGUF; where that is gone it is not known."""
+    assert source_storage(file, -3) == ""
+    assert load_llm(file).storage == source_storage(file, -3) == "q8"
+    note = locate(file).folder / conversion.NOTE
+    said = json.loads(note.read_text())
+    assert said.pop("storage") == ["q8"] * BLOCKS
+    note.write_text(json.dumps(said))
+    assert source_storage(file, -3) == "q8"
+    file.unlink()
+    assert load_llm(file).storage == source_storage(file, -3) == ""
 
 
 def test_tokenizer_and_template_come_along(file, cache):

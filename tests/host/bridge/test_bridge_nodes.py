@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from bridge_encoders import (
@@ -197,11 +199,48 @@ def test_each_mistake_is_one_sentence(bench):
             run()
 
 
-def test_an_encoder_with_other_weights_is_told(bench, monkeypatch):
+def test_an_llm_in_other_numbers_than_trained_on_is_told(bench, monkeypatch):
+    """As the file of before does not say what it was trained on, of it fp8 alone is told."""
+    told: list[str] = []
+    monkeypatch.setattr(bench.pack.module("host.bridge.readers"), "note", told.append)
+    plain, packed = bench.llm(), bench.llm(dtype="fp8_e4m3fn")
+    assert [clip.cond_stage_model.llm.storage for clip in (plain, packed)] == ["float", "fp8"]
+    for trained_on, clip, sentence in (
+        ("float", plain, ""),
+        ("float", packed, "is stored as fp8 here and this was trained on what it says stored as"),
+        ("q4", plain, "is stored as float here and this was trained on what it says stored as q4"),
+        ("fp8", packed, ""),
+        ("", plain, ""),
+        ("", packed, "is held in fp8 here and the bridge was trained on its states as they are"),
+    ):
+        del told[:]
+        bridge = bench.bridge("sd15", spec_of(plain, storage=trained_on), name="numbers")[1]
+        bench.clip(bridge, clip)
+        assert [sentence in note for note in told] == [True] * bool(sentence)
+
+
+@pytest.mark.parametrize("kind", ["sd15", "pixart"])
+def test_an_encoder_with_other_weights_is_told(bench, monkeypatch, kind):
+    """Of T5's shape too, which Flan-T5 has; also where the bridge is read alone."""
     told: list[str] = []
     monkeypatch.setattr(bench.pack.module("host.bridge.mixing"), "note", told.append)
-    bridge = bench.bridge("sd15")[1]
-    bench.clip(bridge, encoder=host_encoder("sd15"), strength=0.5)
-    assert told == []
-    bench.clip(bridge, encoder=host_encoder("sd15", seed=1), strength=0.5)
-    assert "is not the one that this bridge learnt from" in told[0]
+    bridge = bench.bridge(kind)[1]
+    for strength in (0.5, 1.0):
+        bench.clip(bridge, encoder=host_encoder(kind), strength=strength)
+        bench.clip(bridge, encoder=rounded(kind), strength=strength)
+        assert told == []
+    for strength in (0.5, 1.0, 0.0):  # at 0 the bridge is not read
+        bench.clip(bridge, encoder=host_encoder(kind, seed=1), strength=strength)
+    assert len(told) == 2 and told[0] == told[1]
+    assert "is not the one that this bridge learnt from" in told[0] and "\n" not in told[0]
+
+
+def rounded(kind: str):
+    """The same encoder with its weights in 16 bits."""
+    clip = copy.copy(host_encoder(kind))
+    clip.patcher = clip.patcher.clone()
+    clip.cond_stage_model = clip.patcher.model = copy.deepcopy(clip.cond_stage_model)
+    with torch.no_grad():
+        for weight in clip.cond_stage_model.parameters():
+            weight.copy_(weight.bfloat16().float())
+    return clip

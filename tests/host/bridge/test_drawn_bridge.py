@@ -35,6 +35,37 @@ def test_every_model_draws_with_its_bridge(bench, host, kind):
         assert not torch.allclose(found[0], found[1])
 
 
+def predicted(host, model, positive: list, negative: list, cfg: float) -> tuple:
+    """Of the first step: what guidance makes, and what it is made of, by each of the prompts."""
+    seen, watched = [], model.clone()
+
+    def see(given: dict):
+        names = "denoised", "cond_denoised", "uncond_denoised"
+        seen.append(tuple(given[name].clone() for name in names))
+        return given["denoised"]
+
+    watched.set_model_sampler_post_cfg_function(see)
+    drawn(host, watched, positive, negative, cfg=cfg)
+    return seen[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_guidance_is_between_what_two_prompts_of_unequal_lengths_give_alone(bench, host, kind):
+    """Neither prompt sees the other's rows, and the empty one is the encoder's own."""
+    model, own = host_model(kind), entries_of(host_encoder(kind), "")
+    clip = bench.clip(bench.bridge(kind)[1], model=model)
+    read = {text: entries_of(clip, text) for text in ("a dog", LONG, "")}
+    alone = {text: predicted(host, model, read[text], own, 1.0)[1] for text in read}
+    assert torch.equal(alone[""], predicted(host, model, own, own, 1.0)[1])
+    for positive, negative in ((LONG, "a dog"), ("a dog", LONG), (LONG, "")):
+        assert read[positive][0][0].shape != read[negative][0][0].shape
+        whole, first, second = predicted(host, model, read[positive], read[negative], 4.0)
+        assert torch.allclose(first, alone[positive], atol=1e-4)
+        assert torch.allclose(second, alone[negative], atol=1e-4)
+        assert not torch.allclose(first, second, atol=1e-3)
+        assert torch.allclose(whole, second + 4 * (first - second), atol=1e-4)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_strength_0_and_an_untrained_one_that_adds_draw_the_encoders_picture(bench, host, kind):
     own, model = host_encoder(kind), host_model(kind)

@@ -60,3 +60,5 @@ def test_weights_of_8_bits_are_run_as_they_are(bench, how):
     write_meant(copy, meant)
     clip = bench.read(host_clip(folder.name, stored, tokenizer))
     check_equal(clip, bench.ours(copy.name))
+    assert clip.cond_stage_model.llm.storage == "fp8"
+    assert bench.read(bench.theirs(bench.qwen)).cond_stage_model.llm.storage == "float"

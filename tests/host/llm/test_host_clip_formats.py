@@ -77,3 +77,5 @@ def test_states_are_those_of_the_numbers_that_the_weights_mean(bench, formats, n
     write_meant(copy, meant)
     clip = bench.read(host_clip(folder.name, stored, tokenizer))
     check_equal(clip, bench.ours(copy.name))
+    kept = {"nvfp4": "fp4", "int8_tensorwise": "int8"}.get(name, "int4" if "w4" in name else "fp8")
+    assert clip.cond_stage_model.llm.storage == kept

@@ -112,7 +112,7 @@ def test_several_llms_are_read_together(world):
     final = run(world, "both", "student", "second")
     config = load_bridge(final).bridge.config
     assert [llm.name for llm in config.llms] == ["student", "second"]
-    assert all(llm.longest_prompt > 1 for llm in config.llms)
+    assert all(llm.longest_prompt > 1 and llm.storage == "float" for llm in config.llms)
 
 
 def test_what_an_llm_itself_gives_is_found_by_ridge(world):

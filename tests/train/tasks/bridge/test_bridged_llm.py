@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -14,12 +15,14 @@ from tiny_lidit import lidit_config, save_lidit_files
 from tiny_llm import save_llm
 
 from lidit_core.branches import choose_llms, open_encoders
+from lidit_core.bridge.file import BRIDGE_KEY
 from lidit_core.bridge.teacher import write_teacher
 from lidit_core.bridged import BridgedPrompts
 from lidit_core.cli import main
 from lidit_core.cli.record import _of_llm, _teacher
 from lidit_core.errors import LiDiTError
 from lidit_core.io.recording import record
+from lidit_core.io.tensors import read_safetensors, write_safetensors
 from lidit_core.text.prompt_encoder import PromptEncoder
 from lidit_core.text.spec import LLMSpec
 from lidit_core.text.templates import find_template
@@ -102,6 +105,27 @@ def test_a_picture_is_drawn_by_a_bridge_as_by_the_llm(world, bridge, monkeypatch
     apart = np.abs(drawn["its"] - np.asarray(Image.open(out))).mean()
     assert (drawn["ours"] == drawn["named"]).all()
     assert np.abs(drawn["its"] - drawn["ours"]).mean() < 0.5 * apart
+
+
+@pytest.mark.parametrize("trained_on, said", [("float", False), ("q4", True), (None, False)])
+def test_an_llm_in_other_numbers_than_trained_on_is_told(
+    world, bridge, monkeypatch, tmp_path, caplog, trained_on, said
+):
+    """Once, when it draws, also from cached states. A file of before does not say it, and loads."""
+    monkeypatch.chdir(world)
+    tensors, metadata = read_safetensors(bridge("short"))
+    config = json.loads(metadata[BRIDGE_KEY])
+    assert config["llms"][0].pop("storage") == "float"
+    config["llms"][0] |= {"storage": trained_on} if trained_on else {}
+    other = tmp_path / "other.safetensors"
+    write_safetensors(other, tensors, {**metadata, BRIDGE_KEY: json.dumps(config)})
+    model = replace(lidit_config("teacher"), llms=(spec_of("short"),))
+    model = save_lidit_files(tmp_path / "model", model)
+    words = ["--model", str(model), "--steps", "1", "--device", "cpu", "--llm", str(other)]
+    caplog.clear()
+    assert main(["generate", TEXTS[0], *words, "--out", str(tmp_path / "x.png")]) == 0
+    told = [m for m in caplog.messages if "is stored as float here and this was trained on" in m]
+    assert len(told) == said
 
 
 def test_another_bridge_than_the_model_needs_is_told(world, bridge, monkeypatch):
