@@ -51,7 +51,7 @@ def by_block(tensors: Iterable[tuple[str, Sequence[int], str]]) -> list[str]:
     for name, shape, kind in tensors:
         if (found := BLOCK.search(name)) and len(shape) > 1:
             counts[int(found[1])][kind] += math.prod(shape)
-    return [_most(counts[block]) for block in range(max(counts, default=-1) + 1)]
+    return [_most(counts[block]) for block in sorted(counts)]  # a name may say any number
 
 
 def of_blocks(classes: Sequence[str], kept: int | None = None) -> str:
