@@ -288,3 +288,22 @@ def test_a_merge_of_two_kinds_of_llm_is_refused(host, pack, load, other):
     assert "\n" not in str(told.value)
     (same,) = merge.merge(clip, load(), 0.5)
     assert relative_error(states(same), states(clip)) < 1e-5
+
+
+def test_what_an_attention_gives_is_multiplied(host, load):
+    """By the name that the host's CLIPs have for the map behind it; merges see each map once."""
+    path = str(host.path / "comfy_extras" / "nodes_attention_multiply.py")
+    assert wait_for(host.nodes.load_custom_node(path, module_parent="comfy_extras"))
+    clip = load()
+    node, plain = host.nodes.NODE_CLASS_MAPPINGS["CLIPAttentionMultiply"], states(clip)
+    (changed,) = node.execute(clip, q=1.0, k=1.0, v=1.0, out=3.0).args
+    drawn = states(changed)
+    assert relative_error(drawn, plain) > 1e-3
+    assert torch.equal(states(clip), plain)
+    assert not [name for name in changed.get_key_patches() if "out_proj" in name]
+    other = load()
+    with torch.inference_mode():
+        for name, weight in other.cond_stage_model.named_parameters():
+            if ".o_proj." in name:
+                weight.mul_(3.0)
+    assert relative_error(drawn, states_now(other)) < 1e-5
