@@ -23,13 +23,13 @@ from ...lidit_core.llm.loading import default_dtype, expected_bytes, load_llm
 from ...lidit_core.llm.locate import locate
 from ...lidit_core.text.templates import InstructionTemplate
 from ..node_notes import note, report
-from ..weight_names import Place, name_weights
+from ..weight_names import name_weights
 from ..weight_patches import check_storage
 from .holder import LLMHolder
 from .notes import describe, describe_llm, with_notes
 from .plain_text import EMPHASIS, TEMPLATE, PlainText
 from .reader import HostCLIP, LLMSettings, PromptReader
-from .weights import FP8, move_the_rest, store_in_fp8
+from .weights import FP8, move_the_rest, names_of_attention, store_in_fp8
 
 DTYPES = ("auto", "float32", "bfloat16", "fp8_e4m3fn")
 DEVICES = ("default", "cpu")
@@ -68,15 +68,9 @@ def _prepare(patcher, settings: LLMSettings, dtype: torch.dtype) -> None:
     # All of our layers cast anyway. Told to do so again, the host takes a layer that was loaded
     # before for an offloaded one, and leaves out its LoRA when it offloads it.
     patcher.force_cast_weights = False
-    name_weights(patcher, _names_of_outputs(patcher.model))
+    name_weights(patcher, names_of_attention(patcher.model.llm.module))
     patcher.add_callback(CallbacksMP.ON_LOAD, _loaded)
     patcher.add_callback(CallbacksMP.ON_DETACH, _unloaded)
-
-
-def _names_of_outputs(holder: LLMHolder) -> dict[str, Place]:
-    """The maps behind an LLM's attentions by the name that those of the host's CLIPs have."""
-    own = [name for name in holder.state_dict() if ".self_attn.o_proj." in name]
-    return {name.replace(".o_proj.", ".out_proj."): (name, None) for name in own}
 
 
 def open_patcher(settings: LLMSettings, disable_dynamic: bool = False):
