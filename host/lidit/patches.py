@@ -81,6 +81,12 @@ def check_patches(options: Mapping[str, Any], blocks: int) -> None:
     tell_unread(options)
 
 
+def reads_tokens(options: Mapping[str, Any]) -> bool:
+    """Whether a node reads the text's tokens in its own way, without the mask of a padded row."""
+    replaced, patches = options.get("patches_replace", {}), options.get("patches", {})
+    return bool(replaced.get("attn2") or patches.get("attn2_patch"))
+
+
 def check_hypernetworks(patches: Mapping[str, Any]) -> None:
     """Refuse a hypernetwork, which would change whatever has the width of one of its parts.
 

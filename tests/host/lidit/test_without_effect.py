@@ -219,6 +219,25 @@ def test_attention_of_a_u_nets_blocks_is_refused(kit, model, block):
         kit.sample(changed, kit.prompt(seed=1))
 
 
+def test_what_replaces_the_attention_to_text_sees_no_padding(kit, model):
+    """Nor does what adds tokens to it; of two prompts in one batch the shorter is padded."""
+    from comfy.ldm.modules.attention import attention_pytorch
+
+    def again(q, k, v, extra):
+        return attention_pytorch(q, k, v, extra["n_heads"])
+
+    def more(q, k, v, extra):
+        return q, torch.cat([k, k], 1), torch.cat([v, v], 1)
+
+    replaced, doubled, prompt = model.clone(), model.clone(), kit.prompt(seed=1)
+    for index in range(model.model.model_config.config.depth):
+        replaced.set_model_attn2_replace(again, "double_block", index)
+    doubled.set_model_attn2_patch(more)
+    plain = kit.sample(model, prompt)
+    assert close(kit.sample(replaced, prompt), plain, 1e-4)
+    assert close(kit.sample(doubled, prompt), plain, 1e-4)
+
+
 @pytest.mark.parametrize("strength", ["multiply", "attn_bias"])
 def test_a_style_models_tokens_are_refused(kit, model, strength):
     """Where they are as wide as the LLM's states; others end in the node of the host itself."""
