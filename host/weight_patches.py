@@ -24,6 +24,7 @@ from .weight_names import NamedWeights
 OWNER = "lidit_owner"  # on a weight: what kind of model it belongs to
 MISFITS = "lidit_misfits"  # among a patcher's attachments: sentences on LoRAs that do not fit
 DIFFUSION_MODEL = "diffusion_model."  # before the names of its weights
+FOR_CLIPS = ("lora_te", "text_encoder", "lora_prior_te")  # before the names of a LoRA's tensors
 BYPASS = "bypass_lora"  # what the host calls the injections of a LoRA in bypass mode
 
 IDLE = (
@@ -108,12 +109,15 @@ def _beside(patches: Mapping[Any, Any], changed: Iterable[Any]) -> list[str]:
 
 
 def _unread(hook: Any, patches: Mapping[Any, Any]) -> list[str]:
-    """The tensors of a hook's LoRA that the host read nothing of; it does not log them."""
+    """The tensors of a hook's LoRA that the host read nothing of; it does not log them.
+
+    Those for a CLIP are none of them: the same hook takes effect there, too.
+    """
     file = getattr(hook, "weights", None)
     if not (getattr(hook, "need_weight_init", False) and file):
         return []
     read = [getattr(patch, "loaded_keys", ()) for patch in patches.values()]
-    return sorted(file.keys() - set().union(*read)) if any(read) else sorted(file)
+    return sorted(n for n in file.keys() - set().union(*read) if not n.startswith(FOR_CLIPS))
 
 
 def _misfits(what: str, fits: bool, misses: bool, unfit: Sequence[str]) -> list[str]:

@@ -283,6 +283,10 @@ def test_a_hook_leaves_no_note_on_the_model(kit, model, host, foreign, tmp_path,
     save_file(load_file(fits) | load_file(folder / foreign), folder / "partly.safetensors")
     kit.sample(model, hooked(folder / "partly.safetensors"))
     assert "2 tensors more, such as 'lora_unet_down_blocks_1_" in notes()[0]
+    for_clip = {"text_encoders.x.lora_up.weight": torch.ones(2, 2)}
+    save_file(load_file(fits) | for_clip, folder / "both.safetensors")
+    kit.sample(model, hooked(folder / "both.safetensors"))
+    assert not notes()
 
 
 def test_a_lora_of_a_hook_is_looked_at(kit, model, tmp_path, caplog):
