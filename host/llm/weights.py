@@ -67,12 +67,12 @@ def store_in_fp8(module: nn.Module) -> None:
 def names_of_attention(llm: nn.Module) -> dict[str, Place]:
     """An LLM's attentions by the names of a CLIP's: the map behind, and parts of one in front."""
     places: dict[str, Place] = {}
-    for name, weight in llm.state_dict(prefix="transformer.").items():
+    weights = llm.state_dict(prefix="transformer.")
+    for name, weight in weights.items():
         if ".self_attn.o_proj." in name:
             places[name.replace(".o_proj.", ".out_proj.")] = name, None
         if ".self_attn.qkv_proj." in name:
-            inner = llm.get_submodule(f"{_above(name)}.o_proj".removeprefix("transformer."))
-            queries = inner.in_features
+            queries = weights[f"{_above(name)}.o_proj.weight"].shape[1]
             rest = (len(weight) - queries) // 2
             begins = {"q": (0, queries), "k": (queries, rest), "v": (queries + rest, rest)}
             for part, (begin, length) in begins.items():
