@@ -6,9 +6,9 @@ been added to; where all shapes are the same it asks nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
@@ -16,11 +16,30 @@ import comfy.utils
 import torch
 from torch import Tensor, nn
 
-from ..lidit_core.errors import LiDiTError
+from ..lidit_core.errors import LiDiTError, shown
+from .lora_log import left_out
 from .node_notes import note
+from .weight_names import NamedWeights
 
 OWNER = "lidit_owner"  # on a weight: what kind of model it belongs to
-IDLE = "lidit_idle_lora"  # among a patcher's attachments, where a LoRA changes none of its weights
+MISFITS = "lidit_misfits"  # among a patcher's attachments: sentences on LoRAs that do not fit
+DIFFUSION_MODEL = "diffusion_model."  # before the names of its weights
+FOR_CLIPS = ("lora_te", "text_encoder", "lora_prior_te")  # before the names of a LoRA's tensors
+BYPASS = "bypass_lora"  # what the host calls the injections of a LoRA in bypass mode
+
+IDLE = (
+    "a LoRA or a merge on {what} changes none of its weights: it is for a model of another kind, "
+    "or for the CLIP alone; choose one that was trained on this, or take the node out"
+)
+PARTLY = (
+    "a LoRA or a merge on {what} changes some of its weights, and {count} tensors more, such as "
+    "{first}, fit none and have no effect: it is in part for a model of another kind, or for a "
+    "CLIP; choose one that was trained on this"
+)
+SECOND_BYPASS = (
+    "of two LoRAs in bypass mode on {what}, ComfyUI takes the second one in the place of the "
+    "first, which has no effect; load one of them with Load LoRA"
+)
 
 
 def name_owner(model: nn.Module, kind: Any) -> None:
@@ -29,11 +48,8 @@ def name_owner(model: nn.Module, kind: Any) -> None:
         setattr(weight, OWNER, kind)
 
 
-_Patcher = comfy.model_patcher.ModelPatcher if TYPE_CHECKING else object  # any of the host's kinds
-
-
-class WatchedPatches(_Patcher):
-    """What a patcher does beside the host's own: it keeps in mind a LoRA that changes nothing.
+class WatchedPatches(NamedWeights):
+    """What a patcher does beside the host's own: it keeps in mind what of a LoRA changes nothing.
 
     A node patches a clone of its own, so that each clone knows of one LoRA or merge; the host logs
     the names of what fits no weight and goes on.
@@ -41,30 +57,73 @@ class WatchedPatches(_Patcher):
 
     what = ""  # the model, as sentences call it
     fits = misses = False  # of what was added to this one
+    unfit: tuple[str, ...] = ()  # the names of what fits none of this one's weights
 
     def add_patches(self, patches: Any, *args: Any, **kwargs: Any) -> Any:
+        patches = self.by_own_names(patches)
         changed = super().add_patches(patches, *args, **kwargs)
         self.fits, self.misses = self.fits or bool(changed), self.misses or not changed
+        self.unfit = (*self.unfit, *left_out.take(), *_beside(patches, changed))
         return changed
+
+    def set_injections(self, key: str, injections: list[Any]) -> None:
+        """By these a LoRA in bypass mode takes effect, where something of it fits."""
+        if key == BYPASS and self.injections.get(key):
+            self._keep_in_mind(SECOND_BYPASS.format(what=self.what))
+        super().set_injections(key, injections)
+        self.fits = self.fits or key == BYPASS
 
     def add_hook_patches(
         self, hook: Any, patches: Any, strength_patch: float = 1.0, *args: Any, **kwargs: Any
     ) -> Any:
         """Done as a sampler begins, for the time of its run."""
         changed = super().add_hook_patches(hook, patches, strength_patch, *args, **kwargs)
-        if strength_patch and not changed:
-            _note_idle(self.what)
+        if strength_patch:
+            unfit = (*_unread(hook, patches), *_beside(patches, changed))
+            for sentence in _misfits(self.what, bool(changed), not changed, unfit):
+                note(sentence)
         return changed
 
     def clone(self, *args: Any, **kwargs: Any) -> Any:
         copied = super().clone(*args, **kwargs)
-        if self.is_idle():
-            copied.set_attachments(IDLE, True)
+        if not isinstance(copied, WatchedPatches):  # one of the host's plainer kinds
+            watch_patches(copied, self.what)
+        if told := self.misfits():
+            copied.set_attachments(MISFITS, told)
+        copied.unfit = left_out.take()  # the host reads a LoRA, and then clones what it is for
         return copied
 
-    def is_idle(self) -> bool:
-        """Whether a LoRA or a merge on this one or on one before it changes no weight."""
-        return IDLE in self.attachments or (self.misses and not self.fits)
+    def misfits(self) -> tuple[str, ...]:
+        """What is to be told of LoRAs and merges on this one and on those before it."""
+        own = _misfits(self.what, self.fits, self.misses, self.unfit)
+        return tuple(dict.fromkeys((*self.attachments.get(MISFITS, ()), *own)))
+
+    def _keep_in_mind(self, sentence: str) -> None:
+        self.set_attachments(MISFITS, (*self.attachments.get(MISFITS, ()), sentence))
+
+
+def _beside(patches: Mapping[Any, Any], changed: Iterable[Any]) -> list[str]:
+    """Weights of a diffusion model that patches are for, and that this one does not have."""
+    names = {key if isinstance(key, str) else key[0] for key in patches.keys() - set(changed)}
+    return sorted(name for name in names if name.startswith(DIFFUSION_MODEL))
+
+
+def _unread(hook: Any, patches: Mapping[Any, Any]) -> list[str]:
+    """The tensors of a hook's LoRA that the host read nothing of; it does not log them.
+
+    Those for a CLIP are none of them: the same hook takes effect there, too.
+    """
+    file = getattr(hook, "weights", None)
+    if not (getattr(hook, "need_weight_init", False) and file):
+        return []
+    read = [getattr(patch, "loaded_keys", ()) for patch in patches.values()]
+    return sorted(n for n in file.keys() - set().union(*read) if not n.startswith(FOR_CLIPS))
+
+
+def _misfits(what: str, fits: bool, misses: bool, unfit: Sequence[str]) -> list[str]:
+    if not fits and (misses or unfit):
+        return [IDLE.format(what=what)]
+    return [PARTLY.format(what=what, count=len(unfit), first=shown(unfit[0]))] if unfit else []
 
 
 @cache
@@ -73,7 +132,7 @@ def _watched(kind: type, what: str) -> type:
 
 
 def watch_patches(patcher: comfy.model_patcher.ModelPatcher, what: str) -> None:
-    """Let a patcher and its clones keep in mind a LoRA that changes no weight.
+    """Let a patcher and its clones keep in mind what of a LoRA changes no weight.
 
     Args:
         what: the model, as sentences call it.
@@ -81,17 +140,11 @@ def watch_patches(patcher: comfy.model_patcher.ModelPatcher, what: str) -> None:
     patcher.__class__ = _watched(type(patcher), what)
 
 
-def tell_idle_lora(patcher: comfy.model_patcher.ModelPatcher) -> None:
-    """Tell of a LoRA of which the model has no weight, whatever other LoRAs it has."""
-    if isinstance(patcher, WatchedPatches) and patcher.is_idle():
-        _note_idle(patcher.what)
-
-
-def _note_idle(what: str) -> None:
-    note(
-        f"a LoRA or a merge on {what} changes none of its weights: it is for a model of another "
-        "kind, or for the CLIP alone; choose one that was trained on this, or take the node out"
-    )
+def tell_misfits(patcher: comfy.model_patcher.ModelPatcher) -> None:
+    """Tell of LoRAs of which the model lacks weights, whatever other LoRAs it has."""
+    if isinstance(patcher, WatchedPatches):
+        for sentence in patcher.misfits():
+            note(sentence)
 
 
 def check_storage(dtype: torch.dtype | None, device: torch.device, choice: str) -> None:
@@ -124,7 +177,7 @@ def check_weight_patches(
     misfits, count = [], 0
     for name, (strength, given, kept, offset, _) in _patches(patcher):
         weight = comfy.utils.get_attr(patcher.model, name)
-        if not isinstance(weight, Tensor) or (strength == 0 and kept == 1):
+        if not isinstance(weight, Tensor) or strength == 0 and (kept == 1 or given == (None,)):
             continue
         if offset is not None:
             weight = weight.narrow(*offset)
@@ -147,6 +200,26 @@ def check_weight_patches(
         )
 
 
+def check_bypass(patcher: comfy.model_patcher.ModelPatcher, what: str) -> None:
+    """Refuse a LoRA in bypass mode whose parts have the shapes of another model's.
+
+    Args:
+        patcher: one that is loaded, as the host puts such a LoRA into the layers then.
+        what: the model, as sentences call it.
+    Raises:
+        LiDiTError: the layer would end in an error of PyTorch's.
+    """
+    for name, layer in patcher.model.named_modules():
+        hook = getattr(vars(layer).get("forward"), "__self__", None)
+        theirs = _shape_of(getattr(hook, "adapter", None), getattr(layer, "weight", None))
+        if theirs is not None and theirs != tuple(layer.weight.shape):
+            raise LiDiTError(
+                f"a LoRA in bypass mode changes {name} of {what} by {theirs}, and it is "
+                f"{tuple(layer.weight.shape)}: the LoRA is for another model; choose one that was "
+                "trained on this"
+            )
+
+
 def _patches(patcher: comfy.model_patcher.ModelPatcher) -> Iterator[tuple[str, tuple]]:
     """Each patch of a weight with the weight's name, those of hooks among them."""
     for patches in (patcher.patches, *patcher.hook_patches.values()):
@@ -154,8 +227,10 @@ def _patches(patcher: comfy.model_patcher.ModelPatcher) -> Iterator[tuple[str, t
             yield from ((name, patch) for patch in of_weight)
 
 
-def _shape_of(given: Any, weight: Tensor) -> tuple[int, ...] | None:
+def _shape_of(given: Any, weight: Tensor | None) -> tuple[int, ...] | None:
     """What shape a change of a weight has, (out, in) flattened as the weight; None = unknown."""
+    if weight is None:
+        return None
     if getattr(given, "name", "") == "lora":
         up, down, _, middle, _, reshaped = given.weights
         if middle is not None or reshaped is not None:

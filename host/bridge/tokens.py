@@ -11,7 +11,7 @@ from typing import Any
 
 from ...lidit_core.errors import check, listed, shown
 from ...lidit_core.text.emphasis import EmphasisedPrompt
-from ..llm.plain_text import check_options
+from ..llm.plain_text import WORD_IDS, check_options
 from ..node_notes import note
 
 TEXT = "lidit_bridge"
@@ -31,7 +31,7 @@ class BridgeText:
         pass
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **options: Any):
-        check_options(options, "a bridge")
+        check_options({**options, WORD_IDS: return_word_ids}, "a bridge")
         return BridgeTokens({TEXT: [[(text, 1.0)]]})
 
     def state_dict(self) -> dict:

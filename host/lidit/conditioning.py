@@ -176,7 +176,8 @@ def _followed(text: PromptText, c0: Tensor | None, mark: str) -> PromptText:
     raise LiDiTError(
         f"a node changed this conditioning's first tensor to {tuple(c0.shape)}, which its "
         f"{len(text.branches)} LLMs' states of {tuple(first.hidden.shape)} cannot follow; instead "
-        "of concatenating or averaging, write both into one prompt or use ConditioningCombine"
+        "of concatenating, averaging or applying a style model, write both into one prompt or use "
+        "ConditioningCombine"
     )
 
 

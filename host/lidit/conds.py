@@ -23,6 +23,7 @@ class ModelText:
 
     states: Mapping[int, LLMStates]  # by branch of the model, B rows each
     options: TextOptions
+    unpadded: bool = False  # whether a node reads all tokens, those of a padded row among them
 
     def __len__(self) -> int:
         return len(next(iter(self.states.values())))
@@ -44,7 +45,13 @@ class ModelText:
         """Whether both use every branch in the same way; one that is not there counts as plain."""
         branches = self.states.keys() | other.states.keys()
         alike = all(self.options.of(i) == other.options.of(i) for i in branches)
+        if (self.unpadded or other.unpadded) and _lengths(self) != _lengths(other):
+            return False
         return alike and self.options.fusion == other.options.fusion
+
+
+def _lengths(text: ModelText) -> dict[int, int]:
+    return {i: states.roles.shape[1] for i, states in text.states.items()}
 
 
 def joined(texts: Sequence[ModelText]) -> ModelText:

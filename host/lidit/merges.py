@@ -11,7 +11,7 @@ import comfy.model_sampling as host
 from ...lidit_core.errors import LiDiTError
 from ...lidit_core.model.config import LiDiTConfig
 from ..node_notes import note
-from ..weight_patches import check_weight_patches, tell_idle_lora
+from ..weight_patches import check_bypass, check_weight_patches, tell_misfits
 
 NAME = "this LI-DiT"  # in sentences
 
@@ -55,7 +55,8 @@ def check_lidit_weights(patcher: comfy.model_patcher.ModelPatcher) -> None:
             )
 
     check_weight_patches(patcher, NAME, merged)
-    tell_idle_lora(patcher)
+    check_bypass(patcher, NAME)
+    tell_misfits(patcher)
 
 
 def check_second(first: LiDiTConfig, second: comfy.model_patcher.ModelPatcher) -> None:

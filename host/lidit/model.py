@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,14 @@ from ...lidit_core.model.config import LatentFormat, LiDiTConfig
 from ...lidit_core.model.latents import denormalise, normalise
 from ..entries import readable
 from ..keys import HIDDEN, TEXT
+from ..weight_names import name_weights
 from ..weight_patches import check_storage, name_owner, watch_patches
 from .branches import model_text
 from .conditioning import text_of
 from .conds import CONDText
 from .diffusion import HostLiDiT, NoUNet, check_alone
 from .merges import NAME, check_lidit_weights
+from .patches import names_of_attention, reads_tokens
 from .sampling_checks import CHECKS_KEY, checked_sampling
 from .schedule import check_finite, check_prediction, model_timestep
 from .told import tell_unread
@@ -134,7 +137,14 @@ class HostModel(comfy.model_base.BaseModel):
         kind = values.get("prompt_type", "")
         read = model_text(text, self.model_config.config, kind, patched)
         tell_unread(values)
+        if reads_tokens(self._transformer_options()):
+            read = replace(read, unpadded=True)
         return {**out, TEXT: CONDText(read.to(values["device"]))}
+
+    def _transformer_options(self) -> dict[str, Any]:
+        """What nodes have set for the sampling that begins."""
+        patcher = self.current_patcher
+        return patcher.model_options.get("transformer_options", {}) if patcher else {}
 
     def process_timestep(self, timestep: Tensor, **kwargs) -> Tensor:
         """In LI-DiT's unit, whatever the schedule that a node has set counts in."""
@@ -201,6 +211,7 @@ def build_model(
     model.load_model_weights(dict(weights), **({"assign": True} if dynamic else {}))
     name_owner(model.diffusion_model, config)
     watch_patches(patcher, NAME)
+    name_weights(patcher, names_of_attention(config))
     patcher.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, CHECKS_KEY, checked_sampling)
     patcher.add_callback_with_key(CallbacksMP.ON_PRE_RUN, CHECKS_KEY, check_lidit_weights)
     return patcher

@@ -1,6 +1,7 @@
 """The patches of other nodes on the attention of LI-DiT's blocks, as the host's models offer them.
 
-A block's self-attention is the host's ``attn1``, its cross-attention to the text ``attn2``.
+A block's self-attention is the host's ``attn1``, its cross-attention to the text ``attn2``; nodes
+that multiply these find their weights by the names of a U-Net's.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from typing import Any
 from torch import Tensor
 
 from ...lidit_core.errors import LiDiTError, listed
+from ...lidit_core.model.config import LiDiTConfig
 from ..attention import attend
 from ..node_notes import note
+from ..weight_names import Place
 
 OFFERED = ("attn1_patch", "attn1_output_patch", "attn2_patch", "attn2_output_patch")
 BLOCK = "double_block"  # what nodes call a block of a DiT
@@ -29,6 +32,28 @@ UNREAD = {
     "a2v_cross_attn": "LTXVModalityGuidance cuts LTXV's picture off from its sound",
 }
 UNMOVED = {"scale": 1.0, "shift": 0.0}  # of rope_options, by how their names begin
+
+# of each attention: ours, what makes its values, and how many things with those, which are the last
+PARTS = {"attn1": ("self_attn", "qkv", 3), "attn2": ("cross_attn", "kv", 2)}
+
+
+def names_of_attention(config: LiDiTConfig) -> dict[str, Place]:
+    """The weights of the blocks' attentions by the names of a U-Net's.
+
+    Queries and keys are normed after their maps, so that their size is the gain of the norm.
+    """
+    places: dict[str, Place] = {}
+    for i in range(config.depth):
+        block = f"diffusion_model.blocks.{i}"
+        for name, (own, values, count) in PARTS.items():
+            there, ours = f"{block}.{name}", f"{block}.{own}"
+            last = (0, (count - 1) * config.width, config.width)
+            places[f"{there}.to_q.weight"] = f"{ours}.norm.query_norm.weight", None
+            places[f"{there}.to_k.weight"] = f"{ours}.norm.key_norm.weight", None
+            for kind in ("weight", "bias"):
+                places[f"{there}.to_v.{kind}"] = f"{ours}.{values}.{kind}", last
+                places[f"{there}.to_out.0.{kind}"] = f"{ours}.proj.{kind}", None
+    return places
 
 
 def check_patches(options: Mapping[str, Any], blocks: int) -> None:
@@ -54,6 +79,12 @@ def check_patches(options: Mapping[str, Any], blocks: int) -> None:
         )
     tell_lost_places(options.get("patches_replace", {}), blocks)
     tell_unread(options)
+
+
+def reads_tokens(options: Mapping[str, Any]) -> bool:
+    """Whether a node reads the text's tokens in its own way, without the mask of a padded row."""
+    replaced, patches = options.get("patches_replace", {}), options.get("patches", {})
+    return bool(replaced.get("attn2") or patches.get("attn2_patch"))
 
 
 def check_hypernetworks(patches: Mapping[str, Any]) -> None:

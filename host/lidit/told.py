@@ -16,10 +16,22 @@ from .branches import branch_of
 from .conditioning import text_of
 
 PICTURES = ("reference_latents", "unclip_conditioning", "clip_vision_output", "concat_latent_image")
+# what ComfyUI's nodes write beside those for models of other kinds: numbers, films, sound
+FOR_OTHERS = (
+    *("guidance", "noise_augmentation", "degrade_sigma", "lq_latent", "frame_rate", "fps"),
+    *("reference_latents_method", "reference_latents_text_embeds", "concat_mask_index"),
+    *("clip_vision_outputs", "clip_vision_output_ref", "camera_conditions", "context_latents"),
+    *("control_video", "face_video_pixels", "pose_video_latent", "keyframe_idxs"),
+    *("guide_attention_entries", "time_dim_concat", "time_dim_replace", "minimax_keyframes"),
+    *("minimax_refs", "reference_motion", "reference_strength", "ref_mask_28ch", "ref_mask_flag"),
+    *("driving_mask_28ch", "vace_frames", "vace_mask", "vace_strength", "audio_embed"),
+    *("audio_inject_scale", "ref_audio", "reference_audio_timbre_latents", "lyrics_strength"),
+    *("seconds_start", "seconds_total"),
+)
 
 
 def tell_unread(values: Mapping[str, Any]) -> None:
-    """Tell of pictures and masks among a conditioning's values, which only other models read.
+    """Tell of pictures, masks and more among a conditioning's values that other models read.
 
     Args:
         values: an entry's, and whether the latent has a mask: `denoise_mask`.
@@ -36,6 +48,13 @@ def tell_unread(values: Mapping[str, Any]) -> None:
             f"this conditioning holds a picture ({', '.join(found)}), and a LI-DiT reads the "
             "prompt alone; to start from a picture, encode it with the VAE as the sampler's "
             "latent, with denoise below 1"
+        )
+    others = [name for name in FOR_OTHERS if values.get(name) is not None]
+    if others and not found and mask is None:
+        note(
+            f"this conditioning holds {', '.join(others)}, which models of other kinds read and a "
+            "LI-DiT does not; take out the node that sets it (for FluxGuidance use the sampler's "
+            "cfg)"
         )
 
 

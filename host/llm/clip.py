@@ -23,12 +23,13 @@ from ...lidit_core.llm.loading import default_dtype, expected_bytes, load_llm
 from ...lidit_core.llm.locate import locate
 from ...lidit_core.text.templates import InstructionTemplate
 from ..node_notes import note, report
+from ..weight_names import name_weights
 from ..weight_patches import check_storage
 from .holder import LLMHolder
 from .notes import describe, describe_llm, with_notes
 from .plain_text import EMPHASIS, TEMPLATE, PlainText
 from .reader import HostCLIP, LLMSettings, PromptReader
-from .weights import FP8, move_the_rest, store_in_fp8
+from .weights import FP8, move_the_rest, names_of_attention, store_in_fp8
 
 DTYPES = ("auto", "float32", "bfloat16", "fp8_e4m3fn")
 DEVICES = ("default", "cpu")
@@ -67,6 +68,7 @@ def _prepare(patcher, settings: LLMSettings, dtype: torch.dtype) -> None:
     # All of our layers cast anyway. Told to do so again, the host takes a layer that was loaded
     # before for an offloaded one, and leaves out its LoRA when it offloads it.
     patcher.force_cast_weights = False
+    name_weights(patcher, names_of_attention(patcher.model.llm.module))
     patcher.add_callback(CallbacksMP.ON_LOAD, _loaded)
     patcher.add_callback(CallbacksMP.ON_DETACH, _unloaded)
 

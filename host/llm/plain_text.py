@@ -12,8 +12,9 @@ TEMPLATE = "lidit_template"  # of tokens: another template than the CLIP's own
 EMPHASIS = "lidit_emphasis"  # of tokens: whether the text is read for weights, (word:1.3)
 OURS = (TEMPLATE, EMPHASIS)
 
+WORD_IDS = "return_word_ids"  # whether the number of each token's word is asked for
 PICTURES_AND_SOUND = ("images", "image", "image_embeds", "video", "audio")
-ASIDE = ("return_word_ids", "min_length", "skip_template", "thinking")  # what changes no text
+ASIDE = ("min_length", "skip_template", "thinking")  # what changes no text
 
 
 class NoSuchTokens(LiDiTError, KeyError):
@@ -45,7 +46,7 @@ class PlainText:
         pass
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **options) -> dict:
-        check_options(options)
+        check_options({**options, WORD_IDS: return_word_ids})
         tokens = PlainTokens(lidit=[[(text, 1.0)]])
         tokens.update({name: options[name] for name in OURS if options.get(name) is not None})
         return tokens
@@ -60,8 +61,14 @@ def check_options(options: Mapping[str, Any], reader: str = "an LLM") -> None:
     Args:
         reader: what this CLIP is, for sentences.
     """
+    if options.get(WORD_IDS):
+        raise LiDiTError(
+            "this node asks the CLIP for the number of each word, as PhotoMaker does to put a "
+            f"picture in a word's place, and {reader} of the LI-DiT nodes reads text alone; encode "
+            "the prompt with LI-DiT Text Encode or CLIP Text Encode"
+        )
     for name, value in options.items():
-        if name in OURS or name in ASIDE or not _is_given(value):
+        if name == WORD_IDS or name in OURS or name in ASIDE or not _is_given(value):
             continue
         if name in PICTURES_AND_SOUND:
             raise LiDiTError(

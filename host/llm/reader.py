@@ -30,6 +30,7 @@ from ..weight_patches import check_weight_patches, name_owner
 from .memory import memory_needed
 from .notes import tell
 from .plain_text import EMPHASIS, TEMPLATE, plain_text_of
+from .weights import tell_normed
 
 TEMPLATES_KEPT = 4  # whose instruction stays computed, each a few MB
 
@@ -186,6 +187,7 @@ class PromptReader:
         patches = None
         if patcher is not None:
             check_weight_patches(patcher, self.name, self._check_merged)
+            tell_normed(patcher, self.name)
             memory = memory_needed(self.llm, self.settings.token_budget, text)
             model_management.load_models_gpu([patcher], memory_required=memory)
             patches = patcher.patches_uuid if patcher.patches else ""

@@ -190,6 +190,9 @@ def mistakes(bench) -> dict:
         "hands images to the CLIP, and a bridge": lambda: bench.clip(bridge).tokenize(
             "a", images=[torch.ones(1)]
         ),
+        "number of each word, .* and a bridge": lambda: bench.clip(bridge).tokenize(
+            "a", return_word_ids=True
+        ),
     }
 
 

@@ -21,7 +21,15 @@ OWN_POSITIVE, OWN_NEGATIVE, CHECKPOINT = "13", "14", "10"  # of a U-Net
 PARTS = ("noise", "guider", "sampler", "sigmas")  # of a sampler; ids of theirs
 LORA = "lora.safetensors"  # in models/loras, for a second LI-DiT
 HYPERNETWORK = "hypernetwork.pt"  # in models/hypernetworks, for SD1.5
-FILES = (LORA, HYPERNETWORK)  # what widgets may name; other files are a machine's own
+CONTROLNET = "controlnet.pth"  # in models/controlnet, for the U-Net that ships
+VISION = "vision.pth"  # in models/clip_vision, a CLIP ViT-L
+STYLE = "style.pth"  # in models/style_models, for SD1.5
+GLIGEN = "gligen.pth"  # in models/gligen, for SD1.5
+PHOTOMAKER = "photomaker.pth"  # in models/photomaker
+# what widgets may name; other files are a machine's own
+FILES = (LORA, HYPERNETWORK, CONTROLNET, VISION, STYLE, GLIGEN, PHOTOMAKER)
+# types that come of these files alone, which an input has only where it must
+FROM_FILES = ("CLIP_VISION", "CLIP_VISION_OUTPUT")
 STEPS = 4
 SUPPLIED = ("MODEL", "CLIP", "VAE", "CONDITIONING", "LATENT", "GUIDER", "SIGMAS")
 DOCS = Path(__file__).resolve().parents[3] / "docs"

@@ -14,6 +14,7 @@ from typing import Any
 
 from node_benches import (
     FILES,
+    FROM_FILES,
     LATENT,
     PARTS,
     SAMPLER,
@@ -146,7 +147,8 @@ class Graph:
         for socket in self.nodes.sockets(kind):
             is_widget = socket.kind in WIDGETS
             try:
-                if socket.required or (aside if is_widget else everything):
+                given = everything and socket.kind not in FROM_FILES
+                if socket.required or (aside if is_widget else given):
                     inputs[socket.name] = self.value(socket, aside and is_widget)
             except Lacking:
                 if socket.required:

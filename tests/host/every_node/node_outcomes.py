@@ -28,13 +28,6 @@ TAKEN_BACK = "What was noted here before no longer holds."
 
 # what no stock node gives without a file of other models, by type or widget
 LACKING = {
-    "CONTROL_NET": "the file of a ControlNet",
-    "control_net_name": "the file of a ControlNet",
-    "CLIP_VISION": "the file of a CLIP that reads pictures",
-    "CLIP_VISION_OUTPUT": "the file of a CLIP that reads pictures",
-    "STYLE_MODEL": "a style model of Flux",
-    "GLIGEN": "a GLIGEN file for SD1.5",
-    "PHOTOMAKER": "a PhotoMaker file for SDXL",
     "MODEL_PATCH": "a patch file for one of the models that have such",
     "LATENT_UPSCALE_MODEL": "an upscaler of another model's latents",
     "OPTICAL_FLOW": "a model of optical flow",
@@ -55,10 +48,6 @@ WHY_FAR = {
 }
 # why a node does nothing whose values were moved
 WHY_IDLE = {"VAEEncodeForInpaint": "the mask is the whole picture, and cannot grow"}
-WHY_IDLE |= dict.fromkeys(
-    ("UNetCrossAttentionMultiply", "UNetSelfAttentionMultiply", "UNetTemporalAttentionMultiply"),
-    "it multiplies weights that U-Nets alone have by these names",
-)
 TOO_SLOW = ("LoraSave" + ALL_INPUTS,)  # minutes on a CPU
 # not for an ordinary test run: compiled, or of 1024 x 1024 pixels
 SLOW = (

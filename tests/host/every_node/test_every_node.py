@@ -21,25 +21,21 @@ from node_table import HEAD, agree, read_rows, write_rows
 
 ASKED = os.environ.get("LIDIT_EVERY_NODE", "")
 TENTH = 10
-LORA_STD, HYPERNETWORK_STD = 0.01, 0.02  # of random weights, which change the picture a little
-TEXTS = (64, 768)  # widths in a hypernetwork, of the text of the checkpoint that ships and of SD1.5
 
 pytestmark = pytest.mark.skipif(not SHIPPED.exists(), reason="needs the trained weights")
 
 
 @pytest.fixture(params=["lidit", "llmdiff"])
-def trier(request, server, base):
+def trier(request, server, host, base):
     import node_benches
-    from model_kit import save_hypernetwork, save_noisy_lora
+    from node_files import save_files
     from node_graphs import Nodes
     from node_outcomes import Trier
     from workflow_kit import need_llms
 
     bench = getattr(node_benches, request.param)()
     need_llms(bench.api)
-    models = base / "models"
-    save_noisy_lora(SHIPPED, models / "loras" / node_benches.LORA, LORA_STD)
-    save_hypernetwork(models / "hypernetworks" / node_benches.HYPERNETWORK, TEXTS, HYPERNETWORK_STD)
+    save_files(base / "models", SHIPPED)
     return Trier(server, Nodes(server.get("/object_info")), bench)
 
 

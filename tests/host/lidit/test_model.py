@@ -130,7 +130,7 @@ def test_multiplied_states_have_no_effect_and_that_is_told(kit, model, caplog):
 def test_what_cannot_be_followed_is_said_and_not_lost(kit, model):
     one, other = kit.prompt(seed=1), kit.prompt(seed=2)
     joined = kit.stock("ConditioningConcat", conditioning_to=one, conditioning_from=other)
-    with pytest.raises(Exception, match="instead of concatenating or averaging"):
+    with pytest.raises(Exception, match="instead of concatenating, averaging"):
         kit.sample(model, joined)
     duo = fuse(kit, one, kit.prompt("beta", seed=3))
     with pytest.raises(Exception, match="2 LLMs' states"):

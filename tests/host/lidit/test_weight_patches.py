@@ -146,6 +146,123 @@ def test_a_lora_that_changes_no_weight_is_told(kit, model, host, foreign, notes)
         assert [told for told in notes() if "changes none of its weights" in told]
 
 
+@pytest.fixture
+def loading(host):
+    """`loading(model, "fits", BYPASS)`: what a loader of LoRAs gives, run as the host runs it."""
+    import comfy.sd
+    from comfy_execution.utils import CurrentNodeContext
+    from safetensors.torch import load_file
+
+    def load(model, name: str, mode: str = "", strength: float = 1.0):
+        if not hasattr(comfy.sd, f"load_{mode}lora_for_models"):
+            pytest.skip("this ComfyUI has no bypass mode")
+        read = getattr(comfy.sd, f"load_{mode}lora_for_models")
+        with CurrentNodeContext("prompt", f"loader {name}"):
+            lora = load_file(host.base / "models" / "loras" / f"{name}.safetensors")
+            return read(model, None, lora, strength, 0.0)[0]
+
+    return load
+
+
+@pytest.fixture
+def files(kit, host, foreign, tmp_path) -> None:
+    """LoRAs: `fits`, `foreign`, `partly` with the tensors of both, and `wide` of another width."""
+    from safetensors.torch import load_file
+
+    folder = host.base / "models" / "loras"
+    fits = load_file(folder / loras(host, "fits.safetensors", kit.checkpoint))
+    save_file(fits | load_file(folder / foreign), folder / "partly.safetensors")
+    loras(host, "wide.safetensors", save_small(tmp_path / "wide.safetensors", width=64))
+
+
+BYPASS = "bypass_"
+MODES = ["", BYPASS]
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize("mode", MODES)
+def test_a_lora_of_which_some_tensors_fit_is_told(kit, model, loading, mode, notes):
+    prompt, fits = kit.prompt(seed=1), loading(model, "fits", mode)
+    drawn = kit.sample(fits, prompt)
+    assert not close(drawn, kit.sample(model, prompt), 1e-3) and not notes()
+    partly = loading(model, "partly", mode)
+    for each in (partly, partly.clone()):
+        assert close(kit.sample(each, prompt), drawn)
+        (told,) = notes()
+        assert "2 tensors more, such as 'lora_unet_down_blocks_1_" in told
+    kit.sample(fits, prompt)
+    assert not notes()
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize("mode", MODES)
+def test_a_foreign_lora_is_told_in_both_modes(kit, model, loading, mode, notes):
+    prompt = kit.prompt(seed=1)
+    foreign = loading(model, "foreign", mode)
+    assert close(kit.sample(foreign, prompt), kit.sample(model, prompt))
+    (told,) = notes()
+    assert "changes none of its weights" in told
+    both = loading(foreign, "fits", mode)
+    assert close(kit.sample(both, prompt), kit.sample(loading(model, "fits", mode), prompt))
+    assert notes() == [told]
+
+
+@pytest.mark.usefixtures("files")
+def test_what_another_models_lora_left_out_is_not_told_of_this(kit, model, loading, notes):
+    """Of a loader before, whose LoRA was for a CLIP."""
+    import comfy.lora
+    from comfy_execution.utils import CurrentNodeContext
+
+    with CurrentNodeContext("prompt", "another loader"):
+        comfy.lora.load_lora({"lora_te1_x.alpha": torch.ones(())}, {})
+    with CurrentNodeContext("prompt", "a patching node"):
+        with_it = model.clone()
+    kit.sample(with_it, kit.prompt(seed=1))
+    assert not notes()
+
+
+@pytest.mark.usefixtures("files")
+def test_a_lora_of_another_width_is_refused_in_bypass_mode(kit, model, loading):
+    """The host computes its part beside each layer, and PyTorch cannot."""
+    errors, wide = kit.pack.module("lidit_core.errors"), loading(model, "wide", BYPASS)
+    with pytest.raises(errors.LiDiTError, match="a LoRA in bypass mode changes .* another model"):
+        kit.sample(wide, kit.prompt(seed=1))
+    fits = loading(model, "fits", BYPASS)
+    assert kit.sample(fits, kit.prompt(seed=1)).isfinite().all()
+
+
+@pytest.mark.usefixtures("files")
+def test_bypass_mode_draws_as_the_other_whatever_was_drawn_before(kit, model, loading, notes):
+    prompt = kit.prompt(seed=1)
+    for strength in (1.0, 0.3, -0.5):
+        drawn = [kit.sample(loading(model, "fits", mode, strength), prompt) for mode in MODES]
+        assert close(*drawn, 1e-4), strength
+    assert not notes()
+
+
+@pytest.mark.usefixtures("files")
+def test_a_second_lora_in_bypass_mode_is_told(kit, model, loading, notes):
+    prompt = kit.prompt(seed=1)
+    once = loading(model, "fits", BYPASS)
+    twice = loading(once, "fits", BYPASS, 0.3)
+    drawn = kit.sample(twice, prompt)
+    assert close(drawn, kit.sample(loading(model, "fits", BYPASS, 0.3), prompt))
+    assert ["takes the second one in the place of the first" in told for told in notes()] == [True]
+
+
+def test_weights_that_a_patch_names_and_a_model_lacks_are_told(kit, model, notes):
+    """Whatever node sets it; those of a CLIP, to which a loader gives the same patches, are not."""
+    changed, (own, *_) = model.clone(), model.get_key_patches("diffusion_model.")
+    weight = (torch.zeros_like(model.model_state_dict()[own]),)
+    changed.add_patches({own: weight, "diffusion_model.blocks.9.mlp.0.weight": weight})
+    kit.sample(changed, kit.prompt(seed=1))
+    assert ["such as 'diffusion_model.blocks.9" in told for told in notes()] == [True]
+    for_clip = model.clone()
+    for_clip.add_patches({own: weight, "clip_l.transformer.text_projection.weight": weight})
+    kit.sample(for_clip, kit.prompt(seed=1))
+    assert not notes()
+
+
 def test_a_hook_leaves_no_note_on_the_model(kit, model, host, foreign, tmp_path, notes):
     """The host gives a model another mark for the hooks of one run, and keeps it afterwards."""
     import comfy.hooks
@@ -163,6 +280,13 @@ def test_a_hook_leaves_no_note_on_the_model(kit, model, host, foreign, tmp_path,
     assert close(kit.sample(model, hooked(folder / foreign)), plain)
     assert "changes none of its weights" in notes()[0]
     assert close(kit.sample(model, kit.prompt(seed=1)), plain) and not notes()
+    save_file(load_file(fits) | load_file(folder / foreign), folder / "partly.safetensors")
+    kit.sample(model, hooked(folder / "partly.safetensors"))
+    assert "2 tensors more, such as 'lora_unet_down_blocks_1_" in notes()[0]
+    for_clip = {"text_encoders.x.lora_up.weight": torch.ones(2, 2)}
+    save_file(load_file(fits) | for_clip, folder / "both.safetensors")
+    kit.sample(model, hooked(folder / "both.safetensors"))
+    assert not notes()
 
 
 def test_a_lora_of_a_hook_is_looked_at(kit, model, tmp_path, caplog):

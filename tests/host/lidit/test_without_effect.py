@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from model_kit import close, empty, save_hypernetwork
 
 @pytest.fixture(scope="module", autouse=True)
 def extra_nodes(host) -> None:
-    for name in ("slg", "sd3", "context_windows", "rope", "lt", "edit_model"):
+    for name in ("slg", "sd3", "context_windows", "rope", "lt", "edit_model", "flux"):
         path = host.path / "comfy_extras" / f"nodes_{name}.py"
         if path.exists():
             loaded = host.nodes.load_custom_node(str(path), module_parent="comfy_extras")
@@ -89,9 +90,35 @@ def test_a_picture_in_a_conditioning_is_told(kit, model, caplog):
     assert "holds a picture (reference_latents), and a LI-DiT" in notes(caplog)[0]
 
 
-def test_a_controlnet_is_refused_in_a_sentence(kit, model):
+WRITTEN = re.compile(r"conditioning_set_values\(\s*\w+,\s*\{(.*?)\}", re.DOTALL)
+READ = {"area", "set_area_to_bounds", "strength", "mask", "mask_strength"}  # by the host itself
+READ |= {"start_percent", "end_percent", "prompt_type", "concat_mask"}
+
+
+def test_whatever_a_node_writes_into_a_conditioning_is_read_or_told(kit, model, caplog):
+    """By the names in the host's nodes: those of a newer host are found too."""
+    files = [kit.host.path / "nodes.py", *(kit.host.path / "comfy_extras").glob("*.py")]
+    calls = [call for file in files for call in WRITTEN.findall(file.read_text("utf-8"))]
+    names = {name for call in calls for name in re.findall(r"[\"'](\w+)[\"']\s*:", call)} - READ
+    assert {"guidance", "reference_latents", "audio_embed"} < names
+    ((c0, values),) = kit.prompt(seed=1)
+    told = kit.pack.module("host.lidit.told")
+    silent = []
+    for name in sorted(names):
+        caplog.clear()
+        told.tell_unread({**values, name: torch.ones(1)})
+        silent += [name] * (name not in caplog.text)
+    assert silent == []
+    caplog.clear()
+    guided = kit.stock_v3("FluxGuidance", conditioning=[[c0, values]], guidance=8.0)
+    assert torch.equal(kit.sample(model, guided), kit.sample(model, [[c0, values]]))
+    assert "holds guidance, which models of other kinds read" in caplog.text
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_a_controlnet_is_refused_in_a_sentence(kit, model, family):
     """It ended in the host's KeyError, as it looks for text that a LI-DiT has elsewhere."""
-    errors, (control, _) = kit.pack.module("lidit_core.errors"), controlnet("sd15")
+    errors, (control, _) = kit.pack.module("lidit_core.errors"), controlnet(family)
     guided = kit.stock(
         "ControlNetApply",
         conditioning=kit.prompt(seed=1),
@@ -146,6 +173,88 @@ def test_a_mask_that_the_sampler_is_not_given_is_told(kit, model, caplog):
     assert not notes(caplog)
     kit.sample(model, [[c0, {**values, **given}]])
     assert "switch on its noise_mask" in notes(caplog)[0]
+
+
+class Called(Exception):
+    """What a node gave a model was run."""
+
+
+def run(*args, **kwargs):
+    raise Called
+
+
+PLACE = {"name": "attn2", "block_name": "double_block", "number": 0}
+
+
+def test_whatever_a_node_may_set_on_a_model_runs_or_ends_in_a_sentence(kit, model):
+    """By each of the host's methods for it: those of a newer host are tried too."""
+    import comfy.model_patcher
+
+    errors, found = kit.pack.module("lidit_core.errors"), comfy.model_patcher.ModelPatcher
+    latent = {**empty(), "noise_mask": torch.ones(1, 4, 4)}
+    ends = {}
+    for name in [each for each in dir(found) if each.startswith("set_model_")]:
+        wanted = inspect.signature(getattr(found, name)).parameters
+        runs = [w for w in wanted if any(word in w for word in ("patch", "function", "attention"))]
+        if len(runs) != 1:  # numbers, a dtype
+            continue
+        changed = model.clone()
+        getattr(changed, name)(**{runs[0]: run}, **{w: PLACE[w] for w in wanted if w in PLACE})
+        with pytest.raises((Called, errors.LiDiTError)) as told:
+            kit.sample(changed, kit.prompt(seed=1), latent=latent)
+        ends[name] = told.type
+    assert Called in ends.values() and errors.LiDiTError in ends.values()
+    assert all(ends[f"set_model_attn{n}_{kind}"] is Called for n in "12" for kind in KINDS)
+
+
+KINDS = ("patch", "output_patch", "replace")
+
+
+@pytest.mark.parametrize("block", ["input", "middle", "output"])
+def test_attention_of_a_u_nets_blocks_is_refused(kit, model, block):
+    """As IP-Adapters replace it, which bring a picture in beside the text."""
+    errors, changed = kit.pack.module("lidit_core.errors"), model.clone()
+    changed.set_model_attn2_replace(run, block, 0, 0)
+    with pytest.raises(errors.LiDiTError, match=rf"patches attn2 at \('{block}', 0, 0\)"):
+        kit.sample(changed, kit.prompt(seed=1))
+
+
+def test_what_replaces_the_attention_to_text_sees_no_padding(kit, model):
+    """Nor does what adds tokens to it; of two prompts in one batch the shorter is padded."""
+    from comfy.ldm.modules.attention import attention_pytorch
+
+    def again(q, k, v, extra):
+        return attention_pytorch(q, k, v, extra["n_heads"])
+
+    def more(q, k, v, extra):
+        return q, torch.cat([k, k], 1), torch.cat([v, v], 1)
+
+    replaced, doubled, prompt = model.clone(), model.clone(), kit.prompt(seed=1)
+    for index in range(model.model.model_config.config.depth):
+        replaced.set_model_attn2_replace(again, "double_block", index)
+    doubled.set_model_attn2_patch(more)
+    plain = kit.sample(model, prompt)
+    assert close(kit.sample(replaced, prompt), plain, 1e-4)
+    assert close(kit.sample(doubled, prompt), plain, 1e-4)
+
+
+@pytest.mark.parametrize("strength", ["multiply", "attn_bias"])
+def test_a_style_models_tokens_are_refused(kit, model, strength):
+    """Where they are as wide as the LLM's states; others end in the node of the host itself."""
+    import comfy.clip_vision
+    import comfy.ldm.flux.redux
+    import comfy.sd
+
+    errors, prompt = kit.pack.module("lidit_core.errors"), kit.prompt(seed=1)
+    redux = comfy.ldm.flux.redux.ReduxImageEncoder(8, prompt[0][0].shape[-1], dtype=torch.float32)
+    seen = comfy.clip_vision.Output()
+    seen["last_hidden_state"] = torch.randn(1, 5, 8)
+    given = {"style_model": comfy.sd.StyleModel(redux), "clip_vision_output": seen}
+    styled = kit.stock(
+        "StyleModelApply", conditioning=prompt, strength=0.5, strength_type=strength, **given
+    )
+    with pytest.raises(errors.LiDiTError, match=r"first tensor to \(1, 14, 24\).*style model"):
+        kit.sample(model, styled)
 
 
 def test_what_replaces_a_part_of_no_name_that_we_know_is_refused(kit, model):

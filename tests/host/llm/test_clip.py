@@ -262,6 +262,12 @@ def test_a_node_that_wants_text_written_is_told_that_this_llm_only_reads(load, e
         clip.generate(clip.tokenize(PROMPT))
 
 
+def test_a_node_that_wants_words_numbered_is_told_that_this_llm_reads_text_alone(load, error):
+    """PhotoMaker's, which ended in an IndexError."""
+    with pytest.raises(error, match="number of each word, as PhotoMaker.* and an LLM"):
+        load().tokenize(PROMPT, return_word_ids=True)
+
+
 def test_the_node_tells_what_a_load_will_take_before_it(pack, load, monkeypatch):
     from comfy import model_management
 

@@ -288,3 +288,42 @@ def test_a_merge_of_two_kinds_of_llm_is_refused(host, pack, load, other):
     assert "\n" not in str(told.value)
     (same,) = merge.merge(clip, load(), 0.5)
     assert relative_error(states(same), states(clip)) < 1e-5
+
+
+@pytest.fixture
+def multiply(host):
+    """`multiply(clip, out=3.0)`: by the host's node."""
+    path = str(host.path / "comfy_extras" / "nodes_attention_multiply.py")
+    assert wait_for(host.nodes.load_custom_node(path, module_parent="comfy_extras"))
+    node, plain = host.nodes.NODE_CLASS_MAPPINGS["CLIPAttentionMultiply"], dict.fromkeys("qkv", 1.0)
+    return lambda clip, **given: node.execute(clip, **{**plain, "out": 1.0, **given}).args[0]
+
+
+MULTIPLIED = [("Llama", "out", "o_proj", False), ("Phi3", "v", "qkv_proj", True)]
+
+
+@pytest.mark.parametrize("family, part, own, last", MULTIPLIED)
+def test_attention_is_multiplied_by_the_names_of_a_clip(load, multiply, family, part, own, last):
+    """The map behind it, and where one map makes three things each of these; merges see it once."""
+    clip = load(family)
+    changed, plain = multiply(clip, **{part: 3.0}), states(clip)
+    drawn = states(changed)
+    assert relative_error(drawn, plain) > 1e-3 and torch.equal(states(clip), plain)
+    assert changed.get_key_patches().keys() == clip.cond_stage_model.state_dict().keys()
+    again = load(family)
+    other = again.cond_stage_model
+    config = other.llm.module.config
+    size = config.num_key_value_heads * config.hidden_size // config.num_attention_heads
+    with torch.inference_mode():
+        for name, weight in other.named_parameters():
+            if f".{own}." in name:
+                weight[-size if last else 0 :].mul_(3.0)
+    assert relative_error(drawn, states_now(again)) < 1e-5
+
+
+def test_what_a_norm_takes_away_of_a_multiplied_attention_is_told(load, multiply, caplog):
+    clip = load("Gemma3Text")
+    states(multiply(clip))
+    assert "a node multiplies" not in caplog.text
+    states(multiply(clip, q=3.0, out=3.0))
+    assert "multiplies o_proj and q_proj in the attention of" in caplog.text
