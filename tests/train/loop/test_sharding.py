@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from processes import together
 from tiny_adapter_training import adapter_fields, write_demo_checkpoint
+from tiny_bridge import bridge_fields, make_bridge_world
 from tiny_llm import save_llm
 from tiny_training import curve, fields, make_world, write_recipe
 
@@ -33,6 +34,10 @@ def data_of(task: str, folder: Path, **changes) -> dict:
             write_demo_checkpoint(folder / "base.safetensors")
             save_llm(folder / "llm", num_hidden_layers=2, hidden_size=16)
         return adapter_fields(folder, **changes)
+    if task == "bridge":
+        if not (folder / "bridge").exists():
+            make_bridge_world(folder / "bridge", False, "student")
+        return bridge_fields(folder / "bridge", **changes)
     return fields(folder, trains=task, **changes)
 
 
@@ -60,3 +65,35 @@ def test_divided_it_learns_and_draws_as_copies_do(world, task):
     for ours, theirs in zip(*drawn):
         a, b = (np.asarray(Image.open(path), dtype=float) for path in (ours, theirs))
         assert a.std() > 0 and np.abs(a - b).max() <= 2
+
+
+TASKS = ("all", "refiners", "lora", "adapter")
+KINDS = [(task, shard) for task in TASKS for shard in (False, True)]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("task", "shard"), [*KINDS, ("bridge", False)])  # no bridge is divided
+def test_two_processes_one_and_two_again_learn_as_two_do(world, task, shard):
+    folder, llms = world
+    compute = {"precision": "float32", "shard": shard}
+    stage = {"images": 32, "batch": 4, **({} if task == "bridge" else {"resolution": 32})}
+    rates = {"learning_rate": 1e-2, "warmup": 2, "decay": 0}
+    data = data_of(task, folder, compute=compute, optimiser=rates, stages=[stage])
+    recipe = write_recipe(folder, data, f"turns-{task}-{shard}.yaml")
+    named = task in ("all", "refiners", "lora")  # where LLMs are is told by the command
+    places = [f"--llm={k}={v}" for k, v in llms.items() if named]
+    alone = ["--set", "compute.shard=false"] if shard else []
+    runs = {"turns": ((2, 4, []), (1, 6, alone), (2, 8, [])), "straight": ((2, 8, []),)}
+    curves = []
+    for name, parts in runs.items():
+        out = folder / f"{name}-{task}-{shard}"
+        for processes, steps, more in parts:
+            words = ["train", str(recipe), "--out", str(out), "--device", "cpu", *places, *more]
+            words += ["--set", f"stages.0.images={steps * stage['batch']}"]
+            together(*[[sys.executable, "-m", "lidit_core", *words]] * processes)
+        curves.append(curve(out))
+        taken = sorted((out / "checkpoints").iterdir())[-1]
+        assert len(list(taken.glob("random-*"))) == 2
+    assert [line["step"] for line in curves[0]] == list(range(1, 9))
+    for ours, theirs in zip(*curves, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
