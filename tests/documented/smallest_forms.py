@@ -47,8 +47,8 @@ STORIES: dict[str, list[tuple[str, str]]] = {
     ],
     "bridges": [
         ("lidit record prompts.txt --model stickers-duo --llm gemma-3-270m --out recipes/", CPU),
-        ("lidit train --print-plan recipes/bridge", ""),
-        ("lidit train recipes/bridge.yaml", BRIDGE),
+        ("lidit train --print-plan recipes/bridge.yaml", ""),
+        ("lidit train recipes/bridge.yaml --out", BRIDGE),
         ('lidit generate "a red cat" --model stickers-duo --llm', ONE_STEP),
         ("lidit eval stickers-duo --llm", TWO_PROMPTS),
     ],
@@ -75,7 +75,10 @@ STORIES: dict[str, list[tuple[str, str]]] = {
             "--set data.workers=0",
         ),
         ("python -m torch.distributed.run --nproc_per_node 2 -m lidit_core train", THREE),
-        ("python -m lidit_stickers.making.train_checkpoint runs/checkpoint", "--images 64"),
+        (
+            "python -m lidit_stickers.making.train_checkpoint runs/checkpoint",
+            "--images 64 --scenes 4",
+        ),
         ("python -m lidit_stickers.making.draw_checkpoint", "--steps 1"),
     ],
 }
@@ -119,6 +122,12 @@ ELSEWHERE = {
     "lidit refiner CHECKPOINT": "tests/documented/smallest_forms.py",
     "lidit train --fields": "tests/train/test_field_list.py",
     "lidit train --print-plan recipes/LI-DiT-1B.yaml": "tests/train/test_train_command.py",
+    "lidit train --print-plan recipes/bridge-through": (
+        "tests/train/tasks/bridge/test_bridge_through.py"
+    ),
+    "lidit train --print-plan recipes/bridge-pairs": (
+        "tests/train/tasks/bridge/test_bridge_pairs.py"
+    ),
     "lidit train RECIPE --out DIR --clear-cache": "tests/train/test_checks.py",
     "lidit train RECIPE": "tests/train/test_train_command.py",
     "lidit train recipes/bridge-pairs.yaml": "tests/train/tasks/bridge/test_bridge_pairs.py",
