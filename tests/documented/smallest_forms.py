@@ -41,7 +41,7 @@ STORIES: dict[str, list[tuple[str, str]]] = {
         ("lidit eval stickers --", TWO_PROMPTS),
         ("lidit eval stickers-duo --every", TWO_PROMPTS),
         ("lidit eval stickers-sd --adapter", TWO_PROMPTS),
-        ("lidit eval MODEL --prompts newcomer", TWO_PROMPTS),
+        ("lidit eval MODEL --prompts newcomer", f"{TWO_PROMPTS} --out newcomers"),
         ("lidit blind before after", ""),
         ("python -m lidit_stickers.emphasis", f"--seeds 1 --weights 1 {CPU}"),
     ],
