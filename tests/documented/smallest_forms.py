@@ -79,7 +79,10 @@ STORIES: dict[str, list[tuple[str, str]]] = {
             "python -m lidit_stickers.making.train_checkpoint runs/checkpoint",
             "--images 64 --scenes 4",
         ),
-        ("python -m lidit_stickers.making.draw_checkpoint", "--steps 1"),
+        (
+            "python -m lidit_stickers.making.draw_checkpoint",
+            "--steps 1 --adapter lidit_core/weights/stickers-adapter.safetensors",
+        ),
     ],
 }
 
@@ -91,7 +94,7 @@ STAND_FOR = {
     "PROMPT": "a cat",
     "NAME": "stickers",
     "MODEL": "stickers",
-    "FILE": "lidit_core/weights/stickers-adapter.safetensors",
+    "FILE": "made.safetensors",
     "DIR": "made",
     "runs/stickers-vae.safetensors": "lidit_core/weights/stickers-vae.safetensors",
 }
