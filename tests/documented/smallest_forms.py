@@ -123,6 +123,7 @@ ELSEWHERE = {
     "lidit prompts": "tests/train/prompts/test_prompts.py",
     "lidit record prompts.txt --model": "tests/core/bridge/test_bridge_file.py",
     "lidit refiner CHECKPOINT": "tests/documented/smallest_forms.py",
+    "lidit stamp adapter.safetensors": "tests/core/cli/test_stamp.py",
     "lidit train --fields": "tests/train/test_field_list.py",
     "lidit train --print-plan recipes/LI-DiT-1B.yaml": "tests/train/test_train_command.py",
     "lidit train --print-plan recipes/bridge-through": (
