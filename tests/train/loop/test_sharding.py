@@ -92,6 +92,8 @@ def test_two_processes_one_and_two_again_learn_as_two_do(world, task, shard):
     stage = {"images": 32, "batch": 4, **({} if task == "bridge" else {"resolution": 32})}
     rates = {"learning_rate": 1e-2, "warmup": 2, "decay": 0}
     data = data_of(task, folder, compute=compute, optimiser=rates, stages=[stage])
+    if task == "adapter":
+        data["adapter"]["noise"] = False  # each process draws its own
     recipe = write_recipe(folder, data, f"turns-{task}-{shard}.yaml")
     named = task in ("all", "refiners", "lora")  # where LLMs are is told by the command
     places = [f"--llm={k}={v}" for k, v in llms.items() if named]
@@ -110,4 +112,4 @@ def test_two_processes_one_and_two_again_learn_as_two_do(world, task, shard):
         assert len(list(taken.glob("random-*"))) == 2
     assert [line["step"] for line in curves[0]] == list(range(1, 9))
     for ours, theirs in zip(*curves, strict=True):
-        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
