@@ -1,7 +1,8 @@
 """How each documented command is run in its smallest form, or which test runs it elsewhere.
 
-A row is for all commands that begin with its words; of several, the longest counts. The rows of a
-story are run in order in one folder, as later commands need what earlier ones have made.
+A row is for all commands that begin with its words (`a.b` is no beginning of `a.b.c`); of several
+rows the longest counts. The rows of a story are run in order in one folder, as later commands need
+what earlier ones have made.
 """
 
 from __future__ import annotations
@@ -102,10 +103,10 @@ STAND_FOR = {
 ELSEWHERE = {
     "OMP_NUM_THREADS=1 lidit ablate": "tests/stickers/ablation/test_ablation.py",
     "lidit ablate": "tests/stickers/ablation/test_ablation.py",
-    "lidit ablate --print-plan recipes/ablate-adapter": (
+    "lidit ablate --print-plan recipes/ablate-adapter.yaml": (
         "tests/stickers/ablation/test_adapters_compared.py"
     ),
-    "lidit ablate recipes/ablate-adapter": "tests/stickers/ablation/test_adapters_compared.py",
+    "lidit ablate recipes/ablate-adapter.yaml": "tests/stickers/ablation/test_adapters_compared.py",
     "lidit bias": "tests/stickers/test_bias.py",
     "lidit eval --pictures": "tests/eval/test_evaluation.py",
     "lidit eval --prompts evaluation --pictures": "tests/eval/test_evaluation.py",
@@ -126,10 +127,10 @@ ELSEWHERE = {
     "lidit stamp adapter.safetensors": "tests/core/cli/test_stamp.py",
     "lidit train --fields": "tests/train/test_field_list.py",
     "lidit train --print-plan recipes/LI-DiT-1B.yaml": "tests/train/test_train_command.py",
-    "lidit train --print-plan recipes/bridge-through": (
+    "lidit train --print-plan recipes/bridge-through.yaml": (
         "tests/train/tasks/bridge/test_bridge_through.py"
     ),
-    "lidit train --print-plan recipes/bridge-pairs": (
+    "lidit train --print-plan recipes/bridge-pairs.yaml": (
         "tests/train/tasks/bridge/test_bridge_pairs.py"
     ),
     "lidit train RECIPE --out DIR --clear-cache": "tests/train/test_checks.py",
@@ -158,6 +159,7 @@ ELSEWHERE = {
     "python -m lidit_stickers.text_gap": "tests/stickers/test_text_gap.py",
     "python -m lidit_stickers.token_places": "tests/stickers/test_token_places.py",
     "python -m lidit_stickers.training_captions": "tests/stickers/test_commands.py",
+    "python -m benchmarks.bridge": "tests/train/tasks/bridge/test_bridge_benchmark.py",
     "python -m benchmarks.suite": "tests/test_suite_times.py",
     "python -m benchmarks.throughput": "tests/train/test_throughput.py",
     "python -m benchmarks.training_step": "tests/train/test_benchmarks.py",

@@ -39,7 +39,8 @@ LLMS = ("SmolLM2-135M-Instruct", "gemma-3-270m")
 
 def row_of(command: str) -> tuple[str, str, str] | None:
     """The row with the longest beginning of a command: its words, where it is run, and how."""
-    found = [row for row in ROWS if command.startswith(row[0])]
+    begins = [row for row in ROWS if command.startswith(row[0])]
+    found = [row for row in begins if command[len(row[0]) :][:1] != "."]
     return max(found, key=lambda row: len(row[0]), default=None)
 
 
