@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -15,13 +14,10 @@ from pathlib import Path
 import pytest
 
 import lidit_core
-from lidit_core.cli import build_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-FILES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
-DOCUMENTS = [path.read_text(encoding="utf-8") for path in FILES]
 LARGEST = 40 << 20  # bytes of all tracked files
 
 IMPORT_ALL = """
@@ -116,28 +112,6 @@ def test_all_code_but_forwards_is_installed(wheel):
     wanted = {name for name in code if name.startswith(packages)} - {"lidit_core/fetch.py"}
     assert {name for name in wheel if name.endswith(".py")} == wanted
     assert {"lidit_core/llm/fetch.py", "lidit_core/cli/fetch.py"} <= wanted
-
-
-def documented_commands() -> list[list[str]]:
-    """Every `lidit …` command of the documents' code blocks, however it is started."""
-    text = "\n".join(DOCUMENTS)
-    blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    words = [
-        shlex.split(line, comments=True) for line in lines if "lidit" in line or "run.py" in line
-    ]
-    starts = (["lidit"], ["python3", "run.py"], ["python", "-m", "lidit_core"])
-    return [w[len(s) :] for w in words for s in starts if w[: len(s)] == s]
-
-
-def test_the_commands_of_the_documents_are_real():
-    commands = [
-        c for c in documented_commands() if c and c[0] not in ("test", "lint", "setup", "prove")
-    ]
-    assert ["generate", "a cat to the left of a dog"] in commands
-    for command in commands:
-        if "--help" not in command:
-            build_parser().parse_args(command)  # exits on an unknown option
 
 
 def test_the_readme_maps_every_package_folder():

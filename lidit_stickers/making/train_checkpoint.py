@@ -28,7 +28,7 @@ from lidit_core.demo.bag_of_words import BagOfWords
 from lidit_core.demo.checkpoint import DEMO_KEY, TEXT_PREFIX, DemoConfig, read_text_encoder
 from lidit_core.diffusion.objectives import noised
 from lidit_core.diffusion.times import Focus, sample_time
-from lidit_core.errors import exit_status
+from lidit_core.errors import check, exit_status
 from lidit_core.io.tensors import read_safetensors, write_safetensors
 from lidit_core.model.config import LatentFormat
 from lidit_core.model.latents import normalise
@@ -145,6 +145,10 @@ class DemoTrainer:
         self.recipe, self.bf16 = recipe, has_instructions()
         o = recipe.optimiser
         self.files = StateFiles(folder, recipe.steps, o.decay, o.schedule)
+        if (state := self.files.load()) is not None:
+            known = state.get("scenes", DemoRecipe.scenes)
+            told = f"{count} scenes are asked for, and the run in {folder} began with {known}"
+            check(count == known, f"{told}; expected as many, or another folder")
         self.source = StickerSource(Source("stickers", "en", count=count, distinct=count))
         latents = scene_latents(self.source, folder)
         self.latent = latent_format(latents)
@@ -155,7 +159,8 @@ class DemoTrainer:
         self.model.to(memory_format=torch.channels_last)
         self.optimisers = optimisers_of(self.model, recipe.optimiser)
         self.ema, self.step = EMA(self.model, recipe.optimiser.ema), 0
-        self._resume()
+        if state is not None:
+            self._resume(state)
 
     def train(self) -> DemoModel:
         """Go on to the recipe's last step; the model with its averaged weights."""
@@ -213,11 +218,9 @@ class DemoTrainer:
         optimisers = [optimiser.state_dict() for optimiser in self.optimisers]
         model, ema = self.model.state_dict(), self.ema.state_dict()
         state = {"model": model, "ema": ema, "step": self.step, "optimisers": optimisers}
-        self.files.save(state)
+        self.files.save({**state, "scenes": self.recipe.scenes})
 
-    def _resume(self) -> None:
-        if (state := self.files.load()) is None:
-            return
+    def _resume(self, state: dict) -> None:
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         for optimiser, kept in zip(self.optimisers, state["optimisers"]):
@@ -244,12 +247,19 @@ def main() -> None:
         "--images", type=int, default=DemoRecipe.images, help="to train on; more lengthen a run"
     )
     parser.add_argument(
+        "--scenes", type=int, default=DemoRecipe.scenes, help="to learn from; few for a trial"
+    )
+    parser.add_argument(
         "--start", type=Path, help="a demo checkpoint to begin with, in place of random weights"
     )
     parser.add_argument("--export", type=Path, help="write the averaged weights here at the end")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    trainer = DemoTrainer(DemoRecipe(images=options.images), options.folder, options.start)
+    for name, least in {"images": DemoRecipe.batch, "scenes": 2}.items():
+        value = getattr(options, name)
+        check(value >= least, f"--{name} is {value}; expected {least} or more")
+    recipe = DemoRecipe(images=options.images, scenes=options.scenes)
+    trainer = DemoTrainer(recipe, options.folder, options.start)
     model = trainer.train()
     if options.export:
         export(model, trainer.latent, options.export)

@@ -10,6 +10,7 @@ import torch
 from tiny_llm import save_llm
 
 from lidit_core.demo.checkpoint import TEXT_PREFIX, read_demo_checkpoint
+from lidit_core.errors import LiDiTError
 from lidit_stickers.making import train_checkpoint
 from lidit_stickers.making.request_reader import RequestReader
 from lidit_stickers.making.train_checkpoint import SIDE, DemoRecipe, DemoTrainer, export
@@ -71,6 +72,11 @@ def test_a_lengthened_run_decays_once(made, caplog):
     with caplog.at_level(logging.INFO, "lidit_train"):
         again = DemoTrainer(replace(RECIPE, images=24), folder / "longer")
     assert again.step == 6 and "no checkpoint from before it is there" in caplog.text
+
+
+def test_a_run_that_learnt_from_other_scenes_is_told(made):
+    with pytest.raises(LiDiTError, match="6 scenes are asked for, and the run in .* with 8;"):
+        DemoTrainer(replace(RECIPE, scenes=6), made[0] / "straight")
 
 
 @torch.no_grad()
