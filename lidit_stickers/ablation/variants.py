@@ -161,6 +161,11 @@ class Ablation:
     def names(self) -> tuple[str, ...]:
         return tuple(variant.name for variant in self.variants)
 
+    @property
+    def images(self) -> int:
+        """Pictures that every run learns on."""
+        return sum(stage["images"] for stage in self.fork["stages"])
+
     def llms(self, variant: Variant) -> list[str]:
         """The LLMs that a variant reads, by their names."""
         if self.adapter:
