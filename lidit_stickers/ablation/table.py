@@ -167,11 +167,12 @@ def _in_words(told: Sequence[Told]) -> Iterator[str]:
         verdict: [each.claim.says for each in theirs if each.verdict.strip("*") == verdict]
         for verdict in (CONTRADICTED, AGREED, UNSEEN)
     }
+    if not theirs:
+        return
     yield ""
     for verdict, says in found.items():
-        if theirs:
-            listed = "; ".join(says) or "none"
-            yield f"- {verdict.capitalize()}, {len(says)} of {len(theirs)}: {listed}."
+        listed = "; ".join(says) or "none"
+        yield f"- {verdict.capitalize()}, {len(says)} of {len(theirs)}: {listed}."
 
 
 def _seeds_said(by_seed: SeedVariance) -> str:

@@ -102,6 +102,13 @@ class Score:
             f"score.prompts is {self.prompts!r}; expected one of {', '.join(PROMPTS)}",
         )
         check(self.every >= 0, f"score.every is {self.every}; expected 0 or more")
+        if self.every:
+            count = len(PROMPTS[self.prompts]())
+            check(
+                self.every < count,
+                f"score.every is {self.every}, and {self.prompts} has {count} prompts; expected "
+                "less, so that there are two to compare, or 0 for none",
+            )
 
 
 @dataclass(frozen=True)

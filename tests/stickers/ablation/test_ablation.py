@@ -336,6 +336,8 @@ BAD = [
     ({"gap": {"scenes": 1}}, "gap.scenes is 1"),
     ({"gap": {"times": [0]}}, "gap.times has 0"),
     ({"score": {"prompts": "poems"}}, "score.prompts is 'poems'"),
+    ({"score": {"every": 1080}}, "score.every is 1080, and evaluation has 1080 prompts"),
+    ({"also": [{"prompts": "long", "every": 100}]}, "and long has 100 prompts"),
     ({"claims": [{"says": "x", "this": "full", "other": "y"}]}, "is on 'y'"),
     ({"claims": [{"says": "x", "this": "full", "other": "none", "paper": [1]}]}, "1 scores"),
     ({"variants": [{"name": "A b", "says": "", "reads": ["one"]}]}, "called 'A b'"),
