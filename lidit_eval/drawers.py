@@ -84,7 +84,7 @@ class AdapterDrawer:
         width, height = (side // latent.downsampling for side in self.size)
         noise = initial_noise([t.seed for t in tasks], latent.channels, height, width)
         positive, negative = (
-            Shown(texts, {0: self.reader.encode(texts).to(self.device)})
+            Shown(texts, {0: self.reader.encode_apart(texts).to(self.device)})
             for texts in (prompts, [""] * len(prompts))
         )
         settings = self.steps, self.guidance, self.mode

@@ -73,6 +73,10 @@ class PromptEncoder:
         """States (B, L, C) of the prompts, on the CPU, padded on the right to the longest."""
         return pad_states(self.encode_rows(prompts))
 
+    def encode_apart(self, prompts: Sequence[str]) -> LLMStates:
+        """As `encode`, one by one: no prompt's last bits depend on which others are asked for."""
+        return pad_states([self.encode_rows([prompt])[0] for prompt in prompts])
+
     def encode_rows(self, prompts: Sequence[str], offsets: bool = False) -> list[PromptStates]:
         """States of every prompt, unpadded, with how it was read; cached ones are not computed.
 

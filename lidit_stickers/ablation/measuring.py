@@ -15,13 +15,15 @@ from lidit_core.pipeline import load_pipeline
 from lidit_eval.command import evaluate
 from lidit_eval.report import by_prompt
 
+from ..scenes.grammar import Caption
 from ..score import PROMPTS
-from ..text_gap import Scenes, held_out_scenes, scene_errors
+from ..text_gap import held_out_scenes, scene_errors
 from .adapters import adapter_errors, score_words
 from .variants import Ablation, Score
 
 ERRORS, NEAREST, SCORED = "errors.npy", "nearest.npy", "score"
 MEASURE = "nearest"
+Prompts = Callable[[], Sequence[Caption]]
 
 
 @dataclass(frozen=True)
@@ -29,45 +31,54 @@ class Measured:
     """One run's figures, scene by scene and prompt by prompt."""
 
     errors: np.ndarray  # (times, scenes, 2) with the right caption, and with the empty prompt
-    nearest: np.ndarray  # (prompts,) in [0, 1]; none where no pictures are drawn
+    nearest: np.ndarray  # (prompts,) in [0, 1]; none where no pictures are drawn, or not yet
     also: dict[str, Measured] = field(default_factory=dict)  # of the ablation's further lists
 
     @property
     def gaps(self) -> np.ndarray:
         """(times, scenes)"""
-        return (self.errors[..., 1] - self.errors[..., 0]).astype(np.float64)
+        errors = self.errors.astype(np.float64)
+        return errors[..., 1] - errors[..., 0]
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """With what a run is measured; none of it changes a figure."""
+
+    llms: tuple[str, ...]  # ``NAME=SOURCE`` of each branch
+    device: str | None
+    cache: Path | None  # of the states of prompts, which runs share
 
 
 def measure(
-    ablation: Ablation, model: Path, folder: Path, llms: Sequence[str], device: str | None
+    ablation: Ablation, model: Path, folder: Path, by: Measuring, pictures: bool = True
 ) -> Measured:
     """Measure a model, or read what is kept in the folder.
 
     Args:
-        llms: ``NAME=SOURCE`` of each branch.
+        pictures: whether those that are not there are drawn and judged.
     """
 
     def of_list(score: Score, first: str = "") -> tuple[np.ndarray, np.ndarray]:
-        scenes = held_out_scenes(ablation.gap.scenes, PROMPTS[score.prompts]() if first else None)
+        prompts = PROMPTS[score.prompts] if first else None
         errors = _kept(
-            folder / (first + ERRORS),
-            lambda: _errors(ablation, model, scenes, llms, device).numpy(),
+            folder / (first + ERRORS), lambda: _errors(ablation, model, prompts, by).numpy()
         )
-        if not score.every:
+        nearest = folder / (first + NEAREST)
+        if not score.every or not (pictures or nearest.exists()):
             return errors, np.zeros(0)
-        drawn = folder / (first + SCORED)
-        made = functools.partial(_scores, ablation, score, model, drawn, llms, device)
-        return errors, _kept(folder / (first + NEAREST), made)
+        made = functools.partial(_scores, ablation, score, model, folder / (first + SCORED), by)
+        return errors, _kept(nearest, made)
 
     also = {s.prompts: Measured(*of_list(s, f"{s.prompts}-")) for s in ablation.also}
     return Measured(*of_list(ablation.score), also)
 
 
-def is_measured(ablation: Ablation, folder: Path) -> bool:
-    """Whether nothing is left to do."""
+def is_measured(ablation: Ablation, folder: Path, pictures: bool = True) -> bool:
+    """Whether nothing is left to do, or nothing but the pictures."""
     lists = [("", ablation.score), *((f"{s.prompts}-", s) for s in ablation.also)]
     wanted = [first + ERRORS for first, _ in lists]
-    wanted += [first + NEAREST for first, score in lists if score.every]
+    wanted += [first + NEAREST for first, score in lists if score.every and pictures]
     return all((folder / name).exists() for name in wanted)
 
 
@@ -79,26 +90,22 @@ def _kept(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
     return np.load(path)
 
 
-def _errors(
-    ablation: Ablation, model: Path, scenes: Scenes, llms: Sequence[str], device: str | None
-) -> Tensor:
+def _errors(ablation: Ablation, model: Path, prompts: Prompts | None, by: Measuring) -> Tensor:
+    """Args: prompts: another list than the evaluation's."""
+    scenes = held_out_scenes(ablation.gap.scenes, prompts() if prompts else None)
     if ablation.adapter:
-        return adapter_errors(ablation, model, scenes, llms[0], device)
-    return scene_errors(load_pipeline(str(model), llms, device), scenes, ablation.gap.times)
+        return adapter_errors(ablation, model, scenes, by.llms[0], by.device)
+    return scene_errors(
+        load_pipeline(str(model), by.llms, by.device, by.cache), scenes, ablation.gap.times
+    )
 
 
-def _scores(
-    ablation: Ablation,
-    score: Score,
-    model: Path,
-    out: Path,
-    llms: Sequence[str],
-    device: str | None,
-) -> np.ndarray:
+def _scores(ablation: Ablation, score: Score, model: Path, out: Path, by: Measuring) -> np.ndarray:
     """By `lidit eval`, which goes on where it was killed."""
     words = score_words(ablation, model) if ablation.adapter else [str(model)]
     words += ["--prompts", score.prompts, "--every", str(score.every), "--out", str(out)]
-    words += [word for llm in llms for word in ("--llm", llm)]
-    words += ["--device", device] if device else []
+    words += [word for llm in by.llms for word in ("--llm", llm)]
+    words += ["--cache", str(by.cache)] if by.cache else []
+    words += ["--device", by.device] if by.device else []
     found = by_prompt(evaluate(*words), MEASURE)
     return np.array([found[index] for index in sorted(found)])

@@ -22,14 +22,15 @@ from lidit_core.llm.locate import available
 from lidit_core.shipped import find_base, find_model
 from lidit_train.run import FINAL, train
 
-from .measuring import Measured, is_measured, measure
-from .recipes import TRUNK, fork_fields, fork_recipe, run_folder, with_cache
+from .measuring import Measured, Measuring, is_measured, measure
+from .recipes import CACHE, TRUNK, fork_fields, fork_recipe, run_folder, with_cache
 from .table import write_tables
 from .trunk import autoencoder, copy, kept
 from .variants import Ablation, Variant
 
 ASKED = "asked.json"  # what a run was asked for, so that no two are ever mixed
 LOCK = "ablating.lock"  # held by the process that has a run, or the trunk
+PROMPTS = "prompts"  # in the caches: states of what is drawn and of held-out captions
 RESUMING = ("checkpoints", "weights")  # folders of a run that only going on needs
 
 OnStep = Callable[[str, int, int], None]  # what is trained, step, steps
@@ -58,27 +59,45 @@ class Ablating:
     def run(self) -> str:
         """Do what is left to do; the table in Markdown.
 
-        Seed after seed, so that a whole table is there once the first is through. What another
-        process has in hand comes last: it is through by then, or was left.
+        Seed after seed, so that a table is there once the first is through, and the pictures, on
+        which no claim stands, after all else. What another process has in hand comes last: it is
+        through by then, or was left.
         """
         self._check_llms()
         trunk = self._trunk()
-        found: dict[tuple[str, int], Measured] = {}
         waiting: list[tuple[Variant, int]] = []
-        table = ""
-        for seed in self.ablation.seeds:
-            for variant in self.ablation.variants:
-                try:
-                    with self._alone(run_folder(self.out, variant.name, seed), wait=False):
-                        found[variant.name, seed] = self._measured(variant, seed, trunk)
-                except Timeout:
-                    waiting.append((variant, seed))
-            if not waiting:
-                table = write_tables(self.ablation, found, self.out)
+        for pictures in (False, True):
+            for seed in self.ablation.seeds:
+                for variant in self.ablation.variants:
+                    try:
+                        self._take(variant, seed, trunk, pictures, wait=False)
+                    except Timeout:
+                        waiting.append((variant, seed))
         for variant, seed in waiting:
-            with self._alone(run_folder(self.out, variant.name, seed)):
-                found[variant.name, seed] = self._measured(variant, seed, trunk)
-        return write_tables(self.ablation, found, self.out) if waiting else table
+            self._take(variant, seed, trunk)
+        return self._told_so_far(trunk)
+
+    def _take(
+        self, variant: Variant, seed: int, trunk: Path, pictures: bool = True, wait: bool = True
+    ) -> None:
+        """Do what is left of one run; whoever does the last of a seed writes the table."""
+        folder = run_folder(self.out, variant.name, seed)
+        with self._alone(folder, wait):
+            told = is_measured(self.ablation, folder, pictures)
+            self._finish(variant, seed, trunk, pictures)
+        if not told and seed in self._through(pictures):
+            self._told_so_far(trunk)
+
+    def _through(self, pictures: bool) -> list[int]:
+        """The seeds of which no run is left, whichever process had it."""
+        unfinished = {seed for _, seed in left(self.ablation, self.out, pictures)}
+        return [seed for seed in self.ablation.seeds if seed not in unfinished]
+
+    def _told_so_far(self, trunk: Path) -> str:
+        """Write the table of the seeds that are through."""
+        runs = [(v, s) for s in self._through(pictures=False) for v in self.ablation.variants]
+        found = {(v.name, seed): self._kept(v, seed, trunk) for v, seed in runs}
+        return write_tables(self.ablation, found, self._hashes(trunk), self.out)
 
     def _alone(self, folder: Path, wait: bool = True) -> FileLock:
         """What keeps other processes from a folder's run; the system lets go where one dies.
@@ -120,7 +139,14 @@ class Ablating:
             train(recipe, folder, self.device, self.llms, self._told(TRUNK, recipe.steps))
         return folder / FINAL
 
-    def _measured(self, variant: Variant, seed: int, trunk: Path) -> Measured:
+    def _kept(self, variant: Variant, seed: int, trunk: Path) -> Measured:
+        """A run that is through, but for pictures, which needs nobody's leave to be read."""
+        folder = run_folder(self.out, variant.name, seed)
+        _agree(folder, self._asked(variant, seed, trunk))
+        by = self._measuring(variant)
+        return measure(self.ablation, folder / FINAL, folder, by, pictures=False)
+
+    def _finish(self, variant: Variant, seed: int, trunk: Path, pictures: bool) -> None:
         folder = run_folder(self.out, variant.name, seed)
         _agree(folder, self._asked(variant, seed, trunk))
         model = folder / FINAL
@@ -132,39 +158,47 @@ class Ablating:
         vae = None if self.ablation.adapter else autoencoder(self.ablation, trunk)
         if vae is not None:
             copy(vae, folder)
-        names = self.ablation.llms(variant)
-        sources = [f"{name}={self.llms.get(name, name)}" for name in names]
-        found = measure(self.ablation, model, folder, sources, self.device)
+        measure(self.ablation, model, folder, self._measuring(variant), pictures)
         for name in RESUMING:
             shutil.rmtree(folder / name, ignore_errors=True)
-        return found
+
+    def _measuring(self, variant: Variant) -> Measuring:
+        names = self.ablation.llms(variant)
+        sources = tuple(f"{name}={self.llms.get(name, name)}" for name in names)
+        cache = self.out / CACHE / PROMPTS  # for all blocks of an LLM it would be too large
+        return Measuring(sources, self.device, None if self.ablation.adapter else cache)
 
     def _asked(self, variant: Variant, seed: int, trunk: Path) -> dict[str, Any]:
         """What decides a run's figures; trunk and autoencoder by what they hold."""
         fields = fork_fields(self.asked, variant, seed, "")
-        vae = autoencoder(self.ablation, trunk)
         gap, score = self.ablation.gap, self.ablation.score
         also = {"also": [[s.prompts, s.every] for s in self.ablation.also]}
         return {
             **(also if self.ablation.also else {}),
             "recipe": fields,
-            "trunk_sha256": sha256(trunk),
-            "autoencoder_sha256": sha256(vae) if vae is not None else "",
+            **self._hashes(trunk),
             "gap": [gap.scenes, list(gap.times)],
             "score": [score.prompts, score.every],
+        }
+
+    def _hashes(self, trunk: Path) -> dict[str, str]:
+        vae = autoencoder(self.ablation, trunk)
+        return {
+            "trunk_sha256": sha256(trunk),
+            "autoencoder_sha256": sha256(vae) if vae is not None else "",
         }
 
     def _told(self, what: str, steps: int) -> Callable[[int, float], None]:
         return lambda step, loss: self.on_step(what, step, steps)
 
 
-def left(ablation: Ablation, out: Path) -> list[tuple[Variant, int]]:
-    """The runs that are not yet trained and measured."""
+def left(ablation: Ablation, out: Path, pictures: bool = True) -> list[tuple[Variant, int]]:
+    """The runs that are not yet trained and measured, with their pictures or without."""
     return [
         (variant, seed)
         for seed in ablation.seeds
         for variant in ablation.variants
-        if not is_measured(ablation, run_folder(out, variant.name, seed))
+        if not is_measured(ablation, run_folder(out, variant.name, seed), pictures)
     ]
 
 

@@ -24,6 +24,8 @@ from .statistics import (
 from .variants import Ablation, Claim
 
 MARKDOWN, JSON = "ablation.md", "ablation.json"
+AGREED, CONTRADICTED = "as in the paper", "against the paper"
+UNSEEN = "not seen at this size"
 Found = Mapping[tuple[str, int], Measured]
 
 
@@ -41,22 +43,24 @@ class Told:
     def verdict(self) -> str:
         """In words, and whether the paper's order is ours."""
         if not self.corrected.holds:
-            return "not seen at this size"
+            return UNSEEN
         if not self.claim.paper:
             return "larger" if self.gap > 0 else "smaller"
         ours, theirs = self.gap > 0, self.claim.paper[0] > self.claim.paper[1]
-        return "as in the paper" if ours == theirs else "**against the paper**"
+        return AGREED if ours == theirs else f"**{CONTRADICTED}**"
 
 
 class Results:
-    """The figures of the seeds that every variant is through with."""
+    """The figures of the seeds that every variant is through with, pictures where all have them."""
 
     def __init__(self, ablation: Ablation, found: Found) -> None:
         self.ablation = ablation
         whole = [s for s in ablation.seeds if all((n, s) in found for n in ablation.names)]
         self.seeds = tuple(whole)
         self.gaps = {n: np.stack([found[n, s].gaps for s in whole]) for n in ablation.names}
-        self.nearest = {n: np.stack([found[n, s].nearest for s in whole]) for n in ablation.names}
+        drawn = [s for s in whole if all(found[n, s].nearest.size for n in ablation.names)]
+        self.drawn = tuple(drawn)
+        self.nearest = {n: np.array([found[n, s].nearest for s in drawn]) for n in ablation.names}
         self.by_seed = _pooled(self.gaps, self.mean_gaps)
         self.score_by_seed = _pooled(self.nearest, self.nearest.__getitem__)
 
@@ -66,8 +70,13 @@ class Results:
 
     @property
     def scale(self) -> float:
-        """Turns a gap into per cent of the reference's."""
-        return 100 / float(self.mean_gaps(self.ablation.reference).mean())
+        """Turns a gap into per cent of the size of the reference's; a larger gap stays larger."""
+        return 100 / abs(self.reference_gap)
+
+    @property
+    def reference_gap(self) -> float:
+        """Not above 0 where the reference does not read its text."""
+        return float(self.mean_gaps(self.ablation.reference).mean())
 
     def told(self) -> list[Told]:
         """Every claim, corrected for how many there are."""
@@ -81,8 +90,7 @@ class Results:
     def _told(self, claim: Claim, found: Difference, corrected: Corrected) -> Told:
         this, other = self.gaps[claim.this], self.gaps[claim.other]
         by_time = (this - other).mean(axis=(0, 2)) * self.scale
-        limits = sorted((corrected.low * self.scale, corrected.high * self.scale))
-        shown = Corrected(corrected.p, *limits)
+        shown = Corrected(corrected.p, corrected.low * self.scale, corrected.high * self.scale)
         return Told(claim, tuple(by_time), found.mean * self.scale, shown, self._score(claim))
 
     def _score(self, claim: Claim) -> Difference | None:
@@ -92,15 +100,20 @@ class Results:
 
 
 def _pooled(names: Mapping[str, np.ndarray], of) -> SeedVariance:
-    means = np.array([of(name).mean(axis=1) for name in names])
-    return seed_variance(means) if means.size and np.isfinite(means).all() else SeedVariance(0.0, 0)
+    if not all(rows.size for rows in names.values()):
+        return SeedVariance(0.0, 0)
+    return seed_variance(np.array([of(name).mean(axis=1) for name in names]))
 
 
-def write_tables(ablation: Ablation, found: Found, out: Path) -> str:
-    """Write ablation.md and ablation.json of the seeds that are through; the Markdown."""
+def write_tables(ablation: Ablation, found: Found, hashes: Mapping[str, str], out: Path) -> str:
+    """Write ablation.md and ablation.json of the seeds that are through; the Markdown.
+
+    Args:
+        hashes: the SHA-256 of the trunk and of the autoencoder, by their fields' names.
+    """
     results = Results(ablation, found)
-    lines = ["# Ablations", *_section(results)]
-    plain = _plain(results)
+    lines = ["# Ablations", "", _start(ablation, hashes), *_section(results)]
+    plain = {**hashes, "images": ablation.images, **_plain(results)}
     for name in (score.prompts for score in ablation.also):
         results = Results(ablation, {run: each.also[name] for run, each in found.items()})
         lines += ["", f"## Prompts: {name}", *_section(results)]
@@ -111,8 +124,18 @@ def write_tables(ablation: Ablation, found: Found, out: Path) -> str:
     return text
 
 
+def _start(ablation: Ablation, hashes: Mapping[str, str]) -> str:
+    trunk, vae = (hashes[name][:12] for name in ("trunk_sha256", "autoencoder_sha256"))
+    return (
+        f"Weights {trunk}{f', autoencoder {vae}' if vae else ''}; each variant and seed learnt "
+        f"on {ablation.images:,} pictures."
+    )
+
+
 def _section(results: Results) -> Iterator[str]:
-    yield from _claims(results, results.told())
+    told = results.told()
+    yield from _claims(results, told)
+    yield from _in_words(told)
     yield ""
     yield from _variants(results)
 
@@ -126,6 +149,8 @@ def _claims(results: Results, told: Sequence[Told]) -> Iterator[str]:
         f"`{results.ablation.reference}`; the interval is of the mean over times, at the level "
         f"that Holm's correction gives it among {len(told)} claims ({1 - LEVEL:.0%} together). "
         + _seeds_said(results.by_seed)
+        + _pictures_said(results)
+        + _reading_said(results)
     )
     yield ""
     times = [f"t = {time:g}" for time in gap.times]
@@ -135,12 +160,43 @@ def _claims(results: Results, told: Sequence[Told]) -> Iterator[str]:
         yield from _row(_cells(each))
 
 
+def _in_words(told: Sequence[Told]) -> Iterator[str]:
+    """What of the paper holds here, and what does not."""
+    theirs = [each for each in told if each.claim.paper]
+    found = {
+        verdict: [each.claim.says for each in theirs if each.verdict.strip("*") == verdict]
+        for verdict in (CONTRADICTED, AGREED, UNSEEN)
+    }
+    if not theirs:
+        return
+    yield ""
+    for verdict, says in found.items():
+        listed = "; ".join(says) or "none"
+        yield f"- {verdict.capitalize()}, {len(says)} of {len(theirs)}: {listed}."
+
+
 def _seeds_said(by_seed: SeedVariance) -> str:
     if not by_seed.freedom:
         return "One seed tells nothing of another: intervals are over scenes alone."
     return (
         "The variance that seeds bring is pooled over variants "
         f"({by_seed.freedom} degrees of freedom)."
+    )
+
+
+def _pictures_said(results: Results) -> str:
+    later = len(results.seeds) - len(results.drawn)
+    if not results.ablation.score.every or not later:
+        return ""
+    return f" The pictures of {later} seed{'s' * (later != 1)} are still to be drawn."
+
+
+def _reading_said(results: Results) -> str:
+    if results.reference_gap > 0:
+        return ""
+    return (
+        f" **`{results.ablation.reference}` does not read its text: its text gap is not above 0, "
+        "and differences are in per cent of its size.**"
     )
 
 

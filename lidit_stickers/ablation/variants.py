@@ -102,6 +102,13 @@ class Score:
             f"score.prompts is {self.prompts!r}; expected one of {', '.join(PROMPTS)}",
         )
         check(self.every >= 0, f"score.every is {self.every}; expected 0 or more")
+        if self.every:
+            count = len(PROMPTS[self.prompts]())
+            check(
+                self.every < count,
+                f"score.every is {self.every}, and {self.prompts} has {count} prompts; expected "
+                "less, so that there are two to compare, or 0 for none",
+            )
 
 
 @dataclass(frozen=True)
@@ -160,6 +167,11 @@ class Ablation:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(variant.name for variant in self.variants)
+
+    @property
+    def images(self) -> int:
+        """Pictures that every run learns on."""
+        return sum(stage["images"] for stage in self.fork["stages"])
 
     def llms(self, variant: Variant) -> list[str]:
         """The LLMs that a variant reads, by their names."""

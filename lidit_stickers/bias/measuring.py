@@ -14,6 +14,7 @@ from lidit_core.pipeline import load_pipeline
 from lidit_core.shipped import find_model
 from lidit_eval.command import evaluate
 from lidit_eval.drawing import load_picture
+from lidit_eval.record import read_record_of
 from lidit_eval.report import Judged
 
 from ..many_facts import early_prompts, late_prompts
@@ -47,6 +48,7 @@ class Measured:
     errors: np.ndarray  # (requests, 2): mean squared errors with the early words and the late
     pairs: np.ndarray  # (requests, NOISES, 4): each pair by its place; NaN where there is none
     turned: np.ndarray  # the same requests with the last pair first, by the place in their words
+    model: str = ""  # its file, with how the SHA-256 begins
 
 
 def measure(name: str, model: str, asked: Asked) -> Measured:
@@ -61,7 +63,8 @@ def measure(name: str, model: str, asked: Asked) -> Measured:
     early, late, pairs, turned = (_held(name, model, llms, which, asked) for which in lists)
     folder = asked.out / f"{name}-early"
     errors = _kept(folder / ERRORS, lambda: _errors(model, llms, asked))
-    return Measured(early, late, errors, pairs, turned)
+    drawn_by = read_record_of(folder)["model"]
+    return Measured(early, late, errors, pairs, turned, drawn_by)
 
 
 def _llms_of(model: str, given: Sequence[str]) -> list[str]:

@@ -22,6 +22,7 @@ def write_report(found: Mapping[str, Runs], out: Path) -> str:
     each, between, places = biases(found), apart(found), curves(found)
     text = "\n".join([*_biases(found, each), *_apart(between), *_places(places)]) + "\n"
     plain = {
+        "files": {name: [run.model for run in runs] for name, runs in found.items()},
         "models": {name: asdict(bias) for name, bias in each.items()},
         "differences": [asdict(one) for one in between],
         "places": {
@@ -44,6 +45,9 @@ def _biases(found: Mapping[str, Runs], each: Mapping[str, Bias]) -> Iterator[str
         "lists of coloured things in both orders; intervals of 95 % by the bootstrap over "
         "requests. Positive: what is said late is lost."
     )
+    yield ""
+    drawn_by = (f"{name}: {', '.join(r.model for r in runs)}" for name, runs in found.items())
+    yield f"Models: {'; '.join(drawn_by)}."
     yield ""
     heads = "early | late | early − late | error, late − early (×1000) | first − last"
     yield f"| model | runs | {heads} |"

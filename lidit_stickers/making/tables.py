@@ -13,10 +13,18 @@ from pathlib import Path
 from lidit_core.errors import LiDiTError
 from lidit_core.io.atomic import replacing
 
-BLOCK = re.compile(r"(<!-- scores: (\w+) -->\n).*?(<!-- end of scores -->)", re.DOTALL)
+SCORES = "scores"  # the kind of table that is drawn and judged by its own command
 
 
-def read(document: Path, tables: Sequence[str]) -> str:
+def block(kind: str) -> re.Pattern[str]:
+    """What finds each place for tables of a kind, with its beginning, its name and its end."""
+    return re.compile(rf"(<!-- {kind}: (\w+) -->\n).*?(<!-- end of {kind} -->)", re.DOTALL)
+
+
+BLOCK = block(SCORES)
+
+
+def read(document: Path, tables: Sequence[str], kind: str = SCORES) -> str:
     """The text of a document that marks places for some of the tables.
 
     Raises:
@@ -26,18 +34,34 @@ def read(document: Path, tables: Sequence[str]) -> str:
         text = document.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise LiDiTError(f"{document} cannot be read ({error}); expected a document") from error
-    marked = [name for _, name, _ in BLOCK.findall(text)]
+    marked = [name for _, name, _ in block(kind).findall(text)]
     if not marked or not set(marked) <= set(tables):
         raise LiDiTError(
-            f"{document} marks {', '.join(marked) or 'no table'}; expected `<!-- scores: NAME -->` "
-            f"and `<!-- end of scores -->`, NAME one of {', '.join(tables)}"
+            f"{document} marks {', '.join(marked) or 'no table'}; expected `<!-- {kind}: NAME -->` "
+            f"and `<!-- end of {kind} -->`, NAME one of {', '.join(tables)}"
         )
     return text
 
 
-def write(document: Path, made: Mapping[str, str]) -> None:
-    """Put tables in Markdown, by their names, in the places that a document marks, see `read`."""
-    text = read(document, tuple(made))
-    text = BLOCK.sub(lambda found: found[1] + made[found[2]] + found[3], text)
+def write(
+    document: Path, made: Mapping[str, str], kind: str = SCORES, later: Sequence[str] = ()
+) -> list[str]:
+    """Put tables in Markdown, by their names, in the places that a document marks, see `read`.
+
+    Args:
+        later: tables that are not made yet, whose places stay as they are.
+    Returns:
+        The names of the tables that were put in.
+    """
+    text, filled = read(document, (*made, *later), kind), []
+
+    def fill(found: re.Match[str]) -> str:
+        if found[2] not in made:
+            return found[0]
+        filled.append(found[2])
+        return found[1] + made[found[2]] + found[3]
+
+    text = block(kind).sub(fill, text)
     with replacing(document) as beside:
         beside.write_text(text, encoding="utf-8")
+    return filled

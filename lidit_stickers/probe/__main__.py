@@ -7,7 +7,7 @@ From the mean of a prompt's states a ridge regression tells kinds, numbers, colo
 two things stands left of the other or above it. It is fitted on captions of training, and judged
 on prompts that hold a combination which training never had, and on words that it never had.
 An LLM with random weights tells knowledge from the mere identity of tokens, and a bag of words from
-their order. --gaps puts the text gap of each variant of that name beside it.
+their order. --gaps puts the text gap of the variant that reads the same beside it.
 """
 
 from __future__ import annotations
@@ -86,14 +86,14 @@ def main(words: Sequence[str] | None = None) -> None:
         "--readings", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES)
     )
     add("--llm", action="append", default=[], metavar="NAME=LLM", help="where an LLM is; repeat")
-    add("--gaps", type=Path, metavar="FILE", help="an ablation.json with variants of these names")
+    add("--gaps", type=Path, metavar="FILE", help="the ablation.json of `lidit ablate`")
     options = parser.parse_args(words)
     check(options.captions >= 100, f"--captions is {options.captions}; expected 100 or more")
     check(options.every >= 1, f"--every is {options.every}; expected 1 or more")
     for text in options.llm:
         check("=" in text, f"--llm {text!r} names no LLM; expected NAME=SOURCE")
     sources = dict(text.split("=", 1) for text in options.llm)
-    gaps = read_gaps(options.gaps) if options.gaps else {}
+    gaps, trunk = read_gaps(options.gaps) if options.gaps else ({}, "")
     readings = [reading for reading in READINGS if reading.name in options.readings]
     found = probed(readings, options.captions, options.every, sources)
     llms = sorted({reading.llm for reading in readings if reading.llm})
@@ -101,6 +101,7 @@ def main(words: Sequence[str] | None = None) -> None:
         "captions": options.captions,
         "every": options.every,
         "llms": {llm: source_fingerprint(sources.get(llm, llm)) for llm in llms},
+        "trunk_sha256": trunk,
     }
     print(write_report(readings, found, gaps, record, options.out), end="")
 

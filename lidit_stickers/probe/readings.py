@@ -26,11 +26,12 @@ SMOLLM2, GEMMA, MINILM = "SmolLM2-135M-Instruct", "gemma-3-270m", "all-MiniLM-L6
 class Reading:
     """One way of reading a prompt; several of one LLM are read in one pass."""
 
-    name: str  # in the table, and of a variant of `lidit ablate` whose text gap stands beside it
+    name: str  # among `--readings`
     says: str
     llm: str = ""  # "" = a bag of words
     block: int = 0  # as `load_llm` has it, 0 = the embeddings
     random: bool = False  # weights
+    variant: str = ""  # of `lidit ablate` whose text gap stands beside it; "" = one of its name
 
 
 READINGS = (
@@ -39,7 +40,7 @@ READINGS = (
     Reading("embeddings", "SmolLM2, embeddings", SMOLLM2, 0),
     Reading("block-10", "SmolLM2, block 10", SMOLLM2, 10),
     Reading("block-20", "SmolLM2, block 20", SMOLLM2, 20),
-    Reading("block-minus-3", "SmolLM2, block -3", SMOLLM2, -3),
+    Reading("block-minus-3", "SmolLM2, block -3", SMOLLM2, -3, variant="plain-full"),
     Reading("last", "SmolLM2, last block", SMOLLM2, -1),
     Reading("gemma", "Gemma 3 270M, block -3", GEMMA, -3),
     Reading("minilm", "MiniLM, last block", MINILM, -1),

@@ -18,12 +18,14 @@ MARKDOWN, JSON = "probe.md", "probe.json"
 Found = Mapping[str, Mapping[str, Mapping[str, Share]]]  # reading, list of prompts, fact
 
 
-def read_gaps(path: Path) -> dict[str, float]:
-    """The mean text gap of each variant in the `ablation.json` of `lidit ablate`."""
+def read_gaps(path: Path) -> tuple[dict[str, float], str]:
+    """The mean text gap of each variant of an ablation, and the SHA-256 of what it began with."""
     try:
-        runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
-        gaps = {name: [g for by_seed in run["gaps"] for g in by_seed] for name, run in runs.items()}
-        return {name: sum(all_) / len(all_) for name, all_ in gaps.items()}
+        told = json.loads(path.read_text(encoding="utf-8"))
+        runs = told["runs"].items()
+        gaps = {name: [g for by_seed in run["gaps"] for g in by_seed] for name, run in runs}
+        means = {name: sum(all_) / len(all_) for name, all_ in gaps.items()}
+        return means, str(told.get("trunk_sha256", ""))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise LiDiTError(
             f"--gaps {path} cannot be read ({first_line(error)}); expected the ablation.json that "
@@ -48,7 +50,7 @@ def write_report(
     plain = {
         "record": dict(record),
         "readings": [
-            {**asdict(r), "found": _plain(found[r.name]), "text_gap": gaps.get(r.name)}
+            {**asdict(r), "found": _plain(found[r.name]), "text_gap": gaps.get(_variant(r))}
             for r in readings
         ],
     }
@@ -57,6 +59,10 @@ def write_report(
         with replacing(out / name) as beside:
             beside.write_text(content, encoding="utf-8")
     return text
+
+
+def _variant(reading: Reading) -> str:
+    return reading.variant or reading.name
 
 
 def _plain(found: Mapping[str, Mapping[str, Share]]) -> dict:
@@ -77,6 +83,11 @@ def _lines(
         "other or above it; each two are asked for in both orders, in the same words, of which "
         "a reading without order tells one right, and 0.5."
     )
+    yield ""
+    llms = "; ".join(f"{name} {said[:12]}" for name, said in record["llms"].items())
+    trunk = record["trunk_sha256"][:12]
+    beside = f" Text gaps are of variants that were forked from {trunk}." if trunk else ""
+    yield f"--every {record['every']}; {llms or 'no LLM'}.{beside}"
     some = found[readings[0].name]
     heads = [
         f"{fact.name}, {where}" for where in some for fact in FACTS if fact.name in some[where]
@@ -91,7 +102,8 @@ def _lines(
             for fact in FACTS
             if fact.name in by_fact
         ]
-        gap = f"{gaps[reading.name]:.5f}" if reading.name in gaps else ""
+        variant = _variant(reading)
+        gap = f"{gaps[variant]:.5f} (`{variant}`)" if variant in gaps else ""
         yield f"| {reading.says} | {' | '.join(cells)} | {gap} |"
 
 

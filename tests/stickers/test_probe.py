@@ -109,7 +109,8 @@ def test_the_command_in_its_smallest_form(tmp_path, capsys):
     for name, make in ((SMOLLM2, save_llm), (GEMMA, save_llm), (MINILM, save_encoder)):
         depth = {"num_hidden_layers": 22} if name == SMOLLM2 else {}
         llms += ["--llm", f"{name}={make(tmp_path / name, **depth)}"]
-    gaps = {"runs": {"gemma": {"gaps": [[0.25, 0.75]]}}}
+    runs = {"gemma": {"gaps": [[0.25, 0.75]]}, "plain-full": {"gaps": [[0.5], [1.0]]}}
+    gaps = {"runs": runs, "trunk_sha256": "0123456789abcdef"}
     (tmp_path / "ablation.json").write_text(json.dumps(gaps))
     told = ["--gaps", str(tmp_path / "ablation.json")]
     main(["--out", str(tmp_path / "out"), *FEW, *llms, *told])
@@ -117,7 +118,10 @@ def test_the_command_in_its_smallest_form(tmp_path, capsys):
     assert capsys.readouterr().out == report
     assert all(f"| {reading.says} |" in report for reading in READINGS)
     (gemma,) = [line for line in report.splitlines() if "Gemma" in line]
-    assert gemma.endswith("| 0.50000 |")
+    assert gemma.endswith("| 0.50000 (`gemma`) |")
+    (block,) = [line for line in report.splitlines() if "SmolLM2, block -3" in line]
+    assert block.endswith("| 0.75000 (`plain-full`) |")
+    assert "forked from 0123456789ab." in report
     made = json.loads((tmp_path / "out" / "probe.json").read_text())
     words = made["readings"][0]["found"]["held-out combinations"]["kinds"]
     assert words["count"] == 18 and made["record"]["llms"][MINILM]

@@ -22,6 +22,8 @@ from tiny_llm import save_llm
 
 from lidit_core.cli import main
 from lidit_core.errors import LiDiTError
+from lidit_core.io.hashes import sha256
+from lidit_stickers.ablation import running
 from lidit_stickers.ablation.recipes import fork_recipe
 from lidit_stickers.ablation.running import LOCK, left
 from lidit_stickers.ablation.variants import Ablation, read_ablation
@@ -106,7 +108,7 @@ def whole(world, tmp_path_factory) -> Path:
 
 
 @pytest.mark.font
-def test_every_variant_is_trained_measured_and_told(whole):
+def test_every_variant_is_trained_measured_and_told(world, whole):
     told = json.loads((whole / "ablation.json").read_text())
     assert told["seeds"] == [0, 1] and set(told["runs"]) == {"full", "none", "both"}
     for run in told["runs"].values():
@@ -114,9 +116,12 @@ def test_every_variant_is_trained_measured_and_told(whole):
     gaps = {name: np.array(run["gaps"]) for name, run in told["runs"].items()}
     assert np.abs(gaps["full"] - gaps["none"]).max() > 0
     assert np.abs(gaps["full"][0] - gaps["full"][1]).max() > 0  # a seed is another run
-    by_hand = 100 * (gaps["full"] - gaps["none"]).mean() / gaps["full"].mean()
+    by_hand = 100 * (gaps["full"] - gaps["none"]).mean() / abs(gaps["full"].mean())
     assert told["claims"][0]["gap"] == pytest.approx(by_hand, rel=1e-6)
     table = (whole / "ablation.md").read_text()
+    trunk = sha256(world / "model.safetensors")
+    assert told["trunk_sha256"] == trunk and f"Weights {trunk[:12]}, autoencoder" in table
+    assert "learnt on 9 pictures" in table and ", 1 of 1: it helps." in table
     assert "| Table 2 | it helps | full | none | 2 against 1 |" in table
     assert "2 degrees of freedom" in table
     assert not list(whole.rglob("checkpoints"))
@@ -140,6 +145,28 @@ def test_two_processes_share_the_runs(world, whole, tmp_path):
 
 
 class Killed(Exception): ...
+
+
+@pytest.mark.font
+def test_a_seeds_table_is_there_whoever_had_its_runs(world, whole, tmp_path, monkeypatch):
+    """Two processes have each a part of the runs; the table waits for no later seed."""
+    file, out = written(tmp_path, tiny(world)), tmp_path / "out"
+    for name in ("full-0", "both-0"):
+        shutil.copytree(whole / "runs" / name, out / "runs" / name)
+    original = running.train
+
+    def only_the_first_seed(recipe, *args, **kwargs):
+        if recipe.seed:
+            raise Killed
+        return original(recipe, *args, **kwargs)
+
+    monkeypatch.setattr(running, "train", only_the_first_seed)
+    with FileLock(out / "runs" / "both-0" / LOCK), pytest.raises(Killed):
+        ablate(world, file, "--out", str(out))
+    told, expected = (json.loads((o / "ablation.json").read_text()) for o in (out, whole))
+    assert told["seeds"] == [0] and told["trunk_sha256"] == expected["trunk_sha256"]
+    for name, run in told["runs"].items():
+        assert run["gaps"] == expected["runs"][name]["gaps"][:1]
 
 
 @pytest.mark.font
@@ -309,6 +336,8 @@ BAD = [
     ({"gap": {"scenes": 1}}, "gap.scenes is 1"),
     ({"gap": {"times": [0]}}, "gap.times has 0"),
     ({"score": {"prompts": "poems"}}, "score.prompts is 'poems'"),
+    ({"score": {"every": 1080}}, "score.every is 1080, and evaluation has 1080 prompts"),
+    ({"also": [{"prompts": "long", "every": 100}]}, "and long has 100 prompts"),
     ({"claims": [{"says": "x", "this": "full", "other": "y"}]}, "is on 'y'"),
     ({"claims": [{"says": "x", "this": "full", "other": "none", "paper": [1]}]}, "1 scores"),
     ({"variants": [{"name": "A b", "says": "", "reads": ["one"]}]}, "called 'A b'"),

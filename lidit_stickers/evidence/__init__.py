@@ -1,0 +1,1 @@
+"""What ablations, bias and probes found, written into the documents."""
