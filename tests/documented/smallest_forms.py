@@ -146,6 +146,7 @@ ELSEWHERE = {
     "python -m lidit_core": "tests/core/cli/test_cli.py",
     "python -m lidit_stickers.ceiling": "tests/stickers/test_commands.py",
     "python -m lidit_stickers.compare": "tests/stickers/test_compare.py",
+    "python -m lidit_stickers.evidence": "tests/stickers/ablation/test_evidence.py",
     "python -m lidit_stickers.making.adapter_scores": "tests/stickers/making/test_scores.py",
     "python -m lidit_stickers.making.scores": "tests/stickers/making/test_scores.py",
     "python -m lidit_stickers.making.strip": "tests/stickers/making/test_scores.py",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -112,31 +111,6 @@ def test_a_run_writes_an_adapter_that_loads_and_draws_its_grid(world):
     assert len(curve(world / "whole")) == 8
     lines = (world / "whole" / "log.jsonl").read_text().splitlines()
     assert all(json.loads(line)["langevin noise"] > 0 for line in lines)
-
-
-def test_an_adapter_begins_with_another_one(world):
-    had = run_adapter(world, "had")
-    path = str(world / "had" / "final.safetensors")
-    trainer, _ = trainer_of(world, "from", adapter={"start": path})
-    begun = trainer.learner.adapter.state_dict()
-    assert all(torch.equal(begun[k], had[k]) for k in had)
-
-
-@pytest.mark.parametrize(
-    "changes, said",
-    [
-        ({"form": "last"}, "form is direct in it and last in the recipe"),
-        ({"modes": ["add"]}, "modes is ('replace', 'add') in it and ('add',) in the recipe"),
-        ({"start": "nowhere.safetensors"}, "adapter.start=nowhere.safetensors is no file"),
-        ({"start": "base.safetensors"}, "base.safetensors"),
-    ],
-)
-def test_an_adapter_that_does_not_fit_is_not_begun_with(world, changes, said, monkeypatch):
-    run_adapter(world, "had")
-    monkeypatch.chdir(world)
-    recipe = adapter_recipe(world, adapter={"start": "had/final.safetensors", **changes})
-    with pytest.raises(LiDiTError, match=re.escape(said)):
-        train(recipe, world / "refused", "cpu", None)
 
 
 def test_an_interrupted_run_goes_on_to_the_same_bits_though_noise_is_drawn(world):
