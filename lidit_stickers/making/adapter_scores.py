@@ -9,21 +9,18 @@ marks the table's place as `adapter` (lidit_stickers.making.tables).
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 from lidit_core.demo.checkpoint import SHIPPED
-from lidit_core.errors import check, exit_status
+from lidit_core.errors import exit_status
 from lidit_core.io.hashes import sha256
 from lidit_core.paths import SHIPPED_WEIGHTS
 from lidit_eval.command import evaluate
 from lidit_eval.pairs import compare
 from lidit_eval.report import Judged, scores_of
 
-from ..evaluation import PER_CATEGORY
-from .tables import read, write
+from .tables import options_of, write
 
 COMMAND = (
     "python -m lidit_stickers.making.adapter_scores --out runs/adapter-scores "
@@ -79,20 +76,7 @@ def _gain(title: str, this: Sequence[Judged], base: Sequence[Judged]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the evaluations")
-    parser.add_argument("--write", type=Path, nargs="*", default=[], help="documents to write in")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="only every Nth prompt")
-    options = parser.parse_args(arguments)
-    check(
-        1 <= options.every <= PER_CATEGORY,
-        f"--every is {options.every}; expected 1 to {PER_CATEGORY}, so that every category has a "
-        "prompt",
-    )
-    for document in options.write:
-        read(document, (TABLE,))  # drawing takes long: a mistake is told before
+    options = options_of(__doc__, (TABLE,), arguments)
     out, every = options.out / "-".join(hashes()), ["--every", str(options.every)]
     model = [SHIPPED.removesuffix(".safetensors"), "--adapter", str(SHIPPED_WEIGHTS / ADAPTER)]
     judged = {

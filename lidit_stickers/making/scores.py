@@ -9,21 +9,19 @@ the tables' places (lidit_stickers.making.tables).
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lidit_core.checkpoints.lidit import read_config
-from lidit_core.errors import check, exit_status
+from lidit_core.errors import exit_status
 from lidit_core.io.hashes import sha256
 from lidit_core.shipped import find_model, find_vae
 from lidit_eval.command import evaluate
 from lidit_eval.report import Judged, Score, scores_of
 
-from ..evaluation import PER_CATEGORY
-from .tables import read, write
+from .tables import options_of, write
 
 COMMAND = (
     "python -m lidit_stickers.making.scores --out runs/scores --write README.md docs/results.md"
@@ -136,20 +134,7 @@ def _interval(score: Score) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the evaluations")
-    parser.add_argument("--write", type=Path, nargs="*", default=[], help="documents with tables")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="only every Nth prompt")
-    options = parser.parse_args(arguments)
-    check(
-        1 <= options.every <= PER_CATEGORY,
-        f"--every is {options.every}; expected 1 to {PER_CATEGORY}, so that every category has a "
-        "prompt",
-    )
-    for document in options.write:
-        read(document, TABLES)  # drawing takes hours: a mistake is told before
+    options = options_of(__doc__, TABLES, arguments)
     out = options.out / sha256(find_model("stickers")[0])[:12]
     judged: dict[PromptList, Sequence[Judged]]
     judged = {each: evaluate(*each.words(out, options.every)) for each in LISTS}

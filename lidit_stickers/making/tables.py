@@ -6,12 +6,15 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lidit_core.errors import LiDiTError
+from lidit_core.errors import LiDiTError, check
 from lidit_core.io.atomic import replacing
+
+from ..evaluation import PER_CATEGORY
 
 SCORES = "scores"  # the kind of table that is drawn and judged by its own command
 
@@ -22,6 +25,31 @@ def block(kind: str) -> re.Pattern[str]:
 
 
 BLOCK = block(SCORES)
+
+
+def options_of(
+    description: str | None, tables: Sequence[str], arguments: Sequence[str] | None
+) -> argparse.Namespace:
+    """Options of a command that draws, judges and writes tables: `out`, `write` and `every`.
+
+    Raises:
+        LiDiTError: a number or a document is wrong, which is told before anything is drawn.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the evaluations")
+    parser.add_argument("--write", type=Path, nargs="*", default=[], help="documents with tables")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="only every Nth prompt")
+    options = parser.parse_args(arguments)
+    check(
+        1 <= options.every <= PER_CATEGORY,
+        f"--every is {options.every}; expected 1 to {PER_CATEGORY}, so that every category has a "
+        "prompt",
+    )
+    for document in options.write:
+        read(document, tables)
+    return options
 
 
 def read(document: Path, tables: Sequence[str], kind: str = SCORES) -> str:
