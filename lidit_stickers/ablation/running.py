@@ -80,11 +80,18 @@ class Ablating:
     def _take(
         self, variant: Variant, seed: int, trunk: Path, pictures: bool = True, wait: bool = True
     ) -> None:
-        """Do what is left of one run; whoever does the last of a seed writes the table."""
+        """Do what is left of one run; whoever does the last of a seed writes the table.
+
+        Of a run that is measured nothing but its figures is needed: they may come from elsewhere.
+        """
         folder = run_folder(self.out, variant.name, seed)
         with self._alone(folder, wait):
+            _agree(folder, self._asked(variant, seed, trunk))
             told = is_measured(self.ablation, folder, pictures)
-            self._finish(variant, seed, trunk, pictures)
+            if not told:
+                self._finish(variant, seed, trunk, pictures)
+            for name in RESUMING:
+                shutil.rmtree(folder / name, ignore_errors=True)
         if not told and seed in self._through(pictures):
             self._told_so_far(trunk)
 
@@ -148,7 +155,6 @@ class Ablating:
 
     def _finish(self, variant: Variant, seed: int, trunk: Path, pictures: bool) -> None:
         folder = run_folder(self.out, variant.name, seed)
-        _agree(folder, self._asked(variant, seed, trunk))
         model = folder / FINAL
         if not model.exists():
             recipe = fork_recipe(self.ablation, variant, seed, str(trunk), self.out, self.llms)
@@ -159,8 +165,6 @@ class Ablating:
         if vae is not None:
             copy(vae, folder)
         measure(self.ablation, model, folder, self._measuring(variant), pictures)
-        for name in RESUMING:
-            shutil.rmtree(folder / name, ignore_errors=True)
 
     def _measuring(self, variant: Variant) -> Measuring:
         names = self.ablation.llms(variant)

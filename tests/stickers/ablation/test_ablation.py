@@ -187,6 +187,19 @@ def test_killed_anywhere_it_goes_on_and_two_runs_give_the_same_numbers(
     assert {path: path.stat().st_mtime_ns for path in before} == before  # nothing is done again
 
 
+@pytest.mark.font
+def test_a_run_whose_figures_alone_are_there_is_not_done_again(world, whole, tmp_path):
+    """On a new machine, or where the models took too much room."""
+    file, out = written(tmp_path, tiny(world)), tmp_path / "out"
+    for run in (whole / "runs").iterdir():
+        (out / "runs" / run.name).mkdir(parents=True)
+        for name in ("asked.json", "errors.npy", "nearest.npy"):
+            shutil.copy2(run / name, out / "runs" / run.name / name)
+    assert ablate(world, file, "--out", str(out)) == 0
+    assert (out / "ablation.md").read_text() == (whole / "ablation.md").read_text()
+    assert not list(out.rglob("final.safetensors"))
+
+
 def _break(patch: pytest.MonkeyPatch, moment: str) -> None:
     """Raise in the second run, at its third step or verdict, or before its errors are kept."""
     calls, limit = [0], {"training": 5, "errors": 2, "score": 5}[moment]
