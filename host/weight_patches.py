@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..lidit_core.errors import LiDiTError, shown
 from .lora_log import left_out
 from .node_notes import note
+from .sliders import idle_sliders
 from .weight_names import NamedWeights
 
 OWNER = "lidit_owner"  # on a weight: what kind of model it belongs to
@@ -61,6 +62,8 @@ class WatchedPatches(NamedWeights):
 
     def add_patches(self, patches: Any, *args: Any, **kwargs: Any) -> Any:
         patches = self.by_own_names(patches)
+        if not self.fits and (told := idle_sliders(self._own_names(), self.what)):
+            self._keep_in_mind(told)  # a merge adds its weights one by one
         changed = super().add_patches(patches, *args, **kwargs)
         self.fits, self.misses = self.fits or bool(changed), self.misses or not changed
         self.unfit = (*self.unfit, *left_out.take(), *_beside(patches, changed))
@@ -97,6 +100,10 @@ class WatchedPatches(NamedWeights):
         """What is to be told of LoRAs and merges on this one and on those before it."""
         own = _misfits(self.what, self.fits, self.misses, self.unfit)
         return tuple(dict.fromkeys((*self.attachments.get(MISFITS, ()), *own)))
+
+    def _own_names(self) -> list[str]:
+        """Of the diffusion model's weights, without what stands before all of them."""
+        return [name.removeprefix(DIFFUSION_MODEL) for name in self.model.state_dict()]
 
     def _keep_in_mind(self, sentence: str) -> None:
         self.set_attachments(MISFITS, (*self.attachments.get(MISFITS, ()), sentence))

@@ -94,6 +94,19 @@ def test_a_weight_of_0_is_told_where_it_is_set(server):
     assert f"; left out: {LLMS[1]}" in texts["LiDiTSampler"]
 
 
+@pytest.mark.parametrize("middle, said", [(0.5, False), (1.0, True)])
+def test_sliders_that_name_no_part_of_a_model_are_told(server, api, middle, said):
+    """ComfyUI takes a merge's first slider for weights whose names begin with none of them."""
+    loader = node_of(api, "LiDiTModelLoader")
+    sliders = {"input": 0.5, "middle": middle, "out": 0.5}
+    models = {"model1": [loader, 0], "model2": [loader, 0]}
+    api["merged"] = {"class_type": "ModelMergeBlocks", "inputs": models | sliders}
+    api[node_of(api, "LiDiTSampler")]["inputs"]["model"] = ["merged", 0]
+    text = told(server, api, "LiDiTSampler")
+    assert ("middle=1 name no part of this LI-DiT" in text) == said
+    assert ("input=0.5 holds in their place" in text) == said
+
+
 def test_llmdiff_encode_tells_its_tokens(server):
     api = graph("llmdiff")
     need_llms(api)

@@ -1,0 +1,56 @@
+"""Sliders of a merging node that name no weights of a model, for which another slider holds.
+
+ModelMergeBlocks and its relatives have a slider for each part of some kind of model, and take the
+first one where a weight's name begins with none of theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from comfy_execution.utils import get_executing_context
+
+MERGES = "ModelMerge"  # the beginning of those nodes' names
+
+IDLE = (
+    "{node} has sliders for another kind of model: {idle} name no part of {what} and have no "
+    "effect, and {first} holds in their place; merge with ModelMergeSimple"
+)
+
+
+def idle_sliders(weights: Collection[str], what: str) -> str:
+    """The sentence on a merging node that runs; "" = it does what its sliders say.
+
+    Args:
+        weights: the names of the model's, without what stands before all of them.
+        what: the model, as sentences call it.
+    """
+    node = _running_node()
+    kind, inputs = str(node.get("class_type", "")), node.get("inputs", {})
+    set_here = {name: value for name, value in inputs.items() if isinstance(value, (int, float))}
+    if not kind.startswith(MERGES) or len(set_here) < 2:
+        return ""
+    first, *rest = set_here
+    idle = [
+        f"{name}={set_here[name]:g}"
+        for name in rest
+        if set_here[name] != set_here[first]
+        and not any(weight.startswith(name) for weight in weights)
+    ]
+    if not idle:
+        return ""
+    more = f" and {len(idle) - 3} more" if len(idle) > 3 else ""
+    shown, held = ", ".join(idle[:3]) + more, f"{first}={set_here[first]:g}"
+    return IDLE.format(node=kind, idle=shown, what=what, first=held)
+
+
+def _running_node() -> Mapping[str, Any]:
+    """The node that the host executes, as it was queued; empty where a script calls."""
+    from server import PromptServer  # the host's; scripts that only load models have none
+
+    context, host = get_executing_context(), getattr(PromptServer, "instance", None)
+    if context is None or host is None:
+        return {}
+    queued = {item[1]: item[2] for item in [*host.prompt_queue.currently_running.values()]}
+    return queued.get(context.prompt_id, {}).get(context.node_id, {})
