@@ -5,18 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 import torch
 
-from .bridge.config import TeacherSpec
+from .bridge.config import BridgeConfig, TeacherSpec
 from .bridge.encode import conditioning
 from .bridge.file import BRIDGE_KEY, load_bridge, read_bridge_config
 from .bridge.layout import RowMaker
-from .bridge.rows import TEXT, student_tokens
+from .bridge.rows import TEXT, StudentTokens, student_tokens
 from .errors import LiDiTError, check
 from .io.tensors import opened
 from .llm.blocks import shown_block
@@ -70,11 +70,57 @@ def _check_read_alike(path: Path, teacher: TeacherSpec, spec: LLMSpec) -> None:
     )
 
 
+class BridgeReaders:
+    """The LLMs that a bridge reads, each as the bridge was trained on it.
+
+    Args:
+        sources: where LLMs are that are not found under their names.
+        disk_cache: folder of states that outlive the process; None for none.
+    """
+
+    def __init__(
+        self,
+        config: BridgeConfig,
+        sources: Mapping[str, str] | None = None,
+        device: torch.device | str | None = None,
+        device_map: str | dict | None = None,
+        disk_cache: str | Path | None = None,
+    ) -> None:
+        self.specs, known = config.llms, sources or {}
+        found = [known.get(llm.name, llm.name) for llm in self.specs]
+        for source in found:
+            check_present(source)
+        options = {"device": device, "device_map": device_map, "disk_cache": disk_cache}
+        self.encoders = [
+            PromptEncoder(source, llm.template, llm.block, llm.token_budget, **options)
+            for source, llm in zip(found, self.specs)
+        ]
+
+    def read(self, prompts: Sequence[str]) -> list[list[StudentTokens]]:
+        """What each LLM makes of each prompt, a batch of one; by prompt."""
+        each = [encoder.encode_rows(prompts, offsets=True) for encoder in self.encoders]
+        return [
+            [student_tokens(pad_states([row]), [row], [len(prompt)]) for row in rows]
+            for prompt, rows in zip(prompts, zip(*each))
+        ]
+
+    def notes(self) -> list[str]:
+        """What is to be told of the LLMs, whose specs are the bridge's own."""
+        return [n for spec, own in zip(self.specs, self.encoders) for n in own.llm_notes(spec)]
+
+
+def llms_beside(path: Path, config: BridgeConfig) -> dict[str, str]:
+    """LLMs of a bridge that lie in folders of their names beside its file."""
+    folders = {llm.name: path.parent / llm.name for llm in config.llms}
+    return {name: str(folder) for name, folder in folders.items() if folder.is_dir()}
+
+
 class BridgedPrompts(PromptEncoder):
     """The states of an LLM that is not here, by a bridge and the LLMs that this reads.
 
     Args:
-        source: the bridge's file. Its LLMs are found under the names that it has for them.
+        source: the bridge's file. Its LLMs are found under the names that it has for them, and
+            first of all as folders beside it.
         spec: the LLM that the branch was trained on.
         disk_cache: folder of states that outlive the process; None for none.
     Raises:
@@ -96,13 +142,8 @@ class BridgedPrompts(PromptEncoder):
         self.bridge = load_bridge(self.path, self.device)
         self.rows = self._checked_rows(spec)
         config = self.bridge.bridge.config
-        for llm in config.llms:
-            check_present(llm.name)
-        options = {"device": device, "device_map": device_map, "disk_cache": disk_cache}
-        self.students = [
-            PromptEncoder(llm.name, llm.template, llm.block, llm.token_budget, **options)
-            for llm in config.llms
-        ]
+        beside = llms_beside(self.path, config)
+        self.readers = BridgeReaders(config, beside, device, device_map, disk_cache)
 
     def _checked_rows(self, spec: LLMSpec) -> RowMaker:
         """What makes the rows of a prompt."""
@@ -132,8 +173,7 @@ class BridgedPrompts(PromptEncoder):
 
     def llm_notes(self, spec: LLMSpec) -> list[str]:
         """What is to be told of the LLMs that the bridge reads, whose specs are its own."""
-        llms = self.bridge.bridge.config.llms
-        return [note for llm, own in zip(llms, self.students) for note in own.llm_notes(llm)]
+        return self.readers.notes()
 
     def encoder(self) -> NoReturn:
         """Refuse what is asked of an LLM itself."""
@@ -143,15 +183,13 @@ class BridgedPrompts(PromptEncoder):
         """The bridge's file, and all that its LLMs' states depend on."""
         stat = self.path.stat()
         file = [self.path.name, stat.st_size, stat.st_mtime_ns]
-        return [*file, *(student.identity() for student in self.students)]
+        return [*file, *(encoder.identity() for encoder in self.readers.encoders)]
 
     def _compute(self, prompts: list[str]) -> list[PromptStates]:
-        each = [student.encode_rows(prompts, offsets=True) for student in self.students]
-        return [self._states(prompt, read) for prompt, read in zip(prompts, zip(*each))]
+        return [self._states(*each) for each in zip(prompts, self.readers.read(prompts))]
 
-    def _states(self, prompt: str, read: Sequence[PromptStates]) -> PromptStates:
+    def _states(self, prompt: str, students: Sequence[StudentTokens]) -> PromptStates:
         """What the bridge writes of one prompt."""
-        students = [student_tokens(pad_states([row]), [row], [len(prompt)]) for row in read]
         hidden = conditioning(self.bridge, prompt, students)[0][0].float().cpu()
         rows = self.rows(prompt)
         text = (rows.kinds == TEXT).nonzero()[:, 0]

@@ -26,6 +26,7 @@ examples:
   lidit eval --prompts evaluation --write prompts.txt            for pictures made elsewhere,
   lidit eval --prompts evaluation --pictures DIR --out scores    then 00000.png … in DIR
   lidit eval stickers-sd --adapter stickers-adapter --mode add --out adapted
+  lidit eval stickers-sd --bridge runs/bridge/final.safetensors --out bridged
 
 benchmarks, from their own files:
   lidit eval my.safetensors --prompts geneval:evaluation_metadata.jsonl --count 4 --out g
@@ -58,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--cfg", type=float, metavar="X", help="guidance, 1 = none (the model's)")
     add("--size", type=size_of, metavar="WxH", help="in pixels (the model's)")
     add("--adapter", metavar="FILE", help="an LLMDiff adapter for the model")
+    add("--bridge", metavar="FILE", help="a bridge in the place of the model's text encoder")
     add("--mode", choices=("add", "replace", "base"), default="add", help="of the adapter (add)")
     add("--llm", action="append", default=[], metavar="[NAME=]LLM", help="as for generate")
     add_lora(parser)

@@ -1,4 +1,4 @@
-"""The models that an evaluation draws with: a LI-DiT, or a U-Net with an LLMDiff adapter."""
+"""The models that an evaluation draws with: a LI-DiT, or a U-Net with an adapter or a bridge."""
 
 from __future__ import annotations
 
@@ -41,8 +41,16 @@ def model_file(name: str) -> Path:
 
 def open_drawer(args: argparse.Namespace, device: str) -> Drawer:
     """Load what the command line of `lidit eval` names."""
+    check(
+        not (args.adapter and args.bridge),
+        f"--adapter {args.adapter} and --bridge {args.bridge} are both there; expected one of them",
+    )
     if args.adapter:
         return AdapterDrawer(args, device)
+    if args.bridge:
+        from .bridge_drawer import BridgeDrawer
+
+        return BridgeDrawer(args, device)
     pipeline = load_pipeline(args.model, args.llm, device, args.cache, args.spread, args.lora)
     return LiDiTDrawer(pipeline, Settings("", args.steps, args.cfg, args.size))
 

@@ -76,7 +76,7 @@ class Evaluation:
 
     def _drawn_with(self) -> dict[str, Any]:
         args = self.args
-        files = {"model": args.model, "adapter": args.adapter}
+        files = {"model": args.model, "adapter": args.adapter, "bridge": args.bridge}
         named = {name: _named(source) for name, source in files.items() if source}
         return {
             **named,

@@ -1,4 +1,4 @@
-"""What ablations, bias and probes found, from the folders of their runs into the documents.
+"""What ablations, bias, bridges and probes found, from the folders of their runs into the documents.
 
     python -m lidit_stickers.evidence --runs runs --write docs/results.md docs/llmdiff.md
 
@@ -27,6 +27,7 @@ from lidit_eval.record import read_record_of
 from ..ablation.table import MARKDOWN as ABLATION
 from ..bias.report import MARKDOWN as BIAS
 from ..bias.report import PLOT
+from ..bridging.report import MARKDOWN as BRIDGING
 from ..making.tables import read
 from ..making.tables import write as write_tables
 from ..probe.report import MARKDOWN as PROBE
@@ -88,6 +89,16 @@ EVIDENCE = {
         "--against runs/full-1",
         (f"timeless-3/{AGAINST}", f"timeless-1/{AGAINST}"),
         compared,
+    ),
+    "branch": Evidence(
+        "python -m lidit_stickers.bridging.branch --out runs/bridged-branch",
+        (f"bridged-branch/{BRIDGING}",),
+        report,
+    ),
+    "checkpoint": Evidence(
+        "python -m lidit_stickers.bridging.checkpoint --out runs/bridged-checkpoint",
+        (f"bridged-checkpoint/{BRIDGING}",),
+        report,
     ),
     "probe": Evidence(
         "python -m lidit_stickers.probe --out runs/probe --gaps runs/ablate/ablation.json",

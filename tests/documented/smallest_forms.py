@@ -111,6 +111,7 @@ ELSEWHERE = {
     "lidit eval --pictures": "tests/eval/test_evaluation.py",
     "lidit eval --prompts evaluation --pictures": "tests/eval/test_evaluation.py",
     "lidit eval my.safetensors": "tests/eval/test_evaluation.py",
+    "lidit eval stickers-sd --bridge": "tests/eval/test_bridge_drawn.py",
     "lidit eval runs/ablate": "tests/eval/test_evaluation.py",
     "lidit fetch NAME": "tests/core/llm/test_fetch.py",
     "lidit fetch smollm2 --file": "tests/core/llm/test_fetch.py",
@@ -144,6 +145,10 @@ ELSEWHERE = {
     "python -m torch.distributed.run": "tests/train/test_train_command.py",
     "accelerate launch": "tests/train/test_train_command.py",
     "python -m lidit_core": "tests/core/cli/test_cli.py",
+    "python -m lidit_stickers.bridging.branch": "tests/stickers/bridging/test_branch.py",
+    "python -m lidit_stickers.bridging.checkpoint": (
+        "tests/stickers/bridging/test_bridged_checkpoint.py"
+    ),
     "python -m lidit_stickers.ceiling": "tests/stickers/test_commands.py",
     "python -m lidit_stickers.compare": "tests/stickers/test_compare.py",
     "python -m lidit_stickers.evidence": "tests/stickers/ablation/test_evidence.py",

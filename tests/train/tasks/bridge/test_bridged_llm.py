@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from tiny_lidit import lidit_config, save_lidit_files
 from tiny_llm import save_llm
 
 from lidit_core.branches import choose_llms, open_encoders
-from lidit_core.bridge.file import BRIDGE_KEY
+from lidit_core.bridge.file import BRIDGE_KEY, read_bridge_config
 from lidit_core.bridge.teacher import write_teacher
 from lidit_core.bridged import BridgedPrompts
 from lidit_core.cli import main
@@ -86,6 +88,17 @@ def test_prompts_are_read_as_the_llm_reads_them(world, bridge, template, monkeyp
         near = torch.cosine_similarity(own.hidden[text], its.hidden[text], dim=-1)
         assert (near > 0.9).all()
     assert ours[-1].used == BUDGET < ours[-1].total
+
+
+def test_an_llm_that_lies_beside_the_file_is_found(world, bridge, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where no LLM is
+    file, name = bridge("short"), read_bridge_config(bridge("short")).llms[0].name
+    beside = Path(shutil.copy(file, tmp_path / "bridge.safetensors"))
+    shutil.copytree(world / name, tmp_path / name)
+    found = BridgedPrompts(str(beside), spec_of("short"), "cpu").encode_rows(TEXTS[:1])
+    monkeypatch.chdir(world)
+    known = BridgedPrompts(str(file), spec_of("short"), "cpu").encode_rows(TEXTS[:1])
+    assert torch.equal(found[0].hidden, known[0].hidden)
 
 
 def test_a_picture_is_drawn_by_a_bridge_as_by_the_llm(world, bridge, monkeypatch, tmp_path):

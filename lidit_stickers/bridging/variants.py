@@ -1,0 +1,38 @@
+"""The bridges that are compared: the whole one, and what it is without each of its parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+STUDENT = "SmolLM2-135M-Instruct"
+TEACHER = "gemma-3-270m"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A bridge, by what its recipe changes.
+
+    Args:
+        trained: else it is made of the whole bridge's file.
+        random: the LLM that it reads has random weights.
+    """
+
+    name: str
+    says: str
+    changes: tuple[str, ...] = ()
+    trained: bool = True
+    random: bool = False
+
+
+WHOLE = Variant("bridge", "ridge, and what attention adds")
+RIDGE = Variant("ridge", "ridge alone", trained=False)
+VARIANTS = (
+    WHOLE,
+    RIDGE,
+    Variant("mlp", "ridge, and what an MLP adds token by token", ("bridge.residual=mlp",)),
+    Variant("no-base", "without ridge", ("bridge.base=false",)),
+    Variant("no-overlap", "attention knows of no shared characters", ("bridge.overlap=false",)),
+    Variant("no-seeds", "queries know of no token", ("bridge.seeds=none",)),
+    Variant("trained-seeds", "a table of tokens that is trained", ("bridge.seeds=trained",)),
+    Variant("random", "an LLM with random weights", random=True),
+)
