@@ -11,7 +11,7 @@ from ...lidit_core.llm.blocks import Block, shown_block
 from ...lidit_core.text.cache import PromptStates
 from ...lidit_core.text.encoder import pad_states
 from ...lidit_core.text.spec import LLMSpec, place_of
-from ..llm.notes import tell
+from ..llm.notes import tell_prompt
 from ..llm.reader import HostCLIP, PromptReader
 from ..node_notes import note
 from ..prompt_lengths import tell_length
@@ -96,7 +96,7 @@ def _same_block(block: Block, reader: PromptReader) -> bool:
 def read(spec: LLMSpec, clip: HostCLIP, text: str) -> StudentTokens:
     """What an LLM makes of one prompt, in the template that the bridge was trained with."""
     (row,) = _rows(spec, clip, [text])
-    tell(text, row)
+    tell_prompt(text, row)
     tell_length(spec, row.used)
     return _tokens(row, text)
 

@@ -22,11 +22,11 @@ from ...lidit_core.llm.blocks import Block, plain_block
 from ...lidit_core.llm.loading import default_dtype, expected_bytes, load_llm
 from ...lidit_core.llm.locate import locate
 from ...lidit_core.text.templates import InstructionTemplate
-from ..node_notes import note, report
+from ..node_notes import note
 from ..weight_names import name_weights
 from ..weight_patches import check_storage
 from .holder import LLMHolder
-from .notes import describe, describe_llm, with_notes
+from .notes import describe_llm, report_prompt
 from .plain_text import EMPHASIS, TEMPLATE, PlainText
 from .reader import HostCLIP, LLMSettings, PromptReader
 from .weights import FP8, move_the_rest, names_of_attention, store_in_fp8
@@ -137,9 +137,8 @@ def encode_prompt(
         )
     used = template or holder.settings.template
     block, device = holder.settings.block, clip.patcher.load_device
-    told = describe(read[0], holder.name, block, used.name, device)
-    report(told)
-    return conditioning, with_notes(told, text, read[0], emphasis)
+    how = holder.name, block, used.name, device
+    return conditioning, report_prompt(text, read[0], *how, emphasis=emphasis)
 
 
 def block_named(text: str) -> Block:

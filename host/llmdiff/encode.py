@@ -8,9 +8,8 @@ from ...lidit_core.errors import LiDiTError
 from ...lidit_core.llm.blocks import shown_block
 from ...lidit_core.text.encoder import pad_states
 from ..keys import reading_of
-from ..llm.notes import describe, tell
+from ..llm.notes import report_prompt, tell_prompt
 from ..llm.reader import HostCLIP, PromptReader
-from ..node_notes import report
 from .conditioning import LLMText
 
 DIFFERENCES = "differences"  # the block
@@ -31,9 +30,9 @@ def read_for_adapter(clip: HostCLIP, text: str) -> LLMText:
         if not cached:
             clip.load_model()
         (row,) = holder.prompts(None, text, block).encode_rows([text])
-    tell(text, row)
+    tell_prompt(text, row)
     template = holder.settings.template
-    report(describe(row, holder.name, block, template.name, clip.patcher.load_device))
+    report_prompt(text, row, holder.name, block, template.name, clip.patcher.load_device)
     states = pad_states([row]).to(model_management.intermediate_device())
     reading, known = reading_of(block, template), holder.llm.fingerprint
     return LLMText(holder.name, states, reading, row.used, known)
