@@ -28,11 +28,15 @@ from ..weight_patches import check_storage
 from .holder import LLMHolder
 from .notes import describe_llm, report_prompt
 from .plain_text import EMPHASIS, TEMPLATE, PlainText
-from .reader import HostCLIP, LLMSettings, PromptReader
+from .reader import HostCLIP, LLMSettings, PromptReader, reader_of
 from .weights import FP8, move_the_rest, names_of_attention, store_in_fp8
 
 DTYPES = ("auto", "float32", "bfloat16", "fp8_e4m3fn")
 DEVICES = ("default", "cpu")
+NO_LLM = (
+    "whose states LI-DiT was not trained on; expected an LLM, so connect the LI-DiT LLM loader, "
+    "put LI-DiT LLM from CLIP between if it is one, or use CLIPTextEncode for others"
+)
 
 
 def open_clip(settings: LLMSettings, disable_dynamic: bool = False) -> LLMClip:
@@ -124,13 +128,7 @@ def encode_prompt(
     Raises:
         LiDiTError: the CLIP is not from one of our nodes.
     """
-    holder = getattr(clip, "cond_stage_model", None)
-    if not isinstance(holder, PromptReader):
-        raise LiDiTError(
-            f"this CLIP holds {type(holder).__name__}, whose states LI-DiT was not trained on; "
-            "expected an LLM, so connect the LI-DiT LLM loader, put LI-DiT LLM from CLIP between "
-            "if it is one, or use CLIPTextEncode for others"
-        )
+    holder = reader_of(clip, NO_LLM)
     with holder.noting() as read:
         conditioning = clip.encode_from_tokens_scheduled(
             clip.tokenize(text, **{TEMPLATE: template, EMPHASIS: emphasis or None})

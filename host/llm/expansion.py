@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from comfy import model_management
 
-from ...lidit_core.errors import LiDiTError, check
+from ...lidit_core.errors import check
 from ...lidit_core.text.expansion import (
     Expanded,
     Expansion,
@@ -25,7 +25,12 @@ from ..progress import shown_on_node
 from .host_clip import HostReader
 from .host_decoder import text_models
 from .memory import memory_needed
-from .reader import HostCLIP, PromptReader
+from .reader import HostCLIP, PromptReader, reader_of
+
+NO_LLM = (
+    "which is not read as an LLM; connect the LI-DiT LLM loader, or put LI-DiT LLM from CLIP "
+    "between if it is one"
+)
 
 
 def expand_prompt(clip: HostCLIP, text: str, how: Expansion) -> str:
@@ -34,7 +39,7 @@ def expand_prompt(clip: HostCLIP, text: str, how: Expansion) -> str:
     Raises:
         LiDiTError: the CLIP is not from one of our nodes, or its LLM does not write.
     """
-    reader = reader_of(clip)
+    reader = reader_of(clip, NO_LLM)
     with shown_on_node():
         if isinstance(reader, HostReader):
             made = _by_host(reader, clip.patcher, text, how)
@@ -66,7 +71,7 @@ def continue_prompt(
     Raises:
         LiDiTError: the CLIP is not from one of our nodes, or its LLM does not write.
     """
-    reader = reader_of(clip)
+    reader = reader_of(clip, NO_LLM)
     template = template or reader.settings.template
     if template == find_template("none"):
         note(
@@ -78,17 +83,6 @@ def continue_prompt(
         alone = _next(reader, clip.patcher, text, find_template("none"), max_tokens)
     report(f"with {template.name!r}: {told!r}\nwithout: {alone!r}\nby {reader.name}", result=True)
     return told, alone
-
-
-def reader_of(clip: HostCLIP) -> PromptReader:
-    """What a CLIP of one of our nodes reads prompts with."""
-    reader = getattr(clip, "cond_stage_model", None)
-    if not isinstance(reader, PromptReader):
-        raise LiDiTError(
-            f"this CLIP holds {type(reader).__name__}, which is not read as an LLM; connect the "
-            "LI-DiT LLM loader, or put LI-DiT LLM from CLIP between if it is one"
-        )
-    return reader
 
 
 def _next(

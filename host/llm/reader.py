@@ -231,6 +231,18 @@ class PromptReader:
         return memory_needed(self.llm, budget, plain_text_of(tokens) if tokens else "x" * budget)
 
 
+def reader_of(clip: HostCLIP, refusal: str) -> PromptReader:
+    """What a CLIP of one of our nodes reads prompts with.
+
+    Args:
+        refusal: how a sentence goes on that begins with what another CLIP holds.
+    """
+    reader = getattr(clip, "cond_stage_model", None)
+    if not isinstance(reader, PromptReader):
+        raise LiDiTError(f"this CLIP holds {type(reader).__name__}, {refusal}")
+    return reader
+
+
 class CachedPrompts(PromptEncoder):
     """Prompts of an LLM that the host may have patched."""
 
