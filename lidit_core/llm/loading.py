@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -203,14 +203,9 @@ def source_fingerprint(source: str | Path) -> str:
 
     "" where it is not there, not converted yet, or cannot be read, of which its load tells.
     """
-    try:
-        found = locate(source)
-        if found.folder is None or not found.converted:
-            return ""
-        files = [found.weights] if found.weights else checkpoint_files(found.folder)
-        return files_fingerprint(found.folder, files, found.name)
-    except LiDiTError:
-        return ""
+    return _of_files(
+        source, lambda found, folder, files: files_fingerprint(folder, files, found.name)
+    )
 
 
 def source_storage(source: str | Path, block: Block) -> str:
@@ -218,13 +213,22 @@ def source_storage(source: str | Path, block: Block) -> str:
 
     "" where it is not there, not converted yet, or cannot be read, of which its load tells.
     """
+
+    def storage(found: LLMSource, folder: Path, files: list[Path]) -> str:
+        classes = _stored_blocks(found, folder, files)
+        return of_blocks(classes, kept_blocks(plain_block(block), len(classes), found.name))
+
+    return _of_files(source, storage)
+
+
+def _of_files(source: str | Path, read: Callable[[LLMSource, Path, list[Path]], str]) -> str:
+    """What is read of an LLM's folder and the files with its weights; "" where that fails."""
     try:
         found = locate(source)
         if found.folder is None or not found.converted:
             return ""
         files = [found.weights] if found.weights else checkpoint_files(found.folder)
-        classes = _stored_blocks(found, found.folder, files)
-        return of_blocks(classes, kept_blocks(plain_block(block), len(classes), found.name))
+        return read(found, found.folder, files)
     except LiDiTError:
         return ""
 
