@@ -29,8 +29,7 @@ from lidit_core.model.latents import denormalise, normalise
 from lidit_core.text.prompt_encoder import PromptEncoder
 from lidit_core.text.states import LLMStates
 from lidit_train.batch import Shown
-from lidit_train.data.autoencoders.find import Autoencoder, find_autoencoder
-from lidit_train.data.latent_cache import as_pixels
+from lidit_train.data.autoencoders.find import Autoencoder, as_pixels, find_autoencoder
 from lidit_train.recipe import Adapter, Lora, Source
 from lidit_train.tasks.adapter.learner import AdapterLearner
 from lidit_train.tasks.adapter.start import learner_of

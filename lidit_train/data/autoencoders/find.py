@@ -39,6 +39,11 @@ class Autoencoder(Protocol):
         ...
 
 
+def as_pixels(pictures: Tensor) -> Tensor:
+    """Pictures (B, 3, H, W) uint8 as an autoencoder reads them: float32 in [0, 1]."""
+    return (pictures.float() / 255).contiguous(memory_format=torch.channels_last)
+
+
 @dataclass(frozen=True)
 class AutoencoderFile:
     """Where an autoencoder is; it is opened only if something must be encoded or drawn."""
