@@ -14,7 +14,7 @@ from ...lidit_core.bridge.file import LoadedBridge
 from ...lidit_core.bridge.layout import RowMaker
 from ...lidit_core.bridge.rows import PADDING_ROW
 from ..node_notes import note
-from .files import Loaded, target_of
+from .files import Loaded, writes_of
 
 PROBE = "two red cars, left of 3 small blue birds!"
 
@@ -33,7 +33,7 @@ def tell_encoder(loaded: Loaded, model: Any) -> None:
         return
     if own is None or not isinstance(loaded, LoadedBridge):
         return
-    name, written = getattr(own.clip, "__name__", "another one"), target_of(loaded).name
+    name, written = getattr(own.clip, "__name__", "another one"), writes_of(loaded).name
     tokens = _tokens(own.tokenizer)
     if tokens is None:
         alike = name == written

@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 
 from ..errors import LiDiTError
 from ..io.tensors import HOST_PREFIX, opened
-from .families import FAMILIES, Block, Names, UNetShape, blocks
+from .families import FAMILIES, Names, UNetBlock, UNetShape, blocks
 
 UNET_KEY = "unet"  # of a file's metadata: diffusers' configuration of the U-Net, as JSON
 CONV_IN = Names("input_blocks.0.0.weight", "conv_in.weight")
@@ -124,10 +124,10 @@ class _Tensors:
             else:
                 return tuple(numbers)
 
-    def depth(self, block: Block) -> int:
+    def depth(self, block: UNetBlock) -> int:
         return self.counted(self.name(block.attention, ".transformer_blocks.{}.attn2.to_k.weight"))
 
-    def level(self, of_level: Sequence[Block], model_channels: int) -> tuple[int, int]:
+    def level(self, of_level: Sequence[UNetBlock], model_channels: int) -> tuple[int, int]:
         """Its channel multiplier and transformer depth, the same in each of its blocks."""
         found = {
             (self.shape(block.resnet, RESNET_OUT[self.layout])[0], self.depth(block))

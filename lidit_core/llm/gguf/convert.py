@@ -32,7 +32,7 @@ TOKENIZER_FILES = (".json", ".jinja", ".model")  # and config.json, which is rea
 WEIGHTS = ".safetensors"
 SCRATCH = ".converting-"  # how the folder begins that a conversion works in
 ABANDONED = 24 * 3600  # seconds after which such a folder is thrown away
-EDGE, SAMPLE, SAMPLES = 1 << 20, 1 << 16, 64  # bytes of a file that its fingerprint is made from
+EDGE, SAMPLE, SAMPLES = 1 << 20, 1 << 16, 64  # bytes of a file that its digest is made from
 NOTE = "converted.from"  # the file that says what a copy was made from; no `.json`, see `recheck`
 VERSION = 2  # of the converter: raise it when the same file comes to give other numbers
 
@@ -47,7 +47,7 @@ def check_packages() -> None:
         )
 
 
-def fingerprint(parts: Sequence[Path]) -> str:
+def content_digest(parts: Sequence[Path]) -> str:
     """SHA-256 of the files' sizes, edges and samples all over them: quick, by content alone."""
     digest = hashlib.sha256()
     for part in parts:
@@ -214,7 +214,7 @@ def _write_note(out: Path, parts: Sequence[Path], header: Header) -> None:
     """Note what the copy was made from, and how its small files are, which a user may change."""
     small = [f for f in out.iterdir() if f.suffix != WEIGHTS]
     files = {f.name: [f.stat().st_size, f.stat().st_mtime_ns] for f in small}
-    note = {"version": VERSION, "source": fingerprint(parts), "files": files}
+    note = {"version": VERSION, "source": content_digest(parts), "files": files}
     note["storage"] = _classes(header)
     (out / NOTE).write_text(json.dumps(note), encoding="utf-8")
 

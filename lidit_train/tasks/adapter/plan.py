@@ -18,7 +18,7 @@ from ...loop.computing.frozen import holds_half
 from ...loop.validating.grid import BATCH as DRAWN
 from ...plan.autoencoder_size import AutoencoderSize, autoencoder_size
 from ...plan.cache_sizes import Cached, caches, counts_of
-from ...plan.hardware import Device, find_device
+from ...plan.hardware import Device, find_hardware
 from ...plan.llm_size import LLMSize, llm_size
 from ...plan.workload import FLOAT32, StageLoad, measured_samples, stage_loads
 from ...recipe import EIGHT_BITS, Compute, Recipe
@@ -163,7 +163,7 @@ def make_adapter_plan(
     tokens = text_tokens(spec.llms)
     loads = stage_loads(recipe, spec, tokens)
     sides = [load.side // target.latent.downsampling for load in loads]
-    device = device or find_device(recipe.hardware.device)
+    device = device or find_hardware(recipe.hardware.device)
     shape, mixed = target.shape, _mixed(recipe.compute, device)
     counts = counts_of(recipe.data)
     kept = caches(recipe, spec, loads, tokens, counts)

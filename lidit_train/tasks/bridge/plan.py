@@ -18,7 +18,7 @@ from ...data.token_guess import LETTERS, text_tokens
 from ...loop.learning_rate import decay_start
 from ...loop.parallel import share
 from ...plan.counting import META, Cost, count
-from ...plan.hardware import THIS_CPU, Device, find_device
+from ...plan.hardware import THIS_CPU, Device, find_hardware
 from ...plan.llm_size import LLMSize, llm_size
 from ...plan.workload import FLOAT32
 from ...recipe import Recipe
@@ -161,7 +161,7 @@ def make_bridge_plan(
 ) -> BridgePlan:
     options = recipe.bridge
     assert options is not None  # `make_task` has seen to it
-    device = device or find_device(recipe.hardware.device)
+    device = device or find_hardware(recipe.hardware.device)
     learnt, held_out = prompts.split(options.held_out, recipe.seed)
     spread = learnt[:: max(1, len(learnt) // SAMPLE)][:SAMPLE]
     rows = [len(prompts.rows(n).ids) for n in spread]
@@ -183,7 +183,7 @@ def make_bridge_plan(
         sum(p.numel() for p in bridge.parameters()),
         sum(b.numel() for b in bridge.buffers()),
         bridge_cost(bridge, stack_rows([prompts.rows(median)]), letters, mixed),
-        device if device.is_cpu else find_device(THIS_CPU),
+        device if device.is_cpu else find_hardware(THIS_CPU),
         free_disk(Path(recipe.cache.folder or folder)),
         None if unet is None else make_through_plan(recipe, unet, mean_rows, mixed),
     )

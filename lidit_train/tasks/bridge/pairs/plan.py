@@ -15,7 +15,7 @@ from ....input_spec import InputSpec
 from ....plan.autoencoder_size import AutoencoderSize, autoencoder_size
 from ....plan.cache_sizes import Cached, caches, counts_of
 from ....plan.counting import META, Cost
-from ....plan.hardware import Device, find_device
+from ....plan.hardware import Device, find_hardware
 from ....plan.llm_size import LLMSize, llm_size
 from ....plan.workload import FLOAT32, StageLoad, measured_samples, stage_loads
 from ....recipe import Recipe
@@ -132,7 +132,7 @@ def make_pairs_plan(
     assert recipe.bridge is not None  # `make_pairs_task` has seen to it
     config, tokens = begun.bridge.config, text_tokens(spec.llms)
     loads = stage_loads(recipe, spec, tokens)
-    device = device or find_device(recipe.hardware.device)
+    device = device or find_hardware(recipe.hardware.device)
     mixed = recipe.compute.precision == "bf16" and not device.is_cpu
     rows = begun.rows(CAPTION)
     sides = [load.side // unet.latent.downsampling for load in loads]

@@ -12,7 +12,7 @@ from ....data.room import free_disk
 from ....data.token_guess import TextTokens, text_tokens
 from ....loop.learning_rate import decay_start
 from ....plan.cache_sizes import Cached, Count, caches, counts_of
-from ....plan.hardware import Device, find_device
+from ....plan.hardware import Device, find_hardware
 from ....plan.llm_size import LLMSize, llm_size
 from ....plan.workload import (
     FLOAT32,
@@ -135,7 +135,7 @@ def make_plan(
     """
     trained = trained or trained_by(recipe.trains, recipe.lora, config)
     tokens = dict(text or text_tokens(config.llms))
-    device = device or find_device(recipe.hardware.device)
+    device = device or find_hardware(recipe.hardware.device)
     spec = input_spec(config)
     loads = stage_loads(recipe, spec, tokens)
     read = branches_read(loads)
