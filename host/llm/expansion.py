@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
 
 import torch
 from comfy import model_management
@@ -92,7 +91,7 @@ def _next(
     if isinstance(reader, HostReader):
         ids, stops = ids_before(reader.llm, text, template, max_tokens), ends_of(reader.llm)
         reply = _written(reader, patcher, text, ids, stops, how)
-        return cast(Any, reader.llm.tokenizer).decode(reply)
+        return reader.llm.tokenizer.decode(reply)
     room, source = _room(reader, patcher, text, how), reader.settings.source
     device = patcher.load_device
     return continued(reader.llm, source, text, template, max_tokens, device, room)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from ...errors import LiDiTError
 from ..fingerprint import fingerprint, tokens
-from .build import Embedded, decoder_blocks, empty_model, text_config, truncated
+from .build import decoder_blocks, empty_model, text_config, truncated
 from .checkpoint import Checkpoint
+from .one_block import Embedded
 
 NORM = "norm.weight"  # how the names of a block's norms end, in small letters
 
