@@ -29,7 +29,7 @@ class UnreadNames(logging.Handler):
         self.names.append(record.getMessage().removeprefix(UNREAD))
 
     def take(self) -> tuple[str, ...]:
-        """Those that the running node's LoRA has, once."""
+        """Give the names in the running node's LoRA, once."""
         names = self.names if self.node == running_node() else []
         self.names, self.node = [], None
         return tuple(names)

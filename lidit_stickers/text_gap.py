@@ -208,7 +208,7 @@ def text_gaps(
 
 
 def _gap(time: float, captioned: Tensor, empty: Tensor) -> TextGap:
-    """From the errors (N,) of all scenes."""
+    """The text gap from the errors (N,) of all scenes."""
     deviation = float((empty - captioned).std())
     means = float(captioned.mean()), float(empty.mean())
     return TextGap(time, *means, deviation / sqrt(len(captioned)))

@@ -112,7 +112,7 @@ def _cosine(report: str) -> list[str]:
 
 
 def _gap(stages: str) -> list[str]:
-    """Of the last run through a model."""
+    """The text gap that the last run through a model has kept."""
     try:
         run = [stage for stage in json.loads(stages) if "after" in stage][-1]
         gap = float(run["after"][GAP])

@@ -65,7 +65,7 @@ def _tokens(tokenizer: Any) -> tuple[tuple[int, ...], ...] | None:
 
 
 def _ids(maker: RowMaker) -> list[int]:
-    """Those of a teacher's rows for the probe, without padding."""
+    """The ids of a teacher's rows for the probe, without padding."""
     rows = maker(PROBE)
     return (rows.ids - maker.layout.first_id)[rows.kinds != PADDING_ROW].tolist()
 

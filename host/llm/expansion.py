@@ -98,7 +98,7 @@ def _next(
 
 
 def _by_library(reader: PromptReader, patcher, text: str, how: Expansion) -> Expanded:
-    """By an LLM of the LLM loader, whose other blocks are read from its files meanwhile."""
+    """Expand with an LLM of the LLM loader, whose other blocks are read from files meanwhile."""
     room = _room(reader, patcher, text, how)
     return expand(reader.llm, reader.settings.source, text, how, patcher.load_device, room)
 
@@ -115,7 +115,7 @@ def _room(reader: PromptReader, patcher, text: str, how: Expansion) -> Callable[
 
 
 def _by_host(reader: HostReader, patcher, text: str, how: Expansion) -> Expanded:
-    """By the host's own text model, which is there as a whole."""
+    """Expand with the host's own text model, which is there as a whole."""
     renderer = reply_renderer(reader.llm, how)
     stops = renderer.stops()
     reply = _written(reader, patcher, text, renderer(text).ids, stops, how)

@@ -72,7 +72,7 @@ class LLM:
 
     @property
     def device(self) -> torch.device:
-        """Where inputs go."""
+        """The device that inputs go to."""
         return self.placed or cast(Embedded, self.module).get_input_embeddings().weight.device
 
     @property

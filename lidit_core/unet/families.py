@@ -83,7 +83,7 @@ class UNetBlock:
 
 
 def blocks(num_res_blocks: Sequence[int]) -> tuple[UNetBlock, ...]:
-    """In order of execution; of the middle's two ResBlocks, the one before its transformer."""
+    """The blocks in order of execution; of the middle's two, the one before its transformer."""
     levels = list(enumerate(num_res_blocks))
     middle = UNetBlock(
         key=("middle", 0),
@@ -129,7 +129,7 @@ class CrossAttentionLayer:
 
 
 def cross_attention_layers(shape: UNetShape) -> tuple[CrossAttentionLayer, ...]:
-    """In order of execution; SD1.5 has 16, SDXL 70."""
+    """The layers in order of execution; SD1.5 has 16, SDXL 70."""
     return tuple(
         CrossAttentionLayer(
             name=f"{block.attention.ldm}.transformer_blocks.{index}",

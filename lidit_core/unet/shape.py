@@ -26,7 +26,7 @@ REFUSED = {  # by model_channels and context_width
 
 
 def read_shape(path: str | Path) -> UNetShape:
-    """Of a file in LDM's layout, a whole checkpoint or a U-Net alone."""
+    """The shape of the U-Net in a file of LDM's layout, a whole checkpoint or a U-Net alone."""
     with opened(path) as file:
         shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}
         config = metadata_config(file.metadata() or {}, path)
@@ -106,7 +106,7 @@ class _Tensors:
         return sum(1 for _ in takewhile(lambda i: pattern.format(i) in self.shapes, count()))
 
     def num_res_blocks(self) -> tuple[int, ...]:
-        """By level, downwards."""
+        """How many ResBlocks each level has, downwards."""
         if self.layout == "ldm":
             return self._num_res_blocks_ldm()
         stages = self.counted("down_blocks.{}.resnets.0.conv1.weight")

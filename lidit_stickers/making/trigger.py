@@ -77,7 +77,7 @@ def train(learner: AdapterLearner, texts: list[str], x: Tensor) -> None:
 
 
 def colourfulness(learner, target, vae, mode: str, before: str, states: LLMStates, texts) -> float:
-    """Of the prompts' pictures; the checkpoint's own text has ``before`` in front."""
+    """How colourful the prompts' pictures are; the checkpoint's text has ``before`` in front."""
     side = target.native_size // target.latent.downsampling
     noise = initial_noise(list(range(len(texts))), target.latent.channels, side, side)
     read, nothing = states[: len(texts)], states[len(texts) :]

@@ -280,7 +280,7 @@ def _keys(source: PictureSource, chunk: Chunk) -> list[str]:
 
 
 def _content_key(source: PictureSource, index: int) -> str:
-    """Of a picture's bytes; of one that cannot be read just now, of what is known of its file."""
+    """A picture's key by its bytes, or by what is known of a file that cannot be read just now."""
     try:
         return source.content_key(index)
     except OSError:

@@ -66,7 +66,7 @@ class Prepared:
 
     @property
     def fingerprints(self) -> dict[int, str]:
-        """Of the LLMs that read captions, by branch."""
+        """The fingerprints of the LLMs that read captions, by branch."""
         return {branch: reader.fingerprint for branch, reader in self.readers.items()}
 
 

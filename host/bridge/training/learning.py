@@ -108,7 +108,7 @@ class TrainingSampler(comfy.samplers.Sampler):
         self.held_out = HeldOutTrajectories(self.prompts, measured, *given)
 
     def numbers(self) -> list[int]:
-        """Of all prompts that the run reads."""
+        """The numbers of all prompts that the run reads."""
         learnt = [n for step in range(self.options.steps) for n in self.rows(step)]
         return [*self.held_out.numbers, *learnt]
 

@@ -238,7 +238,7 @@ def copy_identity(folder: Path) -> list | None:
 
 
 def copy_storage(folder: Path, parts: Sequence[Path]) -> list[str] | None:
-    """In what class of numbers the GGUF holds each block of which a folder is the copy.
+    """The class of numbers in which a GGUF holds each block of its copy in a folder.
 
     None for a folder that is no copy; [] where neither its note nor the GGUF says it.
     """

@@ -129,7 +129,7 @@ def _diffusers(folder: Path) -> type[AutoencoderKL]:
 
 
 def _folder_channels(folder: Path) -> int:
-    """Of the latents, by the configuration of a folder that holds weights too."""
+    """The latents' channels, by the configuration of a folder that holds weights too."""
     check(
         any(folder.glob("*.safetensors")),
         f"the recipe's autoencoder {folder} holds no .safetensors; fetch the folder again",

@@ -68,7 +68,7 @@ class AdapterPlan:
         return self.recipe.hardware.count if self.recipe.compute.shard else 1
 
     def flops(self, stage: int) -> float:
-        """Of training on one picture."""
+        """The operations of training on one picture."""
         cost = self.unets[stage].cost
         runs = 2 if self.recipe.compute.checkpointing else 1
         tokens = next(iter(self.loads[stage].subsets[0][1].text.values())).read
@@ -76,7 +76,7 @@ class AdapterPlan:
         return runs * cost.forward + cost.backward + reading
 
     def seconds(self, stage: int) -> float:
-        """Of a step."""
+        """The seconds of a step."""
         peak = self.device.share * self.device.peak(self.recipe.compute.precision)
         return self.flops(stage) * self.loads[stage].share / peak
 

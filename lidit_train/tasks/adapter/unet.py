@@ -52,7 +52,7 @@ class DiffusersAttention(Protocol):
 
 
 def cross_attention(unet: nn.Module, layer: str) -> DiffusersAttention:
-    """Of a layer by diffusers' name."""
+    """The cross-attention of a layer by diffusers' name."""
     return cast(DiffusersAttention, unet.get_submodule(f"{layer}.attn2"))
 
 

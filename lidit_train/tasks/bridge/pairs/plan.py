@@ -59,14 +59,14 @@ class PairsPlan:
         return sum(llm.flops(self.tokens[i].read) for i, llm in enumerate(self.llms))
 
     def flops(self, stage: int) -> float:
-        """Of training on one picture."""
+        """The operations of training on one picture."""
         own, cost = self.bridge, self.passes[stage]
         again = 2 if self.recipe.compute.checkpointing else 1
         each = again * cost.forward + cost.backward
         return own.forward + own.backward + each + self.reading
 
     def seconds(self, stage: int) -> float:
-        """Of a step."""
+        """The seconds of a step."""
         peak = self.device.share * self.device.peak(self.recipe.compute.precision)
         return self.flops(stage) * self.loads[stage].share / peak
 

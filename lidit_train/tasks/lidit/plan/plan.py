@@ -81,7 +81,7 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """Of the whole run."""
+        """The seconds of the whole run."""
         return sum(stage.total_seconds for stage in self.stages) + self.validating + self.caching
 
     @property
@@ -188,7 +188,7 @@ def _stage(process: Process, load: StageLoad) -> StagePlan:
 
 
 def _image_flops(process: Process, load: StageLoad, sizes: Sizes) -> int:
-    """Of training on a picture, with what is not cached."""
+    """The operations of training on a picture, with what is not cached."""
     recipe, config = process.recipe, process.config
     classes = recipe.content.classes if recipe.content else 0
     cost = model_cost(config, sizes, process.trained, process.mixed, recipe.routing)
