@@ -24,11 +24,11 @@ from lidit_core.paths import at_home
 from ..input_spec import InputSpec
 from ..memory import InParts, give_back
 from ..recipe import Cache, Recipe, Stage, Validation
-from .autoencoders.find import Autoencoder, AutoencoderFile, find_autoencoder
+from .autoencoders.find import Autoencoder, AutoencoderFile, as_pixels, find_autoencoder
 from .buckets import bucket_sizes, nearest_bucket
 from .budget import tell_cut
 from .caption_states import TORCH, CaptionReader
-from .latent_cache import LatentCache, as_pixels, at_once, read_picture
+from .latent_cache import LatentCache, at_once, read_picture
 from .latent_statistics import measured_format
 from .room import check_room
 from .schedule import Schedule, StageBuckets, held_out
@@ -66,7 +66,7 @@ class Prepared:
 
     @property
     def fingerprints(self) -> dict[int, str]:
-        """Of the LLMs that read captions, by branch."""
+        """The fingerprints of the LLMs that read captions, by branch."""
         return {branch: reader.fingerprint for branch, reader in self.readers.items()}
 
 

@@ -68,7 +68,7 @@ class PictureFiles:
         return self._names[self._places[index]]
 
     def key(self, index: int) -> str:
-        """Of its path below the folder, size and time of change, not of where the folder is."""
+        """A digest of path in the folder, size and time of change, not of where the folder is."""
         size, changed = self._stamps[index]
         text = f"{self.name(index)}\0{size}\0{changed}"
         if self.masked:

@@ -173,7 +173,7 @@ class ShardSource:
         return printable(f"{self.shards[row['shard']].name}: {held.keys[place]}")
 
     def key(self, index: int) -> str:
-        """Of the shard's name, size and time of change, and the picture's place in it."""
+        """A digest of the shard's name, size and time of change, and the picture's place in it."""
         row = self._rows[index]
         shard = self.shards[row["shard"]]
         of = (shard.name, shard.size, shard.changed, *row["picture"].tolist())
