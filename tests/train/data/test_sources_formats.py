@@ -86,7 +86,14 @@ def test_a_caption_that_lacks_says_what_was_looked_for(tmp_path):
     assert source.left_out.counts == {"has no caption (looked for .long.txt)": 1}
 
 
-@pytest.mark.parametrize("text", ["a cat", "一只 cat, und grüße", "кот"])
+CHINESE = [
+    "一只猫在沙发上",
+    "红色的猫。",
+    "猫、狗",
+]  # whose bytes look like those of the other order
+
+
+@pytest.mark.parametrize("text", ["a cat", "一只 cat, und grüße", "кот", "ねこ。", *CHINESE])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
 def test_captions_in_the_encodings_that_editors_write(tmp_path, text, encoding):
     write(tmp_path, {"a.png": plain(), "a.txt": text.encode(encoding)})
