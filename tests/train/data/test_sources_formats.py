@@ -70,13 +70,14 @@ def test_a_linked_folder_is_named(tmp_path):
 @pytest.mark.parametrize("extension", CAPTIONS)
 def test_captions_are_found_under_the_extensions_that_people_use(tmp_path, extension):
     files = {"a.png": plain(), f"a.{extension}": "a cat", "b.png": plain()}
+    files |= {"c.PNG": plain(), f"c.{extension.upper()}": "a cat"}
     write_tar(tmp_path / "a.tar", dict(sorted(files.items())))
     write(tmp_path / "files", files)
     for source in (
         folder(tmp_path / "files"),
         open_source(Source("shards", str(tmp_path)), data_of(), tmp_path / "index"),
     ):
-        assert [source.captions(i) for i in range(len(source.sizes))] == [[("a cat", 1.0)]]
+        assert [source.captions(i) for i in range(len(source.sizes))] == [[("a cat", 1.0)]] * 2
         assert source.left_out.counts == {NO_CAPTION: 1}
 
 
