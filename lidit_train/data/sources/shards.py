@@ -77,6 +77,11 @@ class ShardSource:
         self.left_out = LeftOut(**json.loads(self._file.with_suffix(".json").read_text("utf-8")))
         self._map()
 
+    def index_files(self) -> set[Path]:
+        """What it reads in the folder of indices."""
+        own = {shard.index_file(self._wanted, self._index) for shard in self.shards}
+        return {*own, self._file, self._file.with_suffix(".json")}
+
     def _map(self) -> None:
         self._rows = np.load(self._file, mmap_mode="r")
         self.sizes = self._rows["size"]
