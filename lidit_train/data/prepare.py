@@ -33,7 +33,7 @@ from .latent_statistics import measured_format
 from .room import check_room
 from .schedule import Schedule, StageBuckets, held_out
 from .sources import PictureSource
-from .sources.open import open_source
+from .sources.open import open_source, unused_indices
 from .vision.encoder import VisionEncoder
 
 log = logging.getLogger(__name__)
@@ -159,6 +159,7 @@ def unused(
     readers = _readers(recipe, spec, cache, accelerator, llms).values()
     kept = {path for reader in readers for path in reader.files(texts)}
     states = [p for p in sorted((cache / "states").glob("*/*.safetensors")) if p not in kept]
+    states += unused_indices(sources, cache / "index")
     file = find_autoencoder(recipe.model.vae, spec.latent, checkpoint)
     latents = LatentCache(cache / "latents", file.identity(), TORCH[recipe.cache.dtype])
     stages, held = stage_buckets(recipe, spec, sources)
@@ -208,10 +209,9 @@ def _buckets(sizes: list[tuple[int, int]], places: list[np.ndarray]) -> StageBuc
 
 
 def _held_out(source: PictureSource, share: float) -> np.ndarray:
-    count = len(source.sizes)
     if not share:
-        return np.zeros(count, dtype=bool)
-    return held_out([source.name(index) for index in range(count)], share)
+        return np.zeros(len(source.sizes), dtype=bool)
+    return held_out([source.name(index) for index in range(len(source.sizes))], share)
 
 
 def used_branches(asked: Sequence[Stage], validation: Validation, spec: InputSpec) -> list[int]:
