@@ -38,7 +38,7 @@ SHIPPED = ("stickers", "stickers-duo")  # the models that read it
 
 TYPE_CHECKER = "pyright"
 TYPE_ERRORS = ROOT / "pyright-errors.txt"  # how many `lint` still lets pass
-HIDING = re.compile(r"#\s*(type:\s*ignore|pyright:)")  # a comment that silences the type checker
+HIDING = re.compile(r"#\s*(type:\s*ignore|pyright:)|\bcast\(\s*[\"']?Any\b")  # silences it
 
 TORCH_WITHOUT_CUDA = "https://download.pytorch.org/whl/cpu"  # several GB smaller
 
@@ -216,7 +216,7 @@ def lint_imports(root: Path = ROOT) -> int:
 
 
 def count_type_errors(report: dict, sources: Iterable[str]) -> int:
-    """The errors of pyright's report, and the comments in these texts that would hide some."""
+    """The errors of pyright's report, and the comments and casts in these texts that hide some."""
     found = sum(told["severity"] == "error" for told in report["generalDiagnostics"])
     return found + sum(len(HIDING.findall(text)) for text in sources)
 

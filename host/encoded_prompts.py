@@ -16,7 +16,7 @@ from ..lidit_core.io.conditioning import (
     NotStorable,
     write_encoded,
 )
-from ..lidit_core.model.prompt_text import HIDDEN, NAMES, read_prompts
+from ..lidit_core.model.prompt_text import HIDDEN, NAMES, read_encoded_prompts
 from .folders import CONDITIONING, files_below, plain_name
 from .keys import MODEL_CONDS, Entry
 from .lidit.conditioning import for_lidit
@@ -82,7 +82,7 @@ def load(name: str) -> list[Entry]:
     Raises:
         LiDiTError: it is not there, or none.
     """
-    encoded = read_prompts(find(name))
+    encoded = read_encoded_prompts(find(name))
     check(
         len(encoded.prompts) == 1,
         f"{name} holds {len(encoded.prompts)} prompts; expected one, as Save Conditioning writes",

@@ -12,7 +12,7 @@ from comfy_execution.utils import get_executing_context
 UNREAD = "lora key not loaded: "  # how the host begins; it writes at the level of warnings
 
 
-class LeftOut(logging.Handler):
+class UnreadNames(logging.Handler):
     """Listens for the names of such tensors, while a node runs."""
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class LeftOut(logging.Handler):
         self.names.append(record.getMessage().removeprefix(UNREAD))
 
     def take(self) -> tuple[str, ...]:
-        """Those that the running node's LoRA has, once."""
+        """Give the names in the running node's LoRA, once."""
         names = self.names if self.node == running_node() else []
         self.names, self.node = [], None
         return tuple(names)
@@ -41,5 +41,5 @@ def running_node() -> tuple[str, str] | None:
     return None if context is None else (context.prompt_id, context.node_id)
 
 
-left_out = LeftOut()
+left_out = UnreadNames()
 logging.getLogger().addHandler(left_out)

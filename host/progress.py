@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import comfy.utils
 from comfy import model_management
 
-from ..lidit_core.progress import Stopped, heard_by
+from ..lidit_core.progress import Cancelled, heard_by
 from .node_notes import report
 
 PARTS = 1000  # of the bar
@@ -24,7 +24,7 @@ def shown_on_node() -> Iterator[None]:
     try:
         with heard_by(_Shown()):
             yield
-    except Stopped:
+    except Cancelled:
         model_management.interrupt_current_processing(True)
         model_management.throw_exception_if_processing_interrupted()
 
@@ -38,7 +38,7 @@ class _Shown:
 
     def __call__(self, what: str, share: float) -> None:
         if model_management.processing_interrupted():
-            raise Stopped
+            raise Cancelled
         if what != self.what:
             self.what, self.percent, self.bar = what, -1, comfy.utils.ProgressBar(PARTS)
         if int(100 * share) != self.percent:
@@ -47,4 +47,4 @@ class _Shown:
         try:
             self.bar.update_absolute(int(PARTS * share))
         except model_management.InterruptProcessingException:
-            raise Stopped from None
+            raise Cancelled from None

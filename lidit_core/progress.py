@@ -13,13 +13,13 @@ Listener = Callable[[str, float], None]  # what is done, and the share of it tha
 _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 
-class Stopped(BaseException):
+class Cancelled(BaseException):
     """A listener wants the step to end. It is no `Exception`, so that no reader keeps it."""
 
 
 @contextmanager
 def heard_by(listener: Listener) -> Iterator[None]:
-    """Let `listener` hear what `tell` says within the block; it may raise `Stopped`."""
+    """Let `listener` hear what `tell` says within the block; it may raise `Cancelled`."""
     token = _listener.set(listener)
     try:
         yield
@@ -36,7 +36,7 @@ def tell(what: str, share: float) -> None:
     """Tell how much of `what` is done, from 0 to 1. Nothing happens where nobody listens.
 
     Raises:
-        Stopped: the listener wants it to end here.
+        Cancelled: the listener wants it to end here.
     """
     listener = _listener.get()
     if listener is not None:

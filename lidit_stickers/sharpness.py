@@ -61,7 +61,7 @@ def unseen_scenes(count: int) -> list[Scene]:
 
 
 def sharpness(vae: TinyAutoencoder, scenes: list[Scene], size: int) -> Sharpness:
-    """Of the round trip of drawn scenes at a size in pixels."""
+    """How sharp drawn scenes are after the round trip, at a size in pixels."""
     ratios, edges = [], np.zeros(3)  # edges of the drawings, of the round trips, of both
     for scene in scenes:
         drawing = render(scene, size)

@@ -112,7 +112,7 @@ def scene_errors(
     return denoiser_errors(LiDiTDenoiser(pipeline), scenes, times, other)
 
 
-class Denoiser(Protocol):
+class MeasuredModel(Protocol):
     """A model whose errors on scenes are measured."""
 
     prediction: str  # "flow", "eps" or "v"
@@ -150,7 +150,7 @@ class LiDiTDenoiser:
 
 @torch.no_grad()
 def denoiser_errors(
-    model: Denoiser,
+    model: MeasuredModel,
     scenes: Scenes,
     times: Sequence[float],
     other: Callable[[str], str] = empty,
@@ -167,14 +167,14 @@ def denoiser_errors(
     return torch.cat(found, dim=1)
 
 
-def scene_latents(model: Denoiser, scenes: Sequence[Scene]) -> Tensor:
+def scene_latents(model: MeasuredModel, scenes: Sequence[Scene]) -> Tensor:
     """Normalised latents (B, C, h, w) of the drawings, at the model's native size."""
     drawings = np.stack([render(scene, model.native_size) for scene in scenes])
     pixels = torch.from_numpy(drawings).to(model.device).permute(0, 3, 1, 2).float() / 255
     return normalise(model.vae.encode(pixels), model.latent)
 
 
-def _errors(model: Denoiser, x: Tensor, noise: Tensor, texts, times) -> Tensor:
+def _errors(model: MeasuredModel, x: Tensor, noise: Tensor, texts, times) -> Tensor:
     """(times, B, texts) from latents and noise (B, C, h, w)."""
     rows = []
     for time in times:
@@ -208,7 +208,7 @@ def text_gaps(
 
 
 def _gap(time: float, captioned: Tensor, empty: Tensor) -> TextGap:
-    """From the errors (N,) of all scenes."""
+    """The text gap from the errors (N,) of all scenes."""
     deviation = float((empty - captioned).std())
     means = float(captioned.mean()), float(empty.mean())
     return TextGap(time, *means, deviation / sqrt(len(captioned)))

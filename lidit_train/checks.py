@@ -19,7 +19,8 @@ from lidit_core.paths import at_home
 from .loop.computing.eight_bits import check_device
 from .loop.optimisers import check_optimiser
 from .loop.parallel import check_several, share
-from .loop.trackers import check_trackers
+from .loop.trackers import check_login, check_trackers
+from .loop.voice import is_first
 from .recipe import EIGHT_BITS, Recipe
 from .tasks.task import Task
 
@@ -46,6 +47,8 @@ def check_run(
         check_writable(folder)
     task.check_files()
     task.check_data()
+    if is_first():
+        check_login(recipe.log.trackers)
     names = task.read_llms()
     if recipe.cache.given:
         return check(

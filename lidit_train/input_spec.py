@@ -37,7 +37,7 @@ class InputSpec:
         return latent.channels, size[1] // latent.downsampling, size[0] // latent.downsampling
 
     def own_shift(self, width: int, height: int) -> float:
-        """Of the times of pictures of this width and height in pixels, where a stage has none."""
+        """The shift of times for this width and height in pixels, where a stage has none."""
         if self.prediction != "flow":
             return 1.0
         return interpolated_shift(self.shifts, width, height) if self.shifts else self.shift

@@ -33,7 +33,7 @@ def as_flops(count: float) -> str:
 
 
 def as_time(seconds: float) -> str:
-    """In the unit that leaves one to three digits before the point."""
+    """A time in the unit that leaves one to three digits before the point."""
     for size, word in ((86400 * 2, "days"), (3600, "hours"), (60, "minutes"), (1, "s")):
         if seconds >= size:
             unit = 86400 if word == "days" else size

@@ -10,7 +10,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("lidit_core", "lidit_train", "lidit_eval", "lidit_stickers", "host", "nodes", "tests")
-ROOMS = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("README.md"))
+FOLDERS = (*PACKAGES, "benchmarks")
+ROOMS = sorted(path for name in FOLDERS for path in (ROOT / name).rglob("README.md"))
+MANY = 5  # files in a folder, above which it tells what they are
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOMS])
 NAMED = re.compile(r"`((?:lidit_\w+|host|nodes|tests|benchmarks|recipes|docs|workflows)/[\w./-]*)`")
 
@@ -54,8 +56,17 @@ def test_the_readme_is_read_in_minutes():
 
 def test_every_package_and_every_room_of_the_library_has_a_readme():
     library = [path for path in (ROOT / "lidit_core").iterdir() if (path / "__init__.py").is_file()]
-    for folder in [*(ROOT / name for name in PACKAGES), *library]:
+    for folder in [*(ROOT / name for name in FOLDERS), *library]:
         assert folder / "README.md" in ROOMS, folder
+
+
+def test_a_folder_of_many_files_has_a_readme_or_lies_in_a_room_that_lists_them():
+    packages = [ROOT / name for name in FOLDERS if name != "tests"]
+    for folder in {path.parent for package in packages for path in package.rglob("*.py")}:
+        files = {path.name for path in folder.glob("*.py")} - {"__init__.py"}
+        if len(files) > MANY and folder / "README.md" not in ROOMS:
+            room = text_of(folder.parent / "README.md")
+            assert {name for name in files if f"`{name}`" not in room} == set(), folder
 
 
 @pytest.mark.parametrize("path", ROOMS, ids=name_of)

@@ -130,13 +130,15 @@ def test_the_shipped_models_are_known(setup_script):
     assert set(setup_script.SHIPPED) == set(SHIPPED_MODELS)
 
 
-def test_type_errors_are_counted_with_the_comments_that_hide_some(setup_script):
+def test_type_errors_are_counted_with_the_comments_and_casts_that_hide_some(setup_script):
     severities = ("error", "warning", "error", "information")
     report = {"generalDiagnostics": [{"severity": severity} for severity in severities]}
     ignore, basic = "# type: " + "ignore", "# pyright: " + "basic"
     sources = ["x = 1  # of type int", f"y = f()  {ignore}[no-any-return]\nz = y  {ignore}", basic]
     assert setup_script.count_type_errors(report, []) == 2
     assert setup_script.count_type_errors(report, sources) == 5
+    casts = ["cast(Any, x).y", 'typing.cast("Any", x)', "cast(AnyModel, x)", "recast(Any, x)"]
+    assert setup_script.count_type_errors(report, casts) == 4
 
 
 def test_without_pyright_lint_says_so(setup_script, monkeypatch, capsys):

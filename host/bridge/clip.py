@@ -13,7 +13,7 @@ from comfy.supported_models_base import ClipTarget
 from ...lidit_core.bridge.file import LoadedBridge
 from ...lidit_core.errors import check, shown
 from ..llm.reader import HostCLIP
-from .files import Loaded, adds, llms_of, reads_weights, target_of
+from .files import Loaded, adds, llms_of, reads_weights, writes_of
 from .holder import BridgeHolder, Wiring
 from .mixing import OwnEncoder, check_encoder
 from .model_reads import check_model
@@ -53,7 +53,7 @@ def bridged_clip(
     )
     check(
         encoder is not None or not adds(loaded),
-        f"this bridge adds to what {target_of(loaded).name} writes, and no encoder is connected;"
+        f"this bridge adds to what {writes_of(loaded).name} writes, and no encoder is connected;"
         " connect the checkpoint's own CLIP as encoder",
     )
     found = assigned(llms_of(loaded), clips, by_name=isinstance(loaded, LoadedBridge))

@@ -112,7 +112,7 @@ def _cosine(report: str) -> list[str]:
 
 
 def _gap(stages: str) -> list[str]:
-    """Of the last run through a model."""
+    """The text gap that the last run through a model has kept."""
     try:
         run = [stage for stage in json.loads(stages) if "after" in stage][-1]
         gap = float(run["after"][GAP])
@@ -142,7 +142,7 @@ def adds(loaded: Loaded) -> bool:
 
 
 @dataclass(frozen=True)
-class Target:
+class Writes:
     """What a bridge writes, for sentences."""
 
     name: str
@@ -150,9 +150,9 @@ class Target:
     pooled: int
 
 
-def target_of(loaded: Loaded) -> Target:
+def writes_of(loaded: Loaded) -> Writes:
     """The text encoder in whose form a bridge writes."""
     if isinstance(loaded, LoadedProjection):
-        return Target(loaded.about.get("target_model", "another LLM"), loaded.width, 0)
+        return Writes(loaded.about.get("target_model", "another LLM"), loaded.width, 0)
     spec = loaded.bridge.config.teacher
-    return Target(spec.name, spec.width, spec.pooled)
+    return Writes(spec.name, spec.width, spec.pooled)

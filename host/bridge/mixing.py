@@ -14,7 +14,7 @@ from ...lidit_core.bridge.recorded import ALIKE
 from ...lidit_core.errors import LiDiTError, check
 from ...lidit_core.io.conditioning import Entry, distance
 from ..node_notes import note
-from .files import Loaded, target_of
+from .files import Loaded, writes_of
 from .tokens import TEXT
 
 
@@ -60,7 +60,7 @@ def check_encoder(loaded: Loaded, encoder: OwnEncoder) -> None:
     Of one of the same tokenizer and sizes, as Flan-T5 has T5's, a note tells.
     """
     own, values = encoder.entry({TEXT: ""})
-    target = target_of(loaded)
+    target = writes_of(loaded)
     check(
         own.ndim == 3 and own.shape[-1] == target.width,
         f"the encoder here writes rows of {own.shape[-1]} and this bridge those of "

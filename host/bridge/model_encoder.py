@@ -14,7 +14,7 @@ from ...lidit_core.bridge.file import LoadedBridge
 from ...lidit_core.bridge.layout import RowMaker
 from ...lidit_core.bridge.rows import PADDING_ROW
 from ..node_notes import note
-from .files import Loaded, target_of
+from .files import Loaded, writes_of
 
 PROBE = "two red cars, left of 3 small blue birds!"
 
@@ -33,7 +33,7 @@ def tell_encoder(loaded: Loaded, model: Any) -> None:
         return
     if own is None or not isinstance(loaded, LoadedBridge):
         return
-    name, written = getattr(own.clip, "__name__", "another one"), target_of(loaded).name
+    name, written = getattr(own.clip, "__name__", "another one"), writes_of(loaded).name
     tokens = _tokens(own.tokenizer)
     if tokens is None:
         alike = name == written
@@ -65,7 +65,7 @@ def _tokens(tokenizer: Any) -> tuple[tuple[int, ...], ...] | None:
 
 
 def _ids(maker: RowMaker) -> list[int]:
-    """Those of a teacher's rows for the probe, without padding."""
+    """The ids of a teacher's rows for the probe, without padding."""
     rows = maker(PROBE)
     return (rows.ids - maker.layout.first_id)[rows.kinds != PADDING_ROW].tolist()
 

@@ -10,7 +10,7 @@ import torch
 
 from ...lidit_core.errors import check
 from ..node_notes import note
-from .files import Loaded, target_of
+from .files import Loaded, writes_of
 from .model_encoder import tell_encoder
 
 # The first layers that the host's transformers have on the text and on the pooled vector.
@@ -67,7 +67,7 @@ def check_model(loaded: Loaded, model: Any) -> None:
     Raises:
         LiDiTError: it does.
     """
-    target, reads = target_of(loaded), reads_of(model)
+    target, reads = writes_of(loaded), reads_of(model)
     advice = "connect the model that the bridge was trained for, or load a bridge for this one"
     if not reads.rows:
         note(f"what {reads.name} reads of text is not known here, and not compared with the bridge")

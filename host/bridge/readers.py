@@ -11,10 +11,15 @@ from ...lidit_core.llm.blocks import Block, shown_block
 from ...lidit_core.text.cache import PromptStates
 from ...lidit_core.text.encoder import pad_states
 from ...lidit_core.text.spec import LLMSpec, place_of
-from ..llm.notes import tell
-from ..llm.reader import HostCLIP, PromptReader
+from ..llm.notes import tell_prompt
+from ..llm.reader import HostCLIP, PromptReader, reader_of
 from ..node_notes import note
 from ..prompt_lengths import tell_length
+
+NO_LLM = (
+    "and a bridge reads an LLM; connect the LI-DiT LLM loader, or put LI-DiT LLM from CLIP "
+    "between, and this CLIP as encoder"
+)
 
 
 def assigned(llms: Sequence[LLMSpec], clips: Sequence[HostCLIP], by_name: bool) -> list[HostCLIP]:
@@ -32,7 +37,7 @@ def assigned(llms: Sequence[LLMSpec], clips: Sequence[HostCLIP], by_name: bool) 
     )
     found: dict[int, HostCLIP] = {}
     for clip in clips:
-        reader = _reader(clip)
+        reader = reader_of(clip, NO_LLM)
         place = place_of(llms, reader.name, reader.llm.fingerprint) if by_name else 0
         if place is None or place in found:
             raise LiDiTError(
@@ -44,20 +49,10 @@ def assigned(llms: Sequence[LLMSpec], clips: Sequence[HostCLIP], by_name: bool) 
     return [found[place] for place in range(len(llms))]
 
 
-def _reader(clip: HostCLIP) -> PromptReader:
-    reader = getattr(clip, "cond_stage_model", None)
-    if not isinstance(reader, PromptReader):
-        raise LiDiTError(
-            f"this CLIP holds {type(reader).__name__}, and a bridge reads an LLM; connect the "
-            "LI-DiT LLM loader, or put LI-DiT LLM from CLIP between, and this CLIP as encoder"
-        )
-    return reader
-
-
 def tell_source(loaded: LoadedProjection, clips: Sequence[HostCLIP]) -> None:
     """Tell on the node of an LLM that a projection names otherwise."""
     for clip in clips:
-        if told := loaded.name_note(_reader(clip).name):
+        if told := loaded.name_note(reader_of(clip, NO_LLM).name):
             note(told)
 
 
@@ -96,7 +91,7 @@ def _same_block(block: Block, reader: PromptReader) -> bool:
 def read(spec: LLMSpec, clip: HostCLIP, text: str) -> StudentTokens:
     """What an LLM makes of one prompt, in the template that the bridge was trained with."""
     (row,) = _rows(spec, clip, [text])
-    tell(text, row)
+    tell_prompt(text, row)
     tell_length(spec, row.used)
     return _tokens(row, text)
 
@@ -107,7 +102,7 @@ def read_each(spec: LLMSpec, clip: HostCLIP, texts: Sequence[str]) -> list[Stude
 
 
 def _rows(spec: LLMSpec, clip: HostCLIP, texts: Sequence[str]) -> list[PromptStates]:
-    reader = _reader(clip)
+    reader = reader_of(clip, NO_LLM)
     with reader.serving(clip.patcher) as known:
         if not known:
             clip.load_model()

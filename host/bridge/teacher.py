@@ -88,7 +88,7 @@ class HostTexts:
         return pieces[self.dropped :]
 
     def ids(self, text: str) -> list[int] | None:
-        """Those of the rows; None where one has a weight, or is no token of the vocabulary."""
+        """The rows' token ids; None where one has a weight, or is no token of the vocabulary."""
         tokens = self.tokens(text)
         plain = all(isinstance(token, int) and weight == 1 for token, weight in tokens)
         return [int(token) for token, _ in tokens] if plain else None

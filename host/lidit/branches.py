@@ -50,7 +50,7 @@ def model_text(
 
 
 def _told(options: BranchOptions, config: RefinerConfig) -> BranchOptions:
-    """Without what says no more than the configuration, so that equal uses run as one batch."""
+    """The options, less those that repeat the configuration, so that equal uses make one batch."""
     full, gated = options.full_attention, options.gated
     return replace(
         options,

@@ -188,7 +188,7 @@ def _is_as_it_was(c0: Tensor, hidden: Tensor, mark: str) -> bool:
 
 
 def _with_first(text: PromptText, hidden: Tensor) -> PromptText:
-    """With other states of the first LLM."""
+    """The text with other states of the first LLM."""
     first, *others = text.branches
     changed = first.with_states(first.states.with_hidden(hidden))
     return replace(text, branches=(changed, *others))

@@ -153,7 +153,7 @@ def _only(conditioning: Sequence[Entry]) -> Entry:
 
 
 def _places(prompt: PromptText, read: ModelText, config: LiDiTConfig) -> dict[int, TokenPlaces]:
-    """Those of the branches whose words are known; the others are told."""
+    """Give the places of the branches whose words are known, and tell of the others."""
     known = {branch_of(each, config): each for each in prompt.branches}
     unknown = [each.llm for each in known.values() if not each.places and each.options.weight]
     if unknown:

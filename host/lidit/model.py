@@ -147,7 +147,7 @@ class HostModel(comfy.model_base.BaseModel):
         return patcher.model_options.get("transformer_options", {}) if patcher else {}
 
     def process_timestep(self, timestep: Tensor, **kwargs) -> Tensor:
-        """In LI-DiT's unit, whatever the schedule that a node has set counts in."""
+        """The timestep in LI-DiT's unit, whatever unit a node's schedule has."""
         check_prediction(self.model_sampling, self.model_config.config.prediction)
         own = self.own_sampling[0]
         return model_timestep(self.model_sampling, timestep, own, self.levels_known)
@@ -259,7 +259,7 @@ def _is_bound(patcher: comfy.model_patcher.ModelPatcher) -> bool:
 
 
 def _drop_patches(patcher: comfy.model_patcher.ModelPatcher, prefixes: tuple[str, ...]) -> None:
-    """Without the patches of all weights whose names begin so."""
+    """Drop the patches of all weights whose names begin so."""
     for patches in (
         patcher.patches,
         patcher.weight_wrapper_patches,

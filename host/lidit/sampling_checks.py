@@ -155,7 +155,7 @@ def tell_uncovered(
 
 
 def _uncovered(entries: Sequence[dict], sigmas: Sequence[float], shape: Sequence[int]) -> str:
-    """Where no entry holds; "" where one does everywhere."""
+    """The steps or places where no entry holds; "" where one does everywhere."""
     for step, sigma in enumerate(sigmas):
         there = [entry for entry in entries if _holds_at(entry, sigma)]
         if not there:

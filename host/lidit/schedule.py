@@ -25,7 +25,7 @@ REMEDY = {
 }
 
 
-class Schedule(Protocol):
+class NoiseSchedule(Protocol):
     """The host's `model_sampling`."""
 
     def timestep(self, sigma: Tensor) -> Tensor: ...
@@ -33,7 +33,7 @@ class Schedule(Protocol):
     def sigma(self, timestep: Tensor) -> Tensor: ...
 
 
-def check_prediction(sampling: Schedule, prediction: str) -> None:
+def check_prediction(sampling: NoiseSchedule, prediction: str) -> None:
     """Refuse a schedule under which the host reads the model's output as something else."""
     kind, lookalikes = READ_AS[prediction]
     if isinstance(sampling, kind) and not isinstance(sampling, lookalikes):
@@ -80,7 +80,7 @@ def check_finite(latent: Tensor, dtype: torch.dtype) -> None:
 
 
 def model_timestep(
-    sampling: Schedule, timestep: Tensor, own: Schedule, levels_known: bool = False
+    sampling: NoiseSchedule, timestep: Tensor, own: NoiseSchedule, levels_known: bool = False
 ) -> Tensor:
     """Translate a node's timestep (B,), whatever it counts in, to LI-DiT's, 0 to 1000.
 

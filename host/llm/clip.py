@@ -22,17 +22,21 @@ from ...lidit_core.llm.blocks import Block, plain_block
 from ...lidit_core.llm.loading import default_dtype, expected_bytes, load_llm
 from ...lidit_core.llm.locate import locate
 from ...lidit_core.text.templates import InstructionTemplate
-from ..node_notes import note, report
+from ..node_notes import note
 from ..weight_names import name_weights
 from ..weight_patches import check_storage
 from .holder import LLMHolder
-from .notes import describe, describe_llm, with_notes
+from .notes import describe_llm, report_prompt
 from .plain_text import EMPHASIS, TEMPLATE, PlainText
-from .reader import HostCLIP, LLMSettings, PromptReader
+from .reader import HostCLIP, LLMSettings, PromptReader, reader_of
 from .weights import FP8, move_the_rest, names_of_attention, store_in_fp8
 
 DTYPES = ("auto", "float32", "bfloat16", "fp8_e4m3fn")
 DEVICES = ("default", "cpu")
+NO_LLM = (
+    "whose states LI-DiT was not trained on; expected an LLM, so connect the LI-DiT LLM loader, "
+    "put LI-DiT LLM from CLIP between if it is one, or use CLIPTextEncode for others"
+)
 
 
 def open_clip(settings: LLMSettings, disable_dynamic: bool = False) -> LLMClip:
@@ -124,22 +128,15 @@ def encode_prompt(
     Raises:
         LiDiTError: the CLIP is not from one of our nodes.
     """
-    holder = getattr(clip, "cond_stage_model", None)
-    if not isinstance(holder, PromptReader):
-        raise LiDiTError(
-            f"this CLIP holds {type(holder).__name__}, whose states LI-DiT was not trained on; "
-            "expected an LLM, so connect the LI-DiT LLM loader, put LI-DiT LLM from CLIP between "
-            "if it is one, or use CLIPTextEncode for others"
-        )
+    holder = reader_of(clip, NO_LLM)
     with holder.noting() as read:
         conditioning = clip.encode_from_tokens_scheduled(
             clip.tokenize(text, **{TEMPLATE: template, EMPHASIS: emphasis or None})
         )
     used = template or holder.settings.template
     block, device = holder.settings.block, clip.patcher.load_device
-    told = describe(read[0], holder.name, block, used.name, device)
-    report(told)
-    return conditioning, with_notes(told, text, read[0], emphasis)
+    how = holder.name, block, used.name, device
+    return conditioning, report_prompt(text, read[0], *how, emphasis=emphasis)
 
 
 def block_named(text: str) -> Block:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
 
 import torch
 from comfy import model_management
 
-from ...lidit_core.errors import LiDiTError, check
+from ...lidit_core.errors import check
 from ...lidit_core.text.expansion import (
     Expanded,
     Expansion,
@@ -25,7 +24,12 @@ from ..progress import shown_on_node
 from .host_clip import HostReader
 from .host_decoder import text_models
 from .memory import memory_needed
-from .reader import HostCLIP, PromptReader
+from .reader import HostCLIP, PromptReader, reader_of
+
+NO_LLM = (
+    "which is not read as an LLM; connect the LI-DiT LLM loader, or put LI-DiT LLM from CLIP "
+    "between if it is one"
+)
 
 
 def expand_prompt(clip: HostCLIP, text: str, how: Expansion) -> str:
@@ -34,7 +38,7 @@ def expand_prompt(clip: HostCLIP, text: str, how: Expansion) -> str:
     Raises:
         LiDiTError: the CLIP is not from one of our nodes, or its LLM does not write.
     """
-    reader = reader_of(clip)
+    reader = reader_of(clip, NO_LLM)
     with shown_on_node():
         if isinstance(reader, HostReader):
             made = _by_host(reader, clip.patcher, text, how)
@@ -66,7 +70,7 @@ def continue_prompt(
     Raises:
         LiDiTError: the CLIP is not from one of our nodes, or its LLM does not write.
     """
-    reader = reader_of(clip)
+    reader = reader_of(clip, NO_LLM)
     template = template or reader.settings.template
     if template == find_template("none"):
         note(
@@ -80,17 +84,6 @@ def continue_prompt(
     return told, alone
 
 
-def reader_of(clip: HostCLIP) -> PromptReader:
-    """What a CLIP of one of our nodes reads prompts with."""
-    reader = getattr(clip, "cond_stage_model", None)
-    if not isinstance(reader, PromptReader):
-        raise LiDiTError(
-            f"this CLIP holds {type(reader).__name__}, which is not read as an LLM; connect the "
-            "LI-DiT LLM loader, or put LI-DiT LLM from CLIP between if it is one"
-        )
-    return reader
-
-
 def _next(
     reader: PromptReader, patcher, text: str, template: InstructionTemplate, max_tokens: int
 ) -> str:
@@ -98,14 +91,14 @@ def _next(
     if isinstance(reader, HostReader):
         ids, stops = ids_before(reader.llm, text, template, max_tokens), ends_of(reader.llm)
         reply = _written(reader, patcher, text, ids, stops, how)
-        return cast(Any, reader.llm.tokenizer).decode(reply)
+        return reader.llm.tokenizer.decode(reply)
     room, source = _room(reader, patcher, text, how), reader.settings.source
     device = patcher.load_device
     return continued(reader.llm, source, text, template, max_tokens, device, room)
 
 
 def _by_library(reader: PromptReader, patcher, text: str, how: Expansion) -> Expanded:
-    """By an LLM of the LLM loader, whose other blocks are read from its files meanwhile."""
+    """Expand with an LLM of the LLM loader, whose other blocks are read from files meanwhile."""
     room = _room(reader, patcher, text, how)
     return expand(reader.llm, reader.settings.source, text, how, patcher.load_device, room)
 
@@ -122,7 +115,7 @@ def _room(reader: PromptReader, patcher, text: str, how: Expansion) -> Callable[
 
 
 def _by_host(reader: HostReader, patcher, text: str, how: Expansion) -> Expanded:
-    """By the host's own text model, which is there as a whole."""
+    """Expand with the host's own text model, which is there as a whole."""
     renderer = reply_renderer(reader.llm, how)
     stops = renderer.stops()
     reply = _written(reader, patcher, text, renderer(text).ids, stops, how)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 import weakref
 from dataclasses import dataclass, replace
+from typing import cast
 
 import comfy.sd
 import torch
@@ -14,7 +15,7 @@ from torch import nn
 from ...lidit_core.errors import LiDiTError, check
 from ...lidit_core.llm.blocks import Block, kept_blocks, shown_block, tap_indices
 from ...lidit_core.llm.decoder.fingerprints import decoder_fingerprint
-from ...lidit_core.llm.loading import LLM
+from ...lidit_core.llm.loading import LLM, Tokenizer
 from ...lidit_core.llm.storage import of_blocks
 from ..node_notes import note
 from .clip import LLMClip
@@ -106,7 +107,7 @@ def host_llm(
     told = told_name(kind, sizes)
     label = name or told or label_of(kind, sizes)
     decoder = HostDecoder(model, _kept(model, block, sizes, label), kind.label)
-    tokenizer = readable_tokenizer(tokenizers, place, kind.chat)
+    tokenizer = cast(Tokenizer, readable_tokenizer(tokenizers, place, kind.chat))
     known = decoder_fingerprint(model.embed_tokens.weight, model.layers[0])
     kept, width = decoder.config.num_hidden_layers, sizes.width
     context, taps = model.config.max_position_embeddings, tap_indices(block, sizes.blocks, label)

@@ -37,7 +37,7 @@ def text_models(clip_model: nn.Module) -> Iterator[tuple[str, HostModule]]:
 
 
 def stored_blocks(model: HostModule) -> list[str]:
-    """In what class of numbers each block of the host's is stored."""
+    """The class of numbers in which each block of the host's is stored."""
     matrices = model.named_parameters()
     return by_block((name, weight.shape, class_of(_kind(weight))) for name, weight in matrices)
 

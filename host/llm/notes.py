@@ -9,7 +9,7 @@ from ...lidit_core.llm.loading import LLM
 from ...lidit_core.text.cache import PromptStates
 from ...lidit_core.text.emphasis import emphasis_notes
 from ...lidit_core.text.notes import literal_notes, prompt_notes
-from ..node_notes import note
+from ..node_notes import note, report
 from .memory import memory_needed
 
 
@@ -29,21 +29,40 @@ def describe_llm(llm: LLM, token_budget: int, device: torch.device) -> str:
     )
 
 
-def describe(
+def report_prompt(
+    prompt: str,
     states: PromptStates,
     llm: str,
     block: Block,
     template: str,
     device: torch.device,
+    emphasis: bool = False,
 ) -> str:
-    """What a user wants to know of a prompt that was read, a line each.
+    """Show on the running node how a prompt was read.
 
     Args:
         llm: the LLM's name.
         block: the block whose states were read; see `load_llm`.
         template: the name of the instruction template that was used.
         device: where the states were computed if they were not cached.
+        emphasis: whether the prompt was read for weights.
+    Returns:
+        The same, and a line for all that was cut or is read otherwise than elsewhere.
     """
+    described = _described(states, llm, block, template, device)
+    report(described)
+    notes = prompt_notes(prompt, states, emphasis)
+    return "\n".join([described, *(f"note: {told}" for told in notes)])
+
+
+def _described(
+    states: PromptStates,
+    llm: str,
+    block: Block,
+    template: str,
+    device: torch.device,
+) -> str:
+    """What a user wants to know of a prompt that was read, a line each."""
     first, end = states.span
     place = f"{first} to {end - 1}" if end > first else "empty"
     (length, width), dtype = states.hidden.shape, str(states.hidden.dtype).removeprefix("torch.")
@@ -60,17 +79,7 @@ def describe(
     return "\n".join(lines)
 
 
-def with_notes(described: str, prompt: str, states: PromptStates, emphasis: bool = False) -> str:
-    """The same, and a line for all that was cut or is read otherwise than elsewhere.
-
-    Args:
-        emphasis: whether the prompt was read for weights.
-    """
-    notes = prompt_notes(prompt, states, emphasis)
-    return "\n".join([described, *(f"note: {told}" for told in notes)])
-
-
-def tell(text: str, row: PromptStates, emphasis: bool = False) -> None:
+def tell_prompt(text: str, row: PromptStates, emphasis: bool = False) -> None:
     """Note on the encoding node that a prompt was cut, or what of it has no effect.
 
     Args:

@@ -28,7 +28,7 @@ from ..keys import reading_of
 from ..lidit.conditioning import sequence_of, values_of
 from ..weight_patches import check_weight_patches, name_owner
 from .memory import memory_needed
-from .notes import tell
+from .notes import tell_prompt
 from .plain_text import EMPHASIS, TEMPLATE, plain_text_of
 from .weights import tell_normed
 
@@ -139,7 +139,7 @@ class PromptReader:
         emphasis, prompts = bool(tokens.get(EMPHASIS)), self.prompts(template, text)
         row = encode_emphasised(prompts, text) if emphasis else prompts.encode_rows([text])[0]
         states = pad_states([row]).to(model_management.intermediate_device())
-        tell(text, row, emphasis)
+        tell_prompt(text, row, emphasis)
         if self.noted is not None:
             self.noted.append(row)
         reading = reading_of(self.settings.block, template)
@@ -229,6 +229,18 @@ class PromptReader:
         """Bytes that a prompt takes beside the weights; without one the longest."""
         budget = self.settings.token_budget
         return memory_needed(self.llm, budget, plain_text_of(tokens) if tokens else "x" * budget)
+
+
+def reader_of(clip: HostCLIP, refusal: str) -> PromptReader:
+    """What a CLIP of one of our nodes reads prompts with.
+
+    Args:
+        refusal: how a sentence goes on that begins with what another CLIP holds.
+    """
+    reader = getattr(clip, "cond_stage_model", None)
+    if not isinstance(reader, PromptReader):
+        raise LiDiTError(f"this CLIP holds {type(reader).__name__}, {refusal}")
+    return reader
 
 
 class CachedPrompts(PromptEncoder):

@@ -72,7 +72,7 @@ class AddedPaths:
         return Call(added.masked(x.dtype), own, replaced, context.shape[1])
 
     def before(self, n: Tensor, context: Tensor, value: Tensor, options: dict):
-        """Of a layer's query (B, N, D), keys' and values' text (set_model_attn2_patch)."""
+        """Change a query (B, N, D), and its keys' and values' text (set_model_attn2_patch)."""
         call, place = options.get(self.use.key), _place(options)
         if call is None or place not in call.own:
             return n, context, value
@@ -85,7 +85,7 @@ class AddedPaths:
         return n, context, value
 
     def after(self, n: Tensor, options: dict) -> Tensor:
-        """Of a layer's output (B, N, D) (set_model_attn2_output_patch)."""
+        """Change a layer's output (B, N, D) (set_model_attn2_output_patch)."""
         call, query = options.get(self.use.key), options.pop(self.query, None)
         if call is None or query is None or not self._fits(n, query, call):
             return n

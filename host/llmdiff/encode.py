@@ -8,13 +8,16 @@ from ...lidit_core.errors import LiDiTError
 from ...lidit_core.llm.blocks import shown_block
 from ...lidit_core.text.encoder import pad_states
 from ..keys import reading_of
-from ..llm.notes import describe, tell
-from ..llm.reader import HostCLIP, PromptReader
-from ..node_notes import report
+from ..llm.notes import report_prompt, tell_prompt
+from ..llm.reader import HostCLIP, PromptReader, reader_of
 from .conditioning import LLMText
 
 DIFFERENCES = "differences"  # the block
 LAYERS = {"all": DIFFERENCES, DIFFERENCES: DIFFERENCES, -1: -1}  # the CLIP's: what is read of it
+NO_LLM = (
+    "and LLMDiff reads an LLM; connect the LI-DiT LLM loader with layer 'all' here, and this "
+    "CLIP's prompt as conditioning"
+)
 
 
 def read_for_adapter(clip: HostCLIP, text: str) -> LLMText:
@@ -31,9 +34,9 @@ def read_for_adapter(clip: HostCLIP, text: str) -> LLMText:
         if not cached:
             clip.load_model()
         (row,) = holder.prompts(None, text, block).encode_rows([text])
-    tell(text, row)
+    tell_prompt(text, row)
     template = holder.settings.template
-    report(describe(row, holder.name, block, template.name, clip.patcher.load_device))
+    report_prompt(text, row, holder.name, block, template.name, clip.patcher.load_device)
     states = pad_states([row]).to(model_management.intermediate_device())
     reading, known = reading_of(block, template), holder.llm.fingerprint
     return LLMText(holder.name, states, reading, row.used, known)
@@ -41,12 +44,7 @@ def read_for_adapter(clip: HostCLIP, text: str) -> LLMText:
 
 def _whole(clip: HostCLIP) -> PromptReader:
     """The LLM of this CLIP with all of its blocks."""
-    holder = getattr(clip, "cond_stage_model", None)
-    if not isinstance(holder, PromptReader):
-        raise LiDiTError(
-            f"this CLIP holds {type(holder).__name__}, and LLMDiff reads an LLM; connect the "
-            "LI-DiT LLM loader with layer 'all' here, and this CLIP's prompt as conditioning"
-        )
+    holder = reader_of(clip, NO_LLM)
     if holder.settings.block not in LAYERS:
         raise LiDiTError(
             f"this CLIP reads {holder.name} at layer {shown_block(holder.settings.block)}, and "

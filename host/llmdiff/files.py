@@ -26,7 +26,7 @@ def adapters() -> list[str]:
 
 
 def _shipped() -> list[str]:
-    """Those of the weights that come with the pack whose metadata say so."""
+    """The adapters among the weights that come with the pack, by their metadata."""
     found = []
     for path in files_like(SHIPPED_WEIGHTS, f"*{SUFFIX}"):
         with contextlib.suppress(LiDiTError, OSError), opened(path) as file:  # damaged on its way

@@ -50,7 +50,7 @@ class LinearBase(nn.Module):
         return torch.where(text, of_text, of_others)
 
     def _mapped(self, entered: Tensor, weight: Tensor, rows: TeacherRows) -> Tensor:
-        """By the map of each row's encoder."""
+        """Map each row with the map of its encoder."""
         if self.parts == 1:
             return entered @ weight.T
         mapped = torch.stack([entered @ part.T for part in weight])  # (parts, B, R, C)
@@ -96,7 +96,7 @@ def _standard(config: BridgeConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _ridge(config: BridgeConfig) -> dict[str, tuple[int, ...]]:
-    """Those of ridge, which a bridge that adds to an encoder lacks: that is its base."""
+    """The shapes of a linear base; a bridge that adds to an encoder has none: that is its base."""
     width, read, pooled = config.teacher.width, config.state_width, config.teacher.pooled
     each = _each(config)
     shapes: dict[str, tuple[int, ...]] = {

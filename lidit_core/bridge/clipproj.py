@@ -98,7 +98,7 @@ class LoadedProjection:
 
 
 def _letters(name: str) -> str:
-    """Those and digits of a name's last part, in lower case."""
+    """The letters and digits of a name's last part, in lower case."""
     last = name.replace("\\", "/").rstrip("/").rpartition("/")[2]
     return "".join(filter(str.isalnum, last.lower()))
 

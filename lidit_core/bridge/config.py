@@ -44,7 +44,7 @@ class TeacherSpec:
 
     @property
     def layouts(self) -> tuple[TokenLayout, ...]:
-        """Of all encoders in order."""
+        """The layouts of all encoders in order."""
         return (self.layout, *self.more)
 
     @property
@@ -108,7 +108,7 @@ class BridgeConfig:
 
     @property
     def branches(self) -> int:
-        """Of the collaborative refiner: each LLM, and the encoder that is added to."""
+        """The collaborative refiner's branches: each LLM, and the encoder that is added to."""
         return len(self.llms) + self.add
 
     def to_json(self) -> str:

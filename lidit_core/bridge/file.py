@@ -107,7 +107,7 @@ def load_bridge(path: str | Path, device: torch.device | str = "cpu") -> LoadedB
 
 
 def _own(tensors: Mapping[str, Tensor] | Mapping[str, Shape]) -> dict:
-    """Those of the bridge itself, without the tokenizer and what the empty prompt gave."""
+    """The tensors of the bridge itself, without the tokenizer and what the empty prompt gave."""
     beside = (TOKENIZER, EMPTY)
     return {k: v for k, v in tensors.items() if k.partition(".")[0] not in beside}
 

@@ -46,7 +46,7 @@ class Statistics:
         return self.sum / self.count.clamp(min=1)[:, None]
 
     def deviation(self, groups: Tensor) -> Tensor:
-        """Of some groups' rows together, (width,)."""
+        """The deviation of some groups' rows together, (width,)."""
         count = self.count[groups].sum().clamp(min=1)
         mean = self.sum[groups].sum(0) / count
         return (self.square[groups].sum(0) / count - mean.square()).clamp(min=0).sqrt()

@@ -25,7 +25,7 @@ class TokenPlaces:
 
     @classmethod
     def of(cls, text: str, row: PromptStates) -> TokenPlaces | None:
-        """Those of a prompt as an LLM has read it; None where that is not known."""
+        """The places of a prompt's tokens as an LLM has read it; None where that is not known."""
         if row.offsets is None:
             return None
         return cls(text, row.span[0], tuple((a, b) for a, b in row.offsets.tolist()))

@@ -34,7 +34,7 @@ class Seen:
 def first_keys(
     config: LiDiTConfig, text: Mapping[int, LLMStates], options: TextOptions
 ) -> dict[int, int]:
-    """By branch, what is added to a token's number to find it among the transformer's keys."""
+    """What is added to a token's number to find it among the transformer's keys, by branch."""
     refiner = config.refiner
     kept = refiner.registers if refiner.registers_kept else 0
     places, start = {}, 0

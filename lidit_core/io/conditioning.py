@@ -194,7 +194,7 @@ def read_texts(path: str | Path) -> list[str]:
         return [_text(text) for text in _listed(file, path, "prompts")]
 
 
-def read_prompt(path: str | Path, place: int) -> EncodedPrompt:
+def read_encoded_prompt(path: str | Path, place: int) -> EncodedPrompt:
     """One prompt of a file; of its tensors only those are read that it has."""
     with opened(path) as file:
         text, entries = (_listed(file, path, name)[place] for name in ("prompts", "entries"))

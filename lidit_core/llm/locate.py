@@ -169,10 +169,10 @@ def _version(path: Path) -> tuple[Path, int, int]:
 
 @functools.lru_cache(maxsize=64)
 def _content(versions: tuple[tuple[Path, int, int], ...]) -> str:
-    """A GGUF's fingerprint, after which its converted copy is named; read once a version."""
-    from .gguf.convert import fingerprint
+    """The digest of a GGUF, after which its converted copy is named; read once a version."""
+    from .gguf.convert import content_digest
 
-    return fingerprint([path for path, *_ in versions])
+    return content_digest([path for path, *_ in versions])
 
 
 def given_name(path: Path) -> str:

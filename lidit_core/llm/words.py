@@ -23,7 +23,7 @@ COMMON = (
 
 
 def split_words(tokenizer, words: Mapping[str, int]) -> list[str]:
-    """Those of the words, given with their tokens' ids, that come as anything but this token."""
+    """The words, given with their tokens' ids, that come as anything but this token."""
     texts = [f"{BEFORE} {word}" for word in words]
     read = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
     return [word for ids, (word, id_) in zip(read, words.items()) if ids[-1:] != [id_]]

@@ -62,7 +62,7 @@ def masked_mean(x: Tensor, seen: Tensor, weights: Tensor | None = None) -> Tenso
 
 
 def branch_bias(branches: Sequence[Branch]) -> Tensor | None:
-    """Of the keys of some branches, one after the other: see `key_bias`; log w for a weight w."""
+    """The bias of some branches' keys in a row, see `key_bias`; log w for a weight w."""
     seen, dtype = torch.cat([b.seen for b in branches], dim=1), branches[0].tokens.dtype
     bias = key_bias(seen, dtype, all(b.full for b in branches))
     if not weighted(branches):

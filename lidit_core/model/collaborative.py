@@ -98,7 +98,7 @@ class CollaborativeRefiner(nn.Module):
 
 
 def others_of(branches: Mapping[int, Branch], i: int) -> Others:
-    """Those of every branch but i."""
+    """The tokens of every branch but i."""
     others = [branch for j, branch in branches.items() if j != i]
     return Others(torch.cat([b.tokens for b in others], dim=1), branch_bias(others), _share(others))
 

@@ -116,7 +116,7 @@ def encoded_prompt(text: PromptText, prompt: str = "") -> EncodedPrompt:
     return EncodedPrompt([(first.hidden, values)], prompt)
 
 
-def read_prompts(path: str | Path) -> EncodedPrompts:
+def read_encoded_prompts(path: str | Path) -> EncodedPrompts:
     """Read a file of encoded prompts, also one that `lidit encode` wrote before 0.1.
 
     Raises:

@@ -36,11 +36,11 @@ class RoutedTaps:
         return torch.einsum("k,blkd->bld", share, self.entered)
 
     def cut(self, first: int) -> RoutedTaps:
-        """Without the tokens before the first that is kept."""
+        """The taps, less those of tokens before the first that is kept."""
         return replace(self, entered=self.entered[:, first:])
 
     def after(self, registers: int) -> RoutedTaps:
-        """With so many tokens before them that the taps do not change."""
+        """The taps behind so many tokens that they do not change."""
         rows, _, taps, width = self.entered.shape
         none = self.entered.new_zeros(rows, registers, taps, width)
         return replace(self, entered=torch.cat([none, self.entered], dim=1))

@@ -136,7 +136,7 @@ class TextSide(nn.Module):
 
 
 def _asked(states: LLMStates, options: TextOptions, branch: int) -> LLMStates:
-    """Without what the options leave out."""
+    """The states, less what the options leave out."""
     if not options.of(branch).weight:
         return states.emptied()
     return states.without_emphasis() if options.emphasis is False else states
@@ -171,7 +171,7 @@ def _mix(branches: Sequence[Branch], every_sample: bool) -> TextContext:
 
 
 def _bias(branches: Sequence[Branch]) -> Tensor | None:
-    """Of the keys of the model's cross-attention: what is seen, weights of branches and tokens."""
+    """The bias of the cross-attention's keys: what is seen, weights of branches and tokens."""
     bias = branch_bias(branches)
     if all(branch.emphasis is None for branch in branches):
         return bias

@@ -156,7 +156,7 @@ def reduces_to_values(attention: nn.Module) -> bool:
     return query == heads and heads % width == 0 and width % head == 0
 
 
-class Projection(Protocol):
+class KnownLinear(Protocol):
     """A linear layer, packed or not, of an attention whose parts are all known."""
 
     in_features: int
@@ -165,18 +165,18 @@ class Projection(Protocol):
     def __call__(self, x: Tensor) -> Tensor: ...
 
 
-def _parts(attention: nn.Module) -> dict[str, Projection]:
-    return cast("dict[str, Projection]", dict(attention.named_children()))
+def _parts(attention: nn.Module) -> dict[str, KnownLinear]:
+    return cast("dict[str, KnownLinear]", dict(attention.named_children()))
 
 
-def _gives_values(parts: dict[str, Projection]) -> bool:
+def _gives_values(parts: dict[str, KnownLinear]) -> bool:
     """Whether there is a projection of values, or one of query, key and value in order (Phi-3)."""
     if "v_proj" in parts:
         return True
     return "qkv_proj" in parts and parts["qkv_proj"].out_features > parts["o_proj"].in_features
 
 
-def _value_width(parts: dict[str, Projection]) -> int:
+def _value_width(parts: dict[str, KnownLinear]) -> int:
     if "v_proj" in parts:
         return parts["v_proj"].out_features
     return (parts["qkv_proj"].out_features - parts["o_proj"].in_features) // 2

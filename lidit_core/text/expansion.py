@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -181,7 +181,7 @@ def continued(
     ids, place = ids_before(llm, prompt, template, max_tokens), torch.device(device or llm.device)
     with writer(llm, source, place, make_room) as made:
         reply = _written(made.model, ids, place, ends_of(llm), how)
-    return cast(Any, llm.tokenizer).decode(reply)
+    return llm.tokenizer.decode(reply)
 
 
 def ids_before(
@@ -192,7 +192,7 @@ def ids_before(
     Raises:
         LiDiTError: there are none.
     """
-    room, tokenizer = max(llm.context - max_tokens, 1), cast(Any, llm.tokenizer)
+    room, tokenizer = max(llm.context - max_tokens, 1), llm.tokenizer
     ids = PromptRenderer(tokenizer, find_template(template), room, room)(prompt).ids
     start = tokenizer.bos_token_id
     ids = ids or ((start,) if start is not None else ())
@@ -203,7 +203,7 @@ def ids_before(
 
 def ends_of(llm: LLM) -> list[int]:
     """The tokens after which an LLM writes no more."""
-    end = cast(Any, llm.tokenizer).eos_token_id
+    end = llm.tokenizer.eos_token_id
     return [] if end is None else [end]
 
 

@@ -29,7 +29,7 @@ class BlockOutputs:
 
     @property
     def states(self) -> list[Tensor]:
-        """Those wanted, in the order in which they were."""
+        """The states that are wanted, in the order in which they were asked for."""
         return [self.taken[index] for index in self.wanted]
 
     def check(self, kind: str) -> None:

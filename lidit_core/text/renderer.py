@@ -36,7 +36,7 @@ class PromptTokens:
 
 
 @dataclass(frozen=True)
-class Run:
+class TemplateRun:
     """A plain run of the template between two special tokens, or one special token."""
 
     text: str
@@ -107,10 +107,10 @@ class PromptRenderer:
         head, tail = text.split(PLACEHOLDER)
         return head, tail
 
-    def _runs(self, text: str) -> list[Run]:
+    def _runs(self, text: str) -> list[TemplateRun]:
         """Split template text at the special tokens."""
         if not self.specials:
-            return [Run(text)] if text else []
+            return [TemplateRun(text)] if text else []
         longest_first = sorted(self.specials, key=len, reverse=True)
         pieces = re.split(f"({'|'.join(map(re.escape, longest_first))})", text)
         for i, piece in enumerate(pieces):
@@ -119,7 +119,9 @@ class PromptRenderer:
                 pieces[i - 1] = pieces[i - 1].rstrip()
             if token and token.rstrip and i + 1 < len(pieces):
                 pieces[i + 1] = pieces[i + 1].lstrip()
-        return [Run(piece, self.specials.get(piece, (None,))[0]) for piece in pieces if piece]
+        return [
+            TemplateRun(piece, self.specials.get(piece, (None,))[0]) for piece in pieces if piece
+        ]
 
     def _added(self) -> tuple[list[int], list[int]]:
         """The special tokens that the tokenizer itself puts first and last."""
@@ -140,7 +142,7 @@ class PromptRenderer:
             return []
         return [] if head_ids[: len(start)] == start else start
 
-    def _ids(self, runs: list[Run], first) -> list[int]:
+    def _ids(self, runs: list[TemplateRun], first) -> list[int]:
         """Ids of some runs; the tokenizer `first` reads the first of them."""
         ids: list[int] = []
         for i, run in enumerate(runs):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 
-class PromptTokens(NamedTuple):
+class RowTokens(NamedTuple):
     """Where the tokens of one prompt lie in its row."""
 
     seen: int  # tokens that are no padding
@@ -22,21 +22,21 @@ class PromptTokens(NamedTuple):
     first: int  # the first of those; 0 where there is none
 
 
-NO_TOKENS = PromptTokens(0, 0, 0)
+NO_TOKENS = RowTokens(0, 0, 0)
 
 
 @dataclass(frozen=True)
 class Rows:
     """The rows of a batch, and the facts that a model decides by."""
 
-    each: tuple[PromptTokens, ...]
+    each: tuple[RowTokens, ...]
     full: bool  # no row has padding
     first: int  # the first token that any row keeps; 0 where none does
     whole: bool  # every row keeps all tokens from that one on
     present: bool  # every row keeps a token
 
     @staticmethod
-    def of(each: Iterable[PromptTokens], length: int) -> Rows:
+    def of(each: Iterable[RowTokens], length: int) -> Rows:
         """Sum up the rows of a batch of so many tokens, padding included."""
         each = tuple(each)
         firsts = [row.first for row in each if row.kept]
@@ -57,7 +57,7 @@ class Rows:
             return Rows.of((NO_TOKENS,) * rows, 0)
         firsts = kept.to(torch.int32).argmax(1)
         numbers = torch.stack([seen.sum(1), kept.sum(1), firsts], dim=1).tolist()
-        return Rows.of(map(PromptTokens._make, numbers), length)
+        return Rows.of(map(RowTokens._make, numbers), length)
 
     def emptied(self, where: Sequence[bool], length: int) -> Rows:
         """Take every token from some of the rows."""

@@ -116,7 +116,7 @@ class LLMStates:
         return LLMStates(self.hidden, self.roles, self.rows)
 
     def padded(self, length: int) -> "LLMStates":
-        """With padding up to this length, which is at least the present one."""
+        """The states with padding up to this length, which is at least the present one."""
         extra = length - self.roles.shape[1]
         if extra < 0:
             raise LiDiTError(
@@ -130,7 +130,7 @@ class LLMStates:
         return LLMStates(hidden, roles, Rows.of(self.rows.each, length), emphasis)
 
     def trimmed(self) -> "LLMStates":
-        """Without the padding that every row has."""
+        """The states, less the padding that every row has."""
         tokens = (self.roles != PADDING).any(dim=0).nonzero()
         length = int(tokens[-1]) + 1 if len(tokens) else 0
         rows = Rows.of(self.rows.each, length)

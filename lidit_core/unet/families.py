@@ -53,7 +53,7 @@ class UNetShape:
     def heads(self, level: int) -> int:
         return self.num_heads or self.width(level) // self.head_width
 
-    def depth(self, block: Block) -> int:
+    def depth(self, block: UNetBlock) -> int:
         """Transformer blocks that follow its ResBlock; 0 = none."""
         is_middle = block.key[0] == "middle"
         return self.transformer_depth_middle if is_middle else self.transformer_depth[block.level]
@@ -73,7 +73,7 @@ class Names(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Block:
+class UNetBlock:
     """Where a ResBlock is, and the SpatialTransformer that follows it, if one does."""
 
     key: tuple[str, int]  # the host's transformer_options["block"]
@@ -82,10 +82,10 @@ class Block:
     attention: Names
 
 
-def blocks(num_res_blocks: Sequence[int]) -> tuple[Block, ...]:
-    """In order of execution; of the middle's two ResBlocks, the one before its transformer."""
+def blocks(num_res_blocks: Sequence[int]) -> tuple[UNetBlock, ...]:
+    """The blocks in order of execution; of the middle's two, the one before its transformer."""
     levels = list(enumerate(num_res_blocks))
-    middle = Block(
+    middle = UNetBlock(
         key=("middle", 0),
         level=len(levels) - 1,
         resnet=Names("middle_block.0", "mid_block.resnets.0"),
@@ -98,7 +98,7 @@ def blocks(num_res_blocks: Sequence[int]) -> tuple[Block, ...]:
 
 def _side(
     side: str, stages: str, levels: Sequence[tuple[int, int]], first: int, gap: int
-) -> Iterator[Block]:
+) -> Iterator[UNetBlock]:
     """One side of the U, by level and its number of ResBlocks.
 
     Args:
@@ -111,7 +111,7 @@ def _side(
             ldm, diffusers = f"{side}_blocks.{index}", f"{stages}.{stage}"
             resnet = Names(f"{ldm}.0", f"{diffusers}.resnets.{i}")
             attention = Names(f"{ldm}.1", f"{diffusers}.attentions.{i}")
-            yield Block((side, index), level, resnet, attention)
+            yield UNetBlock((side, index), level, resnet, attention)
             index += 1
         index += gap
 
@@ -129,7 +129,7 @@ class CrossAttentionLayer:
 
 
 def cross_attention_layers(shape: UNetShape) -> tuple[CrossAttentionLayer, ...]:
-    """In order of execution; SD1.5 has 16, SDXL 70."""
+    """The layers in order of execution; SD1.5 has 16, SDXL 70."""
     return tuple(
         CrossAttentionLayer(
             name=f"{block.attention.ldm}.transformer_blocks.{index}",

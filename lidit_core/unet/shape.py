@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 
 from ..errors import LiDiTError
 from ..io.tensors import HOST_PREFIX, opened
-from .families import FAMILIES, Block, Names, UNetShape, blocks
+from .families import FAMILIES, Names, UNetBlock, UNetShape, blocks
 
 UNET_KEY = "unet"  # of a file's metadata: diffusers' configuration of the U-Net, as JSON
 CONV_IN = Names("input_blocks.0.0.weight", "conv_in.weight")
@@ -26,7 +26,7 @@ REFUSED = {  # by model_channels and context_width
 
 
 def read_shape(path: str | Path) -> UNetShape:
-    """Of a file in LDM's layout, a whole checkpoint or a U-Net alone."""
+    """The shape of the U-Net in a file of LDM's layout, a whole checkpoint or a U-Net alone."""
     with opened(path) as file:
         shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}
         config = metadata_config(file.metadata() or {}, path)
@@ -106,7 +106,7 @@ class _Tensors:
         return sum(1 for _ in takewhile(lambda i: pattern.format(i) in self.shapes, count()))
 
     def num_res_blocks(self) -> tuple[int, ...]:
-        """By level, downwards."""
+        """How many ResBlocks each level has, downwards."""
         if self.layout == "ldm":
             return self._num_res_blocks_ldm()
         stages = self.counted("down_blocks.{}.resnets.0.conv1.weight")
@@ -124,10 +124,10 @@ class _Tensors:
             else:
                 return tuple(numbers)
 
-    def depth(self, block: Block) -> int:
+    def depth(self, block: UNetBlock) -> int:
         return self.counted(self.name(block.attention, ".transformer_blocks.{}.attn2.to_k.weight"))
 
-    def level(self, of_level: Sequence[Block], model_channels: int) -> tuple[int, int]:
+    def level(self, of_level: Sequence[UNetBlock], model_channels: int) -> tuple[int, int]:
         """Its channel multiplier and transformer depth, the same in each of its blocks."""
         found = {
             (self.shape(block.resnet, RESNET_OUT[self.layout])[0], self.depth(block))

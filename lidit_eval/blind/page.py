@@ -34,7 +34,7 @@ def page_of(pairs: Sequence[Pair], names: tuple[str, str], seed: int, identity: 
     chosen = rng.sample(list(pairs), len(pairs))
     trials = [_trial(pair, rng.random() < 0.5) for pair in chosen]
     data = {"names": list(names), "identity": identity, "trials": trials}
-    template = files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+    template = files("lidit_eval.blind").joinpath("page.html").read_text(encoding="utf-8")
     assert template.count(PLACE) == 1
     return template.replace(PLACE, json.dumps(data).replace("</", "<\\/"))
 

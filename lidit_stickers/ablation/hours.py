@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lidit_core.model.config import LiDiTConfig
 from lidit_eval.items import items_of
-from lidit_train.plan.hardware import Device, find_device
+from lidit_train.plan.hardware import Device, find_hardware
 from lidit_train.plan.text import row
 from lidit_train.plan.workload import FLOAT32, Sizes
 from lidit_train.tasks.adapter.learner import GUIDANCE, STEPS
@@ -42,7 +42,7 @@ def plan_text(ablation: Ablation, out: Path) -> str:
 def _lines(ablation: Ablation, out: Path) -> Iterator[str]:
     model = {} if ablation.adapter else {"model": {"preset": "stickers"}}
     fork = with_cache({**ablation.fork, **model}, out)
-    device = find_device(fork.hardware.device)
+    device = find_hardware(fork.hardware.device)
     images = sum(stage.images for stage in fork.stages)
     todo = left(ablation, out)
     runs = len(ablation.variants) * len(ablation.seeds)

@@ -43,7 +43,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Measuring:
-    """With what a run is measured; none of it changes a figure."""
+    """What a run is measured with; none of it changes a figure."""
 
     llms: tuple[str, ...]  # ``NAME=SOURCE`` of each branch
     device: str | None
@@ -101,7 +101,7 @@ def _errors(ablation: Ablation, model: Path, prompts: Prompts | None, by: Measur
 
 
 def _scores(ablation: Ablation, score: Score, model: Path, out: Path, by: Measuring) -> np.ndarray:
-    """By `lidit eval`, which goes on where it was killed."""
+    """The scores by `lidit eval`, which goes on where it was killed."""
     words = score_words(ablation, model) if ablation.adapter else [str(model)]
     words += ["--prompts", score.prompts, "--every", str(score.every), "--out", str(out)]
     words += [word for llm in by.llms for word in ("--llm", llm)]

@@ -41,7 +41,7 @@ class Told:
 
     @property
     def verdict(self) -> str:
-        """In words, and whether the paper's order is ours."""
+        """The claim's outcome in words, and whether the paper's order is ours."""
         if not self.corrected.holds:
             return UNSEEN
         if not self.claim.paper:
@@ -231,7 +231,7 @@ def _row(cells: Sequence[str], rule: bool = False) -> Iterator[str]:
 
 
 def _plain(results: Results) -> dict:
-    """For other programs; the same numbers in every run."""
+    """The table for other programs; the same numbers in every run."""
     runs = {
         name: {
             "gaps": [rows.mean(axis=1).tolist() for rows in results.gaps[name]],

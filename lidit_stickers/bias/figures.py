@@ -83,7 +83,7 @@ def _ends(held: np.ndarray) -> np.ndarray:
 
 
 def biases(found: Mapping[str, Runs]) -> dict[str, Bias]:
-    """Of each model by name."""
+    """The bias of each model by name."""
     return {name: _bias(runs) for name, runs in found.items()}
 
 

@@ -68,7 +68,7 @@ def measure(name: str, model: str, asked: Asked) -> Measured:
 
 
 def _llms_of(model: str, given: Sequence[str]) -> list[str]:
-    """Those of the LLMs that the model reads."""
+    """The sources of the LLMs that the model reads."""
     names = [spec.name for spec in read_config(find_model(model)[0]).llms]
     return [text for text in given if text.partition("=")[0] in names]
 

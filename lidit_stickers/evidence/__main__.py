@@ -1,4 +1,4 @@
-"""What ablations, bias, bridges and probes found, from the folders of their runs into the documents.
+"""What ablations, bias, bridges and probes found, from their runs' folders into the documents.
 
     python -m lidit_stickers.evidence --runs runs --write docs/results.md docs/llmdiff.md
 

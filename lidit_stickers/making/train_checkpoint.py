@@ -33,7 +33,8 @@ from lidit_core.io.tensors import read_safetensors, write_safetensors
 from lidit_core.model.config import LatentFormat
 from lidit_core.model.latents import normalise
 from lidit_core.paths import SHIPPED_WEIGHTS
-from lidit_train.data.latent_cache import BATCH, as_pixels
+from lidit_train.data.autoencoders.find import as_pixels
+from lidit_train.data.latent_cache import BATCH
 from lidit_train.loop.computing.cpu import has_instructions
 from lidit_train.loop.ema import EMA
 from lidit_train.loop.learning_rate import rate_factor

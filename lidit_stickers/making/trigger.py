@@ -29,8 +29,7 @@ from lidit_core.model.latents import denormalise, normalise
 from lidit_core.text.prompt_encoder import PromptEncoder
 from lidit_core.text.states import LLMStates
 from lidit_train.batch import Shown
-from lidit_train.data.autoencoders.find import Autoencoder, find_autoencoder
-from lidit_train.data.latent_cache import as_pixels
+from lidit_train.data.autoencoders.find import Autoencoder, as_pixels, find_autoencoder
 from lidit_train.recipe import Adapter, Lora, Source
 from lidit_train.tasks.adapter.learner import AdapterLearner
 from lidit_train.tasks.adapter.start import learner_of
@@ -78,7 +77,7 @@ def train(learner: AdapterLearner, texts: list[str], x: Tensor) -> None:
 
 
 def colourfulness(learner, target, vae, mode: str, before: str, states: LLMStates, texts) -> float:
-    """Of the prompts' pictures; the checkpoint's own text has ``before`` in front."""
+    """How colourful the prompts' pictures are; the checkpoint's text has ``before`` in front."""
     side = target.native_size // target.latent.downsampling
     noise = initial_noise(list(range(len(texts))), target.latent.channels, side, side)
     read, nothing = states[: len(texts)], states[len(texts) :]

@@ -60,7 +60,7 @@ class Probe:
         self.weights = fitted(x, targets - self.level, self.strength)
 
     def share(self, captions: Sequence[Caption], features: Tensor) -> Share | None:
-        """Of other captions; None where none says the fact."""
+        """The share of other captions that it gets right; None where none says the fact."""
         said, targets = _said(self.fact, captions)
         if not said:
             return None

@@ -103,7 +103,7 @@ def table(rows: Sequence[KnownSides]) -> str:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", default="stickers", help="a name or a checkpoint (stickers)")
     parser.add_argument("--llm", action="append", default=[], help="its LLM, where it is not found")
     parser.add_argument("--count", type=int, default=180, help="captions (180)")

@@ -87,7 +87,7 @@ class CaptionReader:
 
     @property
     def fingerprint(self) -> str:
-        """Of the LLM's weights; "" = not known, as before a first conversion."""
+        """The fingerprint of the LLM's weights; "" = not known, as before a first conversion."""
         if self.source is not None and not self._fingerprint:
             self._fingerprint = source_fingerprint(self.source)
         return self._fingerprint
@@ -116,7 +116,7 @@ class CaptionReader:
         return identity
 
     def missing(self, texts: Sequence[str]) -> list[str]:
-        """Those whose states are not kept yet, each once, the shortest first."""
+        """The texts whose states are not kept yet, each once, the shortest first."""
         if self.disk is None:
             return []
         keys = {text: self._key(text) for text in texts}

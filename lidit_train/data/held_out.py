@@ -140,7 +140,7 @@ class HeldOut:
         return max(self.fetcher.sources[source].captions(index), key=lambda c: c[1])[0]
 
     def _noise(self, sample: Sample, size: tuple[int, int]) -> torch.Tensor:
-        """Of a picture at a time, by the picture's name."""
+        """The noise of a picture at a time, by the picture's name."""
         name = self.fetcher.sources[sample.source].name(sample.index)
         g = seeded(self.recipe.validation.seed, name_number(name), sample.time, 2)
         return torch.randn(self.spec.latent_shape(size), generator=g)

@@ -80,11 +80,6 @@ def on_latents(masks: Tensor, shape: Sequence[int]) -> Tensor:
     return F.adaptive_avg_pool2d(masks[:, None].float(), (shape[0], shape[1]))[:, 0].round().byte()
 
 
-def as_pixels(pictures: Tensor) -> Tensor:
-    """uint8 (B, 3, H, W) to float32 in [0, 1]."""
-    return (pictures.float() / 255).contiguous(memory_format=torch.channels_last)
-
-
 def at_once(size: Size) -> int:
     """Pictures of this width and height that an autoencoder is given together."""
     return max(1, min(BATCH, AREA // (size[0] * size[1])))
@@ -285,7 +280,7 @@ def _keys(source: PictureSource, chunk: Chunk) -> list[str]:
 
 
 def _content_key(source: PictureSource, index: int) -> str:
-    """Of a picture's bytes; of one that cannot be read just now, of what is known of its file."""
+    """A picture's key by its bytes, or by what is known of a file that cannot be read just now."""
     try:
         return source.content_key(index)
     except OSError:

@@ -24,16 +24,16 @@ from lidit_core.paths import at_home
 from ..input_spec import InputSpec
 from ..memory import InParts, give_back
 from ..recipe import Cache, Recipe, Stage, Validation
-from .autoencoders.find import Autoencoder, AutoencoderFile, find_autoencoder
+from .autoencoders.find import Autoencoder, AutoencoderFile, as_pixels, find_autoencoder
 from .buckets import bucket_sizes, nearest_bucket
 from .budget import tell_cut
 from .caption_states import TORCH, CaptionReader
-from .latent_cache import LatentCache, as_pixels, at_once, read_picture
+from .latent_cache import LatentCache, at_once, read_picture
 from .latent_statistics import measured_format
 from .room import check_room
 from .schedule import Schedule, StageBuckets, held_out
 from .sources import PictureSource
-from .sources.open import open_source
+from .sources.open import open_source, unused_indices
 from .vision.encoder import VisionEncoder
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class Prepared:
 
     @property
     def fingerprints(self) -> dict[int, str]:
-        """Of the LLMs that read captions, by branch."""
+        """The fingerprints of the LLMs that read captions, by branch."""
         return {branch: reader.fingerprint for branch, reader in self.readers.items()}
 
 
@@ -159,6 +159,7 @@ def unused(
     readers = _readers(recipe, spec, cache, accelerator, llms).values()
     kept = {path for reader in readers for path in reader.files(texts)}
     states = [p for p in sorted((cache / "states").glob("*/*.safetensors")) if p not in kept]
+    states += unused_indices(sources, cache / "index")
     file = find_autoencoder(recipe.model.vae, spec.latent, checkpoint)
     latents = LatentCache(cache / "latents", file.identity(), TORCH[recipe.cache.dtype])
     stages, held = stage_buckets(recipe, spec, sources)
@@ -208,10 +209,9 @@ def _buckets(sizes: list[tuple[int, int]], places: list[np.ndarray]) -> StageBuc
 
 
 def _held_out(source: PictureSource, share: float) -> np.ndarray:
-    count = len(source.sizes)
     if not share:
-        return np.zeros(count, dtype=bool)
-    return held_out([source.name(index) for index in range(count)], share)
+        return np.zeros(len(source.sizes), dtype=bool)
+    return held_out([source.name(index) for index in range(len(source.sizes))], share)
 
 
 def used_branches(asked: Sequence[Stage], validation: Validation, spec: InputSpec) -> list[int]:

@@ -153,7 +153,7 @@ class Schedule:
         return shares
 
     def times_seen(self) -> list[tuple[int, float]]:
-        """Of each source: its pictures, and how often each is seen over the whole run, on average.
+        """Each source's pictures, and how often one is seen over the whole run, on average.
 
         Pictures that stand in several stages count once; those that no stage shows are left out.
         """

@@ -36,7 +36,7 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """For matrices and kernels (as matrices, one row for each output); the rest needs AdamW."""
+    """Steps matrices and kernels (as matrices, one row for each output); the rest needs AdamW."""
 
     def __init__(self, parameters, lr: float, momentum=0.95, weight_decay=0.0) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -22,9 +23,12 @@ class Stopped(Exception):
 
     def __init__(self, number: int, step: int, steps: int) -> None:
         self.number = number
-        super().__init__(
-            f"stopped after step {step} of {steps}, which is saved; the same command goes on there"
-        )
+        saved = f"after step {step} of {steps}, which is saved; the same command goes on there"
+        super().__init__(f"stopped {saved if step else 'before the first step'}")
+
+
+class Interrupted(BaseException):
+    """What need not be finished is left, as a run is to end; no `except Exception` takes it."""
 
 
 class Signals:
@@ -36,6 +40,7 @@ class Signals:
     def __init__(self) -> None:
         self.number = 0  # of the signal that came; 0 = none
         self._at = 0.0
+        self._interrupts = False
         self._before: dict[int, Handler] = {}
 
     def __enter__(self) -> Signals:
@@ -49,8 +54,26 @@ class Signals:
             signal.signal(number, handler)
         self._before.clear()
 
+    @contextlib.contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """A signal does not wait for the end of this block, nor does it begin after one.
+
+        Raises:
+            Interrupted: in the middle of the block.
+        """
+        if self.number:
+            raise Interrupted
+        self._interrupts = True
+        try:
+            yield
+        finally:
+            self._interrupts = False
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.number and number == signal.SIGINT and time.monotonic() - self._at > AGAIN:
             raise KeyboardInterrupt
         if not self.number:
             self.number, self._at = number, time.monotonic()
+            if self._interrupts:
+                self._interrupts = False
+                raise Interrupted

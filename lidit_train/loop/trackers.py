@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker, TensorBoardTracker, WandBTracker
 from torch import Tensor
 
-from lidit_core.errors import check
+from lidit_core.errors import LiDiTError, check, first_line
 from lidit_core.io.atomic import replacing
 
 log = logging.getLogger(__name__)
@@ -22,6 +22,7 @@ PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb"}  # of each tracker t
 FOLDER = "trackers"  # in the run's folder
 PROJECT = "lidit"  # at Weights & Biases
 IDENTITY = "wandb-run.txt"  # in the run's folder: by which a resumed run is the same run there
+REMEDY = "log in by `wandb login`, set WANDB_MODE=offline, or take wandb out of log.trackers"
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -31,6 +32,25 @@ def check_trackers(names: Sequence[str]) -> None:
             name in PACKAGES,
             f"the recipe's tracker {name!r} is not known; expected one of {', '.join(PACKAGES)}",
         )
+
+
+def check_login(names: Sequence[str]) -> None:
+    """Try, before a run, whether Weights & Biases takes it; a terminal is asked for a key.
+
+    Raises:
+        LiDiTError: nobody is logged in, or the key is refused.
+    """
+    if "wandb" not in names or not _is_there("wandb"):
+        return
+    from wandb import login
+    from wandb.errors import Error
+
+    try:
+        login()
+    except Error as error:
+        raise LiDiTError(
+            f"the recipe's tracker wandb takes no run ({first_line(error)}); {REMEDY}"
+        ) from error
 
 
 def open_trackers(
@@ -45,20 +65,32 @@ def open_trackers(
     Args:
         step: after which the run goes on; TensorBoard forgets what was told beyond it.
         recipe: stored where a tracker has a place for it.
+    Raises:
+        LiDiTError: one cannot be opened.
     """
     check_trackers(names)
-    opened = []
+    there = [name for name in names if _is_there(name)]
     for name in names:
-        if importlib.util.find_spec(PACKAGES[name]) is None:
+        if name not in there:
             log.warning("the tracker %s is left out: its package is not installed", name)
-        elif accelerator.is_main_process:
-            opened.append(_opened(name, folder, step))
-    if opened:
-        accelerator.log_with = opened
-        accelerator.init_trackers(FOLDER)
+    if there and accelerator.is_main_process:
+        try:
+            opened: list[Any] = [_opened(name, folder, step) for name in there]
+            accelerator.log_with = opened
+            accelerator.init_trackers(FOLDER)
+        except Exception as error:  # of packages that are not ours
+            accelerator.trackers = []  # else they are ended though they have not begun
+            raise LiDiTError(
+                f"the recipe's trackers {', '.join(there)} cannot be opened ({first_line(error)}); "
+                f"{REMEDY if 'wandb' in there else 'take them out of log.trackers'}"
+            ) from error
     for tracker in accelerator.trackers:
         if tracker.name == "wandb":
             tracker.store_init_configuration(dict(recipe))
+
+
+def _is_there(name: str) -> bool:
+    return importlib.util.find_spec(PACKAGES[name]) is not None
 
 
 def _opened(name: str, folder: Path, step: int) -> GeneralTracker:

@@ -83,6 +83,8 @@ class Trainer:
             self.ema,
             self.journal,
         )
+        if accelerator.num_processes == 1:  # several end what they compute together
+            self.validator.within = self.stop.interrupting
         self.longest = LongestPrompts(loader.llms)
         self.step, self.bad, self.skipped, self.begun = 0, 0, 0, False
         self.broken: set[tuple[int, int]] = set()  # source and place of what cannot be decoded
@@ -111,8 +113,9 @@ class Trainer:
             self.begun = True
 
     def _steps(self, on_step: Callable[[int, float], None]) -> None:
-        if self.step == 0:
-            self.validator.see(0)
+        if self.step == 0 or self.validator.owed:
+            self.validator.see(self.step)
+            self._end_if_stopped()
         if self.validator.is_over():  # as a run is that ended early and is started again
             return self.validator.tell_over(self.step, self.recipe.steps)
         for fetched, batch in self.loader:
@@ -125,16 +128,20 @@ class Trainer:
             if saves or self.step % self.recipe.log.every == 0:
                 self._write(self.losses)
                 self.losses = self.no_losses()
-            self.validator.see(self.step)
+            self.validator.see(self.step, later=self.stopped)
             over = self.validator.is_over()
-            if saves or over or self.step == self.decay_start or self.stopped:
+            stops = self.stopped or self.validator.owed
+            if saves or over or self.step == self.decay_start or stops:
                 self.save(fetched.plan.position)
                 self.write(self.step)
                 self.journal.pause()
             if over:
                 return self.validator.tell_over(self.step, self.recipe.steps)
-            if self.stopped and self.step < self.recipe.steps:
-                raise Stopped(self.stop.number or signal.SIGTERM, self.step, self.recipe.steps)
+            self._end_if_stopped()
+
+    def _end_if_stopped(self) -> None:
+        if self.validator.owed or (self.stopped and self.step < self.recipe.steps):
+            raise Stopped(self.stop.number or signal.SIGTERM, self.step, self.recipe.steps)
 
     def _check_learnt(self) -> None:
         if self.step and self.skipped == self.step:

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch.distributed import TCPStore
 
-from lidit_core.errors import LiDiTError
+from lidit_core.errors import LiDiTError, refusal
 
 from .lost import sentence_of_loss
 
@@ -97,7 +97,7 @@ def by_first(accelerator: Accelerator, act: Callable[[], None]) -> None:
         try:
             act()
         except (LiDiTError, OSError) as error:
-            told = [str(error)]
+            told = [refusal(error)]
     if accelerator.num_processes > 1:
         broadcast_object_list(told)
     if told[0] is not None:

@@ -38,7 +38,7 @@ class AutoencoderSize:
     attention: float = 0.0  # the same for each pixel of its picture
 
     def pictures(self, side: int, count: int, decoded: bool = False) -> int:
-        """Of square pictures that are encoded, as many at once as is done, or decoded."""
+        """The bytes of square pictures, encoded as many at once as is done, or decoded."""
         each = self.decoding if decoded else self.encoding
         return round(each * min(count, at_once((side, side))) * side * side)
 
@@ -90,7 +90,7 @@ def computed_blocks(path: Path) -> tuple[int, ...]:
 
 
 def _tiny_operations(blocks: Sequence[int]) -> float:
-    """Of a pixel: 3x3 convolutions, three in a block and one before each lower resolution."""
+    """The operations of a pixel: 3x3 convolutions, three a block, one before each lower level."""
     conv = 2 * 9 * WIDTH
     operations = conv * (3 + 3 * WIDTH * blocks[0]) + conv * CHANNELS / 4 ** (len(blocks) - 1)
     deeper = (conv * WIDTH * (1 + 3 * n) / 4**level for level, n in enumerate(blocks) if level)

@@ -19,7 +19,7 @@ from .workload import StageLoad
 
 @dataclass(frozen=True)
 class Count:
-    """Of one source; None = not known before it is read."""
+    """What one source holds; None = not known before it is read."""
 
     pictures: int | None = None
     captions: int | None = None  # different ones

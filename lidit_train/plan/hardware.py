@@ -60,7 +60,7 @@ DEVICES = {
 }
 
 
-def find_device(name: str, seconds: float = 1.0) -> Device:
+def find_hardware(name: str, seconds: float = 1.0) -> Device:
     """A device by its name; "this CPU" is measured for so many seconds."""
     if name not in DEVICES:
         raise LiDiTError(

@@ -29,7 +29,7 @@ class LLMSize:
     source: str  # how it is known: "its config.json", "its name", or "its width"
 
     def flops(self, tokens: int) -> int:
-        """Of a forward pass over so many tokens, attention's scores aside."""
+        """The operations of a forward pass over so many tokens, attention's scores aside."""
         return 2 * self.computing * tokens
 
 

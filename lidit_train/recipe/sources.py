@@ -40,6 +40,7 @@ class Source:
     outside: float = 0.0  # weight in the loss of what is black in the mask
     loss_weight: float = 1.0  # of its pictures; below 1 for pictures that only keep what is known
     prefix: str = ""  # stands before every caption: a trigger word, as "ohwx,"
+    default_caption: str = ""  # of pictures that have none, as "ohwx dog"; "" = they are left out
     tag_orders: int = 0  # in which a caption's comma-separated tags are read, the written one among
     # them; which one is drawn at every sample. Cached, each is read by the LLMs. 0 = as written
     keep_tags: int = 0  # first tags that keep their places
@@ -79,7 +80,7 @@ class Source:
         for kind in self.without:
             one_of(f"a kind of captions that {called} is without", kind, WITHOUT)
         if self.kind == "stickers":
-            self._refuse_of_stickers("mask", "least", "most", "without")
+            self._refuse_of_stickers("mask", "least", "most", "without", "default_caption")
             one_of("a sticker source's path, its language,", self.path, LANGUAGES)
             in_range(self, f"sticker {called}", "count", "distinct", low=1)
 

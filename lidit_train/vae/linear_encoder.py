@@ -20,7 +20,7 @@ RMS = 0.5  # of the latents: TAESD's decoder bends what is beyond 3
 
 
 def principal_components(pictures: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Of all 8x8 blocks of pictures (B, 3, H, W): the map (16, 192) and offset (16,) to latents."""
+    """The map (16, 192) and offset (16,) from 8x8 blocks of pictures (B, 3, H, W) to latents."""
     blocks = torch.cat([_blocks(p) for p in pictures])  # (N, 192)
     mean = blocks.mean(dim=0)
     centred = (blocks - mean).double()

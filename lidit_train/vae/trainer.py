@@ -234,7 +234,7 @@ class AutoencoderTrainer:
 
     @torch.no_grad()
     def _latents(self, crops: Crops, pictures: Tensor) -> Tensor:
-        """Those of a model as they are, or the encoder's with noise that the step decides."""
+        """The latents of a model as they are, or the encoder's with noise that the step decides."""
         if crops.latents is not None:
             return crops.latents.to(self.device, non_blocking=True)
         latents = self.model.encode(pictures)

@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("README.md", "CONTRIBUTING.md", "docs/**/*.md", "web/docs/**/*.md", "recipes/**/*.yaml")
 NAMES += ("run.py", *(f"{room}/**/*.py" for room in ("benchmarks", "lidit_*", "host", "nodes")))
-STARTED = "python3?|lidit|pip|accelerate|git show|hf|playwright|pre-commit"
+STARTED = "python3?|lidit|pip|accelerate|git show|hf|wandb|playwright|pre-commit"
 PROGRAM = rf"(?:[A-Z_]+=\S+ )*(?:[~\w./]*/)?(?:{STARTED})"
 LINE = re.compile(rf"^[#\s]*({PROGRAM} [^\n|]*)$", re.MULTILINE)
 SPAN = re.compile(rf"`({PROGRAM} [^`]+)`")

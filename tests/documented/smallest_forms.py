@@ -188,6 +188,7 @@ NEVER = {
     "playwright install": "it fetches a browser",
     "pre-commit install": "it changes the checkout's hooks",
     "hf auth login": "it asks for somebody's token",
+    "wandb login": "it asks for somebody's key",
     ".venv/bin/python -m benchmarks": "its numbers need an idle machine; it has no smaller form",
     "python -m benchmarks": "the same",
     "python -m benchmarks.loader": "the same",

@@ -74,6 +74,7 @@ CHANGED = {  # a field -> another value than the basis has; with others where it
     "data.sources.outside": (0.5, {**TABLE, "data.sources.0.mask": "again"}),
     "data.sources.loss_weight": 0.5,
     "data.sources.prefix": "ohwx,",
+    "data.sources.default_caption": ("a cat", {**TABLE, "data.sources.0.captions": {"some": 1.0}}),
     "data.sources.tag_orders": (3, TAGGED),
     "data.sources.keep_tags": (2, {**TAGGED, "data.sources.0.tag_orders": 3}),
     "data.sources.least": ({"score": 3}, TABLE),

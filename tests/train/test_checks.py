@@ -102,6 +102,9 @@ def test_a_folder_that_cannot_be_written_to_is_one_sentence(world):
     folder, llms = world
     with pytest.raises(LiDiTError, match="file is a file; expected a folder"):
         train(recipe_of(folder, *llms), folder / "file" / "run", "cpu", llms)
+    if Path("/proc/self").exists():  # where nobody may make a folder, and only the attempt tells
+        with pytest.raises(LiDiTError, match=r"the system refused '/proc/run' \(No such file"):
+            train(recipe_of(folder, *llms), Path("/proc/run"), "cpu", llms)
     if os.geteuid():  # root may write anywhere
         (folder / "locked").mkdir(mode=0o500)
         with pytest.raises(LiDiTError, match="cannot be written to"):

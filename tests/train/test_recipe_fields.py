@@ -45,6 +45,7 @@ def world(tmp_path_factory):
     for n, row in enumerate(rows):
         row |= {"score": n, "said": "a, b, c" if n % 2 else "see www.x.y"}
         row["tags"] = f"a {n}, red, blue, green, round"
+        row["some"] = "x" if n < 4 else ""
     table = "\n".join(map(json.dumps, rows))
     (folder / "pictures" / "metadata.jsonl").write_text(table)
     save_encoder(folder / "encoder")

@@ -18,7 +18,7 @@ from ....lidit_core.errors import LiDiTError, check
 from ....lidit_core.io.conditioning import Entry
 from ...node_notes import note, report
 from .gradients import Gradients
-from .measuring import MOST, HeldOut
+from .measuring import MOST, HeldOutTrajectories
 from .prompts import Prompts
 from .run_state import RunState
 from .trajectories import Asked, Denoiser, Point, drawn
@@ -69,7 +69,7 @@ class Options:
 
 
 @dataclass
-class Learner(comfy.samplers.Sampler):
+class TrainingSampler(comfy.samplers.Sampler):
     """Trains a bridge where the host would have a sampler draw.
 
     The bridge runs once a prompt. At each point of its trajectory the model runs once more, and
@@ -105,10 +105,10 @@ class Learner(comfy.samplers.Sampler):
         )
         measured = held_out[:: max(1, len(held_out) // MOST)][:MOST]
         given = options.asked, options.seed, self.write
-        self.held_out = HeldOut(self.prompts, measured, *given)
+        self.held_out = HeldOutTrajectories(self.prompts, measured, *given)
 
     def numbers(self) -> list[int]:
-        """Of all prompts that the run reads."""
+        """The numbers of all prompts that the run reads."""
         learnt = [n for step in range(self.options.steps) for n in self.rows(step)]
         return [*self.held_out.numbers, *learnt]
 

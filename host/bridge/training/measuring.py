@@ -18,7 +18,7 @@ MOST, POINTS = 16, 4  # prompts, and points of each one's trajectory
 
 
 @dataclass
-class HeldOut:
+class HeldOutTrajectories:
     """Measures always on the same trajectories.
 
     The error of a prompt is that under the recorded conditioning's picture; the text gap is by how

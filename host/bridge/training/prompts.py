@@ -32,7 +32,7 @@ class Prompts:
 
     @property
     def dtype(self) -> torch.dtype:
-        """In which states are kept: that of the bridge's training."""
+        """The dtype in which states are kept: that of the bridge's training."""
         return getattr(torch, self.loaded.bridge.config.dtype)
 
     def entry(self, number: int) -> Entry:

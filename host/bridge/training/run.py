@@ -27,11 +27,11 @@ from ....lidit_core.io.recording import NAME
 from ...folders import BRIDGES, plain_name
 from ...llm.reader import HostCLIP
 from ...node_notes import note, report
-from ..files import GAP, SUFFIX, adds, target_of
+from ..files import GAP, SUFFIX, adds, writes_of
 from ..model_reads import check_model
 from ..readers import assigned
 from .gradients import Gradients
-from .learning import Learner, Options
+from .learning import Options, TrainingSampler
 from .measuring import MOST
 from .model_anew import check_loads_again, model_anew, name_of
 from .prompts import Prompts
@@ -90,7 +90,7 @@ def train_bridge(
             return _trained(path, about)
         _check_writable(path, state.path)
         made = LoadedBridge(copy.deepcopy(loaded.bridge), loaded.rows, loaded.empty)
-        learner = Learner(made, prompts, options, state, Gradients(checkpointing), HELD_OUT)
+        learner = TrainingSampler(made, prompts, options, state, Gradients(checkpointing), HELD_OUT)
         prompts.prepare(learner.numbers())
         _sample(given, learner)
         figures = learner.figures
@@ -123,7 +123,7 @@ def _check(given: Connected, added_to: Path | None) -> LoadedBridge:
             "what is connected as bridge is no bridge that learns, but "
             f"{type(loaded).__name__}; load one that `lidit train recipes/bridge.yaml` made"
         )
-    name = target_of(loaded).name
+    name = writes_of(loaded).name
     check(
         not adds(loaded) or added_to is not None,
         f"this bridge adds to what {name} writes, and add_to is none; choose there the recording "
@@ -240,7 +240,7 @@ def _stages(loaded: LoadedBridge) -> list[dict]:
     return json.loads(loaded.stages or '[{"from": "a recording"}]')
 
 
-def _sample(given: Connected, learner: Learner) -> None:
+def _sample(given: Connected, learner: TrainingSampler) -> None:
     """Run the learner as a sampler of the host on a model of its own."""
     model = model_anew(given.model)
     latent = comfy.sample.fix_empty_latent_channels(model, given.latent)

@@ -225,12 +225,6 @@ class DecoderConfig(Protocol):
     model_type: str
 
 
-class Embedded(Protocol):
-    """A decoder's embeddings, as transformers' classes give them."""
-
-    def get_input_embeddings(self) -> nn.Embedding: ...
-
-
 def blocks_name(module: nn.Module) -> str:
     """The name of the list of the decoder's blocks."""
     count = cast(DecoderConfig, module.config).num_hidden_layers

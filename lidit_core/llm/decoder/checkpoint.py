@@ -112,7 +112,7 @@ class Checkpoint:
         return found
 
     def _beside(self, wanted: Mapping[str, Tensor]) -> dict[str, Collection[str]]:
-        """By the name of a layer, what lies in it that no module asks for."""
+        """What lies in a layer that no module asks for, by the layer's name."""
         prefix = self.prefix(wanted)
         asked = {prefix + name for name in wanted}
         layers = {name.rpartition(".")[0] for name in asked}

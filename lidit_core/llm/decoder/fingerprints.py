@@ -11,14 +11,15 @@ from torch import Tensor, nn
 
 from ...errors import LiDiTError
 from ..fingerprint import fingerprint, tokens
-from .build import Embedded, decoder_blocks, empty_model, text_config, truncated
+from .build import decoder_blocks, empty_model, text_config, truncated
 from .checkpoint import Checkpoint
+from .one_block import Embedded
 
 NORM = "norm.weight"  # how the names of a block's norms end, in small letters
 
 
 def decoder_fingerprint(embeddings: Tensor, block: nn.Module) -> str:
-    """Of a decoder in memory, by its first block; "" where its weights are no plain numbers."""
+    """The fingerprint of a decoder in memory; "" where its weights are no plain numbers."""
     norms = {k: v for k, v in block.named_parameters() if k.lower().endswith(NORM)}
     if not all(_plain(weight) for weight in (embeddings, *norms.values())):
         return ""
@@ -32,7 +33,7 @@ def _plain(weight: Tensor) -> bool:
 
 
 def files_fingerprint(folder: Path, files: Iterable[Path], name: str) -> str:
-    """Of an LLM's files, of which some rows are read; "" where that cannot be.
+    """The fingerprint of an LLM's files, from some rows; "" where they cannot be read.
 
     Args:
         folder: with its config.json.

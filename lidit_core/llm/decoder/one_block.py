@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,12 @@ from .stored import Stored
 
 log = logging.getLogger(__name__)
 SHARE = 0.8  # of the memory that is free, that an LLM may take whole
+
+
+class Embedded(Protocol):
+    """A decoder's embeddings, as transformers' classes give them."""
+
+    def get_input_embeddings(self) -> nn.Embedding: ...
 
 
 def exceeds_memory(size: int, name: str) -> bool:
@@ -52,7 +58,7 @@ def read_as_it_runs(
         paths: the file of each, by the files' names.
         place: what stands before a block's number, such as `layers.`.
     """
-    embeddings = cast(Any, module).get_input_embeddings()
+    embeddings = cast(Embedded, module).get_input_embeddings()
     table = next(k for k, v in module.named_parameters() if v is embeddings.weight)
     files = _Files(paths, dtype)
     rest = [key for key in stored if key != table and not key.startswith(place)]

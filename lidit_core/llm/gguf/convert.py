@@ -32,7 +32,7 @@ TOKENIZER_FILES = (".json", ".jinja", ".model")  # and config.json, which is rea
 WEIGHTS = ".safetensors"
 SCRATCH = ".converting-"  # how the folder begins that a conversion works in
 ABANDONED = 24 * 3600  # seconds after which such a folder is thrown away
-EDGE, SAMPLE, SAMPLES = 1 << 20, 1 << 16, 64  # bytes of a file that its fingerprint is made from
+EDGE, SAMPLE, SAMPLES = 1 << 20, 1 << 16, 64  # bytes of a file that its digest is made from
 NOTE = "converted.from"  # the file that says what a copy was made from; no `.json`, see `recheck`
 VERSION = 2  # of the converter: raise it when the same file comes to give other numbers
 
@@ -47,7 +47,7 @@ def check_packages() -> None:
         )
 
 
-def fingerprint(parts: Sequence[Path]) -> str:
+def content_digest(parts: Sequence[Path]) -> str:
     """SHA-256 of the files' sizes, edges and samples all over them: quick, by content alone."""
     digest = hashlib.sha256()
     for part in parts:
@@ -214,7 +214,7 @@ def _write_note(out: Path, parts: Sequence[Path], header: Header) -> None:
     """Note what the copy was made from, and how its small files are, which a user may change."""
     small = [f for f in out.iterdir() if f.suffix != WEIGHTS]
     files = {f.name: [f.stat().st_size, f.stat().st_mtime_ns] for f in small}
-    note = {"version": VERSION, "source": fingerprint(parts), "files": files}
+    note = {"version": VERSION, "source": content_digest(parts), "files": files}
     note["storage"] = _classes(header)
     (out / NOTE).write_text(json.dumps(note), encoding="utf-8")
 
@@ -238,7 +238,7 @@ def copy_identity(folder: Path) -> list | None:
 
 
 def copy_storage(folder: Path, parts: Sequence[Path]) -> list[str] | None:
-    """In what class of numbers the GGUF holds each block of which a folder is the copy.
+    """The class of numbers in which a GGUF holds each block of its copy in a folder.
 
     None for a folder that is no copy; [] where neither its note nor the GGUF says it.
     """

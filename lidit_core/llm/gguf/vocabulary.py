@@ -73,7 +73,7 @@ def _split_words(tokenizer, said: Vocabulary) -> str | None:
 
 
 def _split_control(tokenizer, said: Vocabulary) -> str | None:
-    """Of control tokens only those that the chat template writes are ever read from text."""
+    """Say which control token of the chat template is not read as one; no others come from text."""
     for token, i in said.of_kind(CONTROL).items():
         if token in (said.chat_template or "") and _ids(tokenizer, token) != [i]:
             return f"does not read {token!r} of the chat template as one token"

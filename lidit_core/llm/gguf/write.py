@@ -107,7 +107,7 @@ def _wanted(folder: Path, name: str) -> dict[str, Tensor]:
 def _sources(
     wanted: dict[str, Tensor], kind: Architecture, header: Header, name: str
 ) -> dict[str, TensorInfo]:
-    """By its name in transformers, the file's tensor; all of each are used and have the shape."""
+    """The file's tensors by their names in transformers; all are used and have the shape."""
     tied = "output.weight" not in header.tensors
     named = {key: kind.gguf_name(key) for key in wanted if not (tied and key == "lm_head.weight")}
     missing = [found or key for key, found in named.items() if found not in header.tensors]

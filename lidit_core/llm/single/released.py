@@ -178,5 +178,5 @@ def candidates(shapes: Shapes, blocks: int) -> list[Released]:
 
 
 def named(found: list[Released], file: str) -> list[Released]:
-    """Those that a file's name allows."""
+    """The released LLMs that a file's name allows."""
     return [one for one in found if re.search(one.called, file.lower())]

@@ -94,7 +94,7 @@ def group(item: Item, rng: Random) -> str:
 
 
 def mixed_group(item: Item, rng: Random) -> str:
-    """In either language, or a Chinese measure before an English noun."""
+    """A group in either language, or a Chinese measure before an English noun."""
     chance = rng.random()
     if chance < 0.4:
         return phrase(item, TRAINED_NOUNS[item.kind], TRAINED, rng).text
@@ -147,7 +147,7 @@ def _scene(request: SceneRequest, groups: list[str], rng: Random) -> str:
 
 
 def _told(text: str, rng: Random) -> str:
-    """With praise or story around it, up to a number of characters that chance decides."""
+    """The text with praise or story around it, up to a length that chance decides."""
     bounds = rng.choices(tuple(LENGTHS), tuple(LENGTHS.values()))[0]
     target, tagged = rng.randint(*bounds) if bounds else 0, rng.random() < 0.4
     while len(text) < target:

@@ -77,7 +77,7 @@ def _attributed(noun: str, size: str, colour: str, count: int, words: Words, rng
 
 
 def _numbered(number: str, text: str) -> str:
-    """With "an" before a vowel."""
+    """The phrase with "an" before a vowel."""
     if number == "a" and text[0] in "aeiou":
         number = "an"
     return f"{number} {text}"

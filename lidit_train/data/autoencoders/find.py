@@ -39,6 +39,11 @@ class Autoencoder(Protocol):
         ...
 
 
+def as_pixels(pictures: Tensor) -> Tensor:
+    """Pictures (B, 3, H, W) uint8 as an autoencoder reads them: float32 in [0, 1]."""
+    return (pictures.float() / 255).contiguous(memory_format=torch.channels_last)
+
+
 @dataclass(frozen=True)
 class AutoencoderFile:
     """Where an autoencoder is; it is opened only if something must be encoded or drawn."""
@@ -124,7 +129,7 @@ def _diffusers(folder: Path) -> type[AutoencoderKL]:
 
 
 def _folder_channels(folder: Path) -> int:
-    """Of the latents, by the configuration of a folder that holds weights too."""
+    """The latents' channels, by the configuration of a folder that holds weights too."""
     check(
         any(folder.glob("*.safetensors")),
         f"the recipe's autoencoder {folder} holds no .safetensors; fetch the folder again",

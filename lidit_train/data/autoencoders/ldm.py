@@ -38,7 +38,7 @@ def ldm_identity(path: Path, prefix: str) -> str:
 
 
 def ldm_channels(path: Path, prefix: str) -> int:
-    """Of the latents."""
+    """The latents' channels."""
     with opened(path) as file:
         return file.get_slice(f"{prefix}decoder.conv_in.weight").get_shape()[1]
 

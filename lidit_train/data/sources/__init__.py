@@ -12,6 +12,7 @@ from PIL import Image
 LINKED = "is not followed; name it as a source of its own"  # of a link to a folder
 WITH_URL, TAG_LIST = "with an address of the web", "that is a bare list of tags"  # of captions
 UNMASKED = "has no mask, so that the loss counts all of it"  # of a picture that is not left out
+UNCAPTIONED = "has no caption and reads the source's default_caption"  # as above
 NOUNS = {LINKED: "linked folder", WITH_URL: "caption", TAG_LIST: "caption"}  # else "picture"
 
 
@@ -32,7 +33,7 @@ class LeftOut:
         """One a reason: ``3 pictures left out: cannot be decoded (a.png, b.png, c.png)``."""
         return [
             f"{count} {NOUNS.get(reason, 'picture')}{'s' * (count != 1)}"
-            f"{'' if reason == UNMASKED else ' left out'}: {reason} "
+            f"{'' if reason in (UNMASKED, UNCAPTIONED) else ' left out'}: {reason} "
             f"({', '.join(self.names[reason])}{', …' * (count > len(self.names[reason]))})"
             for reason, count in self.counts.items()
         ]

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 
 def faults(
-    sizes: np.ndarray, lengths: np.ndarray, data: Data, places: str, filtered: Sequence[str] = ()
+    sizes: np.ndarray,
+    lengths: np.ndarray,
+    data: Data,
+    places: str,
+    filtered: Sequence[str] = (),
+    default: str = "",
 ) -> dict[str, np.ndarray]:
     """Which pictures are left out, by reason; a picture has one reason, or none.
 
@@ -25,12 +30,15 @@ def faults(
         lengths: (N, K) of each picture's captions, or what stands in their place.
         places: where captions were looked for.
         filtered: of each picture the reason of the source's filters, or ""; () = of none.
+        default: the caption of those that have none; "" = they are left out.
     Returns:
         Of each reason (N,) bool.
     """
     short, long = np.sort(sizes.astype(np.int64), axis=1).T
     most, limit = Image.MAX_IMAGE_PIXELS or np.inf, data.buckets.limit
     wordless, worst = lengths.max(axis=1) <= 0, lengths.min(axis=1)
+    if default:
+        wordless &= ~uncaptioned(lengths)
     found = {
         "is not there": short == MISSING[0],
         "cannot be read": short == UNREADABLE[0],
@@ -50,3 +58,8 @@ def faults(
         found[reason] = mask & ~told
         told |= mask
     return found
+
+
+def uncaptioned(lengths: np.ndarray) -> np.ndarray:
+    """Which pictures have no caption or empty ones alone, (N,) bool; see `faults`."""
+    return (lengths.max(axis=1) <= 0) & (lengths.min(axis=1) >= EMPTY)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from . import UNMASKED, LeftOut
-from .faults import faults
+from . import UNCAPTIONED, UNMASKED, LeftOut
+from .faults import faults, uncaptioned
 from .filters import Filters, tell_unread
 from .looking import Beside, Columns, PictureEntry, looked_at
 from .masks import ALPHA, open_alpha, open_mask
@@ -42,19 +42,24 @@ class PictureFiles:
         places: str,
     ):
         self.root, self.left_out = root, left_out
-        self._weights = tuple(weights.values())
+        self._weights, self._default = tuple(weights.values()), source.default_caption
         found = Columns.of(looked_at(root, rows, beside, Filters.of(source)), len(weights))
         self._names, self._captions = found.names, found.captions
         kept = np.ones(len(found.sizes), bool)
-        for reason, mask in faults(found.sizes, found.lengths, data, places, found.faults).items():
+        looked = found.sizes, found.lengths, data, places, found.faults, self._default
+        for reason, mask in faults(*looked).items():
             kept &= ~mask
             for i in np.flatnonzero(mask):
                 left_out.add(reason, printable(found.labels[i]))
         self._places = np.flatnonzero(kept)  # of the pictures in the columns
         labels = [found.labels[place] for place in self._places]
         tell_unread(found.lengths[kept], labels.__getitem__, left_out)
-        for label in np.array(labels, object)[found.unmasked[kept]]:
-            left_out.add(UNMASKED, printable(label))
+        for reason, mask in (
+            (UNMASKED, found.unmasked[kept]),
+            (UNCAPTIONED, uncaptioned(found.lengths[kept])),
+        ):
+            for label in np.array(labels, object)[mask]:
+                left_out.add(reason, printable(label))
         self.alpha, self.masked = beside.alpha, beside.alpha or beside.mask is not None
         self._masks, self._mask_stamps = found.masks, found.mask_stamps[kept]
         self._stamps = found.stamps[kept]
@@ -68,7 +73,7 @@ class PictureFiles:
         return self._names[self._places[index]]
 
     def key(self, index: int) -> str:
-        """Of its path below the folder, size and time of change, not of where the folder is."""
+        """A digest of path in the folder, size and time of change, not of where the folder is."""
         size, changed = self._stamps[index]
         text = f"{self.name(index)}\0{size}\0{changed}"
         if self.masked:
@@ -85,7 +90,8 @@ class PictureFiles:
 
     def captions(self, index: int) -> list[tuple[str, float]]:
         texts = (column[self._places[index]] for column in self._captions)
-        return [(text, weight) for text, weight in zip(texts, self._weights) if text]
+        found = [(text, weight) for text, weight in zip(texts, self._weights) if text]
+        return found or [(self._default, 1.0)]
 
     def picture(self, index: int, size: tuple[int, int]) -> Image.Image:
         return open_picture(self.root / self.name(index), printable(self.name(index)))

@@ -77,8 +77,8 @@ def picture_names(root: Path, left_out: LeftOut, mask: str = "") -> list[str]:
 
 
 def _first(root: Path, stem: str, extensions: tuple[str, ...]) -> bytes | None:
-    """The first of a picture's caption files that is there."""
-    for extension in extensions:
+    """The first of a picture's caption files that is there; its extension may be in capitals."""
+    for extension in (e for lower in extensions for e in (lower, lower.upper())):
         try:
             return (root / f"{stem}.{extension}").read_bytes()
         except OSError:

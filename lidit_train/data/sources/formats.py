@@ -55,7 +55,7 @@ def unread_format(extension: str) -> str:
 
 
 def sought(captions: Mapping[str, float]) -> list[tuple[str, ...]]:
-    """Of each caption of a recipe the extensions under which it is looked for, in their order."""
+    """The extensions under which each caption of a recipe is looked for, in their order."""
     if dict(captions) == BY_DEFAULT:
         return [CAPTIONS]
     return [(extension,) for extension in captions]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from lidit_core.errors import LiDiTError
 
 from ...recipe import Data, Source
 from . import PictureSource
-from .wording import worded
+from .wording import Worded, worded
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,22 @@ def open_source(source: Source, data: Data, index: Path) -> PictureSource:
     for sentence in sentences:
         log.warning("%s: %s", source.path, sentence)
     return opened
+
+
+def unused_indices(sources: Sequence[PictureSource], folder: Path) -> list[Path]:
+    """Files in the folder of shards' indices that none of these sources reads."""
+    from .shards import ShardSource
+
+    used: set[Path] = set()
+    for source in sources:
+        plain = source.plain if isinstance(source, Worded) else source
+        used |= plain.index_files() if isinstance(plain, ShardSource) else set()
+    return sorted(
+        path
+        for end in ("npy", "npz", "json")
+        for path in folder.glob(f"*.{end}")
+        if path not in used
+    )
 
 
 def _open(source: Source, data: Data, index: Path) -> PictureSource:

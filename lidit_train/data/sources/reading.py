@@ -17,6 +17,11 @@ from .formats import FORMATS
 UNREADABLE, TOO_LARGE, MISSING = (0, 0), (-1, -1), (-2, -2)  # in place of a size
 NO_CAPTION, EMPTY, NOT_UTF8, URL, TAGS = 0, -1, -2, -3, -4  # in place of a caption's length
 CONTROLS = bytes(n for n in range(32) if chr(n) not in "\t\n\v\f\r\x1b")
+IN_USE = re.compile(  # blocks of Unicode; but for U+0130, a comma of Chinese in the other order
+    "[\\t\\n\\r -~\u00a0-\u012f\u0131-\u017f\u01a0-\u01b0\u0218-\u021b\u0370-\u06ff\u0900-\u0e7f"
+    "\u1e00-\u1eff\u2010-\u203a\u3000-\u30ff\u4e00-\u9fff\uac00-\ud7a3\uff00-\uffef"
+    "\U0001f300-\U0001faff]"
+)
 LEAVES = "has a path that leaves its folder"
 _TURNS = {  # EXIF's orientation: how the pixels are brought upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -112,15 +117,25 @@ def read_caption(raw: bytes | str | None) -> tuple[str, int]:
 
 
 def _encoding(raw: bytes) -> str:
-    """UTF-8, or UTF-16 by its mark, or by control characters, which a caption does not have."""
+    """UTF-8, or UTF-16 by its mark, or by control characters, which a caption does not have.
+
+    Without a mark the order of its bytes is the one that gives more letters in use: of Chinese
+    and Japanese the bytes of either half look like control characters.
+    """
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return "utf-16"
-    first, second = (
-        len(half) - len(half.translate(None, CONTROLS)) for half in (raw[::2], raw[1::2])
-    )
-    if first == second or len(raw) % 2:
+    controls = {
+        order: len(half) - len(half.translate(None, CONTROLS))
+        for order, half in (("utf-16-le", raw[1::2]), ("utf-16-be", raw[::2]))
+    }
+    if not any(controls.values()) or len(raw) % 2:
         return "utf-8-sig"
-    return "utf-16-le" if second > first else "utf-16-be"
+    return max(controls, key=lambda order: (_in_use(raw, order), controls[order]))
+
+
+def _in_use(raw: bytes, encoding: str) -> int:
+    """How many characters of these bytes are letters, signs and spaces that people write."""
+    return len(IN_USE.findall(raw.decode(encoding, "ignore")))
 
 
 def climbs(name: str) -> bool:

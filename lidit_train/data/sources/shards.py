@@ -24,8 +24,8 @@ from PIL import Image
 from lidit_core.errors import LiDiTError
 from lidit_core.io.atomic import replacing
 
-from . import UNMASKED, LeftOut
-from .faults import faults
+from . import UNCAPTIONED, UNMASKED, LeftOut
+from .faults import faults, uncaptioned
 from .filters import SIDECAR, Filters, json_fields, tell_unread
 from .formats import places, sought
 from .masks import ALPHA, header_has_alpha, mask_fault, open_alpha, open_mask
@@ -62,18 +62,25 @@ class ShardSource:
         self.masked = bool(source.mask)
         self._wanted = Wanted(tuple(sought(lower)), _beside(self._mask, self._filters))
         self._places = places(source.captions)
-        self._weights = tuple(source.captions.values())
+        self._weights, self._default = tuple(source.captions.values()), source.default_caption
         self._index = index
         limits = (data.smallest, data.buckets.limit, Image.MAX_IMAGE_PIXELS)
         of = repr((VERSION, self.shards, self._wanted.captions, limits))
         if self._filters.any or self.masked:  # else it is named as it was before there were any
             of += repr((self._filters, self._mask))
+        if self._default:
+            of += "\0default"
         self._file = index / f"samples-{hashlib.sha256(of.encode()).hexdigest()[:16]}.npy"
         if not self._file.is_file():
             index_shards(self.shards, self._wanted, index, processes)
             self._write(data)
         self.left_out = LeftOut(**json.loads(self._file.with_suffix(".json").read_text("utf-8")))
         self._map()
+
+    def index_files(self) -> set[Path]:
+        """What it reads in the folder of indices."""
+        own = {shard.index_file(self._wanted, self._index) for shard in self.shards}
+        return {*own, self._file, self._file.with_suffix(".json")}
 
     def _map(self) -> None:
         self._rows = np.load(self._file, mmap_mode="r")
@@ -110,7 +117,8 @@ class ShardSource:
             return printable(f"{self.shards[place].name}: {index.keys[row]}")
 
         lengths = rows["captions"][:, : len(self._weights), 1]
-        for reason, mask in faults(rows["size"], lengths, data, self._places, filtered).items():
+        looked = rows["size"], lengths, data, self._places, filtered, self._default
+        for reason, mask in faults(*looked).items():
             kept &= ~mask
             for i in np.flatnonzero(mask):
                 left_out.add(reason, called(int(i)))
@@ -118,6 +126,8 @@ class ShardSource:
         for row in places:
             if looks and looks[row][1]:
                 left_out.add(UNMASKED, called(int(row)))
+        for row in np.flatnonzero(kept & uncaptioned(lengths)):
+            left_out.add(UNCAPTIONED, called(int(row)))
         tell_unread(lengths[kept], lambda i: called(int(places[i])), left_out)
         return rows[kept]
 
@@ -173,7 +183,7 @@ class ShardSource:
         return printable(f"{self.shards[row['shard']].name}: {held.keys[place]}")
 
     def key(self, index: int) -> str:
-        """Of the shard's name, size and time of change, and the picture's place in it."""
+        """A digest of the shard's name, size and time of change, and the picture's place in it."""
         row = self._rows[index]
         shard = self.shards[row["shard"]]
         of = (shard.name, shard.size, shard.changed, *row["picture"].tolist())
@@ -202,11 +212,12 @@ class ShardSource:
 
     def captions(self, index: int) -> list[tuple[str, float]]:
         found = (self._member(self._rows[index], place) for place in range(len(self._weights)))
-        return [
+        texts = [
             (read_caption(raw)[0], weight)
             for raw, weight in zip(found, self._weights)
             if raw is not None
         ]
+        return texts or [(self._default, 1.0)]
 
     def picture(self, index: int, size: tuple[int, int]) -> Image.Image:
         data = self._picture(self._rows[index])

@@ -127,7 +127,7 @@ def copy_into(batch: Batch, other: Batch) -> None:
         theirs.copy_(ours, non_blocking=True)
 
 
-class Recording:
+class RecordedGraph:
     """One shape of batch: its graph, and the memory that the graph reads and writes."""
 
     def __init__(self, run: Run, parameters: list[nn.Parameter], batch: Batch, pool) -> None:
@@ -169,14 +169,14 @@ class Replayed:
     def __init__(self, run: Run, learner: nn.Module) -> None:
         self.run = run
         self.parameters = [p for p in learner.parameters() if p.requires_grad]
-        self.recordings: dict[tuple, Recording] = {}
+        self.recordings: dict[tuple, RecordedGraph] = {}
         self.pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
         batch = of_fixed_shape(batch)
         recording = self.recordings.get(shape_of(batch))
         if recording is None:
-            recording = Recording(self.run, self.parameters, batch, self.pool)
+            recording = RecordedGraph(self.run, self.parameters, batch, self.pool)
             self.recordings[shape_of(batch)] = recording
             log.info("recorded CUDA graph %d", len(self.recordings))
         return recording.replay(batch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -13,6 +13,7 @@ from ...learner import Learner
 from ...recipe import Validation
 from ..ema import EMA
 from ..journal import Journal
+from ..stopping import Interrupted
 from .best import Best
 from .held_out_loss import LOSS
 
@@ -49,6 +50,8 @@ class Validator:
         measure: the held-out loss under its name, and numbers beside it; None = as above.
         keep: writes the loadable file of the best step so far, given that.
         measured: what tells the pictures, noise and times that are measured from others.
+        within: a block in which drawing and measuring may be interrupted, as by Ctrl-C.
+        owed: it was put off or interrupted; a run that goes on sees to it first.
     """
 
     def __init__(
@@ -59,24 +62,39 @@ class Validator:
         self.draw: Callable[[int], Tensor] | None = None
         self.measure: Callable[[], dict[str, float]] | None = None
         self.keep: Callable[[int], object] = lambda step: None
-        self.measured, self.best = "", Best()
+        self.within: Callable[[], AbstractContextManager] = nullcontext
+        self.measured, self.best, self.owed = "", Best(), False
 
-    def see(self, step: int) -> None:
-        """Draw and measure after a step, where the recipe says so."""
+    def see(self, step: int, later: bool = False) -> None:
+        """Draw and measure after a step, where the recipe says so.
+
+        Args:
+            later: put it off, as the run is to stop.
+        """
         asked = self.asked
         due = step % asked.every == 0 if step and asked.every else not step and asked.at_start
-        if not due or not (self.draw or self.measure):
+        self.owed = due and later and bool(self.draw or self.measure)
+        if not due or self.owed:
             return
-        if self.draw:
-            with self.ema.in_place(self.learner):
-                self.journal.picture(step, "validation", self.draw(step))
-        if self.measure:
-            self._measure(step, self.measure)
+        try:
+            if self.draw:
+                self._draw(step, self.draw)
+            if self.measure:
+                self._measure(step, self.measure)
+        except Interrupted:
+            self.owed = True
         self.journal.pause()
+
+    def _draw(self, step: int, draw: Callable[[int], Tensor]) -> None:
+        with self.ema.in_place(self.learner):
+            with self.within():
+                pixels = draw(step)
+        self.journal.picture(step, "validation", pixels)
 
     def _measure(self, step: int, measure: Callable[[], dict[str, float]]) -> None:
         with nullcontext() if self.plain else self.ema.in_place(self.learner):
-            numbers = measure()
+            with self.within():
+                numbers = measure()
         self.journal.note(step, numbers)
         lowest = self.best.see(step, numbers[LOSS])
         log.info("step %d: held-out loss %.4f%s", step, numbers[LOSS], ", the lowest" * lowest)
@@ -85,12 +103,13 @@ class Validator:
 
     def state(self) -> dict[str, Any]:
         """As JSON, for a checkpoint."""
-        return {**self.best.state(), "measured": self.measured}
+        return {**self.best.state(), "measured": self.measured, "owed": self.owed}
 
     def take_up(self, state: Mapping[str, Any] | None) -> None:
         """Go on from what a checkpoint holds; losses of other pictures or times do not compare."""
         same = state is not None and state.get("measured") == self.measured
         self.best = Best.from_state(state if same else None)
+        self.owed = bool(state and state.get("owed"))
 
     def is_over(self) -> bool:
         """Whether the recipe's patience is used up; it is then the same in every process."""

@@ -55,7 +55,7 @@ class CLIPText(BaseText):
 
 
 def _of_folder(folder: Path, both: bool) -> list[Encoder]:
-    """From a diffusers folder."""
+    """The text encoders of a diffusers folder."""
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
     found = []

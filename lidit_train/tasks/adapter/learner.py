@@ -25,7 +25,7 @@ from ...learner import Learner
 from ...recipe import SQUARED, Loss
 from ..denoising import denoise
 from .base_text import BaseText
-from .unet import CrossAttention, blocks_of, checkpoint_blocks, cross_attention, predicted
+from .unet import DiffusersAttention, blocks_of, checkpoint_blocks, cross_attention, predicted
 
 if TYPE_CHECKING:
     from .unet import UNet2DConditionModel
@@ -116,7 +116,7 @@ class AdapterLearner(Learner):
         if checkpointing:
             checkpoint_blocks(unet)
 
-    def adapted(self) -> list[CrossAttention]:
+    def adapted(self) -> list[DiffusersAttention]:
         """The U-Net's cross-attention layers, as the adapter orders them."""
         return [cross_attention(self.unet, name) for name in self.names]
 

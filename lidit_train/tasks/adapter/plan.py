@@ -18,7 +18,7 @@ from ...loop.computing.frozen import holds_half
 from ...loop.validating.grid import BATCH as DRAWN
 from ...plan.autoencoder_size import AutoencoderSize, autoencoder_size
 from ...plan.cache_sizes import Cached, caches, counts_of
-from ...plan.hardware import Device, find_device
+from ...plan.hardware import Device, find_hardware
 from ...plan.llm_size import LLMSize, llm_size
 from ...plan.workload import FLOAT32, StageLoad, measured_samples, stage_loads
 from ...recipe import EIGHT_BITS, Compute, Recipe
@@ -68,7 +68,7 @@ class AdapterPlan:
         return self.recipe.hardware.count if self.recipe.compute.shard else 1
 
     def flops(self, stage: int) -> float:
-        """Of training on one picture."""
+        """The operations of training on one picture."""
         cost = self.unets[stage].cost
         runs = 2 if self.recipe.compute.checkpointing else 1
         tokens = next(iter(self.loads[stage].subsets[0][1].text.values())).read
@@ -76,7 +76,7 @@ class AdapterPlan:
         return runs * cost.forward + cost.backward + reading
 
     def seconds(self, stage: int) -> float:
-        """Of a step."""
+        """The seconds of a step."""
         peak = self.device.share * self.device.peak(self.recipe.compute.precision)
         return self.flops(stage) * self.loads[stage].share / peak
 
@@ -163,7 +163,7 @@ def make_adapter_plan(
     tokens = text_tokens(spec.llms)
     loads = stage_loads(recipe, spec, tokens)
     sides = [load.side // target.latent.downsampling for load in loads]
-    device = device or find_device(recipe.hardware.device)
+    device = device or find_hardware(recipe.hardware.device)
     shape, mixed = target.shape, _mixed(recipe.compute, device)
     counts = counts_of(recipe.data)
     kept = caches(recipe, spec, loads, tokens, counts)

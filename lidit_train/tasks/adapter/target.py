@@ -92,7 +92,7 @@ def adapter_target(recipe: Adapter) -> AdapterTarget:
 
 
 def pooled_width(shape: UNetShape) -> int:
-    """Of the pooled text that a U-Net reads beside the sizes: SDXL's 1280, or 0."""
+    """The width of the pooled text that a U-Net reads beside the sizes: SDXL's 1280, or 0."""
     return shape.adm - 6 * SIZE_WIDTH if shape.adm else 0
 
 

@@ -43,7 +43,7 @@ BUILT = {  # fields of diffusers' configuration that no tensor tells, as we and 
 }
 
 
-class CrossAttention(Protocol):
+class DiffusersAttention(Protocol):
     """diffusers' attention layer, as far as it is used."""
 
     to_q: nn.Linear
@@ -51,9 +51,9 @@ class CrossAttention(Protocol):
     def set_processor(self, processor: Callable[..., Tensor]) -> None: ...
 
 
-def cross_attention(unet: nn.Module, layer: str) -> CrossAttention:
-    """Of a layer by diffusers' name."""
-    return cast(CrossAttention, unet.get_submodule(f"{layer}.attn2"))
+def cross_attention(unet: nn.Module, layer: str) -> DiffusersAttention:
+    """The cross-attention of a layer by diffusers' name."""
+    return cast(DiffusersAttention, unet.get_submodule(f"{layer}.attn2"))
 
 
 def blocks_of(unet: UNet2DConditionModel) -> list[nn.Module]:

@@ -56,7 +56,7 @@ class UNetFile:
     marks: frozenset[str]  # names of `MARKS` in the file
 
     def tensors(self) -> dict[str, Tensor]:
-        """By the layout's names, mapped into memory: pages that nobody reads are not loaded."""
+        """The tensors by the layout's names, mapped into memory: pages not read are not loaded."""
         found = {}
         for path in dict.fromkeys(path for path, _ in self.places.values()):
             with opened(path) as file:

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from lidit_core.errors import LiDiTError
-from lidit_core.unet.families import Block, Names, UNetShape, blocks
+from lidit_core.unet.families import Names, UNetBlock, UNetShape, blocks
 
 ENDS = {
     "time_embed.0": "time_embedding.linear_1",
@@ -67,7 +67,7 @@ def _transformer(at: Names, depth: int) -> Iterator[Names]:
         yield Names(f"{at.ldm}.{name}", f"{at.diffusers}.{name}")
 
 
-def _skips(shape: UNetShape, of_level: list[Block]) -> Iterator[Names]:
+def _skips(shape: UNetShape, of_level: list[UNetBlock]) -> Iterator[Names]:
     """Upwards every ResBlock takes a skip connection in; downwards the first may widen."""
     (side, _), level = of_level[0].key, of_level[0].level
     if side == "input" and (level == 0 or shape.width(level) == shape.width(level - 1)):
@@ -77,7 +77,7 @@ def _skips(shape: UNetShape, of_level: list[Block]) -> Iterator[Names]:
         yield Names(f"{at.ldm}.{SKIP.ldm}", f"{at.diffusers}.{SKIP.diffusers}")
 
 
-def _level_end(shape: UNetShape, side: str, level: int, last: Block) -> Iterator[Names]:
+def _level_end(shape: UNetShape, side: str, level: int, last: UNetBlock) -> Iterator[Names]:
     """The resampler that ends a level, or the middle's second ResBlock."""
     index, stage = last.key[1], last.resnet.diffusers.partition(".resnets")[0]
     if side == "middle":

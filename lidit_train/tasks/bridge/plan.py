@@ -18,7 +18,7 @@ from ...data.token_guess import LETTERS, text_tokens
 from ...loop.learning_rate import decay_start
 from ...loop.parallel import share
 from ...plan.counting import META, Cost, count
-from ...plan.hardware import THIS_CPU, Device, find_device
+from ...plan.hardware import THIS_CPU, Device, find_hardware
 from ...plan.llm_size import LLMSize, llm_size
 from ...plan.workload import FLOAT32
 from ...recipe import Recipe
@@ -90,18 +90,18 @@ class BridgePlan:
         return max(sum(self.memory().values()), *self.reading().values())
 
     def seconds(self, stage: int) -> float:
-        """Of a step."""
+        """The seconds of a step."""
         speed = self.device.share * self.device.peak(self.recipe.compute.precision)
         return self.flops(stage) * self._share(self.recipe.stages[stage].batch) / speed
 
     def flops(self, stage: int) -> float:
-        """Of training on one prompt."""
+        """The operations of training on one prompt."""
         each = self.cost.forward + self.cost.backward
         return each + (self.through.flops(stage) if self.through is not None else 0)
 
     @property
     def reading_seconds(self) -> float:
-        """Of the LLMs over all prompts."""
+        """The seconds that the LLMs take over all prompts."""
         speed = self.device.share * self.device.peak(self.recipe.compute.precision)
         flops = sum(llm.flops(n) for llm, n in zip(self.llms, self.tokens))
         return flops * self.prompts / self.recipe.hardware.count / speed
@@ -114,7 +114,7 @@ class BridgePlan:
 
     @property
     def ridge_seconds(self) -> float:
-        """Of the base, which is computed on the CPU's side of the run: its products alone."""
+        """The seconds of the base, which the CPU computes: of its products alone."""
         each = self.rows * self.config.state_width
         flops = 2 * each * (self.config.state_width + self.config.teacher.width + sum(self.tokens))
         return FITTED * flops * self.prompts / (self.device.share * self.device.float32)
@@ -130,7 +130,7 @@ class BridgePlan:
 
     @property
     def measuring_seconds(self) -> float:
-        """Of the held-out prompts, which the first process measures on its CPU for each file.
+        """The seconds of the held-out prompts, which the first process measures for each file.
 
         What is measured through a U-Net comes to it, on the device.
         """
@@ -161,7 +161,7 @@ def make_bridge_plan(
 ) -> BridgePlan:
     options = recipe.bridge
     assert options is not None  # `make_task` has seen to it
-    device = device or find_device(recipe.hardware.device)
+    device = device or find_hardware(recipe.hardware.device)
     learnt, held_out = prompts.split(options.held_out, recipe.seed)
     spread = learnt[:: max(1, len(learnt) // SAMPLE)][:SAMPLE]
     rows = [len(prompts.rows(n).ids) for n in spread]
@@ -183,14 +183,14 @@ def make_bridge_plan(
         sum(p.numel() for p in bridge.parameters()),
         sum(b.numel() for b in bridge.buffers()),
         bridge_cost(bridge, stack_rows([prompts.rows(median)]), letters, mixed),
-        device if device.is_cpu else find_device(THIS_CPU),
+        device if device.is_cpu else find_hardware(THIS_CPU),
         free_disk(Path(recipe.cache.folder or folder)),
         None if unet is None else make_through_plan(recipe, unet, mean_rows, mixed),
     )
 
 
 def bridge_cost(bridge: Bridge, rows: TeacherRows, letters: int, mixed: bool) -> Cost:
-    """Of one prompt, on the meta device.
+    """The cost of one prompt, counted on the meta device.
 
     Args:
         rows: of that prompt.

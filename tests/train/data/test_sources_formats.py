@@ -70,13 +70,14 @@ def test_a_linked_folder_is_named(tmp_path):
 @pytest.mark.parametrize("extension", CAPTIONS)
 def test_captions_are_found_under_the_extensions_that_people_use(tmp_path, extension):
     files = {"a.png": plain(), f"a.{extension}": "a cat", "b.png": plain()}
+    files |= {"c.PNG": plain(), f"c.{extension.upper()}": "a cat"}
     write_tar(tmp_path / "a.tar", dict(sorted(files.items())))
     write(tmp_path / "files", files)
     for source in (
         folder(tmp_path / "files"),
         open_source(Source("shards", str(tmp_path)), data_of(), tmp_path / "index"),
     ):
-        assert [source.captions(i) for i in range(len(source.sizes))] == [[("a cat", 1.0)]]
+        assert [source.captions(i) for i in range(len(source.sizes))] == [[("a cat", 1.0)]] * 2
         assert source.left_out.counts == {NO_CAPTION: 1}
 
 
@@ -86,7 +87,14 @@ def test_a_caption_that_lacks_says_what_was_looked_for(tmp_path):
     assert source.left_out.counts == {"has no caption (looked for .long.txt)": 1}
 
 
-@pytest.mark.parametrize("text", ["a cat", "一只 cat, und grüße", "кот"])
+CHINESE = [
+    "一只猫在沙发上",
+    "红色的猫。",
+    "猫、狗",
+]  # whose bytes look like those of the other order
+
+
+@pytest.mark.parametrize("text", ["a cat", "一只 cat, und grüße", "кот", "ねこ。", *CHINESE])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
 def test_captions_in_the_encodings_that_editors_write(tmp_path, text, encoding):
     write(tmp_path, {"a.png": plain(), "a.txt": text.encode(encoding)})

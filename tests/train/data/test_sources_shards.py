@@ -14,7 +14,7 @@ import pytest
 from odd_pictures import bomb, data_of, everything, noisy, plain, saved, turned, write_tar
 
 from lidit_core.errors import LiDiTError
-from lidit_train.data.sources.open import open_source
+from lidit_train.data.sources.open import open_source, unused_indices
 from lidit_train.data.sources.shards import ShardSource, expand, read_at, shard_files
 from lidit_train.data.sources.tar_index import Shard, split
 from lidit_train.recipe import Source
@@ -301,3 +301,25 @@ def test_few_shards_are_open_at_once(tmp_path):
         pytest.skip("this system does not tell which files are open")
     assert all(len(read_at(shard, 0, 512)) == 512 for shard in found)
     assert len(os.listdir("/proc/self/fd")) - before <= 16
+
+
+@pytest.mark.parametrize("prefix", ["", "ohwx,"])
+def test_indices_that_no_shard_needs_any_more_are_named(tmp_path, prefix):
+    index = tmp_path / "index"
+    for name, first in (("a", 0), ("b", 3)):
+        write_tar(tmp_path / f"{name}.tar", some(first, first + 3))
+
+    def opened():
+        source = Source("shards", str(tmp_path), prefix=prefix)
+        return open_source(source, data_of(source), index)
+
+    assert unused_indices([opened()], index) == []
+    before = set(index.iterdir())
+    write_tar(tmp_path / "b.tar", some(3, 5))
+    gone = unused_indices([opened()], index)
+    assert sorted(path.suffix for path in gone) == [".json", ".npy", ".npz"]
+    assert set(gone) < before and next(index.glob("a-*.npz")) not in gone
+    for path in gone:
+        path.unlink()
+    assert len(opened().sizes) == 5 and unused_indices([opened()], index) == []
+    assert unused_indices([], index) == sorted(index.iterdir())

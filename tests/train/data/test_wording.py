@@ -1,9 +1,14 @@
-"""A prefix, and tags in several orders. Run: pytest tests/train/data/test_wording.py"""
+"""A prefix, a caption for pictures that have none, and tags in several orders.
+
+Run: pytest tests/train/data/test_wording.py
+"""
 
 from __future__ import annotations
 
+import json
+
 import pytest
-from odd_pictures import data_of, plain, write
+from odd_pictures import data_of, plain, write, write_tar
 from tiny_training import curve, make_world, recipe_of, run
 
 from lidit_core.errors import LiDiTError
@@ -25,6 +30,30 @@ def test_a_prefix_stands_before_every_caption(tmp_path):
     both = {"txt": 1.0, "long.txt": 0.5}
     source = opened(tmp_path, prefix="ohwx,", captions=both)
     assert source.captions(0) == [(f"ohwx, {TAGS}", 1.0), ("ohwx, a girl", 0.5)]
+
+
+@pytest.mark.parametrize("kind", ["folder", "shards", "table"])
+def test_pictures_without_a_caption_read_the_default_one_and_are_told(tmp_path, kind):
+    said = {"a": "a cat", "b": "", "c": None, "d": "see www.x.y"}
+    files = {f"{name}.png": plain() for name in said}
+    files |= {f"{name}.txt": text for name, text in said.items() if text is not None}
+    rows = [{"file_name": f"{name}.png", "text": text} for name, text in said.items()]
+    path = write_tar(tmp_path / "a.tar", dict(sorted(files.items())))
+    if kind != "shards":
+        write(tmp_path / "in", files | {"t.jsonl": "\n".join(map(json.dumps, rows))})
+        path = tmp_path / "in" / ("t.jsonl" if kind == "table" else "")
+    without = {"without": ("urls",), "prefix": "ohwx,"}
+
+    def captions(**fields):
+        source = open_source(Source(kind, str(path), **without, **fields), data_of(), tmp_path)
+        return source, [source.captions(i) for i in range(len(source.sizes))]
+
+    source, found = captions(default_caption="a dog")
+    assert found == [[("ohwx, a cat", 1.0)], [("ohwx, a dog", 1.0)], [("ohwx, a dog", 1.0)]]
+    told = "2 pictures: has no caption and reads the source's default_caption ("
+    assert [s for s in source.left_out.sentences() if s.startswith(told)]
+    assert sum(source.left_out.counts.values()) == 3  # and the one with an address is left out
+    assert captions()[1] == found[:1]
 
 
 def test_orders_are_different_and_keep_the_first_tags(tmp_path):
@@ -95,6 +124,10 @@ def test_orders_are_the_same_with_and_without_cached_states(tmp_path):
     [
         ({"keep_tags": 2}, "keep_tags=2 and tag_orders=0; expected 2 orders or more"),
         ({"tag_orders": 1001}, "tag_orders=1001; expected 0 to 1000"),
+        (
+            {"kind": "stickers", "path": "en", "default_caption": "x"},
+            "which is for pictures in files",
+        ),
         ({"tag_orders": -1}, "tag_orders=-1; expected 0 to 1000"),
     ],
 )

@@ -293,6 +293,35 @@ def test_wandb_is_told_grids_and_recipe_and_a_resumed_run_is_the_same_run(world,
     assert first["steps"] == set(range(1, 9)) and second["steps"] == {8, 9, 10}
 
 
+def test_wandb_without_a_login_is_told_before_anything_is_computed(world):
+    pytest.importorskip("wandb")
+    folder, llms = world
+    data = fields(folder, *llms, log={"trackers": ["wandb"]})
+    words = command(folder, write_recipe(folder, data, "nobody.yaml"), "nobody", llms)
+    nobody = environment(HOME=str(folder), NETRC=str(folder / "no-netrc"))
+    nobody = {k: v for k, v in nobody.items() if k not in ("WANDB_API_KEY", "WANDB_MODE")}
+    quiet = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+    done = subprocess.run(words, env=nobody, **quiet)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("lidit: the recipe's tracker wandb takes no run (")
+    assert "WANDB_MODE=offline" in last and not (folder / "nobody").exists()
+
+
+def test_a_tracker_that_cannot_begin_ends_the_run_in_a_sentence(world, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+
+    def lost(*_, **__):
+        raise wandb.errors.CommError("no network\nat all")
+
+    monkeypatch.setattr(wandb, "init", lost)
+    folder, llms = world
+    told = r"trackers wandb cannot be opened \(no network\); log in by `wandb login`, set"
+    with pytest.raises(LiDiTError, match=told):
+        run(folder, "lost", llms, log={"trackers": ["wandb"]})
+
+
 def test_each_tracker_that_is_offered_has_a_test_here():
     text = Path(__file__).read_text(encoding="utf-8")
     assert all(f'"trackers": ["{name}"]' in text for name in PACKAGES)

@@ -21,7 +21,7 @@ from lidit_core.text.spec import LLMSpec
 from lidit_train.data.token_guess import TextTokens
 from lidit_train.plan.autoencoder_size import TINY_WEIGHTS
 from lidit_train.plan.cache_sizes import Count
-from lidit_train.plan.hardware import DEVICES, find_device
+from lidit_train.plan.hardware import DEVICES, find_hardware
 from lidit_train.plan.llm_size import llm_size
 from lidit_train.recipe import (
     Cache,
@@ -298,7 +298,7 @@ def test_the_text_says_what_the_plan_is_for():
 
 
 def test_this_cpu_is_measured_and_computes_in_float32():
-    device = find_device("this CPU", seconds=0.05)
+    device = find_hardware("this CPU", seconds=0.05)
     assert 1e8 < device.float32 < 1e14
     assert device.memory > 1e8
     recipe = changed(hardware=Hardware("this CPU", 1))

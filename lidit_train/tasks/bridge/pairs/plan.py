@@ -15,7 +15,7 @@ from ....input_spec import InputSpec
 from ....plan.autoencoder_size import AutoencoderSize, autoencoder_size
 from ....plan.cache_sizes import Cached, caches, counts_of
 from ....plan.counting import META, Cost
-from ....plan.hardware import Device, find_device
+from ....plan.hardware import Device, find_hardware
 from ....plan.llm_size import LLMSize, llm_size
 from ....plan.workload import FLOAT32, StageLoad, measured_samples, stage_loads
 from ....recipe import Recipe
@@ -59,14 +59,14 @@ class PairsPlan:
         return sum(llm.flops(self.tokens[i].read) for i, llm in enumerate(self.llms))
 
     def flops(self, stage: int) -> float:
-        """Of training on one picture."""
+        """The operations of training on one picture."""
         own, cost = self.bridge, self.passes[stage]
         again = 2 if self.recipe.compute.checkpointing else 1
         each = again * cost.forward + cost.backward
         return own.forward + own.backward + each + self.reading
 
     def seconds(self, stage: int) -> float:
-        """Of a step."""
+        """The seconds of a step."""
         peak = self.device.share * self.device.peak(self.recipe.compute.precision)
         return self.flops(stage) * self.loads[stage].share / peak
 
@@ -132,7 +132,7 @@ def make_pairs_plan(
     assert recipe.bridge is not None  # `make_pairs_task` has seen to it
     config, tokens = begun.bridge.config, text_tokens(spec.llms)
     loads = stage_loads(recipe, spec, tokens)
-    device = device or find_device(recipe.hardware.device)
+    device = device or find_hardware(recipe.hardware.device)
     mixed = recipe.compute.precision == "bf16" and not device.is_cpu
     rows = begun.rows(CAPTION)
     sides = [load.side // unet.latent.downsampling for load in loads]

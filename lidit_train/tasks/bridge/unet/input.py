@@ -37,7 +37,7 @@ def check_blocks(unet: UNetTarget, blocks: int) -> None:
 
 
 def latent_shapes(recipe: Recipe, unet: UNetTarget) -> list[tuple[int, int, int]]:
-    """Of square pictures, (C, h, w), by stage.
+    """The shapes of square pictures' latents, (C, h, w), by stage.
 
     Raises:
         LiDiTError: a resolution is not one that the U-Net draws.

@@ -67,7 +67,7 @@ class UNetLearner(BridgeLearner):
             _freeze_pooled(bridge)
 
     def blocks(self) -> list[nn.Module]:
-        """Those of the bridge, then the U-Net's."""
+        """The bridge's blocks, then the U-Net's."""
         return [*super().blocks(), *blocks_of(self.unet)]
 
     def written(self, batch: BridgeBatch, bridge: Bridge | None = None) -> Context:

@@ -39,7 +39,7 @@ class Trajectories:
 
 
 def joined(several: Sequence[Trajectories]) -> Trajectories:
-    """Those of several prompts as one batch."""
+    """The trajectories of several prompts as one batch."""
     columns = ([getattr(each, f.name) for each in several] for f in fields(Trajectories))
     return Trajectories(*(torch.cat(column) for column in columns))
 

@@ -257,7 +257,7 @@ def muon_flops(config: LiDiTConfig, trained: Trained, processes: int = 1) -> int
 
 @functools.lru_cache(maxsize=64)
 def orthogonalising_flops(shape: tuple[int, int], matrices: int, processes: int) -> int:
-    """Of so many matrices of one shape: as many times what the busiest process does."""
+    """The operations of so many matrices of one shape: the busiest process's, for every process."""
     from ....loop.muon import (  # slow to import, for it runs on several devices
         orthogonalised,
         stacks,

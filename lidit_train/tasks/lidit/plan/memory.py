@@ -45,7 +45,7 @@ class MemoryPart:
 
 @dataclass(frozen=True)
 class Memory:
-    """Of the process that needs most; all of them need about the same."""
+    """The memory of the process that needs most; all of them need about the same."""
 
     parts: tuple[MemoryPart, ...]
 
@@ -103,7 +103,7 @@ def optimiser_bytes(optimiser: Optimiser, weights: Weights) -> int:
 
 
 def checkpoint_bytes(optimiser: Optimiser, weights: Weights) -> int:
-    """Of a state on disk: the weights that learn, their average, the optimiser's."""
+    """The bytes of a state on disk: the weights that learn, their average, the optimiser's."""
     return FLOAT32 * 2 * weights.trained + optimiser_bytes(optimiser, weights)
 
 
@@ -183,7 +183,7 @@ def _vision(process: Process, at_once: Callable[[StageLoad], int], when: str) ->
 
 
 def _micro_batch(process: Process) -> list[MemoryPart]:
-    """Of the stage and the branches that need most."""
+    """The memory of a micro batch, of the stage and the branches that need most."""
     return max(
         (_of_load(process, load, sizes) for load in process.loads for _, sizes in load.subsets),
         key=lambda parts: sum(part.bytes for part in parts),
@@ -277,7 +277,7 @@ def _muon(process: Process) -> int:
 
 
 def _drawing(process: Process) -> list[MemoryPart]:
-    """With and without guidance together; the averages stand in the weights' places."""
+    """The memory of drawing, guided rows beside plain ones; averages are in the weights' places."""
     config, sizes = process.config, process.recipe.validation.sizes(process.config.native_size)
     if not sizes:
         return []

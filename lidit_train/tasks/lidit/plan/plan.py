@@ -12,7 +12,7 @@ from ....data.room import free_disk
 from ....data.token_guess import TextTokens, text_tokens
 from ....loop.learning_rate import decay_start
 from ....plan.cache_sizes import Cached, Count, caches, counts_of
-from ....plan.hardware import Device, find_device
+from ....plan.hardware import Device, find_hardware
 from ....plan.llm_size import LLMSize, llm_size
 from ....plan.workload import (
     FLOAT32,
@@ -81,7 +81,7 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """Of the whole run."""
+        """The seconds of the whole run."""
         return sum(stage.total_seconds for stage in self.stages) + self.validating + self.caching
 
     @property
@@ -135,7 +135,7 @@ def make_plan(
     """
     trained = trained or trained_by(recipe.trains, recipe.lora, config)
     tokens = dict(text or text_tokens(config.llms))
-    device = device or find_device(recipe.hardware.device)
+    device = device or find_hardware(recipe.hardware.device)
     spec = input_spec(config)
     loads = stage_loads(recipe, spec, tokens)
     read = branches_read(loads)
@@ -188,7 +188,7 @@ def _stage(process: Process, load: StageLoad) -> StagePlan:
 
 
 def _image_flops(process: Process, load: StageLoad, sizes: Sizes) -> int:
-    """Of training on a picture, with what is not cached."""
+    """The operations of training on a picture, with what is not cached."""
     recipe, config = process.recipe, process.config
     classes = recipe.content.classes if recipe.content else 0
     cost = model_cost(config, sizes, process.trained, process.mixed, recipe.routing)

@@ -17,13 +17,16 @@ from pathlib import Path
 import pytest
 import torch
 from processes import environment
-from tiny_training import curve, fields, make_world, run, write_recipe
+from tiny_training import curve, fields, make_world, recipe_of, run, write_recipe
 
 from lidit_core.checkpoints.lidit import load_lidit, read_lidit
 from lidit_core.cli import main
 from lidit_core.errors import LiDiTError
+from lidit_train.loop.stopping import Stopped
+from lidit_train.loop.validating.grid import Grid
+from lidit_train.loop.validating.held_out_loss import HeldOutLoss
 from lidit_train.recipe_file import read_recipe
-from lidit_train.run import export
+from lidit_train.run import export, train
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +136,50 @@ def test_signals_save_the_step_and_the_run_goes_on_to_the_same_bits(world):
     a, b = tensors(folder / "straight" / "final.safetensors"), tensors(out / "final.safetensors")
     assert equal(a, b), f"stopped after step {first}"
     assert curve(folder / "straight") == curve(out)
+
+
+WHERE = {  # whose work a signal comes into, after which step, and what is told
+    "a grid": (Grid, "draw", 4, "stopped after step 4 of 8, which is saved"),
+    "a measurement": (HeldOutLoss, "measure", 4, "stopped after step 4 of 8, which is saved"),
+    "the last step": (None, "", 7, "stopped after step 8 of 8, which is saved"),
+    "the first grid": (Grid, "draw", 0, "stopped before the first step"),
+}
+
+
+@pytest.mark.parametrize("where", WHERE)
+def test_no_validation_holds_a_stop_up_and_the_run_that_goes_on_makes_it(world, where, monkeypatch):
+    folder, llms = world
+    owner, name, step, told = WHERE[where]
+    drawn = {"every": 4, "at_start": True, "prompts": ["a cat"], "steps": 1}
+    held = {**drawn, "held_out": 0.25, "times": 2}
+    recipe = recipe_of(folder, *llms, validation=held, checkpoints={"every": 100})
+    straight, out, made = folder / "seen", folder / where.replace(" ", "-"), [0]
+    if not straight.exists():
+        train(recipe, straight, "cpu", llms)
+    method = getattr(owner, name, None)
+
+    def on_step(number: int, loss: float) -> None:
+        made[0] = number
+        if owner is None and number == step:  # its loss is known: the next step is the last one
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def held_up(*words):
+        if made[0] < step:
+            return method(*words)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+        raise AssertionError("it was not interrupted")
+
+    with monkeypatch.context() as patched:
+        if owner is not None:
+            patched.setattr(owner, name, held_up)
+        with pytest.raises(Stopped, match=told):
+            train(recipe, out, "cpu", llms, on_step)
+    saved = sorted(path.name for path in out.glob("checkpoints/step-*"))
+    assert saved == {0: [], 4: ["step-0000004"]}.get(step, ["step-0000007", "step-0000008"])
+    train(recipe, out, "cpu", llms)
+    assert curve(out) == curve(straight)
+    files = [*straight.glob("grids/*.png"), *straight.glob("*.safetensors")]
+    assert len(files) == 5  # three grids, the best step and the last
+    for file in files:
+        assert (out / file.relative_to(straight)).read_bytes() == file.read_bytes(), file

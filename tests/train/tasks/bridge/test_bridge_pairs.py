@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
+from processes import together
 from tiny_adapter_training import LATENT, write_demo_checkpoint
 from tiny_bridge import (
     Windowed,
@@ -17,7 +19,7 @@ from tiny_bridge import (
     make_demo_recording,
     prompts,
 )
-from tiny_training import pictures
+from tiny_training import curve, pictures
 from tiny_unet import TINY, random_unet
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -42,6 +44,7 @@ from lidit_train.tasks.bridge.plan import bridge_cost
 pytest.importorskip("diffusers")
 
 ROOT = Path(__file__).resolve().parents[4]
+RECIPE = ROOT / "recipes" / "bridge-pairs.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +61,8 @@ def world(tmp_path_factory):
     return folder
 
 
-def shipped(folder: Path, *changes: str):
-    """The recipe that ships in its smallest form: 8 steps of batch 4 at 32 pixels."""
+def smallest(folder: Path) -> list[str]:
+    """What makes the recipe that ships small: 8 steps of batch 4 at 32 pixels."""
     made = {
         "bridge.checkpoint": folder / "first" / "final.safetensors",
         "bridge.llms": f"[{folder / 'student'}]",
@@ -76,8 +79,12 @@ def shipped(folder: Path, *changes: str):
         "validation.times": 2,
         "checkpoints.every": 4,
     }
-    given = [f"{name}={value}" for name, value in made.items()]
-    return read_recipe(ROOT / "recipes" / "bridge-pairs.yaml", [*given, *changes])
+    return [f"{name}={value}" for name, value in made.items()]
+
+
+def shipped(folder: Path, *changes: str):
+    """The recipe that ships in its smallest form."""
+    return read_recipe(RECIPE, [*smallest(folder), *changes])
 
 
 def begun(folder: Path, out: str, *changes: str):
@@ -99,6 +106,16 @@ def test_the_recipe_trains_and_its_file_says_where_it_comes_from(world):
     lines = map(json.loads, (world / "whole" / "log.jsonl").read_text().splitlines())
     measured = {line["step"]: line[LOSS] for line in lines if LOSS in line}
     assert set(measured) == {0, 4, 8} and measured[8] < measured[0]
+
+
+def test_two_processes_reach_the_losses_of_one(world):
+    words = ["train", str(RECIPE), "--out", str(world / "shared"), "--device", "cpu"]
+    words += [word for change in smallest(world) for word in ("--set", change)]
+    together(*[[sys.executable, "-m", "lidit_core", *words]] * 2)
+    if not (world / "whole" / "final.safetensors").exists():  # which the test above writes
+        train(shipped(world), world / "whole", "cpu")
+    for ours, theirs in zip(curve(world / "shared"), curve(world / "whole"), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3)
 
 
 def sdxl(folder: Path, monkeypatch) -> list[str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
+from processes import together
 from tiny_adapter_training import LATENT, write_demo_checkpoint
 from tiny_bridge import (
     Windowed,
@@ -199,6 +201,15 @@ def test_a_run_that_was_killed_ends_in_the_same_bits(world):
     assert again.read_bytes() == whole.read_bytes()
     stages = json.loads(load_bridge(whole).stages)
     assert [set(stage) & {"through", "from"} for stage in stages] == [{"from"}, {"from", "through"}]
+
+
+def test_two_processes_reach_the_losses_of_one(world):
+    path = write_recipe(world, through(world), "shared.yaml")
+    words = ["train", str(path), "--out", str(world / "shared"), "--device", "cpu"]
+    together(*[[sys.executable, "-m", "lidit_core", *words]] * 2)
+    run(world, "alone")
+    for ours, theirs in zip(curve(world / "shared"), curve(world / "alone"), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3)
 
 
 def test_a_bridge_goes_on_from_its_file_without_a_unet(world):

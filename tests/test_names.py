@@ -1,0 +1,41 @@
+"""A name stands for one idea. Run: pytest tests/test_names.py"""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("lidit_core", "lidit_train", "lidit_eval", "lidit_stickers", "host", "nodes")
+TWICE = {  # public classes of two files; this list may only get shorter
+    "Asked",  # what is asked of trajectories; of models whose bias is measured
+    "Bridge",  # the model; the section of a recipe, whose name its field gives
+    "Change",  # between two evaluations; between two folders, by the command of before
+    "Found",  # objects of a picture: a detector's boxes; the scorer's one object
+    "Item",  # a prompt of a list; a group of equal objects in a request
+    "Kind",  # of LLMs that the host runs; of objects in scenes
+    "Measured",  # one run's figures, of an ablation and of bias
+    "Reading",  # one way of reading a prompt, of an ablation and of a probe
+    "Score",  # a mean over prompts; what an ablation scores
+    "Sizes",  # of an LLM; of what one picture puts before the model
+    "Task",  # one picture to draw; one kind of training
+    "Verdict",  # on one picture, a judge's and the scorer's
+    "Watch",  # of the attention to the text, the library's and the host's
+}
+
+
+def public_classes() -> dict[str, set[str]]:
+    """The files of every public class."""
+    found = defaultdict(set)
+    for path in (path for name in PACKAGES for path in (ROOT / name).rglob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found[node.name].add(path.relative_to(ROOT).as_posix())
+    return found
+
+
+def test_a_public_class_has_a_name_of_its_own():
+    several = {name: files for name, files in public_classes().items() if len(files) > 1}
+    assert {name: sorted(several[name]) for name in several if name not in TWICE} == {}
+    assert set(several) == TWICE
