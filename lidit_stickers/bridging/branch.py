@@ -28,7 +28,7 @@ from lidit_train.run import FINAL
 from .commands import recorded, trained
 from .files import write_random_llm, write_ridge
 from .report import Compared, write_report
-from .variants import STUDENT, TEACHER, VARIANTS, WHOLE, Variant
+from .variants import STUDENT, TEACHER, VARIANTS, WHOLE, BridgeVariant
 
 LISTS = ("evaluation", "paraphrases")
 RECIPE = "bridge.yaml"
@@ -57,7 +57,7 @@ class Comparison:
     lists: tuple[str, ...] = LISTS
     changes: tuple[str, ...] = CHANGES
 
-    def file(self, variant: Variant) -> Path:
+    def file(self, variant: BridgeVariant) -> Path:
         """The bridge's."""
         return self.out / variant.name / FINAL
 
@@ -70,7 +70,7 @@ class Comparison:
         found = [self._compared(variant) for variant in VARIANTS]
         return write_report(native, found, self._about(), self.out)
 
-    def _make(self, variant: Variant, recording: Path) -> None:
+    def _make(self, variant: BridgeVariant, recording: Path) -> None:
         file, llm = self.file(variant).absolute(), self.student
         if file.exists():
             return
@@ -90,7 +90,7 @@ class Comparison:
         )
         trained(RECIPE, file.parent, changes)
 
-    def _compared(self, variant: Variant) -> Compared:
+    def _compared(self, variant: BridgeVariant) -> Compared:
         file = self.file(variant)
         told = json.loads(load_bridge(file).report or "{}").get("bridge", {})
         drawn = {name: self._drawn(name, variant.name, str(file)) for name in self.lists}

@@ -24,18 +24,14 @@ from lidit_eval.report import Judged
 
 from ..making.adapter_scores import ADAPTER, hashes
 from .commands import recorded, trained
-from .report import Stage, write_stages
+from .report import BridgeStage, write_stages
 from .variants import STUDENT
 
 MODEL, OWN_ADAPTER = "stickers-sd", ADAPTER.removesuffix(".safetensors")
 SIZES = ("bridge.width=256", "bridge.token_budget=96")
 ALL = ("compute.cpu_bf16=true", "compute.checkpointing=false", "log.trackers=[]")
 BATCH = 16  # of the recipes through a U-Net and from pictures
-MODES = {
-    "base": "the checkpoint alone",
-    "add": "its adapter, add",
-    "replace": "its adapter, replace",
-}
+MODES = {"base": "the checkpoint", "add": "adapter, mode add", "replace": "adapter, mode replace"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,7 @@ class Repair:
         about = f"Checkpoint {base}, adapter {adapter}; {self.captions:,} captions recorded{drawn}"
         return write_stages(found, stages, about, self.out)
 
-    def _stages(self) -> list[Stage]:
+    def _stages(self) -> list[BridgeStage]:
         recording = recorded(self.out, self.captions, self.model)
         cache = f"cache.folder={(self.out / 'cache').absolute()}"
         source, base = f"data.sources.0.path={recording}", f"bridge.through.base={self.model}"
@@ -81,7 +77,7 @@ class Repair:
 
     def _stage(
         self, name: str, says: str, number: int, recipe: str, changes: Sequence[str]
-    ) -> Stage:
+    ) -> BridgeStage:
         images = self.images[number]
         sizes = [f"stages.0.images={images}"]
         if number:  # measured in the middle and at the end
@@ -90,7 +86,7 @@ class Repair:
         loaded = load_bridge(file)
         told = json.loads(loaded.report or "{}").get("bridge", {})
         figures = json.loads(loaded.stages)[-1] if loaded.stages else {}
-        return Stage(name, f"{says}, {images:,} captions", file, told, figures)
+        return BridgeStage(name, f"{says}, {images:,} captions", file, told, figures)
 
     def _adapted(self, mode: str) -> list[Judged]:
         return self._drawn(mode, "--adapter", self.adapter, "--mode", mode)

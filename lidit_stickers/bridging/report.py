@@ -11,7 +11,7 @@ from lidit_core.io.atomic import replacing
 from lidit_eval.pairs import Change, compare
 from lidit_eval.report import Judged
 
-from .variants import Variant
+from .variants import BridgeVariant
 
 MARKDOWN = "bridging.md"
 MEASURE = "nearest"
@@ -22,7 +22,7 @@ Drawn = Mapping[str, Sequence[Judged]]  # by list of prompts
 class Compared:
     """A bridge, what its run measured, and its pictures."""
 
-    variant: Variant
+    variant: BridgeVariant
     told: Mapping[str, float]  # on captions that are held out: `cosine`, `r2` and others
     drawn: Drawn
 
@@ -96,7 +96,7 @@ def _less(each: Compared, whole: Compared, name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Stage:
+class BridgeStage:
     """A stage of a bridge's training, and what it measured."""
 
     name: str
@@ -107,7 +107,7 @@ class Stage:
 
 
 def write_stages(
-    found: Mapping[str, Sequence[Judged]], stages: Sequence[Stage], about: str, out: Path
+    found: Mapping[str, Sequence[Judged]], stages: Sequence[BridgeStage], about: str, out: Path
 ) -> str:
     """Write bridging.md of a checkpoint; the Markdown.
 
@@ -122,7 +122,7 @@ def write_stages(
     return text
 
 
-def _measured(stages: Sequence[Stage], about: str) -> Iterator[str]:
+def _measured(stages: Sequence[BridgeStage], about: str) -> Iterator[str]:
     yield from ("# A bridge in the place of a checkpoint's text encoder", "", f"{about}.", "")
     for stage in stages:
         if stage.told:

@@ -9,7 +9,7 @@ TEACHER = "gemma-3-270m"
 
 
 @dataclass(frozen=True)
-class Variant:
+class BridgeVariant:
     """A bridge, by what its recipe changes.
 
     Args:
@@ -24,15 +24,17 @@ class Variant:
     random: bool = False
 
 
-WHOLE = Variant("bridge", "ridge, and what attention adds")
-RIDGE = Variant("ridge", "ridge alone", trained=False)
+WHOLE = BridgeVariant("bridge", "ridge, and what attention adds")
+RIDGE = BridgeVariant("ridge", "ridge alone", trained=False)
 VARIANTS = (
     WHOLE,
     RIDGE,
-    Variant("mlp", "ridge, and what an MLP adds token by token", ("bridge.residual=mlp",)),
-    Variant("no-base", "without ridge", ("bridge.base=false",)),
-    Variant("no-overlap", "attention knows of no shared characters", ("bridge.overlap=false",)),
-    Variant("no-seeds", "queries know of no token", ("bridge.seeds=none",)),
-    Variant("trained-seeds", "a table of tokens that is trained", ("bridge.seeds=trained",)),
-    Variant("random", "an LLM with random weights", random=True),
+    BridgeVariant("mlp", "ridge, and what an MLP adds token by token", ("bridge.residual=mlp",)),
+    BridgeVariant("no-base", "without ridge", ("bridge.base=false",)),
+    BridgeVariant(
+        "no-overlap", "attention knows of no shared characters", ("bridge.overlap=false",)
+    ),
+    BridgeVariant("no-seeds", "queries know of no token", ("bridge.seeds=none",)),
+    BridgeVariant("trained-seeds", "a table of tokens that is trained", ("bridge.seeds=trained",)),
+    BridgeVariant("random", "an LLM with random weights", random=True),
 )
