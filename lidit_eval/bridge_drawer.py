@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lidit_core.bridge.config import BridgeConfig
 from lidit_core.bridge.encode import MASK, POOLED, conditioning
@@ -53,7 +53,8 @@ class BridgeDrawer:
         self.target = unet_target(str(model_file(args.model)), "")
         check_read(self.target, config.teacher)
         base = read_unet(self.target.base, self.target.asked)
-        self.unet, self.prediction = base.unet.to(device), base.prediction
+        self.unet, self.prediction = base.unet, base.prediction
+        nn.Module.to(self.unet, device)
         self.pooled = bool(pooled_width(base.shape))
         self.vae = find_autoencoder("shipped", self.target.latent).open(device)
         sources = {**llms_beside(path, config), **_sources(args.llm, config)}

@@ -15,10 +15,8 @@ from lidit_core.io.pictures import to_pixels
 from lidit_core.llmdiff.file import load_adapter
 from lidit_core.model.latents import denormalise
 from lidit_core.paths import SHIPPED_WEIGHTS, at_home
-from lidit_core.pipeline import Settings, load_pipeline
 from lidit_core.text.prompt_encoder import PromptEncoder
 
-from .drawing import Drawer, LiDiTDrawer
 from .items import Task
 
 STEPS, GUIDANCE = 25, 5.0  # of a U-Net, where none are given
@@ -37,22 +35,6 @@ def model_file(name: str) -> Path:
     path = shipped if shipped.is_file() and name not in SHIPPED_MODELS else path
     check(path.exists(), f"there is no file {name}; expected a shipped name or a checkpoint")
     return path
-
-
-def open_drawer(args: argparse.Namespace, device: str) -> Drawer:
-    """Load what the command line of `lidit eval` names."""
-    check(
-        not (args.adapter and args.bridge),
-        f"--adapter {args.adapter} and --bridge {args.bridge} are both there; expected one of them",
-    )
-    if args.adapter:
-        return AdapterDrawer(args, device)
-    if args.bridge:
-        from .bridge_drawer import BridgeDrawer
-
-        return BridgeDrawer(args, device)
-    pipeline = load_pipeline(args.model, args.llm, device, args.cache, args.spread, args.lora)
-    return LiDiTDrawer(pipeline, Settings("", args.steps, args.cfg, args.size))
 
 
 class AdapterDrawer:

@@ -17,11 +17,12 @@ from lidit_core.pipeline import find_device
 from . import pairs, record
 from .benchmarks.item import Item
 from .benchmarks.layouts import check_count, lay_out
-from .drawers import model_file, open_drawer
+from .drawers import model_file
 from .drawing import FOLDER, draw_missing, load_picture
 from .items import Task, items_of, prompts_hash, requests_hash, tasks_of
 from .judges.judge import Judge
 from .judges.opening import default_judge, open_judge
+from .opening import open_drawer
 from .report import Judged, write_report
 from .verdicts import Verdicts
 

@@ -31,6 +31,8 @@ BREACHES = {  # a contract: the file, and the line in it, that break it
     "train": ("lidit_train/recipe/fields.py", "from ..batch import Batch"),
     "host": ("host/lidit/conds.py", "from ..llm.weights import pageable"),
     "ablation": ("lidit_stickers/ablation/recipes.py", "from .running import left"),
+    "bridging": ("lidit_stickers/bridging/variants.py", "from .report import Compared"),
+    "patching": ("host/patching/names.py", "from .sliders import idle_sliders"),
     "bias": ("lidit_stickers/bias/measuring.py", "from .figures import Bias"),
     "stickers": ("lidit_stickers/scenes/scenes.py", "from ..source import StickerSource"),
 }

@@ -11,7 +11,7 @@ import comfy.model_sampling as host
 from ...lidit_core.errors import LiDiTError
 from ...lidit_core.model.config import LiDiTConfig
 from ..node_notes import note
-from ..weight_patches import check_bypass, check_weight_patches, tell_misfits
+from ..patching.patches import check_bypass, check_weight_patches, tell_misfits
 
 NAME = "this LI-DiT"  # in sentences
 

@@ -26,8 +26,8 @@ from ...lidit_core.model.config import LatentFormat, LiDiTConfig
 from ...lidit_core.model.latents import denormalise, normalise
 from ..entries import readable
 from ..keys import HIDDEN, TEXT
-from ..weight_names import name_weights
-from ..weight_patches import check_storage, name_owner, watch_patches
+from ..patching.names import name_weights
+from ..patching.patches import check_storage, name_owner, watch_patches
 from .branches import model_text
 from .conditioning import text_of
 from .conds import CONDText

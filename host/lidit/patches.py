@@ -16,7 +16,7 @@ from ...lidit_core.errors import LiDiTError, listed
 from ...lidit_core.model.config import LiDiTConfig
 from ..attention import attend
 from ..node_notes import note
-from ..weight_names import Place
+from ..patching.names import Place
 
 OFFERED = ("attn1_patch", "attn1_output_patch", "attn2_patch", "attn2_output_patch")
 BLOCK = "double_block"  # what nodes call a block of a DiT

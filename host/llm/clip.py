@@ -23,8 +23,8 @@ from ...lidit_core.llm.loading import default_dtype, expected_bytes, load_llm
 from ...lidit_core.llm.locate import locate
 from ...lidit_core.text.templates import InstructionTemplate
 from ..node_notes import note
-from ..weight_names import name_weights
-from ..weight_patches import check_storage
+from ..patching.names import name_weights
+from ..patching.patches import check_storage
 from .holder import LLMHolder
 from .notes import describe_llm, report_prompt
 from .plain_text import EMPHASIS, TEMPLATE, PlainText

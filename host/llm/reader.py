@@ -26,7 +26,7 @@ from ...lidit_core.text.prompt_encoder import PromptEncoder
 from ...lidit_core.text.templates import InstructionTemplate, find_template
 from ..keys import reading_of
 from ..lidit.conditioning import sequence_of, values_of
-from ..weight_patches import check_weight_patches, name_owner
+from ..patching.patches import check_weight_patches, name_owner
 from .memory import memory_needed
 from .notes import tell_prompt
 from .plain_text import EMPHASIS, TEMPLATE, plain_text_of

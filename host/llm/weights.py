@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..node_notes import note
-from ..weight_names import Place
+from ..patching.names import Place
 
 CAST: dict[type[nn.Module], type[nn.Module]] = {
     kind: getattr(comfy.ops.manual_cast, kind.__name__) for kind in (nn.Linear, nn.LayerNorm)

@@ -77,6 +77,11 @@ STORIES: dict[str, list[tuple[str, str]]] = {
         ),
         ("python -m torch.distributed.run --nproc_per_node 2 -m lidit_core train", THREE),
         (
+            "python -m torch.distributed.run --nproc_per_node 2 -m lidit_core train "
+            "recipes/stickers-adapter.yaml",
+            SCENES,
+        ),
+        (
             "python -m lidit_stickers.making.train_checkpoint runs/checkpoint",
             "--images 64 --scenes 4",
         ),

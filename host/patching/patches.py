@@ -16,11 +16,11 @@ import comfy.utils
 import torch
 from torch import Tensor, nn
 
-from ..lidit_core.errors import LiDiTError, shown
+from ...lidit_core.errors import LiDiTError, shown
+from ..node_notes import note
 from .lora_log import left_out
-from .node_notes import note
+from .names import NamedWeights
 from .sliders import idle_sliders
-from .weight_names import NamedWeights
 
 OWNER = "lidit_owner"  # on a weight: what kind of model it belongs to
 MISFITS = "lidit_misfits"  # among a patcher's attachments: sentences on LoRAs that do not fit
