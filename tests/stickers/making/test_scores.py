@@ -14,7 +14,7 @@ from lidit_core.errors import LiDiTError
 from lidit_core.io.hashes import sha256
 from lidit_core.llm.locate import available
 from lidit_core.paths import SHIPPED_WEIGHTS
-from lidit_stickers.making import scores
+from lidit_stickers.making import adapter_scores, scores
 from lidit_stickers.making.tables import BLOCK, write
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -115,6 +115,15 @@ def test_the_documents_tell_of_the_weights_that_ship(name, tables):
 
 
 @pytest.mark.llm
+def test_the_adapters_document_tells_of_the_files_that_ship():
+    base, adapter = adapter_scores.hashes()
+    (found,) = BLOCK.finditer((ROOT / "docs" / "llmdiff.md").read_text(encoding="utf-8"))
+    assert found[0].startswith(
+        f"<!-- scores: adapter -->\nCheckpoint {base}, adapter {adapter}; `python"
+    )
+    assert "| 1,080 pictures |" in found[0]
+
+
 def test_the_strip_is_eight_pictures(tmp_path):
     if not available("SmolLM2-135M-Instruct"):
         pytest.skip("SmolLM2-135M-Instruct is not on this machine; get it with `lidit fetch`")
