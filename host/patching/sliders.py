@@ -47,10 +47,13 @@ def idle_sliders(weights: Collection[str], what: str) -> str:
 
 def _running_node() -> Mapping[str, Any]:
     """The node that the host executes, as it was queued; empty where a script calls."""
+    context = get_executing_context()
+    if context is None:
+        return {}
     from server import PromptServer  # the host's; scripts that only load models have none
 
-    context, host = get_executing_context(), getattr(PromptServer, "instance", None)
-    if context is None or host is None:
+    host = getattr(PromptServer, "instance", None)
+    if host is None:
         return {}
     queued = {item[1]: item[2] for item in [*host.prompt_queue.currently_running.values()]}
     return queued.get(context.prompt_id, {}).get(context.node_id, {})

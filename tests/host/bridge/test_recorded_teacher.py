@@ -13,6 +13,7 @@ from lidit_core.io.recording import open_recording
 
 TEXTS = [prompt for prompt in PROMPTS if prompt]
 WINDOWED = ("sd15", "sdxl", "sd3", "cut")
+LENGTH = 77  # words that the demo checkpoint reads
 PLAIN = ("zimage", "ovis", "ltx2", "qwenimage")  # LLMs, which read no weights of words
 
 
@@ -103,9 +104,9 @@ def test_the_demo_checkpoints_words_are_its_rows(pack, host):
     assert torch.equal(teacher.empty[0], entries_of(clip, "")[0][0])
     for text in (*TEXTS, "", "(a) red-cat, left_of 2"):
         rows, sequence = teacher.rows(text), entries_of(clip, text)[0][0][0]
-        assert len(rows.ids) == len(sequence) == 32
+        assert len(rows.ids) == len(sequence) == LENGTH
         table = clip.cond_stage_model.get_input_embeddings().weight
         assert torch.equal(table[rows.ids].float(), sequence.float())
         assert (rows.kinds == 0).sum() == min(
-            32, len(clip.cond_stage_model.encoder.tokenize(text))
+            LENGTH, len(clip.cond_stage_model.encoder.tokenize(text))
         ) - int((rows.ids == 0).sum())
