@@ -6,6 +6,7 @@ first one where a weight's name begins with none of theirs.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -47,13 +48,9 @@ def idle_sliders(weights: Collection[str], what: str) -> str:
 
 def _running_node() -> Mapping[str, Any]:
     """The node that the host executes, as it was queued; empty where a script calls."""
-    context = get_executing_context()
-    if context is None:
-        return {}
-    from server import PromptServer  # the host's; scripts that only load models have none
-
-    host = getattr(PromptServer, "instance", None)
-    if host is None:
+    context, server = get_executing_context(), sys.modules.get("server")  # none in a script
+    host = getattr(getattr(server, "PromptServer", None), "instance", None)
+    if context is None or host is None:
         return {}
     queued = {item[1]: item[2] for item in [*host.prompt_queue.currently_running.values()]}
     return queued.get(context.prompt_id, {}).get(context.node_id, {})
