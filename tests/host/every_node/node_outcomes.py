@@ -47,7 +47,10 @@ WHY_FAR = {
     "SamplerDPMAdaptative": "the noise of the last sigma above 0 stays, less with more steps",
 }
 # why a node does nothing whose values were moved
-WHY_IDLE = {"VAEEncodeForInpaint": "the mask is the whole picture, and cannot grow"}
+WHY_IDLE = {
+    "TorchCompileModel": "compiled otherwise, to the same numbers",
+    "VAEEncodeForInpaint": "the mask is the whole picture, and cannot grow",
+}
 TOO_SLOW = ("LoraSave" + ALL_INPUTS,)  # minutes on a CPU
 # not for an ordinary test run: compiled, or of 1024 x 1024 pixels
 SLOW = (
