@@ -15,14 +15,14 @@ from lidit_core.bridge.encode import MASK, POOLED, conditioning
 from lidit_core.bridge.file import load_bridge
 from lidit_core.bridged import BridgeReaders, llms_beside
 from lidit_core.diffusion.objectives import guided
-from lidit_core.diffusion.sampling import euler_steps, initial_noise
+from lidit_core.diffusion.sampling import euler_steps
 from lidit_core.diffusion.times import sampling_times
 from lidit_core.errors import check
 from lidit_core.io.conditioning import Entry
 from lidit_core.io.pictures import to_pixels
 from lidit_core.model.latents import denormalise
 
-from .drawers import GUIDANCE, STEPS, model_file
+from .drawers import GUIDANCE, STEPS, model_file, noise_of
 from .items import Task
 
 log = logging.getLogger(__name__)
@@ -70,8 +70,7 @@ class BridgeDrawer:
     @torch.no_grad()
     def _pictures(self, tasks: Sequence[Task]) -> Tensor:
         latent, prompts = self.target.latent, [task.item.prompt for task in tasks]
-        width, height = (side // latent.downsampling for side in self.size)
-        noise = initial_noise([t.seed for t in tasks], latent.channels, height, width)
+        noise = noise_of(tasks, latent, self.size)
         read = zip(prompts, self.readers.read(prompts))
         entries = [conditioning(self.loaded, prompt, students) for prompt, students in read]
         drawn: list[Tensor] = []

@@ -13,6 +13,7 @@ from lidit_core.diffusion.sampling import initial_noise
 from lidit_core.errors import check
 from lidit_core.io.pictures import to_pixels
 from lidit_core.llmdiff.file import load_adapter
+from lidit_core.model.config import LatentFormat
 from lidit_core.model.latents import denormalise
 from lidit_core.paths import SHIPPED_WEIGHTS, at_home
 from lidit_core.text.prompt_encoder import PromptEncoder
@@ -35,6 +36,12 @@ def model_file(name: str) -> Path:
     path = shipped if shipped.is_file() and name not in SHIPPED_MODELS else path
     check(path.exists(), f"there is no file {name}; expected a shipped name or a checkpoint")
     return path
+
+
+def noise_of(tasks: Sequence[Task], latent: LatentFormat, size: Sequence[int]) -> Tensor:
+    """(B, C, h, w) by the tasks' seeds. Args: size: (width, height) in pixels."""
+    width, height = (side // latent.downsampling for side in size)
+    return initial_noise([task.seed for task in tasks], latent.channels, height, width)
 
 
 class AdapterDrawer:
@@ -71,8 +78,7 @@ class AdapterDrawer:
         from lidit_train.batch import Shown
 
         latent, prompts = self.target.latent, [task.item.prompt for task in tasks]
-        width, height = (side // latent.downsampling for side in self.size)
-        noise = initial_noise([t.seed for t in tasks], latent.channels, height, width)
+        noise = noise_of(tasks, latent, self.size)
         positive, negative = (
             Shown(texts, {0: self.reader.encode_apart(texts).to(self.device)})
             for texts in (prompts, [""] * len(prompts))
