@@ -146,16 +146,16 @@ def test_a_bridge_learns_through_the_demo_checkpoint(world, blocks):
         out,
         bridge={"checkpoint": str(known), "through": options},
         data=data,
-        stages=[{"images": 160, "batch": 8, "resolution": 32}],
+        stages=[{"images": 640, "batch": 8, "resolution": 32}],
         optimiser={"learning_rate": 1e-3, "warmup": 5},
         checkpoints=plain,
         validation={**TIMES, "every": 20, "at_start": True},
     )
-    first, last = notes(world / out)
-    assert (first["step"], last["step"]) == (0, 20)
+    first, *_, last = notes(world / out)
+    assert (first["step"], last["step"]) == (0, 80)
     assert 0.3 < first[GAP] < last[GAP] - 0.07 and last[LOSS] < 0.9 * first[LOSS]
     stage = json.loads(load_bridge(final).stages)[-1]
-    assert (stage["from"], stage["through"], stage["steps"]) == ("shipped", "stickers-sd", 20)
+    assert (stage["from"], stage["through"], stage["steps"]) == ("shipped", "stickers-sd", 80)
     assert stage["before"][GAP] == pytest.approx(first[GAP], abs=1e-4)
     assert stage["after"][GAP] == pytest.approx(last[GAP], abs=0.02)  # in bfloat16
     bins = {name for line in curve(world / out) for name in line if name.startswith("loss ")}
