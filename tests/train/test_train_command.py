@@ -208,7 +208,8 @@ def test_the_command_for_several_machines_joins_them(tmp_path):
 def test_every_command_for_several_processes_is_one_of_those_two():
     pattern = (
         r"python -m torch\.distributed\.run (--nnodes \d+ )?--nproc_per_node \d+ "
-        r"(--rdzv_backend c10d --rdzv_endpoint HOST:29500 )?-m lidit_core train \S+ --out \S+( --set \S+)*"
+        r"(--rdzv_backend c10d --rdzv_endpoint HOST:29500 )?-m lidit_core train \S+ --out \S+"
+        r"( --set \S+)*"
     )
     assert len(launches()) >= 5
     for command in launches():
