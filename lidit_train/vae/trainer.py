@@ -28,6 +28,7 @@ from .linear_encoder import BYPASSED, set_linear_encoder
 log = logging.getLogger(__name__)
 
 SAMPLE = 64  # crops that show which units respond
+STRONG = 90 / 255  # a difference of neighbouring pixels that is a strong edge
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class AutoencoderRecipe:
     decay: float = 0.5  # share of the steps over which the rate falls to zero
     ema: float = 0.995
     edges: float = 1.0  # weight of the L1 of horizontal and vertical differences
+    lost_edges: float = 0.0  # further weight of what strong differences lose; 0 = none. Where a
+    # decoder cannot know, the L1 is least at too weak a difference
     noise: float = 0.03  # deviation of the noise on latents: decoders must bear a model's errors
     restored: str = ""  # a file of latents as a model gives them (lidit_stickers.making.restore)
     restored_share: float = 0.5  # of the steps that learn from that file
@@ -107,12 +110,23 @@ def _edges(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.diff(dim=2), x.diff(dim=3)
 
 
-def decoder_loss(rebuilt: Tensor, pictures: Tensor, edges: float) -> tuple[Tensor, Tensor]:
-    """L1, L2 and the L1 of differences together, and the plain L1 alone; (B, 3, H, W) both."""
+def lost(ours: Tensor, true: Tensor) -> Tensor:
+    """By how much strong differences are weaker than they should be, over all; (B, 3, H, W) both."""
+    weaker = ((true - ours) * true.sign()).clamp(min=0)
+    return (weaker * (true.abs() > STRONG)).mean()
+
+
+def decoder_loss(
+    rebuilt: Tensor, pictures: Tensor, edges: float, lost_edges: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """L1, L2 and losses of differences together, and the plain L1 alone; (B, 3, H, W) both."""
     l1 = F.l1_loss(rebuilt, pictures)
-    pairs = zip(_edges(rebuilt), _edges(pictures), strict=True)
-    differences = sum(F.l1_loss(ours, true) for ours, true in pairs)
-    return l1 + F.mse_loss(rebuilt, pictures) + edges * differences, l1.detach()
+    loss = l1 + F.mse_loss(rebuilt, pictures)
+    for ours, true in zip(_edges(rebuilt), _edges(pictures), strict=True):
+        loss = loss + edges * F.l1_loss(ours, true)
+        if lost_edges:
+            loss = loss + lost_edges * lost(ours, true)
+    return loss, l1.detach()
 
 
 def untrained_autoencoder(linear: tuple[Tensor, Tensor]) -> TinyAutoencoder:
@@ -225,7 +239,8 @@ class AutoencoderTrainer:
         mixed = self.on_gpu and self.recipe.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=mixed):
             rebuilt = self.model.taesd_decoder(latents)
-        loss, l1 = decoder_loss(rebuilt.float(), pictures, self.recipe.edges)
+        weights = self.recipe.edges, self.recipe.lost_edges
+        loss, l1 = decoder_loss(rebuilt.float(), pictures, *weights)
         loss.backward()
         self._update()
         self.ema.update(self.model)

@@ -20,6 +20,7 @@ from lidit_train.vae.trainer import (
     AutoencoderRecipe,
     AutoencoderTrainer,
     Crops,
+    decoder_loss,
     going_on_from,
     untrained_autoencoder,
 )
@@ -48,6 +49,20 @@ def test_an_autoencoder_learns_and_resumes(tmp_path):
         short, linear, lambda *_: pytest.fail("nothing is left to train"), tmp_path
     ).train()
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+def test_a_lost_edge_costs_more_than_one_that_is_too_strong():
+    """By the weight of lost edges alone, and a weak difference never does."""
+    step = torch.tensor([0.1, 0.9]).repeat_interleave(4).expand(1, 3, 8, 8)
+    soft, hard = (0.5 + factor * (step - 0.5) for factor in (0.8, 1.2))
+    weak = (0.5 + factor * (step - 0.5) for factor in (0.2, 0.3))  # 0.24 of 1, and 90/255 is strong
+
+    def added(ours: torch.Tensor, true: torch.Tensor) -> float:
+        plain, asked = (decoder_loss(ours, true, 1.0, weight)[0] for weight in (0.0, 3.0))
+        return float(asked - plain)
+
+    assert added(soft, step) == pytest.approx(3 * 0.16 / 7)  # one of seven columns' differences
+    assert added(hard, step) == added(step, step) == added(*weak) == 0
 
 
 def test_a_lengthened_run_decays_once(tmp_path):
