@@ -91,7 +91,7 @@ def load(name: str) -> list[Entry]:
 
 
 def _completed(values: dict[str, Any]) -> dict[str, Any]:
-    """With what is no part of a file: that another model refuses a LI-DiT's prompt."""
+    """The values and what no file holds: that another model refuses a LI-DiT's prompt."""
     if HIDDEN in values and isinstance(values.get(NAMES), Mapping):
         values[MODEL_CONDS] = for_lidit(values[NAMES].values())
     return values
@@ -132,7 +132,7 @@ def find(name: str) -> Path:
 
 
 def fingerprint(name: str) -> str:
-    """What changes when the file does."""
+    """A value that changes when the file does."""
     try:
         status = os.stat(find(name))
         return f"{status.st_mtime_ns} {status.st_size}"

@@ -17,7 +17,7 @@ STRANGE = (
 
 @contextmanager
 def readable() -> Iterator[None]:
-    """Whatever the reading of an entry's values fails with is told in one sentence."""
+    """Tell in one sentence whatever the reading of an entry's values fails with."""
     try:
         yield
     except LiDiTError:

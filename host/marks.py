@@ -46,7 +46,7 @@ def marked(tensor: Tensor, mark: str) -> Tensor:
 
 
 def _bits(mark: str, count: int) -> Tensor:
-    """As many bits of a text's as asked for; the same on every machine."""
+    """Draw so many bits by a text; the same on every machine."""
     drawn = hashlib.shake_256(mark.encode()).digest(count // 8 + 1)
     octets = torch.frombuffer(bytearray(drawn), dtype=torch.uint8)
     return ((octets[:, None] >> torch.arange(8, dtype=torch.uint8)) & 1).flatten()[:count]

@@ -64,7 +64,7 @@ def record_prompts(
 
 
 def fingerprint(prompts: str | None, name: str | None) -> str:
-    """What changes when the prompts do, or when files of the recording are gone.
+    """A value that changes when the prompts do, or when files of the recording are gone.
 
     Without it the host would hold a node that ran for done, and run none of what changed on disk.
     """

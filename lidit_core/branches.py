@@ -1,4 +1,4 @@
-"""Which LLM serves which branch of a model, and the prompt encoders of all branches."""
+"""The choice of an LLM for each branch of a model, and the prompt encoders of all branches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def choose_llms(config: LiDiTConfig, given: Sequence[str], named: Sequence[str]) -> dict[int, str]:
-    """Which LLM serves which branch, as sources for `lidit_core.llm.locate`.
+    """Choose an LLM for each branch, as a source for `lidit_core.llm.locate`.
 
     Args:
         given: what the user passes, each ``SOURCE`` or ``NAME=SOURCE`` with the name of a branch;

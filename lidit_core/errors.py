@@ -14,7 +14,7 @@ class LiDiTError(ValueError):
 
 
 def check(good: bool, sentence: str) -> None:
-    """Raise the sentence unless what it speaks of is good."""
+    """Raise a LiDiTError with this sentence unless the condition is good."""
     if not good:
         raise LiDiTError(sentence)
 

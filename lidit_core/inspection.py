@@ -91,7 +91,7 @@ class Watch:
     def __call__(
         self, x: Tensor, t: Tensor, text: Mapping[int, LLMStates], options: TextOptions
     ) -> Tensor:
-        """As the model's own, see `LiDiT.forward`."""
+        """Predict as `LiDiT.forward` does, and note the attention on the way."""
         rows, columns = (-(-side // self.config.patch) for side in x.shape[-2:])
         self.grid = (rows, columns)
         self.keys = first_keys(self.config, text, options)

@@ -1,4 +1,4 @@
-"""Where things lie on a user's disk. Standard library only, so that any script may ask."""
+"""Paths on a user's disk. Standard library only, so that any script may ask."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def cache_root() -> Path:
 
 
 def states_folder() -> Path:
-    """Where encoded prompts are kept on disk, when that is asked for."""
+    """The folder that encoded prompts are kept in, when asked for."""
     return cache_root() / "states"
 
 

@@ -1,4 +1,4 @@
-"""From prompts to pictures without a host: LLMs, LI-DiT, reference sampler, autoencoder.
+"""Draws pictures of prompts without a host: LLMs, LI-DiT, reference sampler, autoencoder.
 
 Every picture has its own seed, and its noise is drawn on the CPU, so that it does not depend on
 what else is drawn in the same run.

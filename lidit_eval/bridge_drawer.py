@@ -112,7 +112,7 @@ def joined(entries: Sequence[Entry]) -> Entry:
 
 
 def _sources(words: Sequence[str], config: BridgeConfig) -> dict[str, str]:
-    """Where LLMs are, by the names that the bridge has for them."""
+    """The sources of LLMs, by the names that the bridge has for them."""
     names, found = [llm.name for llm in config.llms], {}
     for word in words:
         name, equals, source = word.partition("=")

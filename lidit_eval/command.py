@@ -97,7 +97,7 @@ def _write(args: argparse.Namespace) -> int:
 
 
 def evaluate(*words: str) -> list[Judged]:
-    """As ``lidit eval WORDS``, with its report written; every picture and what was said of it."""
+    """Run ``lidit eval WORDS``, write its report, and return every picture's verdict."""
     from .evaluation import Evaluation
 
     parser = argparse.ArgumentParser()

@@ -1,4 +1,4 @@
-"""Which model an evaluation draws with, by its command line."""
+"""Opens the model that an evaluation draws with, by its command line."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Change:
 
     @property
     def difference(self) -> float:
-        """Positive where this evaluation scores higher."""
+        """The score less the other evaluation's, positive where this one is higher."""
         return self.this - self.other
 
 

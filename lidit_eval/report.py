@@ -46,7 +46,7 @@ class Judged:
         return self.verdict.scores[measure] >= 1
 
     def row(self) -> dict[str, Any]:
-        """What the report says of it."""
+        """The picture's row in the report."""
         return {
             "picture": self.path.name,
             "category": self.task.item.category,

@@ -84,7 +84,7 @@ def _area(scene: FoundScene, kind: str) -> float:
 
 
 def table(rows: Sequence[WeightScore]) -> str:
-    """Markdown."""
+    """The rows as a table in Markdown."""
     names = ("w", "a dog", "its area", "a cat", "cats", "plain background")
     cells = [names, ["---"] * len(names)]
     for row in rows:

@@ -92,7 +92,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def add_choice(parser: argparse.ArgumentParser) -> None:
-    """Which prompts are scored, and how strictly."""
+    """Add the options that choose which prompts are scored, and how strictly."""
     parser.add_argument("--prompts", choices=tuple(PROMPTS), default="evaluation")
     parser.add_argument(
         "--every", type=int, default=1, metavar="N", help="only every Nth prompt (1)"

@@ -126,7 +126,7 @@ class MeasuredModel(Protocol):
         ...
 
     def say(self, z: Tensor, timestep: Tensor, text: Any) -> Tensor:
-        """Its prediction from noisy latents (B, C, h, w)."""
+        """Predict the model's target from noisy latents (B, C, h, w)."""
         ...
 
 
@@ -155,7 +155,7 @@ def denoiser_errors(
     times: Sequence[float],
     other: Callable[[str], str] = empty,
 ) -> Tensor:
-    """As `scene_errors`, of any model."""
+    """Compute the errors of `scene_errors` for any model."""
     found = []
     for first in tqdm(range(0, len(scenes), BATCH), unit="batch", disable=None):
         captions, shown = zip(*scenes[first : first + BATCH])

@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Contrasted:
-    """For every sample of a batch, another sample's velocity.
+    """The velocity of another sample, for every sample of a batch.
 
     The other is the next of the whole batch, and of the last the first, however many processes
     share the batch and whatever they take at once.

@@ -70,7 +70,7 @@ def give_back() -> None:
 
 @contextlib.contextmanager
 def sentence(told: Callable[[], str]) -> Iterator[None]:
-    """Full memory inside the block is a LiDiTError.
+    """Turn full memory inside the block into a LiDiTError.
 
     Args:
         told: says what was done, and what to set.

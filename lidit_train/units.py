@@ -12,7 +12,7 @@ def as_bytes(count: float) -> str:
 
 
 def _places(number: float) -> int:
-    """Behind the point, for three digits in all."""
+    """The number of digits behind the point, for three digits in all."""
     return 2 if number < 10 else 1 if number < 100 else 0
 
 

@@ -78,7 +78,7 @@ def _clip(wiring: Wiring) -> comfy.sd.CLIP:
 
 
 def describe_clip(loaded: Loaded, strength: float) -> str:
-    """What a user is told of it."""
+    """What a user is told of the CLIP of a bridge."""
     names = " and ".join(llm.name for llm in llms_of(loaded))
     weights = "weights such as (word:1.3) are read" if reads_weights(loaded) else "all is text"
     if adds(loaded):

@@ -1,4 +1,4 @@
-"""Where bridges are found, and what a user is told of one."""
+"""Finds bridges, and says what a user is told of one."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def find_bridge(name: str) -> Path:
 
 
 def fingerprint(name: str | None) -> str:
-    """Changes when the file does; a name that another node gives is None here."""
+    """A text that changes when the file does; a name that another node gives is None here."""
     if name is None:
         return ""
     stat = find_bridge(name).stat()
@@ -96,7 +96,7 @@ def describe_bridge(loaded: Loaded) -> str:
 
 
 def _told(loaded: LoadedBridge) -> list[str]:
-    """How well it was measured to do, where its file says so."""
+    """What was measured of a bridge, a line each, where its file says so."""
     return [*_cosine(loaded.report), *_gap(loaded.stages)]
 
 
@@ -127,17 +127,17 @@ def llms_of(loaded: Loaded) -> tuple:
 
 
 def module_of(loaded: Loaded) -> torch.nn.Module:
-    """What of it the host moves."""
+    """The module of a bridge or projection, which the host moves between devices."""
     return loaded.projection if isinstance(loaded, LoadedProjection) else loaded.bridge
 
 
 def reads_weights(loaded: Loaded) -> bool:
-    """Whether (word:1.3) is more than text to it."""
+    """Whether the bridge reads weights such as (word:1.3)."""
     return isinstance(loaded, LoadedBridge) and loaded.bridge.config.teacher.weights
 
 
 def adds(loaded: Loaded) -> bool:
-    """Whether it adds to what the checkpoint's own encoder writes, in place of writing it."""
+    """Whether the bridge adds to what the checkpoint's own encoder writes, not in its place."""
     return isinstance(loaded, LoadedBridge) and loaded.bridge.config.add
 
 

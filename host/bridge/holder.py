@@ -47,7 +47,7 @@ class BridgeHolder(nn.Module):
         return self.load_state_dict(state, strict=False)
 
     def reset_clip_options(self) -> None:
-        """Nothing is kept from one prompt to the next."""
+        """Do nothing: nothing is kept from one prompt to the next."""
 
     def set_clip_options(self, options: dict) -> None:
         if options.get("layer") is not None:

@@ -25,7 +25,7 @@ class OwnEncoder:
     clip: Any
 
     def entry(self, texts: Mapping[str, str | None]) -> Entry:
-        """What it makes of the texts of a node's boxes, as the host's own node would have it."""
+        """Encode the texts of a node's boxes as the host's own node would."""
         clip = self.clip
         found = clip.encode_from_tokens(self._tokens(texts), return_pooled=True, return_dict=True)
         return found.pop("cond"), found
@@ -80,7 +80,7 @@ def check_encoder(loaded: Loaded, encoder: OwnEncoder) -> None:
 
 
 def mixed(own: Entry, ours: Entry, strength: float) -> Entry:
-    """Between the encoder's own (0) and the bridge's (1); what else it gives is its own."""
+    """Mix the encoder's own entry (0) and the bridge's (1); what else it gives is its own."""
     sequence = _between(own[0], ours[0], strength)
     values = {**ours[1], **own[1]}
     pooled, other = own[1].get(POOLED), ours[1].get(POOLED)

@@ -1,4 +1,4 @@
-"""Which CLIP reads for which of a bridge's LLMs, and what it makes of a prompt."""
+"""The CLIPs that read for a bridge's LLMs, and what each makes of a prompt."""
 
 from __future__ import annotations
 

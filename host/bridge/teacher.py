@@ -191,7 +191,7 @@ def _only(entries: Sequence[Entry], name: str) -> Entry:
 def _described(
     every: Sequence[HostTexts], makers: Sequence[RowMaker], empty: Entry, names: list[str]
 ) -> Teacher:
-    """All that is known once the layouts are."""
+    """Describe the teacher, once the layouts of its rows are known."""
     sequence, values = empty
     pooled: Any = values.get(POOLED)
     made, seeds, widths = [], [], []

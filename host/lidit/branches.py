@@ -1,4 +1,4 @@
-"""From what a prompt's CONDITIONING says to the branches of one model."""
+"""Reads the branches of one model out of a prompt's CONDITIONING."""
 
 from __future__ import annotations
 

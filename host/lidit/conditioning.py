@@ -59,7 +59,7 @@ class ForLiDiT(dict):
 
 @dataclass(frozen=True)
 class AnotherModel:
-    """Where the host expects a condition's handle; it asks for the batch when a model draws."""
+    """A condition's handle for the host; asked for the batch when a model draws, it refuses."""
 
     llms: str
 
@@ -72,7 +72,7 @@ class AnotherModel:
 
 
 def for_lidit(llms: Iterable[str]) -> ForLiDiT:
-    """What an entry's model_conds are, whose states are those LLMs'."""
+    """The model_conds of an entry whose states are those LLMs'."""
     return ForLiDiT(", ".join(llms))
 
 

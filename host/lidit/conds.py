@@ -32,7 +32,7 @@ class ModelText:
         return self.changed({i: states.to(device) for i, states in self.states.items()})
 
     def repeated(self, batch: int) -> "ModelText":
-        """As many rows as asked for: the rows again and again, or the first of them."""
+        """Repeat the rows until there are as many as asked for, or take the first of them."""
         if batch == len(self):  # at every step of a single picture: nothing to copy
             return self
         rows = [n % len(self) for n in range(batch)]
@@ -89,7 +89,7 @@ class CONDText(CONDRegular):
         return joined([self.cond, *(other.cond for other in others)])
 
     def size(self) -> list[int]:
-        """As the host's memory estimate reads it: rows, 1, tokens."""
+        """The size as the host's memory estimate reads it: rows, 1, tokens."""
         return [len(self.cond), 1, tokens(self.cond.states)]
 
 

@@ -63,7 +63,7 @@ class HostLiDiT(LiDiT):
 
     @property
     def dtype(self):
-        """The host's: what weights are stored in, which need not be what is computed in."""
+        """The host's dtype: what weights are stored in, which need not be what is computed in."""
         return self._stored_dtype
 
     @dtype.setter

@@ -119,7 +119,7 @@ class Watch:
     def patch(
         self, q: Tensor, k: Tensor, v: Tensor, pe: Any, attn_mask: Tensor | None, extra_options
     ) -> dict[str, Tensor]:
-        """As the host's DiTs call one: q (B, heads, L, ·), k and v (B, heads, K, ·)."""
+        """Note a call of attention in a DiT: q (B, heads, L, ·), k and v (B, heads, K, ·)."""
         self.noted.note(q, k, attn_mask)
         _, _, rows, columns = extra_options["original_shape"]
         self.grid = (rows, columns)

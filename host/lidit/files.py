@@ -1,4 +1,4 @@
-"""Where LI-DiT checkpoints, their autoencoders and refiner files are found."""
+"""Finds LI-DiT checkpoints, their autoencoders and refiner files."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def vae_of(config: LiDiTConfig | DemoConfig, checkpoint: Path):
 
 
 def fingerprint(name: str | None) -> str:
-    """Changes when the file or an autoencoder beside it does, so that the host loads it again.
+    """A text that changes when the file or an autoencoder beside it does, so that it loads again.
 
     A name that another node gives is None here; the host looks at what gives it.
     """

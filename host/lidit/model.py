@@ -158,7 +158,7 @@ class HostModel(comfy.model_base.BaseModel):
         return super().process_latent_out(latent)
 
     def extra_conds_shapes(self, **values) -> dict:
-        """Asked with an entry as it is, before the memory for sampling is made free."""
+        """Shapes of an entry's text as it is, asked for before memory is freed for sampling."""
         states = values.get(HIDDEN)
         if not states:
             return {}

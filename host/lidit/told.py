@@ -72,13 +72,13 @@ def describe_model(patcher: comfy.model_patcher.ModelPatcher, config: LiDiTConfi
 def describe_prompts(
     positive: Sequence[Entry], negative: Sequence[Entry], config: LiDiTConfig
 ) -> str:
-    """Which LLMs read each prompt of a sampling, how many tokens, and which are left out."""
+    """The LLMs that read each prompt of a sampling, how many tokens, and which are left out."""
     lines = [*_lines("positive", positive, config), *_lines("negative", negative, config)]
     return "\n".join(dict.fromkeys(lines))
 
 
 def describe_fused(entries: Sequence[Entry]) -> str:
-    """Which LLMs a conditioning holds, and which of them a weight of 0 leaves out."""
+    """The LLMs that a conditioning holds, and those that a weight of 0 leaves out."""
     lines = []
     for entry in entries:
         branches = text_of(*entry).branches
@@ -98,7 +98,7 @@ def _lines(kind: str, entries: Sequence[Entry], config: LiDiTConfig) -> list[str
 
 
 def _split(branches: Sequence[BranchText]) -> tuple[list[BranchText], list[BranchText]]:
-    """Those that take part, and those that a weight of 0 leaves out."""
+    """The branches that take part, and those that a weight of 0 leaves out."""
     return [b for b in branches if b.options.weight], [b for b in branches if not b.options.weight]
 
 

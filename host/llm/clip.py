@@ -171,7 +171,7 @@ def compute_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def _contiguous(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """As files want them: on a CPU some lie transposed in memory, which is faster."""
+    """Lay the weights out as files want them: on a CPU some lie transposed, which is faster."""
     return {name: weight.contiguous() for name, weight in weights.items()}
 
 
@@ -180,7 +180,7 @@ class LLMClip(comfy.sd.CLIP):
 
     @property
     def cond_stage_model(self) -> PromptReader:
-        """The patcher's: a node that chooses the device exchanges the patcher alone."""
+        """The patcher's model: a node that chooses the device exchanges the patcher alone."""
         return self.patcher.model if hasattr(self, "patcher") else self._holder
 
     @cond_stage_model.setter

@@ -1,4 +1,4 @@
-"""Which LLMs and instruction templates there are: the host's model folders, then the user cache."""
+"""The LLMs and instruction templates that there are: in the host's folders, then the user cache."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def llm_source(name: str) -> str:
 
 
 def llm_fingerprint(name: str) -> list:
-    """What changes when the LLM's files do; not when its GGUF is fetched or converted.
+    """A value that changes when the LLM's files do, not when its GGUF is fetched or converted.
 
     Of an LLM that is not here, which is told when it is loaded, it is its name.
     """

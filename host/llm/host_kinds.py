@@ -1,4 +1,4 @@
-"""Which LLMs of ComfyUI's own loaders are read, what each is called, and its chat template.
+"""The LLMs of ComfyUI's own loaders that are read, each one's name, and its chat template.
 
 A CLIP knows neither its file nor its LLM's name. It knows which class runs it, and the sizes.
 """

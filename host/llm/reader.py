@@ -88,7 +88,7 @@ class PromptReader:
         """See to weights that the host has moved to the device before they are used."""
 
     def reset_clip_options(self) -> None:
-        """Nothing is kept from one prompt to the next."""
+        """Do nothing: nothing is kept from one prompt to the next."""
 
     def generate(self, *_, **__) -> None:
         """Refuse what the host's nodes for writing text ask for."""

@@ -45,7 +45,7 @@ def lines_of(text: str, axis: str, choices: Mapping[str, Any] = {}) -> list[str]
 
 
 def templates_fingerprint(instructions: str | None) -> str:
-    """What changes when the files do that the lines of the axis name."""
+    """A value that changes when the files do that the lines of the axis name."""
     told = []
     for line in (instructions or "").splitlines():
         try:

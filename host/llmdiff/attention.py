@@ -39,7 +39,7 @@ class AddedPaths:
         self._told = False
 
     def __deepcopy__(self, memo: dict) -> AddedPaths:
-        """Itself: older hosts copy a MODEL's patches with all that they hold, here the weights."""
+        """Give itself: older hosts copy a MODEL's patches with all that they hold, weights too."""
         return self
 
     def call(
@@ -53,7 +53,7 @@ class AddedPaths:
         transformer_options: dict = {},  # noqa: B006  (the host's own signature)
         **conditions,
     ):
-        """Around a call of the U-Net (WrappersMP.DIFFUSION_MODEL)."""
+        """Wrap a call of the U-Net (WrappersMP.DIFFUSION_MODEL)."""
         added = conditions.pop(self.use.key, None)
         if added is not None and any(added.present):
             assert context is not None  # a U-Net with cross-attention is always given one

@@ -59,7 +59,7 @@ class ForAdapter(dict):
 
 @dataclass(frozen=True)
 class NoAdapter:
-    """Where the host expects a condition's handle; it asks for the batch when a model draws."""
+    """A condition's handle for the host; asked for the batch at sampling, it warns or refuses."""
 
     llm: str
     alone: bool  # the entry has no text of the checkpoint's own

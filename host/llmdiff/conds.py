@@ -42,7 +42,7 @@ class AddedText:
         return AddedText(empty, False, (False,), (False,))
 
     def repeated(self, batch: int) -> AddedText:
-        """As many rows as asked for: the rows again and again, or the first of them."""
+        """Repeat the rows until there are as many as asked for, or take the first of them."""
         rows = [n % len(self) for n in range(batch)]
         text = self.text
         gates = None if text.gates is None else text.gates[rows]
@@ -55,7 +55,7 @@ class AddedText:
         return replace(self, replaces=(False,) * len(self))
 
     def masked(self, dtype: torch.dtype) -> MaskedText:
-        """As the layers read it, which compute in this dtype."""
+        """Mask the text as the layers read it, which compute in this dtype."""
         text = self.text
         bias = None if self.full else ((~text.seen).to(dtype) * MASKED)[:, None, None, :]
         return MaskedText(text.tokens.to(dtype), text.seen, text.gates, self.full, bias)
@@ -103,5 +103,5 @@ class CONDAdded(CONDRegular):
         return stacked([self.cond, *(other.cond for other in others)])
 
     def size(self) -> list[int]:
-        """As the host's memory estimate reads it: rows, 1, tokens."""
+        """The size as the host's memory estimate reads it: rows, 1, tokens."""
         return [len(self.cond), 1, self.cond.text.tokens.shape[1]]

@@ -61,10 +61,10 @@ class BagOfWordsClip(nn.Module):
         self.dtypes = {torch.float32}
 
     def reset_clip_options(self) -> None:
-        """It has none."""
+        """Do nothing: the encoder has no options."""
 
     def set_clip_options(self, options: dict) -> None:
-        """It has none."""
+        """Do nothing: the encoder has no options."""
 
     def bridge_rows(self) -> RowMaker:
         """What its rows stand for, which a bridge has to know."""

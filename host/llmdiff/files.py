@@ -1,4 +1,4 @@
-"""Where LLMDiff adapters are found."""
+"""Finds LLMDiff adapters."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def find_adapter(name: str) -> Path:
 
 
 def fingerprint(name: str | None) -> str:
-    """Changes when the file does; a name that another node gives is None here."""
+    """A text that changes when the file does; a name that another node gives is None here."""
     if name is None:
         return ""
     stat = find_adapter(name).stat()

@@ -28,7 +28,7 @@ class Conditions:
         self.readings = SamplingTexts(use)
 
     def sampling(self, executor, *args, **options):
-        """Around a whole sampling (WrappersMP.OUTER_SAMPLE)."""
+        """Wrap a whole sampling (WrappersMP.OUTER_SAMPLE)."""
         self.readings = SamplingTexts(self.use)
         guider = executor.class_obj
         self._check_positive(getattr(guider, "conds", {}).get("positive", ()), guider)
@@ -38,7 +38,7 @@ class Conditions:
             self.readings = SamplingTexts(self.use)
 
     def step(self, executor, model, conds, x: Tensor, sigma: Tensor, options: dict):
-        """Around all calls of a step (WrappersMP.CALC_COND_BATCH)."""
+        """Wrap all calls of a step (WrappersMP.CALC_COND_BATCH)."""
         lists = [[self._checked(cond, model) for cond in given or ()] for given in conds]
         if self._active(model, sigma):
             lists = self._with_text(lists, model, x, sigma)

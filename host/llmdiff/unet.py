@@ -43,7 +43,7 @@ class FoundLayer(NamedTuple):
 
 
 def found_layers(unet: UNetModel) -> list[FoundLayer]:
-    """All of them, in order of execution."""
+    """Find all cross-attention layers, in order of execution."""
     middle = [] if unet.middle_block is None else [unet.middle_block]
     sides = {"input": unet.input_blocks, "middle": middle, "output": unet.output_blocks}
     return [

@@ -70,7 +70,7 @@ class WatchedPatches(NamedWeights):
         return changed
 
     def set_injections(self, key: str, injections: list[Any]) -> None:
-        """By these a LoRA in bypass mode takes effect, where something of it fits."""
+        """Note whether something of a LoRA in bypass mode fits, which works by injections."""
         if key == BYPASS and self.injections.get(key):
             self._keep_in_mind(SECOND_BYPASS.format(what=self.what))
         super().set_injections(key, injections)
@@ -79,7 +79,7 @@ class WatchedPatches(NamedWeights):
     def add_hook_patches(
         self, hook: Any, patches: Any, strength_patch: float = 1.0, *args: Any, **kwargs: Any
     ) -> Any:
-        """Done as a sampler begins, for the time of its run."""
+        """Patch as a sampler begins, for the time of its run, and tell what fits no weight."""
         changed = super().add_hook_patches(hook, patches, strength_patch, *args, **kwargs)
         if strength_patch:
             unfit = (*_unread(hook, patches), *_beside(patches, changed))
@@ -102,7 +102,7 @@ class WatchedPatches(NamedWeights):
         return tuple(dict.fromkeys((*self.attachments.get(MISFITS, ()), *own)))
 
     def _own_names(self) -> list[str]:
-        """Of the diffusion model's weights, without what stands before all of them."""
+        """The names of the diffusion model's weights, without what stands before all of them."""
         return [name.removeprefix(DIFFUSION_MODEL) for name in self.model.state_dict()]
 
     def _keep_in_mind(self, sentence: str) -> None:

@@ -53,7 +53,7 @@ class PlacedAttention(nn.Module):
 
 
 class OverlapBias(nn.Module):
-    """β_h · log(1e-3 + share) for each head h, β learnt from 1."""
+    """The attention bias β_h · log(1e-3 + share) of each head h; β is learnt and starts at 1."""
 
     def __init__(self, heads: int, dtype=None, device=None) -> None:
         super().__init__()

@@ -57,7 +57,7 @@ class LinearBase(nn.Module):
         return mapped.gather(0, rows.parts[None, ..., None].expand_as(mapped[:1]))[0]
 
     def of(self, standard: Tensor, rows: TeacherRows) -> Tensor:
-        """What is standard of each row's encoder, (B, R, C), or (C,) where there is but one."""
+        """One of the statistics for each row's encoder, (B, R, C), or (C,) if there is but one."""
         return standard if self.parts == 1 else standard[rows.parts]
 
     def is_fixed(self, rows: TeacherRows) -> Tensor:
@@ -83,7 +83,7 @@ class LinearBase(nn.Module):
 
 
 def _standard(config: BridgeConfig) -> dict[str, tuple[int, ...]]:
-    """What is standard of a teacher's rows; of each encoder by itself where there are several."""
+    """Shapes of a teacher's means and deviations, one set an encoder where there are several."""
     teacher, each = config.teacher, _each(config)
     shapes: dict[str, tuple[int, ...]] = {
         "mean": (*each, teacher.width),
@@ -111,7 +111,7 @@ def _ridge(config: BridgeConfig) -> dict[str, tuple[int, ...]]:
 
 
 def base_shapes(config: BridgeConfig) -> dict[str, tuple[int, ...]]:
-    """All tensors of a base."""
+    """The shapes of all tensors of a base, by their names."""
     standard = _standard(config)
     return standard if config.add else {**standard, **_ridge(config)}
 

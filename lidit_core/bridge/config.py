@@ -49,13 +49,13 @@ class TeacherSpec:
 
     @property
     def constants(self) -> int:
-        """Rows that are no text, told apart, of all encoders."""
+        """The number of kinds of rows that are no text, over all encoders."""
         return sum(layout.constants for layout in self.layouts)
 
 
 @dataclass(frozen=True)
 class BridgeConfig:
-    """Which LLMs a bridge reads, what it writes, and how."""
+    """The LLMs that a bridge reads, the rows that it writes, and the sizes of its layers."""
 
     llms: tuple[LLMSpec, ...]
     teacher: TeacherSpec

@@ -1,4 +1,4 @@
-"""From what the LLMs make of a prompt to the conditioning that the teacher would have given."""
+"""Encodes prompts through a bridge: LLM states in, the conditioning that its teacher writes out."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class TokenLayout:
 
     @property
     def constants(self) -> int:
-        """Rows that are no text, told apart: heads, tails, and padding by its place."""
+        """The number of kinds of rows that are no text: heads, tails, and padding by its place."""
         return self.heads + self.tails + max(self.window, self.least, 1)
 
 

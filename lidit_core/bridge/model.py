@@ -29,7 +29,7 @@ from .rows import OwnRows, StudentTokens, TeacherRows
 
 
 class Bridge(nn.Module):
-    """From what the LLMs make of prompts to standardised rows; `base` restores them."""
+    """Maps the LLMs' states of prompts to standardised rows, which `base` restores."""
 
     def __init__(self, config: BridgeConfig, operations=nn, dtype=None, device=None) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Which of an LLM's tokens share characters with which rows of the teacher.
+"""The overlap of an LLM's tokens and a teacher's rows in characters of the prompt.
 
 Shapes: B prompts, R rows, L tokens, C the LLM's width.
 """

@@ -42,7 +42,7 @@ class Statistics:
 
     @property
     def means(self) -> Tensor:
-        """Each group's, (groups, width)."""
+        """The mean of each group, (groups, width)."""
         return self.sum / self.count.clamp(min=1)[:, None]
 
     def deviation(self, groups: Tensor) -> Tensor:

@@ -226,7 +226,7 @@ def _check_fits(lora: LoraFile, config, weights: Mapping[str, Tensor]) -> None:
 
 
 def _fits(change: list[int], weight: Tensor) -> bool:
-    """Equal shapes, but for the flattened axes of a convolution."""
+    """Whether the shapes are equal, but for the flattened axes of a convolution."""
     return change[:1] == [*weight.shape[:1]] and math.prod(change) == weight.numel()
 
 

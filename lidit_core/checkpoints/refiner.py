@@ -27,7 +27,7 @@ PARTS = ("linguistic", "collaborative")
 
 
 def branch_places(branch: int) -> dict[str, str]:
-    """Where a branch's parts are in a LI-DiT's state dict."""
+    """The prefixes of a branch's parts in a LI-DiT's state dict."""
     return {
         "linguistic": f"text_side.linguistic.{branch}.",
         "collaborative": f"text_side.collaborative.branches.{branch}.",

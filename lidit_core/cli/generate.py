@@ -119,7 +119,7 @@ def add_for_llms(parser: argparse.ArgumentParser) -> None:
 
 
 def fix_arithmetic() -> None:
-    """Equal sums on every run: neither MKL nor cuDNN may choose another order for them."""
+    """Make sums equal on every run: neither MKL nor cuDNN may choose another order for them."""
     os.environ.setdefault("MKL_CBWR", "AUTO")  # read by MKL at its first use
     import torch
 
@@ -155,7 +155,7 @@ def _prompts(args: argparse.Namespace) -> list[str]:
 
 
 def _paths(args: argparse.Namespace, count: int) -> list[Path]:
-    """Where the pictures go; a file name is only good for one picture."""
+    """The files that the pictures are written to; a file name is only good for one picture."""
     suffix = args.out.suffix.lower() if args.out else ""
     if suffix in OTHER_PICTURES:
         raise LiDiTError(

@@ -138,7 +138,7 @@ def _completed(spec: LLMSpec, sources: Mapping[str, str], longest: int | None, l
 
 
 def _kinds() -> dict[str, Callable[[str, Fill], str]]:
-    """By their key in the metadata, what completes the LLMs of each kind of file."""
+    """The function that completes the LLMs of each kind of file, by the kind's metadata key."""
     from ..checkpoints.lidit import CONFIG_KEY
     from ..checkpoints.refiner import REFINER_KEY
     from ..llmdiff.file import ADAPTER_KEY

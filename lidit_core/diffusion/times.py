@@ -1,4 +1,4 @@
-"""Which times training draws, and which a sampling run goes through.
+"""The times that training draws, and those that a sampling run goes through.
 
 Time is one number in [0, 1]: 1 is noise, 0 the picture. Training draws times above 0 and a sampling
 run ends at 0, where the model is not asked.

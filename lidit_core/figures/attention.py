@@ -23,7 +23,7 @@ class NotedAttention:
     def __call__(
         self, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None
     ) -> Tensor:
-        """As `scaled_dot_product`."""
+        """Compute `scaled_dot_product` and note the attention."""
         queries, keys = (x[:1].unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k))
         self.note(queries, keys, mask)
         return self.attention(q, k, v, heads, mask=mask)

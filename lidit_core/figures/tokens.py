@@ -1,4 +1,4 @@
-"""Which tokens of an LLM are which words of a prompt."""
+"""The tokens of an LLM that make each word of a prompt."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LONGEST = 100_000  # characters of JSON that go along with a prompt's states
 
 @dataclass(frozen=True)
 class TokenPlaces:
-    """Where the tokens of a prompt stand in it, and where in what the LLM has read."""
+    """The characters of each token of a prompt, and the tokens' places in what the LLM has read."""
 
     text: str
     first: int  # tokens of the template before the prompt's

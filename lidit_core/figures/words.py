@@ -1,4 +1,4 @@
-"""Where a picture looks: the cross-attention to each word of its prompt."""
+"""Maps of a picture's cross-attention to each word of its prompt."""
 
 from __future__ import annotations
 

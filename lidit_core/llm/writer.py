@@ -135,7 +135,7 @@ def _completed(
 def _places(
     model: Model, lacking: dict[str, Tensor], checkpoint: Checkpoint, name: str
 ) -> dict[str, str]:
-    """Where a checkpoint has each tensor that lacks."""
+    """The name in a checkpoint of each tensor that the model lacks."""
     base = f"{model.base_model_prefix}."
     prefix = checkpoint.prefix(model.base_model.state_dict())
     places = {}

@@ -61,7 +61,7 @@ class TokenRefiner:
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """Which U-Net and which LLM an adapter joins, and how."""
+    """The U-Net and the LLM that an adapter joins, and the form in which it does."""
 
     family: str  # of lidit_core.unet.families: "sd15", "sdxl" or "small"
     layers: tuple[AdaptedLayer, ...]  # in order of execution

@@ -35,7 +35,7 @@ class Branch:
 
     @property
     def holds(self) -> Tensor:
-        """Which samples have a token here: (B,) bool."""
+        """The samples that have a token in this branch: (B,) bool."""
         return self.seen.any(dim=1)
 
 
@@ -85,5 +85,5 @@ def weighted(branches: Sequence[Branch]) -> bool:
 
 
 def _log(weight: float) -> float:
-    """Its logarithm; a removed branch holds no token, so its number does not matter."""
+    """The logarithm of a weight; a branch of weight 0 holds no token, so any number serves it."""
     return math.log(weight or 1.0)

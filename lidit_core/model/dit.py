@@ -91,7 +91,7 @@ class LiDiTBlock(nn.Module):
 
 
 class FinalLayer(nn.Module):
-    """DiT's: a modulated LayerNorm and a linear map to the pixels of each patch."""
+    """The final layer of DiT: a modulated LayerNorm and a linear map to each patch's pixels."""
 
     def __init__(self, width: int, n_out: int, operations=nn, dtype=None, device=None) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Between an autoencoder's latents and those that the model sees: one shift and scale a channel."""
+"""Normalises an autoencoder's latents for the model and back: one shift and scale a channel."""
 
 from __future__ import annotations
 

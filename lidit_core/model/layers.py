@@ -51,7 +51,7 @@ class TimestepEmbedder(TwoLayerMap):
 
 
 class RMSNorm(nn.RMSNorm):
-    """Torch's, in the precision of what it reads.
+    """The RMSNorm of torch, in the precision of what it reads.
 
     Under autocast the gain is float32 and the input is not; torch has no kernel for such a pair and
     takes six in its place, and some fifteen in the backward pass.

@@ -140,7 +140,7 @@ def mean_state(states: LLMStates) -> Tensor:
 
 
 def _known(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """What some LLMs have, under this name; entries without any are as they ever were."""
+    """The values that are not None, as one entry of this name; no entry where all are None."""
     given = {i: of for i, of in values.items() if of is not None}
     return {name: given} if given else {}
 

@@ -157,7 +157,7 @@ class LinguisticTokenRefiner(nn.Module):
 
     @torch.no_grad()
     def initialise_tables(self) -> None:
-        """What is neither a layer nor a gain, before training."""
+        """Initialise the mixes of taps and the registers, before training."""
         if self.taps is not None:
             self.taps.initialise()
         if self.registers is not None:
@@ -179,7 +179,7 @@ class LinguisticTokenRefiner(nn.Module):
         return self.taps.routed(self.entry(self._normed(states).to(dtype)))
 
     def _with_registers(self, x: Tensor, seen: Tensor, full: bool) -> tuple[Tensor, Tensor, bool]:
-        """Before the tokens, and for a sample without any token masked as those are."""
+        """Put the registers before the tokens; a sample without any token has them masked."""
         assert self.registers is not None  # as whoever calls knows
         rows, count = x.shape[0], self.config.registers
         vectors = table(self.registers, x).to(x.dtype).expand(rows, count, -1)

@@ -1,4 +1,4 @@
-"""From the states of N LLMs to what the image tokens read: refine, fuse, truncate, mix."""
+"""Refines, fuses and truncates the states of N LLMs, and mixes them into what image tokens read."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class PromptEncoder:
         return pad_states(self.encode_rows(prompts))
 
     def encode_apart(self, prompts: Sequence[str]) -> LLMStates:
-        """As `encode`, one by one: no prompt's last bits depend on which others are asked for."""
+        """Encode one by one: no prompt's last bits depend on which others are asked for."""
         return pad_states([self.encode_rows([prompt])[0] for prompt in prompts])
 
     def encode_rows(self, prompts: Sequence[str], offsets: bool = False) -> list[PromptStates]:

@@ -1,4 +1,4 @@
-"""From a prompt to token ids: rendering through the template, roles, and the reusable instruction.
+"""Renders a prompt to token ids through the template, with roles and the reusable instruction.
 
 The template's special tokens enter as ids. Each plain run between them, the one with the prompt
 included, is tokenised as one string with special parsing off, so that special-token text in a
@@ -243,7 +243,7 @@ def prompt_span(offsets: list[tuple[int, int]], start: int, stop: int) -> tuple[
 def offsets_in(
     offsets: list[tuple[int, int]], start: int, stop: int, before: int, length: int
 ) -> tuple[tuple[int, int], ...]:
-    """Where tokens start to stop lie in a prompt of so many characters after `before` others.
+    """The characters of tokens start to stop in a prompt of `length` behind `before` others.
 
     Blanks before a token count to it, as in `prompt_span`.
     """

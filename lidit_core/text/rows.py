@@ -1,4 +1,4 @@
-"""Where the tokens of a batch's prompts lie, as numbers of Python: no step waits for a device.
+"""Places of the tokens of a batch's prompts, as numbers of Python: no step waits for a device.
 
 A compiled model is compiled anew where something that it has asked of Python changes. It asks for
 the facts of a batch alone, never for its rows, so that prompts of other lengths find it compiled.
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 class RowTokens(NamedTuple):
-    """Where the tokens of one prompt lie in its row."""
+    """The numbers of one prompt's tokens in its row, and the place of the first."""
 
     seen: int  # tokens that are no padding
     kept: int  # tokens of the prompt

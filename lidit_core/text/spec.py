@@ -12,7 +12,7 @@ from .templates import InstructionTemplate, find_template
 
 
 def place_of(llms: Sequence[LLMSpec], name: str, fingerprint: str) -> int | None:
-    """Which of these LLMs one is, by its name, or else by its weights; None = none of them."""
+    """The place of one of these LLMs, by its name, or else by its weights; None = none of them."""
     names = [spec.name for spec in llms]
     if name in names:
         return names.index(name)

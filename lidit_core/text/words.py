@@ -14,5 +14,5 @@ def word_numbers(text: str, numbers: int) -> list[int]:
 
 
 def word_number(word: str, numbers: int) -> int:
-    """That of one word, by its checksum."""
+    """The number of one word, 1 to ``numbers``, by its checksum."""
     return 1 + zlib.crc32(word.lower().encode()) % numbers

@@ -66,7 +66,7 @@ FAMILIES = {
 
 
 class Names(NamedTuple):
-    """What the two layouts call one thing."""
+    """The names that the two layouts give one module."""
 
     ldm: str
     diffusers: str
@@ -74,7 +74,7 @@ class Names(NamedTuple):
 
 @dataclass(frozen=True)
 class UNetBlock:
-    """Where a ResBlock is, and the SpatialTransformer that follows it, if one does."""
+    """A ResBlock and the SpatialTransformer that follows it, if one does, by their names."""
 
     key: tuple[str, int]  # the host's transformer_options["block"]
     level: int

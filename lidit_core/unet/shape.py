@@ -58,7 +58,7 @@ def unet_shape(
     layout: str = "ldm",
     what: str = "the U-Net",
 ) -> UNetShape:
-    """What a U-Net is.
+    """Tell a U-Net's shape by the shapes of its tensors.
 
     Args:
         shapes: of its tensors, by name.
@@ -83,7 +83,7 @@ def unet_shape(
 
 @dataclass(frozen=True)
 class _Tensors:
-    """Shapes by name, asked for by what a thing is called in both layouts."""
+    """The shapes of a U-Net's tensors, looked up by the names of both layouts."""
 
     shapes: Mapping[str, Sequence[int]]
     layout: str
@@ -128,7 +128,7 @@ class _Tensors:
         return self.counted(self.name(block.attention, ".transformer_blocks.{}.attn2.to_k.weight"))
 
     def level(self, of_level: Sequence[UNetBlock], model_channels: int) -> tuple[int, int]:
-        """Its channel multiplier and transformer depth, the same in each of its blocks."""
+        """The channel multiplier and transformer depth of a level, equal in each of its blocks."""
         found = {
             (self.shape(block.resnet, RESNET_OUT[self.layout])[0], self.depth(block))
             for block in of_level

@@ -1,4 +1,4 @@
-"""Which pictures of two evaluations belong together."""
+"""Pairs the pictures of two evaluations, prompt by prompt."""
 
 from __future__ import annotations
 

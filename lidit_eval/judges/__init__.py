@@ -1,1 +1,1 @@
-"""Who says whether a picture shows what its prompt asks for."""
+"""Judges say whether a picture shows what its prompt asks for."""

@@ -167,7 +167,7 @@ def _first_fault(wanted: Mapping[str, Any], boxes, groups, found: Found) -> str:
 
 
 def relations(box: Box, other: Box) -> set[str]:
-    """Where a box lies from another: "left of", "right of", "above", "below", or nowhere clear."""
+    """The sides of another box on which one clearly lies: left of, right of, above, below."""
     first, second = (np.asarray(each, np.float64).reshape(2, 2) for each in (box, other))
     offset = first.mean(0) - second.mean(0)
     sizes = np.abs(np.diff(first, axis=0)[0]) + np.abs(np.diff(second, axis=0)[0])

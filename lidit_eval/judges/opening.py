@@ -1,4 +1,4 @@
-"""Who says whether a picture shows what its prompt asks for, by the names that users give."""
+"""Opens the judge of an evaluation by the name that users give."""
 
 from __future__ import annotations
 

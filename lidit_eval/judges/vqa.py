@@ -75,7 +75,7 @@ def _questions(item: Item) -> Mapping[int, Question]:
 
 
 def what_holds(questions: Mapping[int, Question], answers: Mapping[int, bool]) -> dict[int, bool]:
-    """Which facts hold: answered by yes, as are all that they depend on, which come before.
+    """Tell of each fact whether it holds: it and all that it depends on are answered by yes.
 
     Raises:
         LiDiTError: a question depends on one that there is not.

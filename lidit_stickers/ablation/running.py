@@ -107,7 +107,7 @@ class Ablating:
         return write_tables(self.ablation, found, self._hashes(trunk), self.out)
 
     def _alone(self, folder: Path, wait: bool = True) -> FileLock:
-        """What keeps other processes from a folder's run; the system lets go where one dies.
+        """The lock that keeps other processes from a folder's run; it goes when its process dies.
 
         Raises:
             Timeout: on entering, another process has it, and this one is not to wait.

@@ -33,13 +33,13 @@ class Difference:
 
     @property
     def p(self) -> float:
-        """Two-sided, by Student's t."""
+        """The two-sided p by Student's t."""
         if not self.error:
             return float(self.mean == 0)
         return float(2 * student.sf(abs(self.mean) / self.error, self.freedom))
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
-        """Which holds the difference with a chance of 1 - level."""
+        """The interval that holds the difference with a chance of 1 - level."""
         half = float(student.ppf(1 - level / 2, self.freedom)) * self.error if self.error else 0.0
         return self.mean - half, self.mean + half
 

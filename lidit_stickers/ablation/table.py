@@ -70,12 +70,12 @@ class Results:
 
     @property
     def scale(self) -> float:
-        """Turns a gap into per cent of the size of the reference's; a larger gap stays larger."""
+        """The factor from gaps to per cent of the reference's size; a larger gap stays larger."""
         return 100 / abs(self.reference_gap)
 
     @property
     def reference_gap(self) -> float:
-        """Not above 0 where the reference does not read its text."""
+        """The mean gap of the reference, not above 0 where it does not read its text."""
         return float(self.mean_gaps(self.ablation.reference).mean())
 
     def told(self) -> list[Told]:

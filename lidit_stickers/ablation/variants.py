@@ -59,7 +59,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Claim:
-    """That the text gap of one variant is larger than that of another."""
+    """The claim that the text gap of one variant is larger than that of another."""
 
     says: str
     this: str  # a variant

@@ -119,5 +119,5 @@ def by_place(runs: Runs, pairs: int) -> list[Figure]:
 
 
 def curves(found: Mapping[str, Runs]) -> dict[str, dict[int, list[Figure]]]:
-    """By model and number of pairs: what holds at each place."""
+    """What holds at each place, by model and number of pairs."""
     return {name: {n: by_place(runs, n) for n in PAIRED} for name, runs in found.items()}

@@ -85,7 +85,7 @@ def _points(line: Line, places: Sequence[float], y_of, colour: str, joined: bool
 
 
 def _range(panel: Panel) -> tuple[float, float]:
-    """Which holds every interval, with a little more around."""
+    """The range that holds every interval, with a little more around."""
     found = [p for line in panel.lines for p in line.points if p is not None]
     low = min((p.low for p in found), default=0.0)
     high = max((p.high for p in found), default=1.0)

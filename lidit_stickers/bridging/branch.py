@@ -45,7 +45,7 @@ RANDOM = "random-weights"  # the LLM's folder
 
 @dataclass(frozen=True)
 class Comparison:
-    """Where a comparison lies, how large it is, and of what."""
+    """The folder, the size and the models of a comparison."""
 
     out: Path
     captions: int  # to record
@@ -58,7 +58,7 @@ class Comparison:
     changes: tuple[str, ...] = CHANGES
 
     def file(self, variant: BridgeVariant) -> Path:
-        """The bridge's."""
+        """The file of a variant's bridge."""
         return self.out / variant.name / FINAL
 
     def run(self) -> str:

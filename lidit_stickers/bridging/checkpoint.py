@@ -36,7 +36,7 @@ MODES = {"base": "the checkpoint", "add": "adapter, mode add", "replace": "adapt
 
 @dataclass(frozen=True)
 class Repair:
-    """Where the bridge lies, and how much it learns in each stage."""
+    """The folder of a repair, and how much its bridge learns in each stage."""
 
     out: Path
     captions: int

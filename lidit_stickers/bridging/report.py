@@ -72,7 +72,7 @@ def _mean(judged: Sequence[Judged]) -> float:
 
 
 def _change(this: Sequence[Judged], other: Sequence[Judged]) -> Change:
-    """Of all prompts together."""
+    """The change over all prompts together."""
     return compare(this, other, [MEASURE])[-1]
 
 

@@ -30,7 +30,7 @@ class Share:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's, of 95 %."""
+        """Wilson's interval of 95 %."""
         return wilson(self.right, self.count)
 
 

@@ -1,4 +1,4 @@
-"""Which combinations are never trained on: a rule, so that generalisation can be measured.
+"""The rule for combinations that are never trained on, so that generalisation can be measured.
 
 A combination is held out when the first four bytes of SHA-256 over its written form, read as a
 big-endian fraction of 2**32, lie below the share of its sort:

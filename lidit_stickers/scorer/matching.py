@@ -30,7 +30,7 @@ class Match:
 
     @property
     def evidence(self) -> float:
-        """Near to one glyph and far from all others; about 1.4 when drawn, 0.6 for other things."""
+        """The nearness to one glyph and to no other; about 1.4 when drawn, 0.6 for other things."""
         return self.score + self.margin
 
 

@@ -61,13 +61,13 @@ class Report:
         return {row.category: row.score for row in self.rows}
 
     def hits(self) -> list[bool]:
-        """For each picture, whether its category's test is met."""
+        """Whether each picture meets its category's test."""
         pairs = zip(self.verdicts, self.captions, strict=True)
         return [hit(verdict, caption) for verdict, caption in pairs]
 
     @property
     def overall(self) -> CategoryScore:
-        """All categories together."""
+        """The score of all categories together."""
         sums = (sum(getattr(row, name) for row in self.rows) for name in ("n", "hits", "whole"))
         return CategoryScore("all", *sums)
 

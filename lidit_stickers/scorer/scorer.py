@@ -64,7 +64,7 @@ class FoundScene:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Which of the things asked for hold; what was not asked for holds."""
+    """What holds of the things asked for; what was not asked for holds."""
 
     objects: bool  # exactly the kinds asked for, each in the right number, and nothing else
     background: bool

@@ -1,1 +1,1 @@
-"""From a recipe's sources to batches: caches, buckets, schedule, loader."""
+"""Makes batches of a recipe's sources: caches, buckets, schedule, loader."""

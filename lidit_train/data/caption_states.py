@@ -152,7 +152,7 @@ class CaptionReader:
             )
 
     def files(self, texts: Sequence[str]) -> list[Path]:
-        """Where the states of these texts are kept, or would be."""
+        """The files that hold the states of these texts, or would hold them."""
         return [] if self.disk is None else [self.disk.path(self._key(text)) for text in texts]
 
     def unload(self) -> None:

@@ -190,7 +190,7 @@ class Fetcher(torch.utils.data.Dataset):
         return torch.stack([seen for seen in read if seen is not None])
 
     def _kept(self, plan: StepBatch, numbers: range, size: tuple[int, int]) -> Tensor:
-        """Which image tokens of each row go through every block."""
+        """The image tokens of each row that go through every block."""
         assert self.recipe.routing is not None
         tokens = (size[0] // self.spec.grain) * (size[1] // self.spec.grain)
         drawn = tokens, self.recipe.routing.kept(tokens)

@@ -116,7 +116,7 @@ class HeldOut:
         )
 
     def _read_by(self, source: int) -> tuple[int, ...]:
-        """Who reads a source's captions: the last stage's heaviest subset that can, or all."""
+        """The branches that read a source's captions: the last stage's heaviest subset, or all."""
         own = self.recipe.data.sources[source].branches
         subsets = self.recipe.stages[-1].subsets or (Subset(own or self.branches),)
         able = [s for s in subsets if not own or set(own) & set(s.branches)]
@@ -146,7 +146,7 @@ class HeldOut:
         return torch.randn(self.spec.latent_shape(size), generator=g)
 
     def identity(self) -> str:
-        """What is measured, in 16 letters: another one's losses do not compare."""
+        """The hash of what is measured, 16 letters; losses of another hash do not compare."""
         of = hashlib.sha256(f"{self.recipe.validation.seed} {self.times.tolist()}".encode())
         if self.fetcher.weighs:  # else as it was before there were masks
             sources = self.recipe.data.sources

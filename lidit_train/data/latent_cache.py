@@ -167,7 +167,7 @@ class LatentCache:
         return of.hexdigest()[:24]
 
     def _places(self, name: str) -> list[Place] | None:
-        """Where a chunk's pictures are, if all of them are there; [] = in its own piece."""
+        """The places of a chunk's pictures, if all of them are there; [] = in its own piece."""
         if self._piece(name).is_file():
             return []
         places = _listed(self.folder / f"{name}.json")

@@ -305,7 +305,7 @@ def _features(recipe: Recipe, spec: InputSpec, cache: Path, sources, stages, acc
 
 
 def feature_cache(kept: Cache, vision: VisionEncoder, cache: Path) -> LatentCache:
-    """Where an encoder's features are kept: by the pictures' bytes, as latents are."""
+    """The cache of an encoder's features, kept by the pictures' bytes, as latents are."""
     return LatentCache(cache / "features", vision.identity(), TORCH[kept.dtype])
 
 

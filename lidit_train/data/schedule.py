@@ -1,4 +1,4 @@
-"""Which pictures a step trains on: every picture of a bucket once before any comes again.
+"""The pictures that a step trains on: every picture of a bucket once before any comes again.
 
 A step's choices are drawn from the seed and the step; how far each pool has been read is the
 position of the data, which a checkpoint holds.
@@ -55,7 +55,7 @@ class StageBuckets:
     members: tuple[tuple[np.ndarray, ...], ...]  # [source][bucket]: indices into the source
 
     def following(self, row: StepPicture) -> StepPicture:
-        """Who stands in for a picture that cannot be read: the next of its pool."""
+        """The picture that stands in for one that cannot be read: the next of its pool."""
         members = self.members[row.source][row.bucket]
         place = (row.place + 1) % len(members)
         return StepPicture(row.source, int(members[place]), row.bucket, place)
@@ -74,7 +74,7 @@ def name_number(name: str) -> int:
 
 
 def held_out(names: Sequence[str], share: float) -> np.ndarray:
-    """Which pictures of a source are not trained on, (N,) bool: by their names, so always the same.
+    """The pictures of a source not trained on, (N,) bool: chosen by name, so always the same ones.
 
     It is one at least, but where there is no other; pictures of one name are on one side.
     """

@@ -87,7 +87,7 @@ class CheckpointFolder:
         self.accelerator.wait_for_everyone()
 
     def _tidy(self, step: int) -> None:
-        """Delete the old ones, and those beyond ``step``, which a lengthened run went back from."""
+        """Delete old checkpoints, and those beyond ``step``, which a lengthened run left behind."""
         found = self.found()
         mine = [path for number, path in found if number <= step]
         before = [path for path in mine if decayed_to(path) == 1]
@@ -104,7 +104,7 @@ class CheckpointFolder:
         beside.mkdir()
 
     def load(self, path: Path, state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Fill a state of the same structure from a checkpoint; that and the numbers with it.
+        """Fill a state of the same structure from a checkpoint; return it and the numbers stored.
 
         Raises:
             LiDiTError: it is damaged, or of another model or optimiser.

@@ -108,7 +108,7 @@ class Journal:
         self.began = time.monotonic()
 
     def write(self, step: int, line: Mapping[str, Any], images: int) -> dict[str, Any]:
-        """Add a line; how fast it went and when is told too, but is no part of a curve.
+        """Add a line of training, with its speed and time, which are no part of a curve.
 
         A number that is not finite, as of weights that have grown without bounds, is left out.
         """
@@ -118,7 +118,7 @@ class Journal:
     def note(
         self, step: int, line: Mapping[str, Any], speed: Mapping[str, float] | None = None
     ) -> dict[str, Any]:
-        """Add a line of numbers that are not of training; of it too, where the speed is told."""
+        """Add a line of numbers; of those of training the speed is given too."""
         bad = [name for name, number in line.items() if not math.isfinite(number)]
         if bad:
             log.warning("%s of step %d is no finite number and is not logged", ", ".join(bad), step)
@@ -133,7 +133,7 @@ class Journal:
         return line
 
     def pause(self) -> None:
-        """What was done since the last line is no training: it does not count as slow."""
+        """Leave the time since the last line out of the speed, as it was no training."""
         self.began = time.monotonic()
 
     def picture(self, step: int, name: str, pixels: Tensor) -> None:

@@ -89,7 +89,7 @@ def recorded(
 
 
 def _recorded(spec: LLMSpec, longest: Mapping[str, int] | None) -> LLMSpec:
-    """Nothing is known where either part is not: what was not counted may have been longer."""
+    """The spec with the longest prompt known; None where either part is unknown."""
     if longest is None or spec.longest_prompt is None:
         return replace(spec, longest_prompt=None)
     return replace(spec, longest_prompt=max(spec.longest_prompt, longest.get(spec.name, 0)))

@@ -19,7 +19,7 @@ THEN = "; only what came after the last save is lost, and the same command goes 
 
 
 class Lost(RuntimeError):
-    """Another process is gone; the text is the sentence."""
+    """Raised where another process is gone; the message says so in a sentence."""
 
 
 def raise_if_lost(error: BaseException) -> None:

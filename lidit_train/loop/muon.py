@@ -24,7 +24,7 @@ LIKE_ADAMW = 0.2  # root mean square of a step, in learning rates
 
 @torch.no_grad()
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """About U Vᵀ of each of n matrices U S Vᵀ (n, rows, columns): singular values close to 1."""
+    """Approximate U Vᵀ of each matrix U S Vᵀ (n, rows, columns): singular values close to 1."""
     a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices

@@ -28,11 +28,11 @@ class Stopped(Exception):
 
 
 class Interrupted(BaseException):
-    """What need not be finished is left, as a run is to end; no `except Exception` takes it."""
+    """Raised where a run is to end, to leave unfinished work; no `except Exception` takes it."""
 
 
 class Signals:
-    """Inside the block Ctrl-C and SIGTERM are noted; a second Ctrl-C ends the process at once.
+    """Notes Ctrl-C and SIGTERM inside the block; a second Ctrl-C ends the process at once.
 
     Only a process's main thread can be told of signals; in others nothing is noted.
     """

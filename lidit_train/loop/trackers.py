@@ -60,7 +60,7 @@ def open_trackers(
     step: int,
     recipe: Mapping[str, Any],
 ) -> None:
-    """Open them in a run's folder.
+    """Open the trackers in a run's folder.
 
     Args:
         step: after which the run goes on; TensorBoard forgets what was told beyond it.

@@ -160,7 +160,7 @@ class Trainer:
         return learning_rate(step, self.recipe.optimiser, self.recipe.stages)
 
     def train_step(self, batch: Batch, losses: Losses) -> tuple[float, float]:
-        """One step; the mean loss of all processes and the gradient's norm."""
+        """Train one step; return the mean loss of all processes and the gradient's norm."""
         rate = self._rate(self.step)
         loss = self._backward(batch, losses)
         trained = [p for p in self.learner.parameters() if p.grad is not None]

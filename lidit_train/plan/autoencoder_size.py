@@ -54,7 +54,7 @@ class AutoencoderSize:
 
 
 def autoencoder_size(large: bool, half: bool, blocks: Sequence[int] = BLOCKS) -> AutoencoderSize:
-    """Reckon one.
+    """Reckon the size of an autoencoder.
 
     Args:
         large: diffusers' AutoencoderKL.
@@ -72,7 +72,7 @@ def autoencoder_size(large: bool, half: bool, blocks: Sequence[int] = BLOCKS) ->
 def recipe_autoencoder(
     name: str, latent: LatentFormat, checkpoint: Path | None, half: bool
 ) -> AutoencoderSize:
-    """Reckon the one that a recipe names; of a tiny one that is not there yet, every block."""
+    """Reckon the size of the autoencoder a recipe names; one not there yet has every block."""
     try:
         file = find_autoencoder(name, latent, checkpoint)
         large = file.path.is_dir() or file.prefix is not None

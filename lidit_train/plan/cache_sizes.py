@@ -51,7 +51,7 @@ class Cached:
 
 
 def counts_of(data: Data, known: Sequence[Count] | None = None) -> tuple[Count, ...]:
-    """One a source; those that are drawn say themselves how many there are."""
+    """The count of each source, if known; drawn sources say themselves how many there are."""
     if known:
         return tuple(known)
     return tuple(Count(s.count or None, s.distinct or None) for s in data.sources)

@@ -1,4 +1,4 @@
-"""Here torch counts what a step costs: it runs on the meta device, where nothing is computed.
+"""Counts what a step costs: torch runs it on the meta device, where nothing is computed.
 
 Operations are those that `FlopCounterMode` knows: products, convolutions and attention, 2 for each
 multiplication and addition. Memory is what autograd saves for the backward pass, weights left out.
@@ -96,7 +96,7 @@ def _on_meta(x):
 
 
 class _AsOnGPU(TorchFunctionMode):
-    """This runs attention by a fused kernel, and autocast, which torch has for no meta device.
+    """Runs fused attention and autocast, neither of which torch has for the meta device.
 
     Args:
         own: where weights lie; the places of their copies are added.

@@ -1,4 +1,4 @@
-"""From word lists and a seed to the lines of a collection."""
+"""Draws the lines of a collection from word lists and a seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which share of the token ids in other prompts a collection holds often enough to learn from."""
+"""The share of the token ids of other prompts that a collection holds often enough to be learnt."""
 
 from __future__ import annotations
 

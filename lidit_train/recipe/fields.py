@@ -29,7 +29,7 @@ EIGHT_BITS = ("int8", "fp8")
 
 @dataclass(frozen=True)
 class Model:
-    """Which LI-DiT is trained, and what it begins with."""
+    """The LI-DiT that is trained, and what it begins with."""
 
     preset: str = ""  # of lidit_core.model.presets: a new model
     checkpoint: str = ""  # or: go on from a LI-DiT, a shipped name ("stickers") or a file

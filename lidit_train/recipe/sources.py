@@ -1,4 +1,4 @@
-"""Where a recipe's captioned pictures come from, and the shapes that they are brought to."""
+"""The sources of a recipe's captioned pictures, and the shapes that they are brought to."""
 
 from __future__ import annotations
 

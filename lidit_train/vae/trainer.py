@@ -111,7 +111,7 @@ def _edges(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def lost(ours: Tensor, true: Tensor) -> Tensor:
-    """By how much strong differences are weaker than they should be, over all; (B, 3, H, W) both."""
+    """The mean by which strong differences are weaker than they should be; (B, 3, H, W) both."""
     weaker = ((true - ours) * true.sign()).clamp(min=0)
     return (weaker * (true.abs() > STRONG)).mean()
 
@@ -231,7 +231,7 @@ class AutoencoderTrainer:
         )
 
     def _train_step(self, crops: Crops) -> Tensor:
-        """One step; its mean absolute error."""
+        """Train one step; return its mean absolute error."""
         pictures = crops.pictures.to(
             self.device, non_blocking=True, memory_format=torch.channels_last
         )

@@ -26,7 +26,7 @@ class Gradients:
 
     @contextmanager
     def through(self, net: nn.Module) -> Iterator[None]:
-        """Within this, gradients pass; each is to be asked for in `remembered`."""
+        """Let gradients pass within the block; each is to be asked for in `remembered`."""
         blocks = list(_blocks(net)) if self.checkpointing else []
         for block in blocks:
             block.forward = self._again(block.forward)
@@ -40,7 +40,7 @@ class Gradients:
                 del block.forward
 
     def remembered(self) -> AbstractContextManager:
-        """Where a pass and its gradient are computed: `x += y` is common in the host's blocks.
+        """Hold what a pass and its gradient need: `x += y` is common in the host's blocks.
 
         With checkpointing each block sees to itself, and what lies between them PyTorch checks.
         """

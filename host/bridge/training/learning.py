@@ -59,7 +59,7 @@ class Options:
 
     @property
     def asked(self) -> Asked:
-        """What trajectories are like."""
+        """The settings of the trajectories that are drawn."""
         return Asked(self.trajectory, self.points, (self.lowest_cfg, self.highest_cfg))
 
     def rate(self, step: int) -> float:
@@ -119,7 +119,7 @@ class TrainingSampler(comfy.samplers.Sampler):
         return [self._order(place // count)[place % count] for place in places]
 
     def _order(self, time: int) -> list[int]:
-        """In which order the prompts come for the first time, the second, …"""
+        """The order in which the prompts come for the first time, the second, …"""
         if time not in self.orders:
             order = self.orders[time] = list(self.learnt)
             random.Random(f"{self.options.seed} {time}").shuffle(order)
@@ -165,7 +165,7 @@ class TrainingSampler(comfy.samplers.Sampler):
             self.state.save(bridge, optimiser, done, before)
 
     def _step(self, denoiser: Denoiser, optimiser, step: int) -> tuple[float, Tensor, Tensor]:
-        """One step; its error, and latents for a preview."""
+        """Train one step; return its error, and latents for a preview."""
         bridge, options, total = self.made.bridge, self.options, 0.0
         optimiser.zero_grad(set_to_none=True)
         seen = x = denoiser.latent
@@ -184,7 +184,7 @@ class TrainingSampler(comfy.samplers.Sampler):
         return total, seen, x
 
     def _prompt(self, denoiser: Denoiser, step: int, row: int, number: int):
-        """Add a prompt's gradient; its mean error, and the last picture and latents."""
+        """Add a prompt's gradient; return its mean error, and the last picture and latents."""
         recorded, options = self.prompts.entry(number), self.options
         shape = denoiser.latent.shape
         way = drawn(options.asked, denoiser.sampling, shape, options.seed, step, row)
@@ -199,7 +199,7 @@ class TrainingSampler(comfy.samplers.Sampler):
         return total, seen, x
 
     def _point(self, denoiser: Denoiser, point: Point, leaf: Entry, share: float):
-        """Gather what the error at a point asks of the conditioning; that error, and the picture.
+        """Add a point's gradient at the conditioning; return the point's error and the picture.
 
         Args:
             share: of the point in the step's error.
@@ -251,7 +251,7 @@ def _leaf(entry: Entry) -> Entry:
 
 
 def _gathered(leaf: Entry, model: Any) -> Tensor:
-    """What errors ask of the rows."""
+    """The gradient of the errors at the conditioning's rows."""
     if leaf[0].grad is None:
         raise LiDiTError(
             f"no gradient reaches the conditioning through {type(model).__name__}, so that no "
@@ -261,7 +261,7 @@ def _gathered(leaf: Entry, model: Any) -> Tensor:
 
 
 def _back(ours: Entry, leaf: Entry, model: Any) -> None:
-    """Hand what was gathered on to the bridge."""
+    """Pass the gradient at the conditioning on to the bridge."""
     own, asked = [ours[0]], [_gathered(leaf, model)]
     pooled, theirs = ours[1].get(POOLED), leaf[1].get(POOLED)
     if isinstance(pooled, Tensor) and isinstance(theirs, Tensor) and theirs.grad is not None:

@@ -104,7 +104,7 @@ def train_bridge(
 
 
 def fingerprint(recording: str | None, name: str | None, add_to: str | None = NOTHING) -> str:
-    """What changes when another recording of that name is made, or the bridge's file is gone."""
+    """A value that changes with the recording of that name, or once the bridge's file is gone."""
     if recording is None or name is None:  # another node gives it, at which the host looks
         return ""
     names = [each for each in (recording, add_to) if each not in (None, NOTHING)]

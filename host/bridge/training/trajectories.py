@@ -24,7 +24,7 @@ SCHEDULER, PARTS = "simple", 8  # of the steps; each begins at one of so many pa
 
 @dataclass(frozen=True)
 class Asked:
-    """What trajectories are like."""
+    """The settings of the trajectories that are drawn."""
 
     steps: int
     points: int  # of the steps, at which is learnt
@@ -43,7 +43,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Point:
-    """Where a trajectory was looked at, and the picture that the model saw there."""
+    """A point of a trajectory, and the picture that the model saw there."""
 
     x: Tensor
     sigma: Tensor  # (1,)

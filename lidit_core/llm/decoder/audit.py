@@ -56,7 +56,7 @@ def check_config(config, kept: int, checkpoint: Checkpoint, name: str) -> None:
 
 
 def _said(config, field: str):
-    """What a configuration has there; None where it differs from block to block (Gemma 4)."""
+    """The value of a configuration's field; None where it differs from block to block (Gemma 4)."""
     try:
         return getattr(config, field, None)
     except Exception:  # of a class of transformers' own, which is no AttributeError

@@ -33,7 +33,7 @@ class Stored:
 
     @property
     def kind(self) -> str:
-        """Its dtype, as safetensors names it."""
+        """The tensor's dtype, as safetensors names it."""
         return self.handles[self.name].get_slice(self.name).get_dtype()
 
     @property
@@ -41,7 +41,7 @@ class Stored:
         return tuple(self.handles[self.name].get_slice(self.name).get_shape())
 
     def read(self, dtype: torch.dtype) -> Tensor:
-        """Its values in `dtype`, multiplied with its scale."""
+        """Read the tensor's values in `dtype`, multiplied with its scale."""
         tensor = self.handles[self.name].get_tensor(self.name)
         if not self.scale:
             return tensor.to(dtype)

@@ -1,4 +1,4 @@
-"""Which architectures of GGUF files are read here, and how their metadata become a config.json.
+"""The architectures of GGUF files that are read here; how metadata become a config.json.
 
 What llama.cpp writes into a file is listed in its gguf-py/gguf/constants.py, and how it turns a
 model's tensors in its convert_hf_to_gguf.py. Kinds that are not listed go through transformers'

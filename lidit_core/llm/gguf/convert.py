@@ -93,7 +93,7 @@ def convert(parts: Sequence[Path], folder: Path) -> None:
 
 
 def recheck(parts: Sequence[Path], folder: Path) -> None:
-    """Check the tokenizer of a copy that was converted before this was done, once.
+    """Check, once, the tokenizer of a copy that was converted before such checks were made.
 
     It is mended, or the GGUF is converted again. Where it cannot be checked it stays as it is.
     """

@@ -90,7 +90,7 @@ def _start(tokenizer, said: Vocabulary) -> str | None:
 
 
 def _other_text(tokenizer, said: Vocabulary) -> str | None:
-    """Where every byte can be written, the tokens by the GGUF's own spelling are the text."""
+    """Say which text the tokens do not spell, by the GGUF; only where bytes can all be written."""
     whole = said.model == SENTENCEPIECE and len(said.of_kind(BYTE)) == 256
     if not whole and said.model != BYTE_LEVEL:
         return None

@@ -64,7 +64,7 @@ def write_folder(header: Header, gguf: Path, out: Path, name: str) -> None:
 
 
 def seconds(header: Header) -> tuple[float, float]:
-    """About how long the weights and the tokenizer take to be converted.
+    """Estimate how long the weights and the tokenizer take to be converted.
 
     Measured: of SmolLM2 (135 million values, 49,152 tokens) 4.4 and 3.6 seconds of one core, of
     Gemma 3 270M (268 million, 262,144 tokens) 5.2 and 18.8.

@@ -43,7 +43,7 @@ def companions(weights: Path) -> Path | None:
 
 
 def digest(weights: Path, tokenizer: Path | None) -> str:
-    """What changes when the file, its configuration or its tokenizer does."""
+    """A hash that changes when the file, its configuration or its tokenizer does."""
     folders = {folder for folder in (companions(weights), tokenizer) if folder}
     files = [folder / name for folder in folders for name in (CONFIG, *TOKENIZER_FILES)]
     stats = [

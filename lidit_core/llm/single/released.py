@@ -43,7 +43,7 @@ class Released:
     called: str = ""
 
     def config(self, tied: bool) -> dict:
-        """Its config.json, in the words that all releases of transformers read."""
+        """The LLM's config.json, in the words that all releases of transformers read."""
         kind = self.shapes.kind
         return {
             "model_type": "gemma3_text" if kind == "gemma3" else kind,

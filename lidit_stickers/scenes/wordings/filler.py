@@ -28,7 +28,7 @@ def tags(words: Words, rng: Random, count: int) -> str:
 
 
 def length(text: str) -> int:
-    """About how many tokens an LLM makes of it: several of a long word, one of a comma."""
+    """Estimate how many tokens an LLM makes of a text: several of a long word, one of a comma."""
     return sum(1 + (len(word) - 1) // 7 for word in text.split()) + text.count(",")
 
 

@@ -28,7 +28,7 @@ class Phrase:
 
     @property
     def verb(self) -> str:
-        """Is, or are."""
+        """The verb of the phrase, is or are."""
         return "is" if self.count == 1 else "are"
 
 

@@ -46,17 +46,17 @@ def as_pixels(pictures: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class AutoencoderFile:
-    """Where an autoencoder is; it is opened only if something must be encoded or drawn."""
+    """The file or folder of an autoencoder; it is opened only to encode or draw something."""
 
     path: Path
 
     @cached_property
     def prefix(self) -> str | None:
-        """What stands before its tensors in a file of Stable Diffusion's; None = it is none."""
+        """The prefix of the tensors' names in a file of Stable Diffusion's; None in other files."""
         return ldm_prefix(self.path) if self.path.is_file() else None
 
     def identity(self) -> str:
-        """What tells it from others in the cache of latents: the bytes of its weights."""
+        """The hash of the weights, by which the cache of latents tells autoencoders apart."""
         if self.prefix is not None:
             return ldm_identity(self.path, self.prefix)
         files = [self.path] if self.path.is_file() else sorted(self.path.glob("*.safetensors"))

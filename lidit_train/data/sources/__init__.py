@@ -1,4 +1,4 @@
-"""Where captioned pictures come from: one file a kind, all alike to the rest of the trainer."""
+"""Sources of captioned pictures: one file a kind, all alike to the rest of the trainer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LeftOut:
             named.append(name)
 
     def sentences(self) -> list[str]:
-        """One a reason: ``3 pictures left out: cannot be decoded (a.png, b.png, c.png)``."""
+        """A sentence a reason: ``3 pictures left out: cannot be decoded (a.png, b.png, c.png)``."""
         return [
             f"{count} {NOUNS.get(reason, 'picture')}{'s' * (count != 1)}"
             f"{'' if reason in (UNMASKED, UNCAPTIONED) else ' left out'}: {reason} "
@@ -66,7 +66,7 @@ class PictureSource(Protocol):
         ...
 
     def captions(self, index: int) -> Sequence[tuple[str, float]]:
-        """Its captions and how often each is read, relative to one another; at least one."""
+        """A picture's captions with how often each is read, as relative weights; one or more."""
         ...
 
     def mask(self, index: int) -> Image.Image | None:

@@ -1,4 +1,4 @@
-"""Which pictures every source leaves out, and for what reason."""
+"""The reasons for which every source leaves pictures out."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def faults(
     filtered: Sequence[str] = (),
     default: str = "",
 ) -> dict[str, np.ndarray]:
-    """Which pictures are left out, by reason; a picture has one reason, or none.
+    """The pictures that are left out, by reason; a picture has one reason, or none.
 
     Args:
         sizes: (N, 2) width and height, or what stands in their place.
@@ -61,5 +61,5 @@ def faults(
 
 
 def uncaptioned(lengths: np.ndarray) -> np.ndarray:
-    """Which pictures have no caption or empty ones alone, (N,) bool; see `faults`."""
+    """The pictures with no caption or empty ones alone, (N,) bool; see `faults`."""
     return (lengths.max(axis=1) <= 0) & (lengths.min(axis=1) >= EMPTY)

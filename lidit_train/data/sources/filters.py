@@ -1,4 +1,4 @@
-"""Which pictures and captions a source's filters leave out; all are counted and named.
+"""Filters by which a source leaves out pictures and captions; all are counted and named.
 
 The paper leaves out pictures below an aesthetic score of 4.7, and captions with addresses or tags
 (arXiv 2406.11831, Sec. 4).
@@ -52,7 +52,7 @@ class Filters:
         return tuple(dict.fromkeys([*self.least, *self.most]))
 
     def fault(self, fields: Mapping[str, object] | None) -> str:
-        """Why a picture with these fields is left out; "" where it is not."""
+        """The reason to leave out a picture with these fields; "" where there is none."""
         if not self.fields:
             return ""
         if fields is None:

@@ -1,4 +1,4 @@
-"""Which files are pictures, which of those are read, and where captions are."""
+"""Formats of files: those that are pictures, those that are read, and the places of captions."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def is_picture(extension: str) -> bool:
 
 
 def unread_format(extension: str) -> str:
-    """Why a picture of this extension is left out; "" where it is none, or is read."""
+    """The reason to leave out a picture of this extension; "" where it is none, or is read."""
     if is_picture(extension) or extension not in (*NOT_READ, ".avif", ".webp", ".jp2"):
         return ""
     return f"is a {extension} file, which is not read; convert it to PNG, JPEG or WebP"

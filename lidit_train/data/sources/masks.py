@@ -59,7 +59,7 @@ def header_has_alpha(file: Path | IO[bytes]) -> bool:
 
 
 def mask_fault(picture: Size, mask: Size) -> str:
-    """Why a picture is left out for its mask's width and height; "" where it is not."""
+    """The reason to leave out a picture for its mask's width and height; "" where there is none."""
     if mask[0] <= 0:
         return "has a mask that cannot be read" if mask == UNREADABLE else "has a mask too large"
     if picture[0] <= 0:

@@ -1,4 +1,4 @@
-"""From a recipe's source to its pictures."""
+"""Opens a recipe's sources of pictures."""
 
 from __future__ import annotations
 

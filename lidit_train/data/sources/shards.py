@@ -140,7 +140,7 @@ class ShardSource:
                     row["captions"][place, 1] = why
 
     def _look(self, row: np.void) -> tuple[str, bool]:
-        """Why filters or the mask leave a picture out, or ""; whether it lacks a mask."""
+        """The reason to leave a picture out for filters or mask, or ""; whether it lacks a mask."""
         fault = self._filters.fault(json_fields(self._beside(row, SIDECAR)))
         if not self.masked:
             return fault, False

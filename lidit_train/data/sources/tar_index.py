@@ -1,4 +1,4 @@
-"""Where in a tar each picture and caption begins: read once, kept beside the cache.
+"""The index of a tar: the place of each picture and caption, read once, kept beside the cache.
 
 The standard library's tarfile is the reader. WebDataset's own stream cannot go on exactly where
 it stopped, and its indexed reader ``wids`` was dropped in 1.0.
@@ -32,7 +32,7 @@ BLOCK = 512  # bytes of a tar's header, and of the zeros that end it
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which members belong to a picture."""
+    """The members that belong to a picture."""
 
     captions: tuple[tuple[str, ...], ...]  # of each caption the extensions it is looked for under
     beside: tuple[str, ...] = ()  # extensions of what is no caption
@@ -60,7 +60,7 @@ class Shard:
         return Path(self.path).name
 
     def index_file(self, wanted: Wanted, folder: Path) -> Path:
-        """Where its index is kept; another for a shard that changed, or other captions."""
+        """The file of the shard's index; another one if the shard or the captions change."""
         beside = ("beside", *wanted.beside) if wanted.beside else ()
         of = repr((VERSION, self.path, self.size, self.changed, *wanted.captions, *beside))
         return folder / f"{Path(self.path).stem}-{hashlib.sha256(of.encode()).hexdigest()[:16]}.npz"
@@ -94,7 +94,7 @@ class ShardIndex:
 
     @classmethod
     def load(cls, path: Path) -> "ShardIndex | None":
-        """None where there is none, or a broken one."""
+        """Read an index; None where there is none, or a broken one."""
         try:
             with np.load(path, allow_pickle=False) as held:
                 left_out = LeftOut(**json.loads(held["left_out"].tobytes()))

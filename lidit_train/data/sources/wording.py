@@ -30,7 +30,7 @@ class Worded:
         self.sizes, self.left_out, self.masked = plain.sizes, plain.left_out, plain.masked
 
     def captions(self, index: int) -> list[tuple[str, float]]:
-        """Every order of every caption, those of one caption as often together as it alone was."""
+        """Every order of every caption; the orders of a caption share its weight."""
         found = []
         for text, weight in self.plain.captions(index):
             orders = tag_orders(text, self.source.tag_orders, self.source.keep_tags)

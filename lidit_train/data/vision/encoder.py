@@ -81,7 +81,7 @@ class VisionEncoder:
         return sizes[-1] if sizes else self.config.hidden_size
 
     def identity(self) -> str:
-        """What tells it from others in the cache: the bytes of its weights and settings."""
+        """The hash of weights and settings, by which the cache tells encoders apart."""
         files = [self.folder / "config.json", self.folder / SETTINGS]
         files += sorted(p for e in ("safetensors", "bin") for p in self.folder.glob(f"*.{e}"))
         digest = hashlib.sha256(f"features per {self.grain} px".encode())

@@ -58,7 +58,7 @@ def check_device(kind: str, device: torch.device) -> None:
 
 
 def _computed_in(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """Autocast's precision where it is on, else this one."""
+    """The precision of autocast where it is on, else this one."""
     if torch.is_autocast_enabled(device.type):
         return torch.get_autocast_dtype(device.type)
     return dtype
@@ -93,7 +93,7 @@ class _Conv2d(torch.autograd.Function):
 
 
 class _EightBits(nn.Module):
-    """What the layers share; `weight` is the matrix in whole numbers, for whoever else reads it."""
+    """What the 8-bit layers share; `weight` is the whole matrix, for whoever else reads it."""
 
     stored: Tensor
     scale: Tensor
@@ -149,7 +149,7 @@ def hold_in_eight_bits(module: nn.Module, kind: str) -> None:
 
 
 def bytes_in_eight_bits(module: nn.Module, half: bool) -> int:
-    """What the frozen weights of a module would take so.
+    """The bytes that the frozen weights of a module would take with matrices in 8 bits.
 
     Args:
         half: whether other matrices are in bf16; vectors never are.

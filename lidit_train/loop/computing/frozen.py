@@ -28,7 +28,7 @@ def holds_half(compute: Compute, mixed: bool) -> bool:
 
 
 def computing(accelerator: Accelerator, half: bool) -> AbstractContextManager:
-    """Mixed precision, as the recipe has it, or as what is held in bf16 needs it on any device."""
+    """Compute in mixed precision, as the recipe says, or as matrices held in bf16 need it."""
     if half:
         return torch.autocast(accelerator.device.type, torch.bfloat16)
     return accelerator.autocast()

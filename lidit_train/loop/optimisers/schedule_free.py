@@ -16,7 +16,7 @@ from ..ema import EMA
 
 
 class ScheduleFreeAverage(EMA):
-    """x in the average's place; the weights are y, and stay where they are.
+    """The optimiser's averaged weights x in the place of an EMA; the weights y are not moved.
 
     The package's own `eval` and `train` move the weights there and back, which rounds: a run that
     is saved would go on in other bits than one that is not.

@@ -17,7 +17,7 @@ class Best:
     since: int = 0  # measurements after it
 
     def see(self, step: int, loss: float) -> bool:
-        """Take in a measurement; whether it is the lowest. What is no number never is."""
+        """Take in a measurement, and tell whether it is the lowest; NaN never is."""
         if loss < self.loss:
             self.loss, self.step, self.since = loss, step, 0
             return True
@@ -29,13 +29,13 @@ class Best:
         return 0 < patience <= self.since
 
     def state(self) -> dict[str, Any]:
-        """As JSON, for a checkpoint."""
+        """The state as JSON, for a checkpoint."""
         loss = None if self.step is None else self.loss
         return {"loss": loss, "step": self.step, "since": self.since}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any] | None) -> Best:
-        """What a checkpoint holds; of one that holds nothing, nothing was measured yet."""
+        """Restore a checkpoint's state; without one, nothing was measured yet."""
         if not state:
             return cls()
         loss = math.inf if state["loss"] is None else state["loss"]

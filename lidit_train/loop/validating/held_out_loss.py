@@ -36,7 +36,7 @@ class HeldOutLoss:
         return self.held_out.told()
 
     def identity(self) -> str:
-        """What is measured, in 16 letters: another one's losses do not compare."""
+        """The hash of what is measured, 16 letters; losses of another hash do not compare."""
         return self.held_out.identity()
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""When a run draws its grid and measures its held-out pictures, and what follows from that."""
+"""Draws a run's grid and measures its held-out pictures at the steps that the recipe says."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ log = logging.getLogger(__name__)
 
 
 class HeldOutMeasure(Protocol):
-    """What measures a learner on what it never learns from."""
+    """Measures a learner on what it never learns from."""
 
     def told(self) -> str:
         """What is measured, for the log."""
         ...
 
     def identity(self) -> str:
-        """What is measured, in 16 letters: another one's losses do not compare."""
+        """The hash of what is measured, 16 letters; losses of another hash do not compare."""
         ...
 
     def measure(self, learner: Learner) -> dict[str, float]:
@@ -102,7 +102,7 @@ class Validator:
             self.keep(step)
 
     def state(self) -> dict[str, Any]:
-        """As JSON, for a checkpoint."""
+        """The state as JSON, for a checkpoint."""
         return {**self.best.state(), "measured": self.measured, "owed": self.owed}
 
     def take_up(self, state: Mapping[str, Any] | None) -> None:

@@ -106,7 +106,7 @@ def _large(tensors: Mapping[str, Tensor], path: Path) -> Encoder:
 
 
 def _from_open_clip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Named as transformers does; queries, keys and values are one matrix in OpenCLIP."""
+    """Rename tensors as transformers does; OpenCLIP has queries, keys and values in one matrix."""
     own = {}
     for name, tensor in tensors.items():
         for theirs, ours in OPEN_CLIP.items():

@@ -35,7 +35,7 @@ KEPT_ON_CPU = 0.6  # measured on SD1.5 at 256 and 384 pixels: the same with what
 
 
 def _mixed(compute: Compute, device: Device) -> bool:
-    """Mixed precision, which a CPU does without."""
+    """Whether precision is mixed; a CPU does without."""
     return compute.precision == "bf16" and not device.is_cpu
 
 

@@ -57,7 +57,7 @@ def cross_attention(unet: nn.Module, layer: str) -> DiffusersAttention:
 
 
 def blocks_of(unet: UNet2DConditionModel) -> list[nn.Module]:
-    """Its repeated parts, in order."""
+    """The repeated parts of a U-Net, in order."""
     return cast("list[nn.Module]", [*unet.down_blocks, unet.mid_block, *unet.up_blocks])
 
 

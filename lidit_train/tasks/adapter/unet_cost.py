@@ -1,4 +1,4 @@
-"""Here is counted what a U-Net with an adapter costs, by its learner on torch's meta device."""
+"""Counts what a U-Net with an adapter costs, by its learner on torch's meta device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a U-Net's tensors are, in whichever of the layouts people have it."""
+"""Finds a U-Net's tensors, in whichever of the layouts people have it."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def _json(path: Path) -> dict[str, Any] | None:
 
 
 def _layout(shapes: Iterable[str], all_names: Iterable[str], path: Path) -> str:
-    """Whose names these are; the sentence for a file of something else names what it is."""
+    """The layout of these names; the sentence for a file of something else names what it is."""
     own, everything = set(shapes), [*all_names, *shapes]
     if not (kind := _first_match(PARTS_OF_OTHERS, everything)):
         if CONV_IN.ldm in own:

@@ -68,7 +68,7 @@ def _transformer(at: Names, depth: int) -> Iterator[Names]:
 
 
 def _skips(shape: UNetShape, of_level: list[UNetBlock]) -> Iterator[Names]:
-    """Upwards every ResBlock takes a skip connection in; downwards the first may widen."""
+    """The names of a level's skip layers: of every ResBlock upwards, of the first downwards."""
     (side, _), level = of_level[0].key, of_level[0].level
     if side == "input" and (level == 0 or shape.width(level) == shape.width(level - 1)):
         return

@@ -72,7 +72,7 @@ def bridge_config(options: Bridge, dtype: str, teacher: Teacher) -> BridgeConfig
 
 
 def resumed_config(options: Bridge, dtype: str, prompts: RecordedPrompts) -> BridgeConfig:
-    """That of the bridge that a recipe goes on from.
+    """The configuration of the bridge that a recipe goes on from.
 
     Args:
         dtype: in which the LLMs' states are kept.

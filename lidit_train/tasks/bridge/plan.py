@@ -48,7 +48,7 @@ class BridgePlan:
 
     @property
     def mixed(self) -> bool:
-        """Mixed precision, which a CPU does without."""
+        """Whether precision is mixed; a CPU does without."""
         return self.recipe.compute.precision == "bf16" and not self.device.is_cpu
 
     @property

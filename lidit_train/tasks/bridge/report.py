@@ -21,7 +21,7 @@ from .start import CHUNK
 
 @dataclass(frozen=True)
 class BridgeReport:
-    """All in the teacher's standardised space; rows are weighed as they are in the loss."""
+    """Figures in the teacher's standardised space; rows are weighed as they are in the loss."""
 
     prompts: int
     cosine: float  # mean over prompts
@@ -107,7 +107,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 @torch.no_grad()
 def reports(learner: BridgeLearner, ready: PreparedBridge) -> dict[str, BridgeReport]:
-    """The bridge's, and its base's: ridge, or the encoder that it adds to."""
+    """The figures of the bridge, and of its base: ridge, or the encoder that it adds to."""
     bridge, device = learner.bridge, learner.bridge.base.mean.device
     base = "encoder" if bridge.config.add else "ridge"
     sums = {"bridge": _Sums(), base: _Sums()}

@@ -73,7 +73,7 @@ def _joined(parts: Sequence[Tensor], base: LinearBase) -> Tensor:
 
 
 def parts_of(config: BridgeConfig) -> Tensor:
-    """Which encoder each constant is of."""
+    """The number of the encoder that each constant belongs to."""
     layouts = enumerate(config.teacher.layouts)
     return torch.tensor([part for part, layout in layouts for _ in range(layout.constants)])
 

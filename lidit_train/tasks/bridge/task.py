@@ -173,7 +173,7 @@ class BridgeTask:
 
     @cached_property
     def llms(self) -> Mapping[str, str]:
-        """Where each LLM is, by the name that it gives itself."""
+        """The sources of the LLMs, by the names that they give themselves."""
         names = [llm.name for llm in self.config.llms]
         check(
             len(set(names)) == len(names),

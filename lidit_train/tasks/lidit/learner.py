@@ -67,7 +67,7 @@ class LiDiTLearner(Learner):
         return sample(self.model, noise, positive.states, negative.states, steps, guidance)
 
     def _routed(self, batch: Batch) -> Routed | None:
-        """Where tokens go around blocks: in training alone."""
+        """The routing of tokens around blocks, in training alone; None where there is none."""
         if self.routing is None or not torch.is_grad_enabled():
             return None
         assert batch.kept is not None  # a recipe that routes has it drawn

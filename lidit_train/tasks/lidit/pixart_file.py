@@ -106,7 +106,7 @@ class PixArtFile:
 
     @property
     def heads(self) -> int | None:
-        """As diffusers' config.json beside it says, or as released; None where nothing tells."""
+        """The number of heads by the config.json beside the file, or by the release, or None."""
         try:
             beside = json.loads(self.path.with_name("config.json").read_text(encoding="utf-8"))
             return int(beside["num_attention_heads"])

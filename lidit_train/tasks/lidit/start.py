@@ -1,4 +1,4 @@
-"""From a recipe to the model that a run begins with, and which of its weights are trained."""
+"""Makes the model that a run begins with, by its recipe, and says which of its weights learn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of a LI-DiT's weights learn, and how many there are, without making any of them."""
+"""The weights of a LI-DiT that learn, and how many there are, without making any of them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PARTS = (  # of a LI-DiT, by how its weights' names begin; the plan lists them i
 
 @dataclass(frozen=True)
 class Trained:
-    """Which weights learn: a choice among the model's own, and a LoRA beside them or none."""
+    """The weights that learn: a choice among the model's own, and a LoRA beside them or none."""
 
     chosen: Callable[[str], bool] = lambda name: True  # by name in the state dict
     lora: Lora | None = None
@@ -50,13 +50,13 @@ def everything() -> Trained:
 
 
 def refiners_of(branches: Collection[int]) -> Trained:
-    """Only the refiners of these branches."""
+    """The choice of only the refiners of these branches."""
     places = tuple(place for i in branches for place in branch_places(i).values())
     return Trained(lambda name: name.startswith(places))
 
 
 def with_lora(lora: Lora) -> Trained:
-    """Nothing of the model's own, and a LoRA in the parts that it names."""
+    """The choice of none of the model's own weights, and a LoRA in the parts that it names."""
     return Trained(lambda name: False, lora)
 
 

@@ -117,7 +117,7 @@ class PairsTask(PictureTask):
 
     @cached_property
     def llms(self) -> Mapping[str, str]:
-        """Where each LLM is, by the name that it gives itself."""
+        """The sources of the LLMs, by the names that they give themselves."""
         names = [llm.name for llm in self.spec.llms]
         return dict(zip(names, self.options.llms or names))
 

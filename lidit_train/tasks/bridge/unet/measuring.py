@@ -58,7 +58,7 @@ class HeldOutPrompts:
         )
 
     def identity(self) -> str:
-        """What is measured, in 16 letters: another one's losses do not compare."""
+        """The hash of what is measured, 16 letters; losses of another hash do not compare."""
         texts = [self.ready.prompts.texts[n] for n in self.numbers]
         drawn = ("base", "prediction", "steps", "points", "guidance")  # whatever the loss is on
         options = ", ".join(f"{name}={getattr(self.options, name)!r}" for name in drawn)

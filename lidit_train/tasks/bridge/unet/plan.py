@@ -43,8 +43,8 @@ class ThroughPlan:
         return 2 * self.options.steps - 1
 
     def flops(self, stage: int) -> float:
-        """Of a prompt. The hidden states that are wanted are computed by themselves, and then the
-        trajectory's end is not."""
+        """Operations of a prompt: the hidden states that are wanted are computed by themselves, and
+        then the trajectory's end is not."""
         whole, cost, points = self.passes[stage], self.learnt[stage], self.options.points
         again, wanted = (2 if self.checkpointing else 1), bool(self.options.blocks)
         each = (again + wanted) * cost.forward + cost.backward

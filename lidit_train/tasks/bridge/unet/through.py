@@ -25,7 +25,7 @@ from .learner import Context, UNetLearner
 
 @dataclass(frozen=True)
 class Points:
-    """Where trajectories were looked at."""
+    """The points at which trajectories were looked at."""
 
     z: Tensor  # (B, P, C, h, w)
     time: Tensor  # (B, P)

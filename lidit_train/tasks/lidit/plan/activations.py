@@ -1,4 +1,4 @@
-"""Here is reckoned what a micro batch keeps until its backward pass, from what a picture keeps."""
+"""Reckons what a micro batch keeps until its backward pass, from what a picture keeps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Here is counted what a LI-DiT costs: operations, and bytes kept for the backward pass.
+"""Counts what a LI-DiT costs: operations, and bytes kept for the backward pass.
 
 The model is run on torch's meta device with few blocks. Neighbours in which the same weights learn
 cost the same, but for the first of them, before which no gradient may pass; so two stand for all,
@@ -73,7 +73,7 @@ def model_cost(
 
 
 def _routed_cost(config: LiDiTConfig, sizes: Sizes, trained, mixed, routing) -> ModelCost:
-    """As many blocks as tokens go around cost what blocks of fewer tokens do."""
+    """Count routed blocks: those that tokens go around cost what blocks of fewer tokens do."""
     all_ = model_cost(config, sizes, trained, mixed)
     fewer = replace(sizes, tokens=routing.kept(sizes.tokens))
     few = model_cost(config, fewer, trained, mixed)

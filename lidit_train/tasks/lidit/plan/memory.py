@@ -59,12 +59,12 @@ class Memory:
 
     @property
     def filling(self) -> str:
-        """What needs most while caches are filled."""
+        """The moment at which filling the caches needs most."""
         return max((READING, ENCODING, SEEING), key=self.at)
 
     @property
     def moment(self) -> str:
-        """That of the peak: of the training, or while caches are filled."""
+        """The moment of the peak: in training, or while caches are filled."""
         return self.filling if self.at(self.filling) > self.training else self.busiest
 
     @property
@@ -220,7 +220,7 @@ def _activations(process: Process, load: StageLoad, sizes: Sizes, again: bool) -
 
 
 def _kept(process: Process, load: StageLoad, sizes: Sizes) -> int:
-    """Freed memory that the process has all the same: holes that nothing fits into."""
+    """Bytes of freed memory that the process still holds, in holes that nothing fits into."""
     if not process.device.is_cpu:
         again = process.recipe.compute.checkpointing
         return round(GPU_ALLOCATOR * _activations(process, load, sizes, again).total)
@@ -231,7 +231,7 @@ def _kept(process: Process, load: StageLoad, sizes: Sizes) -> int:
 
 
 def _states(process: Process, load: StageLoad, sizes: Sizes) -> int:
-    """As they are stored; without a cache as the LLM makes them."""
+    """Bytes of the states as they are stored, or without a cache as the LLM makes them."""
     each = FLOAT32 if process.device.is_cpu else 2
     if process.keeps_states:
         each = STORED_BYTES[process.recipe.cache.dtype]

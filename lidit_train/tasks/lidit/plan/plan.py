@@ -92,7 +92,7 @@ class Plan:
 
     @property
     def measuring(self) -> float:
-        """Seconds of all such passes, 0 if their number is not known."""
+        """Seconds of all passes over held-out pictures, 0 if their number is not known."""
         return (self.samples or 0) * self.passing
 
     @property

@@ -52,7 +52,7 @@ class Process:
 
     @property
     def mixed(self) -> bool:
-        """Mixed precision, which a CPU does without."""
+        """Whether precision is mixed; a CPU does without."""
         return self.recipe.compute.precision == "bf16" and not self.device.is_cpu
 
     @property
@@ -112,7 +112,7 @@ class Process:
 
     @property
     def aligned_weights(self) -> int:
-        """Numbers in that map, which learns and is not in the file."""
+        """Numbers in the map of alignment, which learns and is not in the file."""
         recipe = self.recipe.alignment
         if recipe is None:
             return 0
