@@ -16,7 +16,8 @@ from ....data.room import STORED_BYTES
 from ....loop.validating.grid import BATCH as DRAWN
 from ....plan.workload import FLOAT32, Sizes, StageLoad, branches_read, image_tokens
 from ....recipe import Optimiser
-from ..trained import Weights, weight_sizes
+from ..lora_kinds import KINDS
+from ..trained import Weights, linear_layers, weight_sizes
 from .activations import Activations, saved_activations
 from .process import Process
 
@@ -198,6 +199,7 @@ def _of_load(process: Process, load: StageLoad, sizes: Sizes) -> list[MemoryPart
         MemoryPart("activations of the blocks", saved.blocks, MICRO_BATCH),
         MemoryPart("activations of the rest", saved.rest, MICRO_BATCH),
         MemoryPart("freed, kept by the allocator", _kept(process, load, sizes), MICRO_BATCH),
+        MemoryPart("a layer's change, while it is made", _change(process), MICRO_BATCH),
         MemoryPart("weights in bfloat16", _copies(process), MICRO_BATCH),
         MemoryPart("gathered from the shards", _gathered(process), MICRO_BATCH),
     ]
@@ -244,6 +246,15 @@ def _copies(process: Process) -> int:
     weights = process.weights
     copied = weights.total - (weights.frozen if process.holds_half else 0)
     return 2 * copied if process.mixed and process.shards == 1 else 0
+
+
+def _change(process: Process) -> int:
+    """Matrices as large as the largest layer's, which some kinds of LoRA make and do not keep."""
+    trained = process.trained
+    layers = linear_layers(process.config).items()
+    sizes = [inputs * outputs for name, (inputs, outputs) in layers if trained.adapted(name)]
+    matrices = KINDS[trained.lora.kind].matrices if trained.lora else 0
+    return FLOAT32 * matrices * max(sizes, default=0)
 
 
 def _gathered(process: Process) -> int:
