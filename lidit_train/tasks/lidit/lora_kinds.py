@@ -40,7 +40,7 @@ class Change(nn.Module):
         """Let the layer give what it gives together with its change."""
         return [layer.register_forward_hook(self.hook)]
 
-    def hook(self, layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+    def hook(self, layer: nn.Linear, inputs: tuple[Tensor], output: Tensor) -> Tensor:
         raise NotImplementedError
 
     def parts(self, state: Mapping[str, Tensor]) -> Layer:
@@ -59,7 +59,7 @@ class LowRank(Change):
         self.B = nn.Parameter(torch.zeros(layer.out_features, lora.rank, device=device))
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))  # as nn.Linear's own
 
-    def hook(self, layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+    def hook(self, layer: nn.Linear, inputs: tuple[Tensor], output: Tensor) -> Tensor:
         """What the layer gives together with its change; float32 matrices, the input's dtype."""
         (x,) = inputs
         change = F.linear(F.linear(x, self.A.to(x.dtype)), self.B.to(x.dtype))
@@ -90,7 +90,7 @@ class DoRA(LowRank):
         """Inputs are multiplied by the columns' factors, and outputs have the low-rank change."""
         return [layer.register_forward_pre_hook(self.stretch), *super().put_on(layer)]
 
-    def stretch(self, layer: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    def stretch(self, layer: nn.Linear, inputs: tuple[Tensor]) -> tuple[Tensor]:
         (x,) = inputs
 
         def factors(a: Tensor, b: Tensor, more: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ class LoHa(Change):
             drawn = std * torch.randn(shape, device=layer.weight.device)
             self.register_parameter(name, nn.Parameter(drawn))
 
-    def hook(self, layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+    def hook(self, layer: nn.Linear, inputs: tuple[Tensor], output: Tensor) -> Tensor:
         (x,) = inputs
         factors = [self.get_parameter(name).float() for name in HADAMARD]
         with _float32(x.device):
@@ -144,7 +144,7 @@ class OFT(Change):
         shape = (layer.out_features // rows, rows, rows)
         self.oft = nn.Parameter(torch.zeros(shape, device=layer.weight.device))
 
-    def hook(self, layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+    def hook(self, layer: nn.Linear, inputs: tuple[Tensor], output: Tensor) -> Tensor:
         bias = layer.bias
         turned = output if bias is None else output - bias.to(output.dtype)
         with _float32(output.device):

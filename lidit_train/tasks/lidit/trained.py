@@ -105,7 +105,7 @@ class Weights:
     trained: int  # with a LoRA's
     lora: int  # of those that learn
     stepped: int  # of those that learn: without refiners that no step reads, which get no gradient
-    matrices: int  # of those that learn: in the blocks' matrices, which Muon takes
+    matrices: int  # of the model's own that learn: in the blocks' matrices, which Muon takes
     largest: int  # of those matrices: in the largest
     parts: Mapping[str, tuple[int, int]]  # by its name: total and trained
 
@@ -129,8 +129,7 @@ def count_weights(
     own = {name: size for name, size in sizes.items() if trained.weight(name)}
     read = reads(config, branches, fused)
     stepped = {name: size for name, size in {**own, **added}.items() if read(name)}
-    matrix = {name: size for name, size in {**own, **added}.items() if "blocks." in name}
-    matrix = {name: size for name, size in matrix.items() if len(shapes.get(name, (1, 1))) > 1}
+    matrix = {k: size for k, size in own.items() if "blocks." in k and len(shapes[k]) > 1}
     parts = {
         part: (_of(sizes, places), _of(own, places) + _of(added, places)) for part, places in PARTS
     }

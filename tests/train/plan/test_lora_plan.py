@@ -43,6 +43,7 @@ def test_a_lora_adds_its_numbers_to_a_frozen_model(kind):
     weights, numbers = plan.weights, sum(map(ADDED[kind], LAYERS))
     assert weights.trained == weights.lora == numbers
     assert weights.frozen == weights.total
+    assert weights.matrices == 0  # Muon takes none
     assert plan.checkpoint == 4 * 4 * numbers
     told = "rank 4" if kind == "lora" else f"rank 4, {kind}"
     assert told in plan_text(plan)
