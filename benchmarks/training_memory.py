@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from lidit_core.model.config import LiDiTConfig
 from lidit_train.loop.parallel import accelerator_for
 from lidit_train.plan.hardware import DEVICES, THIS_CPU
-from lidit_train.recipe import Recipe
+from lidit_train.recipe import LORA_KINDS, Recipe
 from lidit_train.recipe_file import read_recipe
 from lidit_train.run import begin_run
 from lidit_train.tasks.lidit.plan.plan import make_plan
@@ -39,7 +39,7 @@ CASES = (
     ("optimiser.name=adamw",),
     ("compute.micro_batch=16",),
     ("trains=refiners",),
-    ("trains=lora", "lora.rank=8"),
+    *(("trains=lora", "lora.rank=8", f"lora.kind={kind}") for kind in LORA_KINDS),
     ("compute.checkpointing=true",),
     (LARGER, "stages.0.batch=32"),
     (LARGER, "stages.0.batch=16", "stages.0.resolution=256", "compute.checkpointing=true"),

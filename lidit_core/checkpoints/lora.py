@@ -28,6 +28,7 @@ from .lora_styles import (
     Layer,
     change_of,
     part_of,
+    rank_of,
     resolved,
     shape_of,
     style_fault,
@@ -94,7 +95,7 @@ def _longer(spec: LLMSpec, longest: Mapping[str, int]) -> LLMSpec:
 
 def write_lora(
     path: str | Path,
-    layers: Mapping[str, tuple[Tensor, Tensor]],
+    layers: Mapping[str, Layer],
     alpha: float,
     config: LiDiTConfig,
     base: str = "",
@@ -104,19 +105,21 @@ def write_lora(
     """Write a LoRA.
 
     Args:
-        layers: by the layer's name, A (rank, in) and B (out, rank).
+        layers: by the layer's name its tensors, as lora_styles.ENDINGS has them: A (rank, in) and
+            B (out, rank), dora_scale beside them, LoHa's four, or OFT's blocks.
+        alpha: of every layer; OFT's bound on the norm of its turns, 0 = none.
         config: of the model that it was trained on.
         base: that model's name, for people.
         longest: tokens of the longest prompt that it was trained on, by LLM; None = not known.
         style: of the names, one of lora_styles.WRITTEN.
     """
     tensors = {}
-    for name, (a, b) in layers.items():
-        parts = {"A": a, "B": b, "alpha": torch.tensor(float(alpha))}
+    for name, layer in layers.items():
+        parts = {**layer, "alpha": torch.tensor(float(alpha))}
         tensors |= {written_name(style, name, part): tensor for part, tensor in parts.items()}
     check_finite(tensors, path)
-    ranks = sorted({a.shape[0] for a, _ in layers.values()})
-    about = {"base": base, "rank": ranks[-1], "alpha": alpha, **_kind(config), LONGEST: longest}
+    rank = max(rank_of(layer) for layer in layers.values())
+    about = {"base": base, "rank": rank, "alpha": alpha, **_kind(config), LONGEST: longest}
     terms = terms_for(spec.name for spec in config.llms)
     write_safetensors(path, tensors, {LORA_KEY: json.dumps(about, ensure_ascii=False), **terms})
 

@@ -56,10 +56,17 @@ def part_of(key: str) -> tuple[str, str] | None:
 
 
 def written_name(style: str, layer: str, part: str) -> str:
-    """The name of a layer's A, B or alpha in a file of this style."""
+    """The name of a layer's tensor, as `ENDINGS` knows them, in a file of this style."""
     before, a, b = WRITTEN[style]
-    ends: dict[str, str] = {"A": a, "B": b, "alpha": ".alpha"}
+    ends = {part: end for end, part in ENDINGS.items()} | {"A": a, "B": b}
     return before + (layer.replace(".", "_") if before == KOHYA else layer) + ends[part]
+
+
+def rank_of(layer: Layer) -> int:
+    """The rank of a low-rank change; of OFT the rows of a block."""
+    if "oft" in layer:
+        return layer["oft"].shape[1]
+    return layer["A" if "A" in layer else "w1_b"].shape[0]
 
 
 def resolved(layers: Mapping[str, Layer], weights: Iterable[str], path) -> dict[str, Layer]:
@@ -87,9 +94,13 @@ def change_of(layer: Layer) -> Tensor | None:
     if "A" in layer:
         return _scale(layer, layer["A"]) * (_flat(layer, "B") @ _flat(layer, "A"))
     if "w1_a" in layer:
-        first, second = (_flat(layer, f"{w}_a") @ _flat(layer, f"{w}_b") for w in ("w1", "w2"))
-        return _scale(layer, layer["w1_b"]) * (first * second)
+        return _scale(layer, layer["w1_b"]) * hadamard(*(_flat(layer, part) for part in HADAMARD))
     return None
+
+
+def hadamard(w1_a: Tensor, w1_b: Tensor, w2_a: Tensor, w2_b: Tensor) -> Tensor:
+    """LoHa (Hyeon-Woo et al. 2021, arXiv 2108.06098): two products, number by number."""
+    return (w1_a @ w1_b) * (w2_a @ w2_b)
 
 
 def _flat(layer: Layer, part: str) -> Tensor:
@@ -110,40 +121,64 @@ def turned(weight: Tensor, layer: Layer, strength: float) -> Tensor | None:
 
 
 def _decomposed(weight: Tensor, layer: Layer) -> Tensor:
-    """DoRA (Liu et al. 2024, arXiv 2402.09353): direction and length changed apart.
-
-    As the host, rows are measured before the change, columns behind it.
-    """
     change = change_of(layer)
-    assert change is not None  # as `check_layer` has seen
-    scale, changed = layer["dora"].float(), weight + change.view_as(weight)
-    if scale.shape[0] == len(weight):
-        length = weight.flatten(1).norm(dim=1).view(-1, *[1] * (weight.ndim - 1))
-    else:
-        columns = changed.transpose(0, 1).flatten(1).norm(dim=1)
-        length = columns.view(1, -1, *[1] * (weight.ndim - 2))
-    return changed * (_like(scale, length) / (length + torch.finfo(torch.float32).eps))
+    assert change is not None  # as `style_fault` has seen
+    changed = weight + change.view_as(weight)
+    return changed * dora_factors(weight, changed, layer["dora"].float())
 
 
-def _like(scale: Tensor, length: Tensor) -> Tensor:
-    return scale.reshape(length.shape)
+def dora_factors(weight: Tensor, changed: Tensor, scale: Tensor) -> Tensor:
+    """DoRA (Liu et al. 2024, arXiv 2402.09353): direction and length are changed apart.
+
+    As the host, rows are measured before the change, columns behind it. The paper measures columns,
+    behind it.
+
+    Args:
+        scale: the length that each row (out, 1) or each column (1, in) is brought to.
+    Returns:
+        What the changed weight's rows or columns are multiplied by.
+    """
+    lengths = row_lengths(weight) if scale.shape[0] == len(weight) else column_lengths(changed)
+    return scale.reshape(lengths.shape) / lengths
+
+
+def row_lengths(weight: Tensor) -> Tensor:
+    """The lengths of rows (out, 1, …), none of them 0."""
+    lengths = weight.flatten(1).norm(dim=1).view(-1, *[1] * (weight.ndim - 1))
+    return lengths + torch.finfo(torch.float32).eps
+
+
+def column_lengths(weight: Tensor) -> Tensor:
+    """The lengths of columns (1, in, …), none of them 0."""
+    lengths = weight.transpose(0, 1).flatten(1).norm(dim=1).view(1, -1, *[1] * (weight.ndim - 2))
+    return lengths + torch.finfo(torch.float32).eps
 
 
 def _rotation(weight: Tensor, layer: Layer, strength: float) -> Tensor:
-    """OFT (Qiu et al. 2023, arXiv 2306.07280): how blocks of rows change by Cayley's rotations.
+    """How blocks of rows change by OFT's rotations.
 
     As the host, which counts the strength here and once more where the change is added.
     """
     blocks = layer["oft"].float()
-    turn = blocks - blocks.transpose(1, 2)
-    limit, norm = float(layer.get("alpha", 0.0)), turn.norm() + 1e-8
-    if 0 < limit < norm:
-        turn = turn * limit / norm
-    one = torch.eye(blocks.shape[1])
-    rotation = (one + turn) @ (one - turn).inverse()
+    turn = strength * oft_turns(blocks, float(layer.get("alpha", 0.0)))
     rows = weight.view(*blocks.shape[:2], *weight.shape[1:])
-    change = torch.einsum("k n m, k n ... -> k m ...", strength * (rotation - one), rows)
-    return change.reshape(weight.shape)
+    return torch.einsum("k n m, k n ... -> k m ...", turn, rows).reshape(weight.shape)
+
+
+def oft_turns(blocks: Tensor, limit: float) -> Tensor:
+    """OFT (Qiu et al. 2023, arXiv 2306.07280): Cayley's rotations, less the identity.
+
+    Row m of a block becomes the sum over n of [n, m] times row n, added to itself.
+
+    Args:
+        blocks: (blocks, n, n), of which what is antisymmetric counts.
+        limit: on the norm of all of it; 0 = none.
+    """
+    turn = blocks - blocks.transpose(1, 2)
+    if limit > 0:
+        turn = turn * (limit / (turn.norm() + 1e-8)).clamp(max=1.0)
+    one = torch.eye(blocks.shape[1], device=blocks.device, dtype=blocks.dtype)
+    return torch.bmm(one + turn, torch.linalg.inv_ex(one - turn).inverse) - one
 
 
 def shape_of(layer: Layer, weight: Tensor | None) -> list[int] | None:

@@ -4,6 +4,7 @@ from .alignment import Alignment
 from .bridging import Bridge, Through
 from .fields import (
     EIGHT_BITS,
+    LORA_KINDS,
     PRECISIONS,
     Adapter,
     Cache,
@@ -46,6 +47,7 @@ __all__ = [
     "LANGUAGES",
     "Log",
     "Lora",
+    "LORA_KINDS",
     "Loss",
     "Model",
     "Optimiser",

@@ -25,6 +25,7 @@ from .validation import Validation
 
 PRECISIONS = ("float32", "bf16")
 EIGHT_BITS = ("int8", "fp8")
+LORA_KINDS = ("lora", "dora", "loha", "oft")
 
 
 @dataclass(frozen=True)
@@ -52,16 +53,30 @@ class Model:
 
 @dataclass(frozen=True)
 class Lora:
-    """A low-rank change of the model's matrices (Hu et al. 2021, arXiv 2106.09685)."""
+    """A small change of the model's matrices: low-rank (Hu et al. 2021, arXiv 2106.09685) or akin.
 
-    rank: int = 16  # of the two matrices whose product changes a layer
-    alpha: float = 16.0  # the change is alpha / rank times the product of its two matrices
+    The kinds are lora, dora (Liu et al. 2024, arXiv 2402.09353), loha (Hyeon-Woo et al. 2021, arXiv
+    2108.06098) and oft (Qiu et al. 2023, arXiv 2306.07280).
+    """
+
+    rank: int = 16  # of the two matrices whose product changes a layer; oft: rows of a block, or
+    # the largest number below that divides a layer's
+    alpha: float = 16.0  # the change is alpha / rank times the product of its two matrices; oft: a
+    # bound on the norm of what turns a layer, 0 = none
     layers: tuple[str, ...] = ("blocks", "text_side")  # parts of LI-DiT whose linear layers change
     names: str = ""  # in the file, as "kohya" (sd-scripts) or "peft" have them; "" = the plain ones
+    kind: str = "lora"  # "dora" changes directions and lengths apart, "loha" multiplies two
+    # low-rank changes number by number, "oft" rotates outputs
 
     def __post_init__(self) -> None:
         in_range(self, "lora", "rank", low=1)
         one_of("the recipe's lora.names", self.names, tuple(WRITTEN))
+        one_of("the recipe's lora.kind", self.kind, LORA_KINDS)
+        check(
+            self.names != "peft" or self.kind in ("lora", "dora"),
+            f"the recipe's lora has names=peft and kind={self.kind}, for which peft has no names "
+            "that ComfyUI's loader reads; set names=kohya, or leave it out",
+        )
         check(bool(self.layers), "the recipe's lora has no layers; expected parts of LI-DiT")
 
 

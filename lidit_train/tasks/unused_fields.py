@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 
 from lidit_core.errors import LiDiTError
 
-from ..recipe import Recipe
+from ..recipe import Lora, Recipe
+
+OF_A_LORA = {f"lora.{field.name}": "which is for trains: lora" for field in fields(Lora)}
 
 
-def refuse(recipe: Recipe, fields: Mapping[str, str]) -> None:
+def refuse(recipe: Recipe, unused: Mapping[str, str]) -> None:
     """Refuse fields that have another value than a recipe without them.
 
     Args:
-        fields: each with the reason why the task does not use it; ``model.llms`` is the field
+        unused: each with the reason why the task does not use it; ``model.llms`` is the field
             ``llms`` of the section ``model``.
     Raises:
         LiDiTError: the first of them that is set.
     """
-    for name, reason in fields.items():
+    for name, reason in unused.items():
         record, (*path, last) = recipe, name.split(".")
         for part in path:
             record = getattr(record, part)

@@ -57,6 +57,7 @@ STORIES: dict[str, list[tuple[str, str]]] = {
         ("lidit train recipes/smoke.yaml --out runs/smoke", SMOKE),
         ("lidit train recipes/lora.yaml --print-plan", ""),
         ("lidit train recipes/lora.yaml --out runs/lora", FOLDER),
+        ("lidit train recipes/lora.yaml --out runs/dora", FOLDER),
         ('lidit generate "what your captions say" --lora runs/lora', ONE_STEP),
         ("lidit train recipes/finetune.yaml", FOLDER),
         ("lidit generate --model runs/mine", ONE_STEP),

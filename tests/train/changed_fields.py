@@ -105,6 +105,7 @@ CHANGED = {  # a field -> another value than the basis has; with others where it
     "lora.alpha": (4.0, {"trains": "lora"}),
     "lora.layers": (["blocks.0"], {"trains": "lora"}),
     "lora.names": ("kohya", {"trains": "lora"}),
+    "lora.kind": ("oft", {"trains": "lora"}),
     "adapter.base": ("{folder}/other.safetensors", ADAPTER),
     "adapter.prediction": ("eps", ADAPTER),
     "adapter.llm": ("{folder}/two", ADAPTER),

@@ -54,6 +54,7 @@ REFUSED = {  # what is wrong: fields of the recipe, and a word of the sentence
     "one of others": ({"model": {"vae": "{folder}/other-vae"}}, "latents of 4 channels"),
     "no autoencoder": ({"model": {"vae": "{folder}/pictures/00.png"}}, "00.png"),
     "a layer": ({**LORA, "lora": {"layers": ["bloks"]}}, "'bloks', which has no linear layer"),
+    "blocks of one row": ({**LORA, "lora": {"kind": "oft", "rank": 1}}, "kind=oft and rank=1, and"),
     "a checkpoint": ({"model": {"preset": "", "checkpoint": "{folder}/no.st"}}, "no.st"),
     "other sizes": (
         {"model": {**LORA["model"], "preset": "", "changes": {"width": 64, "heads": 4}}},

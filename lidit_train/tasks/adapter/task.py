@@ -15,7 +15,7 @@ from ...data.prepare import Prepared, some_captions
 from ...loop.longest_prompt import recorded
 from ...recipe import BASE_ALONE, Recipe
 from ..pictures import PictureTask
-from ..unused_fields import refuse
+from ..unused_fields import OF_A_LORA, refuse
 from .base_text import find_base_text
 from .input import input_spec
 from .learner import AdapterLearner
@@ -33,10 +33,7 @@ UNUSED = {
     "model.llms": "and the adapter's LLM is adapter.llm",
     "model.fresh_text": BASE,
     "model.measure_latents": "and the base was trained on the latents that its family has",
-    "lora.rank": "which is for trains: lora",
-    "lora.alpha": "which is for trains: lora",
-    "lora.layers": "which is for trains: lora",
-    "lora.names": "which is for trains: lora",
+    **OF_A_LORA,
     "bridge": "which is for trains: bridge",
     "content": "which a block of a LI-DiT learns",
     "place": "which a block of a LI-DiT learns",

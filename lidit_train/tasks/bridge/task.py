@@ -27,7 +27,7 @@ from ...loop.validating.held_out_loss import LOSS
 from ...recipe import Bridge as Options
 from ...recipe import Data, Loss, Recipe, Source, Stage, Validation
 from ..adapter.target import UNetTarget, unet_target
-from ..unused_fields import refuse, refuse_all
+from ..unused_fields import OF_A_LORA, refuse, refuse_all
 from .batches import BridgeLoader, PreparedBridge, readers_of, schedule_of
 from .input import bridge_config, resumed_config
 from .learner import BridgeLearner
@@ -55,9 +55,7 @@ KNOWN = "which the bridge of bridge.checkpoint already has"
 UNUSED = {
     **{f"model.{name}": NO_MODEL for name in OF_MODEL},
     "model.llms": "and the bridge's LLMs are bridge.llms",
-    **{
-        f"lora.{name}": "which is for trains: lora" for name in ("rank", "alpha", "layers", "names")
-    },
+    **OF_A_LORA,
     "adapter": "which is for a U-Net (trains: adapter)",
     "content": "which a block of a LI-DiT learns",
     "place": "which a block of a LI-DiT learns",

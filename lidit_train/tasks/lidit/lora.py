@@ -1,58 +1,40 @@
-"""LoRA for LI-DiT (Hu et al. 2021, arXiv 2106.09685): low-rank changes of frozen linear layers.
+"""LoRA for LI-DiT: small changes of frozen linear layers, of any kind that `lora_kinds` has.
 
-The trained matrices live in a module of their own and reach the layers through forward hooks, so
-that the model's weights keep their names and a checkpoint of it stays the base.
+What is trained lives in a module of its own and reaches the layers through hooks, so that the
+model's weights keep their names and a checkpoint of it stays the base.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lidit_core.checkpoints.lora import write_lora
+from lidit_core.checkpoints.lora_styles import Layer
 from lidit_core.errors import LiDiTError
 from lidit_core.model.config import LiDiTConfig
 
 from ...recipe import Lora
-
-
-class LowRank(nn.Module):
-    """The change of one layer: alpha / rank · B A, zero at first."""
-
-    def __init__(self, layer: nn.Linear, lora: Lora) -> None:
-        super().__init__()
-        device = layer.weight.device
-        self.scale = lora.alpha / lora.rank
-        self.A = nn.Parameter(torch.empty(lora.rank, layer.in_features, device=device))
-        self.B = nn.Parameter(torch.zeros(layer.out_features, lora.rank, device=device))
-        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))  # as nn.Linear's own
-
-    def hook(self, layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-        """What the layer gives together with its change; float32 matrices, the input's dtype."""
-        (x,) = inputs
-        change = F.linear(F.linear(x, self.A.to(x.dtype)), self.B.to(x.dtype))
-        return output + self.scale * change.to(output.dtype)
+from .lora_kinds import Change, change_for, check_kind
 
 
 class LoraAdapter(nn.ModuleDict):
-    """Every trained pair of matrices, by its layer's name with / for the dots.
+    """Every layer's change, by the layer's name with / for the dots.
 
     Put it into the module that is trained, beside the model; a hook needs no call of it. A deep
-    copy of a model that has hooks has copies of the pairs too.
+    copy of a model that has hooks has copies of the changes too.
     """
 
     def __init__(self, layers: Mapping[str, nn.Linear], lora: Lora) -> None:
-        pairs = {name.replace(".", "/"): LowRank(x, lora) for name, x in layers.items()}
-        super().__init__(pairs)
+        changes = {name.replace(".", "/"): change_for(x, lora) for name, x in layers.items()}
+        super().__init__(changes)
         self.lora = lora
         self.handles = [
-            layer.register_forward_hook(pair.hook)
-            for layer, pair in zip(layers.values(), pairs.values())
+            handle
+            for layer, change in zip(layers.values(), changes.values())
+            for handle in change.put_on(layer)
         ]
 
     def remove(self) -> None:
@@ -65,11 +47,18 @@ def add_lora(model: nn.Module, lora: Lora) -> LoraAdapter:
     """Freeze the model and put a LoRA on it; before torch.compile, which keeps what it finds.
 
     Raises:
-        LiDiTError: the recipe names a part without linear layers.
+        LiDiTError: the recipe names a part without linear layers, or its kind does not fit one.
     """
-    layers = linear_layers(model, lora.layers)
+    layers = changed_layers(model, lora)
     model.requires_grad_(False)
     return LoraAdapter(layers, lora)
+
+
+def changed_layers(model: nn.Module, lora: Lora) -> dict[str, nn.Linear]:
+    """The layers that a recipe's LoRA changes, by name; refused as `add_lora` does."""
+    layers = linear_layers(model, lora.layers)
+    check_kind(layers, lora)
+    return layers
 
 
 def linear_layers(model: nn.Module, parts: tuple[str, ...]) -> dict[str, nn.Linear]:
@@ -91,14 +80,19 @@ def _within(name: str, part: str) -> bool:
 
 def lora_layers(
     adapter: LoraAdapter, state: Mapping[str, Tensor] | None = None
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """A and B by the layer's name in a LI-DiT.
+) -> dict[str, Layer]:
+    """The tensors of a file, as lora_styles.ENDINGS has them, by the layer's name in a LI-DiT.
 
     Args:
         state: in place of the adapter's own state dict, such as its moving average.
     """
     state = adapter.state_dict() if state is None else state
-    return {key.replace("/", "."): (state[f"{key}.A"], state[f"{key}.B"]) for key in adapter}
+    found = {}
+    for key, change in adapter.items():
+        assert isinstance(change, Change)  # as all are
+        own = {name: state[f"{key}.{name}"] for name, _ in change.named_parameters()}
+        found[key.replace("/", ".")] = change.parts(own)
+    return found
 
 
 def save_lora(

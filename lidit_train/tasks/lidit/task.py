@@ -21,12 +21,12 @@ from ...loop.computing.cuda_graph import check_alone
 from ...loop.longest_prompt import recorded
 from ...recipe import EIGHT_BITS, Model, Recipe, Stage
 from ..pictures import PictureTask
-from ..unused_fields import refuse
+from ..unused_fields import OF_A_LORA, refuse
 from ..whitening import SAMPLE, whiten_entries
 from .alignment import Aligned
 from .input import input_spec
 from .learner import LiDiTLearner
-from .lora import add_lora, linear_layers, save_lora
+from .lora import add_lora, changed_layers, save_lora
 from .places import Placed
 from .plan.plan import make_plan
 from .plan.text import plan_text
@@ -68,7 +68,7 @@ class LiDiTTask(PictureTask):
         if self.recipe.alignment is not None:
             VisionEncoder(at_home(self.recipe.alignment.encoder), self.spec.grain).check()
         if self.recipe.trains == "lora":
-            linear_layers(on_meta(self.config), self.recipe.lora.layers)
+            changed_layers(on_meta(self.config), self.recipe.lora)
 
     def learner(self, ready: Prepared) -> LiDiTLearner:
         recipe, config = self.recipe, replace(self.config, latent=ready.spec.latent)
@@ -159,8 +159,7 @@ def _check_recipe(recipe: Recipe) -> None:
         "compute.frozen=bf16, or leave it out",
     )
     if recipe.trains != "lora":
-        beside = "which is for trains: lora"
-        refuse(recipe, {f"lora.{name}": beside for name in ("rank", "alpha", "layers", "names")})
+        refuse(recipe, OF_A_LORA)
     check(
         bool(m.preset) + bool(m.checkpoint) == 1,
         f"the recipe's model has preset={m.preset!r} and checkpoint={m.checkpoint!r}; expected "

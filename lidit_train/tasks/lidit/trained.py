@@ -15,6 +15,7 @@ from lidit_core.model.config import LiDiTConfig
 from lidit_core.model.dit import LiDiT
 
 from ...recipe import Lora
+from .lora_kinds import learnt_numbers
 
 PARTS = (  # of a LI-DiT, by how its weights' names begin; the plan lists them in this order
     ("DiT blocks", ("blocks.",)),
@@ -40,9 +41,11 @@ class Trained:
         parts = self.lora.layers if self.lora else ()
         return any(layer == part or layer.startswith(part + ".") for part in parts)
 
-    def rank(self, layer: str) -> int:
-        """The rank of the linear layer's LoRA; 0 = it has none."""
-        return self.lora.rank if self.lora and self.adapted(layer) else 0
+    def added(self, layer: str, inputs: int, outputs: int) -> int:
+        """How many numbers of a LoRA learn beside the linear layer; 0 = it has none."""
+        if self.lora is None or not self.adapted(layer):
+            return 0
+        return learnt_numbers(self.lora, inputs, outputs)
 
 
 def everything() -> Trained:
@@ -102,7 +105,7 @@ class Weights:
     trained: int  # with a LoRA's
     lora: int  # of those that learn
     stepped: int  # of those that learn: without refiners that no step reads, which get no gradient
-    matrices: int  # of those that learn: in the blocks' matrices, which Muon takes
+    matrices: int  # of the model's own that learn: in the blocks' matrices, which Muon takes
     largest: int  # of those matrices: in the largest
     parts: Mapping[str, tuple[int, int]]  # by its name: total and trained
 
@@ -122,12 +125,11 @@ def count_weights(
     """
     shapes, sizes = weight_shapes(config), weight_sizes(config)
     layers = linear_layers(config)
-    added = {f"{k}.lora": trained.rank(k) * sum(layers[k]) for k in layers if trained.adapted(k)}
+    added = {f"{k}.lora": trained.added(k, *layers[k]) for k in layers if trained.adapted(k)}
     own = {name: size for name, size in sizes.items() if trained.weight(name)}
     read = reads(config, branches, fused)
     stepped = {name: size for name, size in {**own, **added}.items() if read(name)}
-    matrix = {name: size for name, size in {**own, **added}.items() if "blocks." in name}
-    matrix = {name: size for name, size in matrix.items() if len(shapes.get(name, (1, 1))) > 1}
+    matrix = {k: size for k, size in own.items() if "blocks." in k and len(shapes[k]) > 1}
     parts = {
         part: (_of(sizes, places), _of(own, places) + _of(added, places)) for part, places in PARTS
     }

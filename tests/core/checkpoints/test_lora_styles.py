@@ -64,15 +64,17 @@ def test_what_each_style_computes(model, tmp_path):
     assert not torch.allclose(found, weight, atol=1e-2)
 
 
-@pytest.mark.parametrize("style", WRITTEN)
-def test_what_is_written_in_a_style_is_read_as_the_same_change(model, tmp_path, style):
-    a, b = torch.randn(RANK, model.state_dict()[KEY].shape[1]), torch.randn(128, RANK)
-    layers = {KEY.removesuffix(".weight"): (a, b)}
-    write_lora(tmp_path / "lora", layers, 2.0, model.config, style=style)
-    write_lora(tmp_path / "plain", layers, 2.0, model.config)
+@pytest.mark.parametrize("kind", ["plain", "dora-columns", "kohya-dora", "loha", "oft"])
+@pytest.mark.parametrize("names", WRITTEN)
+def test_what_is_written_in_a_style_is_read_as_the_same_change(model, tmp_path, names, kind):
     weights = model.state_dict()
-    found = merge_lora(model.config, weights, tmp_path / "lora")
-    assert torch.equal(found[KEY], merge_lora(model.config, weights, tmp_path / "plain")[KEY])
+    wanted = merged(model, styled(kind, weights), tmp_path)
+    layers = read_lora(tmp_path / "lora.safetensors").of(weights).layers
+    alpha = float(next(iter(layers.values())).get("alpha", RANK))
+    write_lora(tmp_path / "again", layers, alpha, model.config, style=names)
+    found = merge_lora(model.config, weights, tmp_path / "again")
+    assert all(torch.equal(found[key], wanted[key]) for key in weights)
+    assert read_lora(tmp_path / "again").about["rank"] == (8 if kind == "oft" else RANK)
 
 
 def with_(more: dict, style: str = "plain"):

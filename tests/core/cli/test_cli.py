@@ -137,7 +137,7 @@ def test_states_are_kept_on_disk_when_asked(words, kept_in, draw, monkeypatch):
 
 def test_loras_are_added_at_their_strengths(folder, draw, lidit):
     config = lidit_config("tiny-llm")
-    pair = (torch.full((2, 32), 0.05), torch.full((128, 2), 0.5))
+    pair = {"A": torch.full((2, 32), 0.05), "B": torch.full((128, 2), 0.5)}
     write_lora("style.safetensors", {"blocks.0.mlp.0": pair}, 2.0, config)
     words = {"base": (), "none": ("style.safetensors:0",), "half": ("style.safetensors:0.5",) * 2,
              "one": ("style.safetensors",)}  # fmt: skip

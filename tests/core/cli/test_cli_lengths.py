@@ -74,7 +74,8 @@ def test_a_prompt_as_long_as_the_training_is_not_told(draw):
 
 
 def test_a_lora_of_longer_prompts_lifts_the_bound(draw):
-    layers = {"blocks.0.mlp.0": (torch.full((2, 32), 0.05), torch.full((128, 2), 0.5))}
+    pair = {"A": torch.full((2, 32), 0.05), "B": torch.full((128, 2), 0.5)}
+    layers = {"blocks.0.mlp.0": pair}
     for name, longest in (("long", {"tiny-llm": 24}), ("short", {"tiny-llm": 1}), ("old", None)):
         write_lora(f"{name}.safetensors", layers, 2.0, lidit_config("tiny-llm"), longest=longest)
     for lora, told in {"long": 0, "short": 1, "old": 1, "long:0": 1, "long:-1": 1}.items():

@@ -123,7 +123,7 @@ def test_older_loras_fit_a_stamped_checkpoint(files, older, tmp_path):
     import torch
 
     path, config = tmp_path / "lora.safetensors", read_config(older)
-    layer = {"blocks.0.mlp.0": (torch.ones(1, 32), torch.ones(128, 1))}
+    layer = {"blocks.0.mlp.0": {"A": torch.ones(1, 32), "B": torch.ones(128, 1)}}
     write_lora(path, layer, 1.0, config, longest={"one": 5})
     stamped(older, files[1], "--longest-prompt", "3")
     longer = read_lora(path).lengthened(read_config(older))

@@ -25,7 +25,7 @@ def folder(tmp_path_factory) -> Path:
     save_llm(folder / "a")
     save_lidit_files(folder, lidit_config("a", "b"))
     refiner.save_refiner(folder / "model.safetensors", "a", folder / "refiner.safetensors")
-    layers = {"blocks.0.mlp.0": (torch.randn(2, 32), torch.randn(128, 2))}
+    layers = {"blocks.0.mlp.0": {"A": torch.randn(2, 32), "B": torch.randn(128, 2)}}
     written = folder / "lora.safetensors"
     lora.write_lora(written, layers, 2.0, lidit_config("a"), "base", {"a": 3})
     for name, changes in {"plain": {}, "refined": {"refiner": TokenRefiner(1, 16, 2)}}.items():

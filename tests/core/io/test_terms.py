@@ -34,7 +34,7 @@ def refiner(path, llm):
 
 
 def lora(path, llm):
-    layers = {"blocks.0.mlp.0": (torch.ones(1, 4), torch.ones(4, 1))}
+    layers = {"blocks.0.mlp.0": {"A": torch.ones(1, 4), "B": torch.ones(4, 1)}}
     write_lora(path, layers, 1.0, lidit_config(llm))
 
 

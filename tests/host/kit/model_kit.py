@@ -32,14 +32,22 @@ def save_small(path: Path, seed: int = 0, scale: float = 0.2, **changes) -> Path
     return path
 
 
-def save_noisy_lora(checkpoint: Path, path: Path, std: float, base: str = "small") -> Path:
-    """A LoRA of every linear layer, as if trained."""
+def save_noisy_lora(
+    checkpoint: Path, path: Path, std: float, base: str = "small", **changes
+) -> Path:
+    """A LoRA of every linear layer, as if trained.
+
+    Args:
+        changes: fields of its recipe that differ.
+    """
     model = load_lidit(checkpoint)
     torch.manual_seed(0)
-    adapter = add_lora(model, Lora(4, 8.0, ("blocks", "text_side", "pooled_text", "final_layer")))
+    layers = ("blocks", "text_side", "pooled_text", "final_layer")
+    adapter = add_lora(model, replace(Lora(4, 8.0, layers), **changes))
     with torch.no_grad():
-        for pair in adapter.values():
-            pair.B.normal_(std=std)
+        for parameter in adapter.parameters():
+            if not parameter.any():  # what is zero before training
+                parameter.normal_(std=std)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_lora(adapter, model.config, path, base=base)
     return path

@@ -30,8 +30,9 @@ from lidit_train.loop.computing.cuda_graph import (
     of_fixed_shape,
     shape_of,
 )
-from lidit_train.recipe import Compute, Content, Contrast
+from lidit_train.recipe import LORA_KINDS, Compute, Content, Contrast, Lora
 from lidit_train.tasks.lidit.learner import LiDiTLearner
+from lidit_train.tasks.lidit.lora import add_lora
 
 CPU = torch.device("cpu")
 WAITS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "lift_fresh")
@@ -135,9 +136,14 @@ def moved(given: Batch, device: str) -> Batch:
     return replace(made, x=x, noise=noise, time=time, states=text)
 
 
-@pytest.mark.parametrize("branches", BRANCHES)
-def test_a_step_never_leaves_its_device(branches):
-    model, given = learner().to("meta"), moved(of_fixed_shape(batch(branches, LENGTHS[1])), "meta")
+@pytest.mark.parametrize(
+    ("branches", "kind"), [*((read, "") for read in BRANCHES), *(((0, 1), k) for k in LORA_KINDS)]
+)
+def test_a_step_never_leaves_its_device(branches, kind):
+    model = learner()
+    if kind:
+        model.lora = add_lora(model.model, Lora(4, kind=kind))
+    model, given = model.to("meta"), moved(of_fixed_shape(batch(branches, LENGTHS[1])), "meta")
     with StaysOnDevice("meta") as watch:
         model(given)[0].backward()
     assert watch.seen == []

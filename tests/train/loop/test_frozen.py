@@ -27,6 +27,7 @@ from lidit_train.loop.computing.eight_bits import (
 )
 from lidit_train.loop.parallel import accelerator_for
 from lidit_train.plan.hardware import DEVICES, THIS_CPU
+from lidit_train.recipe import LORA_KINDS
 from lidit_train.recipe_file import read_recipe
 from lidit_train.run import Halved, begin_run, train
 from lidit_train.tasks.adapter.plan import make_adapter_plan
@@ -50,12 +51,18 @@ def world(tmp_path_factory):
 
 
 def recipes(world, task: str, frozen: str):
-    """The recipe with this precision of what is frozen, and where its LLMs are."""
+    """The recipe with this precision of what is frozen, and where its LLMs are.
+
+    Args:
+        task: what a recipe trains, or a kind of LoRA.
+    """
     folder, llms, adapters = world
     changes = {"compute": {"precision": "float32", "frozen": frozen}, "validation": DRAWN}
     if task == "adapter":
         return adapter_recipe(adapters, **changes), {}
     changes["optimiser"] = {"learning_rate": 1e-3, "warmup": 2}
+    if task in LORA_KINDS:
+        task, changes["lora"] = "lora", {"kind": task}
     model = {"preset": "", "checkpoint": str(folder / "base" / "final.safetensors")}
     model["changes"] = {"llms": [spec(LLM)]}
     return recipe_of(folder, trains=task, model=model, **changes), llms
@@ -68,7 +75,7 @@ def frozen_bytes(world, task: str, frozen: str) -> int:
     return sum(p.nbytes for p in learner.parameters() if not p.requires_grad)
 
 
-@pytest.mark.parametrize("task", ["adapter", "lora", "refiners"])
+@pytest.mark.parametrize("task", ["adapter", *LORA_KINDS, "refiners"])
 def test_frozen_weights_take_half_and_it_learns_as_it_does_with_whole_ones(world, task):
     whole, half = (frozen_bytes(world, task, dtype) for dtype in ("float32", "bf16"))
     assert 0.5 <= half / whole < 0.53
@@ -85,7 +92,10 @@ def test_frozen_weights_take_half_and_it_learns_as_it_does_with_whole_ones(world
 KINDS = ("int8", "fp8")
 
 
-@pytest.mark.parametrize(("task", "kind"), [("adapter", "int8"), ("lora", "fp8")])
+IN_8_BITS = [("adapter", "int8"), *((kind, "fp8") for kind in LORA_KINDS)]
+
+
+@pytest.mark.parametrize(("task", "kind"), IN_8_BITS)
 def test_a_run_learns_in_8_bits_as_it_does_with_whole_weights(world, task, kind):
     curves = []
     for held in ("float32", kind):

@@ -17,6 +17,8 @@ from tiny_bridge import bridge_fields, make_bridge_world
 from tiny_llm import save_llm
 from tiny_training import LLM, curve, fields, make_world, run, write_recipe
 
+from lidit_train.recipe import LORA_KINDS
+
 DRAWN = {"every": 4, "prompts": ["a cat"], "steps": 2}
 
 
@@ -44,6 +46,8 @@ def data_of(task: str, folder: Path, **changes) -> dict:
     if not base.exists():  # a fresh model's gates are 0: no gradient would come through them
         run(folder, "base", {LLM: str(folder / LLM)})
     model = {"preset": "", "checkpoint": str(base), "changes": {}}
+    if task in LORA_KINDS:
+        task, changes["lora"] = "lora", {"rank": 4, "kind": task}
     return fields(folder, trains=task, model=model, **changes)
 
 
@@ -65,7 +69,8 @@ def trained(folder: Path, llms: dict[str, str], task: str, shard: bool) -> Path:
     return out
 
 
-LONG = [pytest.param(task, marks=pytest.mark.long) for task in ("refiners", "lora", "adapter")]
+OTHERS = ("refiners", *LORA_KINDS, "adapter")
+LONG = [pytest.param(task, marks=pytest.mark.long) for task in OTHERS]
 
 
 @pytest.mark.parametrize("task", ["all", *LONG])
@@ -80,7 +85,7 @@ def test_divided_it_learns_and_draws_as_copies_do(world, task):
         assert a.std() > 0 and np.abs(a - b).max() <= 2
 
 
-TASKS = ("all", "refiners", "lora", "adapter")
+TASKS = ("all", "refiners", "lora", "dora", "adapter")
 KINDS = [(task, shard) for task in TASKS for shard in (False, True)]
 
 
@@ -95,7 +100,7 @@ def test_two_processes_one_and_two_again_learn_as_two_do(world, task, shard):
     if task == "adapter":
         data["adapter"]["noise"] = False  # each process draws its own
     recipe = write_recipe(folder, data, f"turns-{task}-{shard}.yaml")
-    named = task in ("all", "refiners", "lora")  # where LLMs are is told by the command
+    named = task not in ("adapter", "bridge")  # where LLMs are is told by the command
     places = [f"--llm={k}={v}" for k, v in llms.items() if named]
     alone = ["--set", "compute.shard=false"] if shard else []
     parts = ((2, 4, []), (1, 6, alone), (2, 8, []))

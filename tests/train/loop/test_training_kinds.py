@@ -21,6 +21,7 @@ from lidit_core.checkpoints.refiner import branch_places
 from lidit_core.errors import LiDiTError
 from lidit_core.io.tensors import read_safetensors
 from lidit_core.pipeline import Order, Settings, load_pipeline
+from lidit_train.recipe import LORA_KINDS
 from lidit_train.recipe_file import read_recipe
 from lidit_train.run import train
 
@@ -77,15 +78,30 @@ def test_a_fresh_branch_is_added_beside_one_that_stays(world):
     assert set(after) - set(before) >= {"text_side.linguistic.1.entry.weight"}
 
 
-def test_a_lora_is_a_file_of_its_own_that_changes_the_base(world):
+@pytest.mark.parametrize("kind", LORA_KINDS)
+def test_a_lora_is_a_file_of_its_own_that_changes_the_base(world, kind):
+    """And a run that was stopped goes on to the same bits."""
     folder, llms = world
-    recipe = read_recipe(write_recipe(folder, going_on(folder, trains="lora", lora={"rank": 4})))
-    out = train(recipe, folder / "lora", "cpu", llms)
+    checkpoints = {"every": 2}
+    data = going_on(folder, trains="lora", lora={"rank": 4, "kind": kind}, checkpoints=checkpoints)
+    recipe = read_recipe(write_recipe(folder, data))
+    out = train(recipe, folder / f"lora-{kind}", "cpu", llms)
+
+    def stop(step: int, loss: float) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, folder / f"parted-{kind}", "cpu", llms, stop)
+    assert train(recipe, folder / f"parted-{kind}", "cpu", llms).read_bytes() == out.read_bytes()
     base = folder / "base" / "final.safetensors"
     before, after = load_lidit(base).state_dict(), load_with_loras(base, [(out, 1.0)]).state_dict()
     changed = {key for key in before if not torch.equal(before[key], after[key])}
     assert changed and all(key.startswith(("blocks", "text_side")) for key in changed)
-    assert read_lora(out).about["rank"] == 4
+    lora = read_lora(out)
+    assert lora.about["rank"] == 4
+    lengths = {part["dora"].dtype for part in lora.layers.values() if "dora" in part}
+    assert lengths == ({torch.float32} if kind == "dora" else set())
 
 
 @pytest.mark.parametrize(("names", "begin"), [("kohya", "lora_unet_blocks_0_"), ("peft", PREFIX)])

@@ -14,7 +14,7 @@ from tiny_training import adapted
 from lidit_core.model.config import RefinerConfig
 from lidit_train.data.token_guess import TextTokens
 from lidit_train.plan.workload import Sizes, image_tokens
-from lidit_train.recipe import Lora
+from lidit_train.recipe import LORA_KINDS, Lora
 from lidit_train.tasks.lidit.plan.activations import BATCH_TENSORS, saved_activations
 from lidit_train.tasks.lidit.trained import everything, refiners_of, with_lora
 
@@ -49,6 +49,7 @@ NO_NORM = RefinerConfig(qk_norm=False, gated=False)
         (refiners_of((0,)), (0,), RefinerConfig()),
         (LORA, (0, 1), RefinerConfig()),
         (FEW, (0, 1), RefinerConfig()),
+        *((with_lora(Lora(4, kind=kind)), (0, 1), RefinerConfig()) for kind in LORA_KINDS[1:]),
     ],
 )
 def test_what_is_counted_is_what_autograd_keeps(trained, branches, refiner):

@@ -25,7 +25,7 @@ from lidit_train.data.token_guess import TextTokens
 from lidit_train.loop.muon import Muon
 from lidit_train.plan.counting import Cost
 from lidit_train.plan.workload import Sizes, image_tokens
-from lidit_train.recipe import Lora
+from lidit_train.recipe import LORA_KINDS, Lora
 from lidit_train.tasks.lidit.plan.cost import (
     content_cost,
     model_cost,
@@ -69,14 +69,16 @@ def test_forward_and_training_are_what_a_run_takes(branches, changes):
     assert run.forward + run.backward == BATCH * cost.training(checkpointing=False)
 
 
-@pytest.mark.parametrize(
-    "trained", [everything(), refiners_of((0, 1)), with_lora(Lora(4, layers=("blocks.2",)))]
-)
+KINDS = [with_lora(Lora(4, layers=("blocks.2",), kind=kind)) for kind in LORA_KINDS]
+
+
+@pytest.mark.parametrize("trained", [everything(), refiners_of((0, 1)), *KINDS])
 def test_checkpointing_runs_the_blocks_again(trained):
     model = adapted(random_lidit(depth=DEPTH), trained)
     cost = model_cost(model.config, sizes_of(model.config), trained)
     run = real(model, checkpointing=True)
-    assert run.forward + run.backward == BATCH * cost.training(checkpointing=True)
+    once = cost.once.training(checkpointing=True) if cost.once else 0
+    assert run.forward + run.backward == BATCH * cost.training(checkpointing=True) + once
 
 
 @pytest.mark.parametrize("fresh", [(0,), (0, 1)])
@@ -92,14 +94,15 @@ def test_a_frozen_transformer_passes_gradients_on_without_making_its_own(fresh):
 LORAS = [("blocks",), ("blocks", "text_side"), ("blocks.1",), ("blocks.0.mlp", "blocks.3")]
 
 
+@pytest.mark.parametrize("kind", LORA_KINDS)
 @pytest.mark.parametrize("layers", LORAS)
-def test_a_lora_costs_its_own_products_and_the_gradients_through_the_rest(layers):
-    trained = with_lora(Lora(rank=4, layers=layers))
+def test_a_lora_costs_its_own_products_and_the_gradients_through_the_rest(layers, kind):
+    trained = with_lora(Lora(rank=4, layers=layers, kind=kind))
     model = adapted(random_lidit(depth=6), trained)
     cost = model_cost(model.config, sizes_of(model.config), trained)
-    run = real(model)
-    assert run.forward == BATCH * cost.whole.forward
-    assert run.backward == BATCH * cost.whole.backward
+    run, once = real(model), cost.once.whole if cost.once else Cost()
+    assert run.forward == BATCH * cost.whole.forward + once.forward
+    assert run.backward == BATCH * cost.whole.backward + once.backward
 
 
 def test_the_map_that_learns_content_is_what_a_run_takes():

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from tiny_lidit import lidit_config
 from tiny_llm import save_llm
 
@@ -97,18 +96,6 @@ def test_refiners_of_fresh_branches_alone_are_trained():
     parts = (model.linguistic[1], model.collaborative.branches[1])
     assert weights.trained == sum(p.numel() for part in parts for p in part.parameters())
     assert weights.frozen == weights.total - weights.trained
-
-
-def test_a_lora_adds_its_matrices_to_a_frozen_model():
-    recipe = changed(trains="lora", lora=Lora(rank=3, layers=("blocks",)))
-    weights = plan_of(recipe, "stickers").weights
-    linear = [
-        m for m in LiDiT(find_preset("stickers"), device="meta").blocks.modules()
-        if isinstance(m, torch.nn.Linear)
-    ]  # fmt: skip
-    assert weights.trained == weights.lora
-    assert weights.lora == sum(3 * (m.in_features + m.out_features) for m in linear)
-    assert weights.frozen == weights.total
 
 
 def test_branches_that_no_step_reads_have_neither_gradients_nor_moments():

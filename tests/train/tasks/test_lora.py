@@ -24,13 +24,23 @@ from lidit_core.checkpoints.lora import (
     merge_lora,
     read_lora,
 )
+from lidit_core.checkpoints.lora_styles import change_of, oft_turns, turned
 from lidit_core.errors import LiDiTError
 from lidit_core.io.tensors import read_safetensors, write_safetensors
 from lidit_core.model.dit import run_block
-from lidit_train.recipe import Lora
-from lidit_train.tasks.lidit.lora import add_lora, linear_layers, lora_layers, save_lora
+from lidit_train.recipe import LORA_KINDS, Lora
+from lidit_train.tasks.lidit.lora import (
+    LoraAdapter,
+    add_lora,
+    linear_layers,
+    lora_layers,
+    save_lora,
+)
+from lidit_train.tasks.lidit.lora_kinds import OFT
 
 LORA = Lora(rank=3, alpha=6.0)
+EACH = [replace(LORA, kind=kind) for kind in LORA_KINDS]
+each_kind = pytest.mark.parametrize("lora", EACH, ids=LORA_KINDS)
 
 
 def call(model, **changes):
@@ -40,6 +50,9 @@ def call(model, **changes):
 
 def checkpointed(index, block, *inputs):
     return checkpoint(run_block, index, block, *inputs, use_reentrant=False)
+
+
+AGAIN = {"run_block": checkpointed}
 
 
 def trained(model, lora: Lora = LORA, steps: int = 2, **changes):
@@ -54,23 +67,25 @@ def trained(model, lora: Lora = LORA, steps: int = 2, **changes):
     return adapter
 
 
+@each_kind
 @torch.no_grad()
-def test_a_fresh_lora_changes_no_bit_and_no_name():
+def test_a_fresh_lora_changes_no_bit_and_no_name(lora):
     model = random_lidit()
     before, names = call(model), model.state_dict().keys()
-    add_lora(model, LORA)
+    add_lora(model, lora)
     assert torch.equal(call(model), before)
     assert model.state_dict().keys() == names
 
 
-def test_a_step_changes_only_the_lora():
+@each_kind
+def test_a_step_changes_only_the_lora(lora):
     model = random_lidit()
     before = copy.deepcopy(model.state_dict())
     output = call(model).detach()
-    adapter = trained(model)
+    adapter = trained(model, lora)
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
-    unmoved = [name for name, pair in adapter.items() if not pair.B.any()]
+    unmoved = [name for name, parameter in adapter.named_parameters() if not parameter.any()]
     assert unmoved == []
     assert not torch.allclose(call(model), output)
     adapter.remove()
@@ -88,37 +103,65 @@ def test_only_the_named_parts_are_taken():
         add_lora(model, replace(LORA, layers=("blocks", "blok")))
 
 
-def test_gradients_are_those_of_a_model_whose_activations_are_computed_again():
-    plain, again = trained(random_lidit()), trained(random_lidit(), run_block=checkpointed)
+@pytest.mark.parametrize(
+    ("kind", "rows", "told"),
+    [
+        ("oft", 7, "kind=oft and rank=3, and 0 has 7 rows, which no number from 2 to that divides"),
+        ("dora", 1, "kind=dora, and 0 has one row"),
+    ],
+)
+def test_a_layer_that_a_kind_cannot_change_is_refused_by_name(kind, rows, told):
+    model = torch.nn.Sequential(torch.nn.Linear(6, rows))
+    with pytest.raises(LiDiTError, match=told) as refused:
+        add_lora(model, replace(LORA, layers=("0",), kind=kind))
+    assert "\n" not in str(refused.value)
+
+
+def test_an_oft_turns_no_further_than_alpha():
+    far, near = (OFT(torch.nn.Linear(4, 6), Lora(3, alpha, kind="oft")) for alpha in (0.0, 0.5))
+    torch.manual_seed(0)
+    blocks = torch.randn(2, 3, 3)
+    free, bound = (oft_turns(blocks, change.limit) for change in (far, near))
+    scaled = 0.5 * blocks / (blocks - blocks.mT).norm()
+    torch.testing.assert_close(bound, oft_turns(scaled, 0.0))
+    assert free.norm() > bound.norm() > 0
+
+
+@each_kind
+def test_gradients_are_those_of_a_model_whose_activations_are_computed_again(lora):
+    plain, again = (trained(random_lidit(), lora, **changes) for changes in ({}, AGAIN))
     for key, value in plain.state_dict().items():
         torch.testing.assert_close(again.state_dict()[key], value)
 
 
+@each_kind
 @torch.no_grad()
-def test_a_deep_copy_has_pairs_of_its_own():
+def test_a_deep_copy_has_changes_of_its_own(lora):
     model = random_lidit()
-    both = torch.nn.ModuleDict({"model": model, "lora": trained(model, steps=0)})
+    both = torch.nn.ModuleDict({"model": model, "lora": trained(model, lora, steps=0)})
     copied = copy.deepcopy(both)
     before = call(model)
-    for pair in copied["lora"].values():
-        pair.B.fill_(0.1)
+    for parameter in copied["lora"].parameters():
+        parameter.copy_(0.1 * torch.randn(parameter.shape))
     assert torch.equal(call(model), before)
     assert not torch.allclose(call(copied["model"]), before)
 
 
-def test_compiled_blocks_have_it_too():
+@each_kind
+def test_compiled_blocks_have_it_too(lora):
     model = random_lidit()
-    trained(model)
+    trained(model, lora)
     output = call(model)
     for block in model.blocks:
         block.compile(backend="eager", fullgraph=True)
     torch.testing.assert_close(call(model), output)
 
 
+@each_kind
 @torch.no_grad()
-def test_low_precision_layers_take_float32_pairs():
+def test_layers_of_another_precision_take_float32_changes(lora):
     model = random_lidit().double()
-    adapter = add_lora(model, LORA)
+    adapter = add_lora(model, lora)
     assert {p.dtype for p in adapter.parameters()} == {torch.float32}
     assert call_in(model, torch.float64).dtype == torch.float64
 
@@ -130,15 +173,65 @@ def call_in(model, dtype):
 @pytest.mark.parametrize("strength", [1.0, 0.25, -1.0])
 def test_the_file_merged_is_the_model_that_was_trained(tmp_path, strength):
     model = random_lidit()
-    config = model.config
-    save_lidit(model, config, tmp_path / "base.safetensors")
-    adapter = trained(model)
-    save_lora(adapter, config, tmp_path / "lora.safetensors", base="base")
+    adapter = saved(model, LORA, tmp_path)
     for pair in adapter.values():
         pair.scale *= strength
-    merged = load_with_loras(tmp_path / "base.safetensors", [(tmp_path / "lora.safetensors",
-                                                              strength)])  # fmt: skip
-    a, b = call(merged), call(model)
+    assert_close(call(merged(tmp_path, strength)), call(model))
+
+
+@pytest.mark.parametrize("names", ["", "kohya", "peft"])
+@each_kind
+def test_what_is_trained_is_what_the_file_makes_of_the_base(tmp_path, lora, names):
+    if names == "peft" and lora.kind in ("loha", "oft"):
+        with pytest.raises(LiDiTError, match=f"names=peft and kind={lora.kind}, for which"):
+            replace(lora, names=names)
+        return
+    model = random_lidit()
+    before = call(model).detach()
+    saved(model, replace(lora, names=names), tmp_path, steps=4)
+    after = call(model)
+    assert (after - before).abs().max() > 1e-3 * before.abs().max()
+    assert_close(call(merged(tmp_path)), after)
+
+
+@each_kind
+def test_gradients_are_those_of_the_weight_that_the_file_makes(lora):
+    """Each parameter's, and that of the inputs, from a change that is not zero."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(6, 9).requires_grad_(False)
+    model = torch.nn.Sequential(layer)
+    adapter = LoraAdapter({"0": layer}, lora)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape)
+    inputs = torch.randn(2, 5, 6, requires_grad=True)
+    learnt, weigh = [inputs, *adapter.parameters()], torch.randn(2, 5, 9)
+    ours = torch.autograd.grad((model(inputs) * weigh).sum(), learnt)
+    change = adapter["0"]
+    tensors = change.parts(dict(change.named_parameters()))
+    parts = {**tensors, "alpha": torch.tensor(lora.alpha)}
+    weight = turned(layer.weight, parts, 1.0)
+    weight = layer.weight + change_of(parts) if weight is None else weight
+    output = torch.nn.functional.linear(inputs, weight, layer.bias)
+    torch.testing.assert_close(model(inputs), output)
+    theirs = torch.autograd.grad((output * weigh).sum(), learnt)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def saved(model, lora: Lora, folder, **changes):
+    """An adapter that was trained, beside files of it and of its base."""
+    save_lidit(model, model.config, folder / "base.safetensors")
+    adapter = trained(model, lora, **changes)
+    save_lora(adapter, model.config, folder / "lora.safetensors", base="base")
+    return adapter
+
+
+def merged(folder, strength: float = 1.0):
+    return load_with_loras(folder / "base.safetensors", [(folder / "lora.safetensors", strength)])
+
+
+def assert_close(a, b):
     assert (a - b).abs().max() <= 1e-5 * b.abs().max()
 
 
@@ -158,7 +251,7 @@ def test_the_file_says_what_it_is_and_takes_averaged_weights(tmp_path):
     assert about["prediction"] == model.config.prediction and about["llms"] == ["llm 0", "llm 1"]
     change = dict(read_lora(tmp_path / "lora.safetensors").changes())["blocks.0.mlp.0.weight"]
     assert torch.equal(change, torch.full((128, 32), 6.0 / 3 * 3 * 0.25))
-    assert all((a == 0.5).all() for a, _ in lora_layers(adapter, average).values())
+    assert all((own["A"] == 0.5).all() for own in lora_layers(adapter, average).values())
 
 
 def test_two_loras_add_up(tmp_path):

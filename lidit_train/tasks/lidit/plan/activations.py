@@ -9,7 +9,7 @@ from lidit_core.model.config import LiDiTConfig
 from ....plan.workload import FLOAT32, Sizes
 from ....recipe import Routing
 from ..trained import Trained
-from .cost import content_cost, model_cost
+from .cost import ModelCost, content_cost, model_cost
 
 BATCH_TENSORS = 6  # like the latents: clean, noise, noisy, target, prediction, its patches
 
@@ -50,12 +50,20 @@ def saved_activations(
         beside: bytes that a map beside the model keeps of one picture.
     """
     cost = model_cost(config, sizes, trained, mixed, routing)
-    each = [block.saved for block in cost.passed]
-    rest = cost.whole.saved - cost.refiners - sum(each)
+    each, (refiners, rest) = [block.saved for block in cost.passed], _outside(cost)
     rest += beside + content_cost(config.width, sizes.tokens, classes, mixed).saved
     latents = sizes.tokens * config.patch**2 * config.latent.channels
     rest += FLOAT32 * (BATCH_TENSORS + contrast) * latents
     if checkpointing:
         number = 2 if mixed else FLOAT32
         each = [len(each) * number * sizes.tokens * config.width, max(each, default=0)]
-    return Activations(batch * cost.refiners, batch * sum(each), batch * rest)
+    made = [block.saved for block in cost.once.passed] if cost.once else []
+    text, more = _outside(cost.once) if cost.once else (0, 0)
+    made = [max(made, default=0)] if checkpointing else made
+    return Activations(batch * refiners + text, batch * sum(each) + sum(made), batch * rest + more)
+
+
+def _outside(cost: ModelCost) -> tuple[int, int]:
+    """Bytes of the refiners, and of what is neither of them nor of the blocks."""
+    inside = sum(block.saved for block in cost.passed)
+    return cost.refiners, cost.whole.saved - cost.refiners - inside

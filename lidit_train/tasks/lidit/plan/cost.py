@@ -37,11 +37,16 @@ STANDING = 2  # blocks that stand for neighbours in which the same weights learn
 
 @dataclass(frozen=True)
 class ModelCost:
-    """What a LI-DiT takes for one picture."""
+    """What a LI-DiT takes for one picture, or for a micro batch whatever its size."""
 
     whole: Cost
     refiners: int  # bytes saved of them
     passed: tuple[Cost, ...]  # of each block that gradients pass through, in any order
+    once: ModelCost | None = None  # of one picture: what a micro batch takes beside its pictures
+
+    def forward(self, pictures: float = 1) -> float:
+        """Operations of so many pictures that are drawn at once."""
+        return pictures * self.whole.forward + (self.once.forward() if self.once else 0)
 
     def training(self, checkpointing: bool) -> int:
         """Operations of a forward and a backward pass; checkpointing runs blocks again."""
@@ -81,7 +86,8 @@ def _routed_cost(config: LiDiTConfig, sizes: Sizes, trained, mixed, routing) -> 
     whole, stay = all_.whole, len(all_.passed) - count
     for a, b in zip(all_.passed[stay:], few.passed[stay:]):
         whole = whole - a + b
-    return ModelCost(whole, all_.refiners, all_.passed[:stay] + few.passed[stay:])
+    passed = all_.passed[:stay] + few.passed[stay:]
+    return ModelCost(whole, all_.refiners, passed, all_.once)
 
 
 @functools.lru_cache(maxsize=256)
@@ -102,11 +108,34 @@ def _model_cost(
     alike = _alike(config.depth, learning | adapted)
     standing = [i for run in alike for i in run[:STANDING]]
     model = _some_blocks(config, learning, adapted, lora, standing)
-    whole, refiners, costs = _count(model, tokens, dict(text), mixed)
-    of = dict(zip(standing, costs))
-    left_out = [of[run[1]] for run in alike for _ in run[STANDING:]]
-    passed = tuple(cost for cost in (*costs, *left_out) if cost.saved)
-    return ModelCost(sum(left_out, whole), refiners, passed)
+    left_out = [run[1] for run in alike for _ in run[STANDING:]]
+
+    def of(pictures: int) -> ModelCost:
+        whole, refiners, costs = _count(model, tokens, dict(text), mixed, pictures)
+        each = dict(zip(standing, costs))
+        more = [each[i] for i in left_out]
+        passed = tuple(cost for cost in (*costs, *more) if cost.saved)
+        return ModelCost(sum(more, whole), refiners, passed)
+
+    one = of(1)
+    if lora is None or lora.kind == "lora":
+        return one
+    return _parted(one, of(2))
+
+
+def _parted(one: ModelCost, two: ModelCost) -> ModelCost:
+    """Tell what each picture takes from what is made of weights, by runs of one and of two."""
+    each = ModelCost(
+        two.whole - one.whole,
+        two.refiners - one.refiners,
+        tuple(b - a for a, b in zip(one.passed, two.passed, strict=True)),
+    )
+    once = ModelCost(
+        one.whole - each.whole,
+        one.refiners - each.refiners,
+        tuple(a - b for a, b in zip(one.passed, each.passed)),
+    )
+    return replace(each, once=once)
 
 
 def _alike(depth: int, learning: frozenset[str]) -> list[list[int]]:
@@ -147,20 +176,20 @@ class _BlockByBlock:
 
 
 def _count(
-    model: LiDiT, tokens: int, text: Mapping[int, TextTokens], mixed: bool
+    model: LiDiT, tokens: int, text: Mapping[int, TextTokens], mixed: bool, pictures: int
 ) -> tuple[Cost, int, list[Cost]]:
     """Tell the cost of the whole, the bytes saved of the refiners, and the cost of each block."""
     config = model.config
     rows, columns = (side * config.patch for side in _sides(tokens))
-    x = torch.empty(1, config.latent.channels, rows, columns, device=META)
-    states = {i: _states(config.llms[i].state_width, read) for i, read in text.items()}
+    x = torch.empty(pictures, config.latent.channels, rows, columns, device=META)
+    states = {i: _states(config.llms[i].state_width, read, pictures) for i, read in text.items()}
     blocks: list[_BlockByBlock] = []
     refiners: list[int] = []
 
     def run(so_far: SoFar) -> Tensor:
         blocks.append(_BlockByBlock(so_far))
         model.text_side.register_forward_hook(lambda *_: refiners.append(so_far().saved))
-        return model(x, torch.empty(1, device=META), states, run_block=blocks[0])
+        return model(x, torch.empty(pictures, device=META), states, run_block=blocks[0])
 
     whole = count(run, model.parameters(), mixed)
     return whole, refiners[0], blocks[0].costs()
@@ -196,11 +225,11 @@ def _sides(tokens: int) -> tuple[int, int]:
     return rows, tokens // rows
 
 
-def _states(width: int, text: TextTokens) -> LLMStates:
-    """Make states of a text, with as much of it instruction as the image tokens do not read."""
-    roles = torch.full((1, text.read), PROMPT, dtype=torch.int32)
+def _states(width: int, text: TextTokens, texts: int) -> LLMStates:
+    """Make states of texts of a kind, with as much instruction as the image tokens do not read."""
+    roles = torch.full((texts, text.read), PROMPT, dtype=torch.int32)
     roles[:, : text.read - text.kept] = INSTRUCTION
-    return LLMStates(torch.empty(1, text.read, width, device=META), roles)
+    return LLMStates(torch.empty(texts, text.read, width, device=META), roles)
 
 
 @functools.lru_cache(maxsize=64)

@@ -16,7 +16,8 @@ from ....data.room import STORED_BYTES
 from ....loop.validating.grid import BATCH as DRAWN
 from ....plan.workload import FLOAT32, Sizes, StageLoad, branches_read, image_tokens
 from ....recipe import Optimiser
-from ..trained import Weights, weight_sizes
+from ..lora_kinds import KINDS
+from ..trained import Weights, linear_layers, weight_sizes
 from .activations import Activations, saved_activations
 from .process import Process
 
@@ -26,8 +27,11 @@ READING, ENCODING, SEEING = (
     "latents",
     "features",
 )  # while caches are filled, before the model is made
-CPU_ALLOCATOR = {"all": 0.17, "refiners": 0.33, "lora": 0.63}  # measured: freed memory that
-# glibc keeps, of the activations; live memory is within 2 % of the rest (benchmarks)
+CPU_ALLOCATOR = {  # measured: freed memory that glibc keeps, of the activations, by what is
+    # trained, or the kind of LoRA; live memory is within 2 % of the rest (benchmarks)
+    **{"all": 0.17, "refiners": 0.33},
+    **{"lora": 0.63, "dora": 0.53, "loha": 0.42, "oft": 0.63},
+}
 CPU_CHECKPOINTING = 0.30  # the same where blocks are computed twice, of what they would have kept
 GPU_ALLOCATOR = 0.10  # assumed: the same of torch's caching allocator
 CUDA_CONTEXT = 1_000_000_000  # assumed: bytes of the driver's and libraries' own
@@ -198,6 +202,7 @@ def _of_load(process: Process, load: StageLoad, sizes: Sizes) -> list[MemoryPart
         MemoryPart("activations of the blocks", saved.blocks, MICRO_BATCH),
         MemoryPart("activations of the rest", saved.rest, MICRO_BATCH),
         MemoryPart("freed, kept by the allocator", _kept(process, load, sizes), MICRO_BATCH),
+        MemoryPart("a layer's change, while it is made", _change(process), MICRO_BATCH),
         MemoryPart("weights in bfloat16", _copies(process), MICRO_BATCH),
         MemoryPart("gathered from the shards", _gathered(process), MICRO_BATCH),
     ]
@@ -224,7 +229,8 @@ def _kept(process: Process, load: StageLoad, sizes: Sizes) -> int:
     if not process.device.is_cpu:
         again = process.recipe.compute.checkpointing
         return round(GPU_ALLOCATOR * _activations(process, load, sizes, again).total)
-    share = CPU_ALLOCATOR[process.recipe.trains]
+    lora = process.trained.lora
+    share = CPU_ALLOCATOR[lora.kind if lora else process.recipe.trains]
     if process.recipe.compute.checkpointing:
         share = max(share, CPU_CHECKPOINTING)
     return round(share * _activations(process, load, sizes, again=False).total)
@@ -244,6 +250,15 @@ def _copies(process: Process) -> int:
     weights = process.weights
     copied = weights.total - (weights.frozen if process.holds_half else 0)
     return 2 * copied if process.mixed and process.shards == 1 else 0
+
+
+def _change(process: Process) -> int:
+    """Matrices as large as the largest layer's, which some kinds of LoRA make and do not keep."""
+    trained = process.trained
+    layers = linear_layers(process.config).items()
+    sizes = [inputs * outputs for name, (inputs, outputs) in layers if trained.adapted(name)]
+    matrices = KINDS[trained.lora.kind].matrices if trained.lora else 0
+    return FLOAT32 * matrices * max(sizes, default=0)
 
 
 def _gathered(process: Process) -> int:

@@ -180,7 +180,7 @@ def _stage(process: Process, load: StageLoad) -> StagePlan:
     alone = 0
     if process.recipe.optimiser.name == "muon":
         alone = muon_flops(process.config, process.trained, process.recipe.hardware.count)
-    flops = image * load.stage.batch + alone
+    flops = image * load.stage.batch + alone + _once_flops(process, load)
     sent = _traffic(process, load)
     computing = flops / _speed(process) + _update_seconds(process)
     exchanging = sent / process.device.between(process.recipe.hardware.count)
@@ -205,6 +205,17 @@ def _image_flops(process: Process, load: StageLoad, sizes: Sizes) -> int:
         seen = process.vision(load.side)
         total += process.autoencoder.flops(load.side) + (seen.forward if seen else 0)
     return total
+
+
+def _once_flops(process: Process, load: StageLoad) -> float:
+    """The operations of a step that do not grow with its pictures, such as a LoHa's products."""
+    recipe = process.recipe
+    once = 0.0
+    for weight, sizes in load.subsets:
+        cost = model_cost(process.config, sizes, process.trained, process.mixed, recipe.routing)
+        if cost.once:
+            once += weight * cost.once.training(recipe.compute.checkpointing)
+    return recipe.hardware.count * load.micro_batches * once
 
 
 def _update_seconds(process: Process) -> float:
@@ -239,7 +250,7 @@ def _drawing(process: Process, tokens: Mapping[int, TextTokens]) -> float:
     once, grain = 0, config.patch * config.latent.downsampling
     for (width, height), count in v.sizes(config.native_size).items():
         sizes = Sizes(image_tokens(grain, width, height), text)
-        once += count * model_cost(config, sizes, process.trained, process.mixed).whole.forward
+        once += model_cost(config, sizes, process.trained, process.mixed).forward(count)
     guided = 2 if (v.guidance or config.guidance) != 1 else 1
     alone = 1 if process.device.is_cpu else process.recipe.hardware.count
     flops = times * (v.steps or config.steps) * guided * once
@@ -250,7 +261,7 @@ def _passing(process: Process) -> float:
     """Seconds of a pass over a held-out picture, of which each process has its share."""
     load = process.loads[-1]
     sizes = max(load.subsets, key=lambda subset: subset[0])[1]
-    flops = model_cost(process.config, sizes, process.trained, process.mixed).whole.forward
+    flops = model_cost(process.config, sizes, process.trained, process.mixed).forward()
     if not process.recipe.cache.latents:
         flops += process.autoencoder.flops(load.side)
     if not process.keeps_states:

@@ -42,7 +42,9 @@ def _model(plan: Plan) -> Iterator[str]:
     for name, (total, trained) in weights.parts.items():
         yield row(f"  {name}", as_count(total), f"{as_count(trained)} trained")
     if weights.lora:
-        yield row("LoRA beside them", as_count(weights.lora), f"rank {plan.recipe.lora.rank}")
+        lora = plan.recipe.lora
+        kind = "" if lora.kind == "lora" else f", {lora.kind}"
+        yield row("LoRA beside them", as_count(weights.lora), f"rank {lora.rank}{kind}")
     yield row("trained", as_count(weights.trained), f"the recipe trains {plan.recipe.trains}")
     yield row("frozen", as_count(weights.frozen))
     if weights.stepped < weights.trained:

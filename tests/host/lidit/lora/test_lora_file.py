@@ -9,14 +9,23 @@ from model_kit import close, save_noisy_lora
 
 from lidit_core.checkpoints.lidit import save_lidit
 from lidit_core.checkpoints.lora import load_with_loras
+from lidit_train.recipe import LORA_KINDS
 
 NAME = "ours.safetensors"
+FILES = [  # of each kind, under all names that its recipe may ask for
+    (kind, names)
+    for kind in LORA_KINDS
+    for names in ("", "kohya", "peft")
+    if names != "peft" or kind in ("lora", "dora")
+]
 
 
-@pytest.fixture(scope="module")
-def lora(kit) -> Path:
+@pytest.fixture(scope="module", params=FILES, ids="-".join)
+def lora(kit, request) -> Path:
     """Lies among the host's LoRAs."""
-    return save_noisy_lora(kit.checkpoint, kit.host.base / "models" / "loras" / NAME, std=0.05)
+    kind, names = request.param
+    path = kit.host.base / "models" / "loras" / NAME
+    return save_noisy_lora(kit.checkpoint, path, std=0.05, kind=kind, names=names)
 
 
 @pytest.fixture
