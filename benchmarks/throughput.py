@@ -2,8 +2,8 @@
 
 Both trees train the same LI-DiT by the stickers' recipe on the same drawn scenes, from caches that
 each fills first, in two processes of one thread started by `torch.distributed.run`. They take
-turns, and the one that begins changes with every round. Seconds are those between lines of the log,
-without the first steps and without saving. The loss of what patches show is left out: only scenes
+turns, and the one that begins changes with every round. Speeds are those of the log's lines, which
+leave out what is saved, without the first steps. The loss of what patches show is left out: only scenes
 that are drawn as training goes have it, and their captions are not those of that time.
 
 A folder of some hundred MB is made for it where LIDIT_SCRATCH says, or among temporary files.
@@ -122,10 +122,11 @@ def train(tree: Tree, recipe: Path, out: str) -> list[dict]:
 
 def timed(lines: Sequence[dict], batch: int) -> Timed:
     """Of the steps between the last line of the warm-up and the log's last."""
-    first = max(line["step"] for line in lines if line["step"] <= WARM)
-    (began,) = (line["at"] for line in lines if line["step"] == first)
-    last = lines[-1]
-    return Timed(batch * (last["step"] - first) / (last["at"] - began), last["loss"])
+    steps = [line["step"] for line in lines]
+    images = [batch * (step - before) for before, step in zip([0, *steps], steps)]
+    kept = [(n, line["images/s"]) for n, line in zip(images, lines) if line["step"] > WARM]
+    seconds = sum(n / speed for n, speed in kept)
+    return Timed(sum(n for n, _ in kept) / seconds, lines[-1]["loss"])
 
 
 def compare(commit: str, scratch: Path, rounds: int, steps: int, batch: int) -> int:
