@@ -39,14 +39,14 @@ def run(args: argparse.Namespace) -> int:
     from lidit_core.cli.generate import fix_arithmetic
     from lidit_core.errors import check
 
-    from .measuring import Asked, Measured, measure
+    from .measuring import BiasOptions, Measured, measure
     from .report import write_report
 
     for text in args.llm:
         check("=" in text, f"--llm {text!r} names no LLM; expected NAME=SOURCE")
     check(args.every >= 1, f"--every is {args.every}; expected 1 or more")
     fix_arithmetic()
-    asked = Asked(args.out, args.every, tuple(args.llm), args.device)
+    asked = BiasOptions(args.out, args.every, tuple(args.llm), args.device)
     found: dict[str, list[Measured]] = {}
     for text in args.model:
         name, model = _named(text)
