@@ -37,7 +37,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom, pixels
 
 
 @dataclass(frozen=True)
-class Found:
+class Detections:
     """Objects of a picture: boxes of each class, the surest first."""
 
     boxes: Mapping[str, Sequence[Box]]
@@ -73,7 +73,9 @@ class DetectorJudge:
         image, asked = Image.fromarray(picture), _asked(item)
         threshold = WHEN_COUNTING if asked.get("tag") == "counting" else THRESHOLD
         boxes = self._detect(image, threshold)
-        wrong = list(faults(asked, Found(boxes, lambda o, found: self._colours(image, o, found))))
+        wrong = list(
+            faults(asked, Detections(boxes, lambda o, found: self._colours(image, o, found)))
+        )
         seen = ", ".join(f"{len(found)} {name}" for name, found in boxes.items()) or "nothing"
         return Verdict({"correct": float(not wrong)}, "; ".join(wrong) or seen)
 
@@ -128,7 +130,7 @@ def _asked(item: Item) -> dict[str, Any]:
     return asked
 
 
-def faults(asked: Mapping[str, Any], found: Found) -> Iterator[str]:
+def faults(asked: Mapping[str, Any], found: Detections) -> Iterator[str]:
     """What a picture lacks or has too much of; nothing where it is right.
 
     Args:
@@ -148,7 +150,7 @@ def faults(asked: Mapping[str, Any], found: Found) -> Iterator[str]:
             yield f"expected fewer than {unwanted['count']} {unwanted['class']}, found {number}"
 
 
-def _first_fault(wanted: Mapping[str, Any], boxes, groups, found: Found) -> str:
+def _first_fault(wanted: Mapping[str, Any], boxes, groups, found: Detections) -> str:
     count, name = wanted["count"], wanted["class"]
     if len(boxes) < count:
         return f"expected {count} {name} or more, found {len(boxes)}"

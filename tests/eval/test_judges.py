@@ -29,8 +29,8 @@ from lidit_eval.benchmarks.dpg import Question
 from lidit_eval.benchmarks.item import Item
 from lidit_eval.judges.detector import (
     COLOURS,
+    Detections,
     DetectorJudge,
-    Found,
     faults,
     nearest_group,
     relations,
@@ -168,7 +168,7 @@ CAT, DOG = {"class": "cat", "count": 1}, {"class": "dog", "count": 1}
     ],
 )
 def test_faults_are_those_of_geneval(include, exclude, fault):
-    found = Found(BOXES, lambda name, boxes: ["red"] * len(boxes))
+    found = Detections(BOXES, lambda name, boxes: ["red"] * len(boxes))
     told = list(faults({"include": include, "exclude": exclude}, found))
     assert told == [] if not fault else told[0].startswith(fault)
 
