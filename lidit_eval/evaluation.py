@@ -15,7 +15,7 @@ from lidit_core.io.hashes import sha256
 from lidit_core.pipeline import find_device
 
 from . import pairs, record
-from .benchmarks.item import Item
+from .benchmarks.item import PromptItem
 from .benchmarks.layouts import check_count, lay_out
 from .drawers import model_file
 from .drawing import FOLDER, draw_missing, load_picture
@@ -101,7 +101,7 @@ class Evaluation:
 
     def _lay_out(self) -> None:
         """Copy a benchmark's pictures into the layout of its own evaluator."""
-        items: dict[int, tuple[Item, list[Path]]] = {}
+        items: dict[int, tuple[PromptItem, list[Path]]] = {}
         for task in self.tasks:
             name = self.pictures / task.name(self.args.count)
             items.setdefault(task.index, (task.item, []))[1].append(name)

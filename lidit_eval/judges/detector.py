@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lidit_core.errors import check
 
-from ..benchmarks.item import Item
+from ..benchmarks.item import PromptItem
 from .judge import Verdict
 from .likeness import TwoTowers
 from .pretrained import open_pretrained
@@ -56,7 +56,7 @@ class DetectorJudge:
     measures: tuple[str, ...] = ("correct",)
     tells = "correct"
 
-    def __init__(self, source: str, items: Sequence[Item], device: str) -> None:
+    def __init__(self, source: str, items: Sequence[PromptItem], device: str) -> None:
         detector, _, clip = source.partition(",")
         asked = [_asked(item) for item in items]
         coloured = any("color" in each for item in asked for each in item.get("include", ()))
@@ -69,7 +69,7 @@ class DetectorJudge:
         self.detector, self.processor = open_pretrained("ObjectDetection", detector, device)
         self.clip = TwoTowers(clip, device) if clip else None
 
-    def judge(self, picture: np.ndarray, item: Item) -> Verdict:
+    def judge(self, picture: np.ndarray, item: PromptItem) -> Verdict:
         image, asked = Image.fromarray(picture), _asked(item)
         threshold = WHEN_COUNTING if asked.get("tag") == "counting" else THRESHOLD
         boxes = self._detect(image, threshold)
@@ -120,7 +120,7 @@ def _at_least_a_pixel(box: Box) -> Box:
     return left, top, max(right, left + 1), max(bottom, top + 1)
 
 
-def _asked(item: Item) -> dict[str, Any]:
+def _asked(item: PromptItem) -> dict[str, Any]:
     asked: Any = item.asked
     check(
         isinstance(asked, dict) and isinstance(asked.get("include"), list),
