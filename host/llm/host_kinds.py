@@ -56,7 +56,7 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Kind:
+class LLMKind:
     """LLMs of one architecture that the host runs as transformers does."""
 
     label: str
@@ -66,21 +66,21 @@ class Kind:
     whole: int | None = None  # blocks of the LLM whose first ones the host may hold
 
 
-LLAMA = Kind(
+LLAMA = LLMKind(
     "Llama 3",
     LLAMA3,
     {"llava-llama-3-8b-v1_1": Sizes(4096, 32, 128320)},
     otherwise=r"llama[-_ ]?3[._][1-9]",
 )
-MISTRAL = Kind(
+MISTRAL = LLMKind(
     "Mistral Small 3",
     MISTRAL3,
     {"Mistral-Small-3.2-24B-Instruct-2506": Sizes(5120, 40, 131072)},
     whole=40,
 )
-QWEN25_OF_3B = Kind("Qwen 2.5", QWEN25, {"Qwen2.5-VL-3B-Instruct": Sizes(2048, 36, 151936)})
-QWEN25_OF_7B = Kind("Qwen 2.5", QWEN25, {"Qwen2.5-VL-7B-Instruct": Sizes(3584, 28, 152064)})
-QWEN = Kind(
+QWEN25_OF_3B = LLMKind("Qwen 2.5", QWEN25, {"Qwen2.5-VL-3B-Instruct": Sizes(2048, 36, 151936)})
+QWEN25_OF_7B = LLMKind("Qwen 2.5", QWEN25, {"Qwen2.5-VL-7B-Instruct": Sizes(3584, 28, 152064)})
+QWEN = LLMKind(
     "Qwen 3",
     QWEN3,
     {
@@ -92,7 +92,7 @@ QWEN = Kind(
     },
     otherwise=r"2507",
 )
-QWEN_VL = Kind(
+QWEN_VL = LLMKind(
     "Qwen 3 VL",
     CHATML,
     {
@@ -102,7 +102,7 @@ QWEN_VL = Kind(
     },
     whole=64,
 )
-GEMMA = Kind(
+GEMMA = LLMKind(
     "Gemma 3",
     GEMMA3,
     {
@@ -125,7 +125,7 @@ REFUSED = {  # whose states in the host are others than those that LI-DiTs are t
 }
 
 
-def kind_of(transformer: object) -> Kind:
+def kind_of(transformer: object) -> LLMKind:
     """The kind of LLM that a text model of the host runs, told by its class or a base of it.
 
     Raises:
@@ -143,18 +143,18 @@ def kind_of(transformer: object) -> Kind:
     )
 
 
-def told_name(kind: Kind, sizes: Sizes) -> str:
+def told_name(kind: LLMKind, sizes: Sizes) -> str:
     """The one released LLM of this kind and these sizes; "" where none or several have them."""
     named = [name for name, released in kind.released.items() if released == sizes]
     return named[0] if len(named) == 1 else ""
 
 
-def label_of(kind: Kind, sizes: Sizes) -> str:
+def label_of(kind: LLMKind, sizes: Sizes) -> str:
     """What an LLM is called that is no released one: no checkpoint asks for such a name."""
     return f"{kind.label} ({sizes})"
 
 
-def check_name(name: str, kind: Kind, sizes: Sizes) -> None:
+def check_name(name: str, kind: LLMKind, sizes: Sizes) -> None:
     """Refuse a name that cannot be this LLM's."""
     check(
         not (kind.otherwise and re.search(kind.otherwise, name, re.IGNORECASE)),
