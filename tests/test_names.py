@@ -12,7 +12,6 @@ TWICE = {  # public classes of two files; this list may only get shorter
     "Measured",  # one run's figures, of an ablation and of bias
     "Reading",  # one way of reading a prompt, of an ablation and of a probe
     "Score",  # a mean over prompts; what an ablation scores
-    "Sizes",  # of an LLM; of what one picture puts before the model
     "Task",  # one picture to draw; one kind of training
     "Verdict",  # on one picture, a judge's and the scorer's
     "Watch",  # of the attention to the text, the library's and the host's
