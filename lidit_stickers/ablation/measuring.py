@@ -27,12 +27,14 @@ Prompts = Callable[[], Sequence[Caption]]
 
 
 @dataclass(frozen=True)
-class Measured:
+class RunMeasurements:
     """One run's figures, scene by scene and prompt by prompt."""
 
     errors: np.ndarray  # (times, scenes, 2) with the right caption, and with the empty prompt
     nearest: np.ndarray  # (prompts,) in [0, 1]; none where no pictures are drawn, or not yet
-    also: dict[str, Measured] = field(default_factory=dict)  # of the ablation's further lists
+    also: dict[str, RunMeasurements] = field(
+        default_factory=dict
+    )  # of the ablation's further lists
 
     @property
     def gaps(self) -> np.ndarray:
@@ -52,7 +54,7 @@ class Measuring:
 
 def measure(
     ablation: Ablation, model: Path, folder: Path, by: Measuring, pictures: bool = True
-) -> Measured:
+) -> RunMeasurements:
     """Measure a model, or read what is kept in the folder.
 
     Args:
@@ -70,8 +72,8 @@ def measure(
         made = functools.partial(_scores, ablation, score, model, folder / (first + SCORED), by)
         return errors, _kept(nearest, made)
 
-    also = {s.prompts: Measured(*of_list(s, f"{s.prompts}-")) for s in ablation.also}
-    return Measured(*of_list(ablation.score), also)
+    also = {s.prompts: RunMeasurements(*of_list(s, f"{s.prompts}-")) for s in ablation.also}
+    return RunMeasurements(*of_list(ablation.score), also)
 
 
 def is_measured(ablation: Ablation, folder: Path, pictures: bool = True) -> bool:

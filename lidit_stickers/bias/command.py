@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from lidit_core.cli.generate import fix_arithmetic
     from lidit_core.errors import check
 
-    from .measuring import BiasOptions, Measured, measure
+    from .measuring import BiasMeasurements, BiasOptions, measure
     from .report import write_report
 
     for text in args.llm:
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     check(args.every >= 1, f"--every is {args.every}; expected 1 or more")
     fix_arithmetic()
     asked = BiasOptions(args.out, args.every, tuple(args.llm), args.device)
-    found: dict[str, list[Measured]] = {}
+    found: dict[str, list[BiasMeasurements]] = {}
     for text in args.model:
         name, model = _named(text)
         runs = found.setdefault(name, [])

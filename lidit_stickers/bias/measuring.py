@@ -40,7 +40,7 @@ class BiasOptions:
 
 
 @dataclass(frozen=True)
-class Measured:
+class BiasMeasurements:
     """One model's figures; what is asked for holds (1) or not (0), by the forced choice."""
 
     early: np.ndarray  # (requests, NOISES, 2): number and colour, said before the noun
@@ -51,7 +51,7 @@ class Measured:
     model: str = ""  # its file, with how the SHA-256 begins
 
 
-def measure(name: str, model: str, asked: BiasOptions) -> Measured:
+def measure(name: str, model: str, asked: BiasOptions) -> BiasMeasurements:
     """Draw and read all that is missing.
 
     Args:
@@ -64,7 +64,7 @@ def measure(name: str, model: str, asked: BiasOptions) -> Measured:
     folder = asked.out / f"{name}-early"
     errors = _kept(folder / ERRORS, lambda: _errors(model, llms, asked))
     drawn_by = read_record_of(folder)["model"]
-    return Measured(early, late, errors, pairs, turned, drawn_by)
+    return BiasMeasurements(early, late, errors, pairs, turned, drawn_by)
 
 
 def _llms_of(model: str, given: Sequence[str]) -> list[str]:
