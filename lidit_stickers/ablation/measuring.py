@@ -19,7 +19,7 @@ from ..scenes.grammar import Caption
 from ..score import PROMPTS
 from ..text_gap import held_out_scenes, scene_errors
 from .adapters import adapter_errors, score_words
-from .variants import Ablation, Score
+from .variants import Ablation, ScoreOptions
 
 ERRORS, NEAREST, SCORED = "errors.npy", "nearest.npy", "score"
 MEASURE = "nearest"
@@ -61,7 +61,7 @@ def measure(
         pictures: whether those that are not there are drawn and judged.
     """
 
-    def of_list(score: Score, first: str = "") -> tuple[np.ndarray, np.ndarray]:
+    def of_list(score: ScoreOptions, first: str = "") -> tuple[np.ndarray, np.ndarray]:
         prompts = PROMPTS[score.prompts] if first else None
         errors = _kept(
             folder / (first + ERRORS), lambda: _errors(ablation, model, prompts, by).numpy()
@@ -102,7 +102,9 @@ def _errors(ablation: Ablation, model: Path, prompts: Prompts | None, by: Measur
     )
 
 
-def _scores(ablation: Ablation, score: Score, model: Path, out: Path, by: Measuring) -> np.ndarray:
+def _scores(
+    ablation: Ablation, score: ScoreOptions, model: Path, out: Path, by: Measuring
+) -> np.ndarray:
     """The scores by `lidit eval`, which goes on where it was killed."""
     words = score_words(ablation, model) if ablation.adapter else [str(model)]
     words += ["--prompts", score.prompts, "--every", str(score.every), "--out", str(out)]
