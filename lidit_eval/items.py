@@ -48,7 +48,7 @@ def sticker_lists() -> Mapping[str, Callable[[], list[PromptItem]]]:
 
 
 @dataclass(frozen=True)
-class Task:
+class DrawingTask:
     """One picture to draw."""
 
     index: int  # of its item in the whole list
@@ -61,12 +61,14 @@ class Task:
         return f"{self.index:05d}.png" if count == 1 else f"{self.index:05d}-{self.copy:02d}.png"
 
 
-def tasks_of(items: Sequence[PromptItem], seed: int, count: int, every: int = 1) -> list[Task]:
+def tasks_of(
+    items: Sequence[PromptItem], seed: int, count: int, every: int = 1
+) -> list[DrawingTask]:
     """The pictures to draw, with a seed each that other choices of ``every`` leave as it is."""
     check(count >= 1, f"--count is {count}; expected 1 or more")
     check(every >= 1, f"--every is {every}; expected 1 or more")
     return [
-        Task(index, copy, items[index], seed + index * count + copy)
+        DrawingTask(index, copy, items[index], seed + index * count + copy)
         for index in range(0, len(items), every)
         for copy in range(count)
     ]
