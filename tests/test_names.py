@@ -9,7 +9,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("lidit_core", "lidit_train", "lidit_eval", "lidit_stickers", "host", "nodes")
 TWICE = {  # public classes of two files; this list may only get shorter
-    "Verdict",  # on one picture, a judge's and the scorer's
     "Watch",  # of the attention to the text, the library's and the host's
 }
 

@@ -63,7 +63,7 @@ class FoundScene:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class SceneVerdict:
     """What holds of the things asked for; what was not asked for holds."""
 
     objects: bool  # exactly the kinds asked for, each in the right number, and nothing else
@@ -143,12 +143,12 @@ def _found(part: Part, best: Match, accept: float) -> FoundObject:
     return FoundObject(kind, colour, (left, top, right, bottom), best.evidence)
 
 
-def judge(scene: FoundScene, request: SceneRequest) -> Verdict:
+def judge(scene: FoundScene, request: SceneRequest) -> SceneVerdict:
     """Whether a scene is what the request asks for."""
     groups = [[o for o in scene.objects if o.kind == item.kind] for item in request.items]
     wanted = Counter(item.kind for item in request.items for _ in range(item.count))
     present = all(groups)
-    return Verdict(
+    return SceneVerdict(
         objects=Counter(o.kind for o in scene.objects) == wanted,
         background=request.background in (None, scene.background),
         colour=present and all(map(coloured, request.items, groups)),
