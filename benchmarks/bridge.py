@@ -31,8 +31,7 @@ from lidit_core.text.prompt_encoder import PromptEncoder
 from lidit_core.text.spec import LLMSpec
 from lidit_train.loop.ema import EMA
 from lidit_train.loop.optimisers import optimisers_of
-from lidit_train.recipe import Bridge as Options
-from lidit_train.recipe import Optimiser
+from lidit_train.recipe import BridgeOptions, Optimiser
 from lidit_train.tasks.bridge.batches import BridgeBatch
 from lidit_train.tasks.bridge.learner import BridgeLearner
 
@@ -41,7 +40,7 @@ from .encoder import LLM_NAME, Measurement, new_prompts, seconds
 WINDOW, WIDTH = 77, 768  # of the rows of CLIP-L, and numbers of each and of its pooled vector
 STEP, PICTURE = 3.0, 0.05  # what a step, and what writing a prompt, may cost
 NEVER = float("inf")  # the limit of what is told alone
-OPTIONS = Options(llms=(LLM_NAME,))
+OPTIONS = BridgeOptions(llms=(LLM_NAME,))
 Timer = Callable[[Callable[[], object]], float]
 
 

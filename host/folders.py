@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import unicodedata
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import folder_paths
 
-from ..lidit_core.errors import LiDiTError
-from ..lidit_core.paths import is_hidden
+from ..lidit_core.errors import LiDiTError, check, shown
+from ..lidit_core.paths import SHIPPED_WEIGHTS, is_hidden
 from ..lidit_core.text.templates import SUFFIXES
 
 LLMS, TEMPLATES, ADAPTERS = "llm", "llm_templates", "llmdiff"  # our folders in `models`
 CONDITIONING, BRIDGES = "conditioning", "bridges"
+SUFFIX = ".safetensors"  # how the name of a file of weights ends
 SUFFIXES_IN = {
     LLMS: {".gguf", ".safetensors"},
     TEMPLATES: set(SUFFIXES),
@@ -52,6 +54,65 @@ def files_below(folder: Path) -> list[Path]:
     """The files in a folder and the folders in it that are not hidden, in order."""
     found = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
     return sorted(path for path in found if not is_hidden(path) and os.path.isfile(path))
+
+
+def weights_in(kind: str) -> list[str]:
+    """The files of weights that the host lists in its folders of a kind, by names with "/"."""
+    names = [name.replace("\\", "/") for name in folder_paths.get_filename_list(kind)]
+    return [name for name in names if name.endswith(SUFFIX)]
+
+
+def none_in(kind: str) -> str:
+    """What a list shows where there is no file of weights."""
+    return f"(put a {SUFFIX} file into models/{kind})"
+
+
+def find_weights(name: str, kind: str, what: str, shipped: bool = False) -> Path:
+    """The file of a listed name; names from another system's workflow are understood.
+
+    Args:
+        what: the file is, as an error calls it.
+        shipped: whether the shipped weights are searched, before the host's folders of this kind.
+    Raises:
+        LiDiTError: the name leads out of the model folders, or no file has it.
+    """
+    plain = plain_name(name)
+    for folder in (*([SHIPPED_WEIGHTS] * shipped), *folder_paths.get_folder_paths(kind)):
+        if os.path.isfile(path := Path(folder) / plain):  # False for a name that no system takes
+            return path
+    check(
+        name != none_in(kind),
+        f"there is no {what} yet; put a {SUFFIX} file into models/{kind}, press R and choose it "
+        "from the list",
+    )
+    among = " or among the shipped weights" if shipped else ""
+    raise LiDiTError(
+        f"no file {shown(name)} in models/{kind}{among}; put it there and press R, or choose "
+        "another from the list"
+    )
+
+
+def stats_of(paths: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of files, which change when one of the files does."""
+    stats = [(path.name, path.stat()) for path in paths]
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+
+
+def fingerprint(
+    name: str | None,
+    find: Callable[[str], Path],
+    beside: Callable[[Path], Iterable[Path]] = lambda _: (),
+) -> str:
+    """A text that changes when a listed file does, so that the host loads it again.
+
+    Args:
+        name: None where another node gives it; the host looks at what gives it.
+        beside: which files are read with it.
+    """
+    if name is None:
+        return ""
+    path = find(name)
+    return repr(stats_of([path, *beside(path)]))
 
 
 def is_name(text: str) -> bool:

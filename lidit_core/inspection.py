@@ -39,7 +39,7 @@ def look(
 
     The picture is the same as without looking, up to rounding.
     """
-    watch = Watch(pipeline.model)
+    watch = WatchedLiDiT(pipeline.model)
     model = cast(LiDiT, watch)  # it is called as one, and asked for no more than it has
     watched = Pipeline(model, pipeline.vae, pipeline.encoders, pipeline.device)
     (picture,) = watched.pictures([order], settings or Settings(), options=options)
@@ -79,7 +79,7 @@ def _places(pipeline: Pipeline, text: str) -> dict[int, TokenPlaces]:
     return {i: places for i, places in found.items() if places}
 
 
-class Watch:
+class WatchedLiDiT:
     """A LI-DiT that notes the attention of its first picture to the text."""
 
     def __init__(self, model: LiDiT) -> None:

@@ -23,7 +23,7 @@ from lidit_core.io.pictures import to_pixels
 from lidit_core.model.latents import denormalise
 
 from .drawers import GUIDANCE, STEPS, model_file, noise_of
-from .items import Task
+from .items import DrawingTask
 
 log = logging.getLogger(__name__)
 
@@ -64,11 +64,11 @@ class BridgeDrawer:
         self.steps, self.guidance = args.steps or STEPS, args.cfg or GUIDANCE
         self.size = args.size or (self.target.native_size,) * 2
 
-    def draw(self, tasks: Sequence[Task]) -> Iterator[Tensor]:
+    def draw(self, tasks: Sequence[DrawingTask]) -> Iterator[Tensor]:
         yield from to_pixels(self._pictures(tasks))
 
     @torch.no_grad()
-    def _pictures(self, tasks: Sequence[Task]) -> Tensor:
+    def _pictures(self, tasks: Sequence[DrawingTask]) -> Tensor:
         latent, prompts = self.target.latent, [task.item.prompt for task in tasks]
         noise = noise_of(tasks, latent, self.size)
         read = zip(prompts, self.readers.read(prompts))

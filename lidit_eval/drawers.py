@@ -18,7 +18,7 @@ from lidit_core.model.latents import denormalise
 from lidit_core.paths import SHIPPED_WEIGHTS, at_home
 from lidit_core.text.prompt_encoder import PromptEncoder
 
-from .items import Task
+from .items import DrawingTask
 
 STEPS, GUIDANCE = 25, 5.0  # of a U-Net, where none are given
 
@@ -38,7 +38,7 @@ def model_file(name: str) -> Path:
     return path
 
 
-def noise_of(tasks: Sequence[Task], latent: LatentFormat, size: Sequence[int]) -> Tensor:
+def noise_of(tasks: Sequence[DrawingTask], latent: LatentFormat, size: Sequence[int]) -> Tensor:
     """(B, C, h, w) by the tasks' seeds. Args: size: (width, height) in pixels."""
     width, height = (side // latent.downsampling for side in size)
     return initial_noise([task.seed for task in tasks], latent.channels, height, width)
@@ -70,11 +70,11 @@ class AdapterDrawer:
         self.reader = PromptEncoder(source, *shape, device=device, disk_cache=args.cache)
         self.size = args.size or (self.target.native_size,) * 2
 
-    def draw(self, tasks: Sequence[Task]) -> Iterator[Tensor]:
+    def draw(self, tasks: Sequence[DrawingTask]) -> Iterator[Tensor]:
         yield from to_pixels(self._pictures(tasks))
 
     @torch.no_grad()
-    def _pictures(self, tasks: Sequence[Task]) -> Tensor:
+    def _pictures(self, tasks: Sequence[DrawingTask]) -> Tensor:
         from lidit_train.batch import Shown
 
         latent, prompts = self.target.latent, [task.item.prompt for task in tasks]

@@ -13,7 +13,7 @@ from lidit_core.errors import LiDiTError
 from lidit_core.io.pictures import save_picture
 from lidit_core.pipeline import BATCH, Order, Pipeline, Settings
 
-from .items import Task
+from .items import DrawingTask
 
 FOLDER = "pictures"
 
@@ -21,7 +21,7 @@ FOLDER = "pictures"
 class Drawer(Protocol):
     """Draws prompts with seeds; the same ones in the same groups give the same pictures."""
 
-    def draw(self, tasks: Sequence[Task]) -> Iterator[Tensor]:
+    def draw(self, tasks: Sequence[DrawingTask]) -> Iterator[Tensor]:
         """Draw (H, W, 3) uint8 of each task, in their order."""
         ...
 
@@ -32,14 +32,14 @@ class LiDiTDrawer:
     def __init__(self, pipeline: Pipeline, settings: Settings) -> None:
         self.pipeline, self.settings = pipeline, settings
 
-    def draw(self, tasks: Sequence[Task]) -> Iterator[Tensor]:
+    def draw(self, tasks: Sequence[DrawingTask]) -> Iterator[Tensor]:
         orders = [Order(task.item.prompt, task.seed) for task in tasks]
         return self.pipeline.pictures(orders, self.settings)
 
 
 def draw_missing(
     drawer: Drawer,
-    tasks: Sequence[Task],
+    tasks: Sequence[DrawingTask],
     folder: Path,
     count: int,
     shared: Mapping[str, Any],

@@ -15,11 +15,11 @@ from lidit_core.io.hashes import sha256
 from lidit_core.pipeline import find_device
 
 from . import pairs, record
-from .benchmarks.item import Item
+from .benchmarks.item import PromptItem
 from .benchmarks.layouts import check_count, lay_out
 from .drawers import model_file
 from .drawing import FOLDER, draw_missing, load_picture
-from .items import Task, items_of, prompts_hash, requests_hash, tasks_of
+from .items import DrawingTask, items_of, prompts_hash, requests_hash, tasks_of
 from .judges.judge import Judge
 from .judges.opening import default_judge, open_judge
 from .opening import open_drawer
@@ -101,7 +101,7 @@ class Evaluation:
 
     def _lay_out(self) -> None:
         """Copy a benchmark's pictures into the layout of its own evaluator."""
-        items: dict[int, tuple[Item, list[Path]]] = {}
+        items: dict[int, tuple[PromptItem, list[Path]]] = {}
         for task in self.tasks:
             name = self.pictures / task.name(self.args.count)
             items.setdefault(task.index, (task.item, []))[1].append(name)
@@ -134,7 +134,7 @@ class Evaluation:
         """The pictures that another evaluation of these prompts has judged."""
         verdicts, count = Verdicts(folder).known, self.args.count
         every = tasks_of(self.items, self.args.seed, count)
-        names: list[tuple[Task, str]] = [(task, task.name(count)) for task in every]
+        names: list[tuple[DrawingTask, str]] = [(task, task.name(count)) for task in every]
         return [Judged(task, folder / n, verdicts[n]) for task, n in names if n in verdicts]
 
 

@@ -12,17 +12,17 @@ from pathlib import Path
 from lidit_core.errors import LiDiTError, check
 
 from .benchmarks import compbench, dpg, geneval
-from .benchmarks.item import Item
+from .benchmarks.item import PromptItem
 
 STICKERS = "lidit_stickers.judging"  # found by name: that package stands on this one
-READERS: Mapping[str, Callable[[Path], list[Item]]] = {
+READERS: Mapping[str, Callable[[Path], list[PromptItem]]] = {
     "geneval": geneval.read,
     "t2i-compbench": compbench.read,
     "dpg-bench": dpg.read,
 }
 
 
-def items_of(name: str) -> list[Item]:
+def items_of(name: str) -> list[PromptItem]:
     """The items of a list: ``evaluation`` and others of the stickers, or ``geneval:FILE``.
 
     Raises:
@@ -40,7 +40,7 @@ def items_of(name: str) -> list[Item]:
     return lists[name]()
 
 
-def sticker_lists() -> Mapping[str, Callable[[], list[Item]]]:
+def sticker_lists() -> Mapping[str, Callable[[], list[PromptItem]]]:
     """The stickers' lists of prompts; none where their package is not installed."""
     if importlib.util.find_spec("lidit_stickers") is None:
         return {}
@@ -48,12 +48,12 @@ def sticker_lists() -> Mapping[str, Callable[[], list[Item]]]:
 
 
 @dataclass(frozen=True)
-class Task:
+class DrawingTask:
     """One picture to draw."""
 
     index: int  # of its item in the whole list
     copy: int  # of the pictures of one item
-    item: Item
+    item: PromptItem
     seed: int
 
     def name(self, count: int) -> str:
@@ -61,23 +61,25 @@ class Task:
         return f"{self.index:05d}.png" if count == 1 else f"{self.index:05d}-{self.copy:02d}.png"
 
 
-def tasks_of(items: Sequence[Item], seed: int, count: int, every: int = 1) -> list[Task]:
+def tasks_of(
+    items: Sequence[PromptItem], seed: int, count: int, every: int = 1
+) -> list[DrawingTask]:
     """The pictures to draw, with a seed each that other choices of ``every`` leave as it is."""
     check(count >= 1, f"--count is {count}; expected 1 or more")
     check(every >= 1, f"--every is {every}; expected 1 or more")
     return [
-        Task(index, copy, items[index], seed + index * count + copy)
+        DrawingTask(index, copy, items[index], seed + index * count + copy)
         for index in range(0, len(items), every)
         for copy in range(count)
     ]
 
 
-def prompts_hash(items: Sequence[Item]) -> str:
+def prompts_hash(items: Sequence[PromptItem]) -> str:
     """What tells two lists of prompts apart."""
     return _hash(f"{item.category}\t{item.prompt}" for item in items)
 
 
-def requests_hash(items: Sequence[Item]) -> str:
+def requests_hash(items: Sequence[PromptItem]) -> str:
     """What tells apart two lists that ask for other things; the same ones may be worded anew."""
     return _hash(f"{item.category}\t{item.key or item.prompt}" for item in items)
 

@@ -21,7 +21,7 @@ SAME = ("requests_sha256", "judge", "count", "seed")
 
 
 @dataclass(frozen=True)
-class Change:
+class PairedDifference:
     """The difference of the means of the same prompts, this evaluation's less the other's."""
 
     category: str
@@ -53,7 +53,7 @@ def check_comparable(record: dict, other: Path) -> None:
 
 def compare(
     this: Sequence[Judged], other: Sequence[Judged], measures: Sequence[str]
-) -> list[Change]:
+) -> list[PairedDifference]:
     """The change of each category, and last of all prompts together.
 
     Raises:
@@ -77,14 +77,16 @@ def compare(
     return changes
 
 
-def _change(category: str, measure: str, pairs: Sequence[tuple[float, float]]) -> Change:
+def _change(category: str, measure: str, pairs: Sequence[tuple[float, float]]) -> PairedDifference:
     other, this = np.asarray(pairs, np.float64).T
     low, high = bootstrap(this - other)
     counts = int((this > other).sum()), int((this < other).sum())
-    return Change(category, measure, len(pairs), other.mean(), this.mean(), low, high, *counts)
+    return PairedDifference(
+        category, measure, len(pairs), other.mean(), this.mean(), low, high, *counts
+    )
 
 
-def markdown(changes: Sequence[Change]) -> str:
+def markdown(changes: Sequence[PairedDifference]) -> str:
     """The changes as a table."""
     lines = [
         "| category | measure | prompts | other | this | difference | 95 % | better | worse |",

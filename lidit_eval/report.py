@@ -12,7 +12,7 @@ from lidit_core.io.atomic import replacing
 
 from .drawing import load_picture
 from .grids import grid
-from .items import Task
+from .items import DrawingTask
 from .judges.judge import Judge, Verdict
 from .statistics import interval
 
@@ -37,7 +37,7 @@ class Score:
 class Judged:
     """One picture and what was said of it."""
 
-    task: Task
+    task: DrawingTask
     path: Path
     verdict: Verdict
 

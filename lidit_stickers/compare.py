@@ -26,7 +26,7 @@ from .scorer.scorer import ACCEPT
 
 
 @dataclass(frozen=True)
-class Change:
+class PairedHits:
     """One category before and after, prompt by prompt."""
 
     category: str
@@ -61,7 +61,7 @@ def paired_interval(gained: int, lost: int, n: int, z: float = 1.96) -> tuple[fl
     return max(-1.0, up - down - half), min(1.0, up - down + half)
 
 
-def compare(before: Report, after: Report) -> tuple[Change, ...]:
+def compare(before: Report, after: Report) -> tuple[PairedHits, ...]:
     """The change of each category, and last of "all" prompts together.
 
     Raises:
@@ -80,9 +80,9 @@ def compare(before: Report, after: Report) -> tuple[Change, ...]:
     return (*changes, _change("all", pairs))
 
 
-def _change(category: str, pairs: Sequence[tuple[bool, bool]]) -> Change:
+def _change(category: str, pairs: Sequence[tuple[bool, bool]]) -> PairedHits:
     """Counts over (hit before, hit after), one per prompt."""
-    return Change(
+    return PairedHits(
         category,
         n=len(pairs),
         before=sum(before for before, _ in pairs),
@@ -92,7 +92,7 @@ def _change(category: str, pairs: Sequence[tuple[bool, bool]]) -> Change:
     )
 
 
-def markdown(changes: Sequence[Change]) -> str:
+def markdown(changes: Sequence[PairedHits]) -> str:
     """The changes as a table."""
     head = (
         "| category | prompts | before | after | difference | 95 % interval | gained | lost |\n"

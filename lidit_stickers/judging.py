@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from lidit_core.errors import check
-from lidit_eval.benchmarks.item import Item
+from lidit_eval.benchmarks.item import PromptItem
 from lidit_eval.judges.judge import Verdict
 
 from .scenes.grammar import Caption
@@ -17,11 +17,11 @@ from .scorer.report import candidates, hit
 from .scorer.scorer import ACCEPT, describe, judge, read
 
 
-def _items(captions: Callable[[], list[Caption]]) -> Callable[[], list[Item]]:
-    return lambda: [Item(c.text, c.category, c, repr(c.request)) for c in captions()]
+def _items(captions: Callable[[], list[Caption]]) -> Callable[[], list[PromptItem]]:
+    return lambda: [PromptItem(c.text, c.category, c, repr(c.request)) for c in captions()]
 
 
-LISTS: Mapping[str, Callable[[], list[Item]]] = {n: _items(c) for n, c in PROMPTS.items()}
+LISTS: Mapping[str, Callable[[], list[PromptItem]]] = {n: _items(c) for n, c in PROMPTS.items()}
 
 
 class StickerJudge:
@@ -34,10 +34,10 @@ class StickerJudge:
     name, measures = "stickers", ("strict", "nearest", "facts, strict", "facts, nearest")
     tells = "strict"
 
-    def __init__(self, items: Sequence[Item]) -> None:
+    def __init__(self, items: Sequence[PromptItem]) -> None:
         self.kinds = candidates([_caption(item) for item in items])
 
-    def judge(self, picture: np.ndarray, item: Item) -> Verdict:
+    def judge(self, picture: np.ndarray, item: PromptItem) -> Verdict:
         """Judge a square picture (S, S, 3) uint8."""
         height, width = picture.shape[:2]
         check(
@@ -54,7 +54,7 @@ class StickerJudge:
         return Verdict({measure: scores[measure] for measure in self.measures}, describe(strict))
 
 
-def _caption(item: Item) -> Caption:
+def _caption(item: PromptItem) -> Caption:
     check(
         isinstance(item.asked, Caption),
         f"the prompt {item.prompt!r} is none of the stickers' lists; name another judge with "

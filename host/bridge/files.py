@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import folder_paths
 import torch
 
 from ...lidit_core.bridge.clipproj import LoadedProjection, is_clipproj, load_clipproj
 from ...lidit_core.bridge.file import BRIDGE_KEY, LoadedBridge, load_bridge
-from ...lidit_core.errors import LiDiTError, shown
 from ...lidit_core.io.tensors import opened
 from ...lidit_core.llm.blocks import shown_block
-from ..folders import BRIDGES, plain_name
-
-SUFFIX = ".safetensors"
-NONE = f"(put a {SUFFIX} file into models/{BRIDGES})"
+from ..folders import BRIDGES, SUFFIX, find_weights, none_in, weights_in
 
 GAP = "text gap kept"  # of a run's figures, in a file's `stages`
 Loaded = LoadedBridge | LoadedProjection
@@ -26,37 +20,12 @@ Loaded = LoadedBridge | LoadedProjection
 
 def bridges() -> list[str]:
     """The host's files; never empty."""
-    names = [name.replace("\\", "/") for name in folder_paths.get_filename_list(BRIDGES)]
-    return [name for name in names if name.endswith(SUFFIX)] or [NONE]
+    return weights_in(BRIDGES) or [none_in(BRIDGES)]
 
 
 def find_bridge(name: str) -> Path:
-    """The file of a listed name; names from another system's workflow are understood.
-
-    Raises:
-        LiDiTError: the name leads out of the model folders, or no file has it.
-    """
-    plain = plain_name(name)
-    for folder in folder_paths.get_folder_paths(BRIDGES):
-        if os.path.isfile(path := Path(folder) / plain):
-            return path
-    if name == NONE:
-        raise LiDiTError(
-            f"there is no bridge yet; put a {SUFFIX} file into models/{BRIDGES}, press R and "
-            "choose it from the list"
-        )
-    raise LiDiTError(
-        f"no file {shown(name)} in models/{BRIDGES}; put it there and press R, or choose another "
-        "from the list"
-    )
-
-
-def fingerprint(name: str | None) -> str:
-    """A text that changes when the file does; a name that another node gives is None here."""
-    if name is None:
-        return ""
-    stat = find_bridge(name).stat()
-    return repr((name, stat.st_size, stat.st_mtime_ns))
+    """The file of a listed name, see `find_weights`."""
+    return find_weights(name, BRIDGES, "bridge")
 
 
 @torch.inference_mode(False)

@@ -90,7 +90,7 @@ def words_picture(
     )
     read = model_text(prompt, config)
     places = _places(prompt, read, config)
-    watch = Watch()
+    watch = WatchingPatch()
     watched = shifted_for(model, config, latent).clone()
     watched.set_model_attn2_patch(watch.patch)
     kept = {"pooled_output": None, **{k: v for k, v in entry[1].items() if k == "hooks"}}
@@ -110,7 +110,7 @@ def words_picture(
     return _image(words_sheet(seen))
 
 
-class Watch:
+class WatchingPatch:
     """A patch of the attention to the text, which it notes and leaves as it is."""
 
     def __init__(self) -> None:

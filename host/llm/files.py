@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import folder_paths
@@ -16,7 +16,7 @@ from ...lidit_core.llm.locate import check_present, installed_llms, locate, pack
 from ...lidit_core.paths import files_like, llm_folder
 from ...lidit_core.text.prompt_encoder import file_identity
 from ...lidit_core.text.templates import PRESETS, SUFFIXES, InstructionTemplate, read_template
-from ..folders import LLMS, TEMPLATES, entries_of, files_below, plain_name
+from ..folders import LLMS, TEMPLATES, entries_of, files_below, plain_name, stats_of
 
 ALSO = ("LLM", "text_encoders", "clip")  # where other packs keep LLMs
 DEPTH = 4  # folders below a model folder that are looked into
@@ -72,18 +72,14 @@ def llm_fingerprint(name: str) -> list:
         return [demo.sha256 if demo else name]
     if demo and source == name and demo.target.is_file():
         whole = demo.target.stat().st_size == demo.size
-        return [demo.sha256] if whole else _stats([demo.target])
+        return [demo.sha256] if whole else stats_of([demo.target])
     if demo and source == name and (parts := package_parts(demo)):
-        return _stats(parts)
+        return stats_of(parts)
     folder = llm_folder(source) if source == name else Path(source)
     ggufs = [folder] if folder.suffix.lower() == ".gguf" else files_like(folder, "*.gguf")
     if not ggufs:
         return file_identity(locate(source))
-    return _stats(ggufs)
-
-
-def _stats(paths: Iterable[Path]) -> list:
-    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    return stats_of(ggufs)
 
 
 def template_choices() -> list[str]:

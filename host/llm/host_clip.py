@@ -20,7 +20,7 @@ from ...lidit_core.llm.storage import of_blocks
 from ..node_notes import note
 from .clip import LLMClip
 from .host_decoder import HostDecoder, HostModule, stored_blocks, text_models
-from .host_kinds import Kind, Sizes, check_name, kind_of, label_of, told_name
+from .host_kinds import LLMKind, LLMSizes, check_name, kind_of, label_of, told_name
 from .host_tokenizer import readable_tokenizer
 from .plain_text import PlainText
 from .reader import LLMSettings, PromptReader
@@ -118,15 +118,15 @@ def host_llm(
     return made, bool(told)
 
 
-def _sizes(model: HostModule, kind: Kind) -> Sizes:
+def _sizes(model: HostModule, kind: LLMKind) -> LLMSizes:
     """The LLM's sizes; of one that ends before its final norm those of the whole."""
     blocks = len(model.layers)
     if model.norm is None and kind.whole:
         blocks = kind.whole
-    return Sizes(model.config.hidden_size, blocks, model.vocab_size)
+    return LLMSizes(model.config.hidden_size, blocks, model.vocab_size)
 
 
-def _kept(model: HostModule, block: Block, sizes: Sizes, name: str) -> int:
+def _kept(model: HostModule, block: Block, sizes: LLMSizes, name: str) -> int:
     kept, there = kept_blocks(block, sizes.blocks, name), len(model.layers)
     check(
         kept <= there,

@@ -44,7 +44,7 @@ MISTRAL3 = (
 
 
 @dataclass(frozen=True)
-class Sizes:
+class LLMSizes:
     """What tells LLMs of one class apart."""
 
     width: int  # channels of a hidden state
@@ -56,58 +56,58 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Kind:
+class LLMKind:
     """LLMs of one architecture that the host runs as transformers does."""
 
     label: str
     chat: str  # the chat template
-    released: dict[str, Sizes] = field(default_factory=dict)  # by name
+    released: dict[str, LLMSizes] = field(default_factory=dict)  # by name
     otherwise: str = ""  # names of those that the host runs with other positions than trained
     whole: int | None = None  # blocks of the LLM whose first ones the host may hold
 
 
-LLAMA = Kind(
+LLAMA = LLMKind(
     "Llama 3",
     LLAMA3,
-    {"llava-llama-3-8b-v1_1": Sizes(4096, 32, 128320)},
+    {"llava-llama-3-8b-v1_1": LLMSizes(4096, 32, 128320)},
     otherwise=r"llama[-_ ]?3[._][1-9]",
 )
-MISTRAL = Kind(
+MISTRAL = LLMKind(
     "Mistral Small 3",
     MISTRAL3,
-    {"Mistral-Small-3.2-24B-Instruct-2506": Sizes(5120, 40, 131072)},
+    {"Mistral-Small-3.2-24B-Instruct-2506": LLMSizes(5120, 40, 131072)},
     whole=40,
 )
-QWEN25_OF_3B = Kind("Qwen 2.5", QWEN25, {"Qwen2.5-VL-3B-Instruct": Sizes(2048, 36, 151936)})
-QWEN25_OF_7B = Kind("Qwen 2.5", QWEN25, {"Qwen2.5-VL-7B-Instruct": Sizes(3584, 28, 152064)})
-QWEN = Kind(
+QWEN25_OF_3B = LLMKind("Qwen 2.5", QWEN25, {"Qwen2.5-VL-3B-Instruct": LLMSizes(2048, 36, 151936)})
+QWEN25_OF_7B = LLMKind("Qwen 2.5", QWEN25, {"Qwen2.5-VL-7B-Instruct": LLMSizes(3584, 28, 152064)})
+QWEN = LLMKind(
     "Qwen 3",
     QWEN3,
     {
-        "Qwen3-0.6B": Sizes(1024, 28, 151936),
-        "Qwen3-Embedding-0.6B": Sizes(1024, 28, 151669),
-        "Ovis2.5-2B": Sizes(2048, 28, 151936),
-        "Qwen3-4B": Sizes(2560, 36, 151936),
-        "Qwen3-8B": Sizes(4096, 36, 151936),
+        "Qwen3-0.6B": LLMSizes(1024, 28, 151936),
+        "Qwen3-Embedding-0.6B": LLMSizes(1024, 28, 151669),
+        "Ovis2.5-2B": LLMSizes(2048, 28, 151936),
+        "Qwen3-4B": LLMSizes(2560, 36, 151936),
+        "Qwen3-8B": LLMSizes(4096, 36, 151936),
     },
     otherwise=r"2507",
 )
-QWEN_VL = Kind(
+QWEN_VL = LLMKind(
     "Qwen 3 VL",
     CHATML,
     {
-        "Qwen3-VL-4B-Instruct": Sizes(2560, 36, 151936),
-        "Qwen3-VL-8B-Instruct": Sizes(4096, 36, 151936),
-        "Qwen3-VL-32B-Instruct": Sizes(5120, 64, 151936),
+        "Qwen3-VL-4B-Instruct": LLMSizes(2560, 36, 151936),
+        "Qwen3-VL-8B-Instruct": LLMSizes(4096, 36, 151936),
+        "Qwen3-VL-32B-Instruct": LLMSizes(5120, 64, 151936),
     },
     whole=64,
 )
-GEMMA = Kind(
+GEMMA = LLMKind(
     "Gemma 3",
     GEMMA3,
     {
-        "gemma-3-4b-it": Sizes(2560, 34, 262208),
-        "gemma-3-12b-it": Sizes(3840, 48, 262208),
+        "gemma-3-4b-it": LLMSizes(2560, 34, 262208),
+        "gemma-3-12b-it": LLMSizes(3840, 48, 262208),
     },
 )
 KINDS = {  # by the class of the host that runs it
@@ -125,7 +125,7 @@ REFUSED = {  # whose states in the host are others than those that LI-DiTs are t
 }
 
 
-def kind_of(transformer: object) -> Kind:
+def kind_of(transformer: object) -> LLMKind:
     """The kind of LLM that a text model of the host runs, told by its class or a base of it.
 
     Raises:
@@ -143,18 +143,18 @@ def kind_of(transformer: object) -> Kind:
     )
 
 
-def told_name(kind: Kind, sizes: Sizes) -> str:
+def told_name(kind: LLMKind, sizes: LLMSizes) -> str:
     """The one released LLM of this kind and these sizes; "" where none or several have them."""
     named = [name for name, released in kind.released.items() if released == sizes]
     return named[0] if len(named) == 1 else ""
 
 
-def label_of(kind: Kind, sizes: Sizes) -> str:
+def label_of(kind: LLMKind, sizes: LLMSizes) -> str:
     """What an LLM is called that is no released one: no checkpoint asks for such a name."""
     return f"{kind.label} ({sizes})"
 
 
-def check_name(name: str, kind: Kind, sizes: Sizes) -> None:
+def check_name(name: str, kind: LLMKind, sizes: LLMSizes) -> None:
     """Refuse a name that cannot be this LLM's."""
     check(
         not (kind.otherwise and re.search(kind.otherwise, name, re.IGNORECASE)),

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
-
-import folder_paths
 
 from ...lidit_core.errors import LiDiTError
 from ...lidit_core.io.tensors import opened
 from ...lidit_core.llmdiff.file import ADAPTER_KEY
 from ...lidit_core.paths import SHIPPED_WEIGHTS, files_like
-from ..folders import ADAPTERS, plain_name
-
-SUFFIX = ".safetensors"
-NONE = f"(put a {SUFFIX} file into models/{ADAPTERS})"
+from ..folders import ADAPTERS, SUFFIX, find_weights, none_in, weights_in
 
 
 def adapters() -> list[str]:
     """Shipped adapters first, then the host's files, each name once; never empty."""
-    names = [name.replace("\\", "/") for name in folder_paths.get_filename_list(ADAPTERS)]
-    files = [name for name in names if name.endswith(SUFFIX)]
-    return list(dict.fromkeys([*_shipped(), *files])) or [NONE]
+    return list(dict.fromkeys([*_shipped(), *weights_in(ADAPTERS)])) or [none_in(ADAPTERS)]
 
 
 def _shipped() -> list[str]:
@@ -36,29 +28,5 @@ def _shipped() -> list[str]:
 
 
 def find_adapter(name: str) -> Path:
-    """The file of a listed name; names from another system's workflow are understood.
-
-    Raises:
-        LiDiTError: the name leads out of the model folders, or no file has it.
-    """
-    plain = plain_name(name)
-    for folder in (SHIPPED_WEIGHTS, *folder_paths.get_folder_paths(ADAPTERS)):
-        if os.path.isfile(path := Path(folder) / plain):
-            return path
-    if name == NONE:
-        raise LiDiTError(
-            f"there is no LLMDiff adapter yet; put a {SUFFIX} file into models/{ADAPTERS}, press R "
-            "and choose it from the list"
-        )
-    raise LiDiTError(
-        f"no file {name!r} in models/{ADAPTERS} or among the shipped weights; put it there and "
-        "press R, or choose another from the list"
-    )
-
-
-def fingerprint(name: str | None) -> str:
-    """A text that changes when the file does; a name that another node gives is None here."""
-    if name is None:
-        return ""
-    stat = find_adapter(name).stat()
-    return repr((name, stat.st_size, stat.st_mtime_ns))
+    """The file of a listed name, see `find_weights`."""
+    return find_weights(name, ADAPTERS, "LLMDiff adapter", shipped=True)

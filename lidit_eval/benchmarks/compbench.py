@@ -11,10 +11,10 @@ from pathlib import Path
 
 from lidit_core.errors import LiDiTError
 
-from .item import Item
+from .item import PromptItem
 
 
-def read(path: Path) -> list[Item]:
+def read(path: Path) -> list[PromptItem]:
     """The prompts of one of its files, whose name is the category."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -24,10 +24,10 @@ def read(path: Path) -> list[Item]:
             "color_val.txt, a prompt a line"
         ) from error
     category = path.stem.removesuffix("_val").removesuffix("_train").replace("_", " ")
-    return [Item(line.strip(), category) for line in lines if line.strip()]
+    return [PromptItem(line.strip(), category) for line in lines if line.strip()]
 
 
-def write(folder: Path, number: int, item: Item, picture: Path) -> None:
+def write(folder: Path, number: int, item: PromptItem, picture: Path) -> None:
     """Copy a picture into T2I-CompBench's layout.
 
     Args:

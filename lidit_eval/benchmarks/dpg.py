@@ -18,7 +18,7 @@ from PIL import Image
 from lidit_core.errors import LiDiTError, check
 from lidit_core.io.atomic import replacing
 
-from .item import Item
+from .item import PromptItem
 
 TABLE = "dpg_bench.csv"
 ASIDE = 2  # samples along a side of the evaluator's picture
@@ -32,7 +32,7 @@ class Question:
     needs: tuple[int, ...]  # numbers of the questions without which it cannot hold
 
 
-def read(folder: Path) -> list[Item]:
+def read(folder: Path) -> list[PromptItem]:
     """The prompts of its folder, with the questions of the table in or beside it.
 
     Raises:
@@ -49,7 +49,7 @@ def read(folder: Path) -> list[Item]:
             f"a prompt of {folder} cannot be read ({error}); expected UTF-8"
         ) from error
     return [
-        Item(text, "dense", asked.get(file.stem), file.stem)
+        PromptItem(text, "dense", asked.get(file.stem), file.stem)
         for file, text in zip(files, texts, strict=True)
     ]
 
@@ -71,7 +71,7 @@ def read_questions(table: Path) -> dict[str, dict[int, Question]]:
     return found
 
 
-def write(folder: Path, item: Item, pictures: Sequence[Path]) -> None:
+def write(folder: Path, item: PromptItem, pictures: Sequence[Path]) -> None:
     """Lay an item's samples out as one picture; fewer than four leave the rest of it black."""
     (folder / "samples").mkdir(parents=True, exist_ok=True)
     samples = [Image.open(path).convert("RGB") for path in pictures[: ASIDE**2]]

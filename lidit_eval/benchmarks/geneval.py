@@ -15,10 +15,10 @@ from typing import Any
 from lidit_core.errors import LiDiTError
 from lidit_core.io.atomic import replacing
 
-from .item import Item
+from .item import PromptItem
 
 
-def read(path: Path) -> list[Item]:
+def read(path: Path) -> list[PromptItem]:
     """The prompts of an evaluation_metadata.jsonl."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -30,13 +30,13 @@ def read(path: Path) -> list[Item]:
         ) from error
 
 
-def _item(line: dict[str, Any]) -> Item:
+def _item(line: dict[str, Any]) -> PromptItem:
     if not isinstance(line["include"], list):
         raise TypeError("include is no list")
-    return Item(str(line["prompt"]), str(line["tag"]).replace("_", " "), line)
+    return PromptItem(str(line["prompt"]), str(line["tag"]).replace("_", " "), line)
 
 
-def write(folder: Path, index: int, copy: int, item: Item, picture: Path) -> None:
+def write(folder: Path, index: int, copy: int, item: PromptItem, picture: Path) -> None:
     """Copy a picture into GenEval's layout."""
     own = folder / f"{index:05d}"
     (own / "samples").mkdir(parents=True, exist_ok=True)

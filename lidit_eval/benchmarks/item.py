@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Item:
+class PromptItem:
     """A prompt that is to be painted.
 
     Args:

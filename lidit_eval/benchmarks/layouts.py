@@ -8,7 +8,7 @@ from pathlib import Path
 from lidit_core.errors import check
 
 from . import compbench, dpg, geneval
-from .item import Item
+from .item import PromptItem
 
 
 def check_count(benchmark: str, count: int) -> None:
@@ -21,7 +21,9 @@ def check_count(benchmark: str, count: int) -> None:
     )
 
 
-def lay_out(benchmark: str, items: Mapping[int, tuple[Item, Sequence[Path]]], out: Path) -> None:
+def lay_out(
+    benchmark: str, items: Mapping[int, tuple[PromptItem, Sequence[Path]]], out: Path
+) -> None:
     """Write the pictures of each item, by its number in the list, below ``out``.
 
     Args:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lidit_core.errors import check
 
-from ..benchmarks.item import Item
+from ..benchmarks.item import PromptItem
 from .judge import Verdict
 from .likeness import TwoTowers
 from .pretrained import open_pretrained
@@ -37,7 +37,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom, pixels
 
 
 @dataclass(frozen=True)
-class Found:
+class Detections:
     """Objects of a picture: boxes of each class, the surest first."""
 
     boxes: Mapping[str, Sequence[Box]]
@@ -56,7 +56,7 @@ class DetectorJudge:
     measures: tuple[str, ...] = ("correct",)
     tells = "correct"
 
-    def __init__(self, source: str, items: Sequence[Item], device: str) -> None:
+    def __init__(self, source: str, items: Sequence[PromptItem], device: str) -> None:
         detector, _, clip = source.partition(",")
         asked = [_asked(item) for item in items]
         coloured = any("color" in each for item in asked for each in item.get("include", ()))
@@ -69,11 +69,13 @@ class DetectorJudge:
         self.detector, self.processor = open_pretrained("ObjectDetection", detector, device)
         self.clip = TwoTowers(clip, device) if clip else None
 
-    def judge(self, picture: np.ndarray, item: Item) -> Verdict:
+    def judge(self, picture: np.ndarray, item: PromptItem) -> Verdict:
         image, asked = Image.fromarray(picture), _asked(item)
         threshold = WHEN_COUNTING if asked.get("tag") == "counting" else THRESHOLD
         boxes = self._detect(image, threshold)
-        wrong = list(faults(asked, Found(boxes, lambda o, found: self._colours(image, o, found))))
+        wrong = list(
+            faults(asked, Detections(boxes, lambda o, found: self._colours(image, o, found)))
+        )
         seen = ", ".join(f"{len(found)} {name}" for name, found in boxes.items()) or "nothing"
         return Verdict({"correct": float(not wrong)}, "; ".join(wrong) or seen)
 
@@ -118,7 +120,7 @@ def _at_least_a_pixel(box: Box) -> Box:
     return left, top, max(right, left + 1), max(bottom, top + 1)
 
 
-def _asked(item: Item) -> dict[str, Any]:
+def _asked(item: PromptItem) -> dict[str, Any]:
     asked: Any = item.asked
     check(
         isinstance(asked, dict) and isinstance(asked.get("include"), list),
@@ -128,7 +130,7 @@ def _asked(item: Item) -> dict[str, Any]:
     return asked
 
 
-def faults(asked: Mapping[str, Any], found: Found) -> Iterator[str]:
+def faults(asked: Mapping[str, Any], found: Detections) -> Iterator[str]:
     """What a picture lacks or has too much of; nothing where it is right.
 
     Args:
@@ -148,7 +150,7 @@ def faults(asked: Mapping[str, Any], found: Found) -> Iterator[str]:
             yield f"expected fewer than {unwanted['count']} {unwanted['class']}, found {number}"
 
 
-def _first_fault(wanted: Mapping[str, Any], boxes, groups, found: Found) -> str:
+def _first_fault(wanted: Mapping[str, Any], boxes, groups, found: Detections) -> str:
     count, name = wanted["count"], wanted["class"]
     if len(boxes) < count:
         return f"expected {count} {name} or more, found {len(boxes)}"

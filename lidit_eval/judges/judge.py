@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ..benchmarks.item import Item
+from ..benchmarks.item import PromptItem
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Judge(Protocol):
     measures: tuple[str, ...]
     tells: str  # the measure that is 1 for a hit; "" = none tells hits from failures
 
-    def judge(self, picture: np.ndarray, item: Item) -> Verdict:
+    def judge(self, picture: np.ndarray, item: PromptItem) -> Verdict:
         """Judge a picture (H, W, 3) uint8."""
         ...
 
@@ -36,5 +36,5 @@ class NoJudge:
 
     name, measures, tells = "none", (), ""
 
-    def judge(self, picture: np.ndarray, item: Item) -> Verdict:
+    def judge(self, picture: np.ndarray, item: PromptItem) -> Verdict:
         return Verdict({})

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..benchmarks.item import Item
+from ..benchmarks.item import PromptItem
 from .judge import Verdict
 from .pretrained import open_pretrained
 
@@ -81,7 +81,7 @@ class LikenessJudge:
     def __init__(self, source: str, device: str) -> None:
         self.name, self.towers = f"likeness:{source}", TwoTowers(source, device)
 
-    def judge(self, picture: np.ndarray, item: Item) -> Verdict:
+    def judge(self, picture: np.ndarray, item: PromptItem) -> Verdict:
         cosine = float(self.towers.cosines(picture, [item.prompt])[0])
         cut = self.towers.cut(item.prompt)
         seen = f"the prompt's last {cut} tokens were not read" if cut else ""
@@ -97,6 +97,6 @@ class QualityJudge:
     def __init__(self, source: str, device: str) -> None:
         self.name, self.towers = f"quality:{source}", TwoTowers(source, device)
 
-    def judge(self, picture: np.ndarray, item: Item) -> Verdict:
+    def judge(self, picture: np.ndarray, item: PromptItem) -> Verdict:
         likeness = self.towers.cosines(picture, [GOOD, BAD]) * self.towers.scale
         return Verdict({"CLIP-IQA": likeness.softmax(0)[0].item()})

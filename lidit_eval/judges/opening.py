@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from lidit_core.errors import LiDiTError
 
-from ..benchmarks.item import Item
+from ..benchmarks.item import PromptItem
 from ..items import READERS, STICKERS
 from .detector import DetectorJudge
 from .judge import Judge, NoJudge
@@ -20,7 +20,7 @@ def default_judge(prompts: str) -> str:
     return "none" if prompts.partition(":")[0] in READERS else "stickers"
 
 
-def open_judge(name: str, items: Sequence[Item], device: str) -> Judge:
+def open_judge(name: str, items: Sequence[PromptItem], device: str) -> Judge:
     """Open a judge by its name.
 
     Args:

@@ -18,7 +18,7 @@ from PIL import Image
 from lidit_core.errors import LiDiTError, check
 
 from ..benchmarks.dpg import Question
-from ..benchmarks.item import Item
+from ..benchmarks.item import PromptItem
 from .judge import Verdict
 from .pretrained import open_pretrained
 
@@ -35,13 +35,13 @@ class VQAJudge:
     measures: tuple[str, ...] = ("facts",)
     tells = "facts"
 
-    def __init__(self, source: str, items: Sequence[Item], device: str) -> None:
+    def __init__(self, source: str, items: Sequence[PromptItem], device: str) -> None:
         for item in items:
             _questions(item)
         self.name, self.device = f"vqa:{source}", device
         self.model, self.processor = open_pretrained("VisualQuestionAnswering", source, device)
 
-    def judge(self, picture: np.ndarray, item: Item) -> Verdict:
+    def judge(self, picture: np.ndarray, item: PromptItem) -> Verdict:
         image, questions = Image.fromarray(picture), _questions(item)
         answers = {n: says_yes(self._answer(image, q.text)) for n, q in questions.items()}
         holds = what_holds(questions, answers)
@@ -64,7 +64,7 @@ def says_yes(answer: str) -> bool:
     return re.findall(r"\w+", answer.lower())[:1] == [YES]
 
 
-def _questions(item: Item) -> Mapping[int, Question]:
+def _questions(item: PromptItem) -> Mapping[int, Question]:
     check(
         isinstance(item.asked, dict) and bool(item.asked),
         f"the prompt {item.prompt[:80]!r} has no questions; expected DPG-Bench's prompts with its "

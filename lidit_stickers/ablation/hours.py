@@ -10,7 +10,7 @@ from lidit_core.model.config import LiDiTConfig
 from lidit_eval.items import items_of
 from lidit_train.plan.hardware import Device, find_hardware
 from lidit_train.plan.text import row
-from lidit_train.plan.workload import FLOAT32, Sizes
+from lidit_train.plan.workload import FLOAT32, SampleTokens
 from lidit_train.tasks.adapter.learner import GUIDANCE, STEPS
 from lidit_train.tasks.adapter.plan import make_adapter_plan
 from lidit_train.tasks.adapter.target import adapter_target
@@ -105,7 +105,7 @@ def _planned(recipe, device: Device, out: Path) -> Plan:
 def _measuring(ablation: Ablation, config: LiDiTConfig, plan: Plan) -> float:
     """Seconds of the gap and of the pictures."""
     side = config.native_size // (config.patch * config.latent.downsampling)
-    once = model_cost(config, Sizes(side * side, plan.tokens)).whole.forward
+    once = model_cost(config, SampleTokens(side * side, plan.tokens)).whole.forward
     passes = _passes(ablation, config.steps, config.guidance)
     speed = plan.device.share * plan.device.peak(plan.recipe.compute.precision)
     return passes * once / max(1.0, speed)

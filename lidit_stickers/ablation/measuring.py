@@ -19,7 +19,7 @@ from ..scenes.grammar import Caption
 from ..score import PROMPTS
 from ..text_gap import held_out_scenes, scene_errors
 from .adapters import adapter_errors, score_words
-from .variants import Ablation, Score
+from .variants import Ablation, ScoreOptions
 
 ERRORS, NEAREST, SCORED = "errors.npy", "nearest.npy", "score"
 MEASURE = "nearest"
@@ -27,12 +27,14 @@ Prompts = Callable[[], Sequence[Caption]]
 
 
 @dataclass(frozen=True)
-class Measured:
+class RunMeasurements:
     """One run's figures, scene by scene and prompt by prompt."""
 
     errors: np.ndarray  # (times, scenes, 2) with the right caption, and with the empty prompt
     nearest: np.ndarray  # (prompts,) in [0, 1]; none where no pictures are drawn, or not yet
-    also: dict[str, Measured] = field(default_factory=dict)  # of the ablation's further lists
+    also: dict[str, RunMeasurements] = field(
+        default_factory=dict
+    )  # of the ablation's further lists
 
     @property
     def gaps(self) -> np.ndarray:
@@ -52,14 +54,14 @@ class Measuring:
 
 def measure(
     ablation: Ablation, model: Path, folder: Path, by: Measuring, pictures: bool = True
-) -> Measured:
+) -> RunMeasurements:
     """Measure a model, or read what is kept in the folder.
 
     Args:
         pictures: whether those that are not there are drawn and judged.
     """
 
-    def of_list(score: Score, first: str = "") -> tuple[np.ndarray, np.ndarray]:
+    def of_list(score: ScoreOptions, first: str = "") -> tuple[np.ndarray, np.ndarray]:
         prompts = PROMPTS[score.prompts] if first else None
         errors = _kept(
             folder / (first + ERRORS), lambda: _errors(ablation, model, prompts, by).numpy()
@@ -70,8 +72,8 @@ def measure(
         made = functools.partial(_scores, ablation, score, model, folder / (first + SCORED), by)
         return errors, _kept(nearest, made)
 
-    also = {s.prompts: Measured(*of_list(s, f"{s.prompts}-")) for s in ablation.also}
-    return Measured(*of_list(ablation.score), also)
+    also = {s.prompts: RunMeasurements(*of_list(s, f"{s.prompts}-")) for s in ablation.also}
+    return RunMeasurements(*of_list(ablation.score), also)
 
 
 def is_measured(ablation: Ablation, folder: Path, pictures: bool = True) -> bool:
@@ -100,7 +102,9 @@ def _errors(ablation: Ablation, model: Path, prompts: Prompts | None, by: Measur
     )
 
 
-def _scores(ablation: Ablation, score: Score, model: Path, out: Path, by: Measuring) -> np.ndarray:
+def _scores(
+    ablation: Ablation, score: ScoreOptions, model: Path, out: Path, by: Measuring
+) -> np.ndarray:
     """The scores by `lidit eval`, which goes on where it was killed."""
     words = score_words(ablation, model) if ablation.adapter else [str(model)]
     words += ["--prompts", score.prompts, "--every", str(score.every), "--out", str(out)]

@@ -22,7 +22,7 @@ from lidit_core.llm.locate import available
 from lidit_core.shipped import find_base, find_model
 from lidit_train.run import FINAL, train
 
-from .measuring import Measured, Measuring, is_measured, measure
+from .measuring import Measuring, RunMeasurements, is_measured, measure
 from .recipes import CACHE, TRUNK, fork_fields, fork_recipe, run_folder, with_cache
 from .table import write_tables
 from .trunk import autoencoder, copy, kept
@@ -146,7 +146,7 @@ class Ablating:
             train(recipe, folder, self.device, self.llms, self._told(TRUNK, recipe.steps))
         return folder / FINAL
 
-    def _kept(self, variant: Variant, seed: int, trunk: Path) -> Measured:
+    def _kept(self, variant: Variant, seed: int, trunk: Path) -> RunMeasurements:
         """A run that is through, but for pictures, which needs nobody's leave to be read."""
         folder = run_folder(self.out, variant.name, seed)
         _agree(folder, self._asked(variant, seed, trunk))

@@ -11,7 +11,7 @@ import numpy as np
 
 from lidit_core.io.atomic import replacing
 
-from .measuring import Measured
+from .measuring import RunMeasurements
 from .statistics import (
     LEVEL,
     Corrected,
@@ -26,7 +26,7 @@ from .variants import Ablation, Claim
 MARKDOWN, JSON = "ablation.md", "ablation.json"
 AGREED, CONTRADICTED = "as in the paper", "against the paper"
 UNSEEN = "not seen at this size"
-Found = Mapping[tuple[str, int], Measured]
+Found = Mapping[tuple[str, int], RunMeasurements]
 
 
 @dataclass(frozen=True)

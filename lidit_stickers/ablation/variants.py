@@ -90,7 +90,7 @@ class Gap:
 
 
 @dataclass(frozen=True)
-class Score:
+class ScoreOptions:
     """Pictures judged by the forced choice of the nearest glyph."""
 
     prompts: str = "evaluation"
@@ -126,8 +126,8 @@ class Ablation:
     adapter: dict = field(default_factory=dict)  # or, of adapters, what all their recipes share
     mode: str = "replace"  # in which adapters are measured
     gap: Gap = Gap()
-    score: Score = Score()
-    also: tuple[Score, ...] = ()  # further lists of prompts, each with a table of its own
+    score: ScoreOptions = ScoreOptions()
+    also: tuple[ScoreOptions, ...] = ()  # further lists of prompts, each with a table of its own
 
     def __post_init__(self) -> None:
         check(

@@ -39,15 +39,15 @@ def run(args: argparse.Namespace) -> int:
     from lidit_core.cli.generate import fix_arithmetic
     from lidit_core.errors import check
 
-    from .measuring import Asked, Measured, measure
+    from .measuring import BiasMeasurements, BiasOptions, measure
     from .report import write_report
 
     for text in args.llm:
         check("=" in text, f"--llm {text!r} names no LLM; expected NAME=SOURCE")
     check(args.every >= 1, f"--every is {args.every}; expected 1 or more")
     fix_arithmetic()
-    asked = Asked(args.out, args.every, tuple(args.llm), args.device)
-    found: dict[str, list[Measured]] = {}
+    asked = BiasOptions(args.out, args.every, tuple(args.llm), args.device)
+    found: dict[str, list[BiasMeasurements]] = {}
     for text in args.model:
         name, model = _named(text)
         runs = found.setdefault(name, [])

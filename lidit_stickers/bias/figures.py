@@ -11,7 +11,7 @@ import numpy as np
 from lidit_eval.statistics import bootstrap
 
 from ..many_facts import PAIRED
-from .measuring import Measured
+from .measuring import BiasMeasurements
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Apart:
     first_last: Figure
 
 
-Runs = Sequence[Measured]  # of the same kind of model, with other seeds
+Runs = Sequence[BiasMeasurements]  # of the same kind of model, with other seeds
 
 
 def score_bias(runs: Runs) -> np.ndarray:

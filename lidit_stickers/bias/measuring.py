@@ -30,7 +30,7 @@ HELD, ERRORS = "held.npy", "errors.npy"
 
 
 @dataclass(frozen=True)
-class Asked:
+class BiasOptions:
     """How models are measured."""
 
     out: Path
@@ -40,7 +40,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Measured:
+class BiasMeasurements:
     """One model's figures; what is asked for holds (1) or not (0), by the forced choice."""
 
     early: np.ndarray  # (requests, NOISES, 2): number and colour, said before the noun
@@ -51,7 +51,7 @@ class Measured:
     model: str = ""  # its file, with how the SHA-256 begins
 
 
-def measure(name: str, model: str, asked: Asked) -> Measured:
+def measure(name: str, model: str, asked: BiasOptions) -> BiasMeasurements:
     """Draw and read all that is missing.
 
     Args:
@@ -64,7 +64,7 @@ def measure(name: str, model: str, asked: Asked) -> Measured:
     folder = asked.out / f"{name}-early"
     errors = _kept(folder / ERRORS, lambda: _errors(model, llms, asked))
     drawn_by = read_record_of(folder)["model"]
-    return Measured(early, late, errors, pairs, turned, drawn_by)
+    return BiasMeasurements(early, late, errors, pairs, turned, drawn_by)
 
 
 def _llms_of(model: str, given: Sequence[str]) -> list[str]:
@@ -73,7 +73,7 @@ def _llms_of(model: str, given: Sequence[str]) -> list[str]:
     return [text for text in given if text.partition("=")[0] in names]
 
 
-def _held(name: str, model: str, llms: Sequence[str], which: str, asked: Asked) -> np.ndarray:
+def _held(name: str, model: str, llms: Sequence[str], which: str, asked: BiasOptions) -> np.ndarray:
     """(requests, NOISES, facts) of one list, drawn by `lidit eval`."""
     folder = asked.out / f"{name}-{which}"
     words = [model, "--prompts", which, "--judge", "none", "--out", str(folder)]
@@ -112,7 +112,7 @@ def _facts(scene: FoundScene, caption: Caption, turned: bool) -> list[float]:
     return [float(held[name]) for name in (names[::-1] if turned else names)]
 
 
-def _errors(model: str, llms: Sequence[str], asked: Asked) -> np.ndarray:
+def _errors(model: str, llms: Sequence[str], asked: BiasOptions) -> np.ndarray:
     """(requests, 2), the means over times and noises, on a drawing of each request."""
     pipeline = load_pipeline(model, llms, asked.device)
     wordings = []

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lidit_core.io.atomic import replacing
-from lidit_eval.pairs import Change, compare
+from lidit_eval.pairs import PairedDifference, compare
 from lidit_eval.report import Judged
 
 from .variants import BridgeVariant
@@ -71,7 +71,7 @@ def _mean(judged: Sequence[Judged]) -> float:
     return sum(values) / len(values)
 
 
-def _change(this: Sequence[Judged], other: Sequence[Judged]) -> Change:
+def _change(this: Sequence[Judged], other: Sequence[Judged]) -> PairedDifference:
     """The change over all prompts together."""
     return compare(this, other, [MEASURE])[-1]
 
@@ -80,7 +80,7 @@ def _told(told: Mapping[str, float], name: str) -> str:
     return f"{told[name]:.3f}" if name in told else ""
 
 
-def _kept(change: Change) -> str:
+def _kept(change: PairedDifference) -> str:
     """A share of the other's score, and its interval."""
     if not change.other:
         return ""

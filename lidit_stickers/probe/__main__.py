@@ -24,7 +24,7 @@ from lidit_core.errors import check, exit_status
 from lidit_core.llm.loading import source_fingerprint
 
 from .facts import FACTS, JUDGED, asked, learnt
-from .readings import READINGS, Reading, bag_of_words, mean_states
+from .readings import READINGS, ProbedReading, bag_of_words, mean_states
 from .report import Found, read_gaps, write_report
 from .ridge import Probe
 
@@ -32,7 +32,7 @@ NAMES = tuple(reading.name for reading in READINGS)
 
 
 def features(
-    readings: Sequence[Reading], known: Sequence[str], texts: Sequence[str], sources: Mapping
+    readings: Sequence[ProbedReading], known: Sequence[str], texts: Sequence[str], sources: Mapping
 ) -> dict[str, Tensor]:
     """Each reading's features (texts, D), by its name.
 
@@ -52,7 +52,7 @@ def features(
 
 
 def probed(
-    readings: Sequence[Reading], captions: int, every: int, sources: Mapping[str, str]
+    readings: Sequence[ProbedReading], captions: int, every: int, sources: Mapping[str, str]
 ) -> Found:
     """What every reading's probes read of each list of prompts."""
     lists = {"": learnt(captions), **asked(every)}

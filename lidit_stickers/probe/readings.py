@@ -23,7 +23,7 @@ SMOLLM2, GEMMA, MINILM = "SmolLM2-135M-Instruct", "gemma-3-270m", "all-MiniLM-L6
 
 
 @dataclass(frozen=True)
-class Reading:
+class ProbedReading:
     """One way of reading a prompt; several of one LLM are read in one pass."""
 
     name: str  # among `--readings`
@@ -35,15 +35,15 @@ class Reading:
 
 
 READINGS = (
-    Reading("bag-of-words", "how often each word occurs"),
-    Reading("random", "SmolLM2 with random weights, block -3", SMOLLM2, -3, random=True),
-    Reading("embeddings", "SmolLM2, embeddings", SMOLLM2, 0),
-    Reading("block-10", "SmolLM2, block 10", SMOLLM2, 10),
-    Reading("block-20", "SmolLM2, block 20", SMOLLM2, 20),
-    Reading("block-minus-3", "SmolLM2, block -3", SMOLLM2, -3, variant="plain-full"),
-    Reading("last", "SmolLM2, last block", SMOLLM2, -1),
-    Reading("gemma", "Gemma 3 270M, block -3", GEMMA, -3),
-    Reading("minilm", "MiniLM, last block", MINILM, -1),
+    ProbedReading("bag-of-words", "how often each word occurs"),
+    ProbedReading("random", "SmolLM2 with random weights, block -3", SMOLLM2, -3, random=True),
+    ProbedReading("embeddings", "SmolLM2, embeddings", SMOLLM2, 0),
+    ProbedReading("block-10", "SmolLM2, block 10", SMOLLM2, 10),
+    ProbedReading("block-20", "SmolLM2, block 20", SMOLLM2, 20),
+    ProbedReading("block-minus-3", "SmolLM2, block -3", SMOLLM2, -3, variant="plain-full"),
+    ProbedReading("last", "SmolLM2, last block", SMOLLM2, -1),
+    ProbedReading("gemma", "Gemma 3 270M, block -3", GEMMA, -3),
+    ProbedReading("minilm", "MiniLM, last block", MINILM, -1),
 )
 
 
@@ -65,7 +65,7 @@ def _words(text: str) -> list[str]:
 
 
 def mean_states(
-    readings: Sequence[Reading], texts: Sequence[str], sources: Mapping[str, str]
+    readings: Sequence[ProbedReading], texts: Sequence[str], sources: Mapping[str, str]
 ) -> dict[str, Tensor]:
     """Each reading's mean state over a prompt's tokens, (texts, width); all are of one LLM."""
     first = readings[0]

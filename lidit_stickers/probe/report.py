@@ -11,7 +11,7 @@ from lidit_core.errors import LiDiTError, first_line
 from lidit_core.io.atomic import replacing
 
 from .facts import FACTS
-from .readings import Reading
+from .readings import ProbedReading
 from .ridge import Share
 
 MARKDOWN, JSON = "probe.md", "probe.json"
@@ -34,7 +34,7 @@ def read_gaps(path: Path) -> tuple[dict[str, float], str]:
 
 
 def write_report(
-    readings: Sequence[Reading],
+    readings: Sequence[ProbedReading],
     found: Found,
     gaps: Mapping[str, float],
     record: Mapping[str, object],
@@ -61,7 +61,7 @@ def write_report(
     return text
 
 
-def _variant(reading: Reading) -> str:
+def _variant(reading: ProbedReading) -> str:
     return reading.variant or reading.name
 
 
@@ -73,7 +73,7 @@ def _plain(found: Mapping[str, Mapping[str, Share]]) -> dict:
 
 
 def _lines(
-    readings: Sequence[Reading], found: Found, gaps: Mapping[str, float], record: Mapping
+    readings: Sequence[ProbedReading], found: Found, gaps: Mapping[str, float], record: Mapping
 ) -> Iterator[str]:
     yield "# What a linear probe reads of a prompt's mean state"
     yield ""

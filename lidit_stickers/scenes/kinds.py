@@ -27,7 +27,7 @@ Noun = tuple[str, str]  # singular, plural
 
 
 @dataclass(frozen=True)
-class Kind:
+class ObjectKind:
     """One kind of object: its emoji and the words for it."""
 
     key: str
@@ -59,9 +59,11 @@ def _kind(
     chinese: str,
     natural: str | None = None,
     colours: tuple[str, ...] = (),
-) -> Kind:
+) -> ObjectKind:
     name, measure = chinese.split()
-    return Kind(key, emoji, nouns_of(nouns), nouns_of(unseen), name, measure, natural, colours)
+    return ObjectKind(
+        key, emoji, nouns_of(nouns), nouns_of(unseen), name, measure, natural, colours
+    )
 
 
 _TABLE = (
@@ -130,8 +132,11 @@ _TABLE = (
     _kind("snowman", "⛄", "snowman/snowmen", "", "雪人 个"),
     _kind("teddy_bear", "🧸", "teddy_bear", "", "泰迪熊 只"),
 )
-KINDS: dict[str, Kind] = {kind.key: kind for kind in _TABLE}  # those of the data set
+KINDS: dict[str, ObjectKind] = {kind.key: kind for kind in _TABLE}  # those of the data set
 
 # Kept out of the data set, so that a fine-tune can teach it: see `newcomer`.
 NEWCOMER = _kind("traffic_light", "🚦", "traffic_light", "stoplight", "红绿灯 个")
-KNOWN_KINDS: dict[str, Kind] = {**KINDS, NEWCOMER.key: NEWCOMER}  # all that can be drawn and named
+KNOWN_KINDS: dict[str, ObjectKind] = {
+    **KINDS,
+    NEWCOMER.key: NEWCOMER,
+}  # all that can be drawn and named

@@ -13,6 +13,8 @@ SIZES = ("small", "big")
 PLACES = ("middle", "left", "right", "top", "bottom")  # of a lone object
 MAX_OBJECTS = 4
 
+# An evaluation's `requests_sha256` hashes the repr of requests, so these classes keep their names.
+
 
 @dataclass(frozen=True)
 class Item:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..scenes.request import SIZES, Item, SceneRequest
-from .scorer import Found, FoundScene, coloured, placed, related, sized
+from .scorer import FoundObject, FoundScene, coloured, placed, related, sized
 
 
 def facts(scene: FoundScene, request: SceneRequest) -> dict[str, bool]:
@@ -36,7 +36,7 @@ def _facts(scene: FoundScene, request: SceneRequest) -> Iterator[tuple[str, bool
         yield f"{request.background} background", request.background == scene.background
 
 
-def _facts_of(item: Item, group: list[Found]) -> Iterator[tuple[str, bool]]:
+def _facts_of(item: Item, group: list[FoundObject]) -> Iterator[tuple[str, bool]]:
     yield item.kind, bool(group)
     if item.count > 1:
         yield f"{item.count} {item.kind}", len(group) == item.count

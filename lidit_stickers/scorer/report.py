@@ -14,7 +14,7 @@ from lidit_eval.statistics import wilson
 
 from ..scenes.grammar import Caption
 from ..scenes.kinds import KINDS, KNOWN_KINDS
-from .scorer import ACCEPT, FoundScene, Verdict, describe, judge, read
+from .scorer import ACCEPT, FoundScene, SceneVerdict, describe, judge, read
 
 WHOLE = (  # categories that test the whole request
     "chinese",
@@ -53,7 +53,7 @@ class Report:
     rows: tuple[CategoryScore, ...]  # one per category, in the order of the captions
     captions: tuple[Caption, ...]
     scenes: tuple[FoundScene, ...]
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[SceneVerdict, ...]
 
     @property
     def scores(self) -> dict[str, float]:
@@ -110,7 +110,9 @@ def candidates(captions: Sequence[Caption]) -> tuple[str, ...]:
     return tuple(kind for kind in KNOWN_KINDS if kind in KINDS or kind in asked)
 
 
-def _rows(captions: Sequence[Caption], verdicts: Sequence[Verdict]) -> tuple[CategoryScore, ...]:
+def _rows(
+    captions: Sequence[Caption], verdicts: Sequence[SceneVerdict]
+) -> tuple[CategoryScore, ...]:
     groups: dict[str, list[tuple[bool, bool]]] = {}
     for caption, verdict in zip(captions, verdicts, strict=True):
         group = groups.setdefault(caption.category, [])
@@ -123,7 +125,7 @@ def _rows(captions: Sequence[Caption], verdicts: Sequence[Verdict]) -> tuple[Cat
     )
 
 
-def hit(verdict: Verdict, caption: Caption) -> bool:
+def hit(verdict: SceneVerdict, caption: Caption) -> bool:
     """The category's own test; categories without one of their own test the whole request."""
     return verdict.all if caption.category in WHOLE else verdict.category(caption.category)
 

@@ -35,7 +35,7 @@ Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundObject:
     """One object in a picture; `kind` is None if it resembles no glyph."""
 
     kind: str | None
@@ -59,11 +59,11 @@ class FoundScene:
     """What a picture shows."""
 
     background: str | None
-    objects: tuple[Found, ...]
+    objects: tuple[FoundObject, ...]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class SceneVerdict:
     """What holds of the things asked for; what was not asked for holds."""
 
     objects: bool  # exactly the kinds asked for, each in the right number, and nothing else
@@ -109,7 +109,7 @@ def read(
 
 def _read_at(
     picture: np.ndarray, ground: Background, threshold: int, accept: float, kinds: tuple[str, ...]
-) -> tuple[float, tuple[Found, ...]]:
+) -> tuple[float, tuple[FoundObject, ...]]:
     """Mean score over the foreground, and the objects, with one segmentation threshold."""
     mask = foreground(picture, ground.colour, threshold)
     parts = part_tree(mask)
@@ -136,19 +136,19 @@ def _best_cut(
     return (total, [pick for _, picks in finer for pick in picks]) if total > cut[0] else cut
 
 
-def _found(part: Part, best: Match, accept: float) -> Found:
+def _found(part: Part, best: Match, accept: float) -> FoundObject:
     left, top, right, bottom = (edge / SIDE for edge in part.box)
     known = best.evidence >= accept
     kind, colour = (best.kind, best.colour) if known else (None, None)
-    return Found(kind, colour, (left, top, right, bottom), best.evidence)
+    return FoundObject(kind, colour, (left, top, right, bottom), best.evidence)
 
 
-def judge(scene: FoundScene, request: SceneRequest) -> Verdict:
+def judge(scene: FoundScene, request: SceneRequest) -> SceneVerdict:
     """Whether a scene is what the request asks for."""
     groups = [[o for o in scene.objects if o.kind == item.kind] for item in request.items]
     wanted = Counter(item.kind for item in request.items for _ in range(item.count))
     present = all(groups)
-    return Verdict(
+    return SceneVerdict(
         objects=Counter(o.kind for o in scene.objects) == wanted,
         background=request.background in (None, scene.background),
         colour=present and all(map(coloured, request.items, groups)),
@@ -158,11 +158,11 @@ def judge(scene: FoundScene, request: SceneRequest) -> Verdict:
     )
 
 
-def coloured(item: Item, group: list[Found]) -> bool:
+def coloured(item: Item, group: list[FoundObject]) -> bool:
     return item.colour is None or all(found.colour == item.colour for found in group)
 
 
-def related(relation: str, first: list[Found], second: list[Found]) -> bool:
+def related(relation: str, first: list[FoundObject], second: list[FoundObject]) -> bool:
     """Every object of the first group lies clearly on its side of every one of the second."""
     axis = 0 if relation in ("left of", "right of") else 1
     low, high = (first, second) if relation in ("left of", "above") else (second, first)
@@ -170,7 +170,7 @@ def related(relation: str, first: list[Found], second: list[Found]) -> bool:
     return min(found.centre[axis] for found in high) - edge >= RELATION_GAP
 
 
-def placed(place: str, group: list[Found]) -> bool:
+def placed(place: str, group: list[FoundObject]) -> bool:
     """Whether every object's centre lies where it was asked for."""
     return all(_is_at(place, *found.centre) for found in group)
 
@@ -182,7 +182,7 @@ def _is_at(place: str, x: float, y: float) -> bool:
     return (along if place in ("left", "top") else 1 - along) < 0.5 - OFF_MIDDLE / 2
 
 
-def sized(items: tuple[Item, ...], groups: list[list[Found]]) -> bool:
+def sized(items: tuple[Item, ...], groups: list[list[FoundObject]]) -> bool:
     """Sizes that were asked for: against each other where two differ, else in the picture."""
     sides = [float(np.mean([found.side for found in group])) for group in groups]
     if len(items) == 1 and items[0].count == 1:

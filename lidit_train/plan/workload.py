@@ -14,7 +14,7 @@ FLOAT32 = 4  # bytes of a master weight, a gradient, a moment, an average
 
 
 @dataclass(frozen=True)
-class Sizes:
+class SampleTokens:
     """What one picture puts before the model."""
 
     tokens: int  # N, image tokens
@@ -42,7 +42,9 @@ class StageLoad:
 
     stage: Stage
     side: int  # of the square picture, pixels
-    subsets: tuple[tuple[float, Sizes], ...]  # shares that sum to 1, and what a picture brings
+    subsets: tuple[
+        tuple[float, SampleTokens], ...
+    ]  # shares that sum to 1, and what a picture brings
     share: int  # images of a step that one process trains on
     micro: int  # of those at once
 
@@ -66,7 +68,7 @@ def _load(compute: Compute, processes: int, spec: InputSpec, text, stage: Stage)
     subsets = [(s.weight, s.branches) for s in stage.subsets] or [(1.0, tuple(text))]
     total = sum(weight for weight, _ in subsets)
     sizes = tuple(
-        (weight / total, Sizes(tokens, {i: text[i] for i in branches}))
+        (weight / total, SampleTokens(tokens, {i: text[i] for i in branches}))
         for weight, branches in subsets
     )
     return StageLoad(stage, side, sizes, share, min(compute.micro_batch or share, share))

@@ -1,7 +1,7 @@
 """A training recipe: one YAML file that says everything a run needs to be repeated."""
 
 from .alignment import Alignment
-from .bridging import Bridge, Through
+from .bridging import BridgeOptions, Through
 from .fields import (
     EIGHT_BITS,
     LORA_KINDS,
@@ -30,7 +30,7 @@ __all__ = [
     "Adapter",
     "Alignment",
     "BASE_ALONE",
-    "Bridge",
+    "BridgeOptions",
     "Buckets",
     "Cache",
     "Checkpoints",

@@ -49,7 +49,7 @@ class Through:
 
 
 @dataclass(frozen=True)
-class Bridge:
+class BridgeOptions:
     """A bridge (lidit_core.bridge): LLMs that learn to write what a recording holds."""
 
     llms: tuple[str, ...] = ()  # names, model folders or .gguf files; all are read the same way.

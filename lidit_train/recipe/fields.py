@@ -15,7 +15,7 @@ from lidit_core.llmdiff.config import FORMS, LAST, MODES, TokenRefiner
 
 from ..ranges import in_range, one_of
 from .alignment import Alignment
-from .bridging import Bridge
+from .bridging import BridgeOptions
 from .keeping import Checkpoints, Log
 from .loss import Loss
 from .optimiser import UNDIVIDED, Optimiser
@@ -265,7 +265,7 @@ class Recipe:
     # "bridge" learns from a recording
     lora: Lora = Lora()
     adapter: Adapter | None = None
-    bridge: Bridge | None = None  # of LLMs that learn to write what a recording holds
+    bridge: BridgeOptions | None = None  # of LLMs that learn to write what a recording holds
     optimiser: Optimiser = Optimiser()
     loss: Loss = Loss()
     content: Content | None = None  # teach a block what each patch shows

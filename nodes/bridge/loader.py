@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...host.bridge import files
+from ...host.folders import fingerprint
 from ...host.node_notes import report, shown
 from ..inputs import BridgeType
 from ..schema import schema
@@ -38,7 +39,7 @@ class LiDiTBridgeLoader(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, bridge_name: str) -> str:
-        return files.fingerprint(bridge_name)
+        return fingerprint(bridge_name, files.find_bridge)
 
     @classmethod
     def execute(cls, bridge_name: str) -> io.NodeOutput:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ...host.folders import fingerprint
 from ...host.lidit import files as models
 from ...host.lidit import model
 from ...host.lidit.told import describe_before, describe_model
@@ -47,7 +48,7 @@ class LiDiTModelLoader(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, model_name: str, weight_dtype: str) -> str:
-        return models.fingerprint(model_name)
+        return fingerprint(model_name, models.find_file, models.autoencoders_beside)
 
     @classmethod
     def execute(cls, model_name: str, weight_dtype: str) -> io.NodeOutput:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ...host.folders import fingerprint
 from ...host.lidit import files as models
 from ...host.lidit.model import with_refiner
 from ..inputs import BRANCHES, branch_chosen
@@ -50,7 +51,7 @@ class LiDiTRefinerLoader(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, model, refiner_name: str, **_) -> str:
-        return models.fingerprint(refiner_name)
+        return fingerprint(refiner_name, models.find_file, models.autoencoders_beside)
 
     @classmethod
     def execute(cls, model, refiner_name: str, branch: str = BRANCHES[0]) -> io.NodeOutput:

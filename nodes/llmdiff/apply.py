@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ...host.folders import fingerprint
 from ...host.llmdiff import files as llmdiff_files
 from ...host.llmdiff.apply import with_adapter
 from ...lidit_core.llmdiff.config import MODES
@@ -76,7 +77,7 @@ class LLMDiffApply(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, adapter_name: str, **_) -> str:
-        return llmdiff_files.fingerprint(adapter_name)
+        return fingerprint(adapter_name, llmdiff_files.find_adapter)
 
     @classmethod
     def execute(

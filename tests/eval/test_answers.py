@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from lidit_eval.benchmarks.dpg import Question
-from lidit_eval.benchmarks.item import Item
+from lidit_eval.benchmarks.item import PromptItem
 from lidit_eval.judges.vqa import VQAJudge, says_yes
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -41,7 +41,7 @@ def test_a_model_that_writes_its_answers_is_heard(tmp_path):
     model = BlipForQuestionAnswering(BlipConfig(text_config=text, vision_config=SMALL))
     size = {"height": 32, "width": 32}
     BlipProcessor(BlipImageProcessor(size=size), tokenizer).save_pretrained(tmp_path)
-    question = Item("x", "dense", {1: Question("is there a cat?", ())})
+    question = PromptItem("x", "dense", {1: Question("is there a cat?", ())})
     picture = np.zeros((48, 64, 3), np.uint8)
     bias = model.text_decoder.cls.predictions.bias
     for answer, share in (("yes", 1.0), ("no", 0.0)):

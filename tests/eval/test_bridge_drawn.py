@@ -19,9 +19,9 @@ from lidit_core.diffusion.times import sampling_times
 from lidit_core.io.pictures import to_pixels
 from lidit_core.io.recording import record
 from lidit_core.model.latents import denormalise
-from lidit_eval.benchmarks.item import Item
+from lidit_eval.benchmarks.item import PromptItem
 from lidit_eval.bridge_drawer import BridgeDrawer
-from lidit_eval.items import Task
+from lidit_eval.items import DrawingTask
 from lidit_train.run import train
 from lidit_train.tasks.adapter.unet import predicted, read_unet
 
@@ -52,8 +52,8 @@ def drawer(world: Path, **changes) -> BridgeDrawer:
     return BridgeDrawer(Namespace(**given), "cpu")
 
 
-def tasks(*prompts: str) -> list[Task]:
-    return [Task(n, 0, Item(text, "any"), seed=n) for n, text in enumerate(prompts)]
+def tasks(*prompts: str) -> list[DrawingTask]:
+    return [DrawingTask(n, 0, PromptItem(text, "any"), seed=n) for n, text in enumerate(prompts)]
 
 
 def test_the_empty_prompt_is_the_checkpoints_own(world):

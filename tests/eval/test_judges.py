@@ -26,11 +26,11 @@ from transformers import (
 
 from lidit_core.errors import LiDiTError
 from lidit_eval.benchmarks.dpg import Question
-from lidit_eval.benchmarks.item import Item
+from lidit_eval.benchmarks.item import PromptItem
 from lidit_eval.judges.detector import (
     COLOURS,
+    Detections,
     DetectorJudge,
-    Found,
     faults,
     nearest_group,
     relations,
@@ -43,9 +43,9 @@ SMALL |= {"intermediate_size": 16, "image_size": 32, "patch_size": 16}
 NAMES = {0: "cat", 1: "dog", 2: "cup"}
 
 
-def item(include: list[dict], tag: str = "x") -> Item:
+def item(include: list[dict], tag: str = "x") -> PromptItem:
     asked = {"tag": tag, "include": include, "prompt": "a cat"}
-    return Item("a cat", tag, asked)
+    return PromptItem("a cat", tag, asked)
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ CAT, DOG = {"class": "cat", "count": 1}, {"class": "dog", "count": 1}
     ],
 )
 def test_faults_are_those_of_geneval(include, exclude, fault):
-    found = Found(BOXES, lambda name, boxes: ["red"] * len(boxes))
+    found = Detections(BOXES, lambda name, boxes: ["red"] * len(boxes))
     told = list(faults({"include": include, "exclude": exclude}, found))
     assert told == [] if not fault else told[0].startswith(fault)
 
@@ -190,13 +190,13 @@ def test_a_fact_needs_what_it_depends_on():
 
 
 def test_questions_are_answered(models):
-    judge = VQAJudge(str(models / "vilt"), [Item("x", "dense", QUESTIONS)], "cpu")
+    judge = VQAJudge(str(models / "vilt"), [PromptItem("x", "dense", QUESTIONS)], "cpu")
     bias = judge.model.classifier[-1].bias
     for number, share in ((1, 1.0), (0, 0.0)):
         with torch.no_grad():
             bias.fill_(-20)
             bias[number] = 20
-        verdict = judge.judge(noise(), Item("x", "dense", QUESTIONS))
+        verdict = judge.judge(noise(), PromptItem("x", "dense", QUESTIONS))
         assert verdict.scores == {"facts": share}
 
 
@@ -258,16 +258,16 @@ def embeddings(folder: Path, picture: np.ndarray, text: str) -> tuple[torch.Tens
 def test_likeness_is_the_cosine_of_both_embeddings(towers):
     judge = LikenessJudge(str(towers), "cpu")
     for seed, text in ((0, "a cat"), (1, "a dog")):
-        found = judge.judge(noise(seed), Item(text, "x"))
+        found = judge.judge(noise(seed), PromptItem(text, "x"))
         expected = torch.cosine_similarity(*embeddings(towers, noise(seed), text), dim=0)
         assert found.scores["cosine"] == pytest.approx(float(expected), abs=1e-5)
-        assert found.seen == "" and found == judge.judge(noise(seed), Item(text, "x"))
+        assert found.seen == "" and found == judge.judge(noise(seed), PromptItem(text, "x"))
 
 
 def test_a_prompt_that_is_too_long_is_cut_and_it_is_said(towers):
     judge = LikenessJudge(str(towers), "cpu")
     long, most = "a cat " * 70, judge.towers.most
-    found = judge.judge(noise(), Item(long, "x"))
+    found = judge.judge(noise(), PromptItem(long, "x"))
     tokens = len(judge.towers.processor.tokenizer(long)["input_ids"])
     assert found.seen == f"the prompt's last {tokens - most} tokens were not read"
     expected = torch.cosine_similarity(*embeddings(towers, noise(), long), dim=0)
@@ -282,9 +282,9 @@ def test_quality_is_clip_iqas(towers):
         for text in ("Good photo.", "Bad photo.")
     ]
     expected = (torch.stack(cosines) * judge.towers.scale).softmax(0)[0]
-    found = judge.judge(noise(), Item("a cat", "x"))
+    found = judge.judge(noise(), PromptItem("a cat", "x"))
     assert found.scores["CLIP-IQA"] == pytest.approx(float(expected), abs=1e-5)
-    assert found == judge.judge(noise(), Item("a dog", "x"))
+    assert found == judge.judge(noise(), PromptItem("a dog", "x"))
 
 
 def test_a_colour_is_that_of_the_phrases_mean_direction():
@@ -315,7 +315,7 @@ def test_such_a_judge_reports_no_failures(towers, name, tmp_path, monkeypatch):
     from lidit_eval import items
 
     monkeypatch.setattr(
-        items, "sticker_lists", lambda: {"few": lambda: [Item("a cat", "cats")] * 3}
+        items, "sticker_lists", lambda: {"few": lambda: [PromptItem("a cat", "cats")] * 3}
     )
     for number in range(3):
         Image.fromarray(noise(number)).save(tmp_path / f"{number:05d}.png")

@@ -20,7 +20,7 @@ from lidit_eval.report import Judged
 from lidit_stickers import many_facts
 from lidit_stickers.bias import measuring
 from lidit_stickers.bias.figures import apart, biases, by_place, curves
-from lidit_stickers.bias.measuring import NOISES, Measured, read_all
+from lidit_stickers.bias.measuring import NOISES, BiasMeasurements, read_all
 from lidit_stickers.scorer.report import WHOLE
 from lidit_stickers.scorer.selftest import drawn
 
@@ -78,7 +78,9 @@ def test_places_are_those_of_the_words(tmp_path):
         assert held[0, 0, place] == 1 and held[0, 0, 1 - place] == 0
 
 
-def simulated(late: float, places: tuple[float, ...], seed: int = 0, easy: float = 0.0) -> Measured:
+def simulated(
+    late: float, places: tuple[float, ...], seed: int = 0, easy: float = 0.0
+) -> BiasMeasurements:
     """A model that loses so much of what is late; ``easy``: what is listed first is simpler."""
     g = np.random.default_rng(seed)
     early = (g.random((400, NOISES, 2)) < 0.8).astype(float)
@@ -88,7 +90,7 @@ def simulated(late: float, places: tuple[float, ...], seed: int = 0, easy: float
     simple = np.where(np.arange(3) == 0, easy, 0.0)
     for held, kinds in ((pairs, simple), (turned, simple[::-1])):
         held[..., :3] = g.random((300, NOISES, 3)) < np.array(places) + kinds
-    return Measured(early, lost, errors, pairs, turned)
+    return BiasMeasurements(early, lost, errors, pairs, turned)
 
 
 def test_a_bias_is_found_and_one_that_is_not_there_is_not():

@@ -11,7 +11,7 @@ from PIL import Image
 from lidit_core.errors import LiDiTError
 from lidit_stickers import compare as command
 from lidit_stickers import score
-from lidit_stickers.compare import Change, compare, paired_interval
+from lidit_stickers.compare import PairedHits, compare, paired_interval
 from lidit_stickers.evaluation import evaluation_prompts
 from lidit_stickers.scorer.report import report
 from lidit_stickers.scorer.selftest import drawn
@@ -54,7 +54,7 @@ def test_prompts_are_compared_one_by_one() -> None:
     assert (everything.before, everything.after) == (8, 7)
     assert (everything.gained, everything.lost) == (1, 2)
     assert everything.difference == pytest.approx(-1 / 9)
-    for name in Change.__dataclass_fields__:
+    for name in PairedHits.__dataclass_fields__:
         if name != "category":
             assert sum(getattr(c, name) for c in changes[:-1]) == getattr(everything, name)
 

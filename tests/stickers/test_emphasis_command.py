@@ -13,11 +13,11 @@ from tiny_llm import save_llm
 
 from lidit_core.errors import LiDiTError
 from lidit_stickers.emphasis import main, summed
-from lidit_stickers.scorer.scorer import Found, FoundScene
+from lidit_stickers.scorer.scorer import FoundObject, FoundScene
 
 
-def found(kind: str, side: float) -> Found:
-    return Found(kind, None, (0.1, 0.1, 0.1 + side, 0.1 + side), 1.0)
+def found(kind: str, side: float) -> FoundObject:
+    return FoundObject(kind, None, (0.1, 0.1, 0.1 + side, 0.1 + side), 1.0)
 
 
 def test_a_row_counts_what_the_scorer_reads():

@@ -10,12 +10,12 @@ from lidit_stickers.many_facts import FACTS, dense_prompts, early_prompts, late_
 from lidit_stickers.scenes.heldout import is_held_out
 from lidit_stickers.scenes.request import Item, SceneRequest
 from lidit_stickers.scorer.facts import count_facts, facts
-from lidit_stickers.scorer.scorer import Found, FoundScene, read
+from lidit_stickers.scorer.scorer import FoundObject, FoundScene, read
 from lidit_stickers.scorer.selftest import drawn
 
 
-def found(kind: str, x: float, colour: str | None = None, side: float = 0.2) -> Found:
-    return Found(kind, colour, (x, 0.4, x + side, 0.4 + side), 1.2)
+def found(kind: str, x: float, colour: str | None = None, side: float = 0.2) -> FoundObject:
+    return FoundObject(kind, colour, (x, 0.4, x + side, 0.4 + side), 1.2)
 
 
 ASKED = SceneRequest((Item("apple", "red", 2), Item("car", None, 1)), "left of", "blue")

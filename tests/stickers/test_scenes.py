@@ -151,3 +151,12 @@ def test_missing_font(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIDIT_EMOJI_FONT", "/nowhere/Emoji.ttf")
     with pytest.raises(LiDiTError, match="fonts-noto-color-emoji.*LIDIT_EMOJI_FONT"):
         glyphs.find_font()
+
+
+def test_a_request_is_written_as_evaluations_hash_it():
+    request = SceneRequest((Item("cat"), Item("car", "blue")), "above", "pink")
+    assert repr(request) == (
+        "SceneRequest(items=(Item(kind='cat', colour=None, count=1, size=None), "
+        "Item(kind='car', colour='blue', count=1, size=None)), "
+        "relation='above', background='pink', place=None)"
+    )

@@ -17,7 +17,7 @@ from lidit_stickers.scenes.grammar import captions
 from lidit_stickers.scenes.request import Item, SceneRequest
 from lidit_stickers.scenes.scenes import Scene, Sprite, render
 from lidit_stickers.scorer.report import grid, report, wilson
-from lidit_stickers.scorer.scorer import Found, FoundScene, judge, read
+from lidit_stickers.scorer.scorer import FoundObject, FoundScene, judge, read
 from lidit_stickers.scorer.segments import components
 from lidit_stickers.scorer.selftest import blurred, drawn, recognised, shuffled, unknown_objects
 
@@ -94,8 +94,8 @@ def test_wrong_colour_kind_count_and_side_are_seen() -> None:
 
 def test_extra_objects_count_against() -> None:
     """A thing that is no kind, beside the right object, is not overlooked."""
-    cat = Found("cat", None, (0.1, 0.1, 0.5, 0.5), 1.4)
-    thing = Found(None, None, (0.6, 0.6, 0.9, 0.9), 0.5)
+    cat = FoundObject("cat", None, (0.1, 0.1, 0.5, 0.5), 1.4)
+    thing = FoundObject(None, None, (0.6, 0.6, 0.9, 0.9), 0.5)
     request = SceneRequest((Item("cat"),))
     assert judge(FoundScene("blue", (cat,)), request).objects
     assert not judge(FoundScene("blue", (cat, thing)), request).objects

@@ -15,14 +15,14 @@ from lidit_core.errors import LiDiTError
 from lidit_stickers.scenes.request import Item, SceneRequest
 from lidit_stickers.scorer import unseen
 from lidit_stickers.scorer.damage import blurred
-from lidit_stickers.scorer.scorer import Found, FoundScene
+from lidit_stickers.scorer.scorer import FoundObject, FoundScene
 from lidit_stickers.scorer.unseen import Outcome, confusions, outcome, table, unseen_captions
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def found(kind: str | None, colour: str | None = None, x: float = 0.3) -> Found:
-    return Found(kind, colour, (x - 0.1, 0.4, x + 0.1, 0.6), 1.0)
+def found(kind: str | None, colour: str | None = None, x: float = 0.3) -> FoundObject:
+    return FoundObject(kind, colour, (x - 0.1, 0.4, x + 0.1, 0.6), 1.0)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from .gradients import Gradients
 from .measuring import MOST, HeldOutTrajectories
 from .prompts import Prompts
 from .run_state import RunState
-from .trajectories import Asked, Denoiser, Point, drawn
+from .trajectories import Denoiser, Point, TrajectoryOptions, drawn
 
 WARMUP, DECAY = 0.05, 0.3  # shares of the steps over which the rate rises, and falls to 0
 LARGEST = 1.0  # norm of a step's gradient
@@ -58,9 +58,9 @@ class Options:
         )
 
     @property
-    def asked(self) -> Asked:
+    def asked(self) -> TrajectoryOptions:
         """The settings of the trajectories that are drawn."""
-        return Asked(self.trajectory, self.points, (self.lowest_cfg, self.highest_cfg))
+        return TrajectoryOptions(self.trajectory, self.points, (self.lowest_cfg, self.highest_cfg))
 
     def rate(self, step: int) -> float:
         """The learning rate of a step: it rises, stays, and falls to 0."""

@@ -11,7 +11,7 @@ from ....lidit_core.io.conditioning import Entry
 from ...node_notes import report
 from ..files import GAP
 from .prompts import Prompts
-from .trajectories import Asked, Denoiser, Point, even
+from .trajectories import Denoiser, Point, TrajectoryOptions, even
 
 LOSS = "held-out loss"  # in a file's `stages`, beside the gap
 MOST, POINTS = 16, 4  # prompts, and points of each one's trajectory
@@ -27,7 +27,7 @@ class HeldOutTrajectories:
 
     prompts: Prompts
     numbers: Sequence[int]
-    asked: Asked
+    asked: TrajectoryOptions
     seed: int
     write: Callable[[int], Entry]  # the bridge's conditioning of a prompt
     _known: dict[int, tuple[list[Point], float]] = field(default_factory=dict)

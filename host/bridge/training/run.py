@@ -24,10 +24,10 @@ from ....lidit_core.bridge.recorded import ALIKE, RecordedPrompts, form
 from ....lidit_core.errors import LiDiTError, check, shown
 from ....lidit_core.io.conditioning import distance
 from ....lidit_core.io.recording import NAME
-from ...folders import BRIDGES, plain_name
+from ...folders import BRIDGES, SUFFIX, plain_name
 from ...llm.reader import HostCLIP
 from ...node_notes import note, report
-from ..files import GAP, SUFFIX, adds, writes_of
+from ..files import GAP, adds, writes_of
 from ..model_reads import check_model
 from ..readers import assigned
 from .gradients import Gradients

@@ -23,7 +23,7 @@ SCHEDULER, PARTS = "simple", 8  # of the steps; each begins at one of so many pa
 
 
 @dataclass(frozen=True)
-class Asked:
+class TrajectoryOptions:
     """The settings of the trajectories that are drawn."""
 
     steps: int
@@ -50,7 +50,7 @@ class Point:
     wanted: Tensor
 
 
-def drawn(asked: Asked, sampling: Any, shape: Sequence[int], *of: int) -> Way:
+def drawn(asked: TrajectoryOptions, sampling: Any, shape: Sequence[int], *of: int) -> Way:
     """A trajectory for training; chance depends on the numbers `of` alone."""
     chance = _seeded(*of)
     moved = int(torch.randint(PARTS, (), generator=chance))
@@ -60,7 +60,9 @@ def drawn(asked: Asked, sampling: Any, shape: Sequence[int], *of: int) -> Way:
     return _way(asked, sampling, noise, points.tolist(), moved, scale)
 
 
-def even(asked: Asked, sampling: Any, shape: Sequence[int], points: int, *of: int) -> Way:
+def even(
+    asked: TrajectoryOptions, sampling: Any, shape: Sequence[int], points: int, *of: int
+) -> Way:
     """A trajectory to be measured at so many points, spread evenly, as a sampler goes."""
     chance = _seeded(*of)
     scale = torch.rand((), generator=chance).item()
@@ -75,7 +77,12 @@ def _seeded(*of: int) -> torch.Generator:
 
 
 def _way(
-    asked: Asked, sampling: Any, noise: Tensor, points: list[int], moved: int, scale: float
+    asked: TrajectoryOptions,
+    sampling: Any,
+    noise: Tensor,
+    points: list[int],
+    moved: int,
+    scale: float,
 ) -> Way:
     """Args: moved, by how many parts of a step all noise levels after the first lie higher."""
     fine = comfy.samplers.calculate_sigmas(sampling, SCHEDULER, asked.steps * PARTS)

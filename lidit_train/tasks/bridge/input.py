@@ -18,12 +18,12 @@ from lidit_core.paths import at_home
 from lidit_core.text.spec import LLMSpec
 from lidit_core.text.templates import find_template
 
-from ...recipe import Bridge
+from ...recipe import BridgeOptions
 
 log = logging.getLogger(__name__)
 
 
-def llm_specs(recipe: Bridge) -> tuple[LLMSpec, ...]:
+def llm_specs(recipe: BridgeOptions) -> tuple[LLMSpec, ...]:
     """The LLMs that the bridge reads, by their config.json.
 
     Raises:
@@ -32,7 +32,7 @@ def llm_specs(recipe: Bridge) -> tuple[LLMSpec, ...]:
     return tuple(_llm(recipe, source) for source in recipe.llms)
 
 
-def _llm(recipe: Bridge, source: str) -> LLMSpec:
+def _llm(recipe: BridgeOptions, source: str) -> LLMSpec:
     check_present(source)
     found = locate(source)
     path = model_folder(found) / "config.json"
@@ -48,7 +48,7 @@ def _llm(recipe: Bridge, source: str) -> LLMSpec:
     return LLMSpec(found.name, width, recipe.block, template, budget, longest_prompt=0)
 
 
-def bridge_config(options: Bridge, dtype: str, teacher: Teacher) -> BridgeConfig:
+def bridge_config(options: BridgeOptions, dtype: str, teacher: Teacher) -> BridgeConfig:
     """The bridge that a recipe trains.
 
     Args:
@@ -71,7 +71,7 @@ def bridge_config(options: Bridge, dtype: str, teacher: Teacher) -> BridgeConfig
     )
 
 
-def resumed_config(options: Bridge, dtype: str, prompts: RecordedPrompts) -> BridgeConfig:
+def resumed_config(options: BridgeOptions, dtype: str, prompts: RecordedPrompts) -> BridgeConfig:
     """The configuration of the bridge that a recipe goes on from.
 
     Args:
@@ -108,7 +108,7 @@ def resumed_config(options: Bridge, dtype: str, prompts: RecordedPrompts) -> Bri
     return replace(config, dtype=dtype)
 
 
-def check_llms(options: Bridge, config: BridgeConfig) -> None:
+def check_llms(options: BridgeOptions, config: BridgeConfig) -> None:
     """Refuse other LLMs than those of the bridge that a recipe goes on from."""
     named = [locate(source).name for source in options.llms]
     known = [llm.name for llm in config.llms]

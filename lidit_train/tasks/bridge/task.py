@@ -24,8 +24,7 @@ from ...data.room import check_states_room
 from ...learner import Learner
 from ...loop.parallel import share_of
 from ...loop.validating.held_out_loss import LOSS
-from ...recipe import Bridge as Options
-from ...recipe import Data, Loss, Recipe, Source, Stage, Validation
+from ...recipe import BridgeOptions, Data, Loss, Recipe, Source, Stage, Validation
 from ..adapter.target import UNetTarget, unet_target
 from ..unused_fields import OF_A_LORA, refuse, refuse_all
 from .batches import BridgeLoader, PreparedBridge, readers_of, schedule_of
@@ -93,7 +92,7 @@ def make_task(recipe: Recipe) -> BridgeTask | PairsTask:
     refuse(recipe, UNUSED)
     if options.checkpoint:
         given = {name: getattr(options, name) for name in BESIDE}
-        refuse_all(options, Options(**given), "bridge", KNOWN, "bridge")
+        refuse_all(options, BridgeOptions(**given), "bridge", KNOWN, "bridge")
         refuse(recipe, {"model.whiten": KNOWN})
     pictures = "recording" not in [source.kind for source in recipe.data.sources]
     return _of_pictures(recipe) if pictures else _of_recording(recipe, options)
@@ -106,7 +105,7 @@ def _of_pictures(recipe: Recipe) -> PairsTask:
     return task
 
 
-def _of_recording(recipe: Recipe, options: Options) -> BridgeTask:
+def _of_recording(recipe: Recipe, options: BridgeOptions) -> BridgeTask:
     through = options.through is not None
     refuse(recipe, OF_RECORDING if through else {**OF_RECORDING, **WITHOUT_UNET})
     kinds = [source.kind for source in recipe.data.sources]

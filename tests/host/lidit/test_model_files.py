@@ -49,9 +49,9 @@ def test_a_name_of_no_file_is_told(pack, folder, name):
 
 
 def test_an_empty_list_says_what_to_do_and_so_does_running_it(pack, folder):
-    models = pack.module("host.lidit.files")
+    nothing = pack.module("host.folders").none_in("diffusion_models")
     with pytest.raises(Exception, match="no model file yet; put a .safetensors file into"):
-        load(pack, models.NONE)
+        load(pack, nothing)
 
 
 def test_a_file_of_a_shipped_name_is_listed_once(pack, folder):
@@ -104,13 +104,14 @@ def test_the_vae_beside_a_checkpoint_is_the_hosts_own_kind(pack, folder, host):
 
 
 def test_an_autoencoder_that_comes_later_loads_the_checkpoint_again(pack, folder):
-    models = pack.module("host.lidit.files")
-    before = models.fingerprint("mine/small.safetensors")
+    asked, loader = ("mine/small.safetensors", "default"), pack.LiDiTModelLoader
+    before = loader.fingerprint_inputs(*asked)
     beside = folder / "mine" / "later-vae.safetensors"
     beside.touch()
-    assert models.fingerprint("mine/small.safetensors") != before
+    assert loader.fingerprint_inputs(*asked) != before
     beside.unlink()
-    assert models.fingerprint("mine/small.safetensors") == before and models.fingerprint(None) == ""
+    assert loader.fingerprint_inputs(*asked) == before
+    assert loader.fingerprint_inputs(None, "default") == ""
 
 
 def test_a_changed_file_is_loaded_again(pack, folder):

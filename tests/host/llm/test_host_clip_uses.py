@@ -191,13 +191,13 @@ def test_names(bench, caplog):
 
 def test_released_ones_are_told_by_their_sizes(pack, bench):
     kinds = pack.module("host.llm.host_kinds")
-    sizes = kinds.Sizes(2560, 36, 151936)
+    sizes = kinds.LLMSizes(2560, 36, 151936)
     assert kinds.told_name(kinds.QWEN, sizes) == "Qwen3-4B"
     assert kinds.told_name(kinds.QWEN_VL, sizes) == "Qwen3-VL-4B-Instruct"
-    assert kinds.told_name(kinds.QWEN, kinds.Sizes(2560, 35, 151936)) == ""
+    assert kinds.told_name(kinds.QWEN, kinds.LLMSizes(2560, 35, 151936)) == ""
     with pytest.raises(bench.error, match="does not run as it was trained"):
         kinds.check_name("Qwen3-4B-Instruct-2507", kinds.QWEN, sizes)
-    eight = kinds.Sizes(4096, 32, 128256)
+    eight = kinds.LLMSizes(4096, 32, 128256)
     with pytest.raises(bench.error, match="write its name into llm_name"):
         kinds.check_name("", kinds.LLAMA, eight)
     with pytest.raises(bench.error, match="does not run as it was trained"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lidit_stickers.ablation import statistics
-from lidit_stickers.ablation.measuring import Measured
+from lidit_stickers.ablation.measuring import RunMeasurements
 from lidit_stickers.ablation.statistics import difference, holm, seed_variance
 from lidit_stickers.ablation.table import Told, write_tables
 from lidit_stickers.ablation.variants import Ablation, Claim, Reading, Variant
@@ -82,7 +82,7 @@ def table(tmp_path, full: float, none: float, **nearest: np.ndarray) -> str:
     found = {}
     for name, gap, own in zip(("full", "none"), (full, none), noise):
         errors = np.stack([np.ones((3, 50)), 1 + gap + own], axis=-1).astype(np.float32)
-        found[name, 0] = Measured(errors, nearest.get(f"{name}_", np.zeros(0)))
+        found[name, 0] = RunMeasurements(errors, nearest.get(f"{name}_", np.zeros(0)))
     hashes = {"trunk_sha256": "0" * 64, "autoencoder_sha256": "1" * 64}
     return write_tables(ablation, found, hashes, tmp_path)
 

@@ -13,7 +13,7 @@ from tiny_training import adapted
 
 from lidit_core.model.config import RefinerConfig
 from lidit_train.data.token_guess import TextTokens
-from lidit_train.plan.workload import Sizes, image_tokens
+from lidit_train.plan.workload import SampleTokens, image_tokens
 from lidit_train.recipe import LORA_KINDS, Lora
 from lidit_train.tasks.lidit.plan.activations import BATCH_TENSORS, saved_activations
 from lidit_train.tasks.lidit.trained import everything, refiners_of, with_lora
@@ -27,10 +27,10 @@ def bytes_kept(model, branches) -> int:
     return real_cost(lambda: model(x, t, text), model.parameters()).saved
 
 
-def sizes_of(config, branches) -> Sizes:
+def sizes_of(config, branches) -> SampleTokens:
     text = {i: TextTokens(READ[i], READ[i] - INSTRUCTION) for i in branches}
     grain = config.patch * config.latent.downsampling
-    return Sizes(image_tokens(grain, 8 * SIDES[1], 8 * SIDES[0]), text)
+    return SampleTokens(image_tokens(grain, 8 * SIDES[1], 8 * SIDES[0]), text)
 
 
 LORA = with_lora(Lora(rank=4))
@@ -61,7 +61,7 @@ def test_what_is_counted_is_what_autograd_keeps(trained, branches, refiner):
 
 def test_checkpointing_keeps_inputs_and_one_block():
     config = random_lidit(depth=3).config
-    sizes = Sizes(40, {0: TextTokens(9, 5)})
+    sizes = SampleTokens(40, {0: TextTokens(9, 5)})
     whole = saved_activations(config, sizes, 2, everything())
     less = saved_activations(config, sizes, 2, everything(), checkpointing=True)
     shared = 2 * (5 + 1) * 32 * 4  # what keys and values, and modulations, are made of
@@ -71,7 +71,7 @@ def test_checkpointing_keeps_inputs_and_one_block():
 
 def test_blocks_before_all_that_learns_keep_nothing():
     config = random_lidit(depth=6).config
-    sizes = Sizes(40, {0: TextTokens(9, 5)})
+    sizes = SampleTokens(40, {0: TextTokens(9, 5)})
     kept = [
         saved_activations(config, sizes, 2, with_lora(Lora(4, layers=(layer,))), checkpointing=c)
         for layer in ("blocks.1", "blocks.5")
@@ -84,7 +84,7 @@ def test_blocks_before_all_that_learns_keep_nothing():
 def test_autocast_halves_what_is_not_normed():
     """A block keeps 36 + 22c bytes for a number of the image tokens, and c more in float32."""
     config = random_lidit(depth=1, llms=1).config
-    sizes = Sizes(1 << 16, {0: TextTokens(1, 1)})
+    sizes = SampleTokens(1 << 16, {0: TextTokens(1, 1)})
     n = (1 << 16) * 32
     for mixed, bytes_each in ((False, 36 + 22 * 4 + 4), (True, 36 + 22 * 2)):
         saved = saved_activations(config, sizes, 1, everything(), mixed).blocks

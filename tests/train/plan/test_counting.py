@@ -17,7 +17,7 @@ from lidit_core.model.attention import key_bias, scaled_dot_product
 from lidit_core.model.layers import SelfAttention
 from lidit_train.data.token_guess import TextTokens
 from lidit_train.plan.counting import Cost, count
-from lidit_train.plan.workload import Sizes
+from lidit_train.plan.workload import SampleTokens
 from lidit_train.recipe import Lora
 from lidit_train.tasks.lidit.plan.cost import model_cost
 from lidit_train.tasks.lidit.trained import refiners_of, with_lora
@@ -84,7 +84,7 @@ def test_a_model_is_run_once_for_all_that_decides_its_cost(monkeypatch):
     monkeypatch.setattr(module, "count", counted)
     module._model_cost.cache_clear()
     config = random_lidit(llms=1).config
-    few, many = (Sizes(n, {0: TextTokens(9, 5)}) for n in (16, 20))
+    few, many = (SampleTokens(n, {0: TextTokens(9, 5)}) for n in (16, 20))
     for _ in range(2):
         for sizes in (few, many):
             for trained in (None, refiners_of((0,)), with_lora(Lora(2)), with_lora(Lora(4))):
@@ -105,5 +105,7 @@ def test_few_blocks_are_run_however_deep_the_model_is(monkeypatch):
     config = random_lidit(llms=1, depth=12).config
     layers = [("blocks",), ("blocks.0",), ("blocks.5",), ("blocks.5", "blocks.6", "blocks.7")]
     for names in layers:
-        model_cost(config, Sizes(16, {0: TextTokens(9, 5)}), with_lora(Lora(2, layers=names)))
+        model_cost(
+            config, SampleTokens(16, {0: TextTokens(9, 5)}), with_lora(Lora(2, layers=names))
+        )
     assert depths == [2, 1 + 2, 2 + 1 + 2, 2 + 2 + 2]

@@ -24,7 +24,7 @@ from lidit_core.model.presets import find_preset
 from lidit_train.data.token_guess import TextTokens
 from lidit_train.loop.muon import Muon
 from lidit_train.plan.counting import Cost
-from lidit_train.plan.workload import Sizes, image_tokens
+from lidit_train.plan.workload import SampleTokens, image_tokens
 from lidit_train.recipe import LORA_KINDS, Lora
 from lidit_train.tasks.lidit.plan.cost import (
     content_cost,
@@ -38,9 +38,9 @@ BATCH, INSTRUCTION, DEPTH = 3, 2, 4
 READ = (7, 12)  # tokens of the two branches
 
 
-def sizes_of(config, branches=(0, 1)) -> Sizes:
+def sizes_of(config, branches=(0, 1)) -> SampleTokens:
     text = {i: TextTokens(READ[i], READ[i] - INSTRUCTION) for i in branches}
-    return Sizes(image_tokens(config.patch * config.latent.downsampling, 48, 80), text)
+    return SampleTokens(image_tokens(config.patch * config.latent.downsampling, 48, 80), text)
 
 
 def real(model, branches=(0, 1), checkpointing=False) -> Cost:
@@ -167,4 +167,4 @@ def test_a_large_model_is_counted_as_by_hand():
     block = 28 * n * d**2 + 4 * n**2 * d + 4 * k * d**2 + 4 * n * k * d + 18 * d**2
     expected = 2 * refiner + 2 * fused + rest + 28 * block + 2 * n * d * p2c + 4 * d**2
     text = {i: TextTokens(length, kept) for i in (0, 1)}
-    assert model_cost(config, Sizes(n, text)).whole.forward == expected
+    assert model_cost(config, SampleTokens(n, text)).whole.forward == expected

@@ -17,7 +17,7 @@ from lidit_core.errors import LiDiTError
 from lidit_train.batch import Batch
 from lidit_train.data.sample_draws import kept_tokens
 from lidit_train.data.token_guess import TextTokens
-from lidit_train.plan.workload import Sizes as Load
+from lidit_train.plan.workload import SampleTokens as Load
 from lidit_train.recipe import Routing
 from lidit_train.recipe_file import read_recipe
 from lidit_train.run import train

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lidit_core.model.config import LiDiTConfig
 
-from ....plan.workload import FLOAT32, Sizes
+from ....plan.workload import FLOAT32, SampleTokens
 from ....recipe import Routing
 from ..trained import Trained
 from .cost import ModelCost, content_cost, model_cost
@@ -29,7 +29,7 @@ class Activations:
 
 def saved_activations(
     config: LiDiTConfig,
-    sizes: Sizes,
+    sizes: SampleTokens,
     batch: int,
     trained: Trained,
     mixed: bool = False,

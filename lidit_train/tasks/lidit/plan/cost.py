@@ -24,7 +24,7 @@ from lidit_core.text.states import INSTRUCTION, PROMPT, LLMStates
 
 from ....data.token_guess import TextTokens
 from ....plan.counting import META, Cost, SoFar, count
-from ....plan.workload import Sizes
+from ....plan.workload import SampleTokens
 from ....recipe import Alignment, Lora, Place, Routing
 from ..alignment import Aligned
 from ..lora import LoraAdapter
@@ -56,7 +56,7 @@ class ModelCost:
 
 def model_cost(
     config: LiDiTConfig,
-    sizes: Sizes,
+    sizes: SampleTokens,
     trained: Trained | None = None,
     mixed: bool = False,
     routing: Routing | None = None,
@@ -77,7 +77,7 @@ def model_cost(
     return _model_cost(config, sizes.tokens, text, learning, adapted, trained.lora, mixed)
 
 
-def _routed_cost(config: LiDiTConfig, sizes: Sizes, trained, mixed, routing) -> ModelCost:
+def _routed_cost(config: LiDiTConfig, sizes: SampleTokens, trained, mixed, routing) -> ModelCost:
     """Count routed blocks: those that tokens go around cost what blocks of fewer tokens do."""
     all_ = model_cost(config, sizes, trained, mixed)
     fewer = replace(sizes, tokens=routing.kept(sizes.tokens))

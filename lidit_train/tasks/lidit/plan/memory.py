@@ -14,7 +14,7 @@ from lidit_core.model.config import LiDiTConfig
 from ....data.latent_cache import BATCH
 from ....data.room import STORED_BYTES
 from ....loop.validating.grid import BATCH as DRAWN
-from ....plan.workload import FLOAT32, Sizes, StageLoad, branches_read, image_tokens
+from ....plan.workload import FLOAT32, SampleTokens, StageLoad, branches_read, image_tokens
 from ....recipe import Optimiser
 from ..lora_kinds import KINDS
 from ..trained import Weights, linear_layers, weight_sizes
@@ -194,7 +194,7 @@ def _micro_batch(process: Process) -> list[MemoryPart]:
     )
 
 
-def _of_load(process: Process, load: StageLoad, sizes: Sizes) -> list[MemoryPart]:
+def _of_load(process: Process, load: StageLoad, sizes: SampleTokens) -> list[MemoryPart]:
     saved = _activations(process, load, sizes, process.recipe.compute.checkpointing)
     return [
         MemoryPart("text states of a micro batch", _states(process, load, sizes), MICRO_BATCH),
@@ -208,7 +208,9 @@ def _of_load(process: Process, load: StageLoad, sizes: Sizes) -> list[MemoryPart
     ]
 
 
-def _activations(process: Process, load: StageLoad, sizes: Sizes, again: bool) -> Activations:
+def _activations(
+    process: Process, load: StageLoad, sizes: SampleTokens, again: bool
+) -> Activations:
     content = process.recipe.content
     return saved_activations(
         process.config,
@@ -224,7 +226,7 @@ def _activations(process: Process, load: StageLoad, sizes: Sizes, again: bool) -
     )
 
 
-def _kept(process: Process, load: StageLoad, sizes: Sizes) -> int:
+def _kept(process: Process, load: StageLoad, sizes: SampleTokens) -> int:
     """Bytes of freed memory that the process still holds, in holes that nothing fits into."""
     if not process.device.is_cpu:
         again = process.recipe.compute.checkpointing
@@ -236,7 +238,7 @@ def _kept(process: Process, load: StageLoad, sizes: Sizes) -> int:
     return round(share * _activations(process, load, sizes, again=False).total)
 
 
-def _states(process: Process, load: StageLoad, sizes: Sizes) -> int:
+def _states(process: Process, load: StageLoad, sizes: SampleTokens) -> int:
     """Bytes of the states as they are stored, or without a cache as the LLM makes them."""
     each = FLOAT32 if process.device.is_cpu else 2
     if process.keeps_states:

@@ -16,7 +16,7 @@ from ....plan.hardware import Device, find_hardware
 from ....plan.llm_size import LLMSize, llm_size
 from ....plan.workload import (
     FLOAT32,
-    Sizes,
+    SampleTokens,
     StageLoad,
     branches_read,
     image_tokens,
@@ -187,7 +187,7 @@ def _stage(process: Process, load: StageLoad) -> StagePlan:
     return StagePlan(load, image, flops, computing, sent, exchanging)
 
 
-def _image_flops(process: Process, load: StageLoad, sizes: Sizes) -> int:
+def _image_flops(process: Process, load: StageLoad, sizes: SampleTokens) -> int:
     """The operations of training on a picture, with what is not cached."""
     recipe, config = process.recipe, process.config
     classes = recipe.content.classes if recipe.content else 0
@@ -249,7 +249,7 @@ def _drawing(process: Process, tokens: Mapping[int, TextTokens]) -> float:
     text = {i: tokens[i] for i in v.branches or tokens}
     once, grain = 0, config.patch * config.latent.downsampling
     for (width, height), count in v.sizes(config.native_size).items():
-        sizes = Sizes(image_tokens(grain, width, height), text)
+        sizes = SampleTokens(image_tokens(grain, width, height), text)
         once += model_cost(config, sizes, process.trained, process.mixed).forward(count)
     guided = 2 if (v.guidance or config.guidance) != 1 else 1
     alone = 1 if process.device.is_cpu else process.recipe.hardware.count

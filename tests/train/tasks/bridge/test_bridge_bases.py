@@ -29,7 +29,7 @@ from lidit_core.bridge.recorded import RecordedPrompts
 from lidit_core.bridge.teacher import write_teacher
 from lidit_core.errors import LiDiTError
 from lidit_core.io.recording import record
-from lidit_train.recipe import Bridge as Options
+from lidit_train.recipe import BridgeOptions
 from lidit_train.run import train
 from lidit_train.tasks.bridge.input import resumed_config
 
@@ -105,7 +105,8 @@ def test_another_encoder_than_a_bridge_learnt_from_is_told(world, tmp_path, capl
     for scale, beside in ((1.0, {}), (1.5, {}), (1.0, others)):
         caplog.clear()
         write_bridge(path, LoadedBridge(made, teacher.rows, (sequence * scale, values | beside)))
-        assert resumed_config(Options(checkpoint=str(path)), "bfloat16", recorded).llms == (spec(),)
+        options = BridgeOptions(checkpoint=str(path))
+        assert resumed_config(options, "bfloat16", recorded).llms == (spec(),)
         told = f"recording is not of the text encoder that the bridge {path} learnt from"
         assert (told in caplog.text) == (scale != 1.0 or bool(beside))
 
