@@ -1,10 +1,12 @@
 """How fast the stickers are trained, now and at another commit: `python -m benchmarks.throughput`.
 
 Both trees train the same LI-DiT by the stickers' recipe on the same drawn scenes, from caches that
-each fills first, in two processes of one thread started by `torch.distributed.run`. They take
-turns, and the one that begins changes with every round. Speeds are those of the log's lines, which
-leave out what is saved, without the first steps. The loss of what patches show is left out: only scenes
-that are drawn as training goes have it, and their captions are not those of that time.
+each fills first, in two processes of one thread started by `torch.distributed.run`. What the recipe
+says of how a step is computed is today's alone, for the older trainer knows no such thing; with
+--plain today's tree leaves it out too, and both compute in float32. They take turns, and the one
+that begins changes with every round. Speeds are those of the log's lines, which leave out what is
+saved, without the first steps. The loss of what patches show is left out: only scenes that are
+drawn as training goes have it, and their captions are not those of that time.
 
 A folder of some hundred MB is made for it where LIDIT_SCRATCH says, or among temporary files.
 """
@@ -73,8 +75,14 @@ def draw_scenes(folder: Path, scenes: dict[str, int]) -> None:
             place.with_suffix(".txt").write_text(source.captions(n)[0][0], encoding="utf-8")
 
 
-def write_recipe(path: Path, pictures: Path, steps: int, batch: int) -> Path:
-    """The sticker recipe as both trees read it: what is timed and nothing else."""
+def write_recipe(
+    path: Path, pictures: Path, steps: int, batch: int, computed: bool = False
+) -> Path:
+    """The sticker recipe as both trees read it: what is timed and nothing else.
+
+    Args:
+        computed: with how a step is computed, which today's tree alone reads.
+    """
     whole = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
     rate = float(whole["optimiser"]["learning_rate"])  # YAML 1.1 takes 2e-3 for text
     stage = {"images": steps * batch, "batch": batch, "shift": 5}
@@ -94,6 +102,7 @@ def write_recipe(path: Path, pictures: Path, steps: int, batch: int) -> Path:
         "validation": {"every": 0},
         "log": {"every": LINE, "trackers": []},
     }
+    data |= {"compute": whole["compute"]} if computed else {}
     path.write_text(yaml.safe_dump(data), encoding="utf-8")
     return path
 
@@ -129,20 +138,25 @@ def timed(lines: Sequence[dict], batch: int) -> Timed:
     return Timed(sum(n for n, _ in kept) / seconds, lines[-1]["loss"])
 
 
-def compare(commit: str, scratch: Path, rounds: int, steps: int, batch: int) -> int:
+def compare(
+    commit: str, scratch: Path, rounds: int, steps: int, batch: int, computed: bool = True
+) -> int:
     """Rounds of both trees; 0 where today's is as much faster as is promised."""
     scenes = {language: max(n * batch // BATCH, 8) for language, n in SCENES.items()}
     draw_scenes(scratch / "pictures", scenes)
-    recipe = write_recipe(scratch / "recipe.yaml", scratch / "pictures", steps, batch)
     before = Tree(commit, take_out(commit, scratch / "tree"), scratch / "before")
     today = Tree("today's", ROOT, scratch / "today")
-    short = write_recipe(scratch / "short.yaml", scratch / "pictures", 1, batch)
-    for tree in (before, today):
+    recipes = {}
+    for tree, read in ((before, False), (today, computed)):
+        tree.folder.mkdir()
+        asked = (scratch / "pictures", steps, batch, read)
+        recipes[tree.name] = write_recipe(tree.folder / "recipe.yaml", *asked)
+        short = write_recipe(tree.folder / "short.yaml", scratch / "pictures", 1, batch)
         train(tree, short, "filling")
     found: dict[str, list[Timed]] = {before.name: [], today.name: []}
     for number in range(rounds):
         for tree in (before, today)[:: -1 if number % 2 == 0 else 1]:
-            one = timed(train(tree, recipe, f"round-{number}"), batch)
+            one = timed(train(tree, recipes[tree.name], f"round-{number}"), batch)
             found[tree.name].append(one)
             told = f"{one.speed:.2f} images/s, loss {one.loss:.6f} at step {steps}"
             print(f"round {number + 1}, {tree.name}: {told}", flush=True)
@@ -171,6 +185,9 @@ def main() -> int:
         "--steps", type=int, default=60, help=f"of a run, {WARM} of them untimed (60)"
     )
     parser.add_argument("--batch", type=int, default=BATCH, help=f"pictures ({BATCH})")
+    parser.add_argument(
+        "--plain", action="store_true", help="both compute in float32, whatever the recipe says"
+    )
     asked = parser.parse_args()
     if asked.steps < WARM + LINE or asked.steps % LINE or asked.rounds < 1:
         raise LiDiTError(
@@ -180,7 +197,8 @@ def main() -> int:
     for llm in find_preset("stickers").llms:
         check_present(llm.name)
     with tempfile.TemporaryDirectory(dir=os.environ.get("LIDIT_SCRATCH")) as scratch:
-        return compare(asked.commit, Path(scratch), asked.rounds, asked.steps, asked.batch)
+        sizes = asked.rounds, asked.steps, asked.batch
+        return compare(asked.commit, Path(scratch), *sizes, computed=not asked.plain)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import pytest
 from benchmarks.older_tree import ROOT, take_out
 from benchmarks.throughput import Timed, timed, verdict, write_recipe
 from lidit_core.errors import LiDiTError
+from lidit_train.recipe import Compute
 from lidit_train.recipe_file import read_recipe
 
 
@@ -44,5 +45,8 @@ def test_the_recipe_is_the_stickers_and_a_commit_that_is_not_there_is_told(tmp_p
     shipped = read_recipe(ROOT / "recipes" / "stickers.yaml")
     assert recipe.optimiser == shipped.optimiser
     assert recipe.stages[0].subsets == shipped.stages[0].subsets and recipe.steps == 20
+    assert recipe.compute == Compute() != shipped.compute
+    path = write_recipe(tmp_path / "computed.yaml", tmp_path, steps=20, batch=64, computed=True)
+    assert read_recipe(path).compute == shipped.compute
     with pytest.raises(LiDiTError, match="no-such-commit cannot be taken out"):
         take_out("no-such-commit", tmp_path / "tree")
