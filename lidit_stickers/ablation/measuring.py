@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from lidit_core.io.atomic import replacing
+from lidit_core.io.arrays import kept_array
 from lidit_core.pipeline import load_pipeline
 from lidit_eval.command import evaluate
 from lidit_eval.report import by_prompt
@@ -63,14 +63,14 @@ def measure(
 
     def of_list(score: ScoreOptions, first: str = "") -> tuple[np.ndarray, np.ndarray]:
         prompts = PROMPTS[score.prompts] if first else None
-        errors = _kept(
+        errors = kept_array(
             folder / (first + ERRORS), lambda: _errors(ablation, model, prompts, by).numpy()
         )
         nearest = folder / (first + NEAREST)
         if not score.every or not (pictures or nearest.exists()):
             return errors, np.zeros(0)
         made = functools.partial(_scores, ablation, score, model, folder / (first + SCORED), by)
-        return errors, _kept(nearest, made)
+        return errors, kept_array(nearest, made)
 
     also = {s.prompts: RunMeasurements(*of_list(s, f"{s.prompts}-")) for s in ablation.also}
     return RunMeasurements(*of_list(ablation.score), also)
@@ -82,14 +82,6 @@ def is_measured(ablation: Ablation, folder: Path, pictures: bool = True) -> bool
     wanted = [first + ERRORS for first, _ in lists]
     wanted += [first + NEAREST for first, score in lists if score.every and pictures]
     return all((folder / name).exists() for name in wanted)
-
-
-def _kept(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
-    if not path.exists():
-        values = make()
-        with replacing(path) as beside, open(beside, "wb") as file:
-            np.save(file, values)
-    return np.load(path)
 
 
 def _errors(ablation: Ablation, model: Path, prompts: Prompts | None, by: Measuring) -> Tensor:

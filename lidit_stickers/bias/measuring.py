@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lidit_core.checkpoints.lidit import read_config
-from lidit_core.io.atomic import replacing
+from lidit_core.io.arrays import kept_array
 from lidit_core.pipeline import load_pipeline
 from lidit_core.shipped import find_model
 from lidit_eval.command import evaluate
@@ -62,7 +62,7 @@ def measure(name: str, model: str, asked: BiasOptions) -> BiasMeasurements:
     lists = "early", "late", "pairs", "pairs-reversed"
     early, late, pairs, turned = (_held(name, model, llms, which, asked) for which in lists)
     folder = asked.out / f"{name}-early"
-    errors = _kept(folder / ERRORS, lambda: _errors(model, llms, asked))
+    errors = kept_array(folder / ERRORS, lambda: _errors(model, llms, asked))
     drawn_by = read_record_of(folder)["model"]
     return BiasMeasurements(early, late, errors, pairs, turned, drawn_by)
 
@@ -81,7 +81,7 @@ def _held(name: str, model: str, llms: Sequence[str], which: str, asked: BiasOpt
     words += [word for llm in llms for word in ("--llm", llm)]
     words += ["--device", asked.device] if asked.device else []
     drawn = evaluate(*words)
-    return _kept(folder / HELD, lambda: read_all(drawn, which == "pairs-reversed"))
+    return kept_array(folder / HELD, lambda: read_all(drawn, which == "pairs-reversed"))
 
 
 def read_all(drawn: Sequence[Judged], turned: bool) -> np.ndarray:
@@ -125,11 +125,3 @@ def _errors(model: str, llms: Sequence[str], asked: BiasOptions) -> np.ndarray:
         found = scene_errors(pipeline, scenes * NOISES, TIMES)[..., 0]  # (times, scenes)
         wordings.append(found.mean(0).view(NOISES, -1).mean(0))
     return np.stack([each.double().numpy() for each in wordings], axis=-1)
-
-
-def _kept(path: Path, make) -> np.ndarray:
-    if not path.exists():
-        values = make()
-        with replacing(path) as beside, open(beside, "wb") as file:
-            np.save(file, values)
-    return np.load(path)
