@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 
@@ -31,7 +32,7 @@ from lidit_core.errors import LiDiTError
 from ...recipe import Lora
 
 
-class Change(nn.Module):
+class Change(nn.Module, ABC):
     """The change of one layer. Its parameters' names are those of lora_styles.ENDINGS."""
 
     matrices = 0  # as large as the layer's, which are there while one is made
@@ -40,8 +41,9 @@ class Change(nn.Module):
         """Let the layer give what it gives together with its change."""
         return [layer.register_forward_hook(self.hook)]
 
+    @abstractmethod
     def hook(self, layer: nn.Linear, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-        raise NotImplementedError
+        """What the layer gives together with its change."""
 
     def parts(self, state: Mapping[str, Tensor]) -> Layer:
         """The tensors of a file, from the parameters or their averages."""
