@@ -67,11 +67,11 @@ def none_in(kind: str) -> str:
     return f"(put a {SUFFIX} file into models/{kind})"
 
 
-def find_weights(name: str, kind: str, what: str, shipped: bool = False) -> Path:
+def find_weights(name: str, kind: str, none_yet: str, shipped: bool = False) -> Path:
     """The file of a listed name; names from another system's workflow are understood.
 
     Args:
-        what: the file is, as an error calls it.
+        none_yet: how the error begins where nothing is listed; whole, so that a search finds it.
         shipped: whether the shipped weights are searched, before the host's folders of this kind.
     Raises:
         LiDiTError: the name leads out of the model folders, or no file has it.
@@ -82,8 +82,7 @@ def find_weights(name: str, kind: str, what: str, shipped: bool = False) -> Path
             return path
     check(
         name != none_in(kind),
-        f"there is no {what} yet; put a {SUFFIX} file into models/{kind}, press R and choose it "
-        "from the list",
+        f"{none_yet}; put a {SUFFIX} file into models/{kind}, press R and choose it from the list",
     )
     among = " or among the shipped weights" if shipped else ""
     raise LiDiTError(

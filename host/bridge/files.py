@@ -25,7 +25,7 @@ def bridges() -> list[str]:
 
 def find_bridge(name: str) -> Path:
     """The file of a listed name, see `find_weights`."""
-    return find_weights(name, BRIDGES, "bridge")
+    return find_weights(name, BRIDGES, "there is no bridge yet")
 
 
 @torch.inference_mode(False)

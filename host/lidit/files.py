@@ -31,7 +31,7 @@ def refiners() -> list[str]:
 
 def find_file(name: str) -> Path:
     """The file of a listed name, see `find_weights`."""
-    return find_weights(name, FOLDER, "model file", shipped=True)
+    return find_weights(name, FOLDER, "there is no model file yet", shipped=True)
 
 
 class MissingVAEError(LiDiTError, AttributeError):

@@ -29,4 +29,4 @@ def _shipped() -> list[str]:
 
 def find_adapter(name: str) -> Path:
     """The file of a listed name, see `find_weights`."""
-    return find_weights(name, ADAPTERS, "LLMDiff adapter", shipped=True)
+    return find_weights(name, ADAPTERS, "there is no LLMDiff adapter yet", shipped=True)
