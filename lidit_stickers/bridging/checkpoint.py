@@ -22,7 +22,7 @@ from lidit_core.errors import check, exit_status
 from lidit_eval.command import evaluate
 from lidit_eval.report import Judged
 
-from ..making.adapter_scores import ADAPTER, hashes
+from ..making.adapter_scores import ADAPTER, drawn_by
 from .commands import recorded, trained
 from .report import BridgeStage, write_stages
 from .variants import STUDENT
@@ -56,9 +56,8 @@ class Repair:
         for stage in stages:
             words = ("--bridge", str(stage.file), "--llm", self.student)
             found[stage.says] = self._drawn(stage.name, *words)
-        base, adapter = hashes()
         drawn = f"; one prompt in {self.every} is drawn" * (self.every > 1)
-        about = f"Checkpoint {base}, adapter {adapter}; {self.captions:,} captions recorded{drawn}"
+        about = f"{drawn_by()}; {self.captions:,} captions recorded{drawn}"
         return write_stages(found, stages, about, self.out)
 
     def _stages(self) -> list[BridgeStage]:

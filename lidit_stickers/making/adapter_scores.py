@@ -3,7 +3,7 @@
     python -m lidit_stickers.making.adapter_scores --out runs/adapter-scores --write docs/llmdiff.md
 
 Each mode is what `lidit eval` makes of it on the fixed prompts, in a folder under the SHA-256 of
-both files, so that the command goes on where it stopped and never mixes two versions. The document
+all three files, so that the command goes on where it stopped and never mixes two versions. The document
 marks the table's place as `adapter` (lidit_stickers.making.tables).
 """
 
@@ -28,15 +28,23 @@ COMMAND = (
 )
 TABLE = "adapter"  # as documents mark it
 ADAPTER = "stickers-adapter.safetensors"
+AUTOENCODER = "stickers-vae.safetensors"
 MEASURES = ("strict", "nearest")
 BASE = "base"
 MODES = {BASE: "the checkpoint", "add": "mode add", "replace": "mode replace"}
 
 
-def hashes() -> tuple[str, str]:
-    """How the SHA-256 of the checkpoint and of its adapter begin."""
-    base, adapter = (sha256(SHIPPED_WEIGHTS / name)[:12] for name in (SHIPPED, ADAPTER))
-    return base, adapter
+def hashes() -> tuple[str, str, str]:
+    """How the SHA-256 of the checkpoint, of its adapter and of its autoencoder begin."""
+    names = (SHIPPED, ADAPTER, AUTOENCODER)
+    base, adapter, vae = (sha256(SHIPPED_WEIGHTS / name)[:12] for name in names)
+    return base, adapter, vae
+
+
+def drawn_by() -> str:
+    """The files that draw, as a table names them."""
+    base, adapter, vae = hashes()
+    return f"Checkpoint {base}, adapter {adapter}, autoencoder {vae}"
 
 
 def table(judged: Mapping[str, Sequence[Judged]], every: int = 1) -> str:
@@ -47,8 +55,7 @@ def table(judged: Mapping[str, Sequence[Judged]], every: int = 1) -> str:
         every: only every so many prompts were drawn, which is said.
     """
     fewer = f" --every {every}" * (every > 1)
-    base, adapter = hashes()
-    head = f"Checkpoint {base}, adapter {adapter}; `{COMMAND}{fewer}`:"
+    head = f"{drawn_by()}; `{COMMAND}{fewer}`:"
     return "".join(f"{line}\n" for line in _lines(judged, head))
 
 

@@ -2,9 +2,9 @@
 
     python -m lidit_stickers.making.scores --out runs/scores --write README.md docs/results.md
 
-Each list of prompts is what `lidit eval` makes of it, in a folder of its own under the weights'
-SHA-256, so that the command goes on where it stopped and never mixes two versions. Documents mark
-the tables' places (lidit_stickers.making.tables).
+Each list of prompts is what `lidit eval` makes of it, in a folder of its own under the SHA-256 of
+the weights and of their autoencoder, so that the command goes on where it stopped and never mixes
+two versions. Documents mark the tables' places (lidit_stickers.making.tables).
 """
 
 from __future__ import annotations
@@ -83,11 +83,11 @@ LISTS = (
 )
 
 
-def weights() -> str:
+def weights() -> tuple[str, str]:
     """How the SHA-256 of the weights and of their autoencoder begin."""
     path, _ = find_model("stickers")
     vae = find_vae(read_config(path).latent, path)
-    return f"Weights {sha256(path)[:12]}, autoencoder {sha256(vae)[:12]}"
+    return sha256(path)[:12], sha256(vae)[:12]
 
 
 def tables(judged: dict[PromptList, Sequence[Judged]], every: int = 1) -> dict[str, str]:
@@ -97,7 +97,8 @@ def tables(judged: dict[PromptList, Sequence[Judged]], every: int = 1) -> dict[s
         every: only every so many prompts were drawn, which the tables say.
     """
     fewer = f" --every {every}" * (every > 1)
-    head = f"{weights()}; `{COMMAND}{fewer}`:\n\n"
+    model, vae = weights()
+    head = f"Weights {model}, autoencoder {vae}; `{COMMAND}{fewer}`:\n\n"
     made = zip(TABLES, (_fixed(judged[FIXED]), _lists(judged)), strict=True)
     return {name: head + "".join(f"{line}\n" for line in lines) for name, lines in made}
 
@@ -135,7 +136,7 @@ def _interval(score: Score) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = options_of(__doc__, TABLES, arguments)
-    out = options.out / sha256(find_model("stickers")[0])[:12]
+    out = options.out / "-".join(weights())
     judged: dict[PromptList, Sequence[Judged]]
     judged = {each: evaluate(*each.words(out, options.every)) for each in LISTS}
     made = tables(judged, options.every)

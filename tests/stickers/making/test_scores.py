@@ -18,7 +18,10 @@ from lidit_stickers.making import adapter_scores, scores
 from lidit_stickers.making.tables import BLOCK, write
 
 ROOT = Path(__file__).resolve().parents[3]
-WEIGHTS = SHIPPED_WEIGHTS / "stickers.safetensors"
+MODEL, VAE, CHECKPOINT, ADAPTER = (
+    sha256(SHIPPED_WEIGHTS / f"stickers{part}.safetensors")[:12]
+    for part in ("", "-vae", "-sd", "-adapter")
+)
 SMALLEST = "--every", "180"  # one prompt of each category
 
 
@@ -44,13 +47,13 @@ def test_the_tables_are_drawn_judged_and_written(tmp_path):
     text = document.read_text()
     fixed, lists = (text[found.end(1) : found.start(3)] for found in BLOCK.finditer(text))
     assert told == f"{fixed}\n{lists}"
-    assert fixed.startswith(f"Weights {sha256(WEIGHTS)[:12]}, autoencoder ")
+    assert fixed.startswith(f"Weights {MODEL}, autoencoder {VAE}; `python -m ")
     assert "docs/results.md --every 180`:" in fixed and "--every 180`:" in lists
     assert "| 6 pictures | single object | two objects |" in fixed
     assert lists.count("\n|") == 2 + 9  # a head and nine lists
     assert text.startswith("above\n") and "between\n" in text and text.endswith("below\n")
     assert "old" not in text
-    folder = tmp_path / sha256(WEIGHTS)[:12]
+    folder = tmp_path / f"{MODEL}-{VAE}"
     assert (folder / "evaluation-stickers-gemma-3-270m" / "report.md").is_file()
     again = _run("scores", "--out", str(tmp_path), *SMALLEST)  # nothing is drawn anew
     assert again == told
@@ -93,14 +96,11 @@ def test_the_adapters_table_is_drawn_judged_and_written(tmp_path):
     document.write_text("above\n<!-- scores: adapter -->\n<!-- end of scores -->\nbelow\n")
     told = _run("adapter_scores", "--out", str(tmp_path), *SMALLEST, "--write", str(document))
     assert f"-->\n{told}<!--" in document.read_text()
-    base, adapter = (
-        sha256(SHIPPED_WEIGHTS / f"{name}.safetensors")[:12]
-        for name in ("stickers-sd", "stickers-adapter")
-    )
-    assert told.startswith(f"Checkpoint {base}, adapter {adapter}; `python -m ")
+    head = f"Checkpoint {CHECKPOINT}, adapter {ADAPTER}, autoencoder {VAE}; `python -m "
+    assert told.startswith(head)
     assert "--every 180`:" in told and "| 6 pictures | single object | two objects |" in told
     for mode in ("base", "add", "replace"):
-        assert (tmp_path / f"{base}-{adapter}" / mode / "report.md").is_file()
+        assert (tmp_path / f"{CHECKPOINT}-{ADAPTER}-{VAE}" / mode / "report.md").is_file()
     assert "In mode add the same prompts gain, in pairs: strict " in told
     assert _run("adapter_scores", "--out", str(tmp_path), *SMALLEST) == told
 
@@ -110,17 +110,15 @@ def test_the_documents_tell_of_the_weights_that_ship(name, tables):
     told = [found for found in BLOCK.finditer((ROOT / name).read_text(encoding="utf-8"))]
     assert len(told) == tables
     for found in told:
-        assert f"\nWeights {sha256(WEIGHTS)[:12]}, autoencoder " in found[0]
+        assert f"\nWeights {MODEL}, autoencoder {VAE}; `" in found[0]
         assert "| 1,080 pictures |" in found[0] or "| 1080 |" in found[0]
 
 
 @pytest.mark.llm
 def test_the_adapters_document_tells_of_the_files_that_ship():
-    base, adapter = adapter_scores.hashes()
     (found,) = BLOCK.finditer((ROOT / "docs" / "llmdiff.md").read_text(encoding="utf-8"))
-    assert found[0].startswith(
-        f"<!-- scores: adapter -->\nCheckpoint {base}, adapter {adapter}; `python"
-    )
+    drawn_by = adapter_scores.drawn_by()
+    assert found[0].startswith(f"<!-- scores: adapter -->\n{drawn_by}; `python")
     assert "| 1,080 pictures |" in found[0]
 
 
