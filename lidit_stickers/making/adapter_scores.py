@@ -3,8 +3,8 @@
     python -m lidit_stickers.making.adapter_scores --out runs/adapter-scores --write docs/llmdiff.md
 
 Each mode is what `lidit eval` makes of it on the fixed prompts, in a folder under the SHA-256 of
-all three files, so that the command goes on where it stopped and never mixes two versions. The document
-marks the table's place as `adapter` (lidit_stickers.making.tables).
+all three files, so that the command goes on where it stopped and never mixes two versions. The
+document marks the table's place as `adapter` (lidit_stickers.making.tables).
 """
 
 from __future__ import annotations

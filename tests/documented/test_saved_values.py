@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 GRAPHS = sorted([*(ROOT / "workflows").glob("*.json"), *(ROOT / "subgraphs").glob("*.json")])
 
 
@@ -22,7 +22,8 @@ def nodes_of(graph: dict[str, Any]) -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize("path", GRAPHS, ids=lambda path: path.stem)
 def test_values_by_name_are_the_values_in_order(path):
     """The list is read today, the names by frontends with "named values" switched on."""
-    nodes = [n for n in nodes_of(json.loads(path.read_text("utf-8"))) if "widgets_values_named" in n]
+    graph = json.loads(path.read_text(encoding="utf-8"))
+    nodes = [node for node in nodes_of(graph) if "widgets_values_named" in node]
     assert nodes
     for node in nodes:
         assert list(node["widgets_values_named"].values()) == node["widgets_values"], node["type"]
