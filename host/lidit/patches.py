@@ -161,7 +161,15 @@ class PatchedAttention:
     """One attention of one block."""
 
     def __init__(self, name: str, index: int, blocks: int, options: dict, grid: tuple) -> None:
-        """Args: name, attn1 or attn2; grid, (B, D, rows, columns) of the image tokens."""
+        """Look up which patches of other nodes run in one attention of one block.
+
+        Args:
+            name: attn1 or attn2.
+            index: of the block, from 0.
+            blocks: how many the model has.
+            options: the host's transformer options.
+            grid: (B, D, rows, columns) of the image tokens.
+        """
         self.options = options
         self.block = (BLOCK, index)
         replaced = options.get("patches_replace", {}).get(name, {})

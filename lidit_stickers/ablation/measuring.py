@@ -85,7 +85,11 @@ def is_measured(ablation: Ablation, folder: Path, pictures: bool = True) -> bool
 
 
 def _errors(ablation: Ablation, model: Path, prompts: Prompts | None, by: Measuring) -> Tensor:
-    """Args: prompts: another list than the evaluation's."""
+    """Measure a model's mean squared errors on held-out scenes: (times, scenes, 2).
+
+    Args:
+        prompts: another list than the evaluation's; None = the evaluation's.
+    """
     scenes = held_out_scenes(ablation.gap.scenes, prompts() if prompts else None)
     if ablation.adapter:
         return adapter_errors(ablation, model, scenes, by.llms[0], by.device)

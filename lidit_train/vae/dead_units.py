@@ -43,7 +43,11 @@ def revive(model: nn.Module, x: Tensor) -> int:
 
 
 def _start_afresh(unit: nn.Conv2d, reader: nn.Conv2d, chosen: Tensor) -> None:
-    """Args: chosen: (units,) bool."""
+    """Draw the chosen units' kernels anew, and set the weights that read them to zero.
+
+    Args:
+        chosen: (units,) bool.
+    """
     drawn = torch.empty_like(unit.weight)
     nn.init.kaiming_normal_(drawn, nonlinearity="relu")
     unit.weight[chosen] = drawn[chosen]
