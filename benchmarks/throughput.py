@@ -130,7 +130,7 @@ def train(tree: Tree, recipe: Path, out: str) -> list[dict]:
 
 
 def timed(lines: Sequence[dict], batch: int) -> Timed:
-    """Of the steps between the last line of the warm-up and the log's last."""
+    """Compute the speed between the last line of the warm-up and the last, whose loss is told."""
     steps = [line["step"] for line in lines]
     images = [batch * (step - before) for before, step in zip([0, *steps], steps)]
     kept = [(n, line["images/s"]) for n, line in zip(images, lines) if line["step"] > WARM]

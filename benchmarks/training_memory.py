@@ -64,7 +64,7 @@ def resident(what: str) -> int:
 
 
 def measure(changes: tuple[str, ...]) -> int:
-    """In this process: bytes at the peak above those before the model was built."""
+    """Measure a training in this process: bytes at its peak above those before the model."""
     recipe = recipe_of(changes)
     with tempfile.TemporaryDirectory() as run:
         accelerator = accelerator_for(recipe.compute, "cpu")
@@ -84,7 +84,7 @@ def _train(recipe: Recipe, run: Path, accelerator: Accelerator, steps: int) -> N
 
 
 def measured(changes: tuple[str, ...]) -> int:
-    """In a process of its own."""
+    """Measure a training in a process of its own: bytes, as `measure` counts them."""
     words = [sys.executable, "-m", "benchmarks.training_memory", "--case", *changes]
     done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     return int(done.stdout.split()[-1])

@@ -18,7 +18,7 @@ from ..lidit_core.io.conditioning import (
 )
 from ..lidit_core.model.prompt_text import HIDDEN, NAMES, read_encoded_prompts
 from .folders import CONDITIONING, files_below, plain_name
-from .keys import MODEL_CONDS, Entry
+from .keys import MODEL_CONDS, HostEntry
 from .lidit.conditioning import for_lidit
 
 IN_OUTPUT = " [output]"  # after the name of a file that a workflow wrote, as the host marks them
@@ -27,7 +27,7 @@ NONE = f"(put a file into models/{CONDITIONING})"
 LEFT_OUT = ("hooks", "uuid")  # which the host gives entries anew
 
 
-def save(conditioning: list[Entry], prefix: str) -> Path:
+def save(conditioning: list[HostEntry], prefix: str) -> Path:
     """Write conditioning below the output folder, under the next free number of a prefix.
 
     Raises:
@@ -76,7 +76,7 @@ def storable(values: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in values.items() if k not in (*LEFT_OUT, MODEL_CONDS)}
 
 
-def load(name: str) -> list[Entry]:
+def load(name: str) -> list[HostEntry]:
     """Read the conditioning of a listed file.
 
     Raises:

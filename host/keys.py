@@ -24,4 +24,4 @@ __all__ = ["BRANCHES", "EMPHASIS", "FINGERPRINTS", "FUSION", "HIDDEN", "NAMES", 
 TEXT = "lidit_text"  # of what a LI-DiT puts among the host's conditions
 MODEL_CONDS = "model_conds"  # the host's key: conditions that a model adds its own to
 LLMDIFF = "llmdiff_states"  # of what llmdiff_conditioning.py writes
-Entry = list  # [Tensor, dict]
+HostEntry = list  # [Tensor, dict], of the host's CONDITIONING

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
-Item = TypeVar("Item")
+T = TypeVar("T")
 Listener = Callable[[str, float], None]  # what is done, and the share of it that is, 0 to 1
 
 _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
@@ -43,7 +43,7 @@ def tell(what: str, share: float) -> None:
         listener(what, min(max(share, 0.0), 1.0))
 
 
-def told(what: str, items: Iterable[Item], count: int | None = None) -> Iterator[Item]:
+def told(what: str, items: Iterable[T], count: int | None = None) -> Iterator[T]:
     """The same items; before each it is told how many of `count` have been taken."""
     count = count or (len(items) if isinstance(items, Sized) else 1)
     for taken, item in enumerate(items):

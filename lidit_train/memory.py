@@ -35,7 +35,14 @@ class InParts:
         self.size = 0  # numbers in a row that this is known of
 
     def __call__(self, batch: Tensor, most: int = 0) -> Tensor:
-        """Args: batch: (B, …); most: rows at once, whatever memory takes; 0 = any number."""
+        """Run over the batch in parts that memory takes, and join their results along rows.
+
+        Args:
+            batch: (B, …).
+            most: rows at once, whatever memory takes; 0 = any number.
+        Raises:
+            LiDiTError: memory is full with one row alone.
+        """
         if batch[0].numel() != self.size:
             self.most, self.size = 0, batch[0].numel()
         done: list[Tensor] = []

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("lidit_core", "lidit_train", "lidit_eval", "lidit_stickers", "host", "nodes")
+PACKAGES = (
+    "lidit_core",
+    "lidit_train",
+    "lidit_eval",
+    "lidit_stickers",
+    "host",
+    "nodes",
+    "benchmarks",
+)
 OPENINGS = (  # of a clause that lacks its subject: "As users write it", "By model and number"
     "About Above Across After Against Around As At Because Before Behind Below Beneath Beside "
     "Between Beyond But By During For From Here If In Inside Into Is Its Like Near Of On Onto Or "
@@ -19,14 +27,15 @@ OPENINGS = (  # of a clause that lacks its subject: "As users write it", "By mod
 ).split()
 OPENING = re.compile(rf"({'|'.join(OPENINGS)})\b")
 NO_NOUN = re.compile(r"(The |An? |Each )?[\w-]+['’]s[.,:;]")  # "The bridge's.", "Torch's, in …"
+SECTION = re.compile(r"(Args|Raises|Returns|Yields):")  # of a docstring, after its summary
 DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def openings(source: str) -> Iterator[tuple[int, str]]:
-    """The line of each docstring that lacks its subject, and its first line."""
+    """The line of each docstring that lacks its summary or its subject, and its first line."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, DOCUMENTED) and (text := ast.get_docstring(node)):
-            if OPENING.match(text) or NO_NOUN.match(text):
+            if any(pattern.match(text) for pattern in (OPENING, NO_NOUN, SECTION)):
                 yield node.body[0].lineno, text.splitlines()[0]
 
 
@@ -51,11 +60,16 @@ def test_docstrings_have_their_subject(package):
         ("From a recipe to the model that a run begins with.", True),
         ("For each picture, whether its test is met.", True),
         ("The bridge's.", True),
+        ("Args: values (requests,).", True),
+        ("Raises:", True),
+        ("Returns: how many there were.", True),
+        ("Yields: each one.", True),
+        ("Returns how many there were.", False),
         ("The number of one word, by its checksum.", False),
         ("Forward and backward pass: the loss.", False),
         ("DPG-Bench's protocol with a model that users name.", False),
     ],
 )
-def test_a_clause_is_told_from_a_subject(text, lacks):
+def test_a_clause_or_a_section_is_told_from_a_subject(text, lacks):
     source = f'def function():\n    """{text}\n\n    More of it.\n    """\n'
     assert list(openings(source)) == ([(2, text)] if lacks else [])

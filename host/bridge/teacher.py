@@ -8,7 +8,7 @@ is compared with the host's own tokens before it is believed.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from ...lidit_core.bridge.rows import PADDING_ROW, TEXT, TeacherRows
 from ...lidit_core.bridge.teacher import Teacher, seeds_of
 from ...lidit_core.errors import LiDiTError, check, first_line
 from ...lidit_core.io.conditioning import Entry
+from ...lidit_core.io.recording import Encode
 from ...lidit_core.text.renderer import PromptRenderer
 from ...lidit_core.text.templates import InstructionTemplate
 from ..llm.host_tokenizer import readable_tokenizer, text_parts
@@ -35,8 +36,6 @@ PREFIX = (
 )
 HOLE = "{}"  # where a host's template has the prompt
 ENOUGH = 1 << 20  # tokens, more than any prompt has
-
-Encode = Callable[[str], Sequence[Entry]]
 
 
 def teacher_of(clip: Any, encode: Encode, prompts: Sequence[str]) -> Teacher:

@@ -36,7 +36,7 @@ from ...lidit_core.model.prompt_text import (
 from ...lidit_core.model.refiners import BranchOptions
 from ...lidit_core.text.states import LLMStates
 from ..entries import name_at, readable, text_at
-from ..keys import LLMDIFF, MODEL_CONDS, TEXT, Entry
+from ..keys import LLMDIFF, MODEL_CONDS, TEXT, HostEntry
 from ..marks import check_first, holds, mark_of, marked, same_numbers
 from ..node_notes import note
 
@@ -102,7 +102,7 @@ def sequence_of(values: Mapping[str, Any]) -> Tensor:
     return marked(hidden, mark["0"]) if mark else hidden
 
 
-def entry_of(text: PromptText, like: Entry | None = None) -> Entry:
+def entry_of(text: PromptText, like: HostEntry | None = None) -> HostEntry:
     """An entry with this text; what else ``like`` carries (area, mask, range, hooks) is kept."""
     kept = dict(like[1]) if like is not None else {"pooled_output": None}
     for name in (EMPHASIS, PLACES, MARK):

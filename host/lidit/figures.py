@@ -19,11 +19,11 @@ from ...lidit_core.figures.attention import NotedAttention
 from ...lidit_core.figures.refiners import ReadPrompt
 from ...lidit_core.figures.sheets import refiner_figure, word_lines, words_sheet
 from ...lidit_core.figures.tokens import TokenPlaces
-from ...lidit_core.figures.words import Seen, Words, first_keys, word_maps
+from ...lidit_core.figures.words import Seen, WordTokens, first_keys, word_maps
 from ...lidit_core.model.config import LiDiTConfig
 from ...lidit_core.model.prompt_text import PromptText
 from ...lidit_core.text.states import PROMPT, LLMStates
-from ..keys import Entry
+from ..keys import HostEntry
 from ..node_notes import note, report
 from .branches import branch_of, model_text
 from .conditioning import entry_of, text_of
@@ -41,7 +41,7 @@ CELL = 256  # pixels of a cell's longer side at most
 
 
 def refiners_picture(
-    model: ModelPatcher, conditioning: Sequence[Entry], figure: str, time: float
+    model: ModelPatcher, conditioning: Sequence[HostEntry], figure: str, time: float
 ) -> Tensor:
     """One of `FIGURES` as an IMAGE; the running node tells its numbers.
 
@@ -68,7 +68,7 @@ def refiners_picture(
 
 def words_picture(
     model: ModelPatcher,
-    conditioning: Sequence[Entry],
+    conditioning: Sequence[HostEntry],
     latent: Tensor,
     vae: Any,
     steps: int,
@@ -126,7 +126,7 @@ class WatchingPatch:
         return {}
 
 
-def _run(model: ModelPatcher, prompt: list[Entry], latent: Tensor, steps: int) -> None:
+def _run(model: ModelPatcher, prompt: list[HostEntry], latent: Tensor, steps: int) -> None:
     """Run the model once at each noise level; guidance 1 leaves the negative prompt out."""
     noise = comfy.sample.prepare_noise(latent, SEED)
     once = comfy.samplers.KSAMPLER(_once)
@@ -143,7 +143,7 @@ def _once(model: Any, x: Tensor, sigmas: Tensor, extra_args: dict, **_: Any) -> 
     return model(x, sigmas[:1].expand(len(x)).to(x), **extra_args)
 
 
-def _only(conditioning: Sequence[Entry]) -> Entry:
+def _only(conditioning: Sequence[HostEntry]) -> HostEntry:
     check(
         len(conditioning) == 1,
         f"conditioning holds {len(conditioning)} prompts; a figure shows one, so connect one from "
@@ -168,7 +168,7 @@ def _places(prompt: PromptText, read: ModelText, config: LiDiTConfig) -> dict[in
     }
 
 
-def _words(states: LLMStates, places: TokenPlaces | None) -> Words:
+def _words(states: LLMStates, places: TokenPlaces | None) -> WordTokens:
     """A prompt's words with their tokens; tokens by their numbers where words are not known."""
     if places:
         return places.words()

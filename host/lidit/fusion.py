@@ -8,12 +8,12 @@ from dataclasses import replace
 from ...lidit_core.errors import LiDiTError
 from ...lidit_core.model.prompt_text import BranchText, PromptText
 from ...lidit_core.model.refiners import BranchOptions
-from ..keys import Entry
+from ..keys import HostEntry
 from ..node_notes import note
 from .conditioning import entry_of, text_of
 
 
-def read_by(entry: Entry, branch: int | None, options: BranchOptions) -> Entry:
+def read_by(entry: HostEntry, branch: int | None, options: BranchOptions) -> HostEntry:
     """One LLM's entry with the branch that reads it and its switches; the weight is kept."""
     text = text_of(*entry)
     if len(text.branches) > 1:
@@ -29,8 +29,8 @@ def read_by(entry: Entry, branch: int | None, options: BranchOptions) -> Entry:
 
 
 def fused(
-    conditionings: Sequence[Sequence[Entry]], weights: Sequence[float], fusion: str | None
-) -> list[Entry]:
+    conditionings: Sequence[Sequence[HostEntry]], weights: Sequence[float], fusion: str | None
+) -> list[HostEntry]:
     """Entries whose branches are those of all conditionings, entry by entry.
 
     The first one's area, mask, range and hooks win. Others have one entry, or as many as it has.
@@ -49,7 +49,7 @@ def fused(
     ]
 
 
-def _fused_entry(entries: Sequence[Entry], weights: Sequence[float], fusion) -> Entry:
+def _fused_entry(entries: Sequence[HostEntry], weights: Sequence[float], fusion) -> HostEntry:
     branches: list[BranchText] = []
     for entry, weight in zip(entries, weights, strict=False):
         text = text_of(*entry)

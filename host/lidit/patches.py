@@ -16,7 +16,7 @@ from ...lidit_core.errors import LiDiTError, listed
 from ...lidit_core.model.config import LiDiTConfig
 from ..attention import attend
 from ..node_notes import note
-from ..patching.names import Place
+from ..patching.names import WeightPlace
 
 OFFERED = ("attn1_patch", "attn1_output_patch", "attn2_patch", "attn2_output_patch")
 BLOCK = "double_block"  # what nodes call a block of a DiT
@@ -37,12 +37,12 @@ UNMOVED = {"scale": 1.0, "shift": 0.0}  # of rope_options, by how their names be
 PARTS = {"attn1": ("self_attn", "qkv", 3), "attn2": ("cross_attn", "kv", 2)}
 
 
-def names_of_attention(config: LiDiTConfig) -> dict[str, Place]:
+def names_of_attention(config: LiDiTConfig) -> dict[str, WeightPlace]:
     """The weights of the blocks' attentions by the names of a U-Net's.
 
     Queries and keys are normed after their maps, so that their size is the gain of the norm.
     """
-    places: dict[str, Place] = {}
+    places: dict[str, WeightPlace] = {}
     for i in range(config.depth):
         block = f"diffusion_model.blocks.{i}"
         for name, (own, values, count) in PARTS.items():
@@ -161,7 +161,15 @@ class PatchedAttention:
     """One attention of one block."""
 
     def __init__(self, name: str, index: int, blocks: int, options: dict, grid: tuple) -> None:
-        """Args: name, attn1 or attn2; grid, (B, D, rows, columns) of the image tokens."""
+        """Look up which patches of other nodes run in one attention of one block.
+
+        Args:
+            name: attn1 or attn2.
+            index: of the block, from 0.
+            blocks: how many the model has.
+            options: the host's transformer options.
+            grid: (B, D, rows, columns) of the image tokens.
+        """
         self.options = options
         self.block = (BLOCK, index)
         replaced = options.get("patches_replace", {}).get(name, {})

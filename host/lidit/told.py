@@ -10,7 +10,7 @@ import comfy.model_patcher
 
 from ...lidit_core.model.config import LiDiTConfig
 from ...lidit_core.model.prompt_text import BranchText
-from ..keys import Entry
+from ..keys import HostEntry
 from ..node_notes import note
 from .branches import branch_of
 from .conditioning import text_of
@@ -70,14 +70,14 @@ def describe_model(patcher: comfy.model_patcher.ModelPatcher, config: LiDiTConfi
 
 
 def describe_prompts(
-    positive: Sequence[Entry], negative: Sequence[Entry], config: LiDiTConfig
+    positive: Sequence[HostEntry], negative: Sequence[HostEntry], config: LiDiTConfig
 ) -> str:
     """The LLMs that read each prompt of a sampling, how many tokens, and which are left out."""
     lines = [*_lines("positive", positive, config), *_lines("negative", negative, config)]
     return "\n".join(dict.fromkeys(lines))
 
 
-def describe_fused(entries: Sequence[Entry]) -> str:
+def describe_fused(entries: Sequence[HostEntry]) -> str:
     """The LLMs that a conditioning holds, and those that a weight of 0 leaves out."""
     lines = []
     for entry in entries:
@@ -87,7 +87,7 @@ def describe_fused(entries: Sequence[Entry]) -> str:
     return "\n".join(dict.fromkeys(lines))
 
 
-def _lines(kind: str, entries: Sequence[Entry], config: LiDiTConfig) -> list[str]:
+def _lines(kind: str, entries: Sequence[HostEntry], config: LiDiTConfig) -> list[str]:
     lines = []
     for entry in entries:
         taken, _ = _split(text_of(*entry).branches)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...lidit_core.errors import LiDiTError, shown
 from ...lidit_core.model.refiners import BranchOptions
-from ..keys import Entry
+from ..keys import HostEntry
 from ..lidit.fusion import fused, read_by
 from .clip import encode_prompt
 from .files import template_file, template_named
@@ -26,7 +26,7 @@ FUSIONS = {  # the LLMs' weights, and how they are fused
     "LLM 1 alone": ((1.0, 0.0), None),
     "LLM 2 alone": ((0.0, 1.0), None),
 }
-Conditioning = list[Entry]
+Conditioning = list[HostEntry]
 
 
 def lines_of(text: str, axis: str, choices: Mapping[str, Any] = {}) -> list[str]:

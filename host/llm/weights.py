@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..node_notes import note
-from ..patching.names import Place
+from ..patching.names import WeightPlace
 
 CAST: dict[type[nn.Module], type[nn.Module]] = {
     kind: getattr(comfy.ops.manual_cast, kind.__name__) for kind in (nn.Linear, nn.LayerNorm)
@@ -64,9 +64,9 @@ def store_in_fp8(module: nn.Module) -> None:
             layer.weight.data = layer.weight.data.clamp(-limit, limit).to(FP8)
 
 
-def names_of_attention(llm: nn.Module) -> dict[str, Place]:
+def names_of_attention(llm: nn.Module) -> dict[str, WeightPlace]:
     """An LLM's attentions by the names of a CLIP's: the map behind, and parts of one in front."""
-    places: dict[str, Place] = {}
+    places: dict[str, WeightPlace] = {}
     weights = llm.state_dict(prefix="transformer.")
     for name, weight in weights.items():
         if ".self_attn.o_proj." in name:

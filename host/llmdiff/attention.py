@@ -16,7 +16,7 @@ from ..node_notes import note
 from .adapter import Gates
 from .conds import AddedText, MaskedText
 from .sampling_texts import Use
-from .unet import HostAttention, Place, found_layers
+from .unet import BlockPlace, HostAttention, found_layers
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Call:
     """One call of the U-Net."""
 
     text: MaskedText
-    own: dict[Place, HostAttention]  # the checkpoint's own attention layers
+    own: dict[BlockPlace, HostAttention]  # the checkpoint's own attention layers
     replaced: Tensor | None  # (B, 1, 1) bool: rows whose own path reads φ(c); None where none does
     context_length: int  # M
 
@@ -35,7 +35,7 @@ class AddedPaths:
     def __init__(self, use: Use, gates: Gates) -> None:
         self.use, self.gates = use, gates
         self.query = f"{use.key}_query"
-        self._places: dict[Place, int] = {}  # filled by the first call
+        self._places: dict[BlockPlace, int] = {}  # filled by the first call
         self._told = False
 
     def __deepcopy__(self, memo: dict) -> AddedPaths:
@@ -109,7 +109,7 @@ class AddedPaths:
         return fits
 
 
-def _place(options: dict) -> Place:
+def _place(options: dict) -> BlockPlace:
     return (*options["block"], options["block_index"])
 
 

@@ -20,7 +20,7 @@ from ...lidit_core.errors import LiDiTError, shown
 from ...lidit_core.text.states import LLMStates
 from ..entries import name_at, readable, text_at
 from ..keys import LLMDIFF as STATES
-from ..keys import MODEL_CONDS, Entry
+from ..keys import MODEL_CONDS, HostEntry
 from ..marks import check_first, holds, mark_of, marked, same_numbers
 from ..node_notes import note
 
@@ -75,7 +75,7 @@ class NoAdapter:
         return CONDConstant(None)
 
 
-def blank(base: str) -> Entry:
+def blank(base: str) -> HostEntry:
     """An entry without any text of the checkpoint's own."""
     c0 = torch.zeros(1, CLIP_TOKENS, WIDTHS[base])
     return [c0, {"pooled_output": torch.zeros(1, POOLED_WIDTH)}]
@@ -121,7 +121,7 @@ def _is_empty(c0: Tensor) -> bool:
     return same_numbers(c0, torch.zeros_like(c0))
 
 
-def joined(conditioning: Sequence[Entry], llm_text: LLMText) -> list[Entry]:
+def joined(conditioning: Sequence[HostEntry], llm_text: LLMText) -> list[HostEntry]:
     """The same entries, each with this reading as well.
 
     Raises:
@@ -130,7 +130,7 @@ def joined(conditioning: Sequence[Entry], llm_text: LLMText) -> list[Entry]:
     return [_joined(c0, values, llm_text) for c0, values in conditioning]
 
 
-def _joined(c0: Tensor, values: Mapping[str, Any], new: LLMText) -> Entry:
+def _joined(c0: Tensor, values: Mapping[str, Any], new: LLMText) -> HostEntry:
     known = readings_of(values)
     if any((old.llm, old.reading) == (new.llm, new.reading) for old in known):
         raise LiDiTError(

@@ -12,7 +12,7 @@ from torch import nn
 from ...lidit_core.errors import LiDiTError
 from ...lidit_core.llmdiff.config import AdaptedLayer, AdapterConfig
 
-Place = tuple[str, int, int]  # transformer_options' "block", and its "block_index"
+BlockPlace = tuple[str, int, int]  # transformer_options' "block", and its "block_index"
 
 
 class HostAttention(Protocol):
@@ -33,7 +33,7 @@ class HostTransformer(Protocol):
 class FoundLayer(NamedTuple):
     """A transformer block with cross-attention."""
 
-    place: Place
+    place: BlockPlace
     layer: AdaptedLayer
     attention: HostAttention  # attn2: the checkpoint's own
 

@@ -10,8 +10,8 @@ import comfy.model_patcher
 from torch import Tensor
 
 OTHER_NAMES = "lidit_other_names"  # on a model: where its weights are by such names
-Part = tuple[int, int, int]  # of a weight: the dimension, where it begins, how long it is
-Place = tuple[str, Part | None]  # a weight by its own name, and which part of it
+WeightSlice = tuple[int, int, int]  # of a weight: the dimension, where it begins, how long it is
+WeightPlace = tuple[str, WeightSlice | None]  # a weight by its own name, and which part of it
 
 _Patcher = comfy.model_patcher.ModelPatcher if TYPE_CHECKING else object  # any of the host's kinds
 
@@ -51,11 +51,11 @@ class NamedWeights(_Patcher):
         return own if part is None else (own, part)
 
     @property
-    def _others(self) -> Mapping[str, Place]:
+    def _others(self) -> Mapping[str, WeightPlace]:
         return getattr(self.model, OTHER_NAMES, {})
 
 
-def _part(weight: Tensor, part: Part | None) -> Tensor:
+def _part(weight: Tensor, part: WeightSlice | None) -> Tensor:
     return weight if part is None else weight.narrow(*part)
 
 
@@ -64,7 +64,9 @@ def _named(kind: type) -> type:
     return type(kind.__name__, (NamedWeights, kind), {})
 
 
-def name_weights(patcher: comfy.model_patcher.ModelPatcher, places: Mapping[str, Place]) -> None:
+def name_weights(
+    patcher: comfy.model_patcher.ModelPatcher, places: Mapping[str, WeightPlace]
+) -> None:
     """Let a patcher and its clones know weights by further names.
 
     Args:

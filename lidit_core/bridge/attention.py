@@ -45,7 +45,14 @@ class PlacedAttention(nn.Module):
         attention: AttentionFunction,
         mask: Tensor | None,
     ) -> Tensor:
-        """Args: places, of x (B, R) and of what is read (B, L), in characters."""
+        """Let each row of x (B, R, D) attend to what is read (B, L, D), with rotary embedding.
+
+        Args:
+            places: of x (B, R) and of what is read (B, L), in characters of the prompt.
+            mask: added to the scores, broadcastable to (B, heads, R, L); None = all is seen.
+        Returns:
+            (B, R, D)
+        """
         k, v = self.kv(read).chunk(2, dim=-1)
         q, k = self.norm(self.q(x), k)
         q, k = rotated(q, places[0], self.heads), rotated(k, places[1], self.heads)

@@ -95,7 +95,12 @@ class ResamplerBlock(nn.Module):
         within: Tensor,
         attention: AttentionFunction,
     ) -> Tensor:
-        """Args: within (B, 1, R, R), the bias by which rows read those of their own chunk."""
+        """Update the rows x (B, R, D) by self-attention, cross-attention and FFN, each a residual.
+
+        Args:
+            places: of the rows (B, R), in characters of the prompt.
+            within: the bias (B, 1, R, R) by which rows read those of their own chunk.
+        """
         own = self.norm1(x)
         x = x + self.self_attn(own, own, (places, places), attention, within)
         mask = refined.bias

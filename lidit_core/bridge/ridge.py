@@ -30,7 +30,12 @@ class Statistics:
         self.square = torch.zeros(groups, width, dtype=torch.float64)
 
     def add(self, values: Tensor, groups: Tensor) -> None:
-        """Args: values (N, width) and the group of each (N,)."""
+        """Add rows to the sums that means and deviations are computed from.
+
+        Args:
+            values: (N, width).
+            groups: the group of each row, (N,) int64.
+        """
         values = values.double()
         self.count.index_add_(0, groups, torch.ones_like(groups, dtype=torch.float64))
         self.sum.index_add_(0, groups, values)
@@ -88,7 +93,13 @@ class Sums:
         self.xx, self.xy = _zeros(read, read), _zeros(read, width)
 
     def add(self, x: Tensor, y: Tensor, groups: Tensor) -> None:
-        """Args: x (N, X), y (N, C) and the group of each row (N,)."""
+        """Add rows and their products to the sums that the ridge is solved from.
+
+        Args:
+            x: the LLMs' entered states (N, X).
+            y: the teacher's standardised rows (N, C).
+            groups: the group of each row, (N,) int64.
+        """
         self.count.index_add_(0, groups, torch.ones_like(groups, dtype=torch.float64))
         self.x.index_add_(0, groups, x.double())
         self.y.index_add_(0, groups, y.double())

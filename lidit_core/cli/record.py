@@ -8,7 +8,6 @@ encoder: its tokenizer, and what its own table says of each token.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +16,7 @@ from .generate import add_for_llms
 if TYPE_CHECKING:
     from ..bridge.teacher import Teacher
     from ..io.conditioning import Entry
-
-    Encode = Callable[[str], list[Entry]]
+    from ..io.recording import Encode
 
 HELP = "record what a language model or the demo checkpoint makes of prompts, for a bridge"
 

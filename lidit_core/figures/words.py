@@ -11,7 +11,7 @@ from ..model.config import LiDiTConfig
 from ..model.text_side import TextOptions
 from ..text.states import LLMStates
 
-Words = Sequence[tuple[str, tuple[int, ...]]]
+WordTokens = Sequence[tuple[str, tuple[int, ...]]]  # each word, and its tokens' numbers
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def first_keys(
 
 
 def word_maps(
-    attention: Tensor, grid: tuple[int, int], llm: str, words: Words, first_key: int
+    attention: Tensor, grid: tuple[int, int], llm: str, words: WordTokens, first_key: int
 ) -> Iterator[WordMap]:
     """The maps of a prompt's words as one LLM reads it.
 

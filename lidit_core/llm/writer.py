@@ -20,14 +20,14 @@ from .hub import model_folder
 from .loading import LLM
 from .locate import locate
 
-Model = Any  # a class of transformers that writes, which differs from LLM to LLM
+CausalLM = Any  # a class of transformers that writes, which differs from LLM to LLM
 
 
 @dataclass(frozen=True)
 class Writer:
     """An LLM that writes."""
 
-    model: Model  # of `AutoModelForCausalLM`; it shares the blocks of the LLM that was loaded
+    model: CausalLM  # of `AutoModelForCausalLM`; it shares the blocks of the LLM that was loaded
     added: int  # bytes that it takes beside that LLM
 
 
@@ -64,7 +64,7 @@ def writer(
         del model
 
 
-def _outline(llm: LLM, source: str | Path) -> tuple[Model, dict[str, Tensor], Checkpoint]:
+def _outline(llm: LLM, source: str | Path) -> tuple[CausalLM, dict[str, Tensor], Checkpoint]:
     """The whole model with the loaded parts in place, what it still lacks, and where that lies.
 
     What lacks is told by its name in the model, as tensors without values.
@@ -81,7 +81,7 @@ def _outline(llm: LLM, source: str | Path) -> tuple[Model, dict[str, Tensor], Ch
         "LLM that was made for chat",
     )
     whole = truncated(config, config.num_hidden_layers)
-    model: Model = empty_model(whole, found.name, AutoModelForCausalLM)
+    model: CausalLM = empty_model(whole, found.name, AutoModelForCausalLM)
     _share(model, llm.module)
     known = {id(tensor) for tensor in (*llm.module.parameters(), *llm.module.buffers())}
     if getattr(config, "tie_word_embeddings", False):
@@ -92,10 +92,10 @@ def _outline(llm: LLM, source: str | Path) -> tuple[Model, dict[str, Tensor], Ch
     return model, lacking, Checkpoint(files)
 
 
-def _share(model: Model, cut: nn.Module) -> None:
+def _share(model: CausalLM, cut: nn.Module) -> None:
     """Put the embeddings, blocks and last norm of a cut decoder in the place of the whole one's."""
-    whole = cast(Model, model.base_model)
-    whole.set_input_embeddings(cast(Model, cut).get_input_embeddings())
+    whole = cast(CausalLM, model.base_model)
+    whole.set_input_embeddings(cast(CausalLM, cut).get_input_embeddings())
     for name, part in cut.named_children():
         if isinstance(part, nn.ModuleList):
             blocks = getattr(whole, name)
@@ -109,7 +109,7 @@ def _share(model: Model, cut: nn.Module) -> None:
 @torch.no_grad()
 def _completed(
     llm: LLM, source: str | Path, device: torch.device, make_room: Callable[[int], object]
-) -> tuple[Model, int]:
+) -> tuple[CausalLM, int]:
     model, lacking, checkpoint = _outline(llm, source)
     places = _places(model, lacking, checkpoint, llm.name)
     make_room(sum(like.numel() for like in lacking.values()) * llm.dtype.itemsize)
@@ -133,7 +133,7 @@ def _completed(
 
 
 def _places(
-    model: Model, lacking: dict[str, Tensor], checkpoint: Checkpoint, name: str
+    model: CausalLM, lacking: dict[str, Tensor], checkpoint: Checkpoint, name: str
 ) -> dict[str, str]:
     """The name in a checkpoint of each tensor that the model lacks."""
     base = f"{model.base_model_prefix}."

@@ -102,7 +102,11 @@ class LinguisticTokenRefiner(nn.Module):
         device=None,
         depth: int = 0,
     ) -> None:
-        """Args: depth, blocks of the transformer, which matter where taps are routed."""
+        """Make the refiner's layers for one LLM, as the configuration has them.
+
+        Args:
+            depth: blocks of the transformer, which matter where taps are routed.
+        """
         super().__init__()
         layer = {"operations": operations, "dtype": dtype, "device": device}
         self.llm, self.config = llm, config
@@ -131,7 +135,14 @@ class LinguisticTokenRefiner(nn.Module):
         attention: AttentionFunction,
         options: BranchOptions = BRANCH_AS_CONFIGURED,
     ) -> Branch:
-        """Args: t (B,) in [0, 1000]; dtype to compute in. Returns tokens (B, L, D) and c."""
+        """Refine the tokens by full, gated self-attention against causal bias (paper, Sec. 3.2).
+
+        Args:
+            t: timesteps (B,) in [0, 1000].
+            dtype: to compute in.
+        Returns:
+            Tokens (B, L, D), after the registers where there are some, and c (B, D).
+        """
         self._check(states)
         seen, full = states.roles != PADDING, states.rows.full
         hidden = self.entered(states, dtype)  # (B, L, C)

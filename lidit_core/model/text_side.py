@@ -72,7 +72,11 @@ class TextSide(nn.Module):
         device=None,
         depth: int = 0,
     ) -> None:
-        """Args: depth, blocks of the transformer that reads the text."""
+        """Make one linguistic refiner for each LLM, and the collaborative refiner.
+
+        Args:
+            depth: blocks of the transformer that reads the text.
+        """
         super().__init__()
         layer = {"operations": operations, "dtype": dtype, "device": device}
         self.config = config
@@ -90,7 +94,13 @@ class TextSide(nn.Module):
         attention: AttentionFunction,
         options: TextOptions = TEXT_AS_CONFIGURED,
     ) -> TextContext:
-        """Args: text by branch, t (B,) in [0, 1000], dtype to compute in."""
+        """Refine and fuse the branches, drop the instructions, join the rest (paper, Figure 5).
+
+        Args:
+            text: states by branch.
+            t: timesteps (B,) in [0, 1000].
+            dtype: to compute in.
+        """
         self._check(text, t.shape[0])
         text = {i: _asked(of, options, i) for i, of in text.items()}
         branches = self.refined(text, t, dtype, attention, options)

@@ -36,7 +36,7 @@ class _Clamp(nn.Module):
         return torch.tanh(x / 3) * 3
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """The ReLU of its input plus three convolutions with ReLUs between."""
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class Block(nn.Module):
 
 
 def _stage(blocks: int, *before: nn.Module) -> list[nn.Module]:
-    return [*before, *(Block() for _ in range(blocks))]
+    return [*before, *(ResidualBlock() for _ in range(blocks))]
 
 
 def _down() -> nn.Conv2d:
@@ -98,7 +98,7 @@ class TinyAutoencoder(nn.Module):
         self.vae_scale = nn.Parameter(torch.tensor(1.0), requires_grad=False)
         self.vae_shift = nn.Parameter(torch.tensor(0.0), requires_grad=False)
         for name in light:
-            cast(Block, self.get_submodule(f"taesd_{name}")).bypass()
+            cast(ResidualBlock, self.get_submodule(f"taesd_{name}")).bypass()
 
     @torch.no_grad()
     def initialise(self) -> "TinyAutoencoder":
@@ -109,7 +109,7 @@ class TinyAutoencoder(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         for block in self.modules():
-            if isinstance(block, Block) and not block.bypassed:
+            if isinstance(block, ResidualBlock) and not block.bypassed:
                 convolution(block.conv, -1).weight.mul_(0.2)
         last = convolution(self.taesd_decoder, -1)
         last.weight.mul_(0.1)
@@ -127,6 +127,6 @@ class TinyAutoencoder(nn.Module):
     def skip_zero_blocks(self) -> "TinyAutoencoder":
         """Bypass the blocks that a loaded state dict left at zero."""
         for block in self.modules():
-            if isinstance(block, Block) and not convolution(block.conv, -1).weight.any():
+            if isinstance(block, ResidualBlock) and not convolution(block.conv, -1).weight.any():
                 block.bypass()
         return self

@@ -65,7 +65,13 @@ class LLMStates:
         object.__setattr__(self, "rows", known)
 
     def _check_emphasis(self, weights: Any, whole: bool) -> None:
-        """Args: whole, the numbers too are looked at, which waits for their device."""
+        """Refuse an emphasis that is not one weight for each token, (B, L) of a float type.
+
+        Args:
+            whole: whether the numbers too are looked at, which waits for their device.
+        Raises:
+            LiDiTError: type, shape or, where they are looked at, a number is not as expected.
+        """
         right = isinstance(weights, Tensor) and _are_numbers(weights)
         if not right or weights.shape != self.roles.shape:
             raise LiDiTError(

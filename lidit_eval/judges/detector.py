@@ -33,14 +33,14 @@ COLOURS = (
 )
 PHRASES = ("a photo of a {c} {o}", "a photo of a {c}-colored {o}", "a photo of a {c} object")
 
-Box = tuple[float, float, float, float]  # left, top, right, bottom, pixels
+PixelBox = tuple[float, float, float, float]  # left, top, right, bottom, pixels
 
 
 @dataclass(frozen=True)
 class Detections:
     """Objects of a picture: boxes of each class, the surest first."""
 
-    boxes: Mapping[str, Sequence[Box]]
+    boxes: Mapping[str, Sequence[PixelBox]]
     colours: Any  # (class, boxes) -> a colour of each
 
 
@@ -80,19 +80,19 @@ class DetectorJudge:
         return Verdict({"correct": float(not wrong)}, "; ".join(wrong) or seen)
 
     @torch.no_grad()
-    def _detect(self, image: Image.Image, threshold: float) -> dict[str, list[Box]]:
+    def _detect(self, image: Image.Image, threshold: float) -> dict[str, list[PixelBox]]:
         given = self.processor(images=image, return_tensors="pt").to(self.device)
         output, size = self.detector(**given), [image.size[::-1]]
         found = self.processor.post_process_object_detection(output, threshold, size)[0]
         names = self.detector.config.id2label
-        boxes: dict[str, list[Box]] = {}
+        boxes: dict[str, list[PixelBox]] = {}
         for number in found["scores"].argsort(descending=True).tolist():
             of_class = boxes.setdefault(names[found["labels"][number].item()], [])
             if len(of_class) < MOST:
                 of_class.append(tuple(found["boxes"][number].tolist()))
         return boxes
 
-    def _colours(self, image: Image.Image, name: str, boxes: Sequence[Box]) -> list[str]:
+    def _colours(self, image: Image.Image, name: str, boxes: Sequence[PixelBox]) -> list[str]:
         """The colour of each box: that whose phrases CLIP finds nearest."""
         assert self.clip is not None  # as checked at the beginning
         texts = [phrase.format(c=c, o=name) for c in COLOURS for phrase in PHRASES]
@@ -115,7 +115,7 @@ def nearest_group(seen: Tensor, groups: Tensor) -> list[int]:
     return (seen @ means.T).argmax(1).tolist()
 
 
-def _at_least_a_pixel(box: Box) -> Box:
+def _at_least_a_pixel(box: PixelBox) -> PixelBox:
     left, top, right, bottom = box
     return left, top, max(right, left + 1), max(bottom, top + 1)
 
@@ -136,7 +136,7 @@ def faults(asked: Mapping[str, Any], found: Detections) -> Iterator[str]:
     Args:
         asked: GenEval's include, all of which must hold, and exclude, none of which may.
     """
-    groups: list[Sequence[Box] | None] = []
+    groups: list[Sequence[PixelBox] | None] = []
     for wanted in asked.get("include", ()):
         count, name = wanted["count"], wanted["class"]
         boxes = list(found.boxes.get(name, ()))[:count]
@@ -168,7 +168,7 @@ def _first_fault(wanted: Mapping[str, Any], boxes, groups, found: Detections) ->
     return ""
 
 
-def relations(box: Box, other: Box) -> set[str]:
+def relations(box: PixelBox, other: PixelBox) -> set[str]:
     """The sides of another box on which one clearly lies: left of, right of, above, below."""
     first, second = (np.asarray(each, np.float64).reshape(2, 2) for each in (box, other))
     offset = first.mean(0) - second.mean(0)

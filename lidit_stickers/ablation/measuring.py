@@ -23,7 +23,7 @@ from .variants import Ablation, ScoreOptions
 
 ERRORS, NEAREST, SCORED = "errors.npy", "nearest.npy", "score"
 MEASURE = "nearest"
-Prompts = Callable[[], Sequence[Caption]]
+MakeCaptions = Callable[[], Sequence[Caption]]
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,12 @@ def is_measured(ablation: Ablation, folder: Path, pictures: bool = True) -> bool
     return all((folder / name).exists() for name in wanted)
 
 
-def _errors(ablation: Ablation, model: Path, prompts: Prompts | None, by: Measuring) -> Tensor:
-    """Args: prompts: another list than the evaluation's."""
+def _errors(ablation: Ablation, model: Path, prompts: MakeCaptions | None, by: Measuring) -> Tensor:
+    """Measure a model's mean squared errors on held-out scenes: (times, scenes, 2).
+
+    Args:
+        prompts: another list than the evaluation's; None = the evaluation's.
+    """
     scenes = held_out_scenes(ablation.gap.scenes, prompts() if prompts else None)
     if ablation.adapter:
         return adapter_errors(ablation, model, scenes, by.llms[0], by.device)

@@ -45,7 +45,11 @@ class Difference:
 
 
 def seed_variance(means: np.ndarray) -> SeedVariance:
-    """Args: means (variants, seeds) of each run over all scenes."""
+    """Compute the residual variance of a two-way table, variants by seeds.
+
+    Args:
+        means: (variants, seeds) of each run over all scenes.
+    """
     variants, seeds = means.shape
     freedom = (variants - 1) * (seeds - 1)
     if not freedom:
@@ -55,7 +59,12 @@ def seed_variance(means: np.ndarray) -> SeedVariance:
 
 
 def difference(this: np.ndarray, other: np.ndarray, seeds: SeedVariance) -> Difference:
-    """Args: this, other: (seeds, scenes) of the same seeds and scenes."""
+    """Compute the mean difference of two variants, paired over scenes, and its standard error.
+
+    Args:
+        this, other: (seeds, scenes) of the same seeds and scenes; the second is taken off.
+        seeds: what a seed brings to a run's mean, pooled over variants.
+    """
     pairs = (this.astype(np.float64) - other).mean(axis=0)
     parts = [(float(pairs.var(ddof=1)) / len(pairs), len(pairs) - 1)]
     if seeds.freedom:

@@ -26,7 +26,7 @@ from .variants import Ablation, Claim
 MARKDOWN, JSON = "ablation.md", "ablation.json"
 AGREED, CONTRADICTED = "as in the paper", "against the paper"
 UNSEEN = "not seen at this size"
-Found = Mapping[tuple[str, int], RunMeasurements]
+MeasurementsByRun = Mapping[tuple[str, int], RunMeasurements]  # variant, seed
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Told:
 class Results:
     """The figures of the seeds that every variant is through with, pictures where all have them."""
 
-    def __init__(self, ablation: Ablation, found: Found) -> None:
+    def __init__(self, ablation: Ablation, found: MeasurementsByRun) -> None:
         self.ablation = ablation
         whole = [s for s in ablation.seeds if all((n, s) in found for n in ablation.names)]
         self.seeds = tuple(whole)
@@ -105,7 +105,9 @@ def _pooled(names: Mapping[str, np.ndarray], of) -> SeedVariance:
     return seed_variance(np.array([of(name).mean(axis=1) for name in names]))
 
 
-def write_tables(ablation: Ablation, found: Found, hashes: Mapping[str, str], out: Path) -> str:
+def write_tables(
+    ablation: Ablation, found: MeasurementsByRun, hashes: Mapping[str, str], out: Path
+) -> str:
     """Write ablation.md and ablation.json of the seeds that are through; the Markdown.
 
     Args:

@@ -29,7 +29,11 @@ class Figure:
 
 
 def figure(values: np.ndarray) -> Figure:
-    """Args: values (requests,)."""
+    """Compute the mean of values over requests, and its interval by the bootstrap.
+
+    Args:
+        values: (requests,).
+    """
     return Figure(float(values.mean()), *bootstrap(values.tolist()))
 
 

@@ -29,7 +29,11 @@ class RequestReader(nn.Module):
     """Requests to tokens (B, length, width), each the sum of what holds of it."""
 
     def __init__(self, width: int, length: int) -> None:
-        """Args: length: tokens of every request, at least one more than the objects of a scene."""
+        """Make a table of vectors (words, width), a word for each fact that a request can hold.
+
+        Args:
+            length: tokens of every request, at least one more than the objects of a scene.
+        """
         super().__init__()
         self.length = length
         words = [NOTHING, *(f"background {name}" for name in BACKGROUNDS)]
@@ -40,7 +44,11 @@ class RequestReader(nn.Module):
         self.facts = nn.EmbeddingBag(len(words), width, mode="sum")
 
     def forward(self, requests: Sequence[SceneRequest | None]) -> Tensor:
-        """Args: requests: None where nothing is told."""
+        """Turn B requests into tokens (B, length, width).
+
+        Args:
+            requests: None where nothing is told.
+        """
         tokens = [token for request in requests for token in self._tokens(request)]
         firsts = torch.tensor([0, *map(len, tokens[:-1])]).cumsum(0)
         numbers = torch.tensor([self.numbers[word] for token in tokens for word in token])

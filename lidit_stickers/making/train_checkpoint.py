@@ -109,7 +109,11 @@ class DemoModel(nn.Module):
     def forward(
         self, z: Tensor, t: Tensor, texts: list[str], requests: list[SceneRequest], told: Tensor
     ) -> Tensor:
-        """Args: told: (B,) bool, the samples that are told their request in place of the text."""
+        """Predict v of noisy latents z (B, 16, 8, 8) at timesteps t (B,).
+
+        Args:
+            told: (B,) bool, the samples that are told their request in place of the text.
+        """
         told = told[:, None, None]
         context = torch.where(told, self.requests(requests), self.text.read(texts))
         return self.unet(z, t, context).sample
@@ -139,7 +143,11 @@ class DemoTrainer:
     """A run in a folder, where it resumes; more images lengthen it without a second decay."""
 
     def __init__(self, recipe: DemoRecipe, folder: Path, start: Path | None = None) -> None:
-        """Args: start: a demo checkpoint to begin with; None = begin with random weights."""
+        """Prepare the scenes' latents, the model and its optimisers, or resume what is there.
+
+        Args:
+            start: a demo checkpoint to begin with; None = begin with random weights.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(recipe.seed)
         count = recipe.scenes

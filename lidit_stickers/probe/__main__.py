@@ -25,7 +25,7 @@ from lidit_core.llm.loading import source_fingerprint
 
 from .facts import FACTS, JUDGED, asked, learnt
 from .readings import READINGS, ProbedReading, bag_of_words, mean_states
-from .report import Found, read_gaps, write_report
+from .report import SharesByFact, read_gaps, write_report
 from .ridge import Probe
 
 NAMES = tuple(reading.name for reading in READINGS)
@@ -53,7 +53,7 @@ def features(
 
 def probed(
     readings: Sequence[ProbedReading], captions: int, every: int, sources: Mapping[str, str]
-) -> Found:
+) -> SharesByFact:
     """What every reading's probes read of each list of prompts."""
     lists = {"": learnt(captions), **asked(every)}
     texts = [caption.text for listed in lists.values() for caption in listed]

@@ -15,7 +15,7 @@ from .readings import ProbedReading
 from .ridge import Share
 
 MARKDOWN, JSON = "probe.md", "probe.json"
-Found = Mapping[str, Mapping[str, Mapping[str, Share]]]  # reading, list of prompts, fact
+SharesByFact = Mapping[str, Mapping[str, Mapping[str, Share]]]  # reading, list of prompts, fact
 
 
 def read_gaps(path: Path) -> tuple[dict[str, float], str]:
@@ -35,7 +35,7 @@ def read_gaps(path: Path) -> tuple[dict[str, float], str]:
 
 def write_report(
     readings: Sequence[ProbedReading],
-    found: Found,
+    found: SharesByFact,
     gaps: Mapping[str, float],
     record: Mapping[str, object],
     out: Path,
@@ -73,7 +73,10 @@ def _plain(found: Mapping[str, Mapping[str, Share]]) -> dict:
 
 
 def _lines(
-    readings: Sequence[ProbedReading], found: Found, gaps: Mapping[str, float], record: Mapping
+    readings: Sequence[ProbedReading],
+    found: SharesByFact,
+    gaps: Mapping[str, float],
+    record: Mapping,
 ) -> Iterator[str]:
     yield "# What a linear probe reads of a prompt's mean state"
     yield ""

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..scenes.kinds import KINDS
 from ..scenes.request import Item, SceneRequest
+from ..scenes.scenes import Box
 from .matching import Match, match
 from .segments import (
     MIN_AREA,
@@ -30,8 +31,6 @@ RELATION_GAP = 0.12  # distance of centres along the axis that a relation needs,
 OFF_MIDDLE = 0.15  # distance from the picture's middle, picture sides, that is still the middle
 _CERTAIN = 0.93  # mean score above which no other segmentation is tried
 BIG, SMALL = 0.60, 0.42  # a lone big (small) object is longer (shorter) than this, picture sides
-
-Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from lidit_core.io.tensors import opened, write_safetensors
 from .buckets import fit
 from .schedule import StageBuckets
 from .sources import PictureSource
+from .sources.masks import Size
 from .workers import ignore_interrupts
 
 log = logging.getLogger(__name__)
@@ -43,10 +44,9 @@ AREA = BATCH * 256 * 256  # pixels encoded at once, at most
 MASKS = "masks"  # (N, h, w) uint8 in a piece of a source that has masks
 KEYS = "keys"  # in a piece's metadata: of each of its pictures
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises
-Size = tuple[int, int]  # of a bucket: width, height
-Part = tuple[int, np.ndarray, Size]  # of a source: indices, and their pictures' size
-Place = tuple[str, int]  # a piece's file, and the row in it
-Encode = Callable[[Tensor], Tensor]  # (B, 3, H, W) uint8 -> latents (B, C, h, w)
+SourceBucket = tuple[int, np.ndarray, Size]  # of a source: indices, and their pictures' size
+PieceRow = tuple[str, int]  # a piece's file, and the row in it
+EncodePictures = Callable[[Tensor], Tensor]  # (B, 3, H, W) uint8 -> latents (B, C, h, w)
 
 
 def read_picture(source: PictureSource, index: int, size: Size) -> Tensor | None:
@@ -106,13 +106,13 @@ class LatentCache:
     def __init__(self, folder: Path, vae: str, dtype: torch.dtype) -> None:
         self.folder, self.vae, self.dtype = folder, vae, dtype
         self._rows: dict[tuple[int, int, Size], tuple[str, int]] = {}  # chunk, and row in it
-        self._lists: dict[str, list[Place] | None] = {}  # of chunks that are no piece of their own
+        self._lists: dict[str, list[PieceRow] | None] = {}  # of chunks that have no own piece
 
     def prepare(
         self,
         sources: Sequence[PictureSource],
         stages: Sequence[StageBuckets],
-        encode: Encode,
+        encode: EncodePictures,
         share: slice = slice(None),
         workers: int = 0,
     ) -> None:
@@ -166,7 +166,7 @@ class LatentCache:
             of.update(b"\0" + source.key(int(index)).encode())
         return of.hexdigest()[:24]
 
-    def _places(self, name: str) -> list[Place] | None:
+    def _places(self, name: str) -> list[PieceRow] | None:
         """The places of a chunk's pictures, if all of them are there; [] = in its own piece."""
         if self._piece(name).is_file():
             return []
@@ -178,7 +178,7 @@ class LatentCache:
     def _piece(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
 
-    def _known(self) -> dict[str, Place]:
+    def _known(self) -> dict[str, PieceRow]:
         """Every picture of which the folder has latents, by its bytes, if its piece says that."""
         known = {}
         for path in sorted(self.folder.glob("*.safetensors")):
@@ -190,7 +190,7 @@ class LatentCache:
             known |= {key: (path.name, row) for row, key in enumerate(keys)}
         return known
 
-    def _found(self, sources, chunk: Chunk, known: dict[str, Place]) -> list[Place | None]:
+    def _found(self, sources, chunk: Chunk, known: dict[str, PieceRow]) -> list[PieceRow | None]:
         if not known:
             return [None] * len(chunk.indices)
         return [
@@ -202,7 +202,7 @@ class LatentCache:
         return hashlib.sha256(of.encode()).hexdigest()[:32]
 
     @torch.no_grad()
-    def _write(self, chunk: Chunk, places: list[Place | None], count: int, read, encode) -> None:
+    def _write(self, chunk: Chunk, places: list[PieceRow | None], count: int, read, encode) -> None:
         """Write a piece of what was read, and a list where some of the chunk lies elsewhere."""
         parts, masks, good, keys = [], [], [], []
         for pictures, shown, decoded, own in read:
@@ -291,7 +291,7 @@ class _Pictures(Dataset):
     """Pictures (n, 3, H, W) uint8 of one source, their masks (n, H, W) uint8 where it has some,
     which of both could be decoded (n,), and their keys."""
 
-    def __init__(self, sources: Sequence[PictureSource], parts: Sequence[Part]) -> None:
+    def __init__(self, sources: Sequence[PictureSource], parts: Sequence[SourceBucket]) -> None:
         self.sources, self.parts = sources, parts
 
     def __len__(self) -> int:
@@ -313,7 +313,7 @@ class _Pictures(Dataset):
         return pictures, torch.stack([blank[0] if m is None else m for m in masks]), good, keys
 
 
-def _listed(path: Path) -> list[Place] | None:
+def _listed(path: Path) -> list[PieceRow] | None:
     """A chunk's list of places; None where there is no list, or a broken one."""
     try:
         return [(str(file), int(row)) for file, row in json.loads(path.read_text())]

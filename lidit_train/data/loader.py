@@ -19,7 +19,7 @@ from .fetching import Fetched, Fetcher, Following
 from .prepare import Prepared
 from .workers import ignore_interrupts
 
-Item = TypeVar("Item")
+T = TypeVar("T")
 
 
 class Loader:
@@ -120,5 +120,5 @@ class Loader:
         return self.vae.encode(pictures).float()
 
 
-def _as_it_is(fetched: Item) -> Item:
+def _as_it_is(fetched: T) -> T:
     return fetched

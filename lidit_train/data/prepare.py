@@ -203,7 +203,7 @@ def stage_buckets(
 
 
 def _buckets(sizes: list[tuple[int, int]], places: list[np.ndarray]) -> StageBuckets:
-    """Args: places: of each source's pictures among the sizes; -1 = left out."""
+    """Group each source's pictures by their place among the sizes; those at -1 are left out."""
     members = tuple(tuple((place == n).nonzero()[0] for n in range(len(sizes))) for place in places)
     return StageBuckets(tuple(sizes), members)
 

@@ -55,7 +55,14 @@ def chance(
     shape: tuple[int, int, int],
     focus: Focus | None = None,
 ) -> Chance:
-    """Args: row of the whole batch; shape (C, h, w) of the latents."""
+    """Draw a row's caption, dropout, time and noise from seed, step and row alone.
+
+    Args:
+        row: of the whole batch, over all processes.
+        shift: of the time towards noise; 1 = none.
+        shape: (C, h, w) of the latents.
+        focus: a range of times that is drawn from more often.
+    """
     g = seeded(seed, step, row, 1)
     caption, fate = torch.rand(2, generator=g, dtype=torch.float64).tolist()
     time = sample_time(prediction, 1, shift, g, focus)[0]

@@ -34,7 +34,12 @@ class Losses:
         self.loss, self.norm, self.steps, self.images = 0.0, 0.0, 0, 0
 
     def add(self, errors: Tensor, time_: Tensor) -> None:
-        """Args: errors of samples and their times in (0, 1], as many of both."""
+        """Add samples' errors to the bins of their times; those that are not finite are left out.
+
+        Args:
+            errors: of samples, of any shape.
+            time_: in (0, 1], as many as there are errors.
+        """
         errors, time_ = errors.flatten(), time_.flatten()
         finite = errors.isfinite()  # a step that is skipped has others
         errors = errors.nan_to_num(0.0, 0.0, 0.0)
@@ -43,7 +48,13 @@ class Losses:
         self.sums[1].index_add_(0, places, finite.double())
 
     def step(self, loss: float, norm: float, images: int) -> None:
-        """Args: images: trained on in it; of a step without a finite loss or norm they are all."""
+        """Add a step's loss and gradient norm to the sums.
+
+        Of a step without a finite loss or norm only the images are counted.
+
+        Args:
+            images: trained on in the step, by all processes.
+        """
         self.images += images
         if math.isfinite(loss) and math.isfinite(norm):
             self.loss, self.norm = self.loss + loss, self.norm + norm

@@ -14,7 +14,7 @@ from pathlib import Path
 from lidit_core.checkpoints.lidit import load_vae
 from lidit_core.errors import LiDiTError
 from lidit_core.model.config import LatentFormat
-from lidit_core.model.vae import CHANNELS, WIDTH, Block
+from lidit_core.model.vae import CHANNELS, WIDTH, ResidualBlock
 from lidit_core.paths import at_home
 
 from ..data.autoencoders.find import find_autoencoder
@@ -84,7 +84,7 @@ def recipe_autoencoder(
 
 def computed_blocks(path: Path) -> tuple[int, ...]:
     """How many blocks of a tiny encoder are computed at each resolution; zeros are skipped."""
-    blocks = [b for b in load_vae(path).taesd_encoder.modules() if isinstance(b, Block)]
+    blocks = [b for b in load_vae(path).taesd_encoder.modules() if isinstance(b, ResidualBlock)]
     levels = (blocks[sum(BLOCKS[:n]) : sum(BLOCKS[: n + 1])] for n in range(len(BLOCKS)))
     return tuple(sum(not block.bypassed for block in level) for level in levels)
 

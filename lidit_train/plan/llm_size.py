@@ -34,7 +34,11 @@ class LLMSize:
 
 
 def llm_size(spec: LLMSpec, folder: str | Path | None = None) -> LLMSize:
-    """Args: folder: of the LLM; by default where its name is found on this machine."""
+    """Count an LLM's parameters by its config.json, or guess them by its name or width.
+
+    Args:
+        folder: of the LLM; by default where its name is found on this machine.
+    """
     config = _config(folder or spec.name)
     if config is not None:
         return _by_config(spec, config)

@@ -56,7 +56,11 @@ class StageLoad:
 def stage_loads(
     recipe: Recipe, spec: InputSpec, text: Mapping[int, TextTokens]
 ) -> tuple[StageLoad, ...]:
-    """Args: text: a text's tokens by branch."""
+    """Compute what each stage puts before one process; pictures count as squares.
+
+    Args:
+        text: a text's tokens by branch.
+    """
     compute, count = recipe.compute, recipe.hardware.count
     return tuple(_load(compute, count, spec, text, stage) for stage in recipe.stages)
 

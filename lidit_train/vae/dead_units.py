@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lidit_core.model.vae import Block, bias_of, convolution
+from lidit_core.model.vae import ResidualBlock, bias_of, convolution
 
 
 @torch.no_grad()
@@ -28,7 +28,7 @@ def revive(model: nn.Module, x: Tensor) -> int:
     def note(relu: nn.Module, _, out: Tensor) -> None:
         responses[relu] = out.amax((0, 2, 3))  # (units,)
 
-    blocks = [module for module in model.modules() if isinstance(module, Block)]
+    blocks = [module for module in model.modules() if isinstance(module, ResidualBlock)]
     hooks = [b.conv[i].register_forward_hook(note) for b in blocks for i in (1, 3)]
     model(x)
     for hook in hooks:
@@ -43,7 +43,11 @@ def revive(model: nn.Module, x: Tensor) -> int:
 
 
 def _start_afresh(unit: nn.Conv2d, reader: nn.Conv2d, chosen: Tensor) -> None:
-    """Args: chosen: (units,) bool."""
+    """Draw the chosen units' kernels anew, and set the weights that read them to zero.
+
+    Args:
+        chosen: (units,) bool.
+    """
     drawn = torch.empty_like(unit.weight)
     nn.init.kaiming_normal_(drawn, nonlinearity="relu")
     unit.weight[chosen] = drawn[chosen]

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lidit_core.checkpoints.lidit import load_vae
 from lidit_core.errors import LiDiTError
-from lidit_core.model.vae import Block, TinyAutoencoder
+from lidit_core.model.vae import ResidualBlock, TinyAutoencoder
 
 from ..loop.ema import EMA
 from ..loop.learning_rate import rate_factor
@@ -144,7 +144,7 @@ def going_on_from(path: str | Path, pictures: Tensor) -> TinyAutoencoder:
     """
     model = load_vae(path)
     for block in model.taesd_decoder.modules():
-        if isinstance(block, Block):
+        if isinstance(block, ResidualBlock):
             block.take_part()
     with torch.no_grad():
         revived = revive(model.taesd_decoder, model.encode(pictures))

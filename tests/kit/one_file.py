@@ -93,7 +93,12 @@ def open_clip(clip: CLIPTextModelWithProjection) -> dict[str, Tensor]:
 
 
 def write_one_file(path: Path, shape: UNetShape, vae: AutoencoderKL, small, large=None) -> Path:
-    """Args: small: CLIP-L's. large: bigG's, for SDXL's layout."""
+    """Write a checkpoint in LDM's layout: a random U-Net, the autoencoder and text encoders.
+
+    Args:
+        small: CLIP-L's.
+        large: bigG's, for SDXL's layout.
+    """
     place = "conditioner.embedders.0" if large is not None else "cond_stage_model"
     extra = ldm_vae(vae)
     extra |= {f"{place}.transformer.text_model.{k}": v for k, v in plain(small).items()}

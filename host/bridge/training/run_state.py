@@ -32,7 +32,12 @@ class RunState:
     def save(
         self, bridge: nn.Module, optimiser: torch.optim.AdamW, step: int, before: Mapping[str, Any]
     ) -> None:
-        """Args: step, how many are done; before, what was measured at the beginning."""
+        """Write the bridge's weights and the optimiser's moments, to go on from.
+
+        Args:
+            step: how many are done.
+            before: what was measured at the beginning.
+        """
         tensors = {}
         for name, weight in bridge.named_parameters():
             tensors[name] = weight.detach().cpu()

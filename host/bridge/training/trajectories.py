@@ -84,7 +84,13 @@ def _way(
     moved: int,
     scale: float,
 ) -> Way:
-    """Args: moved, by how many parts of a step all noise levels after the first lie higher."""
+    """Make one trajectory of what chance has decided.
+
+    Args:
+        points: steps that are looked at, in order.
+        moved: by how many parts of a step all noise levels after the first lie higher.
+        scale: of the guidance, in [0, 1] from the lowest to the highest that is asked for.
+    """
     fine = comfy.samplers.calculate_sigmas(sampling, SCHEDULER, asked.steps * PARTS)
     places = torch.arange(asked.steps) * PARTS - moved
     sigmas = torch.cat([fine[places.clamp(min=0)], fine[-1:]]).float()

@@ -33,7 +33,11 @@ class Phrase:
 
 
 def phrase(item: Item, nouns: tuple[Noun, ...], words: Words, rng: Random) -> Phrase:
-    """Args: nouns: that the group may be called by."""
+    """Word a group of equal objects as a noun phrase; chance chooses among the wordings.
+
+    Args:
+        nouns: singular and plural of each noun that the group may be called by.
+    """
     noun = _noun(nouns, item.count, rng)
     number = rng.choice(words.numbers[item.count])
     size = _very(rng.choice(SIZE_WORDS[item.size]), rng) if item.size else ""

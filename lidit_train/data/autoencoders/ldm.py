@@ -44,7 +44,12 @@ def ldm_channels(path: Path, prefix: str) -> int:
 
 
 def read_ldm(kind: type[AutoencoderKL], path: Path, prefix: str) -> AutoencoderKL:
-    """Args: kind: diffusers' class, which whoever calls has imported."""
+    """Read the autoencoder of a file in the layout of SD1.5 and SDXL as diffusers' class.
+
+    Args:
+        kind: diffusers' class, which whoever calls has imported.
+        prefix: of the autoencoder's tensors, by `ldm_prefix`.
+    """
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
     tensors = _tensors(path, prefix)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -87,6 +87,3 @@ class PictureSource(Protocol):
 
     def content(self, index: int, rows: int, columns: int) -> np.ndarray | None:
         """What each patch of the picture shows, (rows, columns) uint8, or None if not known."""
-
-
-Weights = Mapping[str, float]

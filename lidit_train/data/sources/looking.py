@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from .filters import Filters
-from .masks import header_has_alpha, mask_fault
+from .masks import Size, header_has_alpha, mask_fault
 from .reading import MISSING, UNREADABLE, header_size
 from .texts import Texts
 
 THREADS = 8  # that look at files at once: on a network's disk most of the time is waiting
 AT_ONCE = 4096  # files handed to them
-Pair = tuple[int, int]
+FileStamp = tuple[int, int]  # bytes, and nanoseconds of the last change
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,11 @@ class Look:
 
     row: PictureEntry
     captions: list[tuple[str, int]]  # each with its length, or what stands in its place
-    size: Pair  # width and height, or what stands in their place
-    stamp: Pair  # bytes, and nanoseconds of the last change
+    size: Size  # width and height, or what stands in their place
+    stamp: FileStamp
     fault: str  # of the source's filters, or its mask: why it is left out, or ""
     mask: str = ""  # the mask's path below the folder; "" = it has none
-    mask_stamp: Pair = (0, 0)
+    mask_stamp: FileStamp = (0, 0)
     unmasked: bool = False  # though the source has masks
 
 
@@ -122,7 +122,9 @@ def looked_at(
             yield from pool.map(look, some)
 
 
-def _mask(root: Path, row: PictureEntry, size: Pair, beside: Beside) -> tuple[str, Pair, bool, str]:
+def _mask(
+    root: Path, row: PictureEntry, size: Size, beside: Beside
+) -> tuple[str, FileStamp, bool, str]:
     """The mask's path, its stamp, whether there is none, and why the picture is left out for it."""
     if beside.alpha:
         return "", (0, 0), size[0] > 0 and not header_has_alpha(root / row.name), ""
@@ -135,7 +137,7 @@ def _mask(root: Path, row: PictureEntry, size: Pair, beside: Beside) -> tuple[st
     return name, stamp, False, mask_fault(size, found)
 
 
-def size_and_stamp(path: Path) -> tuple[Pair, Pair]:
+def size_and_stamp(path: Path) -> tuple[Size, FileStamp]:
     """Width and height; bytes, and nanoseconds of the last change."""
     try:
         found = path.stat()

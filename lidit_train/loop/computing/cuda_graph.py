@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 GRAIN = 32  # tokens: texts are padded to multiples, so that a few graphs serve all batches
 WARM_UP = 3  # passes before recording, in which libraries allocate what they keep
 
-Run = Callable[[Batch], tuple[Tensor, Tensor]]  # forward and backward: loss () and errors (B,)
+ForwardBackward = Callable[[Batch], tuple[Tensor, Tensor]]  # loss () and errors (B,)
 
 
 def check_alone(compute: Compute) -> None:
@@ -130,7 +130,9 @@ def copy_into(batch: Batch, other: Batch) -> None:
 class RecordedGraph:
     """One shape of batch: its graph, and the memory that the graph reads and writes."""
 
-    def __init__(self, run: Run, parameters: list[nn.Parameter], batch: Batch, pool) -> None:
+    def __init__(
+        self, run: ForwardBackward, parameters: list[nn.Parameter], batch: Batch, pool
+    ) -> None:
         self.batch = copied(batch)
         _warm_up(run, parameters, self.batch)
         self.graph = torch.cuda.CUDAGraph()
@@ -147,7 +149,7 @@ class RecordedGraph:
         return self.loss, self.errors
 
 
-def _warm_up(run: Run, parameters: list[nn.Parameter], batch: Batch) -> None:
+def _warm_up(run: ForwardBackward, parameters: list[nn.Parameter], batch: Batch) -> None:
     """Run a few times on a stream of its own, and leave no gradient behind."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -166,7 +168,7 @@ class Replayed:
     and leaves gradients at the learner's parameters, as a backward pass does on none.
     """
 
-    def __init__(self, run: Run, learner: nn.Module) -> None:
+    def __init__(self, run: ForwardBackward, learner: nn.Module) -> None:
         self.run = run
         self.parameters = [p for p in learner.parameters() if p.requires_grad]
         self.recordings: dict[tuple, RecordedGraph] = {}
@@ -183,7 +185,7 @@ class Replayed:
 
 
 def replayed(
-    run: Run, learner: nn.Module, compute: Compute, accelerator: Accelerator
+    run: ForwardBackward, learner: nn.Module, compute: Compute, accelerator: Accelerator
 ) -> Replayed | None:
     """What runs batches by recordings, where the recipe asks for it and there is a GPU."""
     if can_be_replayed(compute, accelerator.num_processes, accelerator.device):

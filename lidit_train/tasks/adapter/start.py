@@ -37,7 +37,11 @@ ADAPTER_SAMPLE = 256  # captions that the maps from tokens are whitened with
 def begin_adapter(
     recipe: Recipe, target: AdapterTarget, states: LLMStates | None = None
 ) -> AdapterLearner:
-    """Args: states: of some captions, from which the added projections start; None = at random."""
+    """Open the base's U-Net, with the adapter in it that a run begins with.
+
+    Args:
+        states: of some captions, from which the added projections start; None = at random.
+    """
     options = recipe.adapter
     assert options is not None  # `make_task` has seen to it
     torch.manual_seed(recipe.seed)

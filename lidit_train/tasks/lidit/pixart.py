@@ -104,15 +104,15 @@ def _put(state: dict[str, Tensor], name: str, tensor: Tensor, file: PixArtFile) 
     return name
 
 
-Found = Iterator[tuple[str, Tensor]]  # names of LI-DiT and their tensors
+NamedTensors = Iterator[tuple[str, Tensor]]  # names of LI-DiT and their tensors
 
 
-def _named(layer: str, weight: Tensor, bias: Tensor) -> Found:
+def _named(layer: str, weight: Tensor, bias: Tensor) -> NamedTensors:
     yield f"{layer}.weight", weight
     yield f"{layer}.bias", bias
 
 
-def _embedder(file: PixArtFile) -> Found:
+def _embedder(file: PixArtFile) -> NamedTensors:
     """The same sinusoids and maps; a size embedding is a constant, added to the last bias."""
     yield from _named("t_embedder.in_layer", *file.linear("t_embedder.mlp.0"))
     weight, bias = file.linear("t_embedder.mlp.2")
@@ -128,7 +128,7 @@ def _size(file: PixArtFile, name: str, *values: float) -> Tensor:
     return F.linear(x, *file.linear(f"{name}_embedder.mlp.2")).flatten()
 
 
-def _block(file: PixArtFile, index: int) -> Found:
+def _block(file: PixArtFile, index: int) -> NamedTensors:
     block = f"blocks.{index}"
     for layer, source in {
         "self_attn.qkv": "attn.qkv",

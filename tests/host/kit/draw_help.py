@@ -211,7 +211,11 @@ def draw_graph(
     shown: dict[str, tuple[int, ...]],
     server: HostServer | None = None,
 ) -> None:
-    """Args: server, which runs the graph before the pictures are taken; None = it is not run."""
+    """Open a graph in the browser and keep a picture of its nodes for each help page.
+
+    Args:
+        server: runs the graph before the pictures are taken; None = it is not run.
+    """
     browser.page.reload()  # for lists of files that were written since
     browser.page.wait_for_timeout(6000)
     ui = browser.from_api(graph, "help")

@@ -128,7 +128,13 @@ def make_pairs_plan(
     folder: str | Path = ".",
     device: Device | None = None,
 ) -> PairsPlan:
-    """Args: begun: the bridge that is gone on from."""
+    """Count the operations, memory and disk that training a bridge from pictures takes.
+
+    Args:
+        begun: the bridge that is gone on from.
+        folder: the run's, on whose disk the caches lie unless the recipe names another.
+        device: by default the one that the recipe's hardware names.
+    """
     assert recipe.bridge is not None  # `make_pairs_task` has seen to it
     config, tokens = begun.bridge.config, text_tokens(spec.llms)
     loads = stage_loads(recipe, spec, tokens)

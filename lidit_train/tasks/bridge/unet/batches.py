@@ -21,7 +21,11 @@ class ThroughBatch(BridgeBatch):
 
     @staticmethod
     def of(batch: BridgeBatch, each: Sequence[Trajectories]) -> ThroughBatch:
-        """Args: each: one trajectory a prompt."""
+        """Join a batch of prompts with their trajectories.
+
+        Args:
+            each: one trajectory a prompt, in the batch's order.
+        """
         own = {f.name: getattr(batch, f.name) for f in fields(batch)}
         made = joined(each)
         return ThroughBatch(**{**own, "time": made.learnt}, trajectories=made)

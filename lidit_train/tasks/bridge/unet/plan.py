@@ -72,7 +72,11 @@ def frozen_bytes(parameters: int, compute: Compute, mixed: bool) -> dict[str, in
 
 
 def make_through_plan(recipe: Recipe, unet: UNetTarget, rows: int, mixed: bool) -> ThroughPlan:
-    """Args: rows of a prompt's conditioning, the mean."""
+    """Count what a prompt costs of the frozen U-Net, at each stage's size.
+
+    Args:
+        rows: of a prompt's conditioning, the mean.
+    """
     assert recipe.bridge is not None and recipe.bridge.through is not None
     sides = [shape[-1] for shape in latent_shapes(recipe, unet)]
     blocks = recipe.bridge.through.blocks

@@ -69,7 +69,14 @@ def even(
 def _trajectory(
     options: Through, noise: Tensor, scale: float, points: Tensor, moved: float
 ) -> Trajectories:
-    """Args: scale of the guidance, from 0 to 1 between the recipe's; moved, the part of a step."""
+    """Make one trajectory of what chance has decided.
+
+    Args:
+        noise: (1, C, h, w).
+        scale: of the guidance, in [0, 1] from the recipe's lowest to its highest.
+        points: (P,) int64, steps in order.
+        moved: the part of a step, in [0, 1), by which all times after the first lie higher.
+    """
     low, high = options.guidance
     steps = torch.arange(options.steps, dtype=torch.float32)
     times = 1 - (steps - moved).clamp(min=0) / options.steps
