@@ -10,6 +10,7 @@ from comfy_execution.utils import get_executing_context
 
 log = logging.getLogger(__name__)
 
+LIBRARY = __name__.removesuffix("host.node_notes") + "lidit_core"  # before the names of its logs
 NOTHING = "What was noted here before no longer holds."
 
 
@@ -41,15 +42,48 @@ def note(sentence: str, about: object = None, rank: int = 1) -> None:
         about: what the note is about; a later note on it takes the place of an earlier one where
             its rank is higher, and is left out otherwise. None = the sentence itself.
     """
+    if _is_news(sentence, about, rank):
+        log.warning("%s", sentence)
+
+
+def _is_news(sentence: str, about: object = None, rank: int = 1) -> bool:
+    """Show the sentence on the running node, if any, unless that shows it already."""
     run = _running()
     known, _ = run.notes.get(about or sentence, (0, "")) if run else (0, "")
     if rank <= known:
-        return
-    log.warning("%s", sentence)
+        return False
     if run is not None:
         run.notes[about or sentence] = rank, sentence
         _marked.add(run.node_id)
         _show(run.node_id, run.text)
+    return True
+
+
+class _LibrarysWarnings(logging.Handler):
+    """Shows on the running node what the library, which knows no nodes, has logged."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _is_news(record.getMessage())
+
+
+def hear_warnings(*listeners: logging.Handler) -> None:
+    """Hear the library's warnings, and the host's, however little the log is to show.
+
+    What the user chose for the log (`--verbose ERROR`) then holds for each of its outputs, which
+    show what they did before.
+
+    Args:
+        listeners: take what the host logs.
+    """
+    root, library = logging.getLogger(), logging.getLogger(LIBRARY)
+    if root.level > logging.WARNING:
+        for output in set(root.handlers).difference(listeners):
+            output.setLevel(max(output.level, root.level))
+        root.setLevel(logging.WARNING)
+    for listener in listeners:
+        root.addHandler(listener)
+    if not library.handlers:
+        library.addHandler(_LibrarysWarnings(logging.WARNING))
 
 
 def report(text: str, result: bool = False) -> None:

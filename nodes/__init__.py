@@ -19,6 +19,8 @@ class LiDiTExtension(ComfyExtension):
         """Every node; imported here, so that what they need loads with the first of them."""
         from ..host.exceptions import name_plainly
         from ..host.folders import register
+        from ..host.node_notes import hear_warnings
+        from ..host.patching.lora_log import left_out
         from .bridge.apply import LiDiTBridge
         from .bridge.loader import LiDiTBridgeLoader
         from .bridge.train import LiDiTTrainBridge
@@ -46,6 +48,7 @@ class LiDiTExtension(ComfyExtension):
         from .llmdiff.encode import LLMDiffEncode
 
         name_plainly()
+        hear_warnings(left_out)
         tell_of_another_copy(type(self))
         register()  # the folders that the nodes list, before any of them does
         nodes = [
@@ -78,7 +81,7 @@ class LiDiTExtension(ComfyExtension):
 
 
 def tell_of_another_copy(ours: type) -> None:
-    """Log a warning where the host has loaded the pack before, from another folder.
+    """Log an error where the host has loaded the pack before, from another folder.
 
     Args:
         ours: a class of this copy.
@@ -86,7 +89,7 @@ def tell_of_another_copy(ours: type) -> None:
     host = sys.modules.get("nodes")  # the host's own file of that name
     there = getattr(host, "NODE_CLASS_MAPPINGS", {}).get(LOADER)
     if there is not None and (other := _folder_of(there)) != (own := _folder_of(ours)):
-        log.warning(
+        log.error(
             "LI-DiT is installed twice, in %s and %s; ComfyUI takes the nodes of the latter and "
             "parts of the other, so remove the older one and restart",
             *(other, own),

@@ -14,6 +14,7 @@ from torch import Tensor
 from ...lidit_core.errors import LiDiTError
 from ..keys import TEXT
 from ..node_notes import note
+from ..other_vaes import tell_other_vae
 from .merges import check_second
 from .schedule import check_noise_level
 from .shift import tell_other_shift
@@ -71,7 +72,10 @@ def checked_sampling(
             check_guidance(name, strongest_guidance(guider))
             check_noise_level(float(sigmas.max()))
             tell_noise_scale(getattr(schedule, "noise_scale", 1.0))
-        check_start(first, first if is_flow else first / (1 + first), noise, latent_image)
+        share = first if is_flow else first / (1 + first)
+        check_start(first, share, noise, latent_image)
+        keeps_parts = bool(rest) and rest[0] is not None  # by a mask
+        tell_other_vae(config.latent.name, share < FROM_NOISE or keeps_parts)
         if is_flow and schedule is model.own_sampling[0]:
             tell_other_shift(config, schedule.shift, noise)
         model.levels_known = is_flow and keeps_to_its_sigmas(sampler)

@@ -212,7 +212,8 @@ class LLMClip(comfy.sd.CLIP):
         holder, encoded = self.cond_stage_model, []
         holder.encoded = encoded
         try:
-            entries = super().encode_from_tokens_scheduled(*args, **kwargs)
+            with holder.serving(self.patcher):  # of scheduled hooks the host encodes by itself
+                entries = super().encode_from_tokens_scheduled(*args, **kwargs)
         finally:
             holder.encoded = None
         for entry, values in zip(entries, encoded):  # scheduled hooks drop all but two tensors

@@ -26,7 +26,7 @@ from ...lidit_core.text.prompt_encoder import PromptEncoder
 from ...lidit_core.text.templates import InstructionTemplate, find_template
 from ..keys import reading_of
 from ..lidit.conditioning import sequence_of, values_of
-from ..patching.patches import check_weight_patches, name_owner
+from ..patching.patches import check_bypass, check_weight_patches, name_owner
 from .memory import memory_needed
 from .notes import tell_prompt
 from .plain_text import EMPHASIS, TEMPLATE, plain_text_of
@@ -78,6 +78,7 @@ class PromptReader:
         self.noted: list[PromptStates] | None = None  # what is read, while `noting`
         self._encoders: OrderedDict[str, LLMEncoder] = OrderedDict()
         self._patcher = None
+        self._behind = None  # the patcher that is served and whose weights the cache cannot know
         self._patches = None  # on the weights when they ran last; None where that is not known
 
     @abstractmethod
@@ -116,12 +117,12 @@ class PromptReader:
         out behind every identity: then nothing is cached, and whoever encodes loads the LLM first.
         """
         behind = (patcher.forced_hooks, patcher.injections, patcher.weight_wrapper_patches)
-        before, known = self._patcher, not any(behind)
-        self._patcher = patcher if known else None
+        before, known = (self._patcher, self._behind), not any(behind)
+        self._patcher, self._behind = (patcher, None) if known else (None, patcher)
         try:
             yield known
         finally:
-            self._patcher = before
+            self._patcher, self._behind = before
 
     @contextlib.contextmanager
     def noting(self) -> Iterator[list[PromptStates]]:
@@ -185,9 +186,10 @@ class PromptReader:
     def _open(self, template: InstructionTemplate, patcher, text: str, block: Block) -> LLMEncoder:
         """The encoder of this template, the LLM on its device with this patcher's weights."""
         patches = None
+        if self._behind is not None:
+            self._check_weights(self._behind)
         if patcher is not None:
-            check_weight_patches(patcher, self.name, self._check_merged)
-            tell_normed(patcher, self.name)
+            self._check_weights(patcher)
             memory = memory_needed(self.llm, self.settings.token_budget, text)
             model_management.load_models_gpu([patcher], memory_required=memory)
             patches = patcher.patches_uuid if patcher.patches else ""
@@ -208,6 +210,12 @@ class PromptReader:
         while len(self._encoders) > TEMPLATES_KEPT:
             self._encoders.popitem(last=False)
         return encoder
+
+    def _check_weights(self, patcher) -> None:
+        """Refuse or tell what nodes have set on the weights that cannot be read so."""
+        check_weight_patches(patcher, self.name, self._check_merged)
+        check_bypass(patcher, self.name)
+        tell_normed(patcher, self.name)
 
     def _check_merged(self, misshapen: str, theirs: object) -> None:
         """Refuse a merge of two kinds of LLM, which reads nothing."""

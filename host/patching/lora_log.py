@@ -41,5 +41,4 @@ def running_node() -> tuple[str, str] | None:
     return None if context is None else (context.prompt_id, context.node_id)
 
 
-left_out = UnreadNames()
-logging.getLogger().addHandler(left_out)
+left_out = UnreadNames()  # of the host's log, see `hear_warnings`

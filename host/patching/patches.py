@@ -20,6 +20,7 @@ from ...lidit_core.errors import LiDiTError, shown
 from ..node_notes import note
 from .lora_log import left_out
 from .names import NamedWeights
+from .shapes import shape_of
 from .sliders import idle_sliders
 
 OWNER = "lidit_owner"  # on a weight: what kind of model it belongs to
@@ -196,7 +197,7 @@ def check_weight_patches(
             check_merged(told, getattr(other, OWNER, None))
             continue
         count += 1
-        theirs = _shape_of(given, weight)
+        theirs = shape_of(given, weight)
         if theirs is not None and theirs != shape:
             misfits.append(f"{name} {theirs} instead of {shape}")
     if misfits:
@@ -218,7 +219,7 @@ def check_bypass(patcher: comfy.model_patcher.ModelPatcher, what: str) -> None:
     """
     for name, layer in patcher.model.named_modules():
         hook = getattr(vars(layer).get("forward"), "__self__", None)
-        theirs = _shape_of(getattr(hook, "adapter", None), getattr(layer, "weight", None))
+        theirs = shape_of(getattr(hook, "adapter", None), getattr(layer, "weight", None))
         if theirs is not None and theirs != tuple(layer.weight.shape):
             raise LiDiTError(
                 f"a LoRA in bypass mode changes {name} of {what} by {theirs}, and it is "
@@ -232,23 +233,3 @@ def _patches(patcher: comfy.model_patcher.ModelPatcher) -> Iterator[tuple[str, t
     for patches in (patcher.patches, *patcher.hook_patches.values()):
         for name, of_weight in patches.items():
             yield from ((name, patch) for patch in of_weight)
-
-
-def _shape_of(given: Any, weight: Tensor | None) -> tuple[int, ...] | None:
-    """What shape a change of a weight has, (out, in) flattened as the weight; None = unknown."""
-    if weight is None:
-        return None
-    if getattr(given, "name", "") == "lora":
-        up, down, _, middle, _, reshaped = given.weights
-        if middle is not None or reshaped is not None:
-            return None
-        rows, columns = up.shape[0], down[0].numel()
-        fits = (rows, columns) == (weight.shape[0], weight[0].numel())
-        return tuple(weight.shape) if fits else (rows, columns)
-    if isinstance(given, tuple) and given[:1] == ("diff",):
-        given = given[1]
-        if len(given) > 1 and given[1].get("pad_weight"):
-            return None
-    if isinstance(given, tuple) and len(given) == 1 and isinstance(given[0], Tensor):
-        return tuple(given[0].shape)
-    return None

@@ -6,11 +6,9 @@ first one where a weight's name begins with none of theirs.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection
 
-from comfy_execution.utils import get_executing_context
+from ..queued import running_node
 
 MERGES = "ModelMerge"  # the beginning of those nodes' names
 
@@ -27,7 +25,8 @@ def idle_sliders(weights: Collection[str], what: str) -> str:
         weights: the names of the model's, without what stands before all of them.
         what: the model, as sentences call it.
     """
-    node = _running_node()
+    graph, running = running_node()
+    node = graph.get(running, {})
     kind, inputs = str(node.get("class_type", "")), node.get("inputs", {})
     set_here = {name: value for name, value in inputs.items() if isinstance(value, (int, float))}
     if not kind.startswith(MERGES) or len(set_here) < 2:
@@ -44,13 +43,3 @@ def idle_sliders(weights: Collection[str], what: str) -> str:
     more = f" and {len(idle) - 3} more" if len(idle) > 3 else ""
     shown, held = ", ".join(idle[:3]) + more, f"{first}={set_here[first]:g}"
     return IDLE.format(node=kind, idle=shown, what=what, first=held)
-
-
-def _running_node() -> Mapping[str, Any]:
-    """The node that the host executes, as it was queued; empty where a script calls."""
-    context, server = get_executing_context(), sys.modules.get("server")  # none in a script
-    host = getattr(getattr(server, "PromptServer", None), "instance", None)
-    if context is None or host is None:
-        return {}
-    queued = {item[1]: item[2] for item in [*host.prompt_queue.currently_running.values()]}
-    return queued.get(context.prompt_id, {}).get(context.node_id, {})
