@@ -1,6 +1,6 @@
 """Every field of a recipe is used or refused, by every task.
 
-Run: pytest tests/train/test_recipe_fields.py
+Run: pytest tests/train/test_recipe_fields.py; with LIDIT_LONG=1, every field in every task.
 """
 
 from __future__ import annotations
@@ -166,15 +166,25 @@ def case(task: str, name: str) -> tuple[object, dict]:
     return value, {**TASKS[task], **others}
 
 
+def has_case(task: str, name: str) -> bool:
+    """Whether a field is not as in another task's case."""
+    if task == "through":
+        return section_of(name) not in AS_WITHOUT
+    return task != "pairs" or not name.startswith(AS_ADAPTER)
+
+
 def cases() -> Iterator[pytest.param]:
-    for task in TASKS:
-        for name in CHANGED:
-            if task == "through" and section_of(name) in AS_WITHOUT:
-                continue
-            if task == "pairs" and name.startswith(AS_ADAPTER):
-                continue
-            needs = FONT if name in FONT else ()
-            yield pytest.param(task, name, marks=[pytest.mark.font] if needs else [])
+    """Every field in every task; an ordinary run has time for each field in one of them.
+
+    That is the task whose section it is, or the fields take turns.
+    """
+    for turn, name in enumerate(CHANGED):
+        tasks = [task for task in TASKS if has_case(task, name)]
+        own = [task for task in tasks if owner(name) == trained(task)]
+        ordinary = (own or tasks)[turn % len(own or tasks)]
+        for task in tasks:
+            marks = [pytest.mark.font] * (name in FONT) + [pytest.mark.long] * (task != ordinary)
+            yield pytest.param(task, name, marks=marks)
 
 
 @pytest.mark.parametrize(("task", "name"), cases())

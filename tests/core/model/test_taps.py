@@ -209,6 +209,7 @@ def test_gates_without_time_do_not_depend_on_it():
     assert not any("linguistic" in k and "t_embedder" in k for k in without.state_dict())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mix", MIXES)
 def test_it_compiles_as_one_graph(mix):
     torch._dynamo.reset()

@@ -166,8 +166,11 @@ def test_a_seeds_table_is_there_whoever_had_its_runs(world, whole, tmp_path, mon
         assert run["gaps"] == expected["runs"][name]["gaps"][:1]
 
 
+LATER = [pytest.param(moment, marks=pytest.mark.long) for moment in ("never", "errors", "score")]
+
+
 @pytest.mark.font
-@pytest.mark.parametrize("moment", ["never", "training", "errors", "score"])
+@pytest.mark.parametrize("moment", ["training", *LATER])
 def test_killed_anywhere_it_goes_on_and_two_runs_give_the_same_numbers(
     world, whole, tmp_path, monkeypatch, moment
 ):
@@ -225,6 +228,7 @@ def _break(patch: pytest.MonkeyPatch, moment: str) -> None:
     patch.setattr(owner, name, counted(getattr(owner, name)))
 
 
+@pytest.mark.long
 @pytest.mark.font
 def test_a_trunk_of_its_own_is_trained_once(world, tmp_path, capsys):
     data = tiny(world, seeds=[0], score={"every": 0}, claims=[])

@@ -14,6 +14,7 @@ from lidit_stickers.bridging.report import MARKDOWN
 RECIPES = Path(__file__).resolve().parents[3] / "recipes"
 
 
+@pytest.mark.long
 @pytest.mark.font
 @pytest.mark.llm
 def test_three_stages_are_trained_drawn_and_told(tmp_path, monkeypatch):

@@ -75,7 +75,10 @@ def frozen_bytes(world, task: str, frozen: str) -> int:
     return sum(p.nbytes for p in learner.parameters() if not p.requires_grad)
 
 
-@pytest.mark.parametrize("task", ["adapter", *LORA_KINDS, "refiners"])
+KINDS = [pytest.param(kind, marks=pytest.mark.long) for kind in LORA_KINDS[1:]]
+
+
+@pytest.mark.parametrize("task", ["adapter", LORA_KINDS[0], *KINDS, "refiners"])
 def test_frozen_weights_take_half_and_it_learns_as_it_does_with_whole_ones(world, task):
     whole, half = (frozen_bytes(world, task, dtype) for dtype in ("float32", "bf16"))
     assert 0.5 <= half / whole < 0.53

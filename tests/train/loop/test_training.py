@@ -99,7 +99,12 @@ def test_a_killed_run_goes_on_to_the_same_bits_and_the_same_curve(world):
 
 @pytest.mark.parametrize(
     ("shard", "optimiser"),
-    [(False, "adamw"), (True, "adamw"), (False, "muon"), (True, "muon")],
+    [
+        (False, "adamw"),
+        (True, "muon"),
+        pytest.param(True, "adamw", marks=pytest.mark.long),
+        pytest.param(False, "muon", marks=pytest.mark.long),
+    ],
 )
 def test_two_processes_reach_the_weights_of_one(world, shard, optimiser):
     folder, llms = world

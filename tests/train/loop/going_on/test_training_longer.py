@@ -89,7 +89,7 @@ def test_a_lengthened_run_is_the_run_that_was_long_from_the_beginning(world, cap
     assert kept(folder, "longer") == [15, 24, 28]
 
 
-@pytest.mark.parametrize("decay", [0.5, 1.0])
+@pytest.mark.parametrize("decay", [0.5, pytest.param(1.0, marks=pytest.mark.long)])
 def test_a_cosine_is_run_once_by_a_run_that_is_lengthened(world, decay):
     folder, llms = world
     cosine = {"optimiser": {**DECAY, "decay": decay, "schedule": "cosine"}}

@@ -75,6 +75,7 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.long
 def test_a_run_that_was_killed_ends_in_the_same_bits(world):
     whole = run(world, "whole")
 
