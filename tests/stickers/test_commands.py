@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -171,18 +172,30 @@ def documented() -> dict[str, set[str]]:
     return commands
 
 
+def help_of(module: str, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> str:
+    """What `python -m MODULE --help` prints."""
+    patch.syspath_prepend(ROOT)
+    patch.setattr(sys, "argv", [module, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    assert not ended.value.code
+    return capsys.readouterr().out
+
+
+IMPORTED = pytest.mark.filterwarnings("ignore::RuntimeWarning:runpy")  # by another test
+
+
+@IMPORTED
 @pytest.mark.parametrize("name", sorted(documented()))
-def test_documented_commands_know_their_options(name):
-    command = [sys.executable, "-m", f"lidit_stickers.{name}", "--help"]
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+def test_documented_commands_know_their_options(name, monkeypatch, capsys):
+    told = help_of(f"lidit_stickers.{name}", monkeypatch, capsys)
     assert {option for option in documented()[name] if option not in told} == set()
 
 
 FORMER = sorted(path.stem for path in ROOT.glob("stickers/*.py"))
 
 
+@IMPORTED
 @pytest.mark.parametrize("name", FORMER)
-def test_the_commands_of_before_still_start(name):
-    command = [sys.executable, "-m", f"stickers.{name}", "--help"]
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert told.startswith("usage: ")
+def test_the_commands_of_before_still_start(name, monkeypatch, capsys):
+    assert help_of(f"stickers.{name}", monkeypatch, capsys).startswith("usage: ")
