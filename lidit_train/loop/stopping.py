@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+from .voice import is_alone
+
 Handler = Callable[[int, FrameType | None], Any] | int | None
 AGAIN = 1.0  # seconds: a launcher hands the first signal on, and that is no second Ctrl-C
 
@@ -34,7 +36,9 @@ class Interrupted(BaseException):
 class Signals:
     """Notes Ctrl-C and SIGTERM inside the block; a second Ctrl-C ends the process at once.
 
-    Only a process's main thread can be told of signals; in others nothing is noted.
+    Only a process's main thread can be told of signals; in others nothing is noted. A launcher
+    ends the processes whose neighbour has failed: one that leaves the block by an error and is not
+    alone takes no SIGTERM from then on, for it ends by itself, once it has said why.
     """
 
     def __init__(self) -> None:
@@ -49,7 +53,10 @@ class Signals:
                 self._before[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        fails = kind is not None and issubclass(kind, Exception)
+        if fails and self._before and not is_alone():
+            self._before[signal.SIGTERM] = signal.SIG_IGN
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()

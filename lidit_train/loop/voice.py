@@ -30,6 +30,11 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def is_alone() -> bool:
+    """Whether no launcher has started other processes beside this one."""
+    return int(os.environ.get("WORLD_SIZE", "1")) < 2
+
+
 def hush() -> None:
     """Leave what this process logs to the first one, which logs the same."""
     for name in LOGGERS:
@@ -81,7 +86,7 @@ def _has_failed() -> bool:
 
 def _store() -> TCPStore | None:
     """The store of the launcher; None for a process that is alone, or left alone."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    if is_alone():
         return None
     try:
         place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])

@@ -116,7 +116,9 @@ def test_one_process_that_lives_says_once_that_the_other_does_not_and_the_run_go
     finally:
         run.kill()
     assert run.returncode == 1
-    (sentence,) = [line for line in said.splitlines() if line.startswith("lidit: another")]
+    sentences = [line for line in said.splitlines() if line.startswith("lidit: another")]
+    assert len(sentences) == 1, said
+    (sentence,) = sentences
     reason = "has ended" if how == "killed" else "did not answer within 1 minutes"
     assert reason in sentence and sentence.endswith(THEN)
     assert "gloo" not in said and "lidit_train" not in said.replace(sys.executable, ""), said

@@ -183,3 +183,23 @@ def test_no_validation_holds_a_stop_up_and_the_run_that_goes_on_makes_it(world, 
     assert len(files) == 5  # three grids, the best step and the last
     for file in files:
         assert (out / file.relative_to(straight)).read_bytes() == file.read_bytes(), file
+
+
+FAILS = """
+import os, signal
+from lidit_train.loop.stopping import Signals
+try:
+    with Signals():
+        raise RuntimeError
+except RuntimeError:
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("said why")
+"""
+
+
+@pytest.mark.parametrize(("processes", "status"), [(1, -signal.SIGTERM), (2, 0)])
+def test_a_launcher_ends_no_process_before_it_has_said_why_it_fails(processes, status):
+    """Which sends a signal to those whose neighbour has failed, as soon as that one has."""
+    launched = {**environment(), "WORLD_SIZE": str(processes)}
+    told = subprocess.run([sys.executable, "-c", FAILS], env=launched, capture_output=True)
+    assert (told.returncode, told.stdout.strip()) == (status, b"said why" * (status == 0))
