@@ -1,8 +1,9 @@
 """Runs the nodes' tests by the Python of every ComfyUI there is: ``python tests/hosts.py``.
 
 Words for pytest may follow. All ComfyUIs run at once; the first one's tests are seen as they run,
-those of the others when they have ended. Without words the others leave out what a browser draws,
-which takes half of the time: `python3 run.py prove browsers` runs that in all.
+those of the others when they have ended. Without words the others leave out what takes half of the
+time and seldom fails in one alone: what a browser draws, the table of every node, pictures by
+bridges and the whole first run. `python3 run.py prove hosts` runs all tests in every one.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ HOST_PYTHONS = (  # relative to the host's folder; the last is the portable buil
 )
 SKIPPED_HOSTS = "skipped, no ComfyUI is here; set COMFYUI_PATH and COMFYUI_PYTHON to run them"
 NEEDED = "pytest websocket-client playwright"  # in the host's Python
-WITHOUT_BROWSER = ["-k", "not browser"]
+LEFT_OUT = ("browser", "every_node_ends", "drawn_bridge", "shows_progress")
+IN_PART = ["-k", " and ".join(f"not {name}" for name in LEFT_OUT)]  # of ComfyUIs but the first
 NO_TESTS_CHOSEN = 5  # pytest's exit status when, say, -k leaves none
 
 
@@ -99,8 +101,8 @@ def run_host_tests(words: list[str]) -> int:
         if can_test(python):
             say(f"the nodes' tests in {name}")
             out = tempfile.TemporaryFile("w+", errors="replace") if running else None
-            own = words or (WITHOUT_BROWSER if running else [])
-            name += " without a browser" if own is WITHOUT_BROWSER else ""
+            own = words or (IN_PART if running else [])
+            name += " in part" if own is IN_PART else ""
             running.append((name, start(folder, python, own, out), out))
         else:
             failures += "COMFYUI_PATH" in os.environ  # who names a host wants its tests

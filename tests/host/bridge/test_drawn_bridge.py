@@ -8,7 +8,8 @@ from bridge_encoders import PROMPTS, entries_of, host_encoder
 from bridge_files import Bench, node
 from bridge_models import drawn, host_model, made_for
 
-KINDS = ["sd15", "sdxl", "flux", "pixart", "sd3"]
+ORDINARY, LONG_RUN = ["sdxl", "flux"], ["sd15", "pixart", "sd3"]
+KINDS = [*ORDINARY, *(pytest.param(kind, marks=pytest.mark.long) for kind in LONG_RUN)]
 LONG = ", ".join(["a red cat and two dogs on a blue background"] * 30)  # 300 tokens of CLIP
 
 
@@ -140,7 +141,7 @@ def test_a_model_that_it_is_not_for_is_told_on_its_node(bench, kind):
     """Both what the bridge was trained for and what the model reads are named."""
     model = host_model(kind)
     reads = bench.pack.module("host.bridge.model_reads").reads_of(model)
-    for other in KINDS:
+    for other in (*ORDINARY, *LONG_RUN):
         bridge = bench.bridge(other)[1]
         spec = bridge.bridge.config.teacher
         if spec.width == reads.rows and reads.pooled in (0, spec.pooled):
