@@ -15,7 +15,8 @@ from workflow_kit import only_picture
 
 from lidit_core.bridge.file import load_bridge
 
-KINDS = ["sd15", "sdxl", "flux", "pixart", "sd3"]
+OTHERS = [pytest.param(kind, marks=pytest.mark.long) for kind in ("sd15", "flux", "sd3")]
+KINDS = ["sdxl", "pixart", *OTHERS]
 
 
 @pytest.fixture
@@ -130,6 +131,7 @@ class Stopped:
         model_management.interrupt_current_processing(step + 1 == self.after)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["sd15"])
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(bench, trains, monkeypatch, kind):
     from comfy import model_management

@@ -101,6 +101,7 @@ def test_a_recorded_encoder_is_learnt_and_written(pack, host, tmp_path, kind, ma
     assert right > wrong + margin
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not PYTHON, reason="needs LIDIT_TRAINING_PYTHON: a Python that trains")
 def test_what_another_encoder_knows_is_added_to_the_checkpoints_own(pack, host, tmp_path):
     bench, own, better = Bench(pack, host), host_encoder("sd15"), host_encoder("sd15", seed=1)
