@@ -11,7 +11,7 @@ from lora_pictures import LIGHT
 from PIL import Image
 from workflow_kit import TRAINS, Api, is_picture, node_of, prepare, read, same, saving
 
-pytestmark = pytest.mark.long  # an ordinary run trains this LoRA in a browser, see test_workflows.py
+pytestmark = pytest.mark.long  # test_workflows.py trains this LoRA in an ordinary run
 NEAR, FAR = 30, 60  # of a colour to another, in mean steps of 255 per channel
 
 
