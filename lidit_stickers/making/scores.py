@@ -1,6 +1,7 @@
 """Scores of the weights that ship, drawn, judged and written into the documents.
 
-    python -m lidit_stickers.making.scores --out runs/scores --write README.md docs/results.md
+    python -m lidit_stickers.making.scores --out runs/scores \
+        --write README.md docs/results.md docs/reports.md
 
 Each list of prompts is what `lidit eval` makes of it, in a folder of its own under the SHA-256 of
 the weights and of their autoencoder, so that the command goes on where it stopped and never mixes
@@ -24,10 +25,12 @@ from lidit_eval.report import Judged, Score, scores_of
 from .tables import options_of, write
 
 COMMAND = (
-    "python -m lidit_stickers.making.scores --out runs/scores --write README.md docs/results.md"
+    "python -m lidit_stickers.making.scores --out runs/scores "
+    "--write README.md docs/results.md docs/reports.md"
 )
 MEASURES = ("strict", "nearest")
 TABLES = ("fixed", "lists")  # as documents mark them
+REPORTS = ("stickers", "duo")  # the same, of whole reports with their failures
 TARGETS = {  # strict, nearest
     "single object": (0.90, 0.97),
     "two objects": (0.80, 0.93),
@@ -96,11 +99,27 @@ def tables(judged: dict[PromptList, Sequence[Judged]], every: int = 1) -> dict[s
     Args:
         every: only every so many prompts were drawn, which the tables say.
     """
+    made = zip(TABLES, (_fixed(judged[FIXED]), _lists(judged)), strict=True)
+    return {name: _head(every) + "".join(f"{line}\n" for line in lines) for name, lines in made}
+
+
+def reports(out: Path, every: int = 1) -> dict[str, str]:
+    """The reports of the two models on the fixed prompts, as `tables` gives what is told of them.
+
+    Args:
+        out: folder of the evaluations.
+    """
+    head, found = _head(every), (out / each.folder / "report.md" for each in LISTS)
+    texts = (report.read_text(encoding="utf-8").split("\n", 1)[1] for report in found)
+    told = (head + text.strip().replace("\n## ", "\n### ") + "\n" for text in texts)
+    return dict(zip(REPORTS, told, strict=False))
+
+
+def _head(every: int) -> str:
+    """What drew the pictures, and the command; only every so many prompts are told."""
     fewer = f" --every {every}" * (every > 1)
     model, vae = weights()
-    head = f"Weights {model}, autoencoder {vae}; `{COMMAND}{fewer}`:\n\n"
-    made = zip(TABLES, (_fixed(judged[FIXED]), _lists(judged)), strict=True)
-    return {name: head + "".join(f"{line}\n" for line in lines) for name, lines in made}
+    return f"Weights {model}, autoencoder {vae}; `{COMMAND}{fewer}`:\n\n"
 
 
 def _fixed(judged: Sequence[Judged]) -> Iterator[str]:
@@ -135,13 +154,13 @@ def _interval(score: Score) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = options_of(__doc__, TABLES, arguments)
+    options = options_of(__doc__, (*TABLES, *REPORTS), arguments)
     out = options.out / "-".join(weights())
     judged: dict[PromptList, Sequence[Judged]]
     judged = {each: evaluate(*each.words(out, options.every)) for each in LISTS}
     made = tables(judged, options.every)
     for document in options.write:
-        write(document, made)
+        write(document, {**made, **reports(out, options.every)})
     print("\n".join(made.values()), end="")
 
 

@@ -42,16 +42,18 @@ def test_the_tables_are_drawn_judged_and_written(tmp_path):
     document.write_text(
         "above\n<!-- scores: fixed -->\nold\n<!-- end of scores -->\nbetween\n"
         "<!-- scores: lists -->\n<!-- end of scores -->\nbelow\n"
+        "<!-- scores: duo -->\n<!-- end of scores -->\n"
     )
     told = _run("scores", "--out", str(tmp_path), *SMALLEST, "--write", str(document))
     text = document.read_text()
-    fixed, lists = (text[found.end(1) : found.start(3)] for found in BLOCK.finditer(text))
+    fixed, lists, duo = (text[found.end(1) : found.start(3)] for found in BLOCK.finditer(text))
+    assert "| model | stickers-duo (" in duo and duo.count("| all | 6 |") == 1
     assert told == f"{fixed}\n{lists}"
     assert fixed.startswith(f"Weights {MODEL}, autoencoder {VAE}; `python -m ")
-    assert "docs/results.md --every 180`:" in fixed and "--every 180`:" in lists
+    assert "docs/reports.md --every 180`:" in fixed and "--every 180`:" in lists
     assert "| 6 pictures | single object | two objects |" in fixed
     assert lists.count("\n|") == 2 + 9  # a head and nine lists
-    assert text.startswith("above\n") and "between\n" in text and text.endswith("below\n")
+    assert text.startswith("above\n") and "between\n" in text and "below\n" in text
     assert "old" not in text
     folder = tmp_path / f"{MODEL}-{VAE}"
     assert (folder / "evaluation-stickers-gemma-3-270m" / "report.md").is_file()
@@ -105,13 +107,16 @@ def test_the_adapters_table_is_drawn_judged_and_written(tmp_path):
     assert _run("adapter_scores", "--out", str(tmp_path), *SMALLEST) == told
 
 
-@pytest.mark.parametrize(("name", "tables"), [("README.md", 1), ("docs/results.md", 2)])
+@pytest.mark.parametrize(
+    ("name", "tables"), [("README.md", 1), ("docs/results.md", 2), ("docs/reports.md", 2)]
+)
 def test_the_documents_tell_of_the_weights_that_ship(name, tables):
     told = [found for found in BLOCK.finditer((ROOT / name).read_text(encoding="utf-8"))]
     assert len(told) == tables
     for found in told:
         assert f"\nWeights {MODEL}, autoencoder {VAE}; `" in found[0]
-        assert "| 1,080 pictures |" in found[0] or "| 1080 |" in found[0]
+        numbers = ("| 1,080 pictures |", "| 1080 |", "| all | 1080 |", "| all | 360 |")
+        assert any(number in found[0] for number in numbers)
 
 
 @pytest.mark.llm
