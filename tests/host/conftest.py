@@ -238,3 +238,15 @@ def api() -> dict[str, Any]:
     api = read(FIRST)[1]
     need_llms(api)
     return api
+
+
+@pytest.fixture
+def new_notes(caplog):
+    """`new_notes()`: what the pack told since it was last asked."""
+
+    def told() -> list[str]:
+        found = [r.getMessage() for r in caplog.records if "lidit" in r.name]
+        caplog.clear()
+        return found
+
+    return told

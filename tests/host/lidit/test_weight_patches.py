@@ -114,36 +114,24 @@ def foreign(host) -> str:
     return file.name
 
 
-@pytest.fixture
-def notes(caplog):
-    """`notes()`: what the pack told since it was last asked."""
-
-    def told() -> list[str]:
-        found = [r.getMessage() for r in caplog.records if "lidit" in r.name]
-        caplog.clear()
-        return found
-
-    return told
-
-
-def test_a_lora_that_changes_no_weight_is_told(kit, model, host, foreign, notes):
+def test_a_lora_that_changes_no_weight_is_told(kit, model, host, foreign, new_notes):
     """Also beside one that fits, before it or after it."""
     loader, prompt = host.nodes.LoraLoaderModelOnly(), kit.prompt(seed=1)
     plain = kit.sample(model, prompt)
     computed = kit.stock("ModelComputeDtype", model=model.clone(), dtype="fp32")
-    assert close(kit.sample(computed, prompt), plain) and not notes()
+    assert close(kit.sample(computed, prompt), plain) and not new_notes()
     idle = loader.load_lora_model_only(model, foreign, 1.0)[0]
     assert close(kit.sample(idle, prompt), plain)
-    assert "changes none of its weights" in notes()[0]
+    assert "changes none of its weights" in new_notes()[0]
     fits = loras(host, "fits.safetensors", kit.checkpoint)
     changed = host.nodes.LoraLoaderModelOnly().load_lora_model_only(model, fits, 1.0)[0]
     drawn = kit.sample(changed, prompt)
-    assert not close(drawn, plain, 1e-3) and not notes()
+    assert not close(drawn, plain, 1e-3) and not new_notes()
     before = host.nodes.LoraLoaderModelOnly().load_lora_model_only(idle, fits, 1.0)[0]
     after = loader.load_lora_model_only(changed, foreign, 1.0)[0]
     for both in (before, after.clone()):
         assert close(kit.sample(both, prompt), drawn)
-        assert [told for told in notes() if "changes none of its weights" in told]
+        assert [told for told in new_notes() if "changes none of its weights" in told]
 
 
 @pytest.fixture
@@ -181,34 +169,34 @@ MODES = ["", BYPASS]
 
 @pytest.mark.usefixtures("files")
 @pytest.mark.parametrize("mode", MODES)
-def test_a_lora_of_which_some_tensors_fit_is_told(kit, model, loading, mode, notes):
+def test_a_lora_of_which_some_tensors_fit_is_told(kit, model, loading, mode, new_notes):
     prompt, fits = kit.prompt(seed=1), loading(model, "fits", mode)
     drawn = kit.sample(fits, prompt)
-    assert not close(drawn, kit.sample(model, prompt), 1e-3) and not notes()
+    assert not close(drawn, kit.sample(model, prompt), 1e-3) and not new_notes()
     partly = loading(model, "partly", mode)
     for each in (partly, partly.clone()):
         assert close(kit.sample(each, prompt), drawn)
-        (told,) = notes()
+        (told,) = new_notes()
         assert "2 tensors more, such as 'lora_unet_down_blocks_1_" in told
     kit.sample(fits, prompt)
-    assert not notes()
+    assert not new_notes()
 
 
 @pytest.mark.usefixtures("files")
 @pytest.mark.parametrize("mode", MODES)
-def test_a_foreign_lora_is_told_in_both_modes(kit, model, loading, mode, notes):
+def test_a_foreign_lora_is_told_in_both_modes(kit, model, loading, mode, new_notes):
     prompt = kit.prompt(seed=1)
     foreign = loading(model, "foreign", mode)
     assert close(kit.sample(foreign, prompt), kit.sample(model, prompt))
-    (told,) = notes()
+    (told,) = new_notes()
     assert "changes none of its weights" in told
     both = loading(foreign, "fits", mode)
     assert close(kit.sample(both, prompt), kit.sample(loading(model, "fits", mode), prompt))
-    assert notes() == [told]
+    assert new_notes() == [told]
 
 
 @pytest.mark.usefixtures("files")
-def test_what_another_models_lora_left_out_is_not_told_of_this(kit, model, loading, notes):
+def test_what_another_models_lora_left_out_is_not_told_of_this(kit, model, loading, new_notes):
     """Of a loader before, whose LoRA was for a CLIP."""
     import comfy.lora
     from comfy_execution.utils import CurrentNodeContext
@@ -218,7 +206,7 @@ def test_what_another_models_lora_left_out_is_not_told_of_this(kit, model, loadi
     with CurrentNodeContext("prompt", "a patching node"):
         with_it = model.clone()
     kit.sample(with_it, kit.prompt(seed=1))
-    assert not notes()
+    assert not new_notes()
 
 
 @pytest.mark.usefixtures("files")
@@ -232,38 +220,40 @@ def test_a_lora_of_another_width_is_refused_in_bypass_mode(kit, model, loading):
 
 
 @pytest.mark.usefixtures("files")
-def test_bypass_mode_draws_as_the_other_whatever_was_drawn_before(kit, model, loading, notes):
+def test_bypass_mode_draws_as_the_other_whatever_was_drawn_before(kit, model, loading, new_notes):
     prompt = kit.prompt(seed=1)
     for strength in (1.0, 0.3, -0.5):
         drawn = [kit.sample(loading(model, "fits", mode, strength), prompt) for mode in MODES]
         assert close(*drawn, 1e-4), strength
-    assert not notes()
+    assert not new_notes()
 
 
 @pytest.mark.usefixtures("files")
-def test_a_second_lora_in_bypass_mode_is_told(kit, model, loading, notes):
+def test_a_second_lora_in_bypass_mode_is_told(kit, model, loading, new_notes):
     prompt = kit.prompt(seed=1)
     once = loading(model, "fits", BYPASS)
     twice = loading(once, "fits", BYPASS, 0.3)
     drawn = kit.sample(twice, prompt)
     assert close(drawn, kit.sample(loading(model, "fits", BYPASS, 0.3), prompt))
-    assert ["takes the second one in the place of the first" in told for told in notes()] == [True]
+    assert ["takes the second one in the place of the first" in told for told in new_notes()] == [
+        True
+    ]
 
 
-def test_weights_that_a_patch_names_and_a_model_lacks_are_told(kit, model, notes):
+def test_weights_that_a_patch_names_and_a_model_lacks_are_told(kit, model, new_notes):
     """Whatever node sets it; those of a CLIP, to which a loader gives the same patches, are not."""
     changed, (own, *_) = model.clone(), model.get_key_patches("diffusion_model.")
     weight = (torch.zeros_like(model.model_state_dict()[own]),)
     changed.add_patches({own: weight, "diffusion_model.blocks.9.mlp.0.weight": weight})
     kit.sample(changed, kit.prompt(seed=1))
-    assert ["such as 'diffusion_model.blocks.9" in told for told in notes()] == [True]
+    assert ["such as 'diffusion_model.blocks.9" in told for told in new_notes()] == [True]
     for_clip = model.clone()
     for_clip.add_patches({own: weight, "clip_l.transformer.text_projection.weight": weight})
     kit.sample(for_clip, kit.prompt(seed=1))
-    assert not notes()
+    assert not new_notes()
 
 
-def test_a_hook_leaves_no_note_on_the_model(kit, model, host, foreign, tmp_path, notes):
+def test_a_hook_leaves_no_note_on_the_model(kit, model, host, foreign, tmp_path, new_notes):
     """The host gives a model another mark for the hooks of one run, and keeps it afterwards."""
     import comfy.hooks
     from safetensors.torch import load_file
@@ -274,19 +264,19 @@ def test_a_hook_leaves_no_note_on_the_model(kit, model, host, foreign, tmp_path,
 
     fits = save_noisy_lora(kit.checkpoint, tmp_path / "lora.safetensors", 0.1)
     plain = kit.sample(model, kit.prompt(seed=1))
-    assert not close(kit.sample(model, hooked(fits)), plain, 1e-3) and not notes()
-    assert close(kit.sample(model, kit.prompt(seed=1)), plain) and not notes()
+    assert not close(kit.sample(model, hooked(fits)), plain, 1e-3) and not new_notes()
+    assert close(kit.sample(model, kit.prompt(seed=1)), plain) and not new_notes()
     folder = host.base / "models" / "loras"
     assert close(kit.sample(model, hooked(folder / foreign)), plain)
-    assert "changes none of its weights" in notes()[0]
-    assert close(kit.sample(model, kit.prompt(seed=1)), plain) and not notes()
+    assert "changes none of its weights" in new_notes()[0]
+    assert close(kit.sample(model, kit.prompt(seed=1)), plain) and not new_notes()
     save_file(load_file(fits) | load_file(folder / foreign), folder / "partly.safetensors")
     kit.sample(model, hooked(folder / "partly.safetensors"))
-    assert "2 tensors more, such as 'lora_unet_down_blocks_1_" in notes()[0]
+    assert "2 tensors more, such as 'lora_unet_down_blocks_1_" in new_notes()[0]
     for_clip = {"text_encoders.x.lora_up.weight": torch.ones(2, 2)}
     save_file(load_file(fits) | for_clip, folder / "both.safetensors")
     kit.sample(model, hooked(folder / "both.safetensors"))
-    assert not notes()
+    assert not new_notes()
 
 
 def test_a_lora_of_a_hook_is_looked_at(kit, model, tmp_path, caplog):

@@ -46,18 +46,6 @@ def errors(pack):
 
 
 @pytest.fixture
-def notes(caplog):
-    """`notes()`: what the pack told since it was last asked."""
-
-    def told() -> list[str]:
-        found = [r.getMessage() for r in caplog.records if "lidit" in r.name]
-        caplog.clear()
-        return found
-
-    return told
-
-
-@pytest.fixture
 def bypassed():
     """`bypassed(MODEL or None, CLIP or None, LoRA)`: both with the LoRA in bypass mode."""
     import comfy.sd
@@ -123,7 +111,7 @@ def scheduled(clip, prompt: str):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_for_a_wider_model_is_told_of(kit, model, load, kind, notes):
+def test_one_for_a_wider_model_is_told_of(kit, model, load, kind, new_notes):
     """The host leaves it out, which it tells its log alone, LoKr's and GLoRA's among them."""
     import comfy.sd
 
@@ -133,5 +121,5 @@ def test_one_for_a_wider_model_is_told_of(kit, model, load, kind, notes):
         changed, read = comfy.sd.load_lora_for_models(model, clip, made, 1.0, 1.0)
         kit.sample(changed, prompt)
         states(read, PROMPT)
-        told = ["of the 1 weights that a LoRA changes have another shape" in n for n in notes()]
+        told = ["of the 1 weights that a LoRA changes have another shape" in n for n in new_notes()]
         assert told == [True, True] * (times - 1), times
