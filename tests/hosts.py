@@ -1,9 +1,10 @@
 """Runs the nodes' tests by the Python of every ComfyUI there is: ``python tests/hosts.py``.
 
-Words for pytest may follow. All ComfyUIs run at once; the first one's tests are seen as they run,
-those of the others when they have ended. Without words the others leave out what takes half of the
-time and seldom fails in one alone: what a browser draws, the table of every node, pictures by
-bridges and the whole first run. `python3 run.py prove hosts` runs all tests in every one.
+Words for pytest may follow. Two processes work at once; the first one's tests are seen as they run,
+those of the others when they have ended. Without words the first ComfyUI's tests are shared by two
+of them, and the other ComfyUIs leave out what takes half of the time and seldom fails in one alone:
+what a browser draws, the table of every node, pictures by bridges and the whole first run.
+`python3 run.py prove hosts` runs all tests in every one.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,6 +34,8 @@ SKIPPED_HOSTS = "skipped, no ComfyUI is here; set COMFYUI_PATH and COMFYUI_PYTHO
 NEEDED = "pytest websocket-client playwright"  # in the host's Python
 LEFT_OUT = ("browser", "every_node_ends", "drawn_bridge", "shows_progress")
 IN_PART = ["-k", " and ".join(f"not {name}" for name in LEFT_OUT)]  # of ComfyUIs but the first
+HALF = ("tests/host/bridge", "tests/host/every_node", "tests/host/lidit")  # of the tests' time
+AT_ONCE = 2  # processes; each holds up to 3 GB, and a server
 NO_TESTS_CHOSEN = 5  # pytest's exit status when, say, -k leaves none
 
 
@@ -77,41 +80,58 @@ def can_test(python: Path) -> bool:
     return subprocess.call([str(python), "-c", modules], **quiet) == 0
 
 
-def start(folder: Path, python: Path, words: list[str], out: IO | None) -> subprocess.Popen:
-    """The tests in one host; what they print goes to `out`, or is seen as it comes."""
-    ours = {"COMFYUI_PATH": str(folder), "LIDIT_TRAINING_PYTHON": sys.executable}
-    command = [str(python), "-m", "pytest", "tests/host", *words]
-    environment = {**os.environ, **ours}
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=out, stderr=out and subprocess.STDOUT
-    )
+@dataclass(frozen=True)
+class Share:
+    """Tests that one process runs in a ComfyUI: words for pytest."""
+
+    name: str
+    folder: Path
+    python: Path
+    words: tuple[str, ...]
+
+    def run(self, seen: bool) -> tuple[bool, str]:
+        """Whether they pass, and what they print unless it is seen as it comes."""
+        say(f"the nodes' tests in {self.name}")
+        ours = {"COMFYUI_PATH": str(self.folder), "LIDIT_TRAINING_PYTHON": sys.executable}
+        ended = subprocess.run(
+            [str(self.python), "-m", "pytest", *self.words],
+            cwd=ROOT,
+            env={**os.environ, **ours},
+            stdout=None if seen else subprocess.PIPE,
+            stderr=None if seen else subprocess.STDOUT,
+            errors="replace",
+        )
+        return ended.returncode in (0, NO_TESTS_CHOSEN), ended.stdout or ""
 
 
-def show(out: IO | None) -> None:
-    if out is not None:
-        out.seek(0)
-        print(out.read(), end="", flush=True)
+def shares(folder: Path, python: Path, words: list[str], first: bool) -> list[Share]:
+    """What of a ComfyUI's tests is run, and by how many processes."""
+    name = f"ComfyUI {host_version(folder)} in {folder}"
+    if words or not first:
+        part = " in part" if not words else ""
+        chosen = ("tests/host", *(words or IN_PART))
+        return [Share(name + part, folder, python, chosen)]
+    rest = ("tests/host", *(f"--ignore={each}" for each in HALF))
+    halves = {"first": HALF, "second": rest}
+    return [Share(f"{name}, {half} half", folder, python, halves[half]) for half in halves]
 
 
 def run_host_tests(words: list[str]) -> int:
     """Run the nodes' tests by the Python of every ComfyUI there is; says where it did."""
-    told, failures, running = [], 0, []
+    told, failures, wanted = [], 0, []
     for folder, python in find_hosts():
-        name = f"ComfyUI {host_version(folder)} in {folder}"
         if can_test(python):
-            say(f"the nodes' tests in {name}")
-            out = tempfile.TemporaryFile("w+", errors="replace") if running else None
-            own = words or (IN_PART if running else [])
-            name += " in part" if own is IN_PART else ""
-            running.append((name, start(folder, python, own, out), out))
+            wanted += shares(folder, python, words, first=not wanted)
         else:
+            name = f"ComfyUI {host_version(folder)} in {folder}"
             failures += "COMFYUI_PATH" in os.environ  # who names a host wants its tests
             told.append(f'skipped in {name}, for want of: "{python}" -m pip install {NEEDED}')
-    for name, tests, out in running:
-        failed = tests.wait() not in (0, NO_TESTS_CHOSEN)
-        show(out)
-        told.append(f"{'FAILED' if failed else 'passed'} in {name}")
-        failures += failed
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        ended = pool.map(Share.run, wanted, [True, *[False] * len(wanted)])
+        for share, (passed, printed) in zip(wanted, ended):
+            print(printed, end="", flush=True)
+            told.append(f"{'passed' if passed else 'FAILED'} in {share.name}")
+            failures += not passed
     say("the nodes' tests: " + ("; ".join(told) or SKIPPED_HOSTS))
     return 1 if failures else 0
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO
 from xml.etree import ElementTree
 
-from hosts import find_hosts, host_version, show
+from hosts import find_hosts, host_version
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTES = ROOT / "docs" / "proofs.md"
@@ -183,6 +183,12 @@ def all_tried(
             show(out)
             results[place] = found
     return results
+
+
+def show(out: IO | None) -> None:
+    if out is not None:
+        out.seek(0)
+        print(out.read(), end="", flush=True)
 
 
 def told(place: str, results: list[tuple[bool, int, int]]) -> str:

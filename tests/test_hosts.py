@@ -64,31 +64,42 @@ def test_a_host_without_pytest_is_told_and_an_error_if_it_was_named(
     assert f"skipped in ComfyUI 1.2.3 in {host}" in capsys.readouterr().out
 
 
+HALVES = ("first", "second")
 WAITING = """#!/bin/sh
 [ "$1" = -c ] && exit 0
-touch "$COMFYUI_PATH/started"
-for i in $(seq 300); do [ -e "{other}/started" ] && break; sleep 0.1; done
-[ -e "{other}/started" ] && echo "$COMFYUI_PATH met the other: $*"
+mkdir "{met}/first" 2>/dev/null || touch "{met}/second"
+for i in $(seq 300); do [ -e "{met}/second" ] && break; sleep 0.1; done
+[ -e "{met}/second" ] && echo "$COMFYUI_PATH met another: $*"
 exit {status}
 """
 
 
 @pytest.mark.parametrize("status", [0, 1])
-def test_all_hosts_are_tested_at_once(no_hosts, capfd, status):
-    """Each one's Python, a script here, ends well only while the other runs."""
-    names = ("ComfyUI", "ComfyUI-0.3.64")
-    for name, other in (names, names[::-1]):
-        python = add_host(no_hosts / name, ".venv/bin/python") / ".venv/bin/python"
-        python.write_text(
-            WAITING.format(other=no_hosts / other, status=status * (name == names[1]))
-        )
+@pytest.mark.parametrize("words", [[], ["-q"]])
+def test_two_processes_work_at_once(no_hosts, capfd, status, words):
+    """Each one's Python, a script here, ends well only while another runs."""
+    folders = [no_hosts / name for name in ("ComfyUI", "ComfyUI-0.3.64")]
+    for folder in folders:
+        python = add_host(folder, ".venv/bin/python") / ".venv/bin/python"
+        ending = status * (folder == folders[1])
+        python.write_text(WAITING.format(met=no_hosts, status=ending))
         python.chmod(0o755)
-    assert hosts.run_host_tests([]) == status
+    assert hosts.run_host_tests(words) == status
     told = capfd.readouterr().out
-    tests = "-m pytest tests/host"
-    for name, words in zip(names, ("", f" {' '.join(hosts.IN_PART)}")):
-        assert f"{no_hosts / name} met the other: {tests}{words}\n" in told
-    verdicts = ("passed", "FAILED" if status else "passed")
-    for name, verdict in zip(names, verdicts):
-        assert f"{verdict} in ComfyUI 1.2.3 in {no_hosts / name}" in told
-    assert f"{no_hosts / names[1]} in part" in told
+    tests = "met another: -m pytest tests/host"
+    ignored = " ".join(f"--ignore={each}" for each in hosts.HALF)
+    of_first = [f"{tests} -q"] if words else [f"{tests} {ignored}", f"{tests}/bridge tests"]
+    of_second = f"{tests} {' '.join(words or hosts.IN_PART)}"
+    assert all(f"{folders[0]} {each}" in told for each in of_first)
+    assert f"{folders[1]} {of_second}\n" in told
+    first, second = (f"ComfyUI 1.2.3 in {folder}" for folder in folders)
+    passed = [f"passed in {first}"] if words else [f"passed in {first}, {n} half" for n in HALVES]
+    verdict = "FAILED" if status else "passed"
+    last = f"{verdict} in {second}" + ("" if words else " in part")
+    assert told.endswith(f"tests: {'; '.join([*passed, last])}\n")
+
+
+def test_the_halves_of_the_first_hosts_tests_are_all_of_them():
+    assert all((hosts.ROOT / each).is_dir() for each in hosts.HALF)
+    first, second = (share.words for share in hosts.shares(hosts.ROOT, hosts.ROOT, [], True))
+    assert second == ("tests/host", *(f"--ignore={each}" for each in first))
