@@ -1,6 +1,6 @@
 """Runs the nodes' tests by the Python of every ComfyUI there is: ``python tests/hosts.py``.
 
-Words for pytest may follow. Two processes work at once; the first one's tests are seen as they run,
+Words for pytest may follow. Three processes work at once; the first one's tests are seen as they run,
 those of the others when they have ended. Without words the first ComfyUI's tests are shared by two
 of them, and the other ComfyUIs leave out what takes half of the time and seldom fails in one alone:
 what a browser draws, the table of every node, pictures by bridges and the whole first run.
@@ -35,7 +35,9 @@ NEEDED = "pytest websocket-client playwright"  # in the host's Python
 LEFT_OUT = ("browser", "every_node_ends", "drawn_bridge", "shows_progress")
 IN_PART = ["-k", " and ".join(f"not {name}" for name in LEFT_OUT)]  # of ComfyUIs but the first
 HALF = ("tests/host/bridge", "tests/host/every_node", "tests/host/lidit")  # of the tests' time
-AT_ONCE = 2  # processes; each holds up to 3 GB, and a server
+AT_ONCE = 3  # processes; each holds up to 3 GB, and a server, and waits for a browser at times
+# Threads wait for each other: two processes of two threads on two cores take half as long again.
+THREADS = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // AT_ONCE, 1))}
 NO_TESTS_CHOSEN = 5  # pytest's exit status when, say, -k leaves none
 
 
@@ -96,7 +98,7 @@ class Share:
         ended = subprocess.run(
             [str(self.python), "-m", "pytest", *self.words],
             cwd=ROOT,
-            env={**os.environ, **ours},
+            env={**THREADS, **os.environ, **ours},
             stdout=None if seen else subprocess.PIPE,
             stderr=None if seen else subprocess.STDOUT,
             errors="replace",

@@ -76,7 +76,7 @@ exit {status}
 
 @pytest.mark.parametrize("status", [0, 1])
 @pytest.mark.parametrize("words", [[], ["-q"]])
-def test_two_processes_work_at_once(no_hosts, capfd, status, words):
+def test_processes_work_at_once(no_hosts, capfd, status, words):
     """Each one's Python, a script here, ends well only while another runs."""
     folders = [no_hosts / name for name in ("ComfyUI", "ComfyUI-0.3.64")]
     for folder in folders:

@@ -32,6 +32,7 @@ def _run(name: str, *words: str) -> str:
     return ended.stdout
 
 
+@pytest.mark.long
 @pytest.mark.font
 @pytest.mark.llm
 def test_the_tables_are_drawn_judged_and_written(tmp_path):
@@ -88,6 +89,7 @@ def test_a_mistake_is_told_before_anything_is_drawn(tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 @pytest.mark.font
 @pytest.mark.llm
 def test_the_adapters_table_is_drawn_judged_and_written(tmp_path):
