@@ -1,10 +1,11 @@
 """Runs the nodes' tests by the Python of every ComfyUI there is: ``python tests/hosts.py``.
 
-Words for pytest may follow. Three processes work at once; the first one's tests are seen as they run,
-those of the others when they have ended. Without words the first ComfyUI's tests are shared by two
-of them, and the other ComfyUIs leave out what takes half of the time and seldom fails in one alone:
-what a browser draws, the table of every node, pictures by bridges and the whole first run.
-`python3 run.py prove hosts` runs all tests in every one.
+Words for pytest may follow. Three processes work at once; the first one's tests are seen as they
+run, those of the others when they have ended. Without words the first ComfyUI's tests are shared by
+two of them, and the other ComfyUIs leave out what takes half of the time and seldom fails in one
+alone: what a browser draws, the table of every node, pictures by bridges, bridges that add, queues
+of many prompts, the benchmark of guidance and the whole first run. `python3 run.py prove hosts`
+runs all tests in every one.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ HOST_PYTHONS = (  # relative to the host's folder; the last is the portable buil
 )
 SKIPPED_HOSTS = "skipped, no ComfyUI is here; set COMFYUI_PATH and COMFYUI_PYTHON to run them"
 NEEDED = "pytest websocket-client playwright"  # in the host's Python
-LEFT_OUT = ("browser", "every_node_ends", "drawn_bridge", "shows_progress")
+LEFT_OUT = (
+    *("browser", "every_node_ends", "shows_progress", "many_prompts"),
+    *("drawn_bridge", "adding_bridge", "guidance_benchmark"),
+)
 IN_PART = ["-k", " and ".join(f"not {name}" for name in LEFT_OUT)]  # of ComfyUIs but the first
 HALF = ("tests/host/bridge", "tests/host/every_node", "tests/host/lidit")  # of the tests' time
 AT_ONCE = 3  # processes; each holds up to 3 GB, and a server, and waits for a browser at times
