@@ -40,8 +40,6 @@ LEFT_OUT = (
 IN_PART = ["-k", " and ".join(f"not {name}" for name in LEFT_OUT)]  # of ComfyUIs but the first
 HALF = ("tests/host/bridge", "tests/host/every_node", "tests/host/lidit")  # of the tests' time
 AT_ONCE = 3  # processes; each holds up to 3 GB, and a server, and waits for a browser at times
-# Threads wait for each other: two processes of two threads on two cores take half as long again.
-THREADS = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // AT_ONCE, 1))}
 NO_TESTS_CHOSEN = 5  # pytest's exit status when, say, -k leaves none
 
 
@@ -86,6 +84,19 @@ def can_test(python: Path) -> bool:
     return subprocess.call([str(python), "-c", modules], **quiet) == 0
 
 
+def threads(processes: int) -> dict[str, str]:
+    """The environment of one of several processes, which share the cores.
+
+    Two of two threads on two cores, which wait for each other, take half as long again.
+    """
+    return {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // processes, 1))}
+
+
+def of_host(folder: Path) -> dict[str, str]:
+    """The environment of tests in a ComfyUI, some of which train by this Python's libraries."""
+    return {"COMFYUI_PATH": str(folder), "LIDIT_TRAINING_PYTHON": sys.executable}
+
+
 @dataclass(frozen=True)
 class Share:
     """Tests that one process runs in a ComfyUI: words for pytest."""
@@ -98,11 +109,10 @@ class Share:
     def run(self, seen: bool) -> tuple[bool, str]:
         """Whether they pass, and what they print unless it is seen as it comes."""
         say(f"the nodes' tests in {self.name}")
-        ours = {"COMFYUI_PATH": str(self.folder), "LIDIT_TRAINING_PYTHON": sys.executable}
         ended = subprocess.run(
             [str(self.python), "-m", "pytest", *self.words],
             cwd=ROOT,
-            env={**THREADS, **os.environ, **ours},
+            env={**threads(AT_ONCE), **os.environ, **of_host(self.folder)},
             stdout=None if seen else subprocess.PIPE,
             stderr=None if seen else subprocess.STDOUT,
             errors="replace",

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO
 from xml.etree import ElementTree
 
-from hosts import find_hosts, host_version
+from hosts import find_hosts, host_version, of_host, threads
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTES = ROOT / "docs" / "proofs.md"
@@ -137,12 +137,12 @@ def attempts(proof: Proof) -> list[tuple[str, list[str], dict[str, str]]]:
     """Where, which command and which environment, one for each time that the tests are run."""
     places = [("here", [sys.executable], proof.here, {})] if proof.here else []
     for name, folder, python in hosts() if proof.in_hosts else ():
-        places.append((name, [str(python)], proof.in_hosts, {"COMFYUI_PATH": str(folder)}))
+        places.append((name, [str(python)], proof.in_hosts, of_host(folder)))
     return [
         (
             name,
             [*python, "-m", "pytest", "-q", *words],
-            {**os.environ, **dict(proof.environment), **more},
+            {**threads(len(places)), **os.environ, **dict(proof.environment), **more},
         )
         for name, python, words, more in places
         for _ in range(proof.times)

@@ -99,6 +99,12 @@ def test_processes_work_at_once(no_hosts, capfd, status, words):
     assert told.endswith(f"tests: {'; '.join([*passed, last])}\n")
 
 
+@pytest.mark.parametrize(("cores", "each"), [(16, "5"), (2, "1"), (None, "1")])
+def test_processes_share_the_cores(monkeypatch, cores, each):
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    assert hosts.threads(3) == {"OMP_NUM_THREADS": each}
+
+
 def test_the_halves_of_the_first_hosts_tests_are_all_of_them():
     assert all((hosts.ROOT / each).is_dir() for each in hosts.HALF)
     first, second = (share.words for share in hosts.shares(hosts.ROOT, hosts.ROOT, [], True))
