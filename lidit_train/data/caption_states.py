@@ -100,17 +100,24 @@ class CaptionReader:
         return self._storage
 
     def _identify(self, folder: Path | None, encoder: PromptEncoder) -> str:
-        """The LLM's identity as it will be once loaded, noted beside what is kept."""
+        """The LLM's identity as it will be once loaded, noted beside what is kept.
+
+        Of the same LLM the note tells the rest, for which its configuration would have to be read.
+        """
         if folder is None:
             return ""
         model_folder(locate(encoder.source))  # a conversion would change the identity
         identity = encoder.identity()
         if TORCH[self.dtype] != encoder.dtype:
             identity += f"\0{self.dtype}"
-        note, known = _note(folder, self.spec), self.fingerprint
-        said = {"llm": self.spec.name, "identity": identity, "fingerprint": known}
+        note = _note(folder, self.spec)
+        noted = _read_note(note)
+        if noted.get("identity") == identity:
+            self._fingerprint = noted.get("fingerprint", "")
+            self._storage = noted.get("storage", "")
+        said = {"llm": self.spec.name, "identity": identity, "fingerprint": self.fingerprint}
         said["storage"] = self.storage
-        if not note.is_file() or json.loads(note.read_text()) != said:
+        if noted != said:
             with replacing(note) as beside:
                 beside.write_text(json.dumps(said))
         return identity
@@ -225,6 +232,15 @@ def _encoder(spec: LLMSpec, llm: str, device) -> PromptEncoder:
 
 def _note(folder: Path, spec: LLMSpec) -> Path:
     return folder / f"{spec.name}.json"
+
+
+def _read_note(note: Path) -> dict[str, str]:
+    """What a note says; nothing where it is not there or is damaged."""
+    try:
+        said = json.loads(note.read_text())
+    except (OSError, ValueError):
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 def _noted(folder: Path, spec: LLMSpec) -> tuple[str, str, str]:
