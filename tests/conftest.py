@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -31,6 +32,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker(why)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def settled() -> None:
+    """Spare Python's collector the libraries and the tests, which stay to the end.
+
+    It would walk through half a million objects each time that a test has left some garbage; here,
+    before a file's tests, are also those that the file before has imported.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)  # before the test's fixtures draw

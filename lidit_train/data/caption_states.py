@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -222,6 +222,16 @@ class CaptionReader:
 
     def _key(self, text: str) -> str:
         return states_key(self.identity, text)
+
+
+def convert(llms: Iterable[tuple[LLMSpec, str]]) -> None:
+    """Convert or download the LLMs that are no model folders yet.
+
+    Args:
+        llms: each with where it is, or "" where it is under its name.
+    """
+    for spec, place in llms:
+        model_folder(locate(place or spec.name))
 
 
 def _encoder(spec: LLMSpec, llm: str, device) -> PromptEncoder:

@@ -27,7 +27,7 @@ from ..recipe import Cache, Recipe, Stage, Validation
 from .autoencoders.find import Autoencoder, AutoencoderFile, as_pixels, find_autoencoder
 from .buckets import bucket_sizes, nearest_bucket
 from .budget import tell_cut
-from .caption_states import TORCH, CaptionReader
+from .caption_states import TORCH, CaptionReader, convert
 from .latent_cache import LatentCache, at_once, read_picture
 from .latent_statistics import measured_format
 from .room import check_room
@@ -233,11 +233,11 @@ def _readers(recipe, spec: InputSpec, cache: Path, accelerator, llms) -> dict[in
     given = Path(recipe.cache.given) if recipe.cache.given else None
     folder = given or (cache / "states" if spec.keeps_states(recipe.cache) else None)
     options = (folder, recipe.cache.dtype, accelerator.device, given is not None)
+    used = used_branches(recipe.stages, recipe.validation, spec)
+    asked = {i: (spec.llms[i], llms.get(spec.llms[i].name, "")) for i in used}
     with accelerator.main_process_first():  # a first conversion happens once
-        return {
-            i: CaptionReader(spec.llms[i], *options, llms.get(spec.llms[i].name, ""))
-            for i in used_branches(recipe.stages, recipe.validation, spec)
-        }
+        convert(() if given else asked.values())
+    return {i: CaptionReader(llm, *options, place) for i, (llm, place) in asked.items()}
 
 
 def _captions(sources: Sequence[PictureSource]) -> list[str]:

@@ -33,9 +33,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    """Pictures of two folders and a table, two LLMs, a LI-DiT, two small checkpoints of Stable
-    Diffusion's layout, and caches that all runs share."""
+def sources(tmp_path_factory):
+    """What the basis reads: pictures of two folders and a table, two LLMs."""
     folder = tmp_path_factory.mktemp("world")
     llms = make_world(folder, "one", "two")
     pictures(folder / "others", 5, (80, 40))
@@ -48,6 +47,14 @@ def world(tmp_path_factory):
         row["some"] = "x" if n < 4 else ""
     table = "\n".join(map(json.dumps, rows))
     (folder / "pictures" / "metadata.jsonl").write_text(table)
+    return folder, llms
+
+
+@pytest.fixture(scope="module")
+def world(sources):
+    """Beside them what changed fields name: vision encoders, a LI-DiT, bridges, small checkpoints
+    of Stable Diffusion's layout, and caches that all runs share."""
+    folder, llms = sources
     save_encoder(folder / "encoder")
     save_encoder(folder / "encoder2", "ViT")
     make_bridge_world(folder, False, "student", "second")
@@ -228,8 +235,8 @@ def baseline(text: str, folder: Path, llms: dict[str, str]) -> dict[str, str]:
     return _KNOWN[text]
 
 
-def test_without_a_change_plan_and_run_are_the_same(world):
-    folder, llms = world
+def test_without_a_change_plan_and_run_are_the_same(sources):
+    folder, llms = sources
     first = baseline(json.dumps(basis(folder)), folder, llms)
     again = observed(basis(folder), folder, llms, "basis-again")
     assert "error" not in first
