@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from .parallel import local
+from .parallel import let_go_of_gathered, local
 
 
 class EMA:
@@ -36,15 +36,16 @@ class EMA:
     @contextmanager
     def in_place(self, model: nn.Module) -> Iterator[None]:
         """The model computes with its averaged weights inside the block."""
-        weights = _trained(model)
-        self._exchange(weights)
+        self._exchange(model)
         try:
             yield
         finally:
-            self._exchange(weights)
+            self._exchange(model)
 
     @torch.no_grad()
-    def _exchange(self, weights: Mapping[str, Tensor]) -> None:
+    def _exchange(self, model: nn.Module) -> None:
+        let_go_of_gathered(model)
+        weights = _trained(model)
         for key, average in self.weights.items():
             mine, theirs = local(average), local(weights[key])
             kept = theirs.clone()

@@ -130,6 +130,17 @@ def is_sharded(module: nn.Module) -> bool:
     return isinstance(module, FSDPModule)
 
 
+def let_go_of_gathered(model: nn.Module) -> None:
+    """Let go of weights gathered for a forward pass, which the next then gathers anew.
+
+    The outermost module keeps its own until a backward pass: what is changed in their parts before,
+    as when averages take their place to draw, would not be seen.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def local(tensor: Tensor) -> Tensor:
     """This process's part of a tensor that may be divided."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
