@@ -55,7 +55,7 @@ def fields(folder: Path, *llms: str, **changes) -> dict:
         "stages": [{"images": 32, "batch": 4, "resolution": 32}],
         "optimiser": {"learning_rate": 1e-2, "warmup": 2},
         "cache": {"dtype": "float32"},
-        "checkpoints": {"every": 4},
+        "checkpoints": {"every": 8},
         "log": {"every": 1, "trackers": []},
         "compute": {"precision": "float32"},
     }

@@ -209,7 +209,7 @@ def test_a_disk_that_is_full_leaves_the_older_checkpoint(world):
         if step == 6:  # no file may grow beyond 20 kB from here on
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, unlimited[1]))
 
-    recipe = recipe_of(folder, *llms)
+    recipe = recipe_of(folder, *llms, checkpoints={"every": 4})
     try:
         with pytest.raises(LiDiTError, match="cannot be written .*; the one before it is whole"):
             train(recipe, folder / "full", "cpu", llms, fill)
@@ -217,7 +217,7 @@ def test_a_disk_that_is_full_leaves_the_older_checkpoint(world):
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     found = sorted(p.name for p in (folder / "full" / "checkpoints").iterdir())
     assert found == ["step-0000004"]
-    again = run(folder, "full", llms)
+    again = run(folder, "full", llms, checkpoints={"every": 4})
     straight = run(folder, "not-full", llms)
     assert all(torch.equal(again[k], straight[k]) for k in again)
 

@@ -114,7 +114,8 @@ def test_a_run_writes_an_adapter_that_loads_and_draws_its_grid(world):
 
 
 def test_an_interrupted_run_goes_on_to_the_same_bits_though_noise_is_drawn(world):
-    straight = run_adapter(world, "straight", adapter={"timestep_gates": True})
+    changes = {"adapter": {"timestep_gates": True}, "checkpoints": {"every": 4}}
+    straight = run_adapter(world, "straight", **changes)
 
     class Stop(Exception):
         pass
@@ -123,7 +124,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits_though_noise_is_drawn(world
         if step == 5:  # after the checkpoint of step 4
             raise Stop
 
-    recipe = adapter_recipe(world, adapter={"timestep_gates": True})
+    recipe = adapter_recipe(world, **changes)
     with pytest.raises(Stop):
         train(recipe, world / "killed", "cpu", None, stop)
     steps = []
