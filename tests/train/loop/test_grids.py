@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tiny_adapter_training import adapter_fields, write_demo_checkpoint
 from tiny_llm import save_llm
-from tiny_training import fields, make_world, recipe_of, write_recipe
+from tiny_training import fields, make_world, recipe_of, run, write_recipe
 
 from lidit_core.errors import LiDiTError
+from lidit_train.loop.computing import cpu
 from lidit_train.recipe_file import read_recipe
 from lidit_train.run import train
 
@@ -73,6 +75,26 @@ def test_a_grid_before_the_first_step_is_drawn_once(world):
     drawn(world, "once", "a cat")
     (folder / "once" / "grids" / "0000000.png").unlink()
     assert list(drawn(world, "once", "a cat")) == ["0000002"]
+
+
+ASKED = {
+    "in parts": {"compute": {"micro_batch": 2, "checkpointing": True}},
+    "bf16": {"compute": {"precision": "bf16", "cpu_bf16": True}},
+    "muon": {"optimiser": {"name": "muon", "learning_rate": 3e-3, "warmup": 2}},
+}
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_drawing_between_two_saves_changes_nothing_that_is_learnt(world, asked, monkeypatch):
+    """Of divided models test_sharding.py tells the same: only there are weights gathered."""
+    monkeypatch.setattr(cpu, "has_instructions", lambda: True)
+    folder, llms = world
+    runs = []
+    for validation in ({}, {**DRAWN, "every": 3, "prompts": ["a cat"]}):
+        name = f"{asked}-{len(runs)}"
+        runs.append(run(folder, name, llms, **{**ASKED[asked], "validation": validation}))
+        assert len(grids(folder / name)) == (3 if validation else 0)
+    assert all(torch.equal(runs[0][key], runs[1][key]) for key in runs[0])
 
 
 @pytest.mark.parametrize("trained", [["replace", "add"], ["replace"]])
