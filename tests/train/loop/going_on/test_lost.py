@@ -94,7 +94,7 @@ def test_wherever_a_process_is_left_alone_it_says_so(world, shard):
 @pytest.mark.parametrize("how", ["halted", "killed"])
 def test_one_process_that_lives_says_once_that_the_other_does_not_and_the_run_goes_on(world, how):
     folder, llms = world
-    data = fields(folder, *llms, stages=LONG)
+    data = fields(folder, *llms, stages=LONG, checkpoints={"every": 2})
     words = ["train", str(write_recipe(folder, data, f"{how}.yaml")), "--out", str(folder / how)]
     words += ["--device", "cpu", *[f"--llm={name}={place}" for name, place in llms.items()]]
     run = subprocess.Popen(
@@ -103,7 +103,9 @@ def test_one_process_that_lives_says_once_that_the_other_does_not_and_the_run_go
     )  # fmt: skip
     saved = folder / how / "checkpoints" / "step-0000002" / "numbers.json"
     try:
+        until = time.monotonic() + 120
         while run.poll() is None and not saved.is_file():
+            assert time.monotonic() < until, f"{saved} is not written"
             time.sleep(0.05)
         pair = {p.environ()["RANK"]: p for p in psutil.Process(run.pid).children()}
         if how == "killed":
