@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from lidit_core.bridge.rows import spans_of
@@ -30,6 +31,7 @@ from lidit_core.text.spec import LLMSpec
 from lidit_core.text.states import LLMStates
 
 from ..memory import give_back, is_full
+from ..recipe import Cache
 
 log = logging.getLogger(__name__)
 
@@ -224,14 +226,26 @@ class CaptionReader:
         return states_key(self.identity, text)
 
 
-def convert(llms: Iterable[tuple[LLMSpec, str]]) -> None:
-    """Convert or download the LLMs that are no model folders yet.
+def open_readers(
+    llms: Mapping[int, LLMSpec],
+    folder: Path | None,
+    kept: Cache,
+    accelerator: Accelerator,
+    places: Mapping[str, str],
+) -> dict[int, CaptionReader]:
+    """A reader for each branch, in every process at once; only the first converts or downloads.
 
     Args:
-        llms: each with where it is, or "" where it is under its name.
+        folder: of the cache; None = nothing is kept.
+        places: where LLMs are that are not found under their names.
     """
-    for spec, place in llms:
-        model_folder(locate(place or spec.name))
+    named = {i: (spec, places.get(spec.name, "")) for i, spec in llms.items()}
+    with accelerator.main_process_first():
+        for spec, place in () if kept.given else named.values():
+            model_folder(locate(place or spec.name))
+    given = Path(kept.given) if kept.given else None
+    options = given or folder, kept.dtype, accelerator.device, given is not None
+    return {i: CaptionReader(spec, *options, place) for i, (spec, place) in named.items()}
 
 
 def _encoder(spec: LLMSpec, llm: str, device) -> PromptEncoder:

@@ -27,7 +27,7 @@ from ..recipe import Cache, Recipe, Stage, Validation
 from .autoencoders.find import Autoencoder, AutoencoderFile, as_pixels, find_autoencoder
 from .buckets import bucket_sizes, nearest_bucket
 from .budget import tell_cut
-from .caption_states import TORCH, CaptionReader, convert
+from .caption_states import TORCH, CaptionReader, open_readers
 from .latent_cache import LatentCache, at_once, read_picture
 from .latent_statistics import measured_format
 from .room import check_room
@@ -230,14 +230,9 @@ def used_branches(asked: Sequence[Stage], validation: Validation, spec: InputSpe
 
 
 def _readers(recipe, spec: InputSpec, cache: Path, accelerator, llms) -> dict[int, CaptionReader]:
-    given = Path(recipe.cache.given) if recipe.cache.given else None
-    folder = given or (cache / "states" if spec.keeps_states(recipe.cache) else None)
-    options = (folder, recipe.cache.dtype, accelerator.device, given is not None)
+    folder = cache / "states" if spec.keeps_states(recipe.cache) else None
     used = used_branches(recipe.stages, recipe.validation, spec)
-    asked = {i: (spec.llms[i], llms.get(spec.llms[i].name, "")) for i in used}
-    with accelerator.main_process_first():  # a first conversion happens once
-        convert(() if given else asked.values())
-    return {i: CaptionReader(llm, *options, place) for i, (llm, place) in asked.items()}
+    return open_readers({i: spec.llms[i] for i in used}, folder, recipe.cache, accelerator, llms)
 
 
 def _captions(sources: Sequence[PictureSource]) -> list[str]:

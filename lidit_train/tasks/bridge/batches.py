@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -23,14 +22,13 @@ from lidit_core.bridge.rows import (
     student_tokens,
 )
 from lidit_core.text.encoder import pad_states
-from lidit_core.text.spec import LLMSpec
 
 from ...batch import Batch
 from ...data.caption_states import CaptionReader
 from ...data.fetching import Fetched
 from ...data.loader import Loader
 from ...data.schedule import Schedule, StageBuckets, StepBatch
-from ...recipe import Cache, Recipe
+from ...recipe import Recipe
 
 Kind = TypeVar("Kind", bound="BridgeBatch")
 
@@ -192,16 +190,3 @@ def schedule_of(recipe: Recipe, prompts: RecordedPrompts, learnt: Sequence[int])
     kept = tuple(bucket for bucket in members if len(bucket))
     stage = StageBuckets(tuple((n, n) for n in range(len(kept))), (kept,))
     return Schedule(recipe, [stage] * len(recipe.stages), (0,))
-
-
-def readers_of(
-    llms: Sequence[LLMSpec], kept: Cache, cache: Path, accelerator: Accelerator, given
-) -> dict[int, CaptionReader]:
-    """Each LLM's states of prompts, from the cache; what is missing is read by it."""
-    folder = Path(kept.given) if kept.given else cache / "states"
-    options = folder, kept.dtype, accelerator.device, bool(kept.given)
-    with accelerator.main_process_first():  # a first conversion happens once
-        return {
-            i: CaptionReader(spec, *options, given.get(spec.name, ""))
-            for i, spec in enumerate(llms)
-        }

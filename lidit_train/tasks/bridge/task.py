@@ -20,6 +20,7 @@ from lidit_core.bridge.recorded import RecordedPrompts
 from lidit_core.errors import LiDiTError, check
 from lidit_core.paths import at_home
 
+from ...data.caption_states import open_readers
 from ...data.room import check_states_room
 from ...learner import Learner
 from ...loop.parallel import share_of
@@ -27,7 +28,7 @@ from ...loop.validating.held_out_loss import LOSS
 from ...recipe import BridgeOptions, Data, Loss, Recipe, Source, Stage, Validation
 from ..adapter.target import UNetTarget, unet_target
 from ..unused_fields import OF_A_LORA, refuse, refuse_all
-from .batches import BridgeLoader, PreparedBridge, readers_of, schedule_of
+from .batches import BridgeLoader, PreparedBridge, schedule_of
 from .input import bridge_config, resumed_config
 from .learner import BridgeLearner
 from .pairs.task import PairsTask, make_pairs_task
@@ -217,7 +218,8 @@ class BridgeTask:
         return at_home(self.recipe.cache.folder or out / "cache")
 
     def _readers(self, out: Path, accelerator: Accelerator, llms: Mapping[str, str]):
-        return readers_of(self.config.llms, self.recipe.cache, self._cache(out), accelerator, llms)
+        named, folder = dict(enumerate(self.config.llms)), self._cache(out) / "states"
+        return open_readers(named, folder, self.recipe.cache, accelerator, llms)
 
     def prepare(
         self, out: Path, accelerator: Accelerator, llms: Mapping[str, str]
