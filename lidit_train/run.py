@@ -75,11 +75,11 @@ def train(
                 run.write(out / FINAL)
                 by_first(accelerator, run.copy_best)
         finally:
-            part(accelerator, run.trainer)
+            end_together(accelerator, run.trainer)
     return out / FINAL
 
 
-def part(accelerator: Accelerator, trainer: Trainer) -> None:
+def end_together(accelerator: Accelerator, trainer: Trainer) -> None:
     """End what the processes share while Python is still whole.
 
     A copied model holds the threads of the connection, and such a thread that outlives Python

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lidit_train.loop.parallel import accelerator_for, local
 from lidit_train.recipe_file import read_recipe
-from lidit_train.run import begin_run, part
+from lidit_train.run import begin_run, end_together
 
 recipe, out = read_recipe(sys.argv[1]), Path(sys.argv[2])
 accelerator = accelerator_for(recipe.compute, "cpu")
@@ -27,4 +27,4 @@ for optimiser in trainer.optimisers:
         held["optimiser"] += sum(local(v).numel() for v in state.values() if v.ndim)
 held["average"] = sum(local(v).numel() for v in trainer.ema.weights.values())
 print(json.dumps(held))
-part(accelerator, trainer)
+end_together(accelerator, trainer)
