@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from operator import is_
+from typing import Any
 
 import torch
 from comfy.conds import CONDRegular
@@ -18,12 +20,16 @@ class ModelText:
     """The text of a batch as the model takes it; it stays on its device and in its dtype.
 
     A host casts every tensor to the model's dtype, which may be one that an LLM's states do not
-    fit into; it passes an object like this one on as it is.
+    fit into; it passes an object like this one on as it is. The host batches the same texts anew
+    at every step of a sampling, so that each keeps what it was batched to last.
     """
 
     states: Mapping[int, LLMStates]  # by branch of the model, B rows each
     options: TextOptions
     unpadded: bool = False  # whether a node reads all tokens, those of a padded row among them
+    _batched: dict[str, tuple[Any, "ModelText"]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __len__(self) -> int:
         return len(next(iter(self.states.values())))
@@ -33,10 +39,22 @@ class ModelText:
 
     def repeated(self, batch: int) -> "ModelText":
         """Repeat the rows until there are as many as asked for, or take the first of them."""
-        if batch == len(self):  # at every step of a single picture: nothing to copy
+        if batch == len(self):  # nothing to copy
             return self
-        rows = [n % len(self) for n in range(batch)]
-        return self.changed({i: states[rows] for i, states in self.states.items()})
+        known, text = self._batched.get("repeated", (None, self))
+        if known != batch:
+            rows = [n % len(self) for n in range(batch)]
+            text = self.changed({i: states[rows] for i, states in self.states.items()})
+            self._batched["repeated"] = batch, text
+        return text
+
+    def joined(self, others: Sequence["ModelText"]) -> "ModelText":
+        """One batch of this and others; a branch that one of them lacks has no token there."""
+        known, text = self._batched.get("joined", ((), self))
+        if len(known) != len(others) or not all(map(is_, known, others)):
+            text = joined([self, *others])
+            self._batched["joined"] = tuple(others), text
+        return text
 
     def changed(self, states: Mapping[int, LLMStates]) -> "ModelText":
         return replace(self, states=states)
@@ -86,7 +104,7 @@ class CONDText(CONDRegular):
         return isinstance(other, CONDText) and self.cond.goes_with(other.cond)
 
     def concat(self, others: Sequence["CONDText"]) -> ModelText:
-        return joined([self.cond, *(other.cond for other in others)])
+        return self.cond.joined([other.cond for other in others])
 
     def size(self) -> list[int]:
         """The size as the host's memory estimate reads it: rows, 1, tokens."""

@@ -22,6 +22,8 @@ from .shift import tell_other_shift
 CHECKS_KEY = "lidit_sampling_checks"
 FROM_NOISE = 0.9  # share of noise: below it, what the latent holds shows in the picture
 ALL_NOISE = 0.9999  # above it, a flow's latent is not in what the sampler begins with
+# what limits an entry of a prompt to steps or places
+LIMITS = {"timestep_start", "timestep_end", "area", "mask"}
 # samplers whose rule of order 4 goes astray between sigmas far apart, and steps that are enough
 ORDER_4, ENOUGH_STEPS = {"sample_lms": "lms", "sample_ipndm_v": "ipndm_v"}, 20
 # by the function's name: samplers that add noise as if the picture kept its size beside it
@@ -148,6 +150,8 @@ def tell_uncovered(
         if not entries or any("default" in entry for entry in entries):
             continue
         if name != "positive" and not guided:
+            continue
+        if any(LIMITS.isdisjoint(entry) for entry in entries):
             continue
         told = _uncovered(entries, sigmas[:-1].tolist(), shape)
         if told:

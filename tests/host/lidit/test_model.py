@@ -49,6 +49,23 @@ def test_prompts_of_different_lengths_run_as_one_batch_and_give_what_they_give_a
     assert close(together, apart)
 
 
+@pytest.mark.parametrize("pictures", [1, 3])
+def test_the_texts_of_a_sampling_are_batched_once(kit, model, pictures):
+    from comfy.patcher_extension import WrappersMP
+
+    texts, watched = [], model.clone()
+
+    def watch(executor, *args, lidit_text, **more):
+        texts.append(lidit_text)
+        return executor(*args, lidit_text=lidit_text, **more)
+
+    watched.add_wrapper(WrappersMP.DIFFUSION_MODEL, watch)
+    prompts = kit.prompt(length=14, seed=1), kit.prompt(length=6, seed=2)
+    kit.sample(watched, *prompts, latent=empty(pictures))
+    assert len(texts) == 4 and all(text is texts[0] for text in texts)
+    assert len(texts[0]) == 2 * pictures
+
+
 def one_by_one(args: dict) -> list:
     from comfy.samplers import calc_cond_batch
 
