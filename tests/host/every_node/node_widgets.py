@@ -22,12 +22,12 @@ WIDGETS = (*NOTHING_SET, "COMBO")
 
 SHARE = 3  # a number is moved by this part of the way that it has, or of itself where that is less
 STAYS = SMALL.keys() - {"cfg"}  # in a second trial
-# what no range says, by type and name: blocks that every model of the benches has, and a part of
-# the sampling in which steps lie, and
-# tiles smaller than the picture
+# what no range says, by type and name: blocks that every model of the benches has, a part of the
+# sampling in which steps lie, tiles smaller than the picture, a change that a step stays under
 BLOCKS = {("STRING", name): "1, 2" for name in ("layers", "double_layers", "blocks")}
 SAID: dict[tuple[str, str], Any] = BLOCKS | {("FLOAT", "start_percent"): 0.1}
 SAID |= {("FLOAT", "end_percent"): 0.9, ("INT", "tile_size"): 32}
+SAID |= {("FLOAT", "reuse_threshold"): 2.0}
 
 
 def widget(name: str, socket: Socket, side: int) -> Any:
