@@ -43,7 +43,10 @@ WHY_FAR = {
     "CLIPMergeSubtract": "an LLM less itself",
     "ModelMergeAdd": "a model added to itself",
     "ModelMergeSubtract": "a model less itself",
-    "SamplerLMS": "a rule of order 4, which is right from about 20 steps",
+    **dict.fromkeys(
+        ("KSampler, lms", "KSampler, ipndm_v", "SamplerLMS"),
+        "a rule of order 4, which is right from about 20 steps",
+    ),
     "SamplerDPMAdaptative": "the noise of the last sigma above 0 stays, less with more steps",
 }
 # why a node does nothing whose values were moved
@@ -160,7 +163,8 @@ class Trier:
         if away <= SAME:
             return self._idle(name, more)
         is_far = away > FAR or is_flat(picture)
-        why = WHY_FAR.get(node_of(name)) if self.bench.ours or is_far else None
+        known = WHY_FAR.get(name, WHY_FAR.get(node_of(name)))
+        why = known if self.bench.ours or is_far else None
         if is_far and why is None and (MOVED in name or not self.bench.ours):
             why = self._far_on_a_unet(name)
         told = f"another picture ({away:.0f})" + (f", {why}" if why else "") + more
