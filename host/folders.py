@@ -115,8 +115,10 @@ def fingerprint(
 
 
 def is_name(text: str) -> bool:
-    """Whether a file can be called so: wide spaces and joined emoji are common, zero bytes not."""
-    return not any(unicodedata.category(letter) == "Cc" for letter in text)
+    """Whether a file can be called so: wide spaces and joined emoji are common, zero bytes and
+    halves of characters are not.
+    """
+    return not any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text)
 
 
 def plain_name(name: str) -> str:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import reprlib
 import sys
 from collections.abc import Callable, Iterable
 
+LONG_WORD = re.compile(r"\S{400,}")  # no word of ours, and no path that people have
+
 
 class LiDiTError(ValueError):
-    """Bad input: one sentence that names the value, what was expected, and the remedy."""
+    """Bad input: one sentence that names the value, what was expected, and the remedy.
+
+    Of a word of 400 characters or more, which a file's damaged description may hold, the sentence
+    keeps the beginning and the end.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(LONG_WORD.sub(lambda word: f"{word[0][:60]}...{word[0][-20:]}", sentence))
 
 
 def check(good: bool, sentence: str) -> None:

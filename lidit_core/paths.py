@@ -21,6 +21,8 @@ def is_hidden(path: Path) -> bool:
 
 def files_like(folder: Path, pattern: str) -> list[Path]:
     """The files of a folder that match a pattern and are not hidden, in order."""
+    if not os.path.isdir(folder):  # where pathlib raises on a name that no system takes
+        return []
     return sorted(path for path in folder.glob(pattern) if not is_hidden(path))
 
 

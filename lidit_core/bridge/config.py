@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 
-from ..errors import check
+from ..errors import check, shown
 from ..io.records import read_json
 from ..text.spec import LLMSpec
 from .layout import TokenLayout
@@ -88,7 +88,7 @@ class BridgeConfig:
             value = getattr(self, name)
             check(
                 value in known,
-                f"the bridge has {name}={value!r}; expected one of {', '.join(known)}",
+                f"the bridge has {name}={shown(value)}; expected one of {', '.join(known)}",
             )
         check(
             self.base or self.residual != "none",
@@ -96,7 +96,7 @@ class BridgeConfig:
         )
         check(
             not self.add or (self.base and self.residual == "attention"),
-            f"the bridge adds to an encoder and has residual={self.residual!r} and base="
+            f"the bridge adds to an encoder and has residual={shown(self.residual)} and base="
             f"{self.base}; expected residual attention, and base as it is: what the encoder wrote "
             "is the base",
         )

@@ -11,7 +11,7 @@ def read_prompts(path: str | Path) -> list[str]:
     """One prompt a line, in UTF-8; an empty line is the empty prompt, so that numbers match."""
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise LiDiTError(
             f"the prompts file {path} cannot be read ({error}); expected UTF-8 text with one "
             "prompt a line"

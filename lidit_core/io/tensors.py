@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
 @contextmanager
 def opened(path: str | Path) -> Iterator:
     """The file as `safe_open` gives it, to read only some of it."""
-    if not Path(path).is_file():
+    if not os.path.isfile(path):  # False for a name that no system takes
         raise LiDiTError(f"no file {path}; give the path of a .safetensors file")
     try:
         with safe_open(path, framework="pt") as file:

@@ -69,7 +69,7 @@ def kept_blocks(block: Block, total: int, name: str = "the LLM") -> int:
         return total
     if isinstance(block, bool) or not isinstance(block, int):
         raise LiDiTError(
-            f"block is {block!r}; expected a whole number, several, 'all' or 'differences'"
+            f"block is {shown(block)}; expected a whole number, several, 'all' or 'differences'"
         )
     kept = block + total + 1 if block < 0 else block
     if not 1 <= kept <= total:

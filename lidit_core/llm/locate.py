@@ -54,7 +54,7 @@ def locate(source: str | Path) -> LLMSource:
         return _single(at_home(weights + SINGLE if at else text), tokenizer)
     if path.suffix.lower() == ".gguf":
         return _gguf(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         return _folder(path)
     found = None if path.is_absolute() or ".." in path.parts else _named(text)
     if found is None:
@@ -121,7 +121,7 @@ def _gguf(path: Path) -> LLMSource:
     from .gguf.header import split_files
 
     stem, parts = split_files(path)
-    if not all(part.is_file() for part in parts):
+    if not all(os.path.isfile(part) for part in parts):
         return _copy_without_its_gguf(path, stem)
     content = _content(tuple(map(_version, parts)))
     older = llm_folder(older_copy_name(stem, content))
@@ -135,7 +135,7 @@ def _single(path: Path, tokenizer: str) -> LLMSource:
     """One file of weights; the folder that says what it is, is made at the load."""
     from .single.file import digest
 
-    check(path.is_file(), f"the file {path} does not exist; correct the path")
+    check(os.path.isfile(path), f"the file {path} does not exist; correct the path")
     named = model_folder_of(tokenizer) if tokenizer else None
     stem = path.stem
     folder = llm_folder(f"{stem}-{digest(path, named)[:8]}")
@@ -146,7 +146,7 @@ def model_folder_of(source: str) -> Path:
     """The folder of an LLM that is named for its tokenizer; nothing is converted for it."""
     found = locate(source)
     check(
-        found.folder is not None and (found.folder / "tokenizer.json").is_file(),
+        found.folder is not None and os.path.isfile(found.folder / "tokenizer.json"),
         f"{source} has no tokenizer.json; name a model folder that has the tokenizer",
     )
     assert found.folder is not None
@@ -197,7 +197,7 @@ def whole_ggufs(folder: Path) -> list[Path]:
 def _folder(path: Path) -> LLMSource:
     """A model folder, or one that holds nothing but one GGUF file."""
     name = given_name(path)
-    if (path / "config.json").is_file():
+    if os.path.isfile(path / "config.json"):
         return LLMSource(name, path)
     ggufs = whole_ggufs(path)
     if len(ggufs) == 1:
@@ -213,7 +213,7 @@ def _named(name: str) -> LLMSource | None:
 
     folder = llm_folder(name)
     ggufs = whole_ggufs(folder)
-    if (folder / "config.json").is_file() and len(ggufs) != 1:
+    if os.path.isfile(folder / "config.json") and len(ggufs) != 1:
         return LLMSource(name, folder)
     if len(ggufs) == 1:
         return LLMSource(name, folder, split_files(ggufs[0])[1])
@@ -230,4 +230,4 @@ def package_parts(llm: DemoLLM) -> tuple[Path, ...] | None:
         spec = importlib.util.find_spec(package)
         roots = list(spec.submodule_search_locations or ()) if spec else []
         parts.append(Path(roots[0]) / file if roots else None)
-    return tuple(parts) if all(part and part.is_file() for part in parts) else None
+    return tuple(parts) if all(part and os.path.isfile(part) for part in parts) else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from ..errors import check
+from ..errors import check, shown
 from ..io.records import read_json
 from ..text.spec import LLMSpec
 from .langevin import LANGEVIN
@@ -83,16 +83,16 @@ class AdapterConfig:
         check(pooled >= 0, f"the adapter has pooled_width={pooled}; expected 0 (none) or more")
         check(
             bool(self.modes) and set(self.modes) <= set(MODES),
-            f"the adapter has modes {list(self.modes)}; expected some of {', '.join(MODES)}",
+            f"the adapter has modes {shown(list(self.modes))}; expected some of {', '.join(MODES)}",
         )
         check(
             self.form in FORMS,
-            f"the adapter has form={self.form!r}; expected one of {', '.join(FORMS)}",
+            f"the adapter has form={shown(self.form)}; expected one of {', '.join(FORMS)}",
         )
         check(
             self.llm.block == block_of(self.form),
-            f"the adapter's LLM is read at block {self.llm.block!r}; expected "
-            f"{block_of(self.form)!r} for form={self.form!r}",
+            f"the adapter's LLM is read at block {shown(self.llm.block)}; expected "
+            f"{shown(block_of(self.form))} for form={shown(self.form)}",
         )
 
     @property

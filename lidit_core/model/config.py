@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from ..errors import LiDiTError, check
+from ..errors import LiDiTError, check, shown
 from ..io.records import read_json
 from ..text.spec import LLMSpec
 from .shift import ShiftAt, check_shifts, interpolated_shift
@@ -50,13 +50,13 @@ class RefinerConfig:
             check(value >= 0, f"refiner has {name}={value}; expected 0 or more")
         check(
             self.fusion in FUSIONS,
-            f"refiner has fusion={self.fusion!r}; expected one of {', '.join(FUSIONS)}",
+            f"refiner has fusion={shown(self.fusion)}; expected one of {', '.join(FUSIONS)}",
         )
         for name, known in (("mix", MIXES), ("gates", GATES)):
             value = getattr(self, name)
             check(
                 value in known,
-                f"refiner has {name}={value!r}; expected one of {', '.join(known)}",
+                f"refiner has {name}={shown(value)}; expected one of {', '.join(known)}",
             )
 
 
@@ -75,23 +75,23 @@ class LatentFormat:
     rgb_bias: tuple[float, ...] = ()  # RGB; both empty = no preview
 
     def __post_init__(self) -> None:
-        _check_positive(self, f"latent format {self.name!r}", "channels", "downsampling")
+        _check_positive(self, f"latent format {shown(self.name)}", "channels", "downsampling")
         check(
             min(self.std, default=0) > 0,
-            f"latent format {self.name!r} has std {self.std}; expected more than 0",
+            f"latent format {shown(self.name)} has std {self.std}; expected more than 0",
         )
         for name in ("mean", "std"):
             n = len(getattr(self, name))
             check(
                 n in (1, self.channels),
-                f"latent format {self.name!r} has {n} numbers in {name}; "
+                f"latent format {shown(self.name)} has {n} numbers in {name}; "
                 f"expected 1 or {self.channels}, one per channel",
             )
         shape = (len(self.rgb_factors), *{len(row) for row in self.rgb_factors}, len(self.rgb_bias))
         check(
             shape in ((0, 0), (self.channels, 3, 3)),
-            f"latent format {self.name!r} has preview factors of shape {shape[:-1]} and a bias of "
-            f"{shape[-1]}; expected {self.channels} x 3 and 3, or none",
+            f"latent format {shown(self.name)} has preview factors of shape {shape[:-1]} and a "
+            f"bias of {shape[-1]}; expected {self.channels} x 3 and 3, or none",
         )
 
 
@@ -134,7 +134,7 @@ class LiDiTConfig:
         check(len(set(names)) == len(names), f"LLM names {names} repeat; name each branch once")
         check(
             self.prediction in PREDICTIONS,
-            f"prediction is {self.prediction!r}; expected one of {', '.join(PREDICTIONS)}",
+            f"prediction is {shown(self.prediction)}; expected one of {', '.join(PREDICTIONS)}",
         )
         check_shifts(self.shifts, self.prediction)
         check(
@@ -153,8 +153,8 @@ class LiDiTConfig:
         names = [spec.name for spec in self.llms]
         if llm not in names:
             raise LiDiTError(
-                f"this LI-DiT has no refiner for the LLM {llm!r}; it was trained on "
-                f"{', '.join(names)}: load one of those, or a refiner file made for {llm!r}"
+                f"this LI-DiT has no refiner for the LLM {shown(llm)}; it was trained on "
+                f"{', '.join(names)}: load one of those, or a refiner file made for {shown(llm)}"
             )
         return names.index(llm)
 

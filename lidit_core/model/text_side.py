@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import LiDiTError
+from ..errors import LiDiTError, shown
 from ..text.spec import LLMSpec
 from ..text.states import LLMStates, check_text, without_instruction
 from .attention import AttentionFunction
@@ -32,7 +32,9 @@ class TextOptions:
 
     def __post_init__(self) -> None:
         if self.fusion not in (None, *FUSIONS):
-            raise LiDiTError(f"fusion is {self.fusion!r}; expected one of {', '.join(FUSIONS)}")
+            raise LiDiTError(
+                f"fusion is {shown(self.fusion)}; expected one of {', '.join(FUSIONS)}"
+            )
 
     def of(self, branch: int) -> BranchOptions:
         return self.branches.get(branch, BranchOptions())

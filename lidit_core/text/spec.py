@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..errors import check
+from ..errors import check, shown
 from ..llm.blocks import EVERY_BLOCK, plain_block, taps_in
 from ..llm.fingerprint import same_llm
 from .templates import InstructionTemplate, find_template
@@ -35,20 +35,21 @@ class LLMSpec:
     storage: str = ""  # the class of numbers that those were stored in, see `llm/storage.py`
 
     def __post_init__(self) -> None:
-        check(self.width > 0, f"LLM {self.name!r} has width {self.width}; expected 1 or more")
+        llm = f"LLM {shown(self.name)}"
+        check(self.width > 0, f"{llm} has width {self.width}; expected 1 or more")
         object.__setattr__(self, "block", plain_block(self.block))
         check(
             isinstance(self.block, (int, tuple)) or self.block in EVERY_BLOCK,
-            f"LLM {self.name!r} is read at block {self.block!r}; expected a number, several, 'all' "
+            f"{llm} is read at block {shown(self.block)}; expected a number, several, 'all' "
             "or 'differences'",
         )
         check(
             self.token_budget > 0,
-            f"LLM {self.name!r} has a budget of {self.token_budget} tokens; expected 1 or more",
+            f"{llm} has a budget of {self.token_budget} tokens; expected 1 or more",
         )
         check(
             self.longest_prompt is None or self.longest_prompt >= 0,
-            f"LLM {self.name!r} has longest_prompt={self.longest_prompt}; expected 0 or more "
+            f"{llm} has longest_prompt={self.longest_prompt}; expected 0 or more "
             "tokens, or null where it is not known",
         )
 

@@ -162,7 +162,7 @@ def read_template(path: str | Path) -> InstructionTemplate:
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise LiDiTError(f"template file {path} cannot be read ({error}); check it") from error
     try:
         if path.suffix == ".txt":

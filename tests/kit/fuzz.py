@@ -29,8 +29,8 @@ LONGEST = 2500  # characters of a sentence; it may name a file, and a value in s
 ODD = (
     None, True, False, 0, 1, -1, 3, 33, 10_000_000, 1 << 40, 1 << 63, -(1 << 70), 10**400,
     0.0, -0.5, 1.5, 1e300, float("nan"), float("inf"), float("-inf"),
-    "", " ", "a", "3", "nan", "\0", "\ud800", "猫", "../..", "x" * 5000, "{prompt}", "{",
-    [], {}, [[]], [None], {"": None}, {"a": {"b": 1}}, ["a", 1, None], [1.0] * 16, list("abc"),
+    "", " ", "a", "3", "nan", "\0", "\ud800", "猫", "../..", "x" * 5000, "of " * 2000, "{prompt}",
+    "{", [], {}, [[]], [None], {"": None}, {"a": {"b": 1}}, ["a", 1, None], [1.0] * 16, list("abc"),
 )  # fmt: skip
 
 
