@@ -9,10 +9,12 @@ import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
-from playwright.sync_api import ConsoleMessage, Locator, Page, Playwright, Route, sync_playwright
+from playwright.sync_api import ConsoleMessage, Locator, Page, Playwright, sync_playwright
 
+# the frontend would call servers elsewhere; a route of playwright's would hold back each request,
+# the one to /prompt too, until a test calls it again
+KEEP_LOCAL = ("--no-proxy-server", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
 READY = "() => window.app?.extensionManager && window.LiteGraph?.registered_node_types[%r]"
 MISSING = """ui => {
     const all = [...ui.nodes, ...(ui.definitions?.subgraphs ?? []).flatMap(graph => graph.nodes)]
@@ -120,12 +122,6 @@ def find_chromium() -> str | None:
     return next((found for name in names if (found := shutil.which(name))), None)
 
 
-def keep_local(route: Route) -> None:
-    """The frontend would call servers elsewhere."""
-    local = urlparse(route.request.url).hostname in ("127.0.0.1", None)
-    route.continue_() if local else route.abort()
-
-
 @functools.cache
 def _playwright() -> Playwright:
     """The one of this process: a second one would have to run inside the first one's loop."""
@@ -146,10 +142,9 @@ class Browser:
         self.context = _playwright().chromium.launch_persistent_context(
             self.profile.name,
             executable_path=find_chromium(),
-            args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
+            args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", *KEEP_LOCAL],
             viewport={"width": 1920, "height": 1080},
         )
-        self.context.route("**/*", keep_local)
         self.page = self._open_page()
         return self
 
