@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from random import Random
 
-from .evaluation import CATEGORIES, held_out_requests
+from .evaluation import CATEGORIES, evaluation_prompts, held_out_requests
 from .scenes import english
 from .scenes.grammar import Caption
 from .scenes.kinds import KINDS
@@ -74,3 +74,18 @@ def mixed_prompts() -> list[Caption]:
     rng = Random("mixed prompts 1")
     chosen = [request for _, request in _chosen(rng, MIXED)]
     return [Caption(chinese.mixed(request, rng), "mixed", request, "mixed") for request in chosen]
+
+
+@lru_cache(maxsize=1)
+def half_prompts() -> list[Caption]:
+    """The fixed prompts' requests of two things or a background, half in English, half in Chinese.
+
+    Things and background take the languages by turns, so that nobody knows what is asked for who
+    reads one of them.
+    """
+    rng, known = Random("halves 1"), evaluation_prompts()
+    whole = [c for c in known if len(c.request.items) + bool(c.request.background) > 1]
+    texts = [chinese.halves(c.request, rng, bool(n % 2)) for n, c in enumerate(whole)]
+    told = zip(texts, whole, strict=True)
+    each = {text: Caption(text, "mixed", c.request, c.category) for text, c in told}
+    return list(each.values())

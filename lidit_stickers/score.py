@@ -29,7 +29,13 @@ from .many_facts import (
     reversed_pair_prompts,
 )
 from .newcomer import newcomer_prompts
-from .paraphrases import long_prompts, long_prompts_in_short, mixed_prompts, paraphrases
+from .paraphrases import (
+    half_prompts,
+    long_prompts,
+    long_prompts_in_short,
+    mixed_prompts,
+    paraphrases,
+)
 from .scenes.grammar import Caption
 from .scorer.report import report, sample_grids
 from .scorer.scorer import ACCEPT
@@ -43,6 +49,7 @@ PROMPTS: dict[str, Callable[[], list[Caption]]] = {
     "long": long_prompts,
     "long-in-short": long_prompts_in_short,
     "mixed": mixed_prompts,
+    "halves": half_prompts,
     "dense": dense_prompts,
     "early": early_prompts,
     "late": late_prompts,

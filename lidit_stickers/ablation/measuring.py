@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +23,6 @@ from .variants import Ablation, ScoreOptions
 
 ERRORS, NEAREST, SCORED = "errors.npy", "nearest.npy", "score"
 MEASURE = "nearest"
-MakeCaptions = Callable[[], Sequence[Caption]]
 
 
 @dataclass(frozen=True)
@@ -62,9 +61,9 @@ def measure(
     """
 
     def of_list(score: ScoreOptions, first: str = "") -> tuple[np.ndarray, np.ndarray]:
-        prompts = PROMPTS[score.prompts] if first else None
+        prompts = PROMPTS[score.prompts]
         errors = kept_array(
-            folder / (first + ERRORS), lambda: _errors(ablation, model, prompts, by).numpy()
+            folder / (first + ERRORS), lambda: _errors(ablation, model, prompts(), by).numpy()
         )
         nearest = folder / (first + NEAREST)
         if not score.every or not (pictures or nearest.exists()):
@@ -84,13 +83,9 @@ def is_measured(ablation: Ablation, folder: Path, pictures: bool = True) -> bool
     return all((folder / name).exists() for name in wanted)
 
 
-def _errors(ablation: Ablation, model: Path, prompts: MakeCaptions | None, by: Measuring) -> Tensor:
-    """Measure a model's mean squared errors on held-out scenes: (times, scenes, 2).
-
-    Args:
-        prompts: another list than the evaluation's; None = the evaluation's.
-    """
-    scenes = held_out_scenes(ablation.gap.scenes, prompts() if prompts else None)
+def _errors(ablation: Ablation, model: Path, prompts: Sequence[Caption], by: Measuring) -> Tensor:
+    """Measure a model's mean squared errors on scenes of held-out prompts: (times, scenes, 2)."""
+    scenes = held_out_scenes(ablation.gap.scenes, prompts)
     if ablation.adapter:
         return adapter_errors(ablation, model, scenes, by.llms[0], by.device)
     return scene_errors(

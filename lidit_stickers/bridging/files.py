@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +12,10 @@ from torch import Tensor
 from lidit_core.bridge.file import LoadedBridge, load_bridge, write_bridge
 from lidit_core.bridge.model import Bridge
 from lidit_core.io.tensors import read_safetensors, write_safetensors
-from lidit_core.llm.hub import model_folder
-from lidit_core.llm.locate import locate
+
+from ..llm_copies import write_copy
 
 SEED = 0  # of random weights
-WEIGHTS = ".safetensors"
 
 
 def write_ridge(whole: Path, path: Path) -> None:
@@ -36,20 +34,14 @@ def write_random_llm(source: str, folder: Path) -> None:
 
     Every matrix has random numbers of its own deviation; norms and biases stay.
     """
-    if folder.exists():
-        return
-    known, beside = model_folder(locate(source)), folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
     chance = torch.Generator().manual_seed(SEED)
-    for file in sorted(known.iterdir()):
-        if file.suffix == WEIGHTS:
-            tensors, notes = read_safetensors(file)
-            made = {name: _random(tensor, chance) for name, tensor in tensors.items()}
-            write_safetensors(beside / file.name, made, notes)
-        elif file.suffix != ".gguf" and file.is_file():
-            shutil.copyfile(file, beside / file.name)
-    beside.rename(folder)
+
+    def with_random_weights(file: Path, beside: Path) -> None:
+        tensors, notes = read_safetensors(file)
+        made = {name: _random(tensor, chance) for name, tensor in tensors.items()}
+        write_safetensors(beside, made, notes)
+
+    write_copy(source, folder, {".safetensors": with_random_weights})
 
 
 def _random(tensor: Tensor, chance: torch.Generator) -> Tensor:

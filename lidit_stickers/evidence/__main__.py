@@ -74,10 +74,9 @@ EVIDENCE = {
     "ablation": Evidence(
         "lidit ablate recipes/ablate.yaml --out runs/ablate", (f"ablate/{ABLATION}",), report
     ),
-    "mixed": Evidence(
-        "lidit ablate recipes/ablate.yaml --out runs/ablate-mixed --set "
-        'fork.data.sources.0.path=mixed --set "also=[{prompts: mixed}]"',
-        (f"ablate-mixed/{ABLATION}",),
+    "halves": Evidence(
+        "lidit ablate recipes/ablate-halves.yaml --out runs/ablate-halves …",
+        (f"ablate-halves/{ABLATION}",),
         report,
     ),
     "forms": Evidence(

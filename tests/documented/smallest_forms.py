@@ -112,6 +112,9 @@ ELSEWHERE = {
     "lidit ablate --print-plan recipes/ablate-adapter.yaml": (
         "tests/stickers/ablation/test_adapters_compared.py"
     ),
+    "lidit ablate --print-plan recipes/ablate-halves.yaml": (
+        "tests/stickers/ablation/test_halves.py"
+    ),
     "lidit ablate recipes/ablate-adapter.yaml": "tests/stickers/ablation/test_adapters_compared.py",
     "lidit bias": "tests/stickers/test_bias.py",
     "lidit eval --pictures": "tests/eval/test_evaluation.py",
@@ -151,6 +154,7 @@ ELSEWHERE = {
     "python -m torch.distributed.run": "tests/train/test_train_command.py",
     "accelerate launch": "tests/train/test_train_command.py",
     "python -m lidit_core": "tests/core/cli/test_cli.py",
+    "python -m lidit_stickers.ablation.halves": "tests/stickers/ablation/test_halves.py",
     "python -m lidit_stickers.bridging.branch": "tests/stickers/bridging/test_branch.py",
     "python -m lidit_stickers.bridging.checkpoint": (
         "tests/stickers/bridging/test_bridged_checkpoint.py"

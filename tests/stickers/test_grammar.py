@@ -19,6 +19,7 @@ from lidit_stickers.evaluation import (
     synonym_prompts,
 )
 from lidit_stickers.paraphrases import (
+    half_prompts,
     long_prompts,
     long_prompts_in_short,
     mixed_prompts,
@@ -198,6 +199,7 @@ LISTS = {
     paraphrases: "cfb94652e3a269067c4cd53692b34fd348829c2592e3779c84cd4aaa0494dd20",
     long_prompts: "2d22c6003ff11efa277bcef5ceff977d52fbe8cf78970747d0ce5fc4e0fd9190",
     long_prompts_in_short: "6d8f00f0c180eca537ba61fe5305711b83f823ce6938ccaa68bc110345aff23e",
+    half_prompts: "192684b6a8e3c7f3bbded640820cb9c8321d70c9641fb9b92ddf1f1fb53c6464",
     mixed_prompts: "31b762126f629a4c312ded4a758a1705b5e6cf1af5b64d5363f5cf319f165461",
 }
 

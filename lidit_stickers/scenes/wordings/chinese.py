@@ -117,7 +117,25 @@ def word(request: SceneRequest, rng: Random) -> str:
 
 def mixed(request: SceneRequest, rng: Random) -> str:
     """One wording of the request with Chinese and English in it."""
-    groups = [mixed_group(item, rng) for item in request.items]
+    return _in_both(request, [mixed_group(item, rng) for item in request.items], rng)
+
+
+def halves(request: SceneRequest, rng: Random, english_first: bool) -> str:
+    """One wording whose things, and then its background, are told in both languages by turns."""
+    by_turns, groups = english_first, []
+    for item in request.items:
+        told = phrase(item, TRAINED_NOUNS[item.kind], TRAINED, rng).text
+        groups.append(told if by_turns else group(item, rng))
+        by_turns = not by_turns
+    return _in_both(request, groups, rng, english_background=by_turns)
+
+
+def _in_both(
+    request: SceneRequest,
+    groups: list[str],
+    rng: Random,
+    english_background: bool | None = None,  # None = by chance
+) -> str:
     if rng.random() < 0.5 or request.place is not None:
         scene = _scene(request, groups, rng)
     elif request.relation is not None:
@@ -127,11 +145,11 @@ def mixed(request: SceneRequest, rng: Random) -> str:
     else:
         scene = rng.choice((", ", " and ", " with ")).join(groups)
     if request.background is not None:
-        forms: list[tuple[tuple[str, ...], str]] = [
-            (BACKGROUNDS, chinese.COLOUR_WORDS[request.background])
-        ]
-        forms.append((english.BACKGROUND_WORDS, request.background))
-        templates, bg = rng.choice(forms)
+        if english_background is None:
+            english_background = rng.choice((False, True))
+        templates = english.BACKGROUND_WORDS if english_background else BACKGROUNDS
+        colours = chinese.COLOUR_WORDS
+        bg = request.background if english_background else colours[request.background]
         scene = rng.choice(templates).format(scene=scene, bg=bg)
     form = rng.choice(FORMS if rng.random() < 0.5 else ("{scene}", *english.OPENINGS))
     text = form.format(scene=scene) if "{scene}" in form else form + scene
