@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from lidit_core.llm.gguf.convert import NOTE
+from lidit_core.llm.gguf.tokenizer import CHECKED
 from lidit_core.llm.hub import model_folder
 from lidit_core.llm.locate import locate
 
@@ -14,6 +16,8 @@ MakeFile = Callable[[Path, Path], None]  # writes the second file, made of the f
 
 def write_copy(source: str, folder: Path, changes: Mapping[str, MakeFile]) -> None:
     """Write an LLM's model folder anew, where there is none at that place.
+
+    What an LLM notes of the GGUF that it was made of is left out: the copy is another LLM.
 
     Args:
         source: the LLM's name or folder.
@@ -25,7 +29,7 @@ def write_copy(source: str, folder: Path, changes: Mapping[str, MakeFile]) -> No
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     for file in sorted(known.iterdir()):
-        if file.suffix != ".gguf" and file.is_file():
+        if file.suffix != ".gguf" and file.name not in (NOTE, CHECKED) and file.is_file():
             fitting = (change for end, change in changes.items() if file.name.endswith(end))
             next(fitting, shutil.copyfile)(file, beside / file.name)
     beside.rename(folder)

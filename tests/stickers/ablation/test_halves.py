@@ -18,7 +18,10 @@ from transformers import AutoTokenizer
 
 from lidit_core.cli import main as lidit
 from lidit_core.errors import LiDiTError
+from lidit_core.llm.gguf.convert import NOTE
+from lidit_core.llm.locate import locate
 from lidit_core.llm.words import check_words
+from lidit_core.text.prompt_encoder import file_identity
 from lidit_stickers.ablation import halves
 from lidit_stickers.ablation.halves import CHINESE, HALVES, LATIN, TAKEN_OUT, main, write_half
 from lidit_stickers.ablation.measuring import Measuring, measure
@@ -95,6 +98,14 @@ def test_its_own_normaliser_comes_after(llm, tmp_path):
     (llm / "tokenizer.json").write_text(json.dumps({**told, "normalizer": own}))
     write_half(str(llm), tmp_path / "half", CHINESE)
     assert normalised(tmp_path / "half", "a cat 和狗") == f"a_cat_{TAKEN_OUT}"
+
+
+def test_a_copy_is_not_taken_for_what_its_llm_was_made_of(llm, tmp_path):
+    """An LLM that was made of a GGUF is known by it, and its copy is another LLM."""
+    (llm / NOTE).write_text(json.dumps({"version": 2, "source": "0" * 64, "files": {}}))
+    write_half(str(llm), tmp_path / "half", LATIN)
+    assert file_identity(locate(str(llm)))[0] == "gguf"
+    assert file_identity(locate(str(tmp_path / "half")))[0] != "gguf"
 
 
 def test_the_command_writes_both_once(llm, tmp_path, monkeypatch):
