@@ -19,6 +19,7 @@ from lidit_core.shipped import find_model
 from lidit_core.text.spec import LLMSpec
 
 from ...recipe import Model, Stage
+from .taps import with_taps
 
 KNOWN_LLMS = {spec.name: spec for config in PRESETS.values() for spec in config.llms}
 
@@ -39,7 +40,7 @@ def configuration(asked: Model, stages: Sequence[Stage]) -> LiDiTConfig:
     if asked.llms:
         config = replace(config, llms=tuple(_spec(name, config) for name in asked.llms))
     if asked.changes:
-        changed = _merged(json.loads(config.to_json()), asked.changes)
+        changed = with_taps(_merged(json.loads(config.to_json()), asked.changes))
         config = LiDiTConfig.from_json(json.dumps(changed))
     size = max(stage.resolution or config.native_size for stage in stages)
     config = replace(config, llms=_trained_before(asked, config))

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import asdict
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
 from tiny_training import LLM, fields, make_world, run, spec, write_recipe
 
 from lidit_core.checkpoints.lidit import load_lidit, read_config
 from lidit_core.diffusion.sampling import initial_noise, sample
+from lidit_core.errors import LiDiTError
+from lidit_core.model.config import LiDiTConfig, RefinerConfig
 from lidit_core.pipeline import load_pipeline
 from lidit_train.recipe_file import read_recipe
 from lidit_train.tasks.lidit.input import input_spec
@@ -57,3 +64,42 @@ def test_a_plan_counts_the_states_of_all_layers(world):
     data["model"]["changes"]["llms"] = [{**spec(), "block": TAPS}]
     recipe = read_recipe(write_recipe(folder, data, "plan.yaml"))
     assert input_spec(configuration(recipe.model, recipe.stages)).widths == (3 * 32,)
+
+
+def configured(folder: Path, name: str, block) -> LiDiTConfig:
+    data = fields(folder)
+    data["model"]["changes"]["llms"] = [{**spec(name), "block": block}]
+    recipe = read_recipe(write_recipe(folder, data, "taps.yaml"))
+    return configuration(recipe.model, recipe.stages)
+
+
+def test_taps_are_every_third_block_and_the_third_to_last(world, monkeypatch):
+    """Of the LLM that is found under the name; one that is not, or only as a GGUF, is told."""
+    folder, _ = world
+    monkeypatch.chdir(folder)
+    assert configured(folder, LLM, "taps").llms[0].block == (3, 4)  # of six blocks
+    assert configured(folder, LLM, -3).llms[0].block == -3
+    with pytest.raises(LiDiTError, match="no-such-llm"):
+        configured(folder, "no-such-llm", "taps")
+    (folder / "one.gguf").write_bytes(b"GGUF")
+    with pytest.raises(LiDiTError, match=r"write the blocks as numbers, as \[3, 6, 9\]"):
+        configured(folder, "one.gguf", "taps")
+
+
+def test_the_documented_text_side_is_one(world, monkeypatch):
+    """The recipe of docs/text-side.md, with a tiny LLM in SmolLM2's place, and its table."""
+    folder, _ = world
+    monkeypatch.chdir(folder)
+    text = (Path(__file__).resolve().parents[3] / "docs" / "text-side.md").read_text("utf-8")
+    (shown,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    data = {**fields(folder), **yaml.safe_load(shown)}
+    data["model"]["changes"]["llms"][0] |= {"name": LLM, "width": 32}
+    recipe = read_recipe(write_recipe(folder, data, "documented.yaml"))
+    made = configuration(recipe.model, recipe.stages)
+    assert made.llms[0].block == (3, 4) and not made.refiner.gated
+    table = dict(
+        re.findall(r"^\| `(\w+): (\w+)` \|", text.partition("in `refiner`")[2], re.MULTILINE)
+    )
+    known = {name: str(value).lower() for name, value in asdict(RefinerConfig()).items()}
+    assert table == {name: known[name] for name in table}
+    assert {*known} - {*table} == {"entry_norm", "qk_norm", "registers_kept"}
