@@ -39,8 +39,8 @@ def write_halves(out: Path) -> None:
     for name, (llm, unread) in HALVES.items():
         check(
             available(llm),
-            f"{llm} is not on this machine, and is half of the comparison; docs/training.md says "
-            "how it is fetched",
+            f"{llm} is not on this machine, and is half of the comparison; get it with `lidit "
+            "fetch`",
         )
         write_half(llm, out / name, unread)
 
