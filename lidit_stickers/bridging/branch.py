@@ -25,8 +25,9 @@ from lidit_eval.command import evaluate
 from lidit_eval.report import Judged
 from lidit_train.run import FINAL
 
+from ..llm_copies import RANDOM, write_lesser
 from .commands import recorded, trained
-from .files import write_random_llm, write_ridge
+from .files import write_ridge
 from .report import Compared, write_report
 from .variants import STUDENT, TEACHER, VARIANTS, WHOLE, BridgeVariant
 
@@ -40,7 +41,6 @@ CHANGES = (  # of the recipe, which is for more varied prompts
     "compute.cpu_bf16=true",
     "log.trackers=[]",
 )
-RANDOM = "random-weights"  # the LLM's folder
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Comparison:
             return
         if variant.random:
             llm = str(file.parent / RANDOM)
-            write_random_llm(self.student, Path(llm))
+            write_lesser(RANDOM, self.student, Path(llm))
         changes = (
             f"bridge.llms=[{llm}]",
             f"data.sources.0.path={recording}",

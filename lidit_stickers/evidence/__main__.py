@@ -82,6 +82,11 @@ EVIDENCE = {
     "forms": Evidence(
         "lidit ablate recipes/ablate-adapter.yaml --out runs/forms", (f"forms/{ABLATION}",), report
     ),
+    "readings": Evidence(
+        "lidit ablate recipes/ablate-readings.yaml --out runs/ablate-readings …",
+        (f"ablate-readings/{ABLATION}",),
+        report,
+    ),
     "bias": Evidence("lidit bias --out runs/bias …", (f"bias/{BIAS}",), report, f"bias/{PLOT}"),
     "gates": Evidence(
         "lidit eval runs/ablate/runs/timeless-0/final.safetensors --cfg 1 --out runs/timeless-1 "
@@ -100,7 +105,7 @@ EVIDENCE = {
         report,
     ),
     "probe": Evidence(
-        "python -m lidit_stickers.probe --out runs/probe --gaps runs/ablate/ablation.json",
+        "python -m lidit_stickers.probe --out runs/probe --gaps runs/ablate-readings/ablation.json",
         (f"probe/{PROBE}",),
         report,
     ),

@@ -1,13 +1,14 @@
 """What an LLM understood of a prompt, by a linear probe, beside a model's text gap.
 
     python -m lidit_stickers.probe --out runs/probe
-    python -m lidit_stickers.probe --out runs/probe --gaps runs/ablate/ablation.json
+    python -m lidit_stickers.probe --out runs/probe --gaps runs/ablate-readings/ablation.json
 
 From the mean of a prompt's states a ridge regression tells kinds, numbers, colours, and which of
 two things stands left of the other or above it. It is fitted on captions of training, and judged
 on prompts that hold a combination which training never had, and on words that it never had.
 An LLM with random weights tells knowledge from the mere identity of tokens, and a bag of words from
-their order. --gaps puts the text gap of the variant that reads the same beside it.
+their order. --gaps puts the text gap of a transformer that learnt to read the same beside it,
+by recipes/ablate-readings.yaml.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor
 from lidit_core.errors import check, exit_status
 from lidit_core.llm.loading import source_fingerprint
 
+from ..llm_copies import COPIED, COPIES, write_lesser
 from .facts import FACTS, JUDGED, asked, learnt
 from .readings import READINGS, ProbedReading, bag_of_words, mean_states
 from .report import SharesByFact, read_gaps, write_report
@@ -41,8 +43,8 @@ def features(
         sources: where LLMs are that are not found under their names.
     """
     found = {}
-    ordered = sorted(readings, key=lambda r: (r.llm, r.random))
-    for (llm, _), group in groupby(ordered, key=lambda r: (r.llm, r.random)):
+    ordered = sorted(readings, key=lambda r: r.llm)
+    for llm, group in groupby(ordered, key=lambda r: r.llm):
         group = list(group)
         if llm:
             found |= mean_states(group, texts, sources)
@@ -95,6 +97,9 @@ def main(words: Sequence[str] | None = None) -> None:
     sources = dict(text.split("=", 1) for text in options.llm)
     gaps, trunk = read_gaps(options.gaps) if options.gaps else ({}, "")
     readings = [reading for reading in READINGS if reading.name in options.readings]
+    for name in {reading.llm for reading in readings} & {*COPIES} - {*sources}:
+        sources[name] = str(options.out / name)
+        write_lesser(name, sources.get(COPIED, COPIED), options.out / name)
     found = probed(readings, options.captions, options.every, sources)
     llms = sorted({reading.llm for reading in readings if reading.llm})
     record = {

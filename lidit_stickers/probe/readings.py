@@ -12,35 +12,33 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lidit_core.errors import check
-from lidit_core.llm.loading import LLM, load_llm
+from lidit_core.llm.loading import load_llm
 from lidit_core.text.encoder import LLMEncoder
 from lidit_core.text.states import PROMPT
 
+from ..llm_copies import COPIED, RANDOM
+
 BATCH = 16  # prompts
-SEED = 0  # of random weights
-SPREAD = 0.02  # of random weights, as most LLMs begin
-SMOLLM2, GEMMA, MINILM = "SmolLM2-135M-Instruct", "gemma-3-270m", "all-MiniLM-L6-v2"
+SMOLLM2, GEMMA, MINILM = COPIED, "gemma-3-270m", "all-MiniLM-L6-v2"
 
 
 @dataclass(frozen=True)
 class ProbedReading:
     """One way of reading a prompt; several of one LLM are read in one pass."""
 
-    name: str  # among `--readings`
+    name: str  # among `--readings`; and the variant of recipes/ablate-readings.yaml
     says: str
     llm: str = ""  # "" = a bag of words
     block: int = 0  # as `load_llm` has it, 0 = the embeddings
-    random: bool = False  # weights
-    variant: str = ""  # of `lidit ablate` whose text gap stands beside it; "" = one of its name
 
 
 READINGS = (
     ProbedReading("bag-of-words", "how often each word occurs"),
-    ProbedReading("random", "SmolLM2 with random weights, block -3", SMOLLM2, -3, random=True),
+    ProbedReading("random", "SmolLM2 with random weights, block -3", RANDOM, -3),
     ProbedReading("embeddings", "SmolLM2, embeddings", SMOLLM2, 0),
     ProbedReading("block-10", "SmolLM2, block 10", SMOLLM2, 10),
     ProbedReading("block-20", "SmolLM2, block 20", SMOLLM2, 20),
-    ProbedReading("block-minus-3", "SmolLM2, block -3", SMOLLM2, -3, variant="plain-full"),
+    ProbedReading("block-minus-3", "SmolLM2, block -3", SMOLLM2, -3),
     ProbedReading("last", "SmolLM2, last block", SMOLLM2, -1),
     ProbedReading("gemma", "Gemma 3 270M, block -3", GEMMA, -3),
     ProbedReading("minilm", "MiniLM, last block", MINILM, -1),
@@ -76,22 +74,9 @@ def mean_states(
             f"reading {reading.name} is of block {reading.block}, and {llm.name} has "
             f"{llm.blocks}; leave it out of --readings",
         )
-    if first.random:
-        randomise(llm)
     encoder, found = LLMEncoder(llm, "none"), []
     for start in tqdm(range(0, len(texts), BATCH), desc=llm.name, unit="batch", disable=None):
         rows = encoder.encode_rows(texts[start : start + BATCH])
         found += [row.hidden[row.roles == PROMPT].mean(0) for row in rows]
     states = torch.stack(found).unflatten(-1, (llm.blocks + 1, llm.width))
     return {r.name: states[:, r.block % (llm.blocks + 1)].clone() for r in readings}
-
-
-@torch.no_grad()
-def randomise(llm: LLM) -> None:
-    """Give an LLM random weights as before any training; norms stay 1 wherever they begin so."""
-    generator = torch.Generator().manual_seed(SEED)
-    for name, weight in llm.module.named_parameters():
-        if weight.ndim > 1:
-            weight.copy_(SPREAD * torch.randn(weight.shape, generator=generator))
-        else:
-            weight.fill_(float("norm" in name.lower() and name.endswith("weight")))

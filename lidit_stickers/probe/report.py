@@ -50,7 +50,7 @@ def write_report(
     plain = {
         "record": dict(record),
         "readings": [
-            {**asdict(r), "found": _plain(found[r.name]), "text_gap": gaps.get(_variant(r))}
+            {**asdict(r), "found": _plain(found[r.name]), "text_gap": gaps.get(r.name)}
             for r in readings
         ],
     }
@@ -59,10 +59,6 @@ def write_report(
         with replacing(out / name) as beside:
             beside.write_text(content, encoding="utf-8")
     return text
-
-
-def _variant(reading: ProbedReading) -> str:
-    return reading.variant or reading.name
 
 
 def _plain(found: Mapping[str, Mapping[str, Share]]) -> dict:
@@ -89,7 +85,7 @@ def _lines(
     yield ""
     llms = "; ".join(f"{name} {said[:12]}" for name, said in record["llms"].items())
     trunk = record["trunk_sha256"][:12]
-    beside = f" Text gaps are of variants that were forked from {trunk}." if trunk else ""
+    beside = f" Text gaps are of transformers that were forked from {trunk}." if trunk else ""
     yield f"--every {record['every']}; {llms or 'no LLM'}.{beside}"
     some = found[readings[0].name]
     heads = [
@@ -105,8 +101,7 @@ def _lines(
             for fact in FACTS
             if fact.name in by_fact
         ]
-        variant = _variant(reading)
-        gap = f"{gaps[variant]:.5f} (`{variant}`)" if variant in gaps else ""
+        gap = f"{gaps[reading.name]:.5f}" if reading.name in gaps else ""
         yield f"| {reading.says} | {' | '.join(cells)} | {gap} |"
 
 

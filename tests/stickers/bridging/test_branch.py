@@ -12,11 +12,9 @@ from tiny_llm import save_llm
 
 from lidit_core.bridge.file import load_bridge
 from lidit_core.errors import LiDiTError
-from lidit_core.io.tensors import read_safetensors
 from lidit_core.text.spec import LLMSpec
 from lidit_core.text.templates import find_template
 from lidit_stickers.bridging.branch import Comparison, main
-from lidit_stickers.bridging.files import write_random_llm
 from lidit_stickers.bridging.report import MARKDOWN
 from lidit_stickers.bridging.variants import RIDGE, VARIANTS, WHOLE
 
@@ -68,20 +66,6 @@ def test_every_bridge_is_made_drawn_and_told(comparison):
     made = [file.stat().st_mtime_ns for file in files]
     assert comparison.run() == text  # nothing is done again
     assert [file.stat().st_mtime_ns for file in files] == made
-
-
-def test_a_random_llm_has_the_others_sizes_and_norms(tmp_path):
-    save_llm(tmp_path / "llm")
-    for name in ("one", "same"):
-        write_random_llm(str(tmp_path / "llm"), tmp_path / name)
-    one, same, known = (
-        read_safetensors(tmp_path / name / "model.safetensors")[0]
-        for name in ("one", "same", "llm")
-    )
-    assert {k: v.shape for k, v in one.items()} == {k: v.shape for k, v in known.items()}
-    assert all(torch.equal(one[name], same[name]) for name in one)
-    for name, tensor in known.items():
-        assert torch.equal(one[name], tensor) == (tensor.ndim < 2)
 
 
 def test_a_mistake_is_one_sentence(comparison, tmp_path):
