@@ -115,7 +115,9 @@ ELSEWHERE = {
     "lidit ablate --print-plan recipes/ablate-halves.yaml": (
         "tests/stickers/ablation/test_halves.py"
     ),
-    "lidit ablate --print-plan recipes/ablate-readings.yaml": ("tests/stickers/test_llm_copies.py"),
+    "lidit ablate --print-plan recipes/ablate-readings.yaml": (
+        "tests/stickers/ablation/test_llm_copies.py"
+    ),
     "lidit ablate recipes/ablate-adapter.yaml": "tests/stickers/ablation/test_adapters_compared.py",
     "lidit bias": "tests/stickers/test_bias.py",
     "lidit eval --pictures": "tests/eval/test_evaluation.py",
@@ -163,7 +165,7 @@ ELSEWHERE = {
     "python -m lidit_stickers.ceiling": "tests/stickers/test_commands.py",
     "python -m lidit_stickers.compare": "tests/stickers/test_compare.py",
     "python -m lidit_stickers.evidence": "tests/stickers/ablation/test_evidence.py",
-    "python -m lidit_stickers.llm_copies": "tests/stickers/test_llm_copies.py",
+    "python -m lidit_stickers.llm_copies": "tests/stickers/ablation/test_llm_copies.py",
     "python -m lidit_stickers.making.adapter_scores": "tests/stickers/making/test_scores.py",
     "python -m lidit_stickers.making.scores": "tests/stickers/making/test_scores.py",
     "python -m lidit_stickers.making.strip": "tests/stickers/making/test_scores.py",

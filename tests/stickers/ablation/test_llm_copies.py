@@ -1,6 +1,6 @@
 """LLMs that know less than what they are copies of.
 
-Run: pytest tests/stickers/test_llm_copies.py
+Run: pytest tests/stickers/ablation/test_llm_copies.py
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lidit_stickers.llm_copies import COPIED, COPIES, RANDOM, main, write_lesser
 from lidit_stickers.probe.readings import READINGS
 from lidit_train.tasks.task import open_task
 
-SHIPPED = Path(__file__).resolve().parents[2] / "recipes" / "ablate-readings.yaml"
+SHIPPED = Path(__file__).resolve().parents[3] / "recipes" / "ablate-readings.yaml"
 TURNED = ["a red cat red", "a cat red red"]
 
 
