@@ -1,4 +1,4 @@
-"""Files that a comparison of bridges is made of."""
+"""The file of a bridge's ridge alone."""
 
 from __future__ import annotations
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from lidit_core.errors import LiDiTError, first_line
+from lidit_core.errors import LiDiTError, check, first_line
 from lidit_core.io.atomic import replacing
 
 from .facts import FACTS
-from .readings import ProbedReading
+from .readings import READINGS, ProbedReading
 from .ridge import Share
 
 MARKDOWN, JSON = "probe.md", "probe.json"
@@ -19,18 +19,29 @@ SharesByFact = Mapping[str, Mapping[str, Mapping[str, Share]]]  # reading, list 
 
 
 def read_gaps(path: Path) -> tuple[dict[str, float], str]:
-    """The mean text gap of each variant of an ablation, and the SHA-256 of what it began with."""
+    """The mean text gap of each reading, and the SHA-256 of what their transformers began with.
+
+    Raises:
+        LiDiTError: the file cannot be read, or is of another ablation.
+    """
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
         runs = told["runs"].items()
         gaps = {name: [g for by_seed in run["gaps"] for g in by_seed] for name, run in runs}
         means = {name: sum(all_) / len(all_) for name, all_ in gaps.items()}
-        return means, str(told.get("trunk_sha256", ""))
+        trunk = str(told.get("trunk_sha256", ""))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise LiDiTError(
             f"--gaps {path} cannot be read ({first_line(error)}); expected the ablation.json that "
             "`lidit ablate` writes"
         ) from error
+    missing = [reading.name for reading in READINGS if reading.name not in means]
+    check(
+        not missing,  # another ablation may call by a reading's name what has a refiner besides
+        f"--gaps {path} has no variant {', '.join(missing)}; expected the ablation.json of "
+        "recipes/ablate-readings.yaml, as the variants of others read otherwise",
+    )
+    return means, trunk
 
 
 def write_report(

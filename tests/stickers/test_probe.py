@@ -107,7 +107,8 @@ def test_the_command_in_its_smallest_form(tmp_path, capsys):
     for name, make in ((SMOLLM2, save_llm), (GEMMA, save_llm), (MINILM, save_encoder)):
         depth = {"num_hidden_layers": 22} if name == SMOLLM2 else {}
         llms += ["--llm", f"{name}={make(tmp_path / name, **depth)}"]
-    runs = {"gemma": {"gaps": [[0.25, 0.75]]}, "random": {"gaps": [[0.5], [1.0]]}}
+    runs = {reading.name: {"gaps": [[0.1]]} for reading in READINGS}
+    runs |= {"gemma": {"gaps": [[0.25, 0.75]]}, "random": {"gaps": [[0.5], [1.0]]}}
     gaps = {"runs": runs, "trunk_sha256": "0123456789abcdef"}
     (tmp_path / "ablation.json").write_text(json.dumps(gaps))
     told = ["--gaps", str(tmp_path / "ablation.json")]
@@ -142,6 +143,16 @@ def test_a_mistake_is_one_sentence(tmp_path, words, told):
     with pytest.raises(LiDiTError, match=told) as caught:
         main(["--out", str(tmp_path), *words])
     assert "\n" not in str(caught.value)
+
+
+def test_gaps_of_another_ablation_are_refused(tmp_path):
+    """Such as recipes/ablate.yaml's, whose `gemma` and `minilm` have a refiner."""
+    told = {"runs": {name: {"gaps": [[0.5]]} for name in ("gemma", "minilm", "plain-none")}}
+    (tmp_path / "ablation.json").write_text(json.dumps(told))
+    words = ["--readings", "gemma", "minilm", "--gaps", str(tmp_path / "ablation.json")]
+    with pytest.raises(LiDiTError, match="has no variant bag-of-words, random, .*readings.yaml"):
+        main(["--out", str(tmp_path / "out"), *words])
+    assert not (tmp_path / "out").exists()
 
 
 def test_too_shallow_an_llm_is_one_sentence(tmp_path):
