@@ -2,11 +2,13 @@
 
 Written from the format's contract (github.com/nicolab28/ComfyUI-ClipProj). A file is safetensors:
 
-    W                  (X, C)  ridge, on the standardised states of one block, token by token
-    mean_in, std_in    (X,)    of those states
+    mean_in, std_in    (X,)    of the states of one block
     mean_out, std_out  (C,)    of the larger LLM's
+    W                  (X, C)  ridge, on the standardised states, token by token
+    mlp.N.weight/bias          linear layers with GELU between them, on the same states
     sink_out           (C,)    optional: the first row of every prompt, which never varies
-    mlp.N.weight/bias          optional: linear layers with GELU between them, added to the ridge
+
+Ridge and layers are added; a file has one of them or both.
 
 ``tap`` in the metadata is the block whose output is read, counted from 1; the prompt is read
 without a template. Everything else in the metadata is for people. Files of the format's older form,
@@ -32,8 +34,14 @@ from .rows import StudentTokens
 
 WEIGHT, TAP = "W", "tap"
 SOURCE = "source_model"  # of the metadata: the LLM, as whoever made the file called it
-VECTORS = {"mean_in": 0, "std_in": 0, "mean_out": 1, "std_out": 1}  # which side of W each fits
-SINK, MLP = "sink_out", re.compile(r"mlp\.(\d+)\.(weight|bias)")
+READ, WRITTEN = "mean_in", "mean_out"  # which say how wide the LLM and the rows are
+VECTORS = {
+    READ: READ,
+    "std_in": READ,
+    WRITTEN: WRITTEN,
+    "std_out": WRITTEN,
+}  # what each is as wide as
+SINK, LAYERS, MLP = "sink_out", "mlp.", re.compile(r"mlp\.(\d+)\.(weight|bias)")
 TAGS = "minimax_token_tags"  # of the model that the format was made for: 1 = a token of text
 DEEPEST, BUDGET = 64, 32768
 
@@ -45,20 +53,19 @@ class Projection(nn.Module):
     std_in: Tensor
     mean_out: Tensor
     std_out: Tensor
-    W: Tensor
+    W: Tensor | None
     sink_out: Tensor | None
 
     def __init__(self, tensors: Mapping[str, Tensor], layers: nn.Sequential | None) -> None:
         super().__init__()
-        for name in (WEIGHT, *VECTORS):
-            self.register_buffer(name, tensors[name].float())
-        sink = tensors.get(SINK)
-        self.register_buffer(SINK, None if sink is None else sink.float())
+        for name in (*VECTORS, WEIGHT, SINK):
+            given = tensors.get(name)
+            self.register_buffer(name, None if given is None else given.float())
         self.mlp = layers
 
     def forward(self, hidden: Tensor) -> Tensor:
         entered = (hidden.float() - self.mean_in) / self.std_in
-        rows = entered @ self.W
+        rows = entered @ self.W if self.W is not None else torch.zeros_like(self.mean_out)
         if self.mlp is not None:
             rows = rows + self.mlp(entered)
         rows = rows * self.std_out + self.mean_out
@@ -77,7 +84,7 @@ class LoadedProjection:
 
     @property
     def width(self) -> int:
-        return self.projection.W.shape[1]
+        return len(self.projection.mean_out)
 
     def name_note(self, name: str) -> str:
         """A sentence on an LLM of another name than the file says that it was made for, or "".
@@ -105,7 +112,12 @@ def _letters(name: str) -> str:
 
 def is_clipproj(names) -> bool:
     """Whether a file with tensors of these names is one."""
-    return {WEIGHT, *VECTORS} <= set(names)
+    found = set(names)
+    return set(VECTORS) <= found and (WEIGHT in found or any(map(_in_layers, found)))
+
+
+def _in_layers(name: str) -> bool:
+    return name.startswith(LAYERS)
 
 
 def load_clipproj(path: str | Path) -> LoadedProjection:
@@ -120,13 +132,13 @@ def load_clipproj(path: str | Path) -> LoadedProjection:
         "maker's to_safetensors.py converts it",
     )
     tensors, metadata = read_safetensors(path)
+    lacking = sorted(set(VECTORS) - set(tensors)) or [f"both {WEIGHT} and {LAYERS}N.weight"]
     check(
         is_clipproj(tensors),
-        f"{path} lacks {', '.join(sorted({WEIGHT, *VECTORS} - set(tensors)))} and is no ClipProj "
-        "projection; fetch it again",
+        f"{path} lacks {', '.join(lacking)} and is no ClipProj projection; fetch it again",
     )
     _check_shapes(tensors, path)
-    read = tensors[WEIGHT].shape[0]
+    read = len(tensors[READ])
     llm = LLMSpec(
         metadata.get(SOURCE) or f"an LLM that is {read} wide",
         read,
@@ -140,7 +152,7 @@ def load_clipproj(path: str | Path) -> LoadedProjection:
 @torch.no_grad()
 def projected(loaded: LoadedProjection, student: StudentTokens) -> Entry:
     """The entry of one prompt: a row for each of the LLM's tokens, on the projection's device."""
-    device = loaded.projection.W.device
+    device = loaded.projection.mean_in.device
     rows = loaded.projection(student.states.hidden.to(device))
     return rows, {TAGS: torch.ones(rows.shape[1], dtype=torch.int64, device=device)}
 
@@ -157,17 +169,14 @@ def _tap(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: str |
 
 
 def _check_shapes(tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    weight = tensors[WEIGHT]
-    check(
-        weight.ndim == 2 and weight.is_floating_point(),
-        f"{path} has W of shape {tuple(weight.shape)}; expected numbers (in, out): fetch it again",
-    )
-    for name, side in {**VECTORS, SINK: 1}.items():
-        found = tuple(tensors[name].shape) if name in tensors else (weight.shape[side],)
+    wanted = {name: (tensors[side].numel(),) for name, side in {**VECTORS, SINK: WRITTEN}.items()}
+    wanted[WEIGHT] = (*wanted[READ], *wanted[WRITTEN])
+    for name, shape in wanted.items():
+        found = tensors.get(name)
         check(
-            found == (weight.shape[side],),
-            f"{path} has {name} of shape {found}; expected ({weight.shape[side]},) by its W: fetch "
-            "it again",
+            found is None or (tuple(found.shape) == shape and found.is_floating_point()),
+            f"{path} has {name} of shape {found is not None and tuple(found.shape)}; expected "
+            f"numbers {shape} by its {READ} and {WRITTEN}: fetch it again",
         )
     bad = [n for n, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]
     check(not bad, f"{path} holds numbers that are not finite in {bad[:1]}; fetch it again")
@@ -177,7 +186,7 @@ def _check_shapes(tensors: Mapping[str, Tensor], path: str | Path) -> None:
 
 def _layers(tensors: Mapping[str, Tensor], path: str | Path) -> nn.Sequential | None:
     """The linear layers that the keys name, in their order, with GELU between them."""
-    found = {n: t for n, t in tensors.items() if n.startswith("mlp.")}
+    found = {name: t for name, t in tensors.items() if _in_layers(name)}
     if not found:
         return None
     named = [MLP.fullmatch(name) for name in found]
@@ -190,7 +199,7 @@ def _layers(tensors: Mapping[str, Tensor], path: str | Path) -> nn.Sequential | 
         f"{path} has an MLP of {listed(sorted(found), 5)}; expected mlp.N.weight and "
         "mlp.N.bias: fetch it again",
     )
-    width, made = tensors[WEIGHT].shape[0], []
+    width, made = len(tensors[READ]), []
     for n in places:
         weight, bias = found[f"mlp.{n}.weight"].float(), found.get(f"mlp.{n}.bias")
         fits = weight.shape[1] == width and (bias is None or tuple(bias.shape) == weight.shape[:1])
@@ -200,11 +209,11 @@ def _layers(tensors: Mapping[str, Tensor], path: str | Path) -> nn.Sequential | 
         layer.load_state_dict(state, assign=True)
         made += [nn.GELU(), layer] if made else [layer]
         width = weight.shape[0]
-    last = f"mlp.{places[-1]}"
+    last, written = f"mlp.{places[-1]}", len(tensors[WRITTEN])
     check(
-        width == tensors[WEIGHT].shape[1],
-        f"{path} has {last} of {width} numbers; expected {tensors[WEIGHT].shape[1]} by its W: "
-        "fetch it again",
+        width == written,
+        f"{path} has {last} of {width} numbers; expected {written} by its {WRITTEN}: fetch it "
+        "again",
     )
     return nn.Sequential(*made)
 

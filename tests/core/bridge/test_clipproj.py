@@ -34,7 +34,7 @@ def tensors(depth: int = 0, sink: bool = False) -> dict[str, torch.Tensor]:
 def reference(t: dict[str, torch.Tensor], h: torch.Tensor) -> torch.Tensor:
     """What the format's contract says, written out."""
     x = (h - t["mean_in"]) / t["std_in"]
-    y, correction = x @ t["W"], x
+    y, correction = x @ t["W"] if "W" in t else 0, x
     places = sorted({int(n.split(".")[1]) for n in t if n.startswith("mlp.")})
     for n in places:
         correction = F.gelu(correction) if n else correction
@@ -62,9 +62,13 @@ def test_another_llm_of_that_width_is_told_where_the_file_names_one(tmp_path, na
 
 
 @pytest.mark.parametrize("sink", [False, True])
-@pytest.mark.parametrize("depth", [0, 1, 3])
-def test_it_gives_what_the_contract_says(tmp_path, depth, sink):
+@pytest.mark.parametrize(
+    ("depth", "ridge"), [(0, True), (1, True), (3, True), (1, False), (3, False)]
+)
+def test_it_gives_what_the_contract_says(tmp_path, depth, ridge, sink):
     made, told = tensors(depth, sink), {"tap": "7", "source_model": "Qwen3-VL-4B", "cos_test": "1"}
+    if not ridge:  # as in the files that are called -mlp since version 0.1.13
+        del made["W"]
     save_file(made, tmp_path / "p.safetensors", told)
     loaded = load_clipproj(tmp_path / "p.safetensors")
     assert (loaded.llm.name, loaded.llm.width, loaded.llm.block) == ("Qwen3-VL-4B", READ, 7)
@@ -79,14 +83,23 @@ def _without(name):
     return lambda made, told: made.pop(name)
 
 
+def _without_both(made, told):
+    for name in list(made):
+        if name == "W" or name.startswith("mlp."):
+            del made[name]
+
+
 def _as(name, tensor):
     return lambda made, told: made.__setitem__(name, tensor)
 
 
 MISTAKES = {
     "lacks std_out and is no ClipProj": _without("std_out"),
-    "has mean_out of shape (3,); expected (20,)": _as("mean_out", torch.ones(3)),
-    "has sink_out of shape (3,); expected (20,)": _as("sink_out", torch.ones(3)),
+    "lacks both W and mlp.N.weight and is no ClipProj": _without_both,
+    "has std_out of shape (20,); expected numbers (3,)": _as("mean_out", torch.ones(3)),
+    "has mean_in of shape (1, 24); expected numbers (24,)": _as("mean_in", torch.ones(1, READ)),
+    "has W of shape (20, 24); expected numbers (24, 20)": _as("W", torch.ones(WRITTEN, READ)),
+    "has sink_out of shape (3,); expected numbers (20,)": _as("sink_out", torch.ones(3)),
     "not finite in ['W']": _as("W", torch.full((READ, WRITTEN), torch.nan)),
     "a std_in of 0": _as("std_in", torch.zeros(READ)),
     "has tap=''; expected the number": lambda made, told: told.pop("tap"),
@@ -115,4 +128,8 @@ def test_files_that_can_run_code_are_refused_unopened(tmp_path, name):
 
 
 def test_other_files_are_told_apart():
-    assert is_clipproj(tensors()) and not is_clipproj({"base.text": 0, "W": 0})
+    whole = tensors(1)
+    assert is_clipproj(tensors()) and is_clipproj(
+        {name: whole[name] for name in whole if name != "W"}
+    )
+    assert not is_clipproj({"base.text": 0, "W": 0})
