@@ -55,18 +55,30 @@ def _fused_entry(entries: Sequence[HostEntry], weights: Sequence[float], fusion)
         text = text_of(*entry)
         branches += [_weighted(branch, weight) for branch in text.branches]
         fusion = fusion or text.fusion
-    _tell_of_idle_weight(branches)
+    _tell_of_weights(branches, fusion)
     return entry_of(PromptText(_same_rows(branches), fusion), like=entries[0])
 
 
-def _tell_of_idle_weight(branches: Sequence[BranchText]) -> None:
-    """Note a weight of the only LLM: it says how much that one counts beside others."""
+def _tell_of_weights(branches: Sequence[BranchText], fusion: str | None) -> None:
+    """Note weights that do nothing, or another thing than to tell the LLMs apart.
+
+    Of keys the ratio of the weights counts alone. How far the LLMs read each other is lowered by
+    the largest weight of the others where that is below 1.
+    """
     read = [branch for branch in branches if branch.options.weight]
-    if len(read) == 1 and read[0].options.weight != 1:
+    weights = [branch.options.weight for branch in read]
+    if len(read) == 1 and weights[0] != 1:
         note(
-            f"the weight {read[0].options.weight:g} of {read[0].llm} has no effect, for no other "
+            f"the weight {weights[0]:g} of {read[0].llm} has no effect, for no other "
             "LLM takes part; connect a second one, or give weight 1"
         )
+    elif len(read) > 1 and max(weights) < 1 and fusion != "concatenation":
+        note(
+            f"the largest weight is {max(weights):g}, which also lowers what the LLMs read of each "
+            "other where they are fused so; give the LLM that counts most 1"
+        )
+    elif len(read) > 1 and min(weights) == max(weights) != 1:
+        note(f"the weights are all {weights[0]:g}, which is the same as all 1; give one another")
 
 
 def _weighted(branch: BranchText, weight: float) -> BranchText:

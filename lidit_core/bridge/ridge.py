@@ -17,6 +17,7 @@ from torch import Tensor
 
 FLOOR = 0.05  # of a tap's median deviation, below which no number's deviation goes
 STILL = 1e-3  # relative deviation over prompts below which a row is a constant
+SEEN = 8  # rows below which nothing is known of whether they vary
 SHRINKING = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the states' mean variance
 SHRUNK = 4.0  # rows' worth by which a constant that is seldom seen is drawn to 0
 
@@ -61,15 +62,22 @@ class Statistics:
         count = self.count.clamp(min=1)[:, None]
         size = (self.square / count).mean(1)
         varying = (self.square / count - self.means.square()).clamp(min=0).mean(1)
-        return (self.count > 0) & (varying <= STILL**2 * size)
+        return (self.count >= SEEN) & (varying <= STILL**2 * size)
 
 
 def floored(deviation: Tensor, taps: Sequence[int] = ()) -> Tensor:
-    """Deviations (C,) of at least `FLOOR` of their tap's median; of a tap that never varies 1."""
+    """Deviations (C,) of at least `FLOOR` of their tap's median; of a tap that never varies 1.
+
+    The median is of numbers that vary: zeros with which an encoder fills its rows up are none.
+    """
     parts = deviation.split(list(taps) or [len(deviation)])
-    least = [(FLOOR * part.median()).expand(len(part)) for part in parts]
+    least = [(FLOOR * _median(part[part > 0])).expand(len(part)) for part in parts]
     raised = torch.maximum(deviation, torch.cat(least))
     return raised.where(raised > 0, 1.0)
+
+
+def _median(values: Tensor) -> Tensor:
+    return values.median() if len(values) else values.new_zeros(())
 
 
 @dataclass(frozen=True)

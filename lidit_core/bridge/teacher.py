@@ -2,8 +2,8 @@
 
 `teacher.safetensors` lies in the recording's folder: the encoder's tokenizer, the layout of its
 rows, and 128 numbers for each id, the principal components of its own table of token embeddings.
-Of a host's encoder it also holds the empty prompt's conditioning as exact as it was given, and
-the prompts that the host reads as more than plain text.
+It also holds the empty prompt's conditioning as exact as it was given, and of a host's encoder the
+prompts that the host reads as more than plain text.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class Teacher:
 
     Args:
         seeds: (ids, SEEDS) bfloat16.
-        empty: the empty prompt's conditioning, exactly; None = as the recording's probes have it.
+        empty: the empty prompt's conditioning, exactly; None = as the probes of a recording of an
+            older version have it.
         unread: numbers of the recorded prompts that `rows` does not read as the encoder did.
     """
 

@@ -47,6 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
     from tqdm import tqdm
 
     from ..bridge.teacher import write_teacher
@@ -68,7 +70,8 @@ def run(args: argparse.Namespace) -> int:
         about = {"encoder": teacher.spec.name}
     else:
         spec, encoder = _opened(args)
-        encode, teacher = _of_llm(encoder), _teacher(spec, encoder)
+        encode = _of_llm(encoder)
+        teacher = replace(_teacher(spec, encoder), empty=encode("")[0])
         about = {"encoder": spec.name, "block": spec.block, "template": spec.template.name}
 
     with tqdm(total=len(prompts), unit="prompt", disable=None) as bar:

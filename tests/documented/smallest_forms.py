@@ -179,6 +179,7 @@ ELSEWHERE = {
     "python -m lidit_stickers.text_gap": "tests/stickers/test_text_gap.py",
     "python -m lidit_stickers.token_places": "tests/stickers/test_token_places.py",
     "python -m lidit_stickers.training_captions": "tests/stickers/test_commands.py",
+    "python -m benchmarks.branch_weight": "tests/core/model/test_branch_weight.py",
     "python -m benchmarks.bridge": "tests/train/tasks/bridge/test_bridge_benchmark.py",
     "python -m benchmarks.suite": "tests/test_suite_times.py",
     "python -m benchmarks.throughput": "tests/train/test_throughput.py",

@@ -174,6 +174,17 @@ def test_rows_that_do_not_vary_are_found_and_deviations_have_a_floor():
     raised = floored(deviations, (3, 3))
     assert raised.tolist() == pytest.approx([1.0, 1.0, FLOOR, 10.0, 10 * FLOOR, 10.0])
     assert floored(torch.zeros(3)).tolist() == [1.0, 1.0, 1.0]
+    filled = torch.tensor([1.0, 1e-9, 1.0, 0.0, 0.0, 0.0, 0.0])  # SD3 fills CLIP's rows up
+    assert floored(filled).tolist() == pytest.approx([1.0, FLOOR, 1.0, *[FLOOR] * 4])
+
+
+def test_a_row_that_was_seldom_seen_is_no_constant():
+    """Of a place that one prompt of a collection reaches nothing says that it never varies."""
+    seen = Statistics(4, 2)
+    for _ in range(10):
+        seen.add(torch.ones(1, 4), torch.zeros(1).long())
+    seen.add(torch.randn(1, 4), torch.ones(1).long())
+    assert seen.still().tolist() == [True, False]
 
 
 @pytest.mark.parametrize(

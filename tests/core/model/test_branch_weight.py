@@ -6,8 +6,10 @@ import itertools
 
 import pytest
 import torch
-from tiny_lidit import random_lidit, random_noise, random_texts
+from tiny_lidit import random_lidit, random_texts
 
+from benchmarks import branch_weight
+from benchmarks.branch_weight import PROMPT, distances, step
 from lidit_core.errors import LiDiTError
 from lidit_core.model.attention import scaled_dot_product
 from lidit_core.model.refiners import BranchOptions
@@ -15,9 +17,7 @@ from lidit_core.model.text_side import TextOptions
 from lidit_core.pipeline import load_pipeline
 from lidit_core.text.states import stack_states
 
-WEIGHTS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 NEAR = 0.02  # of the distance between a weight of 1 and a branch that is removed
-PROMPT = "two cats and a dog on a yellow background"
 
 
 @pytest.fixture(scope="module")
@@ -30,26 +30,24 @@ def duo():
     return pipeline
 
 
-def step(model, text, weights, t=900.0):
-    options = TextOptions({i: BranchOptions(weight=w) for i, w in weights.items()})
-    rows = len(next(iter(text.values())))
-    x = random_noise(rows, 16, 16)
-    with torch.no_grad():
-        return model(x, torch.full((rows,), t), text, options)
-
-
-def distances(model, text, branch):
-    """From a branch that is removed, as shares of the distance at weight 1."""
-    removed = step(model, text, {branch: 0.0})
-    far = [float((step(model, text, {branch: w}) - removed).norm()) for w in WEIGHTS]
-    return [distance / far[0] for distance in far]
-
-
 @pytest.mark.parametrize("branch", [0, 1])
 def test_it_falls_to_removed_with_the_shipped_weights(duo, branch):
     found = distances(duo.model, duo.encode([PROMPT]), branch)
     assert all(b < a for a, b in itertools.pairwise(found)), found
     assert found[-1] < NEAR, found
+
+
+def test_the_table_has_a_row_for_each_llm(duo, capsys):
+    branch_weight.main([])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 and all(
+        f"| {llm.name} | 1.0000 |" in lines[2 + i] for i, llm in enumerate(duo.model.config.llms)
+    )
+
+
+def test_a_model_of_one_llm_has_no_such_table():
+    with pytest.raises(LiDiTError, match="reads SmolLM2-135M-Instruct alone; expected a model of"):
+        branch_weight.main(["--model", "stickers"])
 
 
 @pytest.mark.parametrize("llms, branch", [(2, 0), (2, 1), (3, 0), (3, 2)])
@@ -79,7 +77,7 @@ def test_a_weight_does_not_depend_on_what_else_is_in_the_batch():
     both = {0: stack_states([text[0]] * 2), 1: stack_states([text[1], text[1].emptied()])}
     weights = {0: 0.2, 1: 3.0}
     together = step(model, both, weights)
-    x = random_noise(2, 16, 16)
+    x = torch.randn(2, 16, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         alone = model(x[1:], torch.tensor([900.0]), {0: text[0]})
     assert (together[1:] - alone).abs().max() <= 1e-5

@@ -109,6 +109,27 @@ def test_a_weight_of_the_only_llm_is_idle_and_told(kit, model, caplog):
     assert "no effect" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("weights", "fusion", "told"),
+    [
+        ((2.0, 2.0), "as trained", "the weights are all 2, which is the same as all 1"),
+        ((0.5, 0.5), "concatenation", "the weights are all 0.5, which is the same as all 1"),
+        ((0.5, 0.2), "as trained", "the largest weight is 0.5, which also lowers"),
+        ((1.0, 0.2), "as trained", ""),
+        ((1.0, 1.0), "as trained", ""),
+    ],
+)
+def test_weights_that_do_not_tell_the_llms_apart_are_told(
+    kit, model, caplog, weights, fusion, told
+):
+    given = kit.prompt("alpha", 9), kit.prompt("beta", 7)
+    fused = fuse(kit, *given, weights=weights, fusion=fusion)
+    assert ("weight" in caplog.text) == bool(told) and told in caplog.text
+    if "same as all 1" in told:
+        plain = fuse(kit, *given, fusion=fusion)
+        assert close(kit.sample(model, fused), kit.sample(model, plain), 1e-4)
+
+
 def test_switches_set_before_the_fusion_are_kept(kit, model):
     one, two = kit.prompt(seed=1), kit.prompt("beta", seed=2)
     causal = fuse(kit, refine(kit, one, attention="causal"), two)
