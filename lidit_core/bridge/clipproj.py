@@ -169,7 +169,8 @@ def _tap(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: str |
 
 
 def _check_shapes(tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    wanted = {name: (tensors[side].numel(),) for name, side in {**VECTORS, SINK: WRITTEN}.items()}
+    sides = {**VECTORS, SINK: WRITTEN}
+    wanted: dict[str, tuple[int, ...]] = {n: (tensors[side].numel(),) for n, side in sides.items()}
     wanted[WEIGHT] = (*wanted[READ], *wanted[WRITTEN])
     for name, shape in wanted.items():
         found = tensors.get(name)
