@@ -5,7 +5,6 @@ The same command in further processes shares the work: each takes the next run t
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -15,20 +14,20 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from lidit_core.errors import LiDiTError, check
-from lidit_core.io.atomic import replacing
+from lidit_core.errors import check
 from lidit_core.io.hashes import sha256
 from lidit_core.llm.locate import available
 from lidit_core.shipped import find_base, find_model
 from lidit_train.run import FINAL, train
+from lidit_train.tasks.lidit.start import configuration
 
+from .asked import LLMS, agree, hashes_of, read_llms
 from .measuring import Measuring, RunMeasurements, is_measured, measure
 from .recipes import CACHE, TRUNK, fork_fields, fork_recipe, run_folder, with_cache
 from .table import write_tables
 from .trunk import autoencoder, copy, kept
 from .variants import Ablation, Variant
 
-ASKED = "asked.json"  # what a run was asked for, so that no two are ever mixed
 LOCK = "ablating.lock"  # held by the process that has a run, or the trunk
 PROMPTS = "prompts"  # in the caches: states of what is drawn and of held-out captions
 RESUMING = ("checkpoints", "weights")  # folders of a run that only going on needs
@@ -86,7 +85,7 @@ class Ablating:
         """
         folder = run_folder(self.out, variant.name, seed)
         with self._alone(folder, wait):
-            _agree(folder, self._asked(variant, seed, trunk))
+            agree(folder, self._asked(variant, seed, trunk))
             told = is_measured(self.ablation, folder, pictures)
             if not told:
                 self._finish(variant, seed, trunk, pictures)
@@ -104,7 +103,8 @@ class Ablating:
         """Write the table of the seeds that are through."""
         runs = [(v, s) for s in self._through(pictures=False) for v in self.ablation.variants]
         found = {(v.name, seed): self._kept(v, seed, trunk) for v, seed in runs}
-        return write_tables(self.ablation, found, self._hashes(trunk), self.out)
+        read = {f"{v.name}-{s}": read_llms(run_folder(self.out, v.name, s)) for v, s in runs}
+        return write_tables(self.ablation, found, self._hashes(trunk), read, self.out)
 
     def _alone(self, folder: Path, wait: bool = True) -> FileLock:
         """The lock that keeps other processes from a folder's run; it goes when its process dies.
@@ -140,16 +140,19 @@ class Ablating:
         return path
 
     def _trained_trunk(self, folder: Path) -> Path:
-        _agree(folder, {"recipe": self.ablation.trunk})
-        if not (folder / FINAL).exists():
-            recipe = with_cache(self.ablation.trunk, self.out)
+        recipe = with_cache(self.ablation.trunk, self.out)
+        names = [spec.name for spec in configuration(recipe.model, recipe.stages).llms]
+        trained = (folder / FINAL).exists()  # then nothing reads its LLMs
+        read = {} if trained else hashes_of(names, self.llms)
+        agree(folder, {"recipe": self.ablation.trunk, LLMS: read})
+        if not trained:
             train(recipe, folder, self.device, self.llms, self._told(TRUNK, recipe.steps))
         return folder / FINAL
 
     def _kept(self, variant: Variant, seed: int, trunk: Path) -> RunMeasurements:
         """A run that is through, but for pictures, which needs nobody's leave to be read."""
         folder = run_folder(self.out, variant.name, seed)
-        _agree(folder, self._asked(variant, seed, trunk))
+        agree(folder, self._asked(variant, seed, trunk))
         by = self._measuring(variant)
         return measure(self.ablation, folder / FINAL, folder, by, pictures=False)
 
@@ -173,7 +176,7 @@ class Ablating:
         return Measuring(sources, self.device, None if self.ablation.adapter else cache)
 
     def _asked(self, variant: Variant, seed: int, trunk: Path) -> dict[str, Any]:
-        """What decides a run's figures; trunk and autoencoder by what they hold."""
+        """What decides a run's figures; trunk, autoencoder and LLMs by what they hold."""
         fields = fork_fields(self.asked, variant, seed, "")
         gap, score = self.ablation.gap, self.ablation.score
         also = {"also": [[s.prompts, s.every] for s in self.ablation.also]}
@@ -181,6 +184,7 @@ class Ablating:
             **(also if self.ablation.also else {}),
             "recipe": fields,
             **self._hashes(trunk),
+            LLMS: hashes_of(self.ablation.llms(variant), self.llms),
             "gap": [gap.scenes, list(gap.times)],
             "score": [score.prompts, score.every],
         }
@@ -204,25 +208,3 @@ def left(ablation: Ablation, out: Path, pictures: bool = True) -> list[tuple[Var
         for variant in ablation.variants
         if not is_measured(ablation, run_folder(out, variant.name, seed), pictures)
     ]
-
-
-def _agree(folder: Path, asked: Mapping[str, Any]) -> None:
-    """Keep what a folder's run is asked for, or refuse another.
-
-    Raises:
-        LiDiTError: the folder holds a run that was asked for something else.
-    """
-    path, text = folder / ASKED, json.dumps(asked, sort_keys=True, indent=1)
-    if path.exists():
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        now = json.loads(text)
-        for key in sorted({*kept, *now}):
-            if kept.get(key) != now.get(key):
-                raise LiDiTError(
-                    f"{folder} holds a run with another {key.replace('_', ' ')} than is asked for "
-                    "now; name another folder with --out, or delete this one"
-                )
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as beside:
-        beside.write_text(text + "\n", encoding="utf-8")

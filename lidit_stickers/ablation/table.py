@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from lidit_core.io.atomic import replacing
+from lidit_core.llm.hashes import LLMHashes, shown_hashes
 
 from .measuring import RunMeasurements
 from .statistics import (
@@ -106,16 +107,25 @@ def _pooled(names: Mapping[str, np.ndarray], of) -> SeedVariance:
 
 
 def write_tables(
-    ablation: Ablation, found: MeasurementsByRun, hashes: Mapping[str, str], out: Path
+    ablation: Ablation,
+    found: MeasurementsByRun,
+    hashes: Mapping[str, str],
+    read: Mapping[str, Mapping[str, LLMHashes]],
+    out: Path,
 ) -> str:
     """Write ablation.md and ablation.json of the seeds that are through; the Markdown.
 
     Args:
         hashes: the SHA-256 of the trunk and of the autoencoder, by their fields' names.
+        read: of each run the hashes of its LLMs, by their names; {} where they are not known.
     """
     results = Results(ablation, found)
-    lines = ["# Ablations", "", _start(ablation, hashes), *_section(results)]
-    plain = {**hashes, "images": ablation.images, **_plain(results)}
+    llms = {name: dict(told) for run in read.values() for name, told in run.items()}
+    unknown = [run for run, told in read.items() if not told]
+    said = [_start(ablation, hashes), *_llms_said(llms, unknown)]
+    lines = ["# Ablations", "", " ".join(said), *_section(results)]
+    plain = {**hashes, "llms": llms, "llms_not_known": unknown}
+    plain = {**plain, "images": ablation.images, **_plain(results)}
     for name in (score.prompts for score in ablation.also):
         results = Results(ablation, {run: each.also[name] for run, each in found.items()})
         lines += ["", f"## Prompts: {name}", *_section(results)]
@@ -132,6 +142,16 @@ def _start(ablation: Ablation, hashes: Mapping[str, str]) -> str:
         f"Weights {trunk}{f', autoencoder {vae}' if vae else ''}; each variant and seed learnt "
         f"on {ablation.images:,} pictures."
     )
+
+
+def _llms_said(llms: Mapping[str, LLMHashes], unknown: Sequence[str]) -> Iterator[str]:
+    if llms:
+        yield f"LLMs: {', '.join(f'{n} {shown_hashes(told)}' for n, told in sorted(llms.items()))}."
+    if unknown:
+        yield (
+            f"Which weights the LLMs had was not yet recorded of {len(unknown)} "
+            f"run{'s' * (len(unknown) != 1)}: {', '.join(unknown)}."
+        )
 
 
 def _section(results: Results) -> Iterator[str]:
