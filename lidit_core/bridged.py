@@ -23,6 +23,7 @@ from .llm.blocks import shown_block
 from .llm.locate import check_present
 from .text.cache import PromptStates
 from .text.encoder import pad_states
+from .text.notes import notes_of_reading
 from .text.prompt_encoder import PromptEncoder
 from .text.spec import LLMSpec
 from .text.states import INSTRUCTION, PROMPT
@@ -105,8 +106,20 @@ class BridgeReaders:
         ]
 
     def notes(self) -> list[str]:
-        """What is to be told of the LLMs, whose specs are the bridge's own."""
+        """What is to be told of the LLMs, whose specs are the bridge's own.
+
+        Before a prompt is read, their weights are not compared.
+        """
         return [n for spec, own in zip(self.specs, self.encoders) for n in own.llm_notes(spec)]
+
+    def prompt_notes(self, prompts: Sequence[str]) -> list[str]:
+        """What is to be told of how each LLM read prompts, which are kept from when they were."""
+        return [
+            note
+            for spec, encoder in zip(self.specs, self.encoders)
+            for prompt, row in zip(prompts, encoder.encode_rows(prompts))
+            for note in notes_of_reading(prompt, row, spec)
+        ]
 
 
 def llms_beside(path: Path, config: BridgeConfig) -> dict[str, str]:

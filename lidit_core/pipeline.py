@@ -29,7 +29,7 @@ from .shipped import find_model, find_vae
 from .text.cache import PromptStates
 from .text.emphasis import encode_emphasised
 from .text.encoder import pad_states
-from .text.notes import prompt_notes
+from .text.notes import notes_of_reading
 from .text.prompt_encoder import PromptEncoder
 from .text.states import LLMStates, stack_states
 from .text.templates import InstructionTemplate, find_template
@@ -182,9 +182,8 @@ class Pipeline:
     ) -> Iterator[str]:
         for number, prompt in enumerate(prompts):
             for branch, rows in read.items():
-                spec, row = self.model.config.llms[branch], rows[number]
-                notes = (*prompt_notes(prompt, row, emphasis), spec.length_note(row.used))
-                yield from (f"of the prompt {prompt!r}: {note}" for note in notes if note)
+                spec = self.model.config.llms[branch]
+                yield from notes_of_reading(prompt, rows[number], spec, emphasis)
 
     @torch.no_grad()
     def _draw(

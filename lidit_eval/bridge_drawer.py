@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,8 @@ from lidit_core.io.conditioning import Entry
 from lidit_core.io.pictures import to_pixels
 from lidit_core.model.latents import denormalise
 
-from .drawers import GUIDANCE, STEPS, model_file, noise_of
+from .drawers import GUIDANCE, STEPS, NotesTold, model_file, noise_of
 from .items import DrawingTask
-
-log = logging.getLogger(__name__)
 
 
 class BridgeDrawer:
@@ -57,10 +55,9 @@ class BridgeDrawer:
         nn.Module.to(self.unet, device)
         self.pooled = bool(pooled_width(base.shape))
         self.vae = find_autoencoder("shipped", self.target.latent).open(device)
-        sources = {**llms_beside(path, config), **_sources(args.llm, config)}
+        sources = bridge_sources(path, config, args.llm)
         self.readers = BridgeReaders(config, sources, device, None, args.cache)
-        for note in self.readers.notes():
-            log.warning("%s", note)
+        self.told = NotesTold()
         self.steps, self.guidance = args.steps or STEPS, args.cfg or GUIDANCE
         self.size = args.size or (self.target.native_size,) * 2
 
@@ -72,6 +69,7 @@ class BridgeDrawer:
         latent, prompts = self.target.latent, [task.item.prompt for task in tasks]
         noise = noise_of(tasks, latent, self.size)
         read = zip(prompts, self.readers.read(prompts))
+        self.told((*self.readers.notes(), *self.readers.prompt_notes(prompts)))
         entries = [conditioning(self.loaded, prompt, students) for prompt, students in read]
         drawn: list[Tensor] = []
         rows = list(zip(noise.to(self.device), entries))
@@ -111,9 +109,14 @@ def joined(entries: Sequence[Entry]) -> Entry:
     return torch.cat([sequence for sequence, _ in entries]).float(), values
 
 
-def _sources(words: Sequence[str], config: BridgeConfig) -> dict[str, str]:
-    """The sources of LLMs, by the names that the bridge has for them."""
-    names, found = [llm.name for llm in config.llms], {}
+def bridge_sources(path: Path, config: BridgeConfig, words: Sequence[str]) -> dict[str, str]:
+    """Find the sources of a bridge's LLMs, by the names that it has for them.
+
+    Args:
+        words: what the command line says of them.
+    """
+    names = [llm.name for llm in config.llms]
+    found = {**dict(zip(names, names)), **llms_beside(path, config)}
     for word in words:
         name, equals, source = word.partition("=")
         known = name if equals else (names[0] if len(names) == 1 else name)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -12,14 +13,21 @@ from torch import Tensor
 from lidit_core.diffusion.sampling import initial_noise
 from lidit_core.errors import check
 from lidit_core.io.pictures import to_pixels
+from lidit_core.llm.loading import source_fingerprint
+from lidit_core.llm.locate import locate
 from lidit_core.llmdiff.file import load_adapter
 from lidit_core.model.config import LatentFormat
 from lidit_core.model.latents import denormalise
 from lidit_core.paths import SHIPPED_WEIGHTS, at_home
+from lidit_core.text.encoder import pad_states
+from lidit_core.text.notes import notes_of_reading
 from lidit_core.text.prompt_encoder import PromptEncoder
+from lidit_core.text.spec import LLMSpec
+from lidit_core.text.states import LLMStates
 
 from .items import DrawingTask
 
+log = logging.getLogger(__name__)
 STEPS, GUIDANCE = 25, 5.0  # of a U-Net, where none are given
 
 
@@ -44,6 +52,29 @@ def noise_of(tasks: Sequence[DrawingTask], latent: LatentFormat, size: Sequence[
     return initial_noise([task.seed for task in tasks], latent.channels, height, width)
 
 
+def adapter_source(words: Sequence[str], spec: LLMSpec) -> str:
+    """Find the source of an adapter's LLM.
+
+    Args:
+        words: what the command line says of it.
+        spec: the LLM that was trained on.
+    """
+    return words[0].partition("=")[2] or words[0] if words else spec.name
+
+
+class NotesTold:
+    """Logs what a user should know, each sentence once."""
+
+    def __init__(self) -> None:
+        self.told: set[str] = set()
+
+    def __call__(self, notes: Iterable[str]) -> None:
+        for note in dict.fromkeys(notes):
+            if note not in self.told:
+                log.warning("%s", note)
+        self.told.update(notes)
+
+
 class AdapterDrawer:
     """Draws with a U-Net and an adapter, by the trainer's own reference sampler."""
 
@@ -59,8 +90,8 @@ class AdapterDrawer:
             f"{args.lora}",
         )
         adapter = load_adapter(model_file(args.adapter))
-        spec = adapter.config.llm
-        source = args.llm[0].partition("=")[2] or args.llm[0] if args.llm else spec.name
+        self.spec = spec = adapter.config.llm
+        source = adapter_source(args.llm, spec)
         self.mode, self.device = args.mode, device
         self.steps, self.guidance = args.steps or STEPS, args.cfg or GUIDANCE
         self.target = adapter_target(Adapter(str(model_file(args.model)), llm=source))
@@ -69,6 +100,15 @@ class AdapterDrawer:
         shape = spec.template, spec.block, spec.token_budget
         self.reader = PromptEncoder(source, *shape, device=device, disk_cache=args.cache)
         self.size = args.size or (self.target.native_size,) * 2
+        self.told = NotesTold()
+        self.told(_stand_in_notes(spec, source))
+
+    def read(self, texts: Sequence[str]) -> LLMStates:
+        """The states of texts, each read by itself; what is to be told of them is logged."""
+        rows = [self.reader.encode_rows([text])[0] for text in texts]
+        of_texts = (n for t, row in zip(texts, rows) for n in notes_of_reading(t, row, self.spec))
+        self.told([*self.reader.llm_notes(self.spec), *of_texts])
+        return pad_states(rows).to(self.device)
 
     def draw(self, tasks: Sequence[DrawingTask]) -> Iterator[Tensor]:
         yield from to_pixels(self._pictures(tasks))
@@ -80,9 +120,16 @@ class AdapterDrawer:
         latent, prompts = self.target.latent, [task.item.prompt for task in tasks]
         noise = noise_of(tasks, latent, self.size)
         positive, negative = (
-            Shown(texts, {0: self.reader.encode_apart(texts).to(self.device)})
-            for texts in (prompts, [""] * len(prompts))
+            Shown(texts, {0: self.read(texts)}) for texts in (prompts, [""] * len(prompts))
         )
         settings = self.steps, self.guidance, self.mode
         latents = self.learner.draw(noise.to(self.device), positive, negative, *settings)
         return self.vae.decode(denormalise(latents, latent))
+
+
+def _stand_in_notes(spec: LLMSpec, source: str) -> list[str]:
+    """A sentence on an LLM of another name than the one trained on; none where it is that one."""
+    name = locate(source).name
+    if name == spec.name or spec.is_read_by(source_fingerprint(source)):
+        return []
+    return [f"the LLM {name} stands in for {spec.name}, which the adapter was trained on"]

@@ -22,6 +22,7 @@ from .drawing import FOLDER, draw_missing, load_picture
 from .items import DrawingTask, items_of, prompts_hash, requests_hash, tasks_of
 from .judges.judge import Judge
 from .judges.opening import default_judge, open_judge
+from .llms import llms_read, told_hashes
 from .opening import open_drawer
 from .report import Judged, write_report
 from .verdicts import Verdicts
@@ -38,13 +39,15 @@ class Evaluation:
         self.device = find_device(args.device)
         self.judge: Judge = open_judge(self._judge_name(), self.items, self.device)
         self.pictures = args.pictures or args.out / FOLDER
+        self.sources: dict[str, str] = {}  # where the LLMs are that draw, by the model's names
 
     def run(self) -> str:
         """Do what is left to do; the report in Markdown."""
         about = self._record()
         if self.args.against is not None:
             pairs.check_comparable(about, self.args.against)
-        record.begin(self.folder, about)
+        drawn = any((self.pictures / t.name(self.args.count)).exists() for t in self.tasks)
+        about = record.begin(self.folder, about, drawn)
         if self.args.pictures is None:
             self._draw(about)
         judged = self.judged()
@@ -79,11 +82,13 @@ class Evaluation:
         args = self.args
         files = {"model": args.model, "adapter": args.adapter, "bridge": args.bridge}
         named = {name: _named(source) for name, source in files.items() if source}
+        self.sources = llms_read(args)  # each stand-in is told once
         return {
             **named,
             "mode": args.mode if args.adapter else None,
             "loras": [[_named(path), strength] for path, strength in args.lora],
             "llms": args.llm,
+            record.LLMS: told_hashes(self.sources),
             "steps": args.steps,
             "cfg": args.cfg,
             "size": list(args.size) if args.size else None,
@@ -94,7 +99,9 @@ class Evaluation:
         missing = [t for t in self.tasks if not (self.pictures / t.name(self.args.count)).exists()]
         if not missing:
             return
-        drawer = open_drawer(self.args, self.device)
+        llms = [f"{name}={source}" for name, source in self.sources.items()]
+        asked = argparse.Namespace(**{**vars(self.args), "llm": llms})
+        drawer = open_drawer(asked, self.device)
         self.pictures.mkdir(parents=True, exist_ok=True)
         with tqdm(total=len(self.tasks), unit="picture", disable=None) as bar:
             draw_missing(drawer, self.tasks, self.pictures, self.args.count, shared, bar.update)

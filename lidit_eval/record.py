@@ -11,12 +11,17 @@ from lidit_core.errors import LiDiTError
 from lidit_core.io.atomic import replacing
 
 NAME = "evaluation.json"
-FREE = ("lidit",)  # fields that may differ when an evaluation goes on
+LLMS = "llms_read"  # the hashes of LLMs by their names
+FREE = ("lidit", LLMS)  # fields that may differ when an evaluation goes on
+UNKNOWN = "not recorded when the first pictures were drawn"
 
 
-def begin(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write the record, or go on where the folder's is the same.
+def begin(folder: Path, record: Mapping[str, Any], drawn: bool) -> dict[str, Any]:
+    """Write the record, or go on where the folder's is the same; what is to be told of it.
 
+    Args:
+        drawn: whether pictures are there already. The record says which LLMs drew them, or, where
+            it is one of before, nothing of that.
     Raises:
         LiDiTError: the folder holds another evaluation.
     """
@@ -28,10 +33,24 @@ def begin(folder: Path, record: Mapping[str, Any]) -> None:
                     f"{folder} holds an evaluation with {key}={kept.get(key)!r}, and this one has "
                     f"{record.get(key)!r}; name another folder with --out"
                 )
-        return
+        _check_llms(folder, kept.get(LLMS, {}), record.get(LLMS, {}))
+        if drawn:
+            known = {} if LLMS in kept or LLMS not in record else {LLMS: UNKNOWN}
+            return {**kept, "lidit": record["lidit"], **known}
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / NAME) as beside:
         beside.write_text(json.dumps(dict(record), indent=1) + "\n", encoding="utf-8")
+    return dict(record)
+
+
+def _check_llms(folder: Path, kept: Mapping[str, str], now: Mapping[str, str]) -> None:
+    for name in sorted(kept.keys() & now.keys()):
+        if kept[name] != now[name]:
+            raise LiDiTError(
+                f"{folder} holds an evaluation that was drawn by the LLM {name} {kept[name]}, and "
+                f"{now[name]} is found now; say where that LLM is with --llm {name}=LLM, or name "
+                "another folder with --out"
+            )
 
 
 def read_record_of(folder: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import re
 
 from .cache import PromptStates
 from .emphasis import emphasis_notes
+from .spec import LLMSpec
 
 WEIGHT = (re.compile(r"\([^()]+:\s*[\d.]+\s*\)"), "a weight such as (word:1.3)")
 LITERAL = (  # syntax of other encoders that this one reads as plain text
@@ -32,3 +33,16 @@ def prompt_notes(prompt: str, states: PromptStates, emphasis: bool = False) -> t
     if states.used < states.total:
         notes = (f"only the first {states.used} of {states.total} tokens are read", *notes)
     return notes
+
+
+def notes_of_reading(
+    prompt: str, states: PromptStates, spec: LLMSpec, emphasis: bool = False
+) -> list[str]:
+    """What a user should know of how an LLM read a prompt for weights that were trained on it.
+
+    Args:
+        spec: the LLM that was trained on.
+        emphasis: whether the prompt was read for weights.
+    """
+    notes = (*prompt_notes(prompt, states, emphasis), spec.length_note(states.used))
+    return [f"of the prompt {prompt!r}: {note}" for note in notes if note]
