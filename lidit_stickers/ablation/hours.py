@@ -46,8 +46,9 @@ def _lines(ablation: Ablation, out: Path) -> Iterator[str]:
     images = sum(stage.images for stage in fork.stages)
     todo = left(ablation, out)
     runs = len(ablation.variants) * len(ablation.seeds)
+    begun = " from nothing" if ablation.model else ""
     yield (
-        f"{runs} runs of {images:,} images ({len(ablation.variants)} variants, "
+        f"{runs} runs of {images:,} images{begun} ({len(ablation.variants)} variants, "
         f"{len(ablation.seeds)} seeds), of which {len(todo)} are left; on {fork.hardware.device}"
     )
     total = 0.0
@@ -73,7 +74,7 @@ def hours(ablation: Ablation, variant: Variant, device: Device, out: Path) -> Ho
         return _adapter_hours(ablation, variant, device, out)
     trunk = ablation.checkpoint
     fields = fork_fields(ablation, variant, 0, trunk)
-    if not trunk:  # not there yet: a model of its shape
+    if ablation.trunk:  # not there yet: a model of its shape
         shape = ablation.trunk["model"]
         changes = {**shape.get("changes", {}), **fields["model"]["changes"]}
         fields["model"] = {**shape, "changes": changes}

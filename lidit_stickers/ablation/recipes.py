@@ -23,7 +23,8 @@ def fork_fields(ablation: Ablation, variant: Variant, seed: int, trunk: str) -> 
     """The recipe of one run as plain data, without the caches' place.
 
     Args:
-        trunk: that it is forked from; adapters stand beside their base.
+        trunk: that it is forked from; "" where all starts from nothing, and for adapters, which
+            stand beside their base.
     """
     if ablation.adapter:
         adapter = {**ablation.adapter, **variant.adapter}
@@ -33,6 +34,8 @@ def fork_fields(ablation: Ablation, variant: Variant, seed: int, trunk: str) -> 
         "refiner": asdict(variant.refiner),
     }
     model = {"checkpoint": trunk, "fresh_text": True, "changes": changes}
+    if ablation.model:
+        model = {**ablation.model, "changes": {**ablation.model.get("changes", {}), **changes}}
     return {**ablation.fork, "model": model, "seed": seed}
 
 

@@ -25,7 +25,7 @@ from .asked import LLMS, agree, hashes_of, read_llms
 from .measuring import Measuring, RunMeasurements, is_measured, measure
 from .recipes import CACHE, TRUNK, fork_fields, fork_recipe, run_folder, with_cache
 from .table import write_tables
-from .trunk import autoencoder, copy, kept
+from .trunk import autoencoder, copy, kept, kept_autoencoder, latents_of
 from .variants import Ablation, Variant
 
 LOCK = "ablating.lock"  # held by the process that has a run, or the trunk
@@ -77,7 +77,12 @@ class Ablating:
         return self._told_so_far(trunk)
 
     def _take(
-        self, variant: Variant, seed: int, trunk: Path, pictures: bool = True, wait: bool = True
+        self,
+        variant: Variant,
+        seed: int,
+        trunk: Path | None,
+        pictures: bool = True,
+        wait: bool = True,
     ) -> None:
         """Do what is left of one run; whoever does the last of a seed writes the table.
 
@@ -99,7 +104,7 @@ class Ablating:
         unfinished = {seed for _, seed in left(self.ablation, self.out, pictures)}
         return [seed for seed in self.ablation.seeds if seed not in unfinished]
 
-    def _told_so_far(self, trunk: Path) -> str:
+    def _told_so_far(self, trunk: Path | None) -> str:
         """Write the table of the seeds that are through."""
         runs = [(v, s) for s in self._through(pictures=False) for v in self.ablation.variants]
         found = {(v.name, seed): self._kept(v, seed, trunk) for v, seed in runs}
@@ -127,9 +132,14 @@ class Ablating:
                     f"{name}=FOLDER, or take the variant out of the file",
                 )
 
-    def _trunk(self) -> Path:
+    def _trunk(self) -> Path | None:
+        """What every run starts from; None where that is nothing."""
         folder, adapter = (self.out / TRUNK).absolute(), self.ablation.adapter
         with self._alone(folder):
+            if self.ablation.model:
+                vae = str(kept_autoencoder(self.ablation, folder))
+                self.ablation = replace(self.ablation, model={**self.ablation.model, "vae": vae})
+                return None
             if self.ablation.trunk:
                 return self._trained_trunk(folder)
             name = self.ablation.checkpoint
@@ -149,24 +159,25 @@ class Ablating:
             train(recipe, folder, self.device, self.llms, self._told(TRUNK, recipe.steps))
         return folder / FINAL
 
-    def _kept(self, variant: Variant, seed: int, trunk: Path) -> RunMeasurements:
+    def _kept(self, variant: Variant, seed: int, trunk: Path | None) -> RunMeasurements:
         """A run that is through, but for pictures, which needs nobody's leave to be read."""
         folder = run_folder(self.out, variant.name, seed)
         agree(folder, self._asked(variant, seed, trunk))
         by = self._measuring(variant)
         return measure(self.ablation, folder / FINAL, folder, by, pictures=False)
 
-    def _finish(self, variant: Variant, seed: int, trunk: Path, pictures: bool) -> None:
+    def _finish(self, variant: Variant, seed: int, trunk: Path | None, pictures: bool) -> None:
         folder = run_folder(self.out, variant.name, seed)
         model = folder / FINAL
         if not model.exists():
-            recipe = fork_recipe(self.ablation, variant, seed, str(trunk), self.out, self.llms)
+            base = str(trunk) if trunk else ""
+            recipe = fork_recipe(self.ablation, variant, seed, base, self.out, self.llms)
             torch.compiler.reset()  # what was compiled for the runs before does not count
             told = self._told(f"{variant.name}, seed {seed}", recipe.steps)
             train(recipe, folder, self.device, self.llms, told)
         vae = None if self.ablation.adapter else autoencoder(self.ablation, trunk)
-        if vae is not None:
-            copy(vae, folder)
+        if vae is not None:  # beside a checkpoint it is found by its latents' name
+            copy(vae, folder, "" if trunk else f"{latents_of(self.ablation).name}-vae.safetensors")
         measure(self.ablation, model, folder, self._measuring(variant), pictures)
 
     def _measuring(self, variant: Variant) -> Measuring:
@@ -175,7 +186,7 @@ class Ablating:
         cache = self.out / CACHE / PROMPTS  # for all blocks of an LLM it would be too large
         return Measuring(sources, self.device, None if self.ablation.adapter else cache)
 
-    def _asked(self, variant: Variant, seed: int, trunk: Path) -> dict[str, Any]:
+    def _asked(self, variant: Variant, seed: int, trunk: Path | None) -> dict[str, Any]:
         """What decides a run's figures; trunk, autoencoder and LLMs by what they hold."""
         fields = fork_fields(self.asked, variant, seed, "")
         gap, score = self.ablation.gap, self.ablation.score
@@ -189,10 +200,10 @@ class Ablating:
             "score": [score.prompts, score.every],
         }
 
-    def _hashes(self, trunk: Path) -> dict[str, str]:
+    def _hashes(self, trunk: Path | None) -> dict[str, str]:
         vae = autoencoder(self.ablation, trunk)
         return {
-            "trunk_sha256": sha256(trunk),
+            "trunk_sha256": sha256(trunk) if trunk is not None else "",
             "autoencoder_sha256": sha256(vae) if vae is not None else "",
         }
 

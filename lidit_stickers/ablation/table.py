@@ -138,16 +138,19 @@ def write_tables(
 
 def _start(ablation: Ablation, hashes: Mapping[str, str]) -> str:
     trunk, vae = (hashes[name][:12] for name in ("trunk_sha256", "autoencoder_sha256"))
+    begun = f"Weights {trunk}" if trunk else "From nothing"
     return (
-        f"Weights {trunk}{f', autoencoder {vae}' if vae else ''}; each variant and seed learnt "
-        f"on {ablation.images:,} pictures."
+        f"{begun}{f', autoencoder {vae}' if vae else ''}; each variant and seed learnt on "
+        f"{ablation.images:,} pictures."
     )
 
 
 def _llms_said(llms: Mapping[str, LLMHashes], unknown: Sequence[str]) -> Iterator[str]:
     if llms:
         yield f"LLMs: {', '.join(f'{n} {shown_hashes(told)}' for n, told in sorted(llms.items()))}."
-    if unknown:
+    if unknown and not llms:
+        yield "Which weights the LLMs of these runs had was not yet recorded."
+    elif unknown:
         yield (
             f"Which weights the LLMs had was not yet recorded of {len(unknown)} "
             f"run{'s' * (len(unknown) != 1)}: {', '.join(unknown)}."

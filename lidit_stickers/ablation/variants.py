@@ -1,4 +1,4 @@
-"""One file says what an ablation is: trunk, what every fork trains, variants and claims."""
+"""One file says what an ablation is: its start, what every run trains on, variants and claims."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from ..score import PROMPTS
 from ..text_gap import TIMES
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")  # of a variant, as its folder's
+STARTS = ("checkpoint", "trunk", "model", "adapter")  # what an ablation begins with: one of them
+OF_MODEL = ("preset", "changes", "vae", "measure_latents", "whiten")  # that variants leave open
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Variant:
-    """A text side that is forked from the trunk, or an adapter beside the base."""
+    """A text side that is forked from the trunk or begins from nothing, or an adapter."""
 
     name: str
     says: str  # in the table
@@ -123,6 +125,7 @@ class Ablation:
     seeds: tuple[int, ...] = (0, 1)
     checkpoint: str = ""  # the trunk: a shipped name or a file
     trunk: dict = field(default_factory=dict)  # or the recipe that trains it
+    model: dict = field(default_factory=dict)  # or, from nothing: the model of all their recipes
     adapter: dict = field(default_factory=dict)  # or, of adapters, what all their recipes share
     mode: str = "replace"  # in which adapters are measured
     gap: Gap = Gap()
@@ -131,10 +134,12 @@ class Ablation:
 
     def __post_init__(self) -> None:
         check(
-            [bool(self.checkpoint), bool(self.trunk), bool(self.adapter)].count(True) == 1,
-            "the ablation has a checkpoint and a trunk, or neither; expected one of them, or for "
-            "adapters an adapter with its base",
+            len(starts := [name for name in STARTS if getattr(self, name)]) == 1,
+            f"the ablation begins with {' and '.join(starts) or 'nothing that it names'}; expected "
+            "a checkpoint, a trunk, a model of which all starts from nothing, or an adapter with "
+            "its base",
         )
+        self._check_start()
         one_of("the ablation's mode", self.mode, MODES)
         others = [score.prompts for score in self.also]
         check(
@@ -163,6 +168,28 @@ class Ablation:
                 f"the ablation's fork has {name}, which the variants and the seeds decide; leave "
                 "it out",
             )
+
+    def _check_start(self) -> None:
+        changes = self.model.get("changes", {})
+        inside = [f"changes.{name}" for name in ("llms", "refiner") if name in changes]
+        decided = [name for name in self.model if name not in OF_MODEL] + inside
+        check(
+            not decided,
+            f"the ablation's model has {', '.join(decided)}; expected {', '.join(OF_MODEL)} "
+            "alone, as every variant has a text side of its own, and all else starts from nothing",
+        )
+        check(
+            not self.model or bool(self.model.get("preset")),
+            "the ablation's model has no preset; expected one, as stickers, and what differs in "
+            "its changes",
+        )
+
+        count = self.fork.get("hardware", {}).get("count", 1)
+        check(
+            count == 1,
+            f"the ablation's fork has hardware.count={count}; expected 1, as each process trains a "
+            "run of its own: start the command once for each GPU",
+        )
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -112,6 +112,10 @@ ELSEWHERE = {
     "lidit ablate --print-plan recipes/ablate-adapter.yaml": (
         "tests/stickers/ablation/test_adapters_compared.py"
     ),
+    "lidit ablate --print-plan recipes/ablate-full.yaml": (
+        "tests/stickers/ablation/test_from_nothing.py"
+    ),
+    "lidit ablate recipes/ablate-full.yaml": "tests/stickers/ablation/test_from_nothing.py",
     "lidit ablate --print-plan recipes/ablate-halves.yaml": (
         "tests/stickers/ablation/test_halves.py"
     ),

@@ -132,7 +132,7 @@ def test_the_plan_tells_hours(world, tmp_path, capsys):
 
 BAD = [
     ({"mode": "both"}, "the ablation's mode is 'both'"),
-    ({"checkpoint": "stickers"}, "expected one of them, or for adapters an adapter"),
+    ({"checkpoint": "stickers"}, "begins with checkpoint and adapter; expected a checkpoint"),
     ({"variants": [{"name": "direct", "says": "", "reads": ["x"]}]}, "expected a change of the"),
     ({"fork": {"adapter": {}}}, "fork has adapter"),
     ({"also": [{"prompts": "long"}] * 2}, "has a list of prompts twice"),
