@@ -52,6 +52,21 @@ def test_the_shipped_file_is_whole_and_is_the_papers():
         open_task(recipe).check_files()
 
 
+def test_table_2_is_the_clean_one_and_what_it_cannot_tell_is_announced():
+    """One LLM in all of its rows, as the head says; the paper's pairing is another file's."""
+    ablation = read_ablation(SHIPPED)
+    named = {n for c in ablation.claims if c.table == "2" for n in (c.this, c.other)}
+    read = {llm for v in ablation.variants if v.name in named for llm in ablation.llms(v)}
+    assert read == {"SmolLM2-135M-Instruct"}
+    head = " ".join(re.findall(r"^# (.+)", SHIPPED.read_text(), re.MULTILINE))
+    assert "Table 2 is the clean one" in head and "recipes/ablate-full.yaml" in head
+    announced = head.partition("Announced beforehand: ")[2]
+    assert announced.startswith("Table 6 on English may be too small to see")
+    assert "recipes/ablate-halves.yaml" in announced
+    told = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    assert "Its Table 2 is the clean one" in " ".join(told.split())
+
+
 def test_the_plan_tells_hours(capsys):
     """The command of the documents."""
     assert main(["ablate", "--print-plan", "recipes/ablate.yaml"]) == 0
