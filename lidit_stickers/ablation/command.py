@@ -61,7 +61,8 @@ def _run(ablation, args: argparse.Namespace) -> int:
     llms = dict(text.split("=", 1) for text in args.llm)
     with _Bar() as bar:
         try:
-            table = Ablating(ablation, args.out, llms, args.device, bar.tell).run()
+            asked = ablation, args.out, llms, args.device, bar.tell, args.set
+            table = Ablating(*asked).run()
         except Stopped as stopped:
             print(f"lidit: {stopped}", file=sys.stderr)
             return 128 + stopped.number  # as shells say it

@@ -6,7 +6,7 @@ The same command in further processes shares the work: each takes the next run t
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from lidit_train.tasks.lidit.start import configuration
 from .asked import LLMS, agree, hashes_of, read_llms
 from .measuring import Measuring, RunMeasurements, is_measured, measure
 from .recipes import CACHE, TRUNK, fork_fields, fork_recipe, run_folder, with_cache
-from .table import write_tables
+from .table import CHANGES, write_tables
 from .trunk import autoencoder, copy, kept, kept_autoencoder, latents_of
 from .variants import Ablation, Variant
 
@@ -41,6 +41,7 @@ class Ablating:
     Args:
         llms: where LLMs are that are not found under their names.
         on_step: is told of each step.
+        changes: of the file's fields, as `--set` has them, for the table to say.
     """
 
     def __init__(
@@ -50,10 +51,11 @@ class Ablating:
         llms: Mapping[str, str],
         device: str | None = None,
         on_step: OnStep = lambda what, step, steps: None,
+        changes: Sequence[str] = (),
     ) -> None:
         self.asked = self.ablation = ablation
         self.out, self.llms = out, llms
-        self.device, self.on_step = device, on_step
+        self.device, self.on_step, self.changes = device, on_step, list(changes)
 
     def run(self) -> str:
         """Do what is left to do; the table in Markdown.
@@ -109,7 +111,8 @@ class Ablating:
         runs = [(v, s) for s in self._through(pictures=False) for v in self.ablation.variants]
         found = {(v.name, seed): self._kept(v, seed, trunk) for v, seed in runs}
         read = {f"{v.name}-{s}": read_llms(run_folder(self.out, v.name, s)) for v, s in runs}
-        return write_tables(self.ablation, found, self._hashes(trunk), read, self.out)
+        about = {**self._hashes(trunk), CHANGES: self.changes}
+        return write_tables(self.ablation, found, about, read, self.out)
 
     def _alone(self, folder: Path, wait: bool = True) -> FileLock:
         """The lock that keeps other processes from a folder's run; it goes when its process dies.

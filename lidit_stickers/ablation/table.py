@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from .statistics import (
 from .variants import Ablation, Claim
 
 MARKDOWN, JSON = "ablation.md", "ablation.json"
+CHANGES = "changes"  # of the file's fields, by --set; tables of before do not say them
 AGREED, CONTRADICTED = "as in the paper", "against the paper"
 UNSEEN = "not seen at this size"
 MeasurementsByRun = Mapping[tuple[str, int], RunMeasurements]  # variant, seed
@@ -109,22 +111,23 @@ def _pooled(names: Mapping[str, np.ndarray], of) -> SeedVariance:
 def write_tables(
     ablation: Ablation,
     found: MeasurementsByRun,
-    hashes: Mapping[str, str],
+    about: Mapping[str, Any],
     read: Mapping[str, Mapping[str, LLMHashes]],
     out: Path,
 ) -> str:
     """Write ablation.md and ablation.json of the seeds that are through; the Markdown.
 
     Args:
-        hashes: the SHA-256 of the trunk and of the autoencoder, by their fields' names.
+        about: the SHA-256 of the trunk and of the autoencoder by their fields' names, and what
+            was changed of the file by --set.
         read: of each run the hashes of its LLMs, by their names; {} where they are not known.
     """
     results = Results(ablation, found)
     llms = {name: dict(told) for run in read.values() for name, told in run.items()}
     unknown = [run for run, told in read.items() if not told]
-    said = [_start(ablation, hashes), *_llms_said(llms, unknown)]
+    said = [_start(ablation, about), *_llms_said(llms, unknown)]
     lines = ["# Ablations", "", " ".join(said), *_section(results)]
-    plain = {**hashes, "llms": llms, "llms_not_known": unknown}
+    plain = {**about, "llms": llms, "llms_not_known": unknown}
     plain = {**plain, "images": ablation.images, **_plain(results)}
     for name in (score.prompts for score in ablation.also):
         results = Results(ablation, {run: each.also[name] for run, each in found.items()})

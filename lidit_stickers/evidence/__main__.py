@@ -2,9 +2,10 @@
 
     python -m lidit_stickers.evidence --runs runs --write docs/results.md docs/llmdiff.md
 
-Each table is the report that its own command left, with that command above it; the report names the
-weights by their SHA-256. What has not been run yet stays as the document has it, and is told. A
-document marks the place of a table by its name:
+Each table is the report that its own command left, with that command above it, an ablation's with
+the --set that it was asked for with; the report names the weights by their SHA-256. What has not
+been run yet stays as the document has it, and is told. A document marks the place of a table by its
+name:
 
     <!-- evidence: ablation -->
     <!-- end of evidence -->
@@ -13,6 +14,7 @@ document marks the place of a table by its name:
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shutil
 import sys
@@ -20,10 +22,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lidit_core.errors import check, exit_status
+from lidit_core.errors import LiDiTError, check, exit_status
 from lidit_core.io.atomic import replacing
 from lidit_eval.record import read_record_of
 
+from ..ablation.table import CHANGES
+from ..ablation.table import JSON as FIGURES
 from ..ablation.table import MARKDOWN as ABLATION
 from ..bias.report import MARKDOWN as BIAS
 from ..bias.report import PLOT
@@ -120,8 +124,34 @@ def tables(runs: Path) -> dict[str, str]:
         files = [runs / file for file in each.files]
         if all(file.is_file() for file in files):
             picture = f"![{name}]({Path(each.picture).name})\n\n" if each.picture else ""
-            made[name] = f"`{each.command}`:\n\n{picture}{each.told(files)}\n"
+            command = asked_with(each.command, files[0])
+            made[name] = f"`{command}`:\n\n{picture}{each.told(files)}\n"
     return made
+
+
+def asked_with(command: str, file: Path) -> str:
+    """The command that gives a table: of an ablation's with what was changed by --set.
+
+    Raises:
+        LiDiTError: the table is of before that was kept beside it.
+    """
+    if file.name != ABLATION:
+        return command
+    beside = file.with_name(FIGURES)
+    try:
+        changes = json.loads(beside.read_text(encoding="utf-8"))[CHANGES]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise LiDiTError(
+            f"{beside} does not say what was changed by --set, which belongs to the command above "
+            f"its table; start that again, with its --set: {command}"
+        ) from error
+    words, dots, _ = command.partition(" …")
+    return " ".join([words, *(f"--set {_quoted(change)}" for change in changes)]) + dots
+
+
+def _quoted(word: str) -> str:
+    """A word as shells read it."""
+    return word if re.fullmatch(r"[\w.=+/:-]+", word) else f'"{word}"'
 
 
 def write(document: Path, made: Mapping[str, str], runs: Path) -> list[str]:

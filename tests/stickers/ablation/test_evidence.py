@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from lidit_core.errors import LiDiTError
-from lidit_stickers.evidence.__main__ import EVIDENCE, KIND, main
+from lidit_stickers.evidence.__main__ import EVIDENCE, KIND, asked_with, main
 from lidit_stickers.making.tables import block, read
 
 ROOT = Path(__file__).resolve().parents[3]
+CHANGED = ["score.every=3", "seeds=[0, 1]"]
 DOCUMENT = (
     "above\n<!-- evidence: ablation -->\nold\n<!-- end of evidence -->\n"
     "<!-- evidence: bias -->\nold\n<!-- end of evidence -->\n"
@@ -37,6 +38,7 @@ def runs(tmp_path) -> Path:
     written(
         runs / "ablate" / "ablation.md", "# Ablations\n\nWeights 0123.\n\n## Prompts: long\n\n|"
     )
+    written(runs / "ablate" / "ablation.json", json.dumps({"changes": CHANGED}))
     written(runs / "bias" / "bias.md", "# Positional bias\n\n| a |\n")
     written(runs / "bias" / "bias.svg", "<svg/>")
     written(runs / "timeless-3" / "against.md", "\n# Against full-3\n\n| x |\n")
@@ -56,7 +58,8 @@ def test_what_is_through_is_written_and_the_rest_stays(runs, tmp_path, capsys):
     assert text.startswith("above\n") and text.endswith(
         "old gates\n<!-- end of evidence -->\nbelow\n"
     )
-    assert "recipes/ablate.yaml --out runs/ablate`:\n\nWeights 0123.\n\n**Prompts: long**" in text
+    asked = '--out runs/ablate --set score.every=3 --set "seeds=[0, 1]"`'
+    assert f"recipes/ablate.yaml {asked}:\n\nWeights 0123.\n\n**Prompts: long**" in text
     assert "![bias](bias.svg)\n\n| a |\n<!-- end" in text and "old\n" not in text
     assert (document.parent / "bias.svg").read_text() == "<svg/>"
     evaluated(runs / "timeless-1", "cdef", 1.0)
@@ -78,6 +81,22 @@ def test_a_mistake_leaves_every_document_as_it_is(runs, tmp_path):
     with pytest.raises(LiDiTError, match="name the folder of the runs with --runs"):
         main(["--runs", str(tmp_path / "none"), "--write", str(document)])
     assert document.read_text() == DOCUMENT
+
+
+def test_a_table_whose_command_is_not_known_is_not_written(runs, tmp_path):
+    """One of before does not say its --set; without it the command above gives another table."""
+    document = tmp_path / "document.md"
+    written(document, DOCUMENT)
+    (runs / "ablate" / "ablation.json").write_text("{}")
+    with pytest.raises(LiDiTError, match="does not say what was changed by --set") as caught:
+        main(["--runs", str(runs), "--write", str(document)])
+    assert "start that again" in str(caught.value) and document.read_text() == DOCUMENT
+
+
+def test_dots_stand_after_what_was_changed(runs):
+    file = runs / "ablate" / "ablation.md"
+    assert asked_with("lidit ablate x …", file).endswith(' --set "seeds=[0, 1]" …')
+    assert asked_with("lidit bias …", runs / "bias" / "bias.md") == "lidit bias …"
 
 
 def test_the_documents_have_a_place_for_all_evidence():

@@ -46,10 +46,11 @@ def with_another_tokenizer(folder: Path) -> None:
 def test_another_llm_under_the_same_name_is_refused(world, tmp_path, capsys, change, part):
     """Else a table would compare variants that read different LLMs."""
     file, out = written(tmp_path, tiny(world, **TWO)), tmp_path / "out"
-    assert ablate(world, file, "--out", str(out)) == 0
+    assert ablate(world, file, "--out", str(out), "--set", "score.every=0") == 0
     known = llm_hashes(world / "one")
     told = json.loads((out / "ablation.json").read_text())
     assert told["llms"] == {"one": known} and told["llms_not_known"] == []
+    assert told["changes"] == ["score.every=0"]  # for the command above the table
     table = (out / "ablation.md").read_text()
     assert f"LLMs: one {known['weights'][:12]} (tokenizer {known['tokenizer'][:12]}" in table
     shutil.rmtree(out / "runs" / "none-0")
