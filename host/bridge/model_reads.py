@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 
+from ...lidit_core.bridge.file import LoadedBridge
 from ...lidit_core.errors import check
 from ..node_notes import note
-from .files import Loaded, writes_of
+from .files import Loaded, Writes, writes_of
 from .model_encoder import tell_encoder
+from .padding import drops_masks, learnt_no_padding
 
 # The first layers that the host's transformers have on the text and on the pooled vector.
 ON_ROWS = (
@@ -62,7 +64,8 @@ def _widths(net: torch.nn.Module, names: tuple[str, ...]) -> Iterator[int]:
 def check_model(loaded: Loaded, model: Any) -> None:
     """Refuse a MODEL that reads other rows, or another pooled vector, than a bridge writes.
 
-    Of one that reads as much from another text encoder a note tells.
+    Of one that reads as much from another text encoder a note tells, and of one that reads padding
+    of which the bridge has learnt nothing.
 
     Raises:
         LiDiTError: it does.
@@ -83,3 +86,16 @@ def check_model(loaded: Loaded, model: Any) -> None:
         f"model here, {reads.name}, reads one of {reads.pooled}; {advice}",
     )
     tell_encoder(loaded, model)
+    _tell_padding(loaded, model, target, reads)
+
+
+def _tell_padding(loaded: Loaded, model: Any, target: Writes, reads: Reads) -> None:
+    """Tell of padding that a bridge has not learnt, as its encoder masks it, and a model reads."""
+    if not isinstance(loaded, LoadedBridge) or not learnt_no_padding(loaded):
+        return
+    if drops_masks(model, target.width):
+        note(
+            f"the model here, {reads.name}, reads the padding of {target.name}'s rows too, though "
+            "that masks it, and this bridge has learnt nothing of it; record the encoder once "
+            "more, under another name, and train the bridge from that recording"
+        )

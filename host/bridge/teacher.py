@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from ...lidit_core.bridge.config import TeacherSpec
-from ...lidit_core.bridge.encode import MASK, POOLED
+from ...lidit_core.bridge.encode import POOLED
 from ...lidit_core.bridge.layout import AnyRows, RowMaker, TokenLayout, fitted, joined
 from ...lidit_core.bridge.rows import PADDING_ROW, TEXT, TeacherRows
 from ...lidit_core.bridge.teacher import Teacher, seeds_of
@@ -28,6 +28,7 @@ from ...lidit_core.text.renderer import PromptRenderer
 from ...lidit_core.text.templates import InstructionTemplate
 from ..llm.host_tokenizer import readable_tokenizer, text_parts
 from ..llm.reader import PromptReader
+from .padding import is_masked
 
 PROBES = ("", "a cat", "two red cars, left of 3 small blue birds!", "猫", "a small word " * 60)
 WEIGHTED = "a (cat:1.5)"
@@ -207,7 +208,7 @@ def _described(
         made[0].layout,
         pooled.shape[-1] if isinstance(pooled, Tensor) else 0,
         _taps(widths, width) if len(every) == 1 else (),
-        masked=MASK in values,
+        masked=is_masked(every[0].clip.cond_stage_model, values),
         more=tuple(maker.layout for maker in made[1:]),
         weights=any(weight != 1 for _, weight in every[0].tokens(WEIGHTED)),
     )

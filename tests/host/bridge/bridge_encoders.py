@@ -37,17 +37,21 @@ SIZES |= {
     )
 }
 OPTIONS = {f"{name}_model_config": sizes for name, sizes in SIZES.items()}
+# Klein reads Qwen3 behind its blocks 9, 18 and 27, side by side in a row.
+KLEIN = {"qwen3_4b_model_config": {**SIZES["qwen3_4b"], "num_hidden_layers": 28}}
 TAPS = CLIP_L["hidden_size"], CLIP_G["hidden_size"]  # of SDXL's rows
 WIDTHS = {"sd15": TAPS[0], "sdxl": sum(TAPS), "flux": T5["d_model"], "pixart": T5["d_model"]}
 WIDTHS |= {"zimage": SIZES["qwen3_4b"]["hidden_size"], "sd3": 4096, "cut": TAPS[0]}
 WIDTHS |= {"ovis": SIZES["qwen3_2b"]["hidden_size"], "ltx2": 3840}
 WIDTHS |= {"qwenimage": SIZES["qwen25_7b"]["hidden_size"]}
+WIDTHS |= {"klein": 3 * SIZES["qwen3_4b"]["hidden_size"]}
 if REAL:  # as SD3's T5 is 4096 wide in any case, which takes minutes
     WIDTHS["sd3t5"] = 4096
 # One of each way of laying out rows in an ordinary run; `run.py prove bridges` tries all.
-TRIED = [*WIDTHS] if REAL else ["sd15", "sdxl", "pixart", "cut", "ltx2"]
+TRIED = [*WIDTHS] if REAL else ["sd15", "sdxl", "pixart", "cut", "ltx2", "klein"]
 KINDS = [kind for kind in TRIED if kind != "sd3"]  # whose rows of 4096 numbers are its alone
 NEWER = {"zimage": "z_image", "ovis": "ovis", "ltx2": "gemma4"}  # modules that 0.3.64 lacks
+NEWER |= {"klein": "z_image"}  # as old as its encoder, whose module is FLUX's
 POOLED = {"cut": TAPS[0], "sd15": TAPS[0], "sdxl": TAPS[1], "flux": TAPS[0], "sd3": sum(TAPS)}
 POOLED["sd3t5"] = POOLED["sd3"]
 PROMPTS = [
@@ -78,6 +82,8 @@ def _target(kind: str):
         from comfy.text_encoders import qwen_image
 
         return qwen_image.QwenImageTokenizer, qwen_image.te()
+    if kind == "klein":
+        return flux.KleinTokenizer, flux.klein_te()
     if kind == "ovis":
         from comfy.text_encoders import ovis
 
@@ -116,7 +122,7 @@ def host_encoder(kind: str, seed: int = 0):
     from comfy.supported_models_base import ClipTarget
 
     tokenizer, model = _target(kind)
-    options = {"dtype": torch.float32, **OPTIONS}
+    options = {"dtype": torch.float32, **OPTIONS, **(KLEIN if kind == "klein" else {})}
     files = {"spiece_model": spiece()} if kind == "ltx2" else {}
     clip = comfy.sd.CLIP(ClipTarget(tokenizer, model), tokenizer_data=files, model_options=options)
     generator = torch.Generator().manual_seed(seed)

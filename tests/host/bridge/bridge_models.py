@@ -18,6 +18,12 @@ FLUX = {
     "mlp_ratio": 2.0, "num_heads": 2, "depth": 1, "depth_single_blocks": 1, "theta": 10_000,
     "axes_dim": [4, 10, 10], "qkv_bias": True, "guidance_embed": True,
 }  # fmt: skip
+FLUX2 = {  # of Klein
+    **FLUX, "image_model": "flux2", "in_channels": 128, "out_channels": 128, "patch_size": 1, "vec_in_dim": None,
+    "context_in_dim": WIDTHS["klein"], "num_heads": 1, "axes_dim": [12, 12, 12, 12],
+    "qkv_bias": False, "guidance_embed": False, "global_modulation": True, "mlp_silu_act": True,
+    "ops_bias": False, "txt_ids_dims": [3],
+}  # fmt: skip
 PIXART = {
     "image_model": "pixart_sigma", "input_size": 8, "depth": 1, "num_heads": 2, "hidden_size": 48,
     "caption_channels": WIDTHS["pixart"], "micro_condition": False, "model_max_length": 300,
@@ -62,6 +68,7 @@ def config_of(kind: str) -> Any:
         "sd15": (known.SD15, lambda: _unet("sd15", "sd15")),
         "sdxl": (known.SDXL, lambda: _unet("sdxl", "sdxl")),
         "flux": (known.Flux, _flux),
+        "klein": (getattr(known, "Flux2", None), lambda: FLUX2),
         "pixart": (known.PixArtSigma, lambda: PIXART),
         "sd3": (known.SD3, lambda: SD3),
     }

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from bridge_encoders import PROMPTS, entries_of, host_encoder
+from bridge_encoders import PROMPTS, entries_of, host_encoder, needs
 from bridge_files import Bench, node
 from bridge_models import drawn, host_model, made_for
+
+from lidit_core.bridge.file import write_bridge
 
 ORDINARY, LONG_RUN = ["sdxl", "flux"], ["sd15", "pixart", "sd3"]
 KINDS = [*ORDINARY, *(pytest.param(kind, marks=pytest.mark.long) for kind in LONG_RUN)]
@@ -162,6 +166,25 @@ def test_a_model_that_is_not_known_is_noted(bench, monkeypatch):
     monkeypatch.setattr(module, "ON_ROWS", ())
     bench.clip(bench.bridge("flux")[1], model=host_model("flux"))
     assert told == ["what Flux reads of text is not known here, and not compared with the bridge"]
+
+
+def test_a_model_that_reads_padding_which_was_not_learnt_is_noted(bench, monkeypatch):
+    """Files of before took Klein's padding for masked, and were never taught it."""
+    needs("klein")
+    told: list[str] = []
+    monkeypatch.setattr(bench.pack.module("host.bridge.model_reads"), "note", told.append)
+    model = host_model("klein")
+    bench.clip(bench.bridge("klein")[1], model=model)
+    assert told == []
+    loaded, _ = bench.bridge("klein", name="before")
+    config = loaded.bridge.config
+    changed = replace(config, teacher=replace(config.teacher, masked=True))
+    loaded.bridge.config = changed
+    write_bridge(bench.folder / "before.safetensors", loaded)
+    bench.clip(bench.load("before.safetensors"), model=model)
+    (sentence,) = told
+    assert sentence.startswith("the model here, Flux2, reads the padding of Flux2TEModel_'s rows")
+    assert "train the bridge from that recording" in sentence
 
 
 @pytest.mark.parametrize("kind", ["sd15", "sdxl", "pixart"])

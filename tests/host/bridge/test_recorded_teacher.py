@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import pytest
 import torch
 from bridge_encoders import POOLED, PROMPTS, TAPS, WIDTHS, entries_of, host_encoder, needs, record
+from bridge_models import drawn, host_model
 
+from lidit_core.bridge.rows import PADDING_ROW
 from lidit_core.bridge.teacher import read_teacher
 from lidit_core.io.recording import open_recording
 
 TEXTS = [prompt for prompt in PROMPTS if prompt]
 WINDOWED = ("sd15", "sdxl", "sd3", "cut")
 LENGTH = 77  # words that the demo checkpoint reads
-PLAIN = ("zimage", "ovis", "ltx2", "qwenimage")  # LLMs, which read no weights of words
+PLAIN = ("zimage", "ovis", "ltx2", "qwenimage", "klein")  # LLMs, which read no weights of words
 
 
 @pytest.mark.parametrize("kind", WIDTHS)
@@ -27,7 +30,8 @@ def test_its_rows_are_the_hosts_tokens(pack, host, kind):
     assert (spec.width, spec.pooled) == (WIDTHS[kind], POOLED.get(kind, 0))
     assert spec.weights == (kind not in PLAIN) and teacher.unread == ()
     if kind != "ltx2":  # whose rows are a map of all layers, here many times as wide as one
-        assert spec.taps == (TAPS if kind == "sdxl" else ())
+        layers = {"sdxl": TAPS, "klein": (WIDTHS[kind] // 3,) * 3}
+        assert spec.taps == layers.get(kind, ())
     assert teacher.seeds.shape == (spec.vocabulary, 128) and teacher.seeds.isfinite().all()
     for text, prompt in zip(TEXTS, found.prompts()):
         rows, ((sequence, _),) = teacher.rows(text), prompt.entries
@@ -48,6 +52,33 @@ def test_the_empty_prompt_is_kept_bit_for_bit(pack, host, kind):
     assert teacher.spec.masked == ("attention_mask" in values)
     pooled = values["pooled_output"]
     assert pooled is None or torch.equal(teacher.empty[1]["pooled_output"], pooled)
+
+
+def test_padding_that_is_masked_and_read_nevertheless_is_learnt(pack, host):
+    """Klein's encoder masks its padding, and FLUX.2 reads all of its rows."""
+    needs("klein")
+    clip, model = host_encoder("klein"), host_model("klein")
+    (entry,) = entries_of(clip, TEXTS[0])
+    masked = entry[1]["attention_mask"]
+    assert masked.shape == (1, 512) and 0 < int(masked.sum()) < 512
+    moved = entry[0].clone()
+    moved[masked == 0] = moved[masked == 0].flip(-1)
+    pictures = [drawn(host, model, [[rows, entry[1]]], [entry]) for rows in (entry[0], moved)]
+    assert not torch.allclose(*pictures, atol=1e-3)
+    teacher = read_teacher(record(pack, host, clip, "padding-klein", TEXTS))
+    assert not teacher.spec.masked and teacher.spec.layout.least == 512
+    assert (teacher.rows(TEXTS[0]).kinds == PADDING_ROW).sum() == int((masked == 0).sum())
+
+
+def test_the_encoders_whose_padding_is_read_are_the_hosts(pack, host):
+    """A class that the host has called otherwise would be masked again, without a word."""
+    import comfy.text_encoders
+
+    needs("ltx2")  # a host that has them all
+    folder = Path(comfy.text_encoders.__path__[0])
+    there = "".join(file.read_text(encoding="utf-8") for file in folder.glob("*.py"))
+    for name in pack.module("host.bridge.padding").READ_NEVERTHELESS:
+        assert f"class {name}(" in there
 
 
 def test_prompts_that_are_more_than_text_are_told_apart(pack, host):
