@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.util
+import inspect
 import json
 import os
 import sys
@@ -216,6 +217,15 @@ def bench(pack: Pack, host: Host) -> Any:
     from bridge_files import Bench
 
     return Bench(pack, host)
+
+
+@pytest.fixture
+def trains(host: Host) -> None:
+    """Where a model can be loaded a second time, as training through it needs."""
+    from bridge_models import host_model
+
+    if "force_deepcopy" not in inspect.signature(host_model("sd15").clone).parameters:
+        pytest.skip("this host loads no model a second time")
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +29,12 @@ from ...node_notes import note, report
 from ..files import GAP, adds, writes_of
 from ..model_reads import check_model
 from ..readers import assigned
+from .about import about_run
 from .gradients import Gradients
+from .known_again import difference, untold
 from .learning import Options, TrainingSampler
 from .measuring import MOST
-from .model_anew import check_loads_again, model_anew, name_of
+from .model_anew import check_loads_again, model_anew
 from .prompts import Prompts
 from .recordings import NOTHING, find_recording
 from .run_state import RunState
@@ -84,7 +85,7 @@ def train_bridge(
     loaded = _check(given, recordings.added_to)
     with torch.inference_mode(False), torch.enable_grad():
         prompts = _prompts(loaded, given, recordings)
-        about = _about(given, loaded, prompts, options)
+        about = about_run(given.model, given.latent, loaded, prompts, options)
         path, state = _files(name, about)
         if path.exists():
             return _trained(path, about)
@@ -96,7 +97,11 @@ def train_bridge(
         figures = learner.figures
         stages = [*_stages(loaded), {**about, **figures}]
         made.bridge.eval().cpu()
-        written = replace(made, report=loaded.report, stages=json.dumps(stages))
+        made.bridge.config = replace(
+            made.bridge.config, llms=prompts.trained_on(learner.learnt_from())
+        )
+        # without a report, as that of the bridge that was gone on from is true of it alone
+        written = replace(made, stages=json.dumps(stages))
         write_bridge(path, written)
         state.remove()
     report(_told(path, figures))
@@ -173,27 +178,6 @@ def _prompts(loaded: LoadedBridge, given: Connected, folders: Recordings) -> Pro
     return Prompts(recorded, loaded, clips)
 
 
-def _about(given: Connected, loaded: LoadedBridge, prompts: Prompts, options: Options) -> dict:
-    """What a run is of, by which it is known again, for its state and its file."""
-    weights = hashlib.sha256()
-    for name, tensor in sorted(loaded.bridge.state_dict().items()):
-        weights.update(name.encode())
-        weights.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    recording = prompts.recorded.recording
-    about = {
-        "from": recording.folder.name,
-        "prompts": recording.prompts_hash[:16],
-        "bridge": weights.hexdigest()[:16],
-        "through": name_of(given.model),
-        "latent": list(given.latent.shape),
-        **asdict(options),
-    }
-    own = prompts.recorded.own
-    if own is not None:
-        about["adds to"] = own.recording.folder.name
-    return json.loads(json.dumps(about))  # as it is read again
-
-
 def _files(name: str, about: dict) -> tuple[Path, RunState]:
     """The bridge's file, and that of the run until it is there."""
     plain = _plain(name)
@@ -227,11 +211,14 @@ def _trained(path: Path, about: dict) -> LoadedBridge:
     """The file of a run that has ended, if it is of this one."""
     loaded = load_bridge(path)
     last = _stages(loaded)[-1]
+    other = difference(last, about)
     check(
-        all(last.get(name) == value for name, value in about.items()),
-        f"there is a bridge {path.name} in models/{BRIDGES} that was trained otherwise; choose "
+        not other,
+        f"there is a bridge {path.name} in models/{BRIDGES} that was trained {other}; choose "
         "another name",
     )
+    if told := untold(last, path.name):
+        note(told)
     report(_told(path, last))
     return loaded
 

@@ -13,6 +13,8 @@ from torch import nn
 
 from ....lidit_core.errors import LiDiTError
 from ....lidit_core.io.tensors import read_safetensors, write_safetensors
+from ...node_notes import note
+from .known_again import difference, untold
 
 KEY = "lidit-bridge-run"  # of the metadata
 MOMENTS = ("exp_avg", "exp_avg_sq")  # torch's names of what AdamW keeps of each weight
@@ -77,14 +79,13 @@ class RunState:
         return step, before
 
     def _check(self, about: Mapping[str, Any]) -> None:
-        other = [name for name, value in self.about.items() if about.get(name) != value]
-        if other:
-            name = other[0]
+        if other := difference(about, self.about):
             raise LiDiTError(
-                f"{self.path.name} holds an unfinished run with {name} {about.get(name)!r}, and "
-                f"here it is {self.about[name]!r}; put that back to go on with it, or choose "
-                "another name"
+                f"{self.path.name} holds an unfinished run {other}; put that back to go on with "
+                "it, or choose another name"
             )
+        if told := untold(about, self.path.name):
+            note(told)
 
     def _tensor(self, tensors: Mapping[str, torch.Tensor], name: str, like: torch.Tensor):
         found = tensors.get(name)

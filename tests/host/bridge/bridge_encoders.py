@@ -48,7 +48,7 @@ WIDTHS |= {"klein": 3 * SIZES["qwen3_4b"]["hidden_size"]}
 if REAL:  # as SD3's T5 is 4096 wide in any case, which takes minutes
     WIDTHS["sd3t5"] = 4096
 # One of each way of laying out rows in an ordinary run; `run.py prove bridges` tries all.
-TRIED = [*WIDTHS] if REAL else ["sd15", "sdxl", "pixart", "cut", "ltx2", "klein"]
+TRIED = [*WIDTHS] if REAL else ["sd15", "sdxl", "pixart", "cut", "ltx2"]
 KINDS = [kind for kind in TRIED if kind != "sd3"]  # whose rows of 4096 numbers are its alone
 NEWER = {"zimage": "z_image", "ovis": "ovis", "ltx2": "gemma4"}  # modules that 0.3.64 lacks
 NEWER |= {"klein": "z_image"}  # as old as its encoder, whose module is FLUX's

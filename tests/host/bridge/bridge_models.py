@@ -19,7 +19,8 @@ FLUX = {
     "axes_dim": [4, 10, 10], "qkv_bias": True, "guidance_embed": True,
 }  # fmt: skip
 FLUX2 = {  # of Klein
-    **FLUX, "image_model": "flux2", "in_channels": 128, "out_channels": 128, "patch_size": 1, "vec_in_dim": None,
+    **FLUX, "image_model": "flux2", "in_channels": 128, "out_channels": 128, "patch_size": 1,
+    "vec_in_dim": None,
     "context_in_dim": WIDTHS["klein"], "num_heads": 1, "axes_dim": [12, 12, 12, 12],
     "qkv_bias": False, "guidance_embed": False, "global_modulation": True, "mlp_silu_act": True,
     "ops_bias": False, "txt_ids_dims": [3],
@@ -102,6 +103,15 @@ def _model(config: Any) -> Any:
         if name.endswith("pos_embed"):  # which a file has, and the host leaves as it lies in memory
             places.zero_()
     return comfy.model_patcher.ModelPatcher(model, load_device=CPU, offload_device=CPU)
+
+
+def lora_of(model: Any) -> dict:
+    """A LoRA's file for SD1.5's U-Net, of one layer."""
+    key = "input_blocks.1.1.transformer_blocks.0.attn2.to_q"
+    layer = model.model.diffusion_model.get_submodule(key)
+    name = "lora_unet_" + key.replace(".", "_")
+    up, down = torch.ones(layer.out_features, 1), torch.ones(1, layer.in_features)
+    return {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down}
 
 
 def latent(model: Any, batch: int = 1) -> dict:

@@ -8,49 +8,16 @@ import shutil
 
 import pytest
 import torch
-from bridge_encoders import check_same, entries_of, host_encoder, record
-from bridge_files import LEARNING, TEXTS
-from bridge_models import host_model, latent
+from bridge_encoders import check_same, entries_of, host_encoder
+from bridge_files import TEXTS
+from bridge_models import host_model
+from bridge_training import SHORT, better, loaded_model, recorded, same_weights, train
 from workflow_kit import only_picture
 
 from lidit_core.bridge.file import load_bridge
 
 OTHERS = [pytest.param(kind, marks=pytest.mark.long) for kind in ("sd15", "flux", "sd3")]
 KINDS = ["sdxl", "pixart", *OTHERS]
-
-
-@pytest.fixture
-def trains(host):
-    """Where a model can be loaded a second time."""
-    if "force_deepcopy" not in inspect.signature(host_model("sd15").clone).parameters:
-        pytest.skip("this host loads no model a second time")
-
-
-def loaded_model(kind: str):
-    """A MODEL that knows how it was loaded, as those of the host's loaders do."""
-    model = host_model(kind)
-    model.cached_patcher_init = (lambda kind, disable_dynamic=False: host_model(kind), (kind,))
-    return model
-
-
-def recorded(bench, kind: str) -> str:
-    """The recording's name."""
-    return record(bench.pack, bench.host, host_encoder(kind), f"through-{kind}", TEXTS).name
-
-
-def train(bench, kind: str, name: str, **given):
-    """What the node makes of a bridge with random weights."""
-    given = {"model": None, "bridge": None, "recording": None, **LEARNING, **given}
-    model = given["model"] = given["model"] or loaded_model(kind)
-    given["bridge"] = given["bridge"] or bench.bridge(kind)[1]
-    given["recording"] = given["recording"] or recorded(bench, kind)
-    given |= {"clip": bench.llm(), "latent_image": latent(model), "name": name}
-    return bench.pack.run("LiDiTTrainBridge", **given)[0]
-
-
-def same_weights(one, other) -> bool:
-    pair = one.bridge.state_dict(), other.bridge.state_dict()
-    return all(torch.equal(weight, pair[1][name]) for name, weight in pair[0].items())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -80,12 +47,6 @@ def test_less_memory_gives_the_same_gradient(bench, trains, kind):
         assert again["after"][name] == pytest.approx(value, rel=1e-3), name
 
 
-def better(bench, kind: str) -> str:
-    """The recording of an encoder with other weights."""
-    clip = host_encoder(kind, seed=1)
-    return record(bench.pack, bench.host, clip, f"better-{kind}", TEXTS).name
-
-
 @pytest.mark.parametrize("kind", ["sdxl"])
 def test_a_bridge_that_adds_to_an_encoder_learns_what_another_knows(bench, trains, kind):
     """From nothing added, whose gradient is not nothing; the encoder's empty prompt stays."""
@@ -107,10 +68,9 @@ def test_a_bridge_that_adds_to_an_encoder_learns_what_another_knows(bench, train
 def test_a_recording_of_another_encoder_is_noted(bench, trains, monkeypatch):
     told: list[str] = []
     monkeypatch.setattr(bench.pack.module("host.bridge.training.run"), "note", told.append)
-    short = {"steps": 1, "prompts": 1, "trajectory": 1, "points": 1}
-    train(bench, "sd15", "same", **short)
+    train(bench, "sd15", "same", **SHORT)
     assert told == []
-    train(bench, "sd15", "another", recording=better(bench, "sd15"), **short)
+    train(bench, "sd15", "another", recording=better(bench, "sd15"), **SHORT)
     assert "better-sd15 is not of the text encoder that this bridge learnt from" in told[0]
 
 

@@ -1,0 +1,99 @@
+"""Which runs of a bridge's training are the same, and what its file tells. Run: see conftest.py"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from bridge_encoders import host_encoder, record
+from bridge_files import TEXTS
+from bridge_models import lora_of
+from bridge_training import SHORT, loaded_model, recorded, same_weights, train
+
+from lidit_core.bridge.file import write_bridge
+
+
+def patched(clip):
+    """An LLM's CLIP with a patch on its weights, as a LoRA sets them."""
+    made = copy.copy(clip)
+    made.patcher = clip.patcher.clone()
+    names = [n for n, w in made.patcher.model.state_dict().items() if w.ndim == 2]
+    shape = made.patcher.model.state_dict()[names[-1]].shape
+    made.patcher.add_patches({names[-1]: ("diff", (torch.ones(shape),))}, 0.5)
+    return made
+
+
+def with_lora(model, strength: float):
+    """A clone with a LoRA, as Load LoRA gives it; the tensors are made anew each time."""
+    import comfy.sd
+
+    made, _ = comfy.sd.load_lora_for_models(model, None, lora_of(model), strength, 0.0)
+    assert made.patches
+    return made
+
+
+@pytest.mark.parametrize("kind", ["sd15"])
+def test_what_decides_the_result_is_not_taken_for_the_same_run(bench, trains, kind):
+    """LoRAs, what other nodes set, LLMs, what is set on them, and a recording made anew."""
+    from comfy_extras.nodes_model_advanced import RescaleCFG
+
+    own = loaded_model(kind)
+
+    def rescaled(by: float):
+        return RescaleCFG().patch(with_lora(own, 0.5), by)[0]
+
+    trained = train(bench, kind, "again", model=rescaled(0.7), **SHORT)
+    again = train(bench, kind, "again", model=rescaled(0.7), **SHORT)
+    assert same_weights(trained, again)
+    other = bench.llm(dtype="fp8_e4m3fn")
+    given = {
+        "LoRAs, patches or loading options": [
+            {"model": own},
+            {"model": with_lora(own, 0.5)},
+            {"model": RescaleCFG().patch(with_lora(own, 0.6), 0.7)[0]},
+            {"model": rescaled(0.8)},
+        ],
+        "LLMs": [{"clip": other}, {"clip": patched(bench.llm())}],
+    }
+    for words, changes in given.items():
+        for change in changes:
+            asked = {"model": rescaled(0.7), **change, **SHORT}
+            with pytest.raises(bench.error, match=f"again.safetensors in .* with other {words}"):
+                train(bench, kind, "again", **asked)
+    folder = bench.host.base / "output" / "recordings" / recorded(bench, kind)
+    kept = folder.with_name("kept")
+    folder.rename(kept)
+    try:
+        record(bench.pack, bench.host, host_encoder(kind, seed=1), folder.name, TEXTS)
+        asked = {"model": rescaled(0.7), "recording": folder.name, **SHORT}
+        with pytest.raises(bench.error, match="was trained with other recorded conditioning"):
+            train(bench, kind, "again", **asked)
+    finally:
+        shutil.rmtree(folder)
+        kept.rename(folder)
+
+
+@pytest.mark.parametrize("kind", ["sd15"])
+def test_a_file_of_an_older_version_is_taken_and_told(bench, trains, monkeypatch, kind):
+    """It did not write down LoRAs, LLMs and what was recorded; all else is compared."""
+    told: list[str] = []
+    monkeypatch.setattr(bench.pack.module("host.bridge.training.run"), "note", told.append)
+    hashed = bench.pack.module("host.bridge.training.known_again").HASHED
+    trained = train(bench, kind, "older", **SHORT)
+    *before, last = json.loads(trained.stages)
+    assert set(hashed) <= set(last)
+    weights = hashlib.sha256()  # as it was written then
+    for key, tensor in sorted(bench.bridge(kind)[1].bridge.state_dict().items()):
+        weights.update(key.encode() + tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    assert last["bridge"] == weights.hexdigest()[:16]
+    kept = [*before, {k: v for k, v in last.items() if k not in hashed}]
+    write_bridge(bench.folder / "older.safetensors", replace(trained, stages=json.dumps(kept)))
+    assert same_weights(train(bench, kind, "older", **SHORT), trained)
+    assert "older.safetensors is of an older version" in told[0] and "\n" not in told[0]
+    with pytest.raises(bench.error, match="with seed 3, and here it is 4; choose another name"):
+        train(bench, kind, "older", seed=4, **SHORT)
