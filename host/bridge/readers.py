@@ -96,9 +96,14 @@ def read(spec: LLMSpec, clip: HostCLIP, text: str) -> StudentTokens:
     return _tokens(row, text)
 
 
-def read_each(spec: LLMSpec, clip: HostCLIP, texts: Sequence[str]) -> list[StudentTokens]:
-    """The same of several prompts, each by itself, of which nothing is told on the node."""
-    return [_tokens(row, text) for row, text in zip(_rows(spec, clip, texts), texts)]
+def read_each(
+    spec: LLMSpec, clip: HostCLIP, texts: Sequence[str]
+) -> list[tuple[StudentTokens, int]]:
+    """The same of several prompts, each by itself, of which nothing is told on the node.
+
+    Beside each is how many of its tokens are read.
+    """
+    return [(_tokens(row, text), row.used) for row, text in zip(_rows(spec, clip, texts), texts)]
 
 
 def _rows(spec: LLMSpec, clip: HostCLIP, texts: Sequence[str]) -> list[PromptStates]:

@@ -109,8 +109,11 @@ class TrainingSampler(comfy.samplers.Sampler):
 
     def numbers(self) -> list[int]:
         """The numbers of all prompts that the run reads."""
-        learnt = [n for step in range(self.options.steps) for n in self.rows(step)]
-        return [*self.held_out.numbers, *learnt]
+        return [*self.held_out.numbers, *self.learnt_from()]
+
+    def learnt_from(self) -> list[int]:
+        """The numbers of the prompts that all steps learn from, in their order."""
+        return [n for step in range(self.options.steps) for n in self.rows(step)]
 
     def rows(self, step: int) -> list[int]:
         """The prompts of a step: every one once before any comes again."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import comfy.utils
@@ -14,9 +14,11 @@ from ....lidit_core.bridge.file import LoadedBridge
 from ....lidit_core.bridge.recorded import RecordedPrompts
 from ....lidit_core.bridge.rows import StudentTokens
 from ....lidit_core.io.conditioning import Entry
+from ....lidit_core.text.spec import LLMSpec
 from ....lidit_core.text.states import LLMStates
+from ...llm.reader import reader_of
 from ...node_notes import report
-from ..readers import read_each
+from ..readers import NO_LLM, read_each
 
 FEW = 8  # prompts that an LLM reads at once
 
@@ -29,6 +31,7 @@ class Prompts:
     loaded: LoadedBridge
     clips: Sequence[Any]  # in the order of the bridge's LLMs
     states: dict[int, list[StudentTokens]] = field(default_factory=dict)  # by prompt, on the CPU
+    used: dict[int, list[int]] = field(default_factory=dict)  # tokens that each LLM read, by prompt
 
     @property
     def dtype(self) -> torch.dtype:
@@ -44,6 +47,23 @@ class Prompts:
         own = self.recorded.own
         return None if own is None else self._entry(own, number)
 
+    def trained_on(self, numbers: Sequence[int]) -> tuple[LLMSpec, ...]:
+        """The bridge's LLMs as a file records them that learnt from these prompts by these CLIPs.
+
+        Their longest prompt is that of all runs; not known where it was not before.
+        """
+        found = []
+        for branch, (spec, clip) in enumerate(zip(self.loaded.bridge.config.llms, self.clips)):
+            llm = reader_of(clip, NO_LLM).llm
+            read = [self.used[number][branch] for number in set(numbers)]
+            known = spec.longest_prompt
+            longest = None if known is None else max(known, *read)
+            fingerprint, storage = llm.fingerprint or spec.fingerprint, llm.storage or spec.storage
+            found.append(
+                replace(spec, fingerprint=fingerprint, storage=storage, longest_prompt=longest)
+            )
+        return tuple(found)
+
     def _entry(self, recorded: RecordedPrompts, number: int) -> Entry:
         sequence, values = recorded.recording.prompt(number).entries[0]
         exact = {
@@ -57,6 +77,7 @@ class Prompts:
         wanted = sorted(set(numbers) - set(self.states))
         texts = self.recorded.texts
         found: dict[int, list[StudentTokens]] = {number: [] for number in wanted}
+        used: dict[int, list[int]] = {number: [] for number in wanted}
         for spec, clip in zip(self.loaded.bridge.config.llms, self.clips):
             bar = comfy.utils.ProgressBar(max(1, len(wanted)))
             for first in range(0, len(wanted), FEW):
@@ -65,10 +86,12 @@ class Prompts:
                 report(f"{spec.name} reads prompt {first + 1} of {len(wanted)}")
                 with torch.inference_mode():
                     read = read_each(spec, clip, [texts[number] for number in part])
-                for number, tokens in zip(part, read):
+                for number, (tokens, count) in zip(part, read):
                     found[number].append(self._kept(tokens))
+                    used[number].append(count)
                 bar.update(len(part))
         self.states |= found
+        self.used |= used
 
     def _kept(self, tokens: StudentTokens) -> StudentTokens:
         """The same on the CPU, and outside inference mode, in which no gradient is known."""

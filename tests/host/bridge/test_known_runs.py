@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 from bridge_encoders import host_encoder, record
-from bridge_files import TEXTS
+from bridge_files import TEXTS, spec_of
 from bridge_models import lora_of
 from bridge_training import SHORT, loaded_model, recorded, same_weights, train
 
@@ -97,3 +97,25 @@ def test_a_file_of_an_older_version_is_taken_and_told(bench, trains, monkeypatch
     assert "older.safetensors is of an older version" in told[0] and "\n" not in told[0]
     with pytest.raises(bench.error, match="with seed 3, and here it is 4; choose another name"):
         train(bench, kind, "older", seed=4, **SHORT)
+
+
+@pytest.mark.parametrize("kind", ["sd15"])
+def test_the_file_tells_of_this_run_alone(bench, trains, kind):
+    """Not of the bridge that it went on from: its cosine, and what its LLM was stored as."""
+    spec = spec_of(bench.llm(), storage="float", longest_prompt=2)
+    before = bench.bridge(kind, spec, name="reported")[0]
+    report = json.dumps({"bridge": {"cosine": 0.987, "prompts": 20}})
+    write_bridge(bench.folder / "reported.safetensors", replace(before, report=report))
+    loader = bench.pack.module("host.bridge.files").describe_bridge
+    bridge = bench.load("reported.safetensors")
+    assert "cosine 0.987 on 20 prompts" in loader(bridge)
+    packed = bench.llm(dtype="fp8_e4m3fn")
+    trained = train(bench, kind, "told", bridge=bridge, clip=packed, **SHORT)
+    read = bench.load("told.safetensors")
+    assert "cosine" not in loader(read) and "of the text gap" in loader(read)
+    assert read.report == trained.report == ""
+    (llm,), reader = read.bridge.config.llms, packed.cond_stage_model.llm
+    assert (llm.storage, llm.fingerprint) == ("fp8", reader.fingerprint) and reader.fingerprint
+    assert llm.longest_prompt > 2
+    (unknown,) = train(bench, kind, "unknown", **SHORT).bridge.config.llms
+    assert unknown.longest_prompt is None and unknown.storage == "float"
