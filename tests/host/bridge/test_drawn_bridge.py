@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from bridge_encoders import PROMPTS, entries_of, host_encoder, needs
-from bridge_files import Bench, node
-from bridge_models import drawn, host_model, made_for
+from bridge_encoders import PROMPTS, WIDTHS, entries_of, host_encoder, needs
+from bridge_files import Bench, node, spec_of
+from bridge_models import drawn, host_model, lora_of, made_for
 
 from lidit_core.bridge.file import write_bridge
 
@@ -86,18 +86,29 @@ def test_strength_0_and_an_untrained_one_that_adds_draw_the_encoders_picture(ben
 
 
 def test_300_tokens_on_sdxl_reach_the_model_whole(bench, host):
-    """Each chunk has rows of its own, and the last words move the picture."""
-    model = host_model("sdxl")
-    clip, own = bench.clip(bench.bridge("sdxl")[1]), host_encoder("sdxl")
-    count = sum(token not in (49406, 49407) for token, _ in sum(own.tokenize(LONG)["l"], []))
+    """Each chunk reads the whole prompt: its last words move the first one's rows, and the picture.
+
+    Of the encoder's own that chunk is the same bits, whatever comes after it.
+    """
+    model, own = host_model("sdxl"), host_encoder("sdxl")
+    llm = bench.llm(token_budget=512)
+    bridge = bench.bridge("sdxl", spec_of(llm, token_budget=512), name="long")[1]
+    clip, texts = bench.clip(bridge, llm), [f"{LONG} in the {last}" for last in ("snow", "rain")]
+    count = sum(token not in (49406, 49407) for token, _ in sum(own.tokenize(texts[0])["l"], []))
     assert count >= 300
-    ((sequence, values),) = entries_of(clip, LONG)
-    assert sequence.shape[1] == entries_of(own, LONG)[0][0].shape[1] == 77 * -(-count // 75)
-    other = f"{LONG} in the snow"
-    assert not torch.allclose(entries_of(clip, other)[0][0], sequence)
-    assert not torch.allclose(
-        drawn(host, model, *pair(clip, other)), drawn(host, model, *pair(clip, LONG))
-    )
+    template = bridge.bridge.config.llms[0].template
+    for text in texts:
+        (row,) = llm.cond_stage_model.prompts(template, text).encode_rows([text])
+        assert row.used == row.total > 300
+    made, theirs = ([entries_of(each, text)[0] for text in texts] for each in (clip, own))
+    assert made[0][0].shape == theirs[0][0].shape == (1, 77 * -(-count // 75), WIDTHS["sdxl"])
+    assert torch.equal(theirs[0][0][:, :77], theirs[1][0][:, :77])
+    assert not torch.allclose(made[0][0][:, :77], made[1][0][:, :77], atol=1e-4)
+    negative = entries_of(clip, "")
+    for cut in (None, 77):  # the whole, and the first chunk alone beside the same pooled vector
+        rows = [[[sequence[:, :cut], made[0][1]]] for sequence, _ in made]
+        pictures = [drawn(host, model, each, negative) for each in rows]
+        assert not torch.allclose(*pictures, atol=1e-5)
 
 
 def test_areas_masks_hooks_and_ranges_are_drawn(bench, host):
@@ -129,15 +140,6 @@ def test_areas_masks_hooks_and_ranges_are_drawn(bench, host):
     hooked = entries_of(node(host, "SetClipHooks", clip=clip, **to), PROMPTS[0])
     assert torch.equal(hooked[0][0], plain[0][0])
     assert not torch.allclose(drawn(host, model, hooked, negative), before, atol=1e-4)
-
-
-def lora_of(model) -> dict:
-    """A LoRA's file for the model, of one layer."""
-    key = "input_blocks.1.1.transformer_blocks.0.attn2.to_q"
-    layer = model.model.diffusion_model.get_submodule(key)
-    name = "lora_unet_" + key.replace(".", "_")
-    up, down = torch.ones(layer.out_features, 1), torch.ones(1, layer.in_features)
-    return {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down}
 
 
 @pytest.mark.parametrize("kind", KINDS)
