@@ -21,7 +21,7 @@ from ..node_notes import note
 from .files import Loaded, adds, llms_of, module_of, reads_weights
 from .mixing import OwnEncoder, mixed
 from .readers import read
-from .tokens import one_text, texts_of, unescaped, without_marks
+from .tokens import one_text, texts_of, unescaped
 
 
 @dataclass(frozen=True)
@@ -70,24 +70,34 @@ class BridgeHolder(nn.Module):
         own = encoder.entry(texts) if encoder and (adding or wiring.strength < 1) else None
         if own is not None and wiring.strength == 0:
             return _given(own)
+        text = one_text(texts)
+        if own is not None:
+            self._tell_tokens(text)
         if own is not None and adding:
-            return _given(self._added(texts, own))
-        ours = self._written(one_text(texts))
+            return _given(self._added(texts, text, own))
+        ours = self._written(text)
         return _given(ours if own is None else mixed(own, ours, wiring.strength))
 
-    def _added(self, texts: Mapping[str, str | None], own: Entry) -> Entry:
+    def _tell_tokens(self, text: str) -> None:
+        """Tell of a prompt in which the encoder reads other tokens than the bridge has rows for."""
+        loaded, encoder = self.wiring.loaded, self.wiring.encoder
+        if encoder is None or not isinstance(loaded, LoadedBridge):
+            return
+        if not encoder.reads_as(loaded.rows, self._prompt(text), text):
+            note(
+                "the encoder reads embeddings in this prompt, or is another than the bridge was "
+                "trained for; the bridge takes their names for text, and its rows may lie beside "
+                "those that were meant"
+            )
+
+    def _added(self, texts: Mapping[str, str | None], text: str, own: Entry) -> Entry:
         """The encoder's entry with what the bridge adds."""
         wiring, loaded = self.wiring, self.wiring.loaded
         assert isinstance(loaded, LoadedBridge) and wiring.encoder is not None  # as `adds` says
-        prompt = self._prompt(one_text(texts))
+        prompt = self._prompt(text)
         if loaded.is_empty(prompt.text):
             return own
-        if wiring.encoder.reads_more(texts):
-            note(
-                "the encoder reads embeddings in this prompt; the bridge takes their names for "
-                "text, and what it adds may lie on other tokens than meant"
-            )
-        plain = own if prompt.plain else wiring.encoder.entry(without_marks(texts, prompt))
+        plain = own if prompt.plain else wiring.encoder.entry(texts, weighted=False)
         students = self._read(prompt.text)
         return added(loaded, prompt, students, OwnEntry(own, plain), wiring.strength)
 

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from ...lidit_core.bridge.encode import POOLED
+from ...lidit_core.bridge.layout import AnyRows
 from ...lidit_core.bridge.recorded import ALIKE
 from ...lidit_core.errors import LiDiTError, check
 from ...lidit_core.io.conditioning import Entry, distance
+from ...lidit_core.text.emphasis import EmphasisedPrompt
 from ..node_notes import note
 from .files import Loaded, writes_of
+from .model_encoder import within
 from .tokens import TEXT
 
 
@@ -24,18 +27,32 @@ class OwnEncoder:
 
     clip: Any
 
-    def entry(self, texts: Mapping[str, str | None]) -> Entry:
-        """Encode the texts of a node's boxes as the host's own node would."""
-        clip = self.clip
-        found = clip.encode_from_tokens(self._tokens(texts), return_pooled=True, return_dict=True)
+    def entry(self, texts: Mapping[str, str | None], weighted: bool = True) -> Entry:
+        """Encode the texts of a node's boxes as the host's own node would.
+
+        Args:
+            weighted: False = the same tokens, each with the weight 1.
+        """
+        clip, tokens = self.clip, self._tokens(texts)
+        if not weighted:
+            tokens = {name: _unweighted(chunks) for name, chunks in tokens.items()}
+        found = clip.encode_from_tokens(tokens, return_pooled=True, return_dict=True)
         return found.pop("cond"), found
 
-    def reads_more(self, texts: Mapping[str, str | None]) -> bool:
-        """Whether something in the texts is no text to it, such as an embedding."""
-        pieces = [
-            piece for part in self._tokens(texts).values() for chunk in part for piece in chunk
-        ]
-        return not all(isinstance(piece[0], int) for piece in pieces)
+    def reads_as(self, rows: AnyRows, prompt: EmphasisedPrompt, text: str) -> bool:
+        """Whether its tokens of a text are those that a bridge's rows stand for.
+
+        Embeddings are none of these, and ComfyUI parts a text at each.
+
+        Args:
+            prompt: the same text without the marks that the encoder reads.
+        """
+        found = [_ids(chunks) for chunks in self.clip.tokenize(text).values()]
+        wanted = (
+            (maker(prompt.text, prompt.pieces).ids - maker.layout.first_id).tolist()
+            for maker in rows.makers
+        )
+        return all(within(ids, found) for ids in wanted)
 
     def _tokens(self, texts: Mapping[str, str | None]) -> dict:
         tokens = self.clip.tokenize(texts[TEXT] or "")
@@ -52,6 +69,16 @@ class OwnEncoder:
             while len(tokens[name]) < longest:
                 tokens[name] += self.clip.tokenize("")[name]
         return tokens
+
+
+def _ids(chunks: list) -> tuple:
+    """The tokens of all chunks; of what is no number of the vocabulary None."""
+    pieces = [piece[0] for chunk in chunks for piece in chunk]
+    return tuple(id if isinstance(id, int) else None for id in pieces)
+
+
+def _unweighted(chunks: list) -> list:
+    return [[(piece[0], 1.0, *piece[2:]) for piece in chunk] for chunk in chunks]
 
 
 def check_encoder(loaded: Loaded, encoder: OwnEncoder) -> None:
@@ -93,7 +120,8 @@ def _between(own: Tensor, ours: Tensor, strength: float) -> Tensor:
     if own.shape != ours.shape:
         raise LiDiTError(
             f"the encoder here writes {tuple(own.shape)} of this prompt and the bridge "
-            f"{tuple(ours.shape)}; mix with the text encoder that the bridge was trained for, or "
-            "set strength to 1"
+            f"{tuple(ours.shape)}, as it reads more than plain text, or is another; leave out "
+            "embeddings, mix with the text encoder that the bridge was trained for, or set "
+            "strength to 1"
         )
     return torch.lerp(own.float(), ours.to(own.device).float(), strength).to(own.dtype)

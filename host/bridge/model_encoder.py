@@ -38,7 +38,7 @@ def tell_encoder(loaded: Loaded, model: Any) -> None:
     if tokens is None:
         alike = name == written
     else:
-        alike = all(_within(_ids(maker), tokens) for maker in loaded.rows.makers)
+        alike = all(within(_ids(maker), tokens) for maker in loaded.rows.makers)
     if not alike:
         note(
             f"this bridge was trained for {written}, and the model here, {type(config).__name__}, "
@@ -70,7 +70,7 @@ def _ids(maker: RowMaker) -> list[int]:
     return (rows.ids - maker.layout.first_id)[rows.kinds != PADDING_ROW].tolist()
 
 
-def _within(ids: Sequence[int], tokens: Sequence[tuple[int, ...]]) -> bool:
+def within(ids: Sequence[int], tokens: Sequence[tuple[int | None, ...]]) -> bool:
     """Whether the ids follow on one another in one part's tokens."""
     wanted = tuple(ids)
     return any(

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...lidit_core.errors import check, listed, shown
-from ...lidit_core.text.emphasis import EmphasisedPrompt
 from ..llm.plain_text import WORD_IDS, check_options
 from ..node_notes import note
 
@@ -77,9 +76,3 @@ def one_text(texts: Mapping[str, str | None]) -> str:
 def unescaped(text: str) -> str:
     """The text as the host's tokenizers read it that know no weights: escapes are taken away."""
     return text.replace("\\)", ")").replace("\\(", "(")
-
-
-def without_marks(texts: Mapping[str, str | None], prompt: EmphasisedPrompt) -> dict:
-    """The same boxes without the weights of words, so that a host reads none."""
-    plain = prompt.text.replace("(", "\\(").replace(")", "\\)")
-    return {name: plain if text else text for name, text in texts.items()}

@@ -24,7 +24,7 @@ class OwnEntry:
     """What the checkpoint's own encoder makes of a prompt, which a bridge may add to."""
 
     entry: Entry  # with the weights of words
-    plain: Entry  # without them, as the bridge learnt
+    plain: Entry  # of the same tokens without them, as the bridge learnt
 
 
 def with_added(
@@ -50,8 +50,14 @@ def with_added(
     read = prompt if isinstance(prompt, EmphasisedPrompt) else EmphasisedPrompt(prompt)
     if loaded.is_empty(read.text):
         return own.entry
-    made, device = loaded.rows(read.text), base.mean.device
+    made, device = loaded.rows(read.text, read.pieces), base.mean.device
     rows = stack_rows([made])
+    counts = [entry[0].shape[1] for entry in (own.entry, own.plain)]
+    check(
+        counts[0] == counts[1],
+        f"the encoder made {counts[0]} rows of this prompt with weights and {counts[1]} without, "
+        "so that what is added has no place; write the prompt without weights",
+    )
     given = _own_rows(loaded, own.plain, rows).to(device)
     out = loaded.bridge.added([tokens.to(device) for tokens in students], rows.to(device), given)
     step = strength * base.of(base.deviation, rows.to(device)) * out.sequence
@@ -117,7 +123,7 @@ def written(
     read = prompt if isinstance(prompt, EmphasisedPrompt) else EmphasisedPrompt(prompt)
     if loaded.is_empty(read.text):
         return _on(loaded.empty, device)
-    made = loaded.rows(read.text)
+    made = loaded.rows(read.text, read.pieces)
     rows = stack_rows([made]).to(device)
     predicted = loaded.bridge([tokens.to(device) for tokens in students], rows)
     sequence, values = restored(loaded.bridge.base, predicted, rows)

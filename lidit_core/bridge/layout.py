@@ -3,10 +3,14 @@
 CLIP has 77 rows: a start token, the prompt, an end token, padding; a longer prompt goes on in
 another such chunk, and a word is not parted where it fits into the next. T5 has as many rows as
 tokens. An LLM has its template around the prompt, tokenised together with it.
+
+ComfyUI tokenises what stands between marks of weights, as in (word:1.3), each piece by itself, so
+that T5 may begin each with a token of its own; in a window a short piece stays together.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
@@ -81,12 +85,16 @@ class TokenLayout:
         return self.heads + self.tails + max(self.window, self.least, 1)
 
 
+SHORT_PIECE = 8  # tokens from which ComfyUI parts a piece between two chunks
+
+
 @dataclass(frozen=True)
 class _Token:
     id: int
     start: int  # characters of the prompt
     stop: int
-    word: int | None = None  # its number among the prompt's words
+    word: tuple[int, int] | None = None  # its piece, and its number among the words of that
+    piece: int = 0
 
 
 class RowMaker:
@@ -100,9 +108,13 @@ class RowMaker:
         self.layout, self.tokenizer = layout, tokenizer
         tokenizer.encode_special_tokens = True
 
-    def __call__(self, prompt: str) -> TeacherRows:
-        """The rows of one prompt, without a dimension for the batch."""
-        head, text, tail = self._tokens(prompt)
+    def __call__(self, prompt: str, pieces: Sequence[int] = ()) -> TeacherRows:
+        """The rows of one prompt, without a dimension for the batch.
+
+        Args:
+            pieces: characters of each part that is tokenised by itself; () = it is one.
+        """
+        head, text, tail = self._tokens(prompt, pieces)
         rows = [
             (*row, place, chunk)
             for chunk, part in enumerate(self._chunks(text))
@@ -129,36 +141,63 @@ class RowMaker:
         head, _, tail = self._tokens(prompt)
         return len(self.layout.start) + len(head), len(tail) + len(self.layout.end)
 
-    def _tokens(self, prompt: str) -> tuple[list[_Token], list[_Token], list[_Token]]:
+    def _tokens(
+        self, prompt: str, pieces: Sequence[int] = ()
+    ) -> tuple[list[_Token], list[_Token], list[_Token]]:
         """Tokens of the text before the prompt, of the prompt, and of the text after it."""
-        layout, before = self.layout, len(self.layout.before)
-        whole = layout.before + prompt + layout.after
-        encoded = self.tokenizer.encode(whole, add_special_tokens=False)
-        ids = encoded.ids
-        if layout.numbers:
-            ids = [word_number(whole[slice(*place)], layout.numbers) for place in encoded.offsets]
-        first, stop = prompt_span(encoded.offsets, before, before + len(prompt))
-        first = 0 if prompt and not layout.before else first
-        stop = len(ids) if prompt and not layout.after else max(first, stop)
-        places = offsets_in(encoded.offsets, first, stop, before, len(prompt))
-        text = [
-            _Token(ids[n], *place, encoded.word_ids[n])
-            for n, place in zip(range(first, stop), places)
-        ]
-        head = [_Token(id, 0, 0) for id in ids[:first]]
-        tail = [_Token(id, len(prompt), len(prompt)) for id in ids[stop:]]
+        layout, length = self.layout, len(prompt)
+        head, text, tail = [], [], []
+        stops = list(itertools.accumulate(pieces)) or [length]
+        for piece, (start, stop) in enumerate(zip([0, *stops], stops)):
+            before = layout.before if start == 0 else ""
+            after = layout.after if stop == length else ""
+            ids, found, (first, last) = self._encoded(prompt[start:stop], before, after)
+            head += [_Token(id, 0, 0) for id in ids[:first]]
+            text += [
+                _Token(id, start + a, start + b, None if word is None else (piece, word), piece)
+                for id, (a, b, word) in zip(ids[first:last], found)
+            ]
+            tail += [_Token(id, length, length) for id in ids[last:]]
+        if len(stops) > 1:
+            text = self._as_whole(prompt, text)
         return head, text[: layout.most or None], tail
+
+    def _as_whole(self, prompt: str, text: list[_Token]) -> list[_Token]:
+        """The tokens of a prompt's pieces with the characters that they have in the whole prompt.
+
+        A token of CLIP's stands for the blank before it too, which may lie in another piece. Where
+        the whole has other tokens they are left as they are.
+        """
+        _, whole, _ = self._tokens(prompt)
+        if [token.id for token in whole] != [token.id for token in text]:
+            return text
+        return [replace(own, start=of.start, stop=of.stop) for own, of in zip(text, whole)]
+
+    def _encoded(self, text: str, before: str, after: str):
+        """The ids of a text between two others, characters and word of its own, and their range."""
+        whole = before + text + after
+        encoded = self.tokenizer.encode(whole, add_special_tokens=False)
+        ids, numbers = encoded.ids, self.layout.numbers
+        if numbers:
+            ids = [word_number(whole[slice(*place)], numbers) for place in encoded.offsets]
+        first, last = prompt_span(encoded.offsets, len(before), len(before) + len(text))
+        first = 0 if text and not before else first
+        last = len(ids) if text and not after else max(first, last)
+        places = offsets_in(encoded.offsets, first, last, len(before), len(text))
+        words = encoded.word_ids[first:last]
+        return ids, [(*place, word) for place, word in zip(places, words)], (first, last)
 
     def _chunks(self, text: list[_Token]) -> list[list[_Token]]:
         layout = self.layout
         if not layout.window:
             return [text]
         room, chunks = layout.window - layout.heads - layout.tails, [[]]
-        for word in _words(text):
+        kept = layout.word or SHORT_PIECE  # together, if they are fewer
+        for group in _words(text) if layout.word else _pieces(text):
             left = room - len(chunks[-1])
-            if len(word) > left and len(word) < layout.word:
+            if len(group) > left and len(group) < kept:
                 chunks.append([])
-            for token in word:
+            for token in group:
                 if len(chunks[-1]) == room:
                     chunks.append([])
                 chunks[-1].append(token)
@@ -192,11 +231,11 @@ class JoinedRows:
     def __init__(self, makers: Sequence[RowMaker]) -> None:
         self.makers = tuple(makers)
 
-    def __call__(self, prompt: str) -> TeacherRows:
-        """The rows of one prompt, without a dimension for the batch."""
+    def __call__(self, prompt: str, pieces: Sequence[int] = ()) -> TeacherRows:
+        """The rows of one prompt, as those of one encoder."""
         made, constants, chunks = [], 0, 0
         for part, maker in enumerate(self.makers):
-            rows = maker(prompt)
+            rows = maker(prompt, pieces)
             shifted = rows.constants.where(rows.constants < 0, rows.constants + constants)
             made.append(
                 replace(
@@ -231,6 +270,12 @@ def fitted(layout: TokenLayout, tokenizer: Tokenizer) -> TokenLayout:
     sides = [RowMaker(layout, tokenizer).around(probe) for probe in ("", "a cat", ".", "\n", "猫")]
     heads, tails = (max(counts) for counts in zip(*sides))
     return replace(layout, heads=heads, tails=tails)
+
+
+def _pieces(text: Sequence[_Token]) -> Iterator[list[_Token]]:
+    """The tokens piece by piece."""
+    for _, piece in itertools.groupby(text, lambda token: token.piece):
+        yield list(piece)
 
 
 def _words(text: Sequence[_Token]) -> Iterator[list[_Token]]:

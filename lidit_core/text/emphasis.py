@@ -26,10 +26,17 @@ ESCAPED = (("\\)", "\0\1", ")"), ("\\(", "\0\2", "("))  # as written, while it i
 
 @dataclass(frozen=True)
 class EmphasisedPrompt:
-    """A prompt without its marks, and the weight of every character; () = 1 for all."""
+    """A prompt without its marks.
+
+    Args:
+        weights: of every character; () = 1 for all.
+        pieces: characters of each part between marks, one after the other, which text encoders'
+            hosts tokenise each by itself; () = it is one.
+    """
 
     text: str
     weights: tuple[float, ...] = ()
+    pieces: tuple[int, ...] = ()
 
     @property
     def plain(self) -> bool:
@@ -43,7 +50,7 @@ def read_emphasis(prompt: str) -> EmphasisedPrompt:
     Raises:
         LiDiTError: a weight is below 0 or no number, or parentheses lie too deep in one another.
     """
-    text, weights = "", []
+    text, weights, pieces = "", [], []
     for piece, weight in _pieces(prompt):
         check(
             0 <= weight <= LARGEST,
@@ -52,7 +59,8 @@ def read_emphasis(prompt: str) -> EmphasisedPrompt:
         )
         text += piece
         weights += [weight] * len(piece)
-    return EmphasisedPrompt(text, tuple(weights))
+        pieces += [len(piece)] if piece else []
+    return EmphasisedPrompt(text, tuple(weights), tuple(pieces))
 
 
 class RowEncoder(Protocol):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_bridge import Windowed, config, randomised, rows, spec, students
@@ -79,13 +81,25 @@ def test_what_is_added_to_a_word_has_its_weight():
     read = read_emphasis(EMPHASISED)
     plain, given = entry_of(teacher, read.text), [students([read.text])]
     weighted = plain[0] + 1, plain[1]  # as if the encoder had read the weights
-    step = added(loaded, read.text, given, OwnEntry(plain, plain))[0] - plain[0]
+    unweighted = replace(read, weights=())
+    step = added(loaded, unweighted, given, OwnEntry(plain, plain))[0] - plain[0]
     found = added(loaded, read, given, OwnEntry(weighted, plain))[0] - weighted[0]
-    rows_made = teacher.rows(read.text)
+    rows_made = teacher.rows(read.text, read.pieces)
     text = zip(rows_made.spans.tolist(), (rows_made.kinds == TEXT).tolist())
     weights = torch.tensor([token_weight(read, *map(int, s)) if own else 1.0 for s, own in text])
     assert len(weights.unique()) > 1
     assert torch.allclose(found, step * weights[:, None], atol=1e-5)
+
+
+def test_another_number_of_rows_with_weights_than_without_is_told():
+    """As where the weights part the tokens otherwise, and the other entry is of the whole."""
+    teacher = Windowed()
+    loaded = loaded_of(randomised(made(teacher)), teacher)
+    read = read_emphasis(EMPHASISED)
+    plain, given = entry_of(teacher, read.text), [students([read.text])]
+    longer = torch.cat([plain[0], plain[0][:, :1]], 1), plain[1]
+    with pytest.raises(LiDiTError, match="made 15 rows of this prompt with weights and 14 without"):
+        added(loaded, read, given, OwnEntry(longer, plain))
 
 
 def test_still_rows_stay_the_encoders():

@@ -24,6 +24,7 @@ from lidit_core.bridge.file import (
     write_bridge,
 )
 from lidit_core.bridge.model import Bridge
+from lidit_core.bridge.rows import stack_rows
 from lidit_core.bridge.teacher import Teacher, read_teacher, seeds_of, write_teacher
 from lidit_core.cli import main, record
 from lidit_core.demo.checkpoint import read_text_encoder
@@ -135,10 +136,10 @@ def test_a_weight_draws_its_rows_away_from_the_empty_prompts(tmp_path):
     ours, text = loaded(), PROMPTS[0]  # a red cat left of two dogs
     read = read_emphasis("a (red cat:1.5) left of two dogs")
     assert read.text == text
-    plain, values = conditioning(ours, text, [students([text])])
+    plain, values = conditioning(ours, replace(read, weights=()), [students([text])])
     weighted, others = conditioning(ours, read, [students([text])])
-    given, empty = rows([text]), empty_entry()[0].float()
-    inside = (given.spans[0, :, 0] >= 1) & (given.spans[0, :, 1] <= 9) & (given.kinds[0] == 0)
+    given, empty = stack_rows([maker()(text, read.pieces)]), empty_entry()[0].float()
+    inside = (given.spans[0, :, 0] >= 2) & (given.spans[0, :, 1] <= 9) & (given.kinds[0] == 0)
     expected = (plain.float() - empty) * 1.5 + empty
     assert 0 < int(inside.sum()) < int((given.kinds == 0).sum())
     assert torch.allclose(weighted[0, inside].float(), expected[0, inside], atol=0.1, rtol=0.02)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -64,8 +64,9 @@ def test_each_encoder_has_a_ridge_and_a_standard_of_its_own():
 def test_words_have_their_weights_against_the_empty_row_of_their_own_encoder():
     loaded = loaded_of()
     read = read_emphasis("a red (cat left:1.5) of two dogs")
-    given, rows = [students([read.text])], loaded.rows(read.text)
-    plain, found = (conditioning(loaded, each, given)[0][0] for each in (read.text, read))
+    given, rows = [students([read.text])], loaded.rows(read.text, read.pieces)
+    unweighted = replace(read, weights=())
+    plain, found = (conditioning(loaded, each, given)[0][0] for each in (unweighted, read))
     empty = loaded.empty[0][0]
     half, n = len(empty) // 2, int((rows.parts == 0).sum())
     against = torch.cat([empty[rows.places[:n].clamp(max=half - 1)],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_bridge import CLIP, END, PROMPTS, START, maker, students, tokenizer
@@ -144,3 +146,43 @@ def test_a_row_takes_the_mean_of_what_shares_its_characters():
     assert torch.allclose(found[3], h.mean(0), atol=1e-6)  # no text
     share = shares(spans_of((0, 3), (2, 5), (20, 22), (9, 9)), tokens)[0]
     assert share[:, :2].eq(0).all() and torch.allclose(share[1, 2:4], torch.tensor([1 / 3, 2 / 3]))
+
+
+def test_pieces_are_tokenised_each_by_itself():
+    """As ComfyUI does between marks of weights; the characters are those of the whole prompt."""
+    prompt, pieces = "two bees on a book", (6, 2, 10)
+    found = maker(TokenLayout())(prompt, pieces)
+    starts = (0, 6, 8)
+    parts = [prompt[a : a + n] for a, n in zip(starts, pieces)]
+    encoded = [tokenizer().encode(part, add_special_tokens=False) for part in parts]
+    assert found.ids.tolist() == [id for each in encoded for id in each.ids]
+    spans = [(a + x, a + y) for a, each in zip(starts, encoded) for x, y in each.offsets]
+    assert [tuple(map(int, span)) for span in found.spans.tolist()] == spans
+    assert found.ids.tolist() != maker(TokenLayout())(prompt).ids.tolist()
+    whole = maker()(prompt, (len(prompt),))
+    assert torch.equal(whole.ids, maker()(prompt).ids)
+    around = TokenLayout(before="see a ", after=" !")
+    told = maker(around)(prompt, pieces)
+    first, last = (
+        maker(TokenLayout())(text).ids.tolist() for text in ("see a two be", " on a book !")
+    )
+    assert told.ids.tolist() == [*first, *encoded[1].ids, *last]
+
+
+def test_a_short_piece_stays_in_one_chunk_where_any_word_is_parted():
+    """ComfyUI parts those of eight tokens and more."""
+    layout = replace(CLIP, word=0)
+    text, length = "a red cat left of two dogs on a blue background", 3
+    first = next(n for n in range(1, 99) if _tokens(text[:n]) == 13)
+    pieces = (first, length, len(text) - first - length)
+    piece = _tokens(text[first : first + length])
+    assert 1 < piece < 8
+    found = maker(layout)(text, pieces)
+    texts = [int((found.kinds[found.chunks == n] == TEXT).sum()) for n in range(2)]
+    assert texts[0] == 13 and int((maker(layout)(text).chunks == 0).sum()) == 16
+    plain = maker(layout)(text)
+    assert int((plain.kinds[plain.chunks == 0] == TEXT).sum()) == 14
+
+
+def _tokens(text: str) -> int:
+    return len(tokenizer().encode(text, add_special_tokens=False).ids)

@@ -36,8 +36,10 @@ def test_untrained_and_at_strength_0_it_is_the_encoders_bit_for_bit(bench, kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_trained_one_adds_what_the_library_does(bench, kind):
+def test_a_trained_one_adds_what_the_library_does(bench, kind, monkeypatch):
     needs(kind)
+    told: list[str] = []
+    monkeypatch.setattr(bench.pack.module("host.bridge.holder"), "note", told.append)
     ours, bridge = bench.bridge(kind, add=True)
     own = host_encoder(kind)
     for strength in (1.0, 0.3):
@@ -57,6 +59,7 @@ def test_a_trained_one_adds_what_the_library_does(bench, kind):
             if "attention_mask" in theirs:
                 assert torch.equal(values["attention_mask"], theirs["attention_mask"])
         check_same(entries_of(clip, ""), entries_of(own, ""))
+    assert told == []  # of tokens that are not the encoder's
 
 
 def test_weights_of_words_are_the_encoders_and_of_what_is_added(bench):

@@ -19,7 +19,7 @@ from bridge_files import node, spec_of, students
 
 from lidit_core.bridge.clipproj import load_clipproj
 from lidit_core.bridge.encode import conditioning
-from lidit_core.text.emphasis import read_emphasis
+from lidit_core.text.emphasis import read_emphasis, token_weight
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -81,6 +81,62 @@ def test_weights_are_in_the_hosts_form_against_its_empty_prompt(bench):
     assert torch.equal(sequence[0, [not w for w in weighted]], plain[0, [not w for w in weighted]])
     found = conditioning(ours, read_emphasis(text), students(bench.llm(), PROMPTS[0]))[0]
     assert torch.allclose(sequence, found, atol=1e-4)
+
+
+# Marks before a comma, within a word and across a chunk's end, escapes, and twice the same weight.
+MARKED = [
+    "a (red cat:1.3), left of (two dogs:0.8), an \\(old\\) owl",
+    "(a red cat:1.2)(two dogs:1.2) and un(believ:1.4)able 猫(🍎:0.5)!",
+    f"{', '.join(['a red cat and two dogs'] * 12)} (a blue owl:1.3), a book",
+    f"{'owl ' * 73}(blue red cat:1.3), a book",
+]
+T5_KINDS = [*["flux", "pixart"], pytest.param("sd3t5", marks=pytest.mark.long)]
+
+
+@pytest.mark.parametrize("kind", ["sd15", *T5_KINDS])
+def test_rows_of_weighted_words_are_the_hosts_tokens(bench, kind):
+    """ComfyUI tokenises what stands between marks by itself, where T5 begins with another token."""
+    if kind == "sd3t5":
+        needs("zimage")  # is tried in one host
+    ours, own = bench.bridge(kind)[0], host_encoder(kind)
+    for text in MARKED:
+        read, found = read_emphasis(text), own.tokenize(text).values()
+        tokens = [[piece for chunk in chunks for piece in chunk] for chunks in found]
+        ids, weights = ([[piece[n] for piece in part] for part in tokens] for n in (0, 1))
+        for maker in ours.rows.makers:
+            rows = maker(read.text, read.pieces)
+            place = ids.index((rows.ids - maker.layout.first_id).tolist())
+            spans = rows.spans.int().tolist()
+            assert [
+                token_weight(read, *span) if kind == 0 else 1.0
+                for span, kind in zip(spans, rows.kinds.tolist())
+            ] == pytest.approx(weights[place])
+
+
+@pytest.mark.parametrize("kind", ["flux", "pixart"])
+def test_weighted_words_are_mixed_row_by_row(bench, kind, monkeypatch):
+    """With the encoder's row of the same token, also where padding makes the lengths equal."""
+    told: list[str] = []
+    monkeypatch.setattr(bench.pack.module("host.bridge.holder"), "note", told.append)
+    (ours, bridge), own = bench.bridge(kind), host_encoder(kind)
+    adding = bench.bridge(kind, add=True)[1]
+    for text in MARKED[:3]:
+        theirs, alone, between = (
+            entries_of(clip, text)[0][0]
+            for clip in (own, bench.clip(bridge), bench.clip(bridge, encoder=own, strength=0.25))
+        )
+        assert theirs.shape == alone.shape
+        assert torch.allclose(between, 0.75 * theirs + 0.25 * alone, atol=1e-5)
+        read = read_emphasis(text)
+        found = conditioning(ours, read, students(bench.llm(), read.text))[0]
+        assert torch.allclose(alone, found, atol=1e-4)
+        added = entries_of(bench.clip(adding, encoder=own), text)[0][0]
+        assert added.shape == theirs.shape and not torch.allclose(added, theirs, atol=1e-2)
+    assert told == []
+    if kind == "flux":  # which pads the rest, so that nothing else tells of it
+        monkeypatch.setattr(own.tokenizer.t5xxl, "embedding_directory", str(bench.folder))
+        entries_of(bench.clip(bridge, encoder=own, strength=0.5), "a cat embedding:owl on a book")
+        assert "reads embeddings in this prompt" in told[0]
 
 
 SDXL = {"width": 64, "height": 64, "crop_w": 0, "crop_h": 0, "target_width": 64}
