@@ -26,13 +26,17 @@ def read(path: Path) -> list[PromptItem]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LiDiTError(
             f"{path} cannot be read as GenEval's prompts ({error}); expected its "
-            "evaluation_metadata.jsonl: a line each with tag, prompt and include"
+            "evaluation_metadata.jsonl: a line each with tag, prompt, and include, a list of "
+            "classes and their counts"
         ) from error
 
 
 def _item(line: dict[str, Any]) -> PromptItem:
     if not isinstance(line["include"], list):
         raise TypeError("include is no list")
+    for wish in (*line["include"], *line.get("exclude", ())):
+        if not (isinstance(wish["class"], str) and isinstance(wish["count"], int)):
+            raise TypeError(f"{wish} is no class with its count")
     return PromptItem(str(line["prompt"]), str(line["tag"]).replace("_", " "), line)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from lidit_core.errors import check
 
 from ..benchmarks.item import PromptItem
+from .class_names import classes_of
 from .judge import Verdict
 from .likeness import TwoTowers
 from .pretrained import open_pretrained
@@ -50,7 +51,8 @@ class DetectorJudge:
     Args:
         source: MODEL, or MODEL,CLIP where colours are asked for.
     Raises:
-        LiDiTError: a model cannot be loaded, or the items are not GenEval's.
+        LiDiTError: a model cannot be loaded, the items are not GenEval's, or the detector has no
+            such class as they ask for.
     """
 
     measures: tuple[str, ...] = ("correct",)
@@ -67,6 +69,14 @@ class DetectorJudge:
         )
         self.name, self.device = f"detector:{source}", device
         self.detector, self.processor = open_pretrained("ObjectDetection", detector, device)
+        wanted = {wish["class"] for each in asked for wish in _wishes(each)}
+        self.names = classes_of(self.detector.config.id2label, wanted)
+        unknown = sorted(wanted - {*self.names.values()})
+        check(
+            not unknown,
+            f"the detector {detector} has no class for {', '.join(unknown)}, which the prompts ask "
+            "for; expected one that was trained on COCO, as GenEval's classes are COCO's",
+        )
         self.clip = TwoTowers(clip, device) if clip else None
 
     def judge(self, picture: np.ndarray, item: PromptItem) -> Verdict:
@@ -84,10 +94,9 @@ class DetectorJudge:
         given = self.processor(images=image, return_tensors="pt").to(self.device)
         output, size = self.detector(**given), [image.size[::-1]]
         found = self.processor.post_process_object_detection(output, threshold, size)[0]
-        names = self.detector.config.id2label
         boxes: dict[str, list[PixelBox]] = {}
         for number in found["scores"].argsort(descending=True).tolist():
-            of_class = boxes.setdefault(names[found["labels"][number].item()], [])
+            of_class = boxes.setdefault(self.names[found["labels"][number].item()], [])
             if len(of_class) < MOST:
                 of_class.append(tuple(found["boxes"][number].tolist()))
         return boxes
@@ -128,6 +137,11 @@ def _asked(item: PromptItem) -> dict[str, Any]:
         "(--prompts geneval:FILE)",
     )
     return asked
+
+
+def _wishes(asked: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What must be there, and what must not be there so often."""
+    return [*asked.get("include", ()), *asked.get("exclude", ())]
 
 
 def faults(asked: Mapping[str, Any], found: Detections) -> Iterator[str]:

@@ -97,6 +97,8 @@ def test_dpg_bench(tmp_path, pictures):
         (geneval.read, "x.jsonl", "no json"),
         (geneval.read, "x.jsonl", '{"prompt": "a"}'),
         (geneval.read, "x.jsonl", '{"prompt": "a", "tag": "x", "include": 3}'),
+        (geneval.read, "x.jsonl", '{"prompt": "a", "tag": "x", "include": [{"class": "cat"}]}'),
+        (geneval.read, "x.jsonl", '{"prompt": "a", "tag": "x", "include": ["cat"]}'),
         (geneval.read, "x.jsonl", "[1]"),
         (dpg.read_questions, "x.csv", "a,b\n1,2\n"),
         (dpg.read_questions, "x.csv", QUESTIONS.replace(",2,", ",two,")),
