@@ -22,7 +22,7 @@ from lidit_core.io.conditioning import Entry
 from lidit_core.io.pictures import to_pixels
 from lidit_core.model.latents import denormalise
 
-from .drawers import GUIDANCE, STEPS, NotesTold, model_file, noise_of
+from .drawers import NotesTold, model_file, noise_of, sampling_of
 from .items import DrawingTask
 
 
@@ -58,7 +58,7 @@ class BridgeDrawer:
         sources = bridge_sources(path, config, args.llm)
         self.readers = BridgeReaders(config, sources, device, None, args.cache)
         self.told = NotesTold()
-        self.steps, self.guidance = args.steps or STEPS, args.cfg or GUIDANCE
+        self.steps, self.guidance = sampling_of(args)
         self.size = args.size or (self.target.native_size,) * 2
 
     def draw(self, tasks: Sequence[DrawingTask]) -> Iterator[Tensor]:

@@ -75,6 +75,12 @@ class NotesTold:
         self.told.update(notes)
 
 
+def sampling_of(args: argparse.Namespace) -> tuple[int, float]:
+    """Steps and guidance of a U-Net, 0 being a guidance too."""
+    steps = STEPS if args.steps is None else args.steps
+    return steps, GUIDANCE if args.cfg is None else args.cfg
+
+
 class AdapterDrawer:
     """Draws with a U-Net and an adapter, by the trainer's own reference sampler."""
 
@@ -93,7 +99,7 @@ class AdapterDrawer:
         self.spec = spec = adapter.config.llm
         source = adapter_source(args.llm, spec)
         self.mode, self.device = args.mode, device
-        self.steps, self.guidance = args.steps or STEPS, args.cfg or GUIDANCE
+        self.steps, self.guidance = sampling_of(args)
         self.target = adapter_target(Adapter(str(model_file(args.model)), llm=source))
         self.learner = learner_of(self.target, adapter).to(device)
         self.vae = find_autoencoder("shipped", self.target.latent).open(device)

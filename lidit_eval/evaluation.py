@@ -12,7 +12,7 @@ from tqdm import tqdm
 from lidit_core import __version__
 from lidit_core.io.atomic import replacing
 from lidit_core.io.hashes import sha256
-from lidit_core.pipeline import find_device
+from lidit_core.pipeline import Settings, find_device
 
 from . import pairs, record
 from .benchmarks.item import PromptItem
@@ -36,6 +36,7 @@ class Evaluation:
         self.items = items_of(args.prompts)
         self.tasks = tasks_of(self.items, args.seed, args.count, args.every)
         check_count(self._benchmark, args.count)
+        Settings("", args.steps, args.cfg, args.size)  # refuses those that no model draws with
         self.device = find_device(args.device)
         self.judge: Judge = open_judge(self._judge_name(), self.items, self.device)
         self.pictures = args.pictures or args.out / FOLDER
@@ -75,7 +76,7 @@ class Evaluation:
         }
         if args.pictures is not None:
             return {**about, "pictures": str(args.pictures)}
-        drawn_with = {key: value for key, value in self._drawn_with().items() if value}
+        drawn_with = {k: v for k, v in self._drawn_with().items() if v is not None and v != []}
         return {**about, "seed": args.seed, **drawn_with}
 
     def _drawn_with(self) -> dict[str, Any]:

@@ -186,15 +186,17 @@ class AdapterLearner(Learner):
             mode: "base" = without the adapter; "" = the first that is trained.
         """
         mode = mode or self.adapter.config.modes[0]
+        steps = STEPS if steps is None else steps
+        scale = GUIDANCE if guidance is None else guidance
         states = stack_states([positive.states[LLM], negative.states[LLM]])
         texts = [*positive.prompts, *negative.prompts]
 
         def predict(z: Tensor, t: Tensor) -> Tensor:
             both = self.predict(z.repeat(2, 1, 1, 1), t.repeat(2), states, texts, mode=mode)
             asked, unasked = both.chunk(2)
-            return guided(asked, unasked, guidance or GUIDANCE)
+            return guided(asked, unasked, scale)
 
-        times = sampling_times(self.prediction, steps or STEPS, shift=1.0)
+        times = sampling_times(self.prediction, steps, shift=1.0)
         return euler_steps(predict, noise, self.prediction, times)
 
     def _base(self, z: Tensor, t: Tensor, texts: Sequence[str]) -> Tensor:
