@@ -56,6 +56,9 @@ def compare(
 ) -> list[PairedDifference]:
     """The change of each category, and last of all prompts together.
 
+    A measure that one of the two lacks, as it was judged before there was such a measure, is left
+    out.
+
     Raises:
         LiDiTError: there are no prompts that both have.
     """
@@ -64,8 +67,6 @@ def compare(
     for measure in measures:
         ours, theirs = by_prompt(this, measure), by_prompt(other, measure)
         both = [index for index in ours if index in theirs]
-        if not both:
-            raise LiDiTError("the two evaluations have no prompt in common; expected some")
         groups = {name: [i for i in both if category[i] == name] for name in category.values()}
         if len(groups) > 1:
             groups["all"] = both
@@ -74,6 +75,8 @@ def compare(
             for name, group in groups.items()
             if group
         ]
+    if not changes:
+        raise LiDiTError("the two evaluations have no prompt in common; expected some")
     return changes
 
 

@@ -58,27 +58,33 @@ class Judged:
 
 
 def by_prompt(judged: Sequence[Judged], measure: str) -> dict[int, float]:
-    """The mean over the pictures of each prompt, by the prompt's number."""
+    """The mean over those pictures of each prompt that have this score, by the prompt's number."""
     found: dict[int, list[float]] = {}
     for each in judged:
-        found.setdefault(each.task.index, []).append(each.verdict.scores[measure])
+        if measure in each.verdict.scores:
+            found.setdefault(each.task.index, []).append(each.verdict.scores[measure])
     return {index: sum(values) / len(values) for index, values in found.items()}
 
 
 def scores_of(judged: Sequence[Judged], measures: Sequence[str]) -> list[Score]:
-    """The scores of each category, in the prompts' order, and last of all prompts together."""
+    """The scores of each category, in the prompts' order, and last of all prompts together.
+
+    A measure that no picture of a category has is left out there.
+    """
     categories = list(dict.fromkeys(each.task.item.category for each in judged))
     groups = [(c, [j for j in judged if j.task.item.category == c]) for c in categories]
     if len(groups) != 1:
         groups.append(("all", list(judged)))
-    return [_score(name, group, m) for name, group in groups for m in measures]
+    scores = [_score(name, group, m) for name, group in groups for m in measures]
+    return [score for score in scores if score.prompts]
 
 
 def _score(category: str, group: Sequence[Judged], measure: str) -> Score:
     values = list(by_prompt(group, measure).values())
     low, high = interval(values)
     mean = sum(values) / len(values) if values else 0.0
-    return Score(category, measure, len(values), len(group), mean, low, high)
+    pictures = sum(measure in each.verdict.scores for each in group)
+    return Score(category, measure, len(values), pictures, mean, low, high)
 
 
 def write_report(
@@ -112,8 +118,8 @@ def _markdown(
 ) -> str:
     lines = ["# Evaluation", "", "| | |", "|---|---|"]
     lines += [f"| {key} | {_shown(value)} |" for key, value in record.items()]
-    if judge.measures:
-        lines += ["", *_table(scores, judge.measures)]
+    if scores:
+        lines += ["", *_table(scores)]
     if failures:
         lines += ["", f"## Failures, by {judge.tells} ({len(failures)})", ""]
         lines += [
@@ -127,13 +133,22 @@ def _shown(value: Any) -> str:
     return str(value) if not isinstance(value, (dict, list)) else json.dumps(value)
 
 
-def _table(scores: Sequence[Score], measures: Sequence[str]) -> Iterator[str]:
+def _table(scores: Sequence[Score]) -> Iterator[str]:
+    """A row for each category, and two columns for each measure that any picture has."""
+    rows: dict[str, dict[str, Score]] = {}
+    for score in scores:
+        rows.setdefault(score.category, {})[score.measure] = score
+    measures = list(dict.fromkeys(score.measure for score in scores))
     yield "| category | prompts | " + " | ".join(f"{m} | 95 %" for m in measures) + " |"
     yield "|---" * (2 + 2 * len(measures)) + "|"
-    for first in range(0, len(scores), len(measures)):
-        row = scores[first : first + len(measures)]
-        cells = [f"{s.score:.3f} | {s.low:.3f} to {s.high:.3f}" for s in row]
-        yield f"| {row[0].category} | {row[0].prompts} | " + " | ".join(cells) + " |"
+    for category, row in rows.items():
+        prompts = max(score.prompts for score in row.values())
+        cells = " | ".join(_cell(row.get(measure)) for measure in measures)
+        yield f"| {category} | {prompts} | {cells} |"
+
+
+def _cell(score: Score | None) -> str:
+    return f"{score.score:.3f} | {score.low:.3f} to {score.high:.3f}" if score else " | "
 
 
 def _sheets(judged: Sequence[Judged], measure: str) -> Iterator[tuple[str, Any]]:

@@ -12,6 +12,7 @@ from lidit_eval.judges.judge import Verdict
 
 from .scenes.grammar import Caption
 from .score import PROMPTS
+from .scorer.edges import edges_kept
 from .scorer.facts import facts
 from .scorer.report import candidates, hit
 from .scorer.scorer import ACCEPT, describe, judge, read
@@ -25,13 +26,14 @@ LISTS: Mapping[str, Callable[[], list[PromptItem]]] = {n: _items(c) for n, c in 
 
 
 class StickerJudge:
-    """The scorer: strict, and as a forced choice of the nearest glyph.
+    """The scorer: strict, as a forced choice of the nearest glyph, and how sharp the picture is.
 
     Raises:
         LiDiTError: the items are not the stickers'.
     """
 
-    name, measures = "stickers", ("strict", "nearest", "facts, strict", "facts, nearest")
+    name = "stickers"
+    measures = ("strict", "nearest", "facts, strict", "facts, nearest", "strong edges")
     tells = "strict"
 
     def __init__(self, items: Sequence[PromptItem]) -> None:
@@ -51,7 +53,9 @@ class StickerJudge:
             held = facts(scene, caption.request).values()
             scores[name] = float(hit(judge(scene, caption.request), caption))
             scores[f"facts, {name}"] = sum(held) / len(held)
-        return Verdict({measure: scores[measure] for measure in self.measures}, describe(strict))
+        edges = edges_kept(picture, nearest)
+        scores |= {} if edges is None else {"strong edges": edges}
+        return Verdict({m: scores[m] for m in self.measures if m in scores}, describe(strict))
 
 
 def _caption(item: PromptItem) -> Caption:

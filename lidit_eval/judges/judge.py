@@ -15,7 +15,7 @@ from ..benchmarks.item import PromptItem
 class Verdict:
     """What a judge says of one picture."""
 
-    scores: Mapping[str, float]  # by measure; 0 to 1, but for cosines
+    scores: Mapping[str, float]  # by measure, if it can be told; 0 to 1, but for cosines
     seen: str = ""  # in a few words
 
 
