@@ -14,10 +14,12 @@ from .drawing import load_picture
 from .grids import grid
 from .items import DrawingTask
 from .judges.judge import Judge, Verdict
-from .statistics import interval
+from .statistics import bootstrap_by_group, interval
 
 SHOWN = 64  # pictures of a category's sheet
 LISTED = 200  # failures in the Markdown report; the JSON report has all
+MEAN = "mean of categories"
+BY_CATEGORY = ("geneval",)  # benchmarks whose overall score is that mean
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,29 @@ def _score(category: str, group: Sequence[Judged], measure: str) -> Score:
     return Score(category, measure, len(values), pictures, mean, low, high)
 
 
+def mean_of_categories(judged: Sequence[Judged], measures: Sequence[str]) -> list[Score]:
+    """The mean of the categories' scores, as GenEval's evaluator has it, not of all prompts."""
+    categories = dict.fromkeys(each.task.item.category for each in judged)
+    found = []
+    for measure in measures:
+        by_category = [[j for j in judged if j.task.item.category == c] for c in categories]
+        values = [list(by_prompt(group, measure).values()) for group in by_category]
+        values, told = [v for v in values if v], [j for j in judged if measure in j.verdict.scores]
+        if len(values) > 1:
+            mean = sum(sum(v) / len(v) for v in values) / len(values)
+            counts = sum(map(len, values)), len(told)
+            found.append(Score(MEAN, measure, *counts, mean, *bootstrap_by_group(values)))
+    return found
+
+
 def write_report(
     folder: Path, record: Mapping[str, Any], judged: Sequence[Judged], judge: Judge
 ) -> str:
     """Write report.md, report.json and a sheet for each category; the Markdown."""
     measures, tells = judge.measures, judge.tells
     scores = scores_of(judged, measures)
+    if str(record["prompts"]).partition(":")[0] in BY_CATEGORY:
+        scores += mean_of_categories(judged, measures)
     failures = [j for j in judged if tells and not j.hit(tells)]
     text = _markdown(record, scores, judge, failures)
     _write(folder / "report.md", text)

@@ -35,6 +35,15 @@ def bootstrap(values: Sequence[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def bootstrap_by_group(groups: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """95 % interval of the mean of groups' means, each group resampled by itself; none is empty."""
+    generator = np.random.default_rng(SEED)
+    drawn = [np.asarray(group, np.float64) for group in groups]
+    means = [generator.choice(values, (RESAMPLES, len(values))).mean(1) for values in drawn]
+    low, high = np.percentile(np.mean(means, axis=0), (2.5, 97.5))
+    return float(low), float(high)
+
+
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """95 % interval of the mean of prompts' scores in [0, 1]."""
     if set(values) <= {0.0, 1.0}:
