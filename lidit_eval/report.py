@@ -113,11 +113,14 @@ def write_report(
     if str(record["prompts"]).partition(":")[0] in BY_CATEGORY:
         scores += mean_of_categories(judged, measures)
     failures = [j for j in judged if tells and not j.hit(tells)]
-    text = _markdown(record, scores, judge, failures)
+    prompts = {each.task.index: each.task.item.prompt for each in judged}
+    cut = sum(judge.cut(prompt) > 0 for prompt in prompts.values())
+    text = _markdown(record, scores, judge, failures, _told_of(cut, len(prompts), judge))
     _write(folder / "report.md", text)
     found = {
         "record": dict(record),
         "scores": [asdict(score) for score in scores],
+        "cut_prompts": cut,
         "failures": [failure.row() for failure in failures],
     }
     _write(folder / "report.json", json.dumps(found, indent=1) + "\n")
@@ -134,11 +137,13 @@ def _markdown(
     scores: Sequence[Score],
     judge: Judge,
     failures: Sequence[Judged],
+    note: str,
 ) -> str:
     lines = ["# Evaluation", "", "| | |", "|---|---|"]
     lines += [f"| {key} | {_shown(value)} |" for key, value in record.items()]
     if scores:
         lines += ["", *_table(scores)]
+    lines += ["", note] if note else []
     if failures:
         lines += ["", f"## Failures, by {judge.tells} ({len(failures)})", ""]
         lines += [
@@ -146,6 +151,13 @@ def _markdown(
             for f in failures[:LISTED]
         ]
     return "\n".join(lines) + "\n"
+
+
+def _told_of(cut: int, prompts: int, judge: Judge) -> str:
+    """A sentence on prompts that the judge did not read to their end; "" where there are none."""
+    were = "was" if cut == 1 else "were"
+    told = f"{cut} of {prompts} prompts {were} longer than {judge.name} reads and {were} cut."
+    return told if cut else ""
 
 
 def _shown(value: Any) -> str:

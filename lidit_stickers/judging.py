@@ -8,7 +8,7 @@ import numpy as np
 
 from lidit_core.errors import check
 from lidit_eval.benchmarks.item import PromptItem
-from lidit_eval.judges.judge import Verdict
+from lidit_eval.judges.judge import Judge, Verdict
 
 from .scenes.grammar import Caption
 from .score import PROMPTS
@@ -25,7 +25,7 @@ def _items(captions: Callable[[], list[Caption]]) -> Callable[[], list[PromptIte
 LISTS: Mapping[str, Callable[[], list[PromptItem]]] = {n: _items(c) for n, c in PROMPTS.items()}
 
 
-class StickerJudge:
+class StickerJudge(Judge):
     """The scorer: strict, as a forced choice of the nearest glyph, and how sharp the picture is.
 
     Raises:

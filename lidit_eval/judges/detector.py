@@ -21,7 +21,7 @@ from lidit_core.errors import check
 
 from ..benchmarks.item import PromptItem
 from .class_names import classes_of
-from .judge import Verdict
+from .judge import Judge, Verdict
 from .likeness import TwoTowers
 from .pretrained import open_pretrained
 
@@ -45,7 +45,7 @@ class Detections:
     colours: Any  # (class, boxes) -> a colour of each
 
 
-class DetectorJudge:
+class DetectorJudge(Judge):
     """Judges by detected objects, their number, colours and places.
 
     Args:

@@ -30,8 +30,12 @@ class Judge(Protocol):
         """Judge a picture (H, W, 3) uint8."""
         ...
 
+    def cut(self, prompt: str) -> int:
+        """How many tokens of a prompt, its last ones, are not read."""
+        return 0
 
-class NoJudge:
+
+class NoJudge(Judge):
     """Looks at nothing: pictures are drawn for a benchmark's own evaluator."""
 
     name, measures, tells = "none", (), ""

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..benchmarks.item import PromptItem
-from .judge import Verdict
+from .judge import Judge, Verdict
 from .pretrained import open_pretrained
 
 GOOD, BAD = "Good photo.", "Bad photo."  # CLIP-IQA's pair for quality as a whole
@@ -72,7 +72,7 @@ class TwoTowers:
         return max(0, len(self.processor.tokenizer(text)["input_ids"]) - self.most)
 
 
-class LikenessJudge:
+class LikenessJudge(Judge):
     """The cosine of picture and prompt."""
 
     measures: tuple[str, ...] = ("cosine",)
@@ -83,12 +83,15 @@ class LikenessJudge:
 
     def judge(self, picture: np.ndarray, item: PromptItem) -> Verdict:
         cosine = float(self.towers.cosines(picture, [item.prompt])[0])
-        cut = self.towers.cut(item.prompt)
+        cut = self.cut(item.prompt)
         seen = f"the prompt's last {cut} tokens were not read" if cut else ""
         return Verdict({"cosine": cosine}, seen)
 
+    def cut(self, prompt: str) -> int:
+        return self.towers.cut(prompt)
 
-class QualityJudge:
+
+class QualityJudge(Judge):
     """CLIP-IQA: how much more a picture is like a good photo than like a bad one, 0 to 1."""
 
     measures: tuple[str, ...] = ("CLIP-IQA",)

@@ -19,13 +19,13 @@ from lidit_core.errors import LiDiTError, check
 
 from ..benchmarks.dpg import Question
 from ..benchmarks.item import PromptItem
-from .judge import Verdict
+from .judge import Judge, Verdict
 from .pretrained import open_pretrained
 
 YES = "yes"
 
 
-class VQAJudge:
+class VQAJudge(Judge):
     """Judges by answers to questions.
 
     Raises:

@@ -35,7 +35,7 @@ from lidit_eval.judges.detector import (
     nearest_group,
     relations,
 )
-from lidit_eval.judges.likeness import LikenessJudge, QualityJudge, TwoTowers
+from lidit_eval.judges.likeness import LikenessJudge
 from lidit_eval.judges.vqa import VQAJudge, what_holds
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -62,12 +62,12 @@ def models(tmp_path_factory) -> Path:
             parameter.mul_(8)
     detector.save_pretrained(folder / "detector")
     YolosImageProcessor(size=size, do_pad=False).save_pretrained(folder / "detector")
-    _save_clip(folder / "clip", size)
+    save_clip(folder / "clip", size)
     _save_vilt(folder / "vilt", size)
     return folder
 
 
-def _save_clip(folder: Path, size: dict) -> None:
+def save_clip(folder: Path, size: dict) -> None:
     folder.mkdir()
     words = sorted({"a", "photo", "of", "colored", "object", "cat", "dog", "cup", "-", *COLOURS})
     vocabulary = [f"{word}</w>" for word in words] + list(map(chr, range(97, 123)))
@@ -200,93 +200,6 @@ def test_questions_are_answered(models):
         assert verdict.scores == {"facts": share}
 
 
-@pytest.fixture(scope="module")
-def siglip(tmp_path_factory) -> Path:
-    """A tiny SigLIP whose tokenizer is a word list."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import (
-        PreTrainedTokenizerFast,
-        SiglipConfig,
-        SiglipImageProcessor,
-        SiglipModel,
-        SiglipProcessor,
-    )
-
-    folder = tmp_path_factory.mktemp("siglip")
-    torch.manual_seed(1)
-    words = ["<pad>", "<unk>", "</s>", "a", "cat", "dog", "Good", "Bad", "photo", "."]
-    core = Tokenizer(models.WordLevel({w: n for n, w in enumerate(words)}, unk_token="<unk>"))
-    core.pre_tokenizer = pre_tokenizers.Whitespace()
-    special = {"pad_token": "<pad>", "unk_token": "<unk>", "eos_token": "</s>"}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, **special)
-    text = {**SMALL, "vocab_size": len(words), "max_position_embeddings": 8, "projection_size": 16}
-    model = SiglipModel(SiglipConfig(text_config=text, vision_config=SMALL))
-    with torch.no_grad():
-        model.logit_scale.fill_(1.5)
-        model.logit_bias.fill_(-3.0)
-    model.save_pretrained(folder)
-    size = {"height": 32, "width": 32}
-    SiglipProcessor(SiglipImageProcessor(size=size), tokenizer).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(params=["clip", "siglip"])
-def towers(request, models, siglip) -> Path:
-    return siglip if request.param == "siglip" else models / "clip"
-
-
-@torch.no_grad()
-def embeddings(folder: Path, picture: np.ndarray, text: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """By the two halves of the model, each run by itself, on inputs prepared here."""
-    from transformers import AutoModel, AutoProcessor
-
-    model = AutoModel.from_pretrained(folder).eval()
-    processor = AutoProcessor.from_pretrained(folder)
-    pixels = processor.image_processor(picture, return_tensors="pt")["pixel_values"]
-    most = model.config.text_config.max_position_embeddings
-    ids = processor.tokenizer(text, truncation=True, max_length=most)["input_ids"]
-    if model.config.model_type == "siglip":
-        ids = ids + [processor.tokenizer.pad_token_id] * (most - len(ids))
-        seen = model.vision_model(pixels).pooler_output
-        read = model.text_model(torch.tensor([ids])).pooler_output
-    else:
-        seen = model.visual_projection(model.vision_model(pixels).pooler_output)
-        read = model.text_projection(model.text_model(torch.tensor([ids])).pooler_output)
-    return seen[0], read[0]
-
-
-def test_likeness_is_the_cosine_of_both_embeddings(towers):
-    judge = LikenessJudge(str(towers), "cpu")
-    for seed, text in ((0, "a cat"), (1, "a dog")):
-        found = judge.judge(noise(seed), PromptItem(text, "x"))
-        expected = torch.cosine_similarity(*embeddings(towers, noise(seed), text), dim=0)
-        assert found.scores["cosine"] == pytest.approx(float(expected), abs=1e-5)
-        assert found.seen == "" and found == judge.judge(noise(seed), PromptItem(text, "x"))
-
-
-def test_a_prompt_that_is_too_long_is_cut_and_it_is_said(towers):
-    judge = LikenessJudge(str(towers), "cpu")
-    long, most = "a cat " * 70, judge.towers.most
-    found = judge.judge(noise(), PromptItem(long, "x"))
-    tokens = len(judge.towers.processor.tokenizer(long)["input_ids"])
-    assert found.seen == f"the prompt's last {tokens - most} tokens were not read"
-    expected = torch.cosine_similarity(*embeddings(towers, noise(), long), dim=0)
-    assert found.scores["cosine"] == pytest.approx(float(expected), abs=1e-5)
-
-
-def test_quality_is_clip_iqas(towers):
-    """softmax over the two prompts of scale times cosine; the item's prompt does not matter."""
-    judge = QualityJudge(str(towers), "cpu")
-    cosines = [
-        torch.cosine_similarity(*embeddings(towers, noise(), text), dim=0)
-        for text in ("Good photo.", "Bad photo.")
-    ]
-    expected = (torch.stack(cosines) * judge.towers.scale).softmax(0)[0]
-    found = judge.judge(noise(), PromptItem("a cat", "x"))
-    assert found.scores["CLIP-IQA"] == pytest.approx(float(expected), abs=1e-5)
-    assert found == judge.judge(noise(), PromptItem("a dog", "x"))
-
-
 def test_a_colour_is_that_of_the_phrases_mean_direction():
     """Two phrases far apart whose mean points at the picture, and two that agree beside it."""
     angles = torch.deg2rad(torch.tensor([[60.0, 60.0], [80.0, -80.0]]))
@@ -294,40 +207,6 @@ def test_a_colour_is_that_of_the_phrases_mean_direction():
     seen = torch.tensor([[1.0, 0.0], [0.5, 0.75**0.5]])
     assert nearest_group(seen, groups) == [1, 0]
     assert (groups @ seen[0]).mean(1).argmax() == 0  # by the mean of the cosines it were the other
-
-
-def test_embeddings_are_those_of_both_halves_at_length_1(towers):
-    from PIL import Image
-
-    own = TwoTowers(str(towers), "cpu")
-    seen, read = own.embeddings([Image.fromarray(noise(n)) for n in (3, 1)], ["a dog", "a cat"])
-    expected = embeddings(towers, noise(1), "a cat")
-    for found, other in zip((seen[1], read[1]), expected, strict=True):
-        assert torch.allclose(found, torch.nn.functional.normalize(other, dim=0), atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["likeness", "quality"])
-def test_such_a_judge_reports_no_failures(towers, name, tmp_path, monkeypatch):
-    """A whole evaluation of pictures made elsewhere, by name."""
-    from PIL import Image
-
-    from lidit_core.cli import main
-    from lidit_eval import items
-
-    monkeypatch.setattr(
-        items, "sticker_lists", lambda: {"few": lambda: [PromptItem("a cat", "cats")] * 3}
-    )
-    for number in range(3):
-        Image.fromarray(noise(number)).save(tmp_path / f"{number:05d}.png")
-    words = ["--prompts", "few", "--pictures", str(tmp_path), "--device", "cpu"]
-    judge = ["--judge", f"{name}:{towers}"]
-    for out in ("one", "two"):
-        against = ["--against", str(tmp_path / "one")] if out == "two" else []
-        assert main(["eval", *words, *judge, "--out", str(tmp_path / out), *against]) == 0
-    report = json.loads((tmp_path / "one" / "report.json").read_text())
-    assert report["failures"] == [] and "Failures" not in (tmp_path / "one/report.md").read_text()
-    assert [score["prompts"] for score in report["scores"]] == [3]
-    assert "+0.000" in (tmp_path / "two" / "against.md").read_text()
 
 
 def test_a_model_of_another_kind_is_one_sentence(models):
