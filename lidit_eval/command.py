@@ -54,13 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--against", type=Path, metavar="DIR", help="an earlier evaluation to compare with")
     add("--every", type=int, default=1, metavar="N", help="only every Nth prompt (1)")
     add("--count", type=int, default=1, metavar="N", help="pictures of every prompt (1)")
-    add("--seed", type=int, default=0, metavar="N", help="of the first picture (0)")
+    add("--seed", type=int, metavar="N", help="of the first picture (0)")
     add("--steps", type=int, metavar="N", help="sampling steps (the model's)")
     add("--cfg", type=float, metavar="X", help="guidance, 1 = none (the model's)")
     add("--size", type=size_of, metavar="WxH", help="in pixels (the model's)")
     add("--adapter", metavar="FILE", help="an LLMDiff adapter for the model")
     add("--bridge", metavar="FILE", help="a bridge in the place of the model's text encoder")
-    add("--mode", choices=("add", "replace", "base"), default="add", help="of the adapter (add)")
+    add("--mode", choices=("add", "replace", "base"), help="of the adapter (add)")
     add("--llm", action="append", default=[], metavar="[NAME=]LLM", help="as for generate")
     add_lora(parser)
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps … (NVIDIA or AMD GPU, else cpu)")
@@ -88,7 +88,9 @@ def _write(args: argparse.Namespace) -> int:
     from lidit_core.io.atomic import replacing
 
     from .items import items_of, tasks_of
+    from .options import complete
 
+    complete(args)
     tasks = tasks_of(items_of(args.prompts), args.seed, 1, args.every)
     with replacing(args.write) as beside:
         beside.write_text("".join(f"{t.item.prompt}\n" for t in tasks), encoding="utf-8")

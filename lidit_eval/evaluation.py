@@ -12,7 +12,7 @@ from tqdm import tqdm
 from lidit_core import __version__
 from lidit_core.io.atomic import replacing
 from lidit_core.io.hashes import sha256
-from lidit_core.pipeline import Settings, find_device
+from lidit_core.pipeline import find_device
 
 from . import pairs, record
 from .benchmarks.item import PromptItem
@@ -24,6 +24,7 @@ from .judges.judge import Judge
 from .judges.opening import default_judge, open_judge
 from .llms import llms_read, told_hashes
 from .opening import open_drawer
+from .options import complete
 from .report import Judged, write_report
 from .verdicts import Verdicts
 
@@ -32,11 +33,11 @@ class Evaluation:
     """Draws, judges and reports what the command line asks for; it goes on where it stopped."""
 
     def __init__(self, args: argparse.Namespace) -> None:
+        complete(args)
         self.args, self.folder = args, args.out
         self.items = items_of(args.prompts)
         self.tasks = tasks_of(self.items, args.seed, args.count, args.every)
         check_count(self._benchmark, args.count)
-        Settings("", args.steps, args.cfg, args.size)  # refuses those that no model draws with
         self.device = find_device(args.device)
         self.judge: Judge = open_judge(self._judge_name(), self.items, self.device)
         self.pictures = args.pictures or args.out / FOLDER

@@ -41,9 +41,13 @@ class PairedDifference:
 
 
 def check_comparable(record: dict, other: Path) -> None:
-    """Raise a LiDiTError unless both evaluations asked for the same, and judged in the same way."""
+    """Raise a LiDiTError unless both evaluations asked for the same, and judged in the same way.
+
+    Pictures that were made elsewhere have no seed, so that they may be compared with any.
+    """
     theirs = read_record_of(other)
-    for key in SAME:
+    seeded = "seed" in theirs and "seed" in record
+    for key in (key for key in SAME if seeded or key != "seed"):
         check(
             theirs.get(key) == record.get(key),
             f"{other} has {key}={theirs.get(key)!r} and this evaluation has {record.get(key)!r}; "

@@ -47,13 +47,13 @@ class Judged:
         """Whether the picture meets its prompt in full."""
         return self.verdict.scores[measure] >= 1
 
-    def row(self) -> dict[str, Any]:
-        """The picture's row in the report."""
+    def row(self, seeded: bool) -> dict[str, Any]:
+        """The picture's row in the report, with its seed where it was drawn from one."""
         return {
             "picture": self.path.name,
             "category": self.task.item.category,
             "prompt": self.task.item.prompt,
-            "seed": self.task.seed,
+            **({"seed": self.task.seed} if seeded else {}),
             "scores": dict(self.verdict.scores),
             "seen": self.verdict.seen,
         }
@@ -121,7 +121,7 @@ def write_report(
         "record": dict(record),
         "scores": [asdict(score) for score in scores],
         "cut_prompts": cut,
-        "failures": [failure.row() for failure in failures],
+        "failures": [failure.row("seed" in record) for failure in failures],
     }
     _write(folder / "report.json", json.dumps(found, indent=1) + "\n")
     for category, sheet in _sheets(judged, tells):
@@ -147,10 +147,15 @@ def _markdown(
     if failures:
         lines += ["", f"## Failures, by {judge.tells} ({len(failures)})", ""]
         lines += [
-            f"- `{f.path.name}` {f.task.item.prompt!r}, seed {f.task.seed}: {f.verdict.seen}"
+            f"- `{f.path.name}` {f.task.item.prompt!r}{_seed(record, f)}: {f.verdict.seen}"
             for f in failures[:LISTED]
         ]
     return "\n".join(lines) + "\n"
+
+
+def _seed(record: Mapping[str, Any], judged: Judged) -> str:
+    """A picture's seed; "" where it was made elsewhere."""
+    return f", seed {judged.task.seed}" if "seed" in record else ""
 
 
 def _told_of(cut: int, prompts: int, judge: Judge) -> str:

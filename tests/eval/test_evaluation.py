@@ -154,6 +154,46 @@ def test_prompts_are_written_for_pictures_made_elsewhere(evaluate, tmp_path):
     assert (tmp_path / "prompts.txt").read_text().splitlines() == prompts
 
 
+@pytest.mark.font
+def test_pictures_made_elsewhere_have_no_seeds_and_are_compared_with_drawn_ones(evaluate, tmp_path):
+    """In both directions; two drawn ones still need equal seeds."""
+    assert evaluate("--out", "drawn", "--seed", "5")[0] == 0
+    judged = ["--pictures", str(tmp_path / "drawn" / FOLDER), "--out", "judged"]
+    assert evaluate(*judged, "--against", "drawn", model=False)[0] == 0
+    assert "| all | strict | 9 |" in (tmp_path / "judged" / "against.md").read_text()
+    report = json.loads((tmp_path / "judged" / "report.json").read_text())
+    assert report["failures"] and all("seed" not in row for row in report["failures"])
+    assert ", seed " not in (tmp_path / "judged" / "report.md").read_text()
+    drawn = json.loads((tmp_path / "drawn" / "report.json").read_text())
+    assert [row.pop("seed") for row in drawn["failures"]][:2] == [5, 5 + EVERY]
+    assert drawn["failures"] == report["failures"]
+    assert evaluate("--out", "drawn", "--seed", "5", "--against", "judged")[0] == 0
+    status, _, err = evaluate("--out", "other", "--seed", "6", "--against", "drawn")
+    assert status == 2 and "drawn has seed=5 and this evaluation has 6" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--seed", "0"], "--seed"),
+        (["--cfg", "0"], "--cfg"),
+        (["--steps", "3", "--size", "64x64"], "--steps, --size"),
+        (["--adapter", "a", "--mode", "add"], "--adapter, --mode"),
+        (["--bridge", "b"], "--bridge"),
+        (["--llm", "x", "--lora", "y.safetensors"], "--llm, --lora"),
+        (["--spread"], "--spread"),
+        (["--cache", "c"], "--cache"),
+    ],
+)
+@pytest.mark.parametrize("there", ["--pictures", "--write"])
+def test_options_of_drawing_are_refused_where_nothing_is_drawn(evaluate, words, named, there):
+    (Path("y.safetensors")).write_bytes(b"")
+    status, _, err = evaluate(there, "some", "--out", "out", *words, model=False)
+    assert status == 2 and err.count("\n") == 1
+    assert f"{named} would say how pictures are drawn, and with {there} none are" in err
+    assert not Path("out").exists()
+
+
 def scores(folder: Path) -> dict[tuple[str, str], float]:
     found = json.loads((folder / "report.json").read_text())["scores"]
     return {(s["category"], s["measure"]): s["score"] for s in found}
@@ -193,6 +233,7 @@ def test_a_benchmarks_pictures_lie_as_its_own_evaluator_reads_them(evaluate, tmp
         (["--every", "0"], True, "--every is 0; expected 1 or more"),
         (["--count", "0"], True, "--count is 0; expected 1 or more"),
         (["--against", "nowhere"], True, "nowhere holds no evaluation"),
+        (["--mode", "base"], True, "--mode base is an adapter's, and there is none"),
         (["--pictures", "none"], False, "none/00000.png cannot be read"),
         (
             ["--pictures", "none", "--prompts", "geneval:one.jsonl"],
@@ -225,7 +266,8 @@ def test_what_ships_is_evaluated(words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     modes = ("add", "replace", "base") if len(words) > 1 else ("add",)
     for mode in modes:
-        options = ["--mode", mode, "--every", "1000", "--steps", "3", "--out", mode]
+        how = ["--mode", mode] if len(words) > 1 else []
+        options = [*how, "--every", "1000", "--steps", "3", "--out", mode]
         assert main(["eval", *words, *options]) == 0
     pictures = {(tmp_path / mode / FOLDER / "00000.png").read_bytes() for mode in modes}
     assert len(pictures) == len(modes)

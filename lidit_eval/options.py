@@ -1,0 +1,42 @@
+"""Whether the options of `lidit eval` fit together, and what those are that were left out."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from lidit_core.errors import check
+from lidit_core.pipeline import Settings
+
+DRAWING = (  # options that say how pictures are drawn
+    *("seed", "steps", "cfg", "size", "adapter", "bridge", "mode"),
+    *("llm", "lora", "spread", "cache"),
+)
+
+
+def complete(args: argparse.Namespace) -> None:
+    """Fill in the seed and the mode, once all options fit together.
+
+    Raises:
+        LiDiTError: an option has no effect, or is none that a model draws with.
+    """
+    there = "--pictures" if args.pictures else "--write" if args.write else ""
+    given = [f"--{name}" for name in DRAWING if _is_given(getattr(args, name))]
+    check(
+        not (there and given),
+        f"{', '.join(given)} would say how pictures are drawn, and with {there} none are; leave it "
+        f"out, or name a model to draw with instead of {there}",
+    )
+    check(
+        args.mode is None or bool(args.adapter),
+        f"--mode {args.mode} is an adapter's, and there is none; name one with --adapter, or leave "
+        "--mode out",
+    )
+    Settings("", args.steps, args.cfg, args.size)  # refuses those that no model draws with
+    args.seed = 0 if args.seed is None else args.seed
+    args.mode = "add" if args.mode is None else args.mode
+
+
+def _is_given(value: Any) -> bool:
+    """Whether an option is on the command line; a number is, 0 too."""
+    return value is not None and value is not False and value != []
