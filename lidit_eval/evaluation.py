@@ -134,7 +134,8 @@ class Evaluation:
             return ""
         theirs = self._known(other)
         changes = pairs.compare(judged, theirs, self.judge.measures)
-        text = f"\n# Against {other.name}\n\n{pairs.markdown(changes)}"
+        name = record.names_of(self.folder, other)[1]
+        text = f"\n# Against {name}\n\n{pairs.markdown(changes)}"
         with replacing(self.folder / "against.md") as beside:
             beside.write_text(text, encoding="utf-8")
         return text

@@ -64,3 +64,17 @@ def read_record_of(folder: Path) -> dict[str, Any]:
         raise LiDiTError(
             f"{folder} holds no evaluation ({error}); expected a folder that `lidit eval` wrote"
         ) from error
+
+
+def names_of(first: Path, second: Path) -> tuple[str, str]:
+    """What tells two evaluations' folders apart: their names, models, or the ends of their paths.
+
+    Only a folder and itself have equal names.
+    """
+    one, other = first.resolve().parts, second.resolve().parts
+    models = [read_record_of(folder).get("model") for folder in (first, second)]
+    if one[-1] == other[-1] and all(models) and models[0] != models[1]:
+        return str(models[0]), str(models[1])
+    ends = ((Path(*one[-n:]), Path(*other[-n:])) for n in range(1, max(len(one), len(other))))
+    found = next((pair for pair in ends if pair[0] != pair[1]), (Path(*one), Path(*other)))
+    return str(found[0]), str(found[1])

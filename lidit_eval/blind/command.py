@@ -31,14 +31,19 @@ def run(args: argparse.Namespace) -> int:
     from lidit_core.errors import check
     from lidit_core.io.atomic import replacing
 
+    from ..record import names_of
     from .page import page_of
     from .pairing import identity_of, pairs_of
 
     check(args.count >= 1, f"--count is {args.count}; expected 1 or more")
+    check(
+        args.first.resolve() != args.second.resolve(),
+        f"{args.first} and {args.second} are one folder; expected two evaluations",
+    )
     pairs = pairs_of(args.first, args.second)
     chosen = [pairs[n * len(pairs) // args.count] for n in range(min(args.count, len(pairs)))]
     chosen = chosen if args.count < len(pairs) else pairs
-    names = (args.first.resolve().name, args.second.resolve().name)
+    names = names_of(args.first, args.second)
     page = page_of(chosen, names, args.seed, identity_of(chosen, args.seed))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(args.out) as beside:

@@ -64,6 +64,43 @@ def test_a_page_has_every_pair_once_with_sides_as_told(evaluations, capsys):
     assert "secret" not in text and not re.search(r"(src|href)=\"?http", text)
 
 
+@pytest.mark.parametrize(
+    ("models", "names"),
+    [
+        (("stickers (1)", "stickers-duo (2)"), ["stickers (1)", "stickers-duo (2)"]),
+        (("stickers (1)", "stickers (1)"), ["a/out", "b/out"]),
+        (("stickers (1)", None), ["a/out", "b/out"]),
+        ((None, None), ["a/out", "b/out"]),
+    ],
+)
+def test_two_folders_of_one_name_are_told_apart(evaluations, models, names):
+    for folder, model, place in zip(("before", "after"), models, "ab"):
+        record = json.loads(Path(folder, "evaluation.json").read_text())
+        told = {"model": model} if model else {}
+        Path(folder, "evaluation.json").write_text(json.dumps({**record, **told}))
+        Path(place).mkdir()
+        Path(folder).rename(Path(place, "out"))
+    assert main(["blind", "a/out", "b/out", "--out", "blind.html"]) == 0
+    assert data_of(Path("blind.html"))["names"] == names
+
+
+def test_a_folder_is_told_from_one_in_it(evaluations):
+    Path("after").rename("before/before")
+    assert main(["blind", "before", "before/before", "--out", "blind.html"]) == 0
+    first, second = data_of(Path("blind.html"))["names"]
+    assert second == "before/before" and first != second and first.endswith("/before")
+
+
+@pytest.mark.font
+def test_the_heading_of_pairs_tells_the_other_folder(evaluations, tmp_path):
+    words = ["--prompts", "evaluation", "--every", str(EVERY), "--judge", "stickers"]
+    words += ["--pictures", "before-pictures"]
+    for out in ("a/out", "b/out"):
+        against = ["--against", "a/out"] if out == "b/out" else []
+        assert main(["eval", *words, "--out", out, *against]) == 0
+    assert Path("b/out/against.md").read_text().startswith("\n# Against a/out\n")
+
+
 def test_the_seed_decides_and_the_count_spreads(evaluations):
     for out, *words in (["a"], ["b"], ["c", "--seed", "1"], ["d", "--count", "4"]):
         assert main(["blind", "before", "after", "--out", f"{out}.html", *words]) == 0
@@ -79,12 +116,14 @@ def test_the_seed_decides_and_the_count_spreads(evaluations):
         (["before", "nowhere"], "nowhere holds no evaluation"),
         (["before", "other"], "expected two evaluations of the same prompts"),
         (["before", "after", "--count", "0"], "--count is 0"),
+        (["before", "../{}/before", "--seed", "1"], "are one folder; expected two evaluations"),
     ],
 )
 def test_a_mistake_is_one_sentence(evaluations, words, told, capsys):
     record = json.loads(Path("after/evaluation.json").read_text())
     Path("other").mkdir()
     Path("other/evaluation.json").write_text(json.dumps({**record, "prompts_sha256": "x"}))
+    words = [word.format(evaluations.name) for word in words]
     assert main(["blind", *words, "--out", "blind.html"]) == 2
     assert told in capsys.readouterr().err
     assert not Path("blind.html").exists()
