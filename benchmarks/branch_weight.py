@@ -42,7 +42,7 @@ def step(
 
 
 def distances(model: LiDiT, text: Mapping[int, LLMStates], branch: int) -> list[float]:
-    """From a branch that is removed, for each of `WEIGHTS`, as shares of that at weight 1."""
+    """The distance from a branch that is removed, for each of `WEIGHTS`, by that at weight 1."""
     removed = step(model, text, {branch: 0.0})
     far = [float((step(model, text, {branch: w}) - removed).norm()) for w in WEIGHTS]
     return [distance / far[0] for distance in far]
