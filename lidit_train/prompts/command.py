@@ -18,6 +18,7 @@ examples:
   lidit prompts prompts.txt --wordnet /usr/share/wordnet
   lidit prompts prompts.txt --wordnet /usr/share/wordnet --titles /usr/share/openclipart/svg
   lidit prompts prompts.txt --covers SmolLM2-135M-Instruct others.txt
+  lidit prompts prompts.txt --covers ComfyUI/output/recordings/sdxl others.txt
 
 where the lists are:
   Debian, Ubuntu: apt install wordnet-base, and openclipart-svg for the titles
@@ -36,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--covers",
         nargs="+",
         metavar=("TOKENIZER", "FILE"),
-        help="show which ids of the prompts in these files it holds: a folder with tokenizer.json, "
-        "such a file, or an LLM",
+        help="show which ids of the prompts in these files it holds: of a recording's encoder, of "
+        "a folder with tokenizer.json, such a file, or an LLM",
     )
 
 
@@ -95,21 +96,38 @@ def _table(collection: Path, tokenizer: str, *files: str) -> str:
 
 
 def _tokeniser(name: str):
-    """What gives the ids of a text: of a tokenizer.json, of a folder with one, or of an LLM."""
+    """What gives the ids of a text: of a recording, a tokenizer.json, a folder with one, an LLM."""
     from tokenizers import Tokenizer
 
+    from lidit_core.bridge.teacher import NAME
     from lidit_core.errors import LiDiTError
     from lidit_core.llm.hub import model_folder
     from lidit_core.llm.locate import locate
 
     path = Path(name)
+    if (path / NAME).is_file():
+        return _recorded(path)
     if not path.is_file():
         path = (path if path.is_dir() else Path(model_folder(locate(name)))) / "tokenizer.json"
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises no class of its own
         raise LiDiTError(
-            f"{path} is no tokenizer ({error}); expected a tokenizer.json, a folder with one, or "
-            "an LLM"
+            f"{path} is no tokenizer ({error}); expected a recording, a tokenizer.json, a folder "
+            "with one, or an LLM"
         ) from error
     return lambda text: tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def _recorded(folder: Path):
+    """What gives the ids of the rows that a recording's text encoder has of a text itself."""
+    from lidit_core.bridge.rows import TEXT
+    from lidit_core.bridge.teacher import read_teacher
+
+    rows = read_teacher(folder).rows
+
+    def ids(text: str) -> list[int]:
+        made = rows(text)
+        return made.ids[made.kinds == TEXT].tolist()
+
+    return ids

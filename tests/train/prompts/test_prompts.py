@@ -10,8 +10,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from tiny_llm import chat_tokenizer
+from tiny_bridge import Following, Windowed
+from tiny_llm import chat_tokenizer, plain_tokenizer
 
+from lidit_core.bridge.teacher import write_teacher
 from lidit_core.cli import main
 from lidit_core.errors import LiDiTError
 from lidit_train.prompts import command
@@ -121,10 +123,13 @@ def lists(tmp_path):
     others = tmp_path / "others.txt"
     others.write_text("a red cat\ntwo dogs on a blue background\n")
     chat_tokenizer().save_pretrained(tmp_path / "llm")
+    (tmp_path / "recording").mkdir()
+    write_teacher(tmp_path / "recording", Windowed().teacher)
     places = {
         "/usr/share/wordnet": write_wordnet(tmp_path / "wordnet", more=200),
         "/usr/share/openclipart/svg": svg,
         "SmolLM2-135M-Instruct": tmp_path / "llm",
+        "ComfyUI/output/recordings/sdxl": tmp_path / "recording",
         "others.txt": others,
         "prompts.txt": tmp_path / "prompts.txt",
     }
@@ -133,13 +138,27 @@ def lists(tmp_path):
 
 def test_the_commands_of_the_help_run(lists, capsys):
     examples = re.findall(r"^ +lidit (prompts .*)$", command.EXAMPLES, re.M)
-    assert len(examples) == 3
+    assert len(examples) == 4
     for example in examples:
         words = [lists.get(word, word) for word in shlex.split(example)]
         assert main([*words, *(["--count", "500"] if "--wordnet" in words else [])]) == 0
     assert len(Path(lists["prompts.txt"]).read_text().splitlines()) == 500
     shown = capsys.readouterr().out
     assert "| ids seen 5× |" in shown and re.search(r"\| others \| 2 \| \d+ \|", shown)
+
+
+def test_a_recordings_ids_are_those_of_its_rows_of_text(tmp_path):
+    """Without start, end and padding; of two encoders' rows the second's ids are others."""
+    prompt = "a red cat and two dogs"
+    core = plain_tokenizer().backend_tokenizer
+    own = core.encode(prompt, add_special_tokens=False).ids
+    for name, teacher in (("one", Windowed()), ("two", Following())):
+        (tmp_path / name).mkdir()
+        write_teacher(tmp_path / name, teacher.teacher)
+    assert command._tokeniser(str(tmp_path / "one"))(prompt) == own
+    more = Windowed().teacher.spec.vocabulary
+    both = [*own, *(id + more for id in own)]
+    assert command._tokeniser(str(tmp_path / "two"))(prompt) == both
 
 
 def test_two_collections_are_the_same_bytes(lists):
@@ -160,13 +179,17 @@ def test_two_collections_are_the_same_bytes(lists):
         (["--wordnet", "{wordnet}", "--titles", "nowhere"], "no SVG file below"),
         (["--covers", "{llm}"], "names no file"),
         (["--covers", "{empty}", "{others}"], "is no tokenizer"),
+        (["--covers", "{damaged}", "{others}"], "teacher.safetensors"),
     ],
 )
 def test_mistakes_are_told(lists, tmp_path, capsys, words, sentence):
     Path(lists["prompts.txt"]).write_text("a cat\n")
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "tokenizer.json").write_text(json.dumps({"no": 1}))
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "teacher.safetensors").write_bytes(b"no")
     places = {
+        "{damaged}": str(tmp_path / "damaged"),
         "{wordnet}": lists["/usr/share/wordnet"],
         "{llm}": lists["SmolLM2-135M-Instruct"],
         "{empty}": str(tmp_path / "empty"),
