@@ -1,7 +1,9 @@
 """Devices that a plan may be made for; figures are the vendor's, what is assumed says so.
 
 NVIDIA's data sheets (H100 and H200: SXM; A100: SXM4 with 80 GB) and architecture white papers
-(RTX 4090: AD102, RTX 3090: GA102). Peaks are dense: data sheets that print twice as much mean
+(RTX 4090: AD102, RTX 3090: GA102). The RTX 4070's and 3060's peaks are computed as those papers
+compute them: multiprocessors x 128 x 2 x boost clock in float32 (46 at 2.475 GHz; 28 at 1.777), and
+twice that in bf16 with float32 sums. Peaks are dense: data sheets that print twice as much mean
 structured sparsity. GB are decimal, a little less than the device really has.
 """
 
@@ -55,6 +57,8 @@ DEVICES = {
         Device("A100-80GB", 312e12, 19.5e12, 80e9, 2.039e12, link=300e9, network=25e9),
         Device("RTX 4090", 165.2e12, 82.6e12, 24e9, 1.008e12, link=32e9, network=1.25e9),
         Device("RTX 3090", 71e12, 35.6e12, 24e9, 0.936e12, link=32e9, network=1.25e9),
+        Device("RTX 4070", 58.3e12, 29.1e12, 12e9, 0.504e12, link=32e9, network=1.25e9),
+        Device("RTX 3060", 25.5e12, 12.7e12, 12e9, 0.36e12, link=32e9, network=1.25e9),
         Device(THIS_CPU, 0.0, 0.0, 0.0, link=1.25e9, network=1.25e9, share=CPU_SHARE),
     )
 }

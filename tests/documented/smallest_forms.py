@@ -150,6 +150,10 @@ ELSEWHERE = {
     "lidit train --print-plan recipes/bridge-pairs.yaml": (
         "tests/train/tasks/bridge/test_bridge_pairs.py"
     ),
+    "lidit train --print-plan recipes/sdxl-bridge.yaml": (
+        "tests/train/tasks/bridge/test_sdxl_bridge.py"
+    ),
+    "lidit train recipes/sdxl-bridge.yaml": "tests/train/tasks/bridge/test_sdxl_bridge.py",
     "lidit train RECIPE --out DIR --clear-cache": "tests/train/test_checks.py",
     "lidit train RECIPE": "tests/train/test_train_command.py",
     "lidit train recipes/bridge-pairs.yaml": "tests/train/tasks/bridge/test_bridge_pairs.py",

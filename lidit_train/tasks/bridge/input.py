@@ -6,10 +6,9 @@ import json
 import logging
 from dataclasses import replace
 
-from lidit_core.bridge.config import BridgeConfig
+from lidit_core.bridge.config import BridgeConfig, TeacherSpec
 from lidit_core.bridge.file import load_bridge
 from lidit_core.bridge.recorded import ALIKE, RecordedPrompts, form
-from lidit_core.bridge.teacher import Teacher
 from lidit_core.errors import LiDiTError, check
 from lidit_core.io.conditioning import distance
 from lidit_core.llm.hub import model_folder
@@ -48,15 +47,16 @@ def _llm(recipe: BridgeOptions, source: str) -> LLMSpec:
     return LLMSpec(found.name, width, recipe.block, template, budget, longest_prompt=0)
 
 
-def bridge_config(options: BridgeOptions, dtype: str, teacher: Teacher) -> BridgeConfig:
+def bridge_config(options: BridgeOptions, dtype: str, teacher: TeacherSpec) -> BridgeConfig:
     """The bridge that a recipe trains.
 
     Args:
         dtype: in which the LLMs' states are kept.
+        teacher: whose conditioning it writes.
     """
     return BridgeConfig(
         llm_specs(options),
-        teacher.spec,
+        teacher,
         dtype,
         width=options.width,
         heads=options.heads,

@@ -23,6 +23,7 @@ from ...plan.llm_size import LLMSize, llm_size
 from ...plan.workload import FLOAT32
 from ...recipe import Recipe
 from ..adapter.target import UNetTarget
+from .assumed import AssumedPrompts
 from .unet.plan import ThroughPlan, make_through_plan
 
 SAMPLE = 256  # prompts whose rows are counted
@@ -42,9 +43,11 @@ class BridgePlan:
     trained: int  # numbers that learn
     frozen: int  # numbers that do not: the base, and what is known of the teacher's ids
     cost: Cost  # of one prompt, for the bridge itself
-    cpu: Device  # that measures them
+    cpu: Device  # that computes the base, and measures them
     free: int  # bytes on the run's disk
     through: ThroughPlan | None = None  # the U-Net that is trained through
+    recording: int = 0  # bytes that it will take; 0 = it is there
+    assumed: tuple[str, ...] = ()  # lines on what is not there yet
 
     @property
     def mixed(self) -> bool:
@@ -117,7 +120,7 @@ class BridgePlan:
         """The seconds of the base, which the CPU computes: of its products alone."""
         each = self.rows * self.config.state_width
         flops = 2 * each * (self.config.state_width + self.config.teacher.width + sum(self.tokens))
-        return FITTED * flops * self.prompts / (self.device.share * self.device.float32)
+        return FITTED * flops * self.prompts / (self.cpu.share * self.cpu.float32)
 
     @property
     def files(self) -> int:
@@ -154,7 +157,7 @@ class BridgePlan:
 def make_bridge_plan(
     recipe: Recipe,
     config: BridgeConfig,
-    prompts: RecordedPrompts,
+    prompts: RecordedPrompts | AssumedPrompts,
     folder: str | Path = ".",
     unet: UNetTarget | None = None,
     device: Device | None = None,
@@ -186,6 +189,7 @@ def make_bridge_plan(
         device if device.is_cpu else find_hardware(THIS_CPU),
         free_disk(Path(recipe.cache.folder or folder)),
         None if unet is None else make_through_plan(recipe, unet, mean_rows, mixed),
+        prompts.size if isinstance(prompts, AssumedPrompts) else 0,
     )
 
 

@@ -19,6 +19,7 @@ def _model(plan: BridgePlan) -> Iterator[str]:
     teacher = plan.config.teacher
     kind = "adds to it" if plan.config.add else f"residual {plan.config.residual}"
     yield f"Bridge to {teacher.name}: rows of {teacher.width}, {kind}"
+    yield from plan.assumed
     size = f"{as_bytes(2 * plan.trained)} in bf16"
     yield row("residual, trained", as_count(plan.trained), size)
     yield row("base and table, frozen", as_count(plan.frozen))
@@ -53,7 +54,7 @@ def _time(plan: BridgePlan) -> Iterator[str]:
     yield f"Time on {plan.device.name}, {plan.device.share:.0%} of its peak {share}"
     yield row("reading the prompts", as_time(plan.reading_seconds))
     if plan.fits_ridge:
-        yield row("ridge", as_time(plan.ridge_seconds))
+        yield row("ridge", as_time(plan.ridge_seconds), "on this CPU")
     for n, stage in enumerate(plan.recipe.stages):
         speed = f"{stage.batch / plan.seconds(n):,.1f} prompts/s"
         yield row(f"stage {n}", as_time(plan.seconds(n) * stage.steps), speed)
@@ -67,5 +68,7 @@ def _time(plan: BridgePlan) -> Iterator[str]:
 
 def _disk(plan: BridgePlan) -> Iterator[str]:
     yield f"Disk ({as_bytes(plan.free)} free)"
+    if plan.recording:
+        yield row("the recording, which is to be made", as_bytes(plan.recording))
     fits = "" if plan.disk <= plan.free else "MORE THAN IS FREE: this run will refuse it"
     yield row("states of the prompts", as_bytes(plan.disk), fits)

@@ -28,6 +28,7 @@ from ...loop.validating.held_out_loss import LOSS
 from ...recipe import BridgeOptions, Data, Loss, Recipe, Source, Stage, Validation
 from ..adapter.target import UNetTarget, unet_target
 from ..unused_fields import OF_A_LORA, refuse, refuse_all
+from .assumed import assume
 from .batches import BridgeLoader, PreparedBridge, schedule_of
 from .input import bridge_config, resumed_config
 from .learner import BridgeLearner
@@ -154,7 +155,7 @@ class BridgeTask:
         dtype = self.recipe.cache.dtype
         if self.options.checkpoint:
             return resumed_config(self.options, dtype, self.prompts)
-        return bridge_config(self.options, dtype, self.prompts.written)
+        return bridge_config(self.options, dtype, self.prompts.written.spec)
 
     @cached_property
     def unet(self) -> UNetTarget | None:
@@ -330,6 +331,11 @@ class BridgeTask:
         return {"before": self.before, "after": after}
 
     def plan(self, folder: Path) -> str:
+        family = "" if self.unet is None else self.unet.shape.family
+        assumed = assume(self.recipe, family, lambda: self.prompts.written.spec)
+        if assumed.config is not None:
+            self.config = assumed.config
         self._check_unet()
-        given = self.recipe, self.config, self.prompts, folder, self.unet
-        return bridge_plan_text(make_bridge_plan(*given))
+        prompts = assumed.prompts or self.prompts
+        made = make_bridge_plan(self.recipe, self.config, prompts, folder, self.unet)
+        return bridge_plan_text(replace(made, assumed=assumed.told))

@@ -45,6 +45,7 @@ class PairsPlan:
     caches: tuple[Cached, ...]
     samples: int | None  # held-out pictures times times that are measured; None = not known
     free: int  # bytes on the run's disk
+    assumed: tuple[str, ...] = ()  # lines on what is not there yet
 
     @property
     def mixed(self) -> bool:

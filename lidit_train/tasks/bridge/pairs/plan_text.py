@@ -18,6 +18,7 @@ def pairs_plan_text(plan: PairsPlan) -> str:
 
 def _model(plan: PairsPlan) -> Iterator[str]:
     yield f"Bridge to {plan.teacher}: from captioned pictures, by the loss of the U-Net itself"
+    yield from plan.assumed
     yield row("residual, trained", as_count(plan.trained), f"{as_bytes(2 * plan.trained)} in bf16")
     yield row("base and table, frozen", as_count(plan.base))
     yield row("U-Net that it learns through", as_count(plan.frozen), plan.unet.shape.family)

@@ -26,6 +26,7 @@ from ....recipe import Recipe, Through
 from ...adapter.target import unet_target
 from ...pictures import PictureTask
 from ...unused_fields import refuse
+from ..assumed import assumed_bridge, told_of_bridge
 from ..input import check_llms
 from ..saving import finished, stages_of
 from ..unet.input import check_read
@@ -162,7 +163,12 @@ class PairsTask(PictureTask):
         write_bridge(path, LoadedBridge(bridge, loaded.rows, loaded.empty, "", stages), tensors)
 
     def plan(self, folder: Path) -> str:
+        told: list[str] = []
+        family = self.unet.shape.family
+        assumed = assumed_bridge(self.options, self.recipe.cache.dtype, family)
+        if assumed is not None:
+            self.begun = assumed
+            told.append(told_of_bridge(self.options, assumed.bridge.config))
         self.check_files()
-        return pairs_plan_text(
-            make_pairs_plan(self.recipe, self.begun, self.spec, self.unet, folder)
-        )
+        made = make_pairs_plan(self.recipe, self.begun, self.spec, self.unet, folder)
+        return pairs_plan_text(replace(made, assumed=tuple(told)))

@@ -81,7 +81,9 @@ def make_through_plan(recipe: Recipe, unet: UNetTarget, rows: int, mixed: bool) 
     sides = [shape[-1] for shape in latent_shapes(recipe, unet)]
     blocks = recipe.bridge.through.blocks
     counted = [unet_cost(unet.shape, side, rows, mixed) for side in sides]
-    learnt = [unet_cost(unet.shape, side, rows, mixed, blocks) for side in sides]
+    learnt = counted
+    if blocks:
+        learnt = [unet_cost(unet.shape, side, rows, mixed, blocks) for side in sides]
     return ThroughPlan(
         recipe.bridge.through,
         unet.shape.family,
