@@ -6,6 +6,7 @@ Run: pytest tests/train/tasks/bridge/test_sdxl_bridge.py
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,10 @@ from lidit_train.tasks.bridge.assumed import LLM, AssumedPrompts
 
 pytest.importorskip("diffusers")
 
-RECIPES = Path(__file__).resolve().parents[4] / "recipes"
+ROOT = Path(__file__).resolve().parents[4]
+RECIPES = ROOT / "recipes"
+PAGE = ROOT / "docs" / "sdxl-bridge.md"
+GPUS = "RTX 3060", "RTX 4070"
 SMOLLM2 = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30}
 SMOLLM2 |= {"num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152}
 
@@ -36,9 +40,9 @@ def desk(tmp_path, monkeypatch) -> Path:
     return tmp_path / "here"
 
 
-def planned(capsys, recipe: str, *changes: str) -> str:
+def planned(capsys, recipe: str, *changes: str, device: str = GPUS[0]) -> str:
     """What `lidit train --print-plan` says of a recipe that ships, for 12 GB."""
-    given = ("hardware.device=RTX 3060", *changes)
+    given = (f"hardware.device={device}", *changes)
     words = [word for change in given for word in ("--set", change)]
     assert main(["train", "--print-plan", str(RECIPES / f"{recipe}.yaml"), *words]) == 0
     return capsys.readouterr().out
@@ -58,6 +62,28 @@ def test_a_plan_needs_neither_recording_nor_bridge_nor_checkpoint(desk, capsys):
     for told in (first, second, third):
         assert " fits\n" in told and "DOES NOT FIT" not in told
     assert not list(desk.iterdir())
+
+
+ROW = re.compile(
+    r"^\| `lidit train --print-plan recipes/(\S+)\.yaml(?: --set (\S+))?` \| (.*) \|$", re.M
+)
+
+
+def test_the_pages_figures_are_what_the_commands_print(desk, capsys):
+    text = PAGE.read_text(encoding="utf-8")
+    rows = ROW.findall(text)
+    assert len(rows) == 4
+    for recipe, change, figures in rows:
+        memory, *times = figures.split(" | ")
+        for device, expected in zip(GPUS, times, strict=True):
+            told = planned(capsys, recipe, *filter(None, [change]), device=device)
+            lines = {line[:46].strip(): line[46:].split("  ") for line in told.splitlines()}
+            found = {name: [x.strip() for x in cells if x.strip()] for name, cells in lines.items()}
+            assert found["peak"] == [memory, "fits"], recipe
+            assert re.search(rf"^  stage 0 +{expected}  ", told, re.M), (recipe, expected)
+        if recipe == "sdxl-bridge":
+            for name in ("the recording, which is to be made", "states of the prompts", "ridge"):
+                assert re.search(rf"(?<![\d.]){found[name][0].replace(' ', chr(92) + 's')}", text)
 
 
 def test_the_recipe_trains_from_a_recording(tmp_path):
