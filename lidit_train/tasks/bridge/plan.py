@@ -75,7 +75,7 @@ class BridgePlan:
         saved, unet = self.cost.saved, {}
         if self.through is not None:
             saved += self.through.saved
-            unet = self.through.weights(self.recipe.compute, self.mixed)
+            unet = self.through.unet.memory(self.recipe.compute, self.mixed)
         return {
             **unet,
             "bridge, gradients, moments, average": 5 * FLOAT32 * self.trained,

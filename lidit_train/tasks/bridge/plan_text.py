@@ -27,7 +27,7 @@ def _model(plan: BridgePlan) -> Iterator[str]:
         told = f"{plan.through.family}; {plan.through.options.points} points of a trajectory of "
         told += f"{plan.through.options.steps}"
         told += f", to its block {blocks}" if (blocks := plan.through.options.blocks) else ""
-        yield row("U-Net that it learns through", as_count(plan.through.parameters), told)
+        yield row("U-Net that it learns through", as_count(plan.through.unet.parameters), told)
     for llm, tokens in zip(plan.llms, plan.tokens):
         yield row(llm.name, as_count(llm.parameters), f"by {llm.source}; {tokens} tokens a prompt")
 

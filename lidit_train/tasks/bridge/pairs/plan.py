@@ -22,7 +22,7 @@ from ....recipe import Recipe
 from ...adapter.plan import ACTIVATIONS, KEPT_BY_CHECKPOINTS
 from ...adapter.target import LATENTS, UNetTarget
 from ..plan import bridge_cost
-from ..unet.plan import frozen_bytes, unet_cost
+from ..unet.plan import FrozenUNet, unet_cost
 
 CAPTION = "cat " * PROMPT_TOKENS  # stands for one of the guessed length
 
@@ -36,7 +36,7 @@ class PairsPlan:
     llms: tuple[LLMSize, ...]
     tokens: dict[int, TextTokens]  # of a caption, by LLM
     keeps_states: bool
-    frozen: int  # numbers of the U-Net
+    frozen: FrozenUNet
     trained: int  # numbers of the bridge that learn
     base: int  # numbers of it that do not
     bridge: Cost  # of one caption
@@ -97,7 +97,7 @@ class PairsPlan:
         )
         own = {llm.name: llm.parameters * number for llm in self.llms}
         return {
-            **frozen_bytes(self.frozen, compute, self.mixed),
+            **self.frozen.memory(compute, self.mixed),
             "bridge, gradients, moments, average": 5 * FLOAT32 * self.trained,
             "its base and table, frozen": FLOAT32 * self.base,
             **({} if self.keeps_states else own),

@@ -21,7 +21,9 @@ def _model(plan: PairsPlan) -> Iterator[str]:
     yield from plan.assumed
     yield row("residual, trained", as_count(plan.trained), f"{as_bytes(2 * plan.trained)} in bf16")
     yield row("base and table, frozen", as_count(plan.base))
-    yield row("U-Net that it learns through", as_count(plan.frozen), plan.unet.shape.family)
+    yield row(
+        "U-Net that it learns through", as_count(plan.frozen.parameters), plan.unet.shape.family
+    )
     for i, llm in enumerate(plan.llms):
         told = f"by {llm.source}; {plan.tokens[i].read} tokens a caption assumed"
         yield row(llm.name, as_count(llm.parameters), told)

@@ -9,10 +9,11 @@ import torch
 
 from lidit_core.unet.families import UNetShape
 
+from ....loop.computing.eight_bits import bytes_in_eight_bits
 from ....loop.computing.frozen import holds_half
 from ....plan.counting import META, Cost, count
 from ....plan.workload import FLOAT32
-from ....recipe import Compute, Recipe, Through
+from ....recipe import EIGHT_BITS, Compute, Recipe, Through
 from ...adapter.plan import KEPT_BY_CHECKPOINTS
 from ...adapter.target import UNetTarget, pooled_width
 from ...adapter.unet import build_unet, first_blocks, predicted
@@ -21,12 +22,29 @@ from .measuring import MOST
 
 
 @dataclass(frozen=True)
+class FrozenUNet:
+    """The weights of a U-Net that does not learn."""
+
+    parameters: int
+    eight: int  # bytes with the matrices in 8 bits
+
+    def memory(self, compute: Compute, mixed: bool) -> dict[str, int]:
+        """The bytes that they take."""
+        held = holds_half(compute, mixed)
+        own = self.parameters * (2 if held else FLOAT32)
+        return {
+            "U-Net, frozen": self.eight if compute.frozen in EIGHT_BITS else own,
+            "its matrices in bf16, while they are used": self.parameters * 2 * (mixed and not held),
+        }
+
+
+@dataclass(frozen=True)
 class ThroughPlan:
     """A U-Net, and what a prompt costs of it."""
 
     options: Through
     family: str
-    parameters: int
+    unet: FrozenUNet
     passes: tuple[Cost, ...]  # of one latent and the gradient to its conditioning, by stage
     learnt: tuple[Cost, ...]  # the same as far as the loss needs it: to a hidden state, or all
     checkpointing: bool
@@ -50,25 +68,12 @@ class ThroughPlan:
         each = (again + wanted) * cost.forward + cost.backward
         return (self.guided - wanted) * whole.forward + points * each
 
-    def weights(self, compute: Compute, mixed: bool) -> dict[str, int]:
-        """Bytes of what is frozen."""
-        return frozen_bytes(self.parameters, compute, mixed)
-
     def measured(self, recipe: Recipe, held_out: int) -> float:
         """Operations of what is measured: trajectories once, then the bridge at each of them."""
         asked = recipe.validation
         often = recipe.steps // asked.every if asked.every else 0
         each = self.guided + asked.times * (1 + often + asked.at_start + 2)  # two for the file
         return min(held_out, MOST) * each * self.passes[-1].forward
-
-
-def frozen_bytes(parameters: int, compute: Compute, mixed: bool) -> dict[str, int]:
-    """Bytes of a frozen U-Net of so many numbers."""
-    held = holds_half(compute, mixed)
-    return {
-        "U-Net, frozen": parameters * (2 if held else FLOAT32),
-        "its matrices in bf16, while they are used": parameters * 2 * (mixed and not held),
-    }
 
 
 def make_through_plan(recipe: Recipe, unet: UNetTarget, rows: int, mixed: bool) -> ThroughPlan:
@@ -97,8 +102,8 @@ def make_through_plan(recipe: Recipe, unet: UNetTarget, rows: int, mixed: bool) 
 @functools.lru_cache(maxsize=64)
 def unet_cost(
     shape: UNetShape, side: int, rows: int, mixed: bool, blocks: int = 0
-) -> tuple[int, Cost]:
-    """Numbers of a U-Net, and the cost of a pass and of the gradient to its conditioning.
+) -> tuple[FrozenUNet, Cost]:
+    """A U-Net's weights, and the cost of a pass and of the gradient to its conditioning.
 
     Args:
         blocks: after which it ends; 0 = all of it.
@@ -112,4 +117,4 @@ def unet_cost(
     pooled = torch.empty(1, width, device=META) if width else None
     own = list(unet.parameters())
     cost = count(lambda _: predicted(run, z, t, context, None, pooled), own, mixed)
-    return sum(p.numel() for p in own), cost
+    return FrozenUNet(sum(p.numel() for p in own), bytes_in_eight_bits(unet, mixed)), cost
