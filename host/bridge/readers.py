@@ -98,12 +98,12 @@ def read(spec: LLMSpec, clip: HostCLIP, text: str) -> StudentTokens:
 
 def read_each(
     spec: LLMSpec, clip: HostCLIP, texts: Sequence[str]
-) -> list[tuple[StudentTokens, int]]:
+) -> list[tuple[StudentTokens, PromptStates]]:
     """The same of several prompts, each by itself, of which nothing is told on the node.
 
-    Beside each is how many of its tokens are read.
+    Beside each is what says how many of its tokens are read.
     """
-    return [(_tokens(row, text), row.used) for row, text in zip(_rows(spec, clip, texts), texts)]
+    return [(_tokens(row, text), row) for row, text in zip(_rows(spec, clip, texts), texts)]
 
 
 def _rows(spec: LLMSpec, clip: HostCLIP, texts: Sequence[str]) -> list[PromptStates]:

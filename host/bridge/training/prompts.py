@@ -17,7 +17,7 @@ from ....lidit_core.io.conditioning import Entry
 from ....lidit_core.text.spec import LLMSpec
 from ....lidit_core.text.states import LLMStates
 from ...llm.reader import reader_of
-from ...node_notes import report
+from ...node_notes import note, report
 from ..readers import NO_LLM, read_each
 
 FEW = 8  # prompts that an LLM reads at once
@@ -79,17 +79,23 @@ class Prompts:
         found: dict[int, list[StudentTokens]] = {number: [] for number in wanted}
         used: dict[int, list[int]] = {number: [] for number in wanted}
         for spec, clip in zip(self.loaded.bridge.config.llms, self.clips):
-            bar = comfy.utils.ProgressBar(max(1, len(wanted)))
+            bar, cut = comfy.utils.ProgressBar(max(1, len(wanted))), 0
             for first in range(0, len(wanted), FEW):
                 model_management.throw_exception_if_processing_interrupted()
                 part = wanted[first : first + FEW]
                 report(f"{spec.name} reads prompt {first + 1} of {len(wanted)}")
                 with torch.inference_mode():
                     read = read_each(spec, clip, [texts[number] for number in part])
-                for number, (tokens, count) in zip(part, read):
+                for number, (tokens, row) in zip(part, read):
                     found[number].append(self._kept(tokens))
-                    used[number].append(count)
+                    used[number].append(row.used)
+                    cut += row.used < row.total
                 bar.update(len(part))
+            if cut:
+                note(
+                    f"{cut} of {len(wanted)} prompts have more tokens than {spec.name} reads, and "
+                    "what is cut off is not learnt; raise token_budget in the node that loads it"
+                )
         self.states |= found
         self.used |= used
 

@@ -37,6 +37,14 @@ def with_lora(model, strength: float):
     return made
 
 
+def test_prompts_that_are_cut_are_told(bench, trains, caplog):
+    """The LLM loader's own number of tokens is smaller than that of many a bridge."""
+    train(bench, "sd15", "whole", **SHORT)
+    assert "what is cut off" not in caplog.text
+    train(bench, "sd15", "cut", clip=bench.llm(token_budget=4), **SHORT)
+    assert "prompts have more tokens than" in caplog.text and "token_budget" in caplog.text
+
+
 @pytest.mark.parametrize("kind", ["sd15"])
 def test_what_decides_the_result_is_not_taken_for_the_same_run(bench, trains, kind):
     """LoRAs, what other nodes set, LLMs, what is set on them, and a recording made anew."""
