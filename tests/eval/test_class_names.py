@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-import torch
-from transformers import YolosConfig, YolosForObjectDetection, YolosImageProcessor
+from tiny_detector import save_detector
 
 from lidit_core.errors import LiDiTError
 from lidit_eval.benchmarks.item import PromptItem
@@ -46,24 +45,6 @@ def test_labels_that_nobody_asks_for_keep_their_names():
     assert classes_of(labels, ["computer mouse"]) == {**labels, 74: "computer mouse"}
 
 
-def detector(folder, names: dict[int, str]) -> str:
-    """A tiny detector that finds a few of anything."""
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    sizes |= {"intermediate_size": 16, "image_size": [32, 32], "patch_size": 16}
-    config = YolosConfig(**sizes, num_detection_tokens=6)
-    config.id2label, config.label2id = names, {name: number for number, name in names.items()}
-    model = YolosForObjectDetection(config)
-    with torch.no_grad():
-        model.class_labels_classifier.layers[-1].bias[-1] = -20  # never "no object"
-        for parameter in model.parameters():
-            parameter.mul_(8)
-    model.save_pretrained(folder)
-    size = {"height": 32, "width": 32}
-    YolosImageProcessor(size=size, do_pad=False).save_pretrained(folder)
-    return str(folder)
-
-
 def asks(*classes: str) -> PromptItem:
     include = [{"class": name, "count": 1} for name in classes]
     return PromptItem("a photo", "x", {"tag": "x", "include": include, "prompt": "a photo"})
@@ -73,7 +54,7 @@ def test_what_coco_names_otherwise_is_found(tmp_path):
     """Whatever a detector of the three finds is found under GenEval's name."""
     from test_judges import noise
 
-    source = detector(tmp_path, {0: "mouse", 1: "remote", 2: "keyboard"})
+    source = save_detector(tmp_path, {0: "mouse", 1: "remote", 2: "keyboard"})
     wanted = ["computer mouse", "tv remote", "computer keyboard"]
     judge = DetectorJudge(source, [asks(*wanted)], "cpu")
     right = [judge.judge(noise(), asks(name)).scores["correct"] for name in wanted]
@@ -81,7 +62,7 @@ def test_what_coco_names_otherwise_is_found(tmp_path):
 
 
 def test_a_class_that_the_detector_has_not_is_told_at_the_beginning(tmp_path):
-    source = detector(tmp_path, {0: "mouse", 1: "cat"})
+    source = save_detector(tmp_path, {0: "mouse", 1: "cat"})
     DetectorJudge(source, [asks("cat", "computer mouse")], "cpu")
     sentence = "has no class for dog, toilet, which the prompts ask for; expected one that"
     with pytest.raises(LiDiTError, match=sentence):

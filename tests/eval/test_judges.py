@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_detector import save_detector
 from transformers import (
     BertTokenizerFast,
     CLIPConfig,
@@ -19,9 +20,6 @@ from transformers import (
     ViltForQuestionAnswering,
     ViltImageProcessor,
     ViltProcessor,
-    YolosConfig,
-    YolosForObjectDetection,
-    YolosImageProcessor,
 )
 
 from lidit_core.errors import LiDiTError
@@ -53,15 +51,7 @@ def models(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("judges")
     torch.manual_seed(0)
     size = {"height": 32, "width": 32}
-    config = YolosConfig(**{**SMALL, "image_size": [32, 32]}, num_detection_tokens=6)
-    config.id2label, config.label2id = NAMES, {v: k for k, v in NAMES.items()}
-    detector = YolosForObjectDetection(config)
-    with torch.no_grad():
-        detector.class_labels_classifier.layers[-1].bias[-1] = -20  # never "no object"
-        for parameter in detector.parameters():
-            parameter.mul_(8)
-    detector.save_pretrained(folder / "detector")
-    YolosImageProcessor(size=size, do_pad=False).save_pretrained(folder / "detector")
+    save_detector(folder / "detector", NAMES)
     save_clip(folder / "clip", size)
     _save_vilt(folder / "vilt", size)
     return folder

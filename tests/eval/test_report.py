@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_class_names import detector
+from tiny_detector import save_detector
 
 from lidit_core.cli import main
 from lidit_eval.benchmarks.item import PromptItem
@@ -43,7 +43,7 @@ def test_each_category_counts_alike():
 
 def test_genevals_prompts_have_the_mean_of_categories_last(tmp_path, capsys):
     """Other lists do not, as their own protocols do not."""
-    source = detector(tmp_path / "detector", {0: "mouse", 1: "remote", 2: "keyboard"})
+    source = save_detector(tmp_path / "detector", {0: "mouse", 1: "remote", 2: "keyboard"})
     wishes = [("computer mouse", 1), ("tv remote", 1), ("computer keyboard", 1), ("tv remote", 99)]
     lines = [
         {"tag": tag, "include": [{"class": name, "count": n}], "prompt": f"a photo of {n} {name}"}
