@@ -24,12 +24,12 @@ from lidit_core.shipped import find_model
 from lidit_eval.command import evaluate
 from lidit_eval.report import Judged
 from lidit_train.run import FINAL
+from lidit_train.tasks.bridge.saving import RIDGE
 
 from ..llm_copies import RANDOM, write_lesser
 from .commands import recorded, trained
-from .files import write_ridge
 from .report import Compared, write_report
-from .variants import STUDENT, TEACHER, VARIANTS, WHOLE, BridgeVariant
+from .variants import RIDGE_ALONE, STUDENT, TEACHER, VARIANTS, WHOLE, BridgeVariant
 
 LISTS = ("evaluation", "paraphrases")
 RECIPE = "bridge.yaml"
@@ -59,6 +59,8 @@ class Comparison:
 
     def file(self, variant: BridgeVariant) -> Path:
         """The file of a variant's bridge."""
+        if variant is RIDGE_ALONE:
+            return self.out / WHOLE.name / RIDGE
         return self.out / variant.name / FINAL
 
     def run(self) -> str:
@@ -73,9 +75,6 @@ class Comparison:
     def _make(self, variant: BridgeVariant, recording: Path) -> None:
         file, llm = self.file(variant).absolute(), self.student
         if file.exists():
-            return
-        if not variant.trained:
-            write_ridge(self.file(WHOLE), file)
             return
         if variant.random:
             llm = str(file.parent / RANDOM)

@@ -13,22 +13,20 @@ class BridgeVariant:
     """A bridge, by what its recipe changes.
 
     Args:
-        trained: else it is made of the whole bridge's file.
         random: the LLM that it reads has random weights.
     """
 
     name: str
     says: str
     changes: tuple[str, ...] = ()
-    trained: bool = True
     random: bool = False
 
 
 WHOLE = BridgeVariant("bridge", "ridge, and what attention adds")
-RIDGE = BridgeVariant("ridge", "ridge alone", trained=False)
+RIDGE_ALONE = BridgeVariant("ridge", "ridge alone")  # which the whole bridge's run leaves
 VARIANTS = (
     WHOLE,
-    RIDGE,
+    RIDGE_ALONE,
     BridgeVariant("mlp", "ridge, and what an MLP adds token by token", ("bridge.residual=mlp",)),
     BridgeVariant("no-base", "without ridge", ("bridge.base=false",)),
     BridgeVariant(

@@ -36,7 +36,7 @@ from .pairs.task import PairsTask, make_pairs_task
 from .plan import make_bridge_plan
 from .plan_text import bridge_plan_text
 from .report import reports
-from .saving import finished, stages_of
+from .saving import RIDGE, finished, stages_of, write_ridge
 from .start import begin_bridge, new_bridge
 from .unet.batches import ThroughLoader
 from .unet.input import check_blocks, check_read, latent_shapes
@@ -288,7 +288,10 @@ class BridgeTask:
         longest: Mapping[str, int] | None,
         path: Path,
     ) -> None:
-        """The bridge, its base in float32, with what was measured on prompts that are held out."""
+        """The bridge, its base in float32, with what was measured on prompts that are held out.
+
+        The ridge that a first run began with is left in the run's folder too.
+        """
         learner = cast(BridgeLearner, learner)
         given = ready.config, learner, weights, ready.readers, longest
         measured, tensors = finished(*given)
@@ -299,6 +302,9 @@ class BridgeTask:
         stages = self._stages(ready, learner, measured)
         loaded = LoadedBridge(measured, self.prompts.written.rows, self.prompts.empty, told, stages)
         write_bridge(path, loaded, tensors)
+        if "ridge" in found and measured.config.base and self.checkpoint is None:
+            report = json.dumps({"bridge": found["ridge"].to_dict()})
+            write_ridge(loaded, report, ready.folder / RIDGE)
 
     def _stages(self, ready: PreparedBridge, learner: BridgeLearner, bridge: Bridge) -> str:
         """How the bridge was trained, this run at last; "" = from a recording alone."""

@@ -16,7 +16,7 @@ from lidit_core.text.spec import LLMSpec
 from lidit_core.text.templates import find_template
 from lidit_stickers.bridging.branch import Comparison, main
 from lidit_stickers.bridging.report import MARKDOWN
-from lidit_stickers.bridging.variants import RIDGE, VARIANTS, WHOLE
+from lidit_stickers.bridging.variants import RIDGE_ALONE, VARIANTS, WHOLE
 
 RECIPES = Path(__file__).resolve().parents[3] / "recipes"
 TINY = (
@@ -55,7 +55,8 @@ def test_every_bridge_is_made_drawn_and_told(comparison):
     assert text == (comparison.out / MARKDOWN).read_text()
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert [row[2:].partition(":")[0] for row in rows[1:]] == [each.name for each in VARIANTS]
-    whole, ridge = (load_bridge(comparison.file(variant)).bridge for variant in (WHOLE, RIDGE))
+    of = WHOLE, RIDGE_ALONE
+    whole, ridge = (load_bridge(comparison.file(variant)).bridge for variant in of)
     assert ridge.config.residual == "none" and not hasattr(ridge, "resampler")
     assert torch.equal(whole.base.mean, ridge.base.mean)
     pictures = {

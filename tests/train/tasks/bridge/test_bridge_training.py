@@ -69,6 +69,9 @@ def test_a_run_learns_and_its_file_tells_both_figures(world):
     assert set(told) == {"bridge", "ridge"} and told["bridge"] != told["ridge"]
     assert all(told[name]["prompts"] == 6 and -1 <= told[name]["cosine"] <= 1 for name in told)
     assert set(lines[0]) >= {"step", "loss", "norm", "loss 0-1", "rate"}
+    alone = load_bridge(world / "learns" / "ridge.safetensors")
+    assert json.loads(alone.report) == {"bridge": told["ridge"]}
+    assert alone.bridge.config.residual == "none"
 
 
 class Killed(Exception):
