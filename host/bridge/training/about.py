@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import singledispatch
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from ....lidit_core.bridge.file import LoadedBridge
 from ....lidit_core.bridge.teacher import NAME as TEACHER
+from ....lidit_core.io.hashes import sampled_sha256
 from ....lidit_core.io.recording import PROBES, Recording
 from ...llm.reader import HostCLIP, reader_of
 from ..readers import NO_LLM
@@ -47,6 +49,7 @@ def about_run(
         "through": name_of(model),
         "latent": list(latent.shape),
         **asdict(options),
+        "weights": _weights_in_files(model),
         "patches": hashed([_patched(model), _loading_options(model)]),
         "llms": [_llm(clip) for clip in prompts.clips],
         "recorded": _recorded([recorded.recording, *own]),
@@ -87,6 +90,13 @@ def _loading_options(model: Any) -> list[Any]:
     """The options that a MODEL was loaded with, such as its weights' dtype."""
     _, args, *_ = model.cached_patcher_init
     return [each for each in args if isinstance(each, Mapping)]
+
+
+def _weights_in_files(model: Any) -> str:
+    """A hash of the files that a MODEL was loaded from; in memory LoRAs may lie on its weights."""
+    _, args, *_ = model.cached_patcher_init
+    files = [Path(each) for each in args if isinstance(each, str | Path)]
+    return hashed([sampled_sha256(file) for file in files if file.is_file()])
 
 
 def _llm(clip: HostCLIP) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 # By their names here, what a run is of that older versions did not write down.
 HASHED = {
+    "weights": "weights in the model's file",
     "patches": "LoRAs, patches or loading options of the model",
     "llms": "LLMs",
     "recorded": "recorded conditioning",

@@ -87,6 +87,19 @@ def test_what_decides_the_result_is_not_taken_for_the_same_run(bench, trains, ki
 
 
 @pytest.mark.parametrize("kind", ["sd15"])
+def test_another_file_under_the_same_name_is_another_model(bench, trains, kind, tmp_path):
+    file, load = tmp_path / "model.safetensors", loaded_model(kind).cached_patcher_init[0]
+    model = loaded_model(kind)
+    model.cached_patcher_init = (lambda path, **more: load(kind, **more), (str(file),))
+    file.write_bytes(bytes(2_000_000))
+    trained = train(bench, kind, "file", model=model, **SHORT)
+    assert same_weights(trained, train(bench, kind, "file", model=model, **SHORT))
+    file.write_bytes(bytes(1_500_000) + bytes([1]) * 500_000)  # such as a merge of some blocks
+    with pytest.raises(bench.error, match="with other weights in the model's file"):
+        train(bench, kind, "file", model=model, **SHORT)
+
+
+@pytest.mark.parametrize("kind", ["sd15"])
 def test_a_file_of_an_older_version_is_taken_and_told(bench, trains, monkeypatch, kind):
     """It did not write down LoRAs, LLMs and what was recorded; all else is compared."""
     told: list[str] = []
