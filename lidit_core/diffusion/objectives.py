@@ -18,11 +18,12 @@ STEPS = 1000  # of the DDPM schedule; the model's timesteps run in [0, 1000] for
 _BETA_FIRST, _BETA_LAST = 0.00085, 0.012
 
 
-@lru_cache(maxsize=1)
-def _log_snr_table() -> Tensor:
+@lru_cache(maxsize=None)
+def _log_snr_table(device: torch.device) -> Tensor:
+    """The same numbers on every device, as they are computed on the CPU."""
     betas = torch.linspace(_BETA_FIRST**0.5, _BETA_LAST**0.5, STEPS, dtype=torch.float64) ** 2
     alphas = (1 - betas).cumprod(0)
-    return (alphas / (1 - alphas)).log()
+    return (alphas / (1 - alphas)).log().to(device)
 
 
 def ddpm_timestep(time: Tensor) -> Tensor:
@@ -37,10 +38,10 @@ def coefficients(prediction: str, time: Tensor) -> tuple[Tensor, Tensor]:
     """
     if prediction == "flow":
         return 1 - time, time
-    on_cpu = time.cpu()  # not every device has float64
-    position = ddpm_timestep(on_cpu).double().clamp(0, STEPS - 1)
+    precise = time.cpu() if time.device.type == "mps" else time  # which has no float64
+    position = ddpm_timestep(precise).double().clamp(0, STEPS - 1)
     low = position.floor().long().clamp(max=STEPS - 2)
-    table = _log_snr_table()
+    table = _log_snr_table(position.device)
     log_snr = torch.lerp(table[low], table[low + 1], position - low)
     return log_snr.sigmoid().sqrt().to(time), (-log_snr).sigmoid().sqrt().to(time)
 
