@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..precision import without_autocast
 from .config import BridgeConfig
 from .rows import TEXT, TeacherRows
 
@@ -51,9 +52,10 @@ class LinearBase(nn.Module):
 
     def _mapped(self, entered: Tensor, weight: Tensor, rows: TeacherRows) -> Tensor:
         """Map each row with the map of its encoder."""
-        if self.parts == 1:
-            return entered @ weight.T
-        mapped = torch.stack([entered @ part.T for part in weight])  # (parts, B, R, C)
+        with without_autocast(entered.device):
+            if self.parts == 1:
+                return entered @ weight.T
+            mapped = torch.stack([entered @ part.T for part in weight])  # (parts, B, R, C)
         return mapped.gather(0, rows.parts[None, ..., None].expand_as(mapped[:1]))[0]
 
     def of(self, standard: Tensor, rows: TeacherRows) -> Tensor:
@@ -67,7 +69,8 @@ class LinearBase(nn.Module):
 
     def read_pooled(self, entered: Tensor) -> Tensor:
         """The mean of all states (B, X) -> (B, P), standardised."""
-        return entered @ self.pooled.T + self.pooled_bias
+        with without_autocast(entered.device):
+            return entered @ self.pooled.T + self.pooled_bias
 
     def standardised(self, sequence: Tensor, rows: TeacherRows) -> Tensor:
         """A conditioning (B, R, C) as it is learnt."""

@@ -20,6 +20,7 @@ from ..model.config import RefinerConfig
 from ..model.layers import GELU, Modulation
 from ..model.lists import ListOf
 from ..model.refiners import LinguisticTokenRefiner
+from ..precision import without_autocast
 from ..text.spec import LLMSpec
 from .base import LinearBase
 from .config import BridgeConfig
@@ -105,10 +106,11 @@ class Bridge(nn.Module):
         """(B, R + 1, X): the mean of the states that share a row's characters; last that of all."""
         each = torch.cat([means(rows, tokens) for tokens in students], dim=-1)
         kept = [tokens.kept.float()[:, None] for tokens in students]
-        whole = [
-            k / k.sum(-1, keepdim=True).clamp(min=1) @ tokens.states.hidden.float()
-            for k, tokens in zip(kept, students)
-        ]
+        with without_autocast(each.device):
+            whole = [
+                k / k.sum(-1, keepdim=True).clamp(min=1) @ tokens.states.hidden.float()
+                for k, tokens in zip(kept, students)
+            ]
         return torch.cat([each, torch.cat(whole, dim=-1)], dim=1)
 
     def _residual(self, students, rows, entered, attention) -> Predicted | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..precision import without_autocast
 from .rows import TEXT, StudentTokens, TeacherRows
 
 
@@ -29,4 +30,5 @@ def means(rows: TeacherRows, tokens: StudentTokens) -> Tensor:
     text = (rows.kinds == TEXT)[..., None] & (total > 0)
     everywhere = tokens.kept.float() / tokens.kept.sum(-1, keepdim=True).clamp(min=1)
     weights = torch.where(text, weights / total.clamp(min=1e-6), everywhere[:, None])
-    return weights @ tokens.states.hidden.float()
+    with without_autocast(weights.device):
+        return weights @ tokens.states.hidden.float()

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..precision import without_autocast
 from .attention import MASKED, key_bias
 from .taps import RoutedTaps
 
@@ -58,7 +59,8 @@ def masked_mean(x: Tensor, seen: Tensor, weights: Tensor | None = None) -> Tenso
         share = seen.float() / seen.sum(dim=1, keepdim=True).clamp(min=1)
     else:
         share = F.normalize(seen * weights.float(), p=1, dim=1)
-    return torch.einsum("bl,bld->bd", share, x.float()).to(x.dtype)
+    with without_autocast(x.device):
+        return torch.einsum("bl,bld->bd", share, x.float()).to(x.dtype)
 
 
 def branch_bias(branches: Sequence[Branch]) -> Tensor | None:

@@ -196,11 +196,15 @@ class Trainer:
         return total
 
     def _run(self, batch: Batch, weight: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
-        """Forward and backward pass: the loss (), weighted, and the errors (B,)."""
+        """Forward and backward pass: the loss (), weighted, and the errors (B,).
+
+        The backward pass is outside of autocast, as PyTorch advises: each operation has the dtype
+        of its forward one, and what keeps float32 there keeps it.
+        """
         with computing(self.accelerator, self.half):
             loss, errors = self.parallel(batch)
-            loss = loss * weight
-            loss.backward()
+        loss = loss * weight
+        loss.backward()
         return loss.detach(), errors
 
     def _gradients_shared(self, now: bool):
