@@ -47,7 +47,11 @@ def model_file(name: str) -> Path:
 
 
 def noise_of(tasks: Sequence[DrawingTask], latent: LatentFormat, size: Sequence[int]) -> Tensor:
-    """(B, C, h, w) by the tasks' seeds. Args: size: (width, height) in pixels."""
+    """Draw the tasks' noise by their seeds, (B, C, h, w).
+
+    Args:
+        size: (width, height) in pixels.
+    """
     width, height = (side // latent.downsampling for side in size)
     return initial_noise([task.seed for task in tasks], latent.channels, height, width)
 

@@ -103,7 +103,7 @@ class Bridge(nn.Module):
 
     @staticmethod
     def entered_means(students: Sequence[StudentTokens], rows: TeacherRows) -> Tensor:
-        """(B, R + 1, X): the mean of the states that share a row's characters; last that of all."""
+        """The mean of the states that share a row's characters, (B, R + 1, X); last that of all."""
         each = torch.cat([means(rows, tokens) for tokens in students], dim=-1)
         kept = [tokens.kept.float()[:, None] for tokens in students]
         with without_autocast(each.device):
@@ -213,7 +213,10 @@ class TokenByToken(nn.Module):
             self.out_pooled = operations.Linear(width, config.teacher.pooled, **bare)
 
     def forward(self, entered: Tensor) -> Predicted:
-        """(B, R + 1, X), the last of the whole prompt."""
+        """Map entered means (B, R + 1, X) to what is added to the base.
+
+        The last of them is that of the whole prompt.
+        """
         x = self.act(self.hidden(self.act(self.entry(entered))))
         pooled = None if self.out_pooled is None else self.out_pooled(x[:, -1])
         return Predicted(self.out(x[:, :-1]), pooled)

@@ -13,7 +13,7 @@ from .rows import TEXT, StudentTokens, TeacherRows
 
 
 def shares(rows: TeacherRows, tokens: StudentTokens) -> Tensor:
-    """(B, R, L) in [0, 1]: which share of a row's characters lies in each token."""
+    """The share of a row's characters that lies in each token, (B, R, L) in [0, 1]."""
     first = torch.maximum(rows.spans[:, :, None, 0], tokens.spans[:, None, :, 0])
     last = torch.minimum(rows.spans[:, :, None, 1], tokens.spans[:, None, :, 1])
     length = (rows.spans[..., 1] - rows.spans[..., 0]).clamp(min=1)[..., None]
@@ -21,7 +21,7 @@ def shares(rows: TeacherRows, tokens: StudentTokens) -> Tensor:
 
 
 def means(rows: TeacherRows, tokens: StudentTokens) -> Tensor:
-    """(B, R, C): the mean of the states that share characters with a row, by how many they share.
+    """The mean of the states that share characters with a row, by how many they share, (B, R, C).
 
     A row that is no text, or shares no character with a token, takes the mean of all.
     """

@@ -141,7 +141,7 @@ class Resampler(nn.Module):
 
 
 def _within(rows: TeacherRows) -> Tensor:
-    """(B, 1, R + 1, R + 1): rows read those of their chunk, and the last one all that there are."""
+    """The bias that lets rows read their chunk, and the last one all: (B, 1, R + 1, R + 1)."""
     chunks = F.pad(rows.chunks.masked_fill(rows.kinds == ABSENT, -1), (0, 1), value=-2)
     apart = chunks[:, :, None] != chunks[:, None, :]
     apart[:, -1, :-1] = rows.kinds == ABSENT

@@ -32,7 +32,7 @@ def ddpm_timestep(time: Tensor) -> Tensor:
 
 
 def coefficients(prediction: str, time: Tensor) -> tuple[Tensor, Tensor]:
-    """(alpha, sigma) of z = alpha · x + sigma · noise at each time, shape of ``time``.
+    """The (alpha, sigma) of z = alpha · x + sigma · noise at each time, in the shape of ``time``.
 
     For ``eps`` and ``v`` time 0 has the coefficients of the schedule's first index.
     """

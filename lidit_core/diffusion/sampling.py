@@ -36,7 +36,7 @@ def check_steps(steps: int) -> None:
 
 
 def initial_noise(seeds: list[int], channels: int, height: int, width: int) -> Tensor:
-    """(B, channels, height, width): each sample's own, drawn on the CPU, whatever the batch."""
+    """Draw each sample's own noise on the CPU, whatever the batch: (B, channels, height, width)."""
     check(
         isinstance(seeds, Sequence) and all(is_whole(seed) for seed in seeds),
         f"seeds are {shown(seeds)}; expected a list of whole numbers of less than 64 bits",

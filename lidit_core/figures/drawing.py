@@ -101,7 +101,7 @@ def heat_map(panel: HeatMap) -> Image.Image:
 
 
 def _coloured(panel: HeatMap) -> np.ndarray:
-    """(L, L, 3) uint8"""
+    """Colour a panel's values, 0 white: (L, L, 3) uint8."""
     values = panel.values.float()
     share = values / values.max().clamp(min=1e-9)
     share = share.clamp(min=0).sqrt() if panel.root else share.clamp(-1, 1)

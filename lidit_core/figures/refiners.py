@@ -180,7 +180,7 @@ def state_similarity(read: ReadPrompt, time: float = MIDDLE) -> tuple[StateSimil
 
 
 def _cosines(x: Tensor) -> Tensor:
-    """(L, K, C) -> (L, L), the mean over K."""
+    """Compute the cosines of all pairs of positions, the mean over K: (L, K, C) -> (L, L)."""
     unit = F.normalize(x.float(), dim=-1)
     return (torch.einsum("ikc,jkc->ij", unit, unit) / x.shape[1]).cpu()
 

@@ -46,7 +46,7 @@ class AdapterText:
         return key_bias(self.seen, dtype, self.full)
 
     def present(self, dtype: torch.dtype) -> Tensor:
-        """(B, 1, 1): 0 for a sample without any token."""
+        """Whether each sample has a token: (B, 1, 1), 1 or 0."""
         return self.seen.any(dim=1).to(dtype)[:, None, None]
 
 
@@ -155,7 +155,7 @@ class LLMDiffAdapter(nn.Module):
         return self.to_context(text.tokens) * text.seen[..., None].to(text.tokens)
 
     def pooled(self, text: AdapterText) -> Tensor:
-        """(B, pooled width): what mode ``replace`` gives SDXL for its pooled text."""
+        """The vector (B, pooled width) that mode ``replace`` gives SDXL for its pooled text."""
         self.check_mode("replace")
         return self.to_pooled(masked_mean(text.tokens, text.seen))
 

@@ -52,7 +52,7 @@ LARGEST_IN_FLOAT16 = 1000.0  # of a state, with room for what a norm computes fr
 
 
 def causal_bias(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(1, 1, L, L): a token does not see those after it."""
+    """The bias by which a token does not see those after it, (1, 1, L, L)."""
     later = torch.ones(length, length, dtype=torch.bool, device=device).triu(1)
     return (later.to(dtype) * MASKED)[None, None]
 

@@ -1,4 +1,4 @@
-"""`PromptEncoder`: prompts to states through the caches; the LLM is loaded when it must run."""
+"""Prompts are encoded to states through the caches; the LLM is loaded when it must run."""
 
 from __future__ import annotations
 

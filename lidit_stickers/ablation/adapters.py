@@ -41,7 +41,7 @@ class AdapterDenoiser:
 def adapter_errors(
     ablation: Ablation, adapter: Path, scenes: Scenes, llm: str, device: str | None
 ) -> Tensor:
-    """(times, scenes, 2), as `scene_errors` has them."""
+    """Measure an adapter's errors, (times, scenes, 2), as `scene_errors` has them."""
     base = ablation.adapter["base"]
     model = AdapterDenoiser(base, adapter, ablation.mode, llm, device)
     return denoiser_errors(model, scenes, ablation.gap.times)

@@ -37,7 +37,7 @@ class RunMeasurements:
 
     @property
     def gaps(self) -> np.ndarray:
-        """(times, scenes)"""
+        """The error with the empty prompt less that with the right one, (times, scenes)."""
         errors = self.errors.astype(np.float64)
         return errors[..., 1] - errors[..., 0]
 

@@ -64,13 +64,13 @@ def find_background(picture: np.ndarray) -> Background:
 
 
 def foreground(picture: np.ndarray, colour: np.ndarray, threshold: int) -> np.ndarray:
-    """(H, W) bool: pixels that differ from the background, fine noise smoothed away."""
+    """Mark pixels that differ from the background, fine noise smoothed away: (H, W) bool."""
     soft = Image.fromarray(picture).filter(ImageFilter.GaussianBlur(0.7))
     return _farthest(np.asarray(soft, np.float32), colour) > threshold
 
 
 def _farthest(pixels: np.ndarray, colour: np.ndarray) -> np.ndarray:
-    """(..., 3) -> (...): the largest channel difference from the colour."""
+    """The largest channel difference from the colour, (..., 3) -> (...)."""
     red, green, blue = (np.abs(pixels[..., i] - colour[i]) for i in range(3))
     return np.maximum(np.maximum(red, green), blue)
 

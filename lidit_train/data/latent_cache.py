@@ -50,7 +50,11 @@ EncodePictures = Callable[[Tensor], Tensor]  # (B, 3, H, W) uint8 -> latents (B,
 
 
 def read_picture(source: PictureSource, index: int, size: Size) -> Tensor | None:
-    """(3, H, W) uint8 at the size of its bucket, (width, height); None if it cannot be decoded."""
+    """Read a picture at the size of its bucket: (3, H, W) uint8; None if it cannot be decoded.
+
+    Args:
+        size: (width, height).
+    """
     try:
         picture = fit(source.picture(index, size), size)
     except UNREADABLE:
@@ -59,7 +63,7 @@ def read_picture(source: PictureSource, index: int, size: Size) -> Tensor | None
 
 
 def read_mask(source: PictureSource, index: int, size: Size) -> Tensor | None:
-    """(H, W) uint8, what the loss counts of `read_picture`; None if it cannot be decoded.
+    """Read what the loss counts of `read_picture`: (H, W) uint8; None if it cannot be decoded.
 
     A mask is scaled and cut as its picture is, by means of areas: nothing in it overshoots.
     """

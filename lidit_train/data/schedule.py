@@ -141,7 +141,7 @@ class Schedule:
         return stage.subsets or (Subset(self.branches),)
 
     def _shares(self, number: int, branches: tuple[int, ...]) -> np.ndarray:
-        """(sources, buckets): how often each is drawn, in relation to the others."""
+        """How often each bucket is drawn, relative to the others, by source: (sources, buckets)."""
         stage = self.recipe.stages[number]
         chosen = stage.sources or range(len(self.recipe.data.sources))
         shares = np.zeros((len(self.recipe.data.sources), len(self.stages[number].sizes)))

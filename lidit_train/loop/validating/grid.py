@@ -87,7 +87,7 @@ class Grid:
 
 
 def _of_one_size(pictures: list[Tensor]) -> Tensor:
-    """(N, 3, H, W), each picture in the middle of white where others are larger."""
+    """Stack pictures, (N, 3, H, W), each in the middle of white where others are larger."""
     height, width = (max(p.shape[side] for p in pictures) for side in (1, 2))
     whole = pictures[0].new_ones(len(pictures), 3, height, width)
     for place, picture in enumerate(pictures):
@@ -97,7 +97,7 @@ def _of_one_size(pictures: list[Tensor]) -> Tensor:
 
 
 def _tiled(pictures: Tensor, row: int) -> Tensor:
-    """(N, 3, H, W) in [0, 1] -> rows of so many pictures, (H', W', 3) uint8."""
+    """Tile pictures (N, 3, H, W) in [0, 1] into rows of so many: (H', W', 3) uint8."""
     row = min(row, len(pictures))
     empty = -len(pictures) % row
     pictures = torch.cat([pictures, pictures.new_ones(empty, *pictures.shape[1:])])

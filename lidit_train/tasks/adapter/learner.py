@@ -243,7 +243,7 @@ def _some(seen: Tensor) -> Tensor:
 
 
 def _padded(x: Tensor, length: int) -> Tensor:
-    """(B, K, …) with zeros up to a length."""
+    """Fill (B, K, …) up to a length with zeros."""
     return torch.cat([x, x.new_zeros(len(x), length - x.shape[1], *x.shape[2:])], dim=1)
 
 

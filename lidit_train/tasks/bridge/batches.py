@@ -78,7 +78,7 @@ class PreparedBridge:
 
 
 def _pooled(targets: Sequence[Target]) -> Tensor | None:
-    """(B, P), where the encoder has any."""
+    """Stack the pooled vectors, (B, P); None where the encoder has none."""
     pooled = [t.pooled for t in targets if t.pooled is not None]
     return torch.stack(pooled) if pooled else None
 

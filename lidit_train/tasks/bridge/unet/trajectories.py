@@ -28,7 +28,7 @@ class Trajectories:
 
     @property
     def learnt(self) -> Tensor:
-        """(B, P): the times that are looked at."""
+        """The times that are looked at, (B, P)."""
         return self.times.gather(1, self.points)
 
     def to(self, device) -> Trajectories:
