@@ -67,7 +67,7 @@ def target(prediction: str, x: Tensor, noise: Tensor, time: Tensor) -> Tensor:
     return alpha * noise - sigma * x
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Noised:
     """A noisy batch, as a model is trained on it."""
 
@@ -88,8 +88,14 @@ def noised(prediction: str, x: Tensor, noise: Tensor, time: Tensor) -> Noised:
 def clean_and_noise(
     prediction: str, z: Tensor, output: Tensor, time: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The picture and the noise that a model's output implies, (B, C, H, W) each."""
-    alpha, sigma = (v[:, None, None, None] for v in coefficients(prediction, time))
+    """The picture and the noise that a model's output implies, (B, C, H, W) each.
+
+    Args:
+        time: of each sample (B,), or of all (), then on any device.
+    """
+    alpha, sigma = coefficients(prediction, time)
+    if time.ndim:
+        alpha, sigma = alpha[:, None, None, None], sigma[:, None, None, None]
     if prediction == "flow":
         return z - sigma * output, z + alpha * output
     if prediction == "eps":
@@ -104,9 +110,9 @@ def euler_step(
 
     Args:
         z, output: (B, C, H, W), and what a model said of it.
-        time, following: of this step and the next, () each.
+        time, following: of this step and the next, () each, on the CPU or where z is.
     """
-    clean, noise = clean_and_noise(prediction, z, output, time.expand(len(z)))
+    clean, noise = clean_and_noise(prediction, z, output, time)
     if following == 0:
         return clean
     alpha, sigma = coefficients(prediction, following)
