@@ -32,7 +32,7 @@ class AdapterDenoiser:
         self.latent, self.native_size = opened.target.latent, opened.target.native_size
 
     def read(self, texts: Sequence[str]) -> tuple[LLMStates, Sequence[str]]:
-        return self.reader.encode_apart(texts).to(self.device), texts
+        return self.reader.encode(texts).to(self.device), texts
 
     def say(self, z: Tensor, timestep: Tensor, text: Any) -> Tensor:
         return self.learner.predict(z, timestep, *text, mode=self.mode)
