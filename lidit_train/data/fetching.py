@@ -7,7 +7,8 @@ alone holds the LLMs and the autoencoder.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -22,8 +23,10 @@ from .prepare import Prepared
 from .sample_draws import Chance, chance, kept_tokens
 from .schedule import StepBatch, StepPicture
 
+Record = TypeVar("Record", bound="Fetched | Following")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Following:
     """What contrast needs of the rows that follow a process's rows, each in the whole batch."""
 
@@ -32,7 +35,7 @@ class Following:
     apart: Tensor  # (B,) bool, see lidit_train.contrast
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Fetched:
     """A process's rows of one step, as far as they could be read from disk."""
 
@@ -53,16 +56,13 @@ class Fetched:
 
     def pin_memory(self) -> Fetched:
         """The same in memory that a GPU reads by itself, which torch's DataLoader asks for."""
-        states = self.states
-        if states is not None:
-            states = {i: replace(c, states=_pinned(c.states)) for i, c in states.items()}
-        return replace(
-            self,
-            pictures=None if self.pictures is None else self.pictures.pin_memory(),
-            latents=None if self.latents is None else self.latents.pin_memory(),
-            noise=self.noise.pin_memory(),
-            states=states,
-        )
+        made, following = _pinned(self), self.following
+        if self.states is not None:
+            states = {
+                i: replace(c, states=_pinned_states(c.states)) for i, c in self.states.items()
+            }
+            made = replace(made, states=states)
+        return made if following is None else replace(made, following=_pinned(following))
 
 
 class Fetcher(torch.utils.data.Dataset):
@@ -213,5 +213,11 @@ class Fetcher(torch.utils.data.Dataset):
         return text not in ("", *(caption for caption, _ in others))
 
 
-def _pinned(states: LLMStates) -> LLMStates:
+def _pinned(record: Record) -> Record:
+    """The same record, with each of its own tensors in pinned memory."""
+    found = {field.name: getattr(record, field.name) for field in fields(record)}
+    return replace(record, **{k: v.pin_memory() for k, v in found.items() if isinstance(v, Tensor)})
+
+
+def _pinned_states(states: LLMStates) -> LLMStates:
     return LLMStates(states.hidden.pin_memory(), states.roles.pin_memory(), states.rows)

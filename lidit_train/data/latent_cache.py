@@ -89,7 +89,7 @@ def at_once(size: Size) -> int:
     return max(1, min(BATCH, AREA // (size[0] * size[1])))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Chunk:
     """Up to 512 pictures of one source and one bucket."""
 

@@ -17,7 +17,7 @@ from ..recipe import Data
 from .schedule import seeded
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Chance:
     """The fate of one row."""
 
