@@ -23,7 +23,7 @@ from .config import SEEDS, BridgeConfig
 from .rows import ABSENT, KINDS, TeacherRows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Refined:
     """The LLMs' tokens after their refiners, one after the other."""
 
@@ -33,7 +33,7 @@ class Refined:
     shares: Tensor  # (B, R, L), of the rows' characters
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Predicted:
     """Standardised rows and pooled vector."""
 

@@ -80,7 +80,7 @@ def _median(values: Tensor) -> Tensor:
     return values.median() if len(values) else values.new_zeros(())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Solved:
     """A ridge: the map (C, X), and each group's constant (groups, C)."""
 

@@ -19,7 +19,7 @@ KINDS = 3
 ABSENT = -1  # kind of what fills a batch's shorter sequences: no row at all
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TeacherRows:
     """The rows of prompts, (B, R) each, or (R,) of one."""
 
@@ -58,7 +58,7 @@ def stack_rows(prompts: Sequence[TeacherRows]) -> TeacherRows:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StudentTokens:
     """One LLM's states of a batch of prompts, with the characters of its tokens."""
 
@@ -77,7 +77,7 @@ class StudentTokens:
         return StudentTokens(self.states[rows], self.spans[rows])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OwnRows:
     """What the checkpoint's own encoder made of prompts, to which a bridge may add."""
 

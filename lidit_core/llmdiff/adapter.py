@@ -33,7 +33,7 @@ GATES = ("a1", "b1", "a2", "b2")  # a layer's scalars
 GATE_WIDTH = 64  # of the map from the timestep to the gates
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AdapterText:
     """What the added path reads of a batch's prompts."""
 

@@ -18,7 +18,7 @@ from .attention import MASKED, key_bias
 from .taps import RoutedTaps
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Branch:
     """One LLM's tokens on their way through the refiners."""
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ..precision import without_autocast
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RoutedTaps:
     """What the transformer's blocks read of the taps beside the refined tokens."""
 

@@ -43,7 +43,7 @@ class TextOptions:
 TEXT_AS_CONFIGURED = TextOptions()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TextContext:
     """Refined, truncated, concatenated: keys and values of the model's cross-attention."""
 

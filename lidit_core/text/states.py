@@ -24,7 +24,7 @@ def _are_numbers(tensor: Tensor) -> bool:
     return computed and tensor.layout == torch.strided and not tensor.is_nested
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LLMStates:
     """States of a batch of prompts from one LLM, padded on the right.
 
@@ -39,7 +39,7 @@ class LLMStates:
     roles: Tensor  # (B, L) int32: PADDING, INSTRUCTION or PROMPT
     known: InitVar[Rows | None] = None
     emphasis: Tensor | None = None  # (B, L) float32, weight of each token; None = 1 for all
-    rows: Rows = field(init=False, repr=False, compare=False)
+    rows: Rows = field(init=False, repr=False)
 
     def __post_init__(self, known: Rows | None) -> None:
         for name, tensor in (("hidden", self.hidden), ("roles", self.roles)):
@@ -175,7 +175,7 @@ def check_text(text: object, branches: int, rows: int, what: str = "text") -> No
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class KeptTokens:
     """What is left of a batch's tokens without the instruction."""
 

@@ -25,7 +25,7 @@ ERRORS, NEAREST, SCORED = "errors.npy", "nearest.npy", "score"
 MEASURE = "nearest"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RunMeasurements:
     """One run's figures, scene by scene and prompt by prompt."""
 

@@ -39,7 +39,7 @@ class BiasOptions:
     device: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BiasMeasurements:
     """One model's figures; what is asked for holds (1) or not (0), by the forced choice."""
 

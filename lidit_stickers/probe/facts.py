@@ -69,7 +69,7 @@ def in_order(scores: Tensor, target: Tensor) -> bool:
     return bool(scores[target.argmax()] > scores[target.argmin()])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Fact:
     """One thing that captions say."""
 

@@ -34,7 +34,7 @@ class Match:
         return self.score + self.margin
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Templates:
     """The glyphs of some kinds before one background."""
 

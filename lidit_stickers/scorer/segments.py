@@ -20,7 +20,7 @@ _NAMED = 30  # a background farther than this from all names has none
 _PALETTE = np.array(list(BACKGROUNDS.values()), np.int16)  # (6, 3)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Background:
     """The plain background found in a picture."""
 
@@ -29,7 +29,7 @@ class Background:
     colour: np.ndarray  # (3,) float32, 0..255
 
 
-@dataclass
+@dataclass(eq=False)
 class Part:
     """A set of foreground pixels that may be one object, and the finer parts it consists of."""
 

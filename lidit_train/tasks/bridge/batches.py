@@ -35,7 +35,7 @@ Kind = TypeVar("Kind", bound="BridgeBatch")
 LENGTHS = 4  # buckets of prompts, from short to long, so that few rows are filled up
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PreparedBridge:
     """Everything that batches are made of."""
 
@@ -83,7 +83,7 @@ def _pooled(targets: Sequence[Target]) -> Tensor | None:
     return torch.stack(pooled) if pooled else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BridgeBatch(Batch):
     """Prompts of one step: ``x`` (B, R, C) is what the teacher made of them.
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import pytest
-import torch
 import tiny_bridge
+import torch
 from torch import Tensor
 
 from lidit_core.bridge.base import LinearBase

@@ -23,7 +23,7 @@ from .batches import ThroughBatch
 from .learner import Context, UNetLearner
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Points:
     """The points at which trajectories were looked at."""
 

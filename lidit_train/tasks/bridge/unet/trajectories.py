@@ -17,7 +17,7 @@ from ....recipe import Through
 CHANCE = 3  # beside seed, step and row: other numbers are drawn of pictures
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trajectories:
     """Ways from noise to a picture, one a prompt."""
 
