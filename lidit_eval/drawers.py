@@ -125,12 +125,12 @@ class AdapterDrawer:
 
     @torch.no_grad()
     def _pictures(self, tasks: Sequence[DrawingTask]) -> Tensor:
-        from lidit_train.batch import Shown
+        from lidit_train.batch import DrawnPrompts
 
         latent, prompts = self.target.latent, [task.item.prompt for task in tasks]
         noise = noise_of(tasks, latent, self.size)
         positive, negative = (
-            Shown(texts, {0: self.read(texts)}) for texts in (prompts, [""] * len(prompts))
+            DrawnPrompts(texts, {0: self.read(texts)}) for texts in (prompts, [""] * len(prompts))
         )
         settings = self.steps, self.guidance, self.mode
         latents = self.learner.draw(noise.to(self.device), positive, negative, *settings)

@@ -94,7 +94,7 @@ def _chosen(each: Sequence[Kind], rows: slice | list[int]) -> Sequence[Kind]:
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
+class DrawnPrompts:
     """Prompts to draw, and what each branch's LLM makes of them."""
 
     prompts: list[str]

@@ -45,7 +45,7 @@ class AddedText:
         rows = [n % len(self) for n in range(batch)]
         text = self.text
         gates = None if text.gates is None else text.gates[rows]
-        chosen = AdapterText(text.tokens[rows], text.seen[rows], gates, text.full)
+        chosen = AdapterText(text.tokens[rows], text.seen[rows], gates, text.all_seen)
         present = tuple(self.present[n] for n in rows)
         return AddedText(chosen, present, tuple(self.replaces[n] for n in rows))
 
@@ -56,8 +56,8 @@ class AddedText:
     def masked(self, dtype: torch.dtype) -> MaskedText:
         """Mask the text as the layers read it, which compute in this dtype."""
         text = self.text
-        mask = key_bias(text.seen, dtype, text.full)
-        return MaskedText(text.tokens.to(dtype), text.seen, text.gates, text.full, mask)
+        mask = key_bias(text.seen, dtype, text.all_seen)
+        return MaskedText(text.tokens.to(dtype), text.seen, text.gates, text.all_seen, mask)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,10 +77,10 @@ def stacked(texts: Sequence[AddedText]) -> AddedText:
     tokens, seen = (torch.cat([getattr(t, name) for t in padded]) for name in ("tokens", "seen"))
     every = [t.gates for t in padded if t.gates is not None]  # of all, or of none
     gates = torch.cat(every) if every else None
-    full = len(set(lengths)) == 1 and all(text.text.full for text in texts)
+    all_seen = len(set(lengths)) == 1 and all(text.text.all_seen for text in texts)
     present = tuple(row for text in texts for row in text.present)
     replaces = tuple(row for text in texts for row in text.replaces)
-    return AddedText(AdapterText(tokens, seen, gates, full), present, replaces)
+    return AddedText(AdapterText(tokens, seen, gates, all_seen), present, replaces)
 
 
 def _padded(text: AdapterText, length: int) -> AdapterText:

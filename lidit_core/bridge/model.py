@@ -183,7 +183,7 @@ class TokenReader(nn.Module):
         }
         branches = self.collaborative(branches, attention)
         kept = torch.cat([tokens.kept for tokens in students], dim=1)
-        bias = key_bias(kept, dtype, full=False)
+        bias = key_bias(kept, dtype, all_seen=False)
         assert bias is not None  # as not all are known to be seen
         return Refined(
             torch.cat([branches[i].tokens for i in range(len(students))], dim=1),

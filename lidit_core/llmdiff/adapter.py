@@ -40,10 +40,10 @@ class AdapterText:
     tokens: Tensor  # (B, K, W): c, or c refined
     seen: Tensor  # (B, K) bool, False = padding
     gates: Tensor | None = None  # (B, layers): added to b2
-    full: bool = False  # every token is known to be seen
+    all_seen: bool = False  # every token is known to be seen
 
     def bias(self, dtype: torch.dtype) -> Tensor | None:
-        return key_bias(self.seen, dtype, self.full)
+        return key_bias(self.seen, dtype, self.all_seen)
 
     def present(self, dtype: torch.dtype) -> Tensor:
         """Whether each sample has a token: (B, 1, 1), 1 or 0."""
@@ -141,7 +141,7 @@ class LLMDiffAdapter(nn.Module):
         if self.config.timestep_gates:
             gates = self.gates(self.gate_time(t, c.dtype))
         left = without_instruction(c, states)
-        return AdapterText(left.tokens, left.kept, gates, left.full)
+        return AdapterText(left.tokens, left.kept, gates, left.all_kept)
 
     def _encoding(self, hidden: Tensor, generator: torch.Generator | None, noisy: bool) -> Tensor:
         """c (B, L, C), normalised: a last state's numbers exceed what half precision holds."""

@@ -25,7 +25,7 @@ class Branch:
     tokens: Tensor  # (B, L, D)
     seen: Tensor  # (B, L) bool, False = padding
     c: Tensor  # (B, D) the context vector: timestep and pooled text
-    full: bool  # every token is seen
+    all_seen: bool  # every token is seen
     weight: float = 1.0  # see `BranchOptions`
     emphasis: Tensor | None = None  # (B, L) weights above 0 of tokens; None = 1 for all
     registers: int = 0  # of the tokens, the first ones that are no text
@@ -66,7 +66,7 @@ def masked_mean(x: Tensor, seen: Tensor, weights: Tensor | None = None) -> Tenso
 def branch_bias(branches: Sequence[Branch]) -> Tensor | None:
     """The bias of some branches' keys in a row, see `key_bias`; log w for a weight w."""
     seen, dtype = torch.cat([b.seen for b in branches], dim=1), branches[0].tokens.dtype
-    bias = key_bias(seen, dtype, all(b.full for b in branches))
+    bias = key_bias(seen, dtype, all(b.all_seen for b in branches))
     if not weighted(branches):
         return bias
     logs = [b.tokens.new_full((b.tokens.shape[1],), _log(b.weight)) for b in branches]

@@ -132,7 +132,7 @@ class TextSide(nn.Module):
             left.tokens,
             left.kept,
             branch.c,
-            left.full and (not branch.registers or states.rows.present),
+            left.all_kept and (not branch.registers or states.rows.present),
             branch.weight,
             left.emphasis,
             taps=branch.taps and branch.taps.cut(states.rows.first),

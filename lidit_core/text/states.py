@@ -181,7 +181,7 @@ class KeptTokens:
 
     tokens: Tensor  # (B, K, D)
     kept: Tensor  # (B, K) bool, False = masked
-    full: bool  # nothing is masked
+    all_kept: bool  # nothing is masked
     emphasis: Tensor | None = None  # (B, K) weights above 0; None = 1 for all
 
 
@@ -194,7 +194,7 @@ def without_instruction(tokens: Tensor, states: LLMStates) -> KeptTokens:
     first = states.rows.first
     tokens, kept = tokens[:, first:], states.roles[:, first:] == PROMPT
     if states.emphasis is None:
-        return KeptTokens(tokens, kept, states.rows.whole)
+        return KeptTokens(tokens, kept, states.rows.all_kept)
     emphasis = states.emphasis[:, first:]
     return KeptTokens(tokens, kept & (emphasis > 0), False, emphasis.masked_fill(emphasis <= 0, 1))
 

@@ -209,10 +209,10 @@ class LatentCache:
     def _write(self, chunk: Chunk, places: list[PieceRow | None], count: int, read, encode) -> None:
         """Write a piece of what was read, and a list where some of the chunk lies elsewhere."""
         parts, masks, good, keys = [], [], [], []
-        for pictures, shown, decoded, own in read:
+        for pictures, read_masks, decoded, own in read:
             parts.append(encode(pictures).to("cpu", self.dtype))
-            if shown is not None:
-                masks.append(on_latents(shown, parts[-1].shape[-2:]))
+            if read_masks is not None:
+                masks.append(on_latents(read_masks, parts[-1].shape[-2:]))
             good.append(decoded)
             keys += [self._key(key, chunk.size) for key in own]
         whole = count == len(places)
@@ -231,14 +231,14 @@ class LatentCache:
 
     def broken(self, stages: Sequence[StageBuckets]) -> set[tuple[int, int]]:
         """Source and place of each picture of these stages that could not be decoded."""
-        shown = (
+        members = (
             (number, int(index), size)
             for stage in stages
             for number, buckets in enumerate(stage.members)
-            for size, members in zip(stage.sizes, buckets)
-            for index in members
+            for size, numbers in zip(stage.sizes, buckets)
+            for index in numbers
         )
-        found = ((place, self._place(*place)) for place in shown)
+        found = ((place, self._place(*place)) for place in members)
         return {(source, index) for (source, index, _), (_, good, row) in found if not good[row]}
 
     def read(self, source: int, index: int, size: Size) -> Tensor | None:

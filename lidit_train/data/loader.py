@@ -108,7 +108,7 @@ class Loader:
     def _contrasted(self, fetched: Fetched, following: Following, x: Tensor) -> Contrasted:
         """The velocities of the rows that follow; x (B, C, h, w) are the batch's own latents."""
         spec = self.fetcher.spec
-        last = following.shown[None]
+        last = following.image[None]
         if fetched.latents is None:
             last = self._latents(last)
         others = torch.cat([x[1:], normalise(last.to(self.device), spec.latent)])

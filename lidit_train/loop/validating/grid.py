@@ -14,7 +14,7 @@ from lidit_core.io.atomic import replacing
 from lidit_core.model.latents import denormalise
 from lidit_core.text.states import LLMStates
 
-from ...batch import Shown
+from ...batch import DrawnPrompts
 from ...data.caption_states import CaptionReader
 from ...data.prepare import Opened
 from ...input_spec import InputSpec
@@ -72,9 +72,9 @@ class Grid:
         places = [self.recipe.seed + row for row in rows.tolist()]
         seeds = [place if seed is None else seed for seed, place in zip(own, places)]
         noise = initial_noise(seeds, latent.channels, height, width).to(device)
-        positive = Shown([p.text for p in drawn], self._text(rows, device))
+        positive = DrawnPrompts([p.text for p in drawn], self._text(rows, device))
         others = torch.tensor([self._negative(p.negative) for p in drawn])
-        negative = Shown([p.negative for p in drawn], self._text(others, device))
+        negative = DrawnPrompts([p.negative for p in drawn], self._text(others, device))
         steps, guidance = self.recipe.steps or None, self.recipe.guidance or None
         latents = learner.draw(noise, positive, negative, steps, guidance, mode)
         return vae.decode(denormalise(latents, latent)).float().cpu()

@@ -20,7 +20,7 @@ from lidit_core.llmdiff.adapter import AdapterText, LLMDiffAdapter
 from lidit_core.model.attention import scaled_dot_product
 from lidit_core.text.states import LLMStates, stack_states
 
-from ...batch import Batch, Shown
+from ...batch import Batch, DrawnPrompts
 from ...learner import Learner
 from ...recipe import SQUARED, Loss
 from ..denoising import denoise
@@ -174,8 +174,8 @@ class AdapterLearner(Learner):
     def draw(
         self,
         noise: Tensor,
-        positive: Shown,
-        negative: Shown,
+        positive: DrawnPrompts,
+        negative: DrawnPrompts,
         steps: int | None = None,
         guidance: float | None = None,
         mode: str = "",
@@ -226,7 +226,7 @@ class AdapterLearner(Learner):
             mine = self.adapter.context(text)
             pooled = self.adapter.pooled(text) if self.pooled else None
         if mine is not None and all(turns):
-            return mine, None if text.full else _some(text.seen), pooled
+            return mine, None if text.all_seen else _some(text.seen), pooled
         assert self.own is not None  # where a row is in mode add
         with torch.no_grad():
             own, own_pooled = self.own.read(texts)

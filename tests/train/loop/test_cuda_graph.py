@@ -44,10 +44,10 @@ from lidit_train.recipe import (
     Place,
     Routing,
 )
-from lidit_train.tasks.lidit.alignment import Aligned
+from lidit_train.tasks.lidit.alignment import AlignmentHead
 from lidit_train.tasks.lidit.learner import LiDiTLearner
 from lidit_train.tasks.lidit.lora import add_lora
-from lidit_train.tasks.lidit.places import Placed
+from lidit_train.tasks.lidit.places import PositionHead
 
 CPU = torch.device("cpu")
 WAITS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "lift_fresh")
@@ -185,7 +185,7 @@ def test_no_prediction_and_no_loss_leaves_the_device(prediction, loss):
 def test_no_lesson_leaves_the_device(spatial):
     """Features of an encoder, places, and tokens that go around blocks."""
     lessons = Alignment("encoder", block=1, spatial=spatial), Place(block=1)
-    taught = {"aligned": Aligned(lessons[0], 32, 6), "placed": Placed(lessons[1], 32)}
+    taught = {"aligned": AlignmentHead(lessons[0], 32, 6), "placed": PositionHead(lessons[1], 32)}
     model = learner(**taught, routing=Routing(first=0, last=0))
     given = batch((0, 1), LENGTHS[1])
     kept = torch.stack([torch.arange(2)] * len(given))
