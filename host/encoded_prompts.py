@@ -18,8 +18,9 @@ from ..lidit_core.io.conditioning import (
 )
 from ..lidit_core.model.prompt_text import HIDDEN, NAMES, read_encoded_prompts
 from .folders import CONDITIONING, files_below, plain_name
-from .keys import MODEL_CONDS, HostEntry
+from .keys import LLMDIFF, MODEL_CONDS, HostEntry
 from .lidit.conditioning import for_lidit
+from .llmdiff.conditioning import for_adapter
 
 IN_OUTPUT = " [output]"  # after the name of a file that a workflow wrote, as the host marks them
 SUFFIX = ".safetensors"
@@ -91,8 +92,10 @@ def load(name: str) -> list[HostEntry]:
 
 
 def _completed(values: dict[str, Any]) -> dict[str, Any]:
-    """The values and what no file holds: that another model refuses a LI-DiT's prompt."""
-    if HIDDEN in values and isinstance(values.get(NAMES), Mapping):
+    """The values and what no file holds: that a model which reads none of them says so."""
+    if LLMDIFF in values:
+        values[MODEL_CONDS] = for_adapter(values)
+    elif HIDDEN in values and isinstance(values.get(NAMES), Mapping):
         values[MODEL_CONDS] = for_lidit(values[NAMES].values())
     return values
 

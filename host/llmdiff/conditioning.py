@@ -16,11 +16,11 @@ import torch
 from comfy.conds import CONDConstant
 from torch import Tensor
 
-from ...lidit_core.errors import LiDiTError, shown
+from ...lidit_core.errors import LiDiTError, check, shown
 from ...lidit_core.text.states import LLMStates
 from ..entries import name_at, readable, text_at
+from ..keys import HIDDEN, MODEL_CONDS, HostEntry
 from ..keys import LLMDIFF as STATES
-from ..keys import MODEL_CONDS, HostEntry
 from ..marks import check_first, holds, mark_of, marked, same_numbers
 from ..node_notes import note
 
@@ -73,6 +73,19 @@ class NoAdapter:
             raise LiDiTError(told)
         note(told)
         return CONDConstant(None)
+
+
+def for_adapter(values: Mapping[str, Any]) -> ForAdapter:
+    """The model_conds of an entry with readings: what is said where no adapter takes them."""
+    with readable():
+        last = max(values[STATES], key=int)
+        return ForAdapter(name_at(values[NAMES], last), alone=not has_own_text(values))
+
+
+def has_own_text(values: Mapping[str, Any]) -> bool:
+    """Whether the checkpoint's own text was joined; of an older entry that does not say, yes."""
+    own = values.get(OWN)
+    return not isinstance(own, Tensor) or bool(own.any())
 
 
 def blank(base: str) -> HostEntry:
@@ -131,6 +144,11 @@ def joined(conditioning: Sequence[HostEntry], llm_text: LLMText) -> list[HostEnt
 
 
 def _joined(c0: Tensor, values: Mapping[str, Any], new: LLMText) -> HostEntry:
+    check(
+        HIDDEN not in values,
+        "the conditioning is what an LLM reads for a LI-DiT, and LLMDiff Encode is given the "
+        "checkpoint's own; encode the prompt with the checkpoint's own CLIP in CLIP Text Encode",
+    )
     known = readings_of(values)
     if any((old.llm, old.reading) == (new.llm, new.reading) for old in known):
         raise LiDiTError(
@@ -152,9 +170,9 @@ def _joined(c0: Tensor, values: Mapping[str, Any], new: LLMText) -> HostEntry:
         READINGS: {i: r.reading for i, r in numbered.items()},
         USED: {i: r.used for i, r in numbered.items()},
         FINGERPRINTS: {i: r.fingerprint for i, r in numbered.items()},
-        MODEL_CONDS: ForAdapter(new.llm, alone=not bool(c0.any())),
     }
-    return [front, {**values, **added, **more}]
+    joined = {**values, **added, **more}
+    return [front, {**joined, MODEL_CONDS: for_adapter(joined)}]
 
 
 def _marked(own: Tensor, texts: Sequence[LLMText]) -> tuple[Tensor, dict[str, Any]]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ...lidit_core.errors import LiDiTError
 from ..keys import HIDDEN
 from ..keys import LLMDIFF as STATES
-from .conditioning import CLIP_TOKENS, KEPT, MARK, OWN
+from .conditioning import CLIP_TOKENS, KEPT, MARK, OWN, has_own_text
 from .conds import AddedText, CONDAdded
 from .sampling_texts import Cond, SamplingTexts, StepText, Use
 
@@ -50,7 +50,7 @@ class Conditions:
         if self.use.strength == 0 or not entries:
             return
         if self.readings.has_text(entries, getattr(guider, "model_patcher", None)):
-            return
+            return self._tell_no_own_text(entries)
         told = (
             f"the positive prompt holds nothing that {self.use.config.llm.name} reads, so the "
             "LLMDiff adapter does nothing for it; encode it with LLMDiff Encode"
@@ -58,6 +58,18 @@ class Conditions:
         if self.use.replaces and not any(STATES in entry for entry in entries):
             raise LiDiTError(told)
         self.readings.note(told)  # where another adapter reads it, that one gives the text
+
+    def _tell_no_own_text(self, entries: Sequence[Cond]) -> None:
+        """Tell of a prompt without text of the checkpoint's own where that is read too."""
+        whole = (self.use.start, self.use.end) == (0, 1)
+        if self.use.replaces and whole:
+            return
+        if any(STATES in entry and not has_own_text(entry) for entry in entries):
+            self.readings.note(
+                "the checkpoint's own text is all zeros here, beside which no adapter was trained: "
+                "connect its CLIP Text Encode to LLMDiff Encode, or let the LLM's be the only text "
+                "from 0 to 1 with mode replace"
+            )
 
     def _active(self, model, sigma: Tensor) -> bool:
         use = self.use

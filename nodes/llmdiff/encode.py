@@ -34,7 +34,7 @@ class LLMDiffEncode(io.ComfyNode):
                     "base",
                     options=list(WIDTHS),
                     default="SD1.5",
-                    tooltip="The checkpoint's family, for the empty text of its own that stands in "
+                    tooltip="The checkpoint's family, for the zeros in the place of its own text "
                     "where no conditioning is joined",
                 ),
                 io.Conditioning.Input(
