@@ -61,7 +61,8 @@ def same_numbers(tensor: Tensor, other: Tensor) -> bool:
     """Whether two are equal with their signs, those of zeros too; both on one device."""
     if tensor.shape != other.shape:
         return False
-    wide, others = tensor.double(), other.double()  # float8 cannot be compared
+    # float8 cannot be compared, and not every device has float64
+    wide, others = (x if x.dtype == torch.float64 else x.float() for x in (tensor, other))
     return torch.equal(wide, others) and torch.equal(torch.signbit(wide), torch.signbit(others))
 
 

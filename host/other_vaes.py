@@ -12,7 +12,7 @@ import folder_paths
 from safetensors import safe_open
 
 from ..lidit_core.paths import SHIPPED_WEIGHTS
-from .node_notes import note
+from .node_notes import note, nothing_to_note
 from .queued import Graph, kind_of, readers, running_node, sources
 
 # the host's, which give no VAE of a LI-DiT: no checkpoint that they read holds one
@@ -54,6 +54,7 @@ def tell_other_latents(latent: str) -> None:
             f"these latents are of {told}, and this VAE is that of {latent}, which makes another "
             "picture of them; connect the VAE that belongs to them"
         )
+    nothing_to_note()
 
 
 def _makers(graph: Graph, node: str) -> set[str]:

@@ -9,7 +9,7 @@ from ...lidit_core.llm.loading import LLM
 from ...lidit_core.text.cache import PromptStates
 from ...lidit_core.text.emphasis import emphasis_notes
 from ...lidit_core.text.notes import literal_notes, prompt_notes
-from ..node_notes import note, report
+from ..node_notes import note, nothing_to_note, report
 from .memory import memory_needed
 
 
@@ -94,3 +94,4 @@ def tell_prompt(text: str, row: PromptStates, emphasis: bool = False) -> None:
         note(f"in the prompt, {literal}")
     for idle in emphasis_notes(text, row) if emphasis else ():
         note(idle)
+    nothing_to_note()

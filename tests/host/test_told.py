@@ -48,6 +48,19 @@ def test_text_encode_tells_what_was_cut(server, api):
     assert "96 of 96 tokens used" in text and re.search(r"only the first 96 of \d+ tokens", text)
 
 
+def test_a_stock_encoders_note_goes_when_it_no_longer_holds(server, api):
+    """ComfyUI leaves a node's text until another comes."""
+    api = changed(graph("text_to_image"), "KSampler", steps=2)
+    need_llms(api)
+    encoder = api[node_of(api, "KSampler")]["inputs"]["positive"][0]
+    shown = []
+    for text in ("a (cat:1.3)", "a cat", "a dog"):
+        api[encoder]["inputs"]["text"] = text
+        shown.append(server.draw(api).texts.get(encoder, [""])[-1])
+    assert "a weight such as (word:1.3) is read as plain text" in shown[0]
+    assert shown[1:] == ["What was noted here before no longer holds.", ""]
+
+
 def test_what_was_cut_stands_first_on_the_node(server, api):
     """Its box shows three lines, and the rest when it is scrolled."""
     run = server.draw(changed(api, "LiDiTTextEncode", text=LONG + "and a dog"))
