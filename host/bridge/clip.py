@@ -13,6 +13,7 @@ from comfy.supported_models_base import ClipTarget
 from ...lidit_core.bridge.file import LoadedBridge
 from ...lidit_core.errors import check, shown
 from ..llm.reader import HostCLIP
+from ..patching.clip_patches import WatchedClip, watch_clip_patches
 from .files import Loaded, adds, llms_of, reads_weights, writes_of
 from .holder import BridgeHolder, Wiring
 from .mixing import OwnEncoder, check_encoder
@@ -68,12 +69,13 @@ def bridged_clip(
 def _clip(wiring: Wiring) -> comfy.sd.CLIP:
     known = inspect.signature(comfy.sd.CLIP).parameters  # older hosts have no dynamic patcher
     target = ClipTarget(BridgeText, lambda **_: BridgeHolder(wiring))
-    clip = comfy.sd.CLIP(
+    clip = WatchedClip(
         target,
         model_options={"dtype": torch.float32},
         **{key: True for key in ("disable_dynamic",) if key in known},
     )
     clip.patcher.force_cast_weights = False
+    watch_clip_patches(clip.patcher, "this bridge")
     return clip
 
 

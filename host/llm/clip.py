@@ -23,6 +23,7 @@ from ...lidit_core.llm.loading import default_dtype, expected_bytes, load_llm
 from ...lidit_core.llm.locate import locate
 from ...lidit_core.text.templates import InstructionTemplate
 from ..node_notes import note
+from ..patching.clip_patches import WatchedClip, watch_clip_patches
 from ..patching.names import name_weights
 from ..patching.patches import check_storage
 from .holder import LLMHolder
@@ -73,6 +74,7 @@ def _prepare(patcher, settings: LLMSettings, dtype: torch.dtype) -> None:
     # before for an offloaded one, and leaves out its LoRA when it offloads it.
     patcher.force_cast_weights = False
     name_weights(patcher, names_of_attention(patcher.model.llm.module))
+    watch_clip_patches(patcher, f"the LLM {patcher.model.name}")
     patcher.add_callback(CallbacksMP.ON_LOAD, _loaded)
     patcher.add_callback(CallbacksMP.ON_DETACH, _unloaded)
 
@@ -175,7 +177,7 @@ def _contiguous(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: weight.contiguous() for name, weight in weights.items()}
 
 
-class LLMClip(comfy.sd.CLIP):
+class LLMClip(WatchedClip):
     """The host's CLIP, except that the LLM is loaded only when a prompt is not in the cache."""
 
     @property
@@ -189,7 +191,6 @@ class LLMClip(comfy.sd.CLIP):
 
     def clone(self, *args, **kwargs) -> LLMClip:
         copy = super().clone(*args, **kwargs)
-        copy.__class__ = type(self)
         copy.__dict__.pop("cond_stage_model", None)
         return copy
 
