@@ -134,13 +134,14 @@ def load_lidit(
     return fill(LiDiT(config, device="meta"), tensors, f"the checkpoint {path}", dtype).to(device)
 
 
-def load_vae(
-    path: str | Path,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
-) -> TinyAutoencoder:
-    """The autoencoder of a file in TAESD's layout with 16 channels."""
+def load_vae(path: str | Path, device: torch.device | str = "cpu") -> TinyAutoencoder:
+    """The autoencoder of a file in TAESD's layout with 16 channels, computing in float32.
+
+    Raises:
+        LiDiTError: it is missing, damaged or another kind of file.
+    """
     tensors, _ = read_safetensors(path)
     with torch.device("meta"):
         model = TinyAutoencoder()
-    return fill(model, tensors, f"the autoencoder {path}", dtype).skip_zero_blocks().to(device)
+    what = f"the autoencoder {path}"
+    return fill(model, tensors, what, torch.float32).skip_zero_blocks().to(device)
