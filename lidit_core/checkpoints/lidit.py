@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from ..dtypes import check_dtype
 from ..errors import LiDiTError
 from ..io.tensors import (
     HOST_PREFIX,
@@ -129,7 +130,12 @@ def load_lidit(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> LiDiT:
-    """A LI-DiT with its weights, computing in ``dtype``."""
+    """A LI-DiT with its weights, computing in ``dtype``: float32, bfloat16 or float16.
+
+    Raises:
+        LiDiTError: the file is missing, damaged or of another kind, or the dtype is another one.
+    """
+    check_dtype(dtype)
     config, tensors = read_lidit(path)
     return fill(LiDiT(config, device="meta"), tensors, f"the checkpoint {path}", dtype).to(device)
 
