@@ -49,7 +49,7 @@ class Guided:
         return model, cfg
 
     def picture(self, way: str, prompt: str, seed: int) -> Any:
-        """(H, W, 3) uint8."""
+        """Draw a prompt's picture in one way: (H, W, 3) uint8."""
         import torch
 
         from nodes import CLIPTextEncode, common_ksampler

@@ -99,7 +99,7 @@ def report(text: str, result: bool = False) -> None:
         _show(run.node_id, run.text)
 
 
-def shown() -> dict[str, list[str]] | None:
+def ui_notes() -> dict[str, list[str]] | None:
     """What the running node shows, for its place in the history: `ui` of a NodeOutput."""
     run = _running()
     return {"text": [run.text]} if run and run.text else None

@@ -1,4 +1,4 @@
-"""`python -m lidit_core` is the command line `lidit`."""
+"""The command line `lidit`, run by `python -m lidit_core`."""
 
 import sys
 

@@ -47,7 +47,11 @@ def model_file(name: str) -> Path:
 
 
 def noise_of(tasks: Sequence[DrawingTask], latent: LatentFormat, size: Sequence[int]) -> Tensor:
-    """(B, C, h, w) by the tasks' seeds. Args: size: (width, height) in pixels."""
+    """Draw the tasks' noise by their seeds, (B, C, h, w).
+
+    Args:
+        size: (width, height) in pixels.
+    """
     width, height = (side // latent.downsampling for side in size)
     return initial_noise([task.seed for task in tasks], latent.channels, height, width)
 
@@ -121,12 +125,12 @@ class AdapterDrawer:
 
     @torch.no_grad()
     def _pictures(self, tasks: Sequence[DrawingTask]) -> Tensor:
-        from lidit_train.batch import Shown
+        from lidit_train.batch import DrawnPrompts
 
         latent, prompts = self.target.latent, [task.item.prompt for task in tasks]
         noise = noise_of(tasks, latent, self.size)
         positive, negative = (
-            Shown(texts, {0: self.read(texts)}) for texts in (prompts, [""] * len(prompts))
+            DrawnPrompts(texts, {0: self.read(texts)}) for texts in (prompts, [""] * len(prompts))
         )
         settings = self.steps, self.guidance, self.mode
         latents = self.learner.draw(noise.to(self.device), positive, negative, *settings)

@@ -64,7 +64,7 @@ def held_out_requests(rng: Random) -> dict[str, list[SceneRequest]]:
 def worded(
     category: str, requests: list[SceneRequest], n: int, rng: Random, taken: set[str]
 ) -> Iterable[Caption]:
-    """`n` captions with texts not taken yet, going round through the shuffled requests."""
+    """Word `n` captions with texts not taken yet, going round through the shuffled requests."""
     language = "zh" if category == "chinese" else "en"
     order: list[SceneRequest] = []
     while n:

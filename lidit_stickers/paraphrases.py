@@ -25,7 +25,7 @@ NOUNS = {key: kind.nouns for key, kind in KINDS.items()}  # as in the fixed prom
 
 
 def _chosen(rng: Random, count: int) -> list[tuple[str, SceneRequest]]:
-    """`count` requests with their categories, evenly from all."""
+    """Draw `count` requests with their categories, evenly from all."""
     pools = {name: rng.sample(r, len(r)) for name, r in held_out_requests(rng).items()}
     return [(name, pools[name].pop()) for name in (CATEGORIES * count)[:count]]
 

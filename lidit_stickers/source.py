@@ -28,7 +28,7 @@ def training_captions(language: str, distinct: int) -> tuple[Caption, ...]:
 
 
 class StickerSource:
-    """``count`` scenes, whose captions are the first ``distinct`` of the language, in turn."""
+    """A source of ``count`` scenes, captioned in turn by the language's first ``distinct``."""
 
     def __init__(self, source: Source) -> None:
         self.language, self.distinct = source.path, source.distinct

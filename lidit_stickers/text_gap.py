@@ -175,7 +175,7 @@ def scene_latents(model: MeasuredModel, scenes: Sequence[Scene]) -> Tensor:
 
 
 def _errors(model: MeasuredModel, x: Tensor, noise: Tensor, texts, times) -> Tensor:
-    """(times, B, texts) from latents and noise (B, C, h, w)."""
+    """Compute the errors (times, B, texts) from latents and noise (B, C, h, w)."""
     rows = []
     for time in times:
         t = torch.full((len(x),), time, device=x.device)
@@ -215,7 +215,7 @@ def _gap(time: float, captioned: Tensor, empty: Tensor) -> TextGap:
 
 
 def chosen_llms(model: str, llms: Sequence[str], branches: Sequence[int]) -> list[str]:
-    """``NAME=SOURCE`` of each branch, wherever ``llms`` (see `choose_llms`) say that its LLM is.
+    """The ``NAME=SOURCE`` of each branch, wherever ``llms`` (see `choose_llms`) say its LLM is.
 
     Without branches they are those of ``llms``, or of the model.
     """

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from lidit_core.text.states import LLMStates
@@ -15,7 +16,7 @@ from .contrast import Contrasted
 Kind = TypeVar("Kind")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """One process's share of a step."""
 
@@ -30,6 +31,7 @@ class Batch:
     counted: Tensor | None = None  # (B, h, w): weights in the loss, by latent pixel; None = all 1
     kept: Tensor | None = None  # (B, K) int64: image tokens that go through every block (routing)
     features: Tensor | None = None  # (B, D, h, w) of a vision encoder (alignment)
+    seeds: Sequence[int] = ()  # of what else is drawn for each sample, see `seeds_of`
 
     def __len__(self) -> int:
         return len(self.x)
@@ -48,6 +50,7 @@ class Batch:
             None if self.counted is None else self.counted[rows],
             None if self.kept is None else self.kept[rows],
             None if self.features is None else self.features[rows],
+            _chosen(self.seeds, rows),
         )
 
     def micro_batches(self, size: int) -> Iterator["Batch"]:
@@ -80,13 +83,18 @@ class Batch:
         return errors.mean()
 
 
+def seeds_of(noise: Tensor) -> list[int]:
+    """Seeds by the bits of each sample's first noise (B, ...), which a resumed run finds again."""
+    return (noise.flatten(1)[:, 0].float().view(torch.int32) & 0x7FFFFFFF).tolist()
+
+
 def _chosen(each: Sequence[Kind], rows: slice | list[int]) -> Sequence[Kind]:
     """What some samples have; an empty sequence stays one."""
     return each[rows] if isinstance(rows, slice) else [each[row] for row in rows if each]
 
 
-@dataclass(frozen=True)
-class Shown:
+@dataclass(frozen=True, eq=False)
+class DrawnPrompts:
     """Prompts to draw, and what each branch's LLM makes of them."""
 
     prompts: list[str]

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Contrasted:
     """The velocity of another sample, for every sample of a batch.
 

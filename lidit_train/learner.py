@@ -6,7 +6,7 @@ from abc import abstractmethod
 
 from torch import Tensor, nn
 
-from .batch import Batch, Shown
+from .batch import Batch, DrawnPrompts
 
 
 class Learner(nn.Module):
@@ -27,8 +27,8 @@ class Learner(nn.Module):
     def draw(
         self,
         noise: Tensor,
-        positive: Shown,
-        negative: Shown,
+        positive: DrawnPrompts,
+        negative: DrawnPrompts,
         steps: int | None = None,
         guidance: float | None = None,
         mode: str = "",

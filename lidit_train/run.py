@@ -310,7 +310,7 @@ def _note_recipe(recipe: Recipe, out: Path) -> None:
 
 
 def _differences(old, new, name: str = "") -> list[str]:
-    """``stages.0.images was 10, is 20`` for everything that is not the same."""
+    """Tell everything that is not the same, as in ``stages.0.images was 10, is 20``."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted({*old, *new})
         pairs = [(old.get(k), new.get(k), f"{name}.{k}".lstrip(".")) for k in keys]

@@ -27,6 +27,7 @@ OPENINGS = (  # of a clause that lacks its subject: "As users write it", "By mod
 ).split()
 OPENING = re.compile(rf"({'|'.join(OPENINGS)})\b")
 NO_NOUN = re.compile(r"(The |An? |Each )?[\w-]+['’]s[.,:;]")  # "The bridge's.", "Torch's, in …"
+BARE = re.compile(r"[(`]")  # "(times, scenes)", "`count` rows": a shape or a name
 SECTION = re.compile(r"(Args|Raises|Returns|Yields):")  # of a docstring, after its summary
 DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -35,7 +36,7 @@ def openings(source: str) -> Iterator[tuple[int, str]]:
     """The line of each docstring that lacks its summary or its subject, and its first line."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, DOCUMENTED) and (text := ast.get_docstring(node)):
-            if any(pattern.match(text) for pattern in (OPENING, NO_NOUN, SECTION)):
+            if any(pattern.match(text) for pattern in (OPENING, NO_NOUN, BARE, SECTION)):
                 yield node.body[0].lineno, text.splitlines()[0]
 
 
@@ -60,6 +61,13 @@ def test_docstrings_have_their_subject(package):
         ("From a recipe to the model that a run begins with.", True),
         ("For each picture, whether its test is met.", True),
         ("The bridge's.", True),
+        ("(B, R, X) -> (B, R, C).", True),
+        ("(times, scenes)", True),
+        ("(requests,): late less early.", True),
+        ("`count` rows of a file.", True),
+        ("Map entered means: (B, R, X) -> (B, R, C).", False),
+        ("The (times, scenes) error of one model.", False),
+        ("Write `count` rows to a file.", False),
         ("Args: values (requests,).", True),
         ("Raises:", True),
         ("Returns: how many there were.", True),

@@ -79,7 +79,7 @@ class HostTexts:
     dropped: int = 0  # first tokens, of a template, that get no row
 
     def tokens(self, text: str) -> list[tuple]:
-        """(token, weight) of every row, all chunks one after the other."""
+        """The (token, weight) of every row, all chunks one after the other."""
         found = self.clip.tokenize(text)
         key = self.part if self.part in found else self.part.removeprefix(PREFIX)
         pieces = [(piece[0], piece[1]) for chunk in found[key] for piece in chunk]

@@ -15,7 +15,7 @@ from ...lidit_core.text.rows import NO_TOKENS, Rows
 from ...lidit_core.text.states import LLMStates, stack_states
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ModelText:
     """The text of a batch as the model takes it; it stays on its device and in its dtype.
 

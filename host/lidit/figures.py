@@ -177,7 +177,7 @@ def _words(states: LLMStates, places: TokenPlaces | None) -> WordTokens:
 
 
 def _small(picture: Tensor) -> Tensor:
-    """(H, W, 3) in 0 to 1 -> uint8, no larger than a cell."""
+    """Shrink a picture (H, W, 3) in 0 to 1 to no more than a cell, as uint8."""
     share = CELL / max(picture.shape[:2])
     if share < 1:
         size = [math.ceil(side * share) for side in picture.shape[:2]]
@@ -186,5 +186,5 @@ def _small(picture: Tensor) -> Tensor:
 
 
 def _image(picture: Tensor) -> Tensor:
-    """(H, W, 3) uint8 -> (1, H, W, 3) in 0 to 1."""
+    """Turn a picture (H, W, 3) uint8 into the host's IMAGE, (1, H, W, 3) in 0 to 1."""
     return picture.float().div(255)[None]

@@ -19,7 +19,7 @@ from .sampling_texts import Use
 from .unet import BlockPlace, HostAttention, found_layers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Call:
     """One call of the U-Net."""
 

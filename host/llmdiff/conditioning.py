@@ -33,7 +33,7 @@ CLIP_TOKENS, POOLED_WIDTH = 77, 1280
 WIDTHS = {"SD1.5": 768, "SDXL": 2048}  # of a checkpoint's own text
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LLMText:
     """One LLM's reading of a prompt."""
 

@@ -14,10 +14,10 @@ from comfy.conds import CONDRegular
 from torch import Tensor
 
 from ...lidit_core.llmdiff.adapter import AdapterText
-from ...lidit_core.model.attention import MASKED
+from ...lidit_core.model.attention import key_bias
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AddedText:
     """The text of a batch as the added paths take it.
 
@@ -26,7 +26,6 @@ class AddedText:
     """
 
     text: AdapterText
-    full: bool  # every key of every row is seen
     present: tuple[bool, ...]  # by row: whether it has a token
     replaces: tuple[bool, ...]  # by row: whether the checkpoint's own path reads φ(c)
 
@@ -39,16 +38,16 @@ class AddedText:
         gates = None if text.gates is None else torch.zeros_like(text.gates[:1])
         none = torch.zeros_like(text.seen[:1, :1])
         empty = AdapterText(torch.zeros_like(text.tokens[:1, :1]), none, gates)
-        return AddedText(empty, False, (False,), (False,))
+        return AddedText(empty, (False,), (False,))
 
     def repeated(self, batch: int) -> AddedText:
         """Repeat the rows until there are as many as asked for, or take the first of them."""
         rows = [n % len(self) for n in range(batch)]
         text = self.text
         gates = None if text.gates is None else text.gates[rows]
-        chosen = AdapterText(text.tokens[rows], text.seen[rows], gates)
+        chosen = AdapterText(text.tokens[rows], text.seen[rows], gates, text.all_seen)
         present = tuple(self.present[n] for n in rows)
-        return AddedText(chosen, self.full, present, tuple(self.replaces[n] for n in rows))
+        return AddedText(chosen, present, tuple(self.replaces[n] for n in rows))
 
     def adding(self) -> AddedText:
         """The same, while another adapter gives the checkpoint's own path its text."""
@@ -57,15 +56,15 @@ class AddedText:
     def masked(self, dtype: torch.dtype) -> MaskedText:
         """Mask the text as the layers read it, which compute in this dtype."""
         text = self.text
-        bias = None if self.full else ((~text.seen).to(dtype) * MASKED)[:, None, None, :]
-        return MaskedText(text.tokens.to(dtype), text.seen, text.gates, self.full, bias)
+        mask = key_bias(text.seen, dtype, text.all_seen)
+        return MaskedText(text.tokens.to(dtype), text.seen, text.gates, text.all_seen, mask)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MaskedText(AdapterText):
     """Text whose mask is made once a step, not once a layer."""
 
-    mask: Tensor | None = None
+    mask: Tensor | None = None  # (B, 1, 1, K), what `bias` gives; None = all is seen
 
     def bias(self, dtype: torch.dtype) -> Tensor | None:
         return self.mask
@@ -78,10 +77,10 @@ def stacked(texts: Sequence[AddedText]) -> AddedText:
     tokens, seen = (torch.cat([getattr(t, name) for t in padded]) for name in ("tokens", "seen"))
     every = [t.gates for t in padded if t.gates is not None]  # of all, or of none
     gates = torch.cat(every) if every else None
-    full = len(set(lengths)) == 1 and all(text.full for text in texts)
+    all_seen = len(set(lengths)) == 1 and all(text.text.all_seen for text in texts)
     present = tuple(row for text in texts for row in text.present)
     replaces = tuple(row for text in texts for row in text.replaces)
-    return AddedText(AdapterText(tokens, seen, gates), full, present, replaces)
+    return AddedText(AdapterText(tokens, seen, gates, all_seen), present, replaces)
 
 
 def _padded(text: AdapterText, length: int) -> AdapterText:

@@ -100,7 +100,7 @@ def words_tokenizer(config: DemoConfig) -> type:
 
 
 def load_demo_checkpoint(path: Path):
-    """(MODEL, CLIP, VAE) of a demo checkpoint's file.
+    """Load the (MODEL, CLIP, VAE) of a demo checkpoint's file.
 
     Raises:
         LiDiTError: it is another kind of file, or damaged.

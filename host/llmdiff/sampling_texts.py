@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -47,7 +47,7 @@ class Use:
         return self.mode == "replace"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StepText:
     """One prompt as it is read at a step."""
 
@@ -105,9 +105,9 @@ class SamplingTexts:
         use = self.use
         text = use.adapter.read(states, t, attention=attend)
         rows = tuple(kept.any(dim=1).tolist())
-        full = bool(kept[:, kept.shape[1] - text.seen.shape[1] :].all())
+        all_seen = bool(kept[:, kept.shape[1] - text.seen.shape[1] :].all())
         replaces = (use.replaces,) * len(rows)
-        added = AddedText(text, full, rows, replaces)
+        added = AddedText(replace(text, all_seen=all_seen), rows, replaces)
         if not use.replaces:
             return StepText(added)
         pooled = use.adapter.pooled(text) if use.config.pooled_width else None

@@ -67,5 +67,5 @@ class OverlapBias(nn.Module):
         self.beta = nn.Parameter(torch.ones(heads, dtype=dtype, device=device))
 
     def forward(self, shares: Tensor) -> Tensor:
-        """(B, R, L) -> (B, heads, R, L)."""
+        """Compute the bias of the attention scores from shares: (B, R, L) -> (B, heads, R, L)."""
         return self.beta[:, None, None] * (shares + LEAST).log()[:, None]

@@ -1,7 +1,8 @@
 """The linear base of a bridge: ridge on the mean of the states that share a row's characters.
 
 All is in the teacher's standardised space: (row - mean) / deviation, number by number.
-Shapes: B prompts, R rows, X the LLMs' widths together, C the teacher's, P of its pooled vector.
+Shapes: B prompts, R rows, X the LLMs' widths together, C the teacher's, P of its pooled vector,
+K the places of its rows that are no text, E its encoders whose rows follow on one another.
 """
 
 from __future__ import annotations
@@ -9,26 +10,32 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..precision import without_autocast
 from .config import BridgeConfig
 from .rows import TEXT, TeacherRows
 
 
 class LinearBase(nn.Module):
-    """Frozen numbers, set by `ridge`; nothing of it is trained."""
+    """Frozen numbers, set by `ridge`; nothing of it is trained.
 
-    mean_in: Tensor
-    deviation_in: Tensor
-    mean: Tensor
-    deviation: Tensor
-    text: Tensor
-    text_bias: Tensor
-    special: Tensor
-    constants: Tensor
-    fixed: Tensor
-    pooled: Tensor
-    pooled_bias: Tensor
-    pooled_mean: Tensor
-    pooled_deviation: Tensor
+    A dimension [E] is there where there are several encoders. What is of the pooled vector is there
+    where the teacher has one. A bridge that adds to an encoder has no more than `mean`,
+    `deviation`, `fixed`, `pooled_mean` and `pooled_deviation`.
+    """
+
+    mean_in: Tensor  # (X,): of the LLMs' means, to standardise them as `entered`
+    deviation_in: Tensor  # (X,): of the same
+    mean: Tensor  # ([E,] C): of the teacher's rows that are not fixed
+    deviation: Tensor  # ([E,] C): of the same
+    text: Tensor  # ([E,] C, X): map from what is entered to rows of text
+    text_bias: Tensor  # ([E,] C): added to what `text` gives
+    special: Tensor  # ([E,] C, X): map from what is entered to rows that are no text
+    constants: Tensor  # (K, C): added to what `special` gives; of a fixed place its row itself
+    fixed: Tensor  # (K,): 1 where a place's row varies with no prompt, else 0
+    pooled: Tensor  # (P, X): map from the entered mean of all states to the pooled vector
+    pooled_bias: Tensor  # (P,): added to what `pooled` gives
+    pooled_mean: Tensor  # (P,): of the teacher's pooled vectors
+    pooled_deviation: Tensor  # (P,): of the same
 
     def __init__(self, config: BridgeConfig, device=None) -> None:
         super().__init__()
@@ -42,7 +49,7 @@ class LinearBase(nn.Module):
         return (means - self.mean_in) / self.deviation_in
 
     def forward(self, entered: Tensor, rows: TeacherRows) -> Tensor:
-        """(B, R, X) -> (B, R, C)."""
+        """Predict each row's standardised numbers: entered means (B, R, X) -> (B, R, C)."""
         text = (rows.kinds == TEXT)[..., None]
         of_text = self._mapped(entered, self.text, rows) + self.of(self.text_bias, rows)
         constants = self.constants[rows.constants.clamp(min=0)]
@@ -51,9 +58,10 @@ class LinearBase(nn.Module):
 
     def _mapped(self, entered: Tensor, weight: Tensor, rows: TeacherRows) -> Tensor:
         """Map each row with the map of its encoder."""
-        if self.parts == 1:
-            return entered @ weight.T
-        mapped = torch.stack([entered @ part.T for part in weight])  # (parts, B, R, C)
+        with without_autocast(entered.device):
+            if self.parts == 1:
+                return entered @ weight.T
+            mapped = torch.stack([entered @ part.T for part in weight])  # (parts, B, R, C)
         return mapped.gather(0, rows.parts[None, ..., None].expand_as(mapped[:1]))[0]
 
     def of(self, standard: Tensor, rows: TeacherRows) -> Tensor:
@@ -61,13 +69,14 @@ class LinearBase(nn.Module):
         return standard if self.parts == 1 else standard[rows.parts]
 
     def is_fixed(self, rows: TeacherRows) -> Tensor:
-        """(B, R) bool: rows that vary with no prompt."""
+        """Whether each row is the same whatever the prompt, (B, R) bool."""
         still = self.fixed[rows.constants.clamp(min=0)] > 0
         return still & (rows.kinds != TEXT) & rows.seen
 
     def read_pooled(self, entered: Tensor) -> Tensor:
         """The mean of all states (B, X) -> (B, P), standardised."""
-        return entered @ self.pooled.T + self.pooled_bias
+        with without_autocast(entered.device):
+            return entered @ self.pooled.T + self.pooled_bias
 
     def standardised(self, sequence: Tensor, rows: TeacherRows) -> Tensor:
         """A conditioning (B, R, C) as it is learnt."""

@@ -150,14 +150,14 @@ def _emphasised(
 
 
 def _weights(rows: TeacherRows, read: EmphasisedPrompt) -> Tensor:
-    """(R, 1): the weight of each row's characters; 1 of rows that are no text."""
+    """The weight of each row's characters, (R, 1); 1 of rows that are no text."""
     spans, text = rows.spans.int().tolist(), (rows.kinds == TEXT).tolist()
     weights = [token_weight(read, *span) if own else 1.0 for span, own in zip(spans, text)]
     return torch.tensor(weights)[:, None]
 
 
 def _empty_rows(loaded: LoadedBridge, rows: TeacherRows) -> Tensor:
-    """(R, C): the empty prompt's row of each place in a chunk; beyond its last the mean row."""
+    """The empty prompt's row of each place in a chunk, (R, C); beyond its last the mean row."""
     base = loaded.bridge.base
     kept, means = loaded.empty[0][0].float(), base.mean.cpu().reshape(base.parts, -1)
     found, of_empty = torch.empty(len(rows.ids), kept.shape[-1]), loaded.rows("").parts

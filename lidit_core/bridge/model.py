@@ -20,6 +20,7 @@ from ..model.config import RefinerConfig
 from ..model.layers import GELU, Modulation
 from ..model.lists import ListOf
 from ..model.refiners import LinguisticTokenRefiner
+from ..precision import without_autocast
 from ..text.spec import LLMSpec
 from .base import LinearBase
 from .config import BridgeConfig
@@ -102,13 +103,14 @@ class Bridge(nn.Module):
 
     @staticmethod
     def entered_means(students: Sequence[StudentTokens], rows: TeacherRows) -> Tensor:
-        """(B, R + 1, X): the mean of the states that share a row's characters; last that of all."""
+        """The mean of the states that share a row's characters, (B, R + 1, X); last that of all."""
         each = torch.cat([means(rows, tokens) for tokens in students], dim=-1)
         kept = [tokens.kept.float()[:, None] for tokens in students]
-        whole = [
-            k / k.sum(-1, keepdim=True).clamp(min=1) @ tokens.states.hidden.float()
-            for k, tokens in zip(kept, students)
-        ]
+        with without_autocast(each.device):
+            whole = [
+                k / k.sum(-1, keepdim=True).clamp(min=1) @ tokens.states.hidden.float()
+                for k, tokens in zip(kept, students)
+            ]
         return torch.cat([each, torch.cat(whole, dim=-1)], dim=1)
 
     def _residual(self, students, rows, entered, attention) -> Predicted | None:
@@ -181,7 +183,7 @@ class TokenReader(nn.Module):
         }
         branches = self.collaborative(branches, attention)
         kept = torch.cat([tokens.kept for tokens in students], dim=1)
-        bias = key_bias(kept, dtype, full=False)
+        bias = key_bias(kept, dtype, all_seen=False)
         assert bias is not None  # as not all are known to be seen
         return Refined(
             torch.cat([branches[i].tokens for i in range(len(students))], dim=1),
@@ -211,7 +213,10 @@ class TokenByToken(nn.Module):
             self.out_pooled = operations.Linear(width, config.teacher.pooled, **bare)
 
     def forward(self, entered: Tensor) -> Predicted:
-        """(B, R + 1, X), the last of the whole prompt."""
+        """Map entered means (B, R + 1, X) to what is added to the base.
+
+        The last of them is that of the whole prompt.
+        """
         x = self.act(self.hidden(self.act(self.entry(entered))))
         pooled = None if self.out_pooled is None else self.out_pooled(x[:, -1])
         return Predicted(self.out(x[:, :-1]), pooled)

@@ -25,7 +25,7 @@ ALIKE = 0.05  # distance of empty prompts above which an encoder is told to be a
 # of one tokenizer and width apart, such as a CLIP and one that was trained further
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Target:
     """What the teacher made of one prompt."""
 
@@ -33,7 +33,7 @@ class Target:
     pooled: Tensor | None  # (P,) float32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RecordedPrompts:
     """A recording, and what each of its rows stands for."""
 

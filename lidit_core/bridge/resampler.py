@@ -23,7 +23,7 @@ from .config import SEEDS, BridgeConfig
 from .rows import ABSENT, KINDS, TeacherRows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Refined:
     """The LLMs' tokens after their refiners, one after the other."""
 
@@ -33,7 +33,7 @@ class Refined:
     shares: Tensor  # (B, R, L), of the rows' characters
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Predicted:
     """Standardised rows and pooled vector."""
 
@@ -141,7 +141,7 @@ class Resampler(nn.Module):
 
 
 def _within(rows: TeacherRows) -> Tensor:
-    """(B, 1, R + 1, R + 1): rows read those of their chunk, and the last one all that there are."""
+    """The bias that lets rows read their chunk, and the last one all: (B, 1, R + 1, R + 1)."""
     chunks = F.pad(rows.chunks.masked_fill(rows.kinds == ABSENT, -1), (0, 1), value=-2)
     apart = chunks[:, :, None] != chunks[:, None, :]
     apart[:, -1, :-1] = rows.kinds == ABSENT

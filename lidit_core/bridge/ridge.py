@@ -58,7 +58,7 @@ class Statistics:
         return (self.square[groups].sum(0) / count - mean.square()).clamp(min=0).sqrt()
 
     def still(self) -> Tensor:
-        """(groups,) bool: groups whose rows do not vary."""
+        """Whether the rows of each group are known not to vary, (groups,) bool."""
         count = self.count.clamp(min=1)[:, None]
         size = (self.square / count).mean(1)
         varying = (self.square / count - self.means.square()).clamp(min=0).mean(1)
@@ -80,7 +80,7 @@ def _median(values: Tensor) -> Tensor:
     return values.median() if len(values) else values.new_zeros(())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Solved:
     """A ridge: the map (C, X), and each group's constant (groups, C)."""
 

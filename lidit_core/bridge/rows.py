@@ -19,7 +19,7 @@ KINDS = 3
 ABSENT = -1  # kind of what fills a batch's shorter sequences: no row at all
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TeacherRows:
     """The rows of prompts, (B, R) each, or (R,) of one."""
 
@@ -33,7 +33,7 @@ class TeacherRows:
 
     @property
     def seen(self) -> Tensor:
-        """(B, R) bool: rows that there are."""
+        """Whether each place holds a row, and not a batch's filling: (B, R) bool."""
         return self.kinds != ABSENT
 
     def to(self, device) -> TeacherRows:
@@ -58,7 +58,7 @@ def stack_rows(prompts: Sequence[TeacherRows]) -> TeacherRows:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StudentTokens:
     """One LLM's states of a batch of prompts, with the characters of its tokens."""
 
@@ -67,7 +67,7 @@ class StudentTokens:
 
     @property
     def kept(self) -> Tensor:
-        """(B, L) bool: the tokens that are no instruction."""
+        """Whether each token is neither instruction nor padding, (B, L) bool."""
         return self.states.roles == PROMPT
 
     def to(self, device) -> StudentTokens:
@@ -77,7 +77,7 @@ class StudentTokens:
         return StudentTokens(self.states[rows], self.spans[rows])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OwnRows:
     """What the checkpoint's own encoder made of prompts, to which a bridge may add."""
 
@@ -116,7 +116,7 @@ def student_tokens(
 
 
 def spans_of(rows: Sequence[PromptStates], lengths: Sequence[int]) -> Tensor:
-    """(B, L, 2): the characters of each token of prompts, as `student_tokens` has them."""
+    """The characters of each token of prompts, (B, L, 2), as `student_tokens` has them."""
     spans = [_spans(row, length) for row, length in zip(rows, lengths, strict=True)]
     return torch.nn.utils.rnn.pad_sequence(spans, True)
 

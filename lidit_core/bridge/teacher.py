@@ -33,7 +33,7 @@ UNREAD, TOKENIZER = "unread", "tokenizer"
 PART = 8192  # rows of a table that are in double precision at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Teacher:
     """A text encoder without its weights.
 

@@ -54,7 +54,7 @@ def _sizes(config: LiDiTConfig) -> dict:
     return {"width": config.width, "heads": config.heads, "refiner": asdict(config.refiner)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RefinerFile:
     """What a refiner file holds."""
 

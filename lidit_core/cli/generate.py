@@ -42,7 +42,7 @@ models:
 
 
 def size_of(text: str) -> tuple[int, int]:
-    """``128`` or ``192x128`` -> (width, height)."""
+    """Read ``128`` or ``192x128`` as (width, height)."""
     parts = text.lower().split("x")
     if len(parts) > 2 or not all(part.isdecimal() for part in parts):
         raise argparse.ArgumentTypeError(f"{text!r} is no size; write 128, or 192x128 (wide, high)")
@@ -50,7 +50,7 @@ def size_of(text: str) -> tuple[int, int]:
 
 
 def lora_of(text: str) -> tuple[str, float]:
-    """``FILE`` or ``FILE:STRENGTH`` -> the file and the strength, 1 where none is given."""
+    """Read ``FILE`` or ``FILE:STRENGTH`` as the file and the strength, 1 where none is given."""
     path, colon, number = text.rpartition(":")
     try:
         strength = float(number)

@@ -47,6 +47,6 @@ class BagOfWords(nn.Module):
         return ids + [NOTHING] * (self.length - len(ids))
 
     def read(self, texts: list[str]) -> Tensor:
-        """(B, length, width) of some prompts."""
+        """Compute the tokens of some prompts, (B, length, width)."""
         ids = torch.tensor([self.tokenize(text) for text in texts])
         return self(ids.to(self.words.weight.device))

@@ -21,11 +21,12 @@ STEPS = 1000  # of the DDPM schedule; the model's timesteps run in [0, 1000] for
 _BETA_FIRST, _BETA_LAST = 0.00085, 0.012
 
 
-@lru_cache(maxsize=1)
-def _log_snr_table() -> Tensor:
+@lru_cache(maxsize=None)
+def _log_snr_table(device: torch.device) -> Tensor:
+    """The same numbers on every device, as they are computed on the CPU."""
     betas = torch.linspace(_BETA_FIRST**0.5, _BETA_LAST**0.5, STEPS, dtype=torch.float64) ** 2
     alphas = (1 - betas).cumprod(0)
-    return (alphas / (1 - alphas)).log()
+    return (alphas / (1 - alphas)).log().to(device)
 
 
 def ddpm_timestep(time: Tensor) -> Tensor:
@@ -34,16 +35,16 @@ def ddpm_timestep(time: Tensor) -> Tensor:
 
 
 def coefficients(prediction: str, time: Tensor) -> tuple[Tensor, Tensor]:
-    """(alpha, sigma) of z = alpha · x + sigma · noise at each time, shape of ``time``.
+    """The (alpha, sigma) of z = alpha · x + sigma · noise at each time, in the shape of ``time``.
 
     For ``eps`` and ``v`` time 0 has the coefficients of the schedule's first index.
     """
     if prediction == "flow":
         return 1 - time, time
-    on_cpu = time.cpu()  # not every device has float64
-    position = ddpm_timestep(on_cpu).double().clamp(0, STEPS - 1)
+    precise = time.cpu() if time.device.type == "mps" else time  # which has no float64
+    position = ddpm_timestep(precise).double().clamp(0, STEPS - 1)
     low = position.floor().long().clamp(max=STEPS - 2)
-    table = _log_snr_table()
+    table = _log_snr_table(position.device)
     log_snr = torch.lerp(table[low], table[low + 1], position - low)
     return log_snr.sigmoid().sqrt().to(time), (-log_snr).sigmoid().sqrt().to(time)
 
@@ -91,7 +92,7 @@ def target(prediction: str, x: Tensor, noise: Tensor, time: Tensor) -> Tensor:
     return alpha * noise - sigma * x
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Noised:
     """A noisy batch, as a model is trained on it."""
 
@@ -112,8 +113,14 @@ def noised(prediction: str, x: Tensor, noise: Tensor, time: Tensor) -> Noised:
 def clean_and_noise(
     prediction: str, z: Tensor, output: Tensor, time: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The picture and the noise that a model's output implies, (B, C, H, W) each."""
-    alpha, sigma = (v[:, None, None, None] for v in coefficients(prediction, time))
+    """The picture and the noise that a model's output implies, (B, C, H, W) each.
+
+    Args:
+        time: of each sample (B,), or of all (), then on any device.
+    """
+    alpha, sigma = coefficients(prediction, time)
+    if time.ndim:
+        alpha, sigma = alpha[:, None, None, None], sigma[:, None, None, None]
     if prediction == "flow":
         return z - sigma * output, z + alpha * output
     if prediction == "eps":
@@ -128,9 +135,9 @@ def euler_step(
 
     Args:
         z, output: (B, C, H, W), and what a model said of it.
-        time, following: of this step and the next, () each.
+        time, following: of this step and the next, () each, on the CPU or where z is.
     """
-    clean, noise = clean_and_noise(prediction, z, output, time.expand(len(z)))
+    clean, noise = clean_and_noise(prediction, z, output, time)
     if following == 0:
         return clean
     alpha, sigma = coefficients(prediction, following)

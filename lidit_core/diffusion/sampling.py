@@ -107,8 +107,10 @@ def sample(
     times = sampling_times(config.prediction, steps, config.shift_at(width, height))
     times = torch.cat([torch.tensor([begin]), times[times < begin]])
 
+    text = positive if guidance == 1 else _together(positive, negative)
+
     def predict(z: Tensor, t: Tensor) -> Tensor:
-        return _predict(model, z.to(model.dtype), t, positive, negative, guidance, options)
+        return _predict(model, z.to(model.dtype), t, text, guidance, options)
 
     return euler_steps(predict, noise, config.prediction, times, on_step)
 
@@ -126,29 +128,29 @@ def euler_steps(
     Args:
         predict: what a model says of z (B, C, H, W) at its timesteps (B,).
         prediction: what that is, see lidit_core.diffusion.objectives.
-        times: from 1 down to 0.
+        times: from 1 down to 0, on the CPU, so that no step waits for the device.
     """
-    z, times = noise, times.to(noise.device)
+    z, timesteps = noise, model_timestep(prediction, times).to(noise.device)
     for step, (time, following) in enumerate(zip(times[:-1], times[1:])):
-        output = predict(z, model_timestep(prediction, time).expand(len(z)))
+        output = predict(z, timesteps[step].expand(len(z)))
         z = euler_step(prediction, z, output, time, following)
         on_step(step + 1)
     return z
 
 
-def _predict(model, z, t, positive: Text, negative: Text, guidance: float, options) -> Tensor:
+def _predict(model, z, t, text: Text, guidance: float, options) -> Tensor:
+    """What the model says; with guidance the text is that of both prompts."""
     if guidance == 1:
-        return model(z, t, positive, options).float()
-    both = _together(positive, negative)
-    output = model(z.repeat(2, 1, 1, 1), t.repeat(2), both, options).float()
+        return model(z, t, text, options).float()
+    output = model(z.repeat(2, 1, 1, 1), t.repeat(2), text, options).float()
     asked, unasked = output.chunk(2)
     return guided(asked, unasked, guidance)
 
 
 def _together(positive: Text, negative: Text) -> Text:
     """Both texts as one batch; a branch that only one of them has holds no token in the other."""
-    pairs = {
-        i: (positive.get(i) or negative[i].emptied(), negative.get(i) or positive[i].emptied())
+    pairs = (positive, negative), (negative, positive)
+    return {
+        i: stack_states([text[i] if i in text else other[i].emptied() for text, other in pairs])
         for i in sorted({*positive, *negative})
     }
-    return {i: stack_states(pair) for i, pair in pairs.items()}

@@ -29,7 +29,7 @@ READABLE = 10  # pixels of a cell from which on a label has room
 WIDE, HIGH_PANEL = 420, 220  # of curves
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HeatMap:
     """A matrix with a label for each row and column; -1 is red, 0 white, the largest blue."""
 
@@ -39,14 +39,14 @@ class HeatMap:
     root: bool = False  # colours show square roots, as small shares would be white
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Curve:
     name: str
     x: Sequence[float]
     y: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Chart:
     title: str
     curves: Sequence[Curve]
@@ -101,7 +101,7 @@ def heat_map(panel: HeatMap) -> Image.Image:
 
 
 def _coloured(panel: HeatMap) -> np.ndarray:
-    """(L, L, 3) uint8"""
+    """Colour a panel's values, 0 white: (L, L, 3) uint8."""
     values = panel.values.float()
     share = values / values.max().clamp(min=1e-9)
     share = share.clamp(min=0).sqrt() if panel.root else share.clamp(-1, 1)

@@ -27,7 +27,7 @@ MIDDLE = 0.5  # the time of a figure where none is asked for; 1 = noise
 TIMES = tuple(n / 20 for n in range(1, 21))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ReadPrompt:
     """One prompt as a model's text side reads it; branches of weight 0 and padding are left out."""
 
@@ -60,7 +60,7 @@ class ReadPrompt:
         return self.side.refined(rows, t, self.dtype, scaled_dot_product, self.options)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RefinerAttention:
     """How much each token of one LLM looks at each other one in its refiner."""
 
@@ -103,7 +103,7 @@ def _attention(read: ReadPrompt, branch: int, time: float) -> RefinerAttention:
     return RefinerAttention(read.llm(branch), tokens, maps[True], maps[False], trained)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Gate:
     """How far one gate of the refiners is open, by time."""
 
@@ -151,7 +151,7 @@ def _collaborative(
             yield f"collaborative {n}, {kind}", gate * share
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StateSimilarity:
     """How alike the tokens of one LLM are, before its refiner and after."""
 
@@ -180,7 +180,7 @@ def state_similarity(read: ReadPrompt, time: float = MIDDLE) -> tuple[StateSimil
 
 
 def _cosines(x: Tensor) -> Tensor:
-    """(L, K, C) -> (L, L), the mean over K."""
+    """Compute the cosines of all pairs of positions, the mean over K: (L, K, C) -> (L, L)."""
     unit = F.normalize(x.float(), dim=-1)
     return (torch.einsum("ikc,jkc->ij", unit, unit) / x.shape[1]).cpu()
 

@@ -14,7 +14,7 @@ from ..text.states import LLMStates
 WordTokens = Sequence[tuple[str, tuple[int, ...]]]  # each word, and its tokens' numbers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WordMap:
     """How much the picture looks at one word as one LLM reads it."""
 
@@ -23,7 +23,7 @@ class WordMap:
     map: Tensor  # (rows, columns) float32 in 0 to 1: share of a place's attention, mean over all
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Seen:
     """A picture, and where it looks."""
 

@@ -69,7 +69,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
 
 
 def to_pixels(pictures: Tensor) -> Tensor:
-    """(B, 3, H, W) in [0, 1] -> (B, H, W, 3) uint8 on the CPU.
+    """Turn pictures (B, 3, H, W) in [0, 1] into pixels (B, H, W, 3) uint8 on the CPU.
 
     Raises:
         LiDiTError: it is no batch of pictures.

@@ -33,20 +33,20 @@ GATES = ("a1", "b1", "a2", "b2")  # a layer's scalars
 GATE_WIDTH = 64  # of the map from the timestep to the gates
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AdapterText:
     """What the added path reads of a batch's prompts."""
 
     tokens: Tensor  # (B, K, W): c, or c refined
     seen: Tensor  # (B, K) bool, False = padding
     gates: Tensor | None = None  # (B, layers): added to b2
-    full: bool = False  # every token is known to be seen
+    all_seen: bool = False  # every token is known to be seen
 
     def bias(self, dtype: torch.dtype) -> Tensor | None:
-        return key_bias(self.seen, dtype, self.full)
+        return key_bias(self.seen, dtype, self.all_seen)
 
     def present(self, dtype: torch.dtype) -> Tensor:
-        """(B, 1, 1): 0 for a sample without any token."""
+        """Whether each sample has a token: (B, 1, 1), 1 or 0."""
         return self.seen.any(dim=1).to(dtype)[:, None, None]
 
 
@@ -141,7 +141,7 @@ class LLMDiffAdapter(nn.Module):
         if self.config.timestep_gates:
             gates = self.gates(self.gate_time(t, c.dtype))
         left = without_instruction(c, states)
-        return AdapterText(left.tokens, left.kept, gates, left.full)
+        return AdapterText(left.tokens, left.kept, gates, left.all_kept)
 
     def _encoding(self, hidden: Tensor, generator: torch.Generator | None, noisy: bool) -> Tensor:
         """c (B, L, C), normalised: a last state's numbers exceed what half precision holds."""
@@ -155,7 +155,7 @@ class LLMDiffAdapter(nn.Module):
         return self.to_context(text.tokens) * text.seen[..., None].to(text.tokens)
 
     def pooled(self, text: AdapterText) -> Tensor:
-        """(B, pooled width): what mode ``replace`` gives SDXL for its pooled text."""
+        """The vector (B, pooled width) that mode ``replace`` gives SDXL for its pooled text."""
         self.check_mode("replace")
         return self.to_pooled(masked_mean(text.tokens, text.seen))
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import LiDiTError
+from ..precision import without_autocast
 
 LANGEVIN = ("direct", "consecutive")  # forms
 STEP = 1.0  # every g before training: the blocks' differences added up as they are
@@ -87,7 +88,8 @@ class LangevinEncoding(nn.Module):
             )
         x = states.float().unflatten(-1, (self.blocks + 1, self.width))  # (B, L, T + 1, C)
         factors = functional.pad(self.weights, (1, 0), value=1.0).to(x.device)
-        c = factors @ x
+        with without_autocast(x.device):
+            c = factors @ x
         if noisy:
             c = c + self._noise(c, generator)
         return c.to(self.g.dtype)

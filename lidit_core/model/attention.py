@@ -41,12 +41,12 @@ def scaled_dot_product(
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
-def key_bias(seen: Tensor, dtype: torch.dtype, full: bool) -> Tensor | None:
+def key_bias(seen: Tensor, dtype: torch.dtype, all_seen: bool) -> Tensor | None:
     """A mask (B, K) of keys, True = seen, as a bias (B, 1, 1, K); None where all are seen.
 
     Args:
-        full: whether all are seen, which is known beforehand: a look would wait for the device.
+        all_seen: whether all are seen, which is known beforehand: a look would wait for the device.
     """
-    if full:
+    if all_seen:
         return None
     return ((~seen).to(dtype) * MASKED)[:, None, None, :]

@@ -13,18 +13,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..precision import without_autocast
 from .attention import MASKED, key_bias
 from .taps import RoutedTaps
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Branch:
     """One LLM's tokens on their way through the refiners."""
 
     tokens: Tensor  # (B, L, D)
     seen: Tensor  # (B, L) bool, False = padding
     c: Tensor  # (B, D) the context vector: timestep and pooled text
-    full: bool  # every token is seen
+    all_seen: bool  # every token is seen
     weight: float = 1.0  # see `BranchOptions`
     emphasis: Tensor | None = None  # (B, L) weights above 0 of tokens; None = 1 for all
     registers: int = 0  # of the tokens, the first ones that are no text
@@ -58,13 +59,14 @@ def masked_mean(x: Tensor, seen: Tensor, weights: Tensor | None = None) -> Tenso
         share = seen.float() / seen.sum(dim=1, keepdim=True).clamp(min=1)
     else:
         share = F.normalize(seen * weights.float(), p=1, dim=1)
-    return torch.einsum("bl,bld->bd", share, x.float()).to(x.dtype)
+    with without_autocast(x.device):
+        return torch.einsum("bl,bld->bd", share, x.float()).to(x.dtype)
 
 
 def branch_bias(branches: Sequence[Branch]) -> Tensor | None:
     """The bias of some branches' keys in a row, see `key_bias`; log w for a weight w."""
     seen, dtype = torch.cat([b.seen for b in branches], dim=1), branches[0].tokens.dtype
-    bias = key_bias(seen, dtype, all(b.full for b in branches))
+    bias = key_bias(seen, dtype, all(b.all_seen for b in branches))
     if not weighted(branches):
         return bias
     logs = [b.tokens.new_full((b.tokens.shape[1],), _log(b.weight)) for b in branches]

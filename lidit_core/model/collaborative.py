@@ -18,7 +18,7 @@ from .layers import CrossAttention, Modulation, feed_forward, modulate, plain_no
 from .lists import ListOf
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Others:
     """The tokens that a branch reads of the others."""
 

@@ -196,7 +196,7 @@ class LiDiT(nn.Module):
         return F.pad(x, (0, extra[0], 0, extra[1]), mode="replicate") if any(extra) else x
 
     def _unpatchify(self, x: Tensor, rows: int) -> Tensor:
-        """(B, N, p·p·channels) -> (B, channels, rows·p, columns·p)."""
+        """Put patches back in place: (B, N, p·p·channels) -> (B, channels, rows·p, columns·p)."""
         p = self.config.patch
         return rearrange(x, "b (h w) (p q c) -> b c (h p) (w q)", h=rows, p=p, q=p)
 

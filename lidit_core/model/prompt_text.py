@@ -35,7 +35,7 @@ def reading_of(block: Block, template: InstructionTemplate) -> str:
     return f"{shown_block(block)} {template.to_json()}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BranchText:
     """One LLM's reading of a prompt."""
 
@@ -52,7 +52,7 @@ class BranchText:
         return replace(self, states=states)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PromptText:
     """All LLMs' readings of one prompt."""
 

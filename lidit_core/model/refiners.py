@@ -52,7 +52,7 @@ LARGEST_IN_FLOAT16 = 1000.0  # of a state, with room for what a norm computes fr
 
 
 def causal_bias(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(1, 1, L, L): a token does not see those after it."""
+    """The bias by which a token does not see those after it, (1, 1, L, L)."""
     later = torch.ones(length, length, dtype=torch.bool, device=device).triu(1)
     return (later.to(dtype) * MASKED)[None, None]
 
@@ -144,15 +144,15 @@ class LinguisticTokenRefiner(nn.Module):
             Tokens (B, L, D), after the registers where there are some, and c (B, D).
         """
         self._check(states)
-        seen, full = states.roles != PADDING, states.rows.full
+        seen, all_seen = states.roles != PADDING, states.rows.all_seen
         hidden = self.entered(states, dtype)  # (B, L, C)
         c = self.c_embedder(masked_mean(hidden, seen))  # (B, D)
         if self.t_embedder is not None:
             c = self.t_embedder(t, dtype) + c
         x = self.entry(hidden)  # (B, L, D)
         if self.registers is not None:
-            x, seen, full = self._with_registers(x, seen, full)
-        mask = self._mask(seen, full, dtype, options)
+            x, seen, all_seen = self._with_registers(x, seen, all_seen)
+        mask = self._mask(seen, all_seen, dtype, options)
         gated = self.config.gated if options.gated is None else options.gated
         for block in self.blocks:
             x = block(x, c, attention, mask, gated, options.strength)
@@ -160,7 +160,7 @@ class LinguisticTokenRefiner(nn.Module):
             x,
             seen,
             c,
-            full,
+            all_seen,
             options.weight,
             registers=self.config.registers,
             taps=self._routed(states, dtype),
@@ -189,13 +189,15 @@ class LinguisticTokenRefiner(nn.Module):
             return None
         return self.taps.routed(self.entry(self._normed(states).to(dtype)))
 
-    def _with_registers(self, x: Tensor, seen: Tensor, full: bool) -> tuple[Tensor, Tensor, bool]:
+    def _with_registers(
+        self, x: Tensor, seen: Tensor, all_seen: bool
+    ) -> tuple[Tensor, Tensor, bool]:
         """Put the registers before the tokens; a sample without any token has them masked."""
         assert self.registers is not None  # as whoever calls knows
         rows, count = x.shape[0], self.config.registers
         vectors = table(self.registers, x).to(x.dtype).expand(rows, count, -1)
         there = seen.any(dim=1, keepdim=True).expand(rows, count)
-        some = full and seen.shape[1] > 0
+        some = all_seen and seen.shape[1] > 0
         return torch.cat([vectors, x], dim=1), torch.cat([there, seen], dim=1), some
 
     def _as_dtype(self, hidden: Tensor, dtype: torch.dtype) -> Tensor:

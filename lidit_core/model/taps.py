@@ -22,8 +22,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from ..precision import without_autocast
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class RoutedTaps:
     """What the transformer's blocks read of the taps beside the refined tokens."""
 
@@ -64,7 +66,8 @@ class TapMix(nn.Module):
         """Normed states (B, L, K, C) float32 -> their mix (B, L, C)."""
         if self.linear is None:
             return normed.mean(dim=2)
-        return torch.einsum("k,blkc->blc", table(self.linear, normed)[0], normed)
+        with without_autocast(normed.device):
+            return torch.einsum("k,blkc->blc", table(self.linear, normed)[0], normed)
 
     def routed(self, entered: Tensor) -> RoutedTaps | None:
         """What the blocks read beside the mean, of e(n_k) (B, L, K, D)."""

@@ -43,7 +43,7 @@ class TextOptions:
 TEXT_AS_CONFIGURED = TextOptions()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TextContext:
     """Refined, truncated, concatenated: keys and values of the model's cross-attention."""
 
@@ -132,7 +132,7 @@ class TextSide(nn.Module):
             left.tokens,
             left.kept,
             branch.c,
-            left.full and (not branch.registers or states.rows.present),
+            left.all_kept and (not branch.registers or states.rows.present),
             branch.weight,
             left.emphasis,
             taps=branch.taps and branch.taps.cut(states.rows.first),
@@ -192,14 +192,14 @@ def _bias(branches: Sequence[Branch]) -> Tensor | None:
 
 
 def _log_emphasis(branch: Branch) -> Tensor:
-    """(B, K)"""
+    """The logarithm of each token's emphasis, (B, K); 0 where a branch has none."""
     if branch.emphasis is None:
         return branch.tokens.new_zeros(branch.seen.shape)
     return branch.emphasis.log().to(branch.tokens.dtype)
 
 
 def _present(branches: Sequence[Branch], dtype: torch.dtype) -> Tensor:
-    """(B, 1, 1): 0 for a sample without any token."""
+    """Whether each sample has a token in any branch: (B, 1, 1), 1 or 0."""
     seen = torch.cat([branch.seen for branch in branches], dim=1)
     return seen.any(dim=1).to(dtype)[:, None, None]
 

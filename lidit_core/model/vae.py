@@ -117,7 +117,7 @@ class TinyAutoencoder(nn.Module):
         return self
 
     def encode(self, pictures: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] -> (B, 16, H/8, W/8), not normalised."""
+        """Encode pictures (B, 3, H, W) in [0, 1] as latents (B, 16, H/8, W/8), not normalised."""
         return self.taesd_encoder(pictures) / self.vae_scale + self.vae_shift
 
     def decode(self, latents: Tensor) -> Tensor:

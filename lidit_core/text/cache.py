@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 ABANDONED = 24 * 3600  # seconds after which a file that was never finished is thrown away
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PromptStates:
     """States of one prompt, unpadded, and how its tokens came about."""
 

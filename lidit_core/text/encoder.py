@@ -27,7 +27,7 @@ MISCALLED = (AssertionError, AttributeError, KeyError, NotImplementedError, Type
 BATCH_TOKENS = 4096  # padded tokens that are run at once
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prefix:
     """The first tokens of every prompt, run once: their keys and values, and their states."""
 

@@ -1,4 +1,4 @@
-"""`PromptEncoder`: prompts to states through the caches; the LLM is loaded when it must run."""
+"""Prompts are encoded to states through the caches; the LLM is loaded when it must run."""
 
 from __future__ import annotations
 
@@ -73,14 +73,11 @@ class PromptEncoder:
         """States (B, L, C) of the prompts, on the CPU, padded on the right to the longest."""
         return pad_states(self.encode_rows(prompts))
 
-    def encode_apart(self, prompts: Sequence[str]) -> LLMStates:
-        """Encode one by one: no prompt's last bits depend on which others are asked for."""
-        return pad_states([self.encode_rows([prompt])[0] for prompt in prompts])
-
     def encode_rows(self, prompts: Sequence[str], offsets: bool = False) -> list[PromptStates]:
         """States of every prompt, unpadded, with how it was read; cached ones are not computed.
 
-        They are the caller's own: what is written into them is not found in the caches later.
+        Each is computed alone, as in a batch its last bits would depend on the others. They are the
+        caller's own: what is written into them is not found in the caches later.
 
         Args:
             offsets: whether the places of the tokens in the prompt are needed, which the files of
@@ -141,7 +138,8 @@ class PromptEncoder:
         return json.dumps(parts)
 
     def _compute(self, prompts: list[str]) -> list[PromptStates]:
-        return [states.cpu() for states in self.encoder().encode_rows(prompts)]
+        encoder = self.encoder()
+        return [encoder.encode_rows([prompt])[0].cpu() for prompt in prompts]
 
 
 def file_identity(found: LLMSource) -> list:

@@ -30,9 +30,9 @@ class Rows:
     """The rows of a batch, and the facts that a model decides by."""
 
     each: tuple[RowTokens, ...]
-    full: bool  # no row has padding
+    all_seen: bool  # no row has padding
     first: int  # the first token that any row keeps; 0 where none does
-    whole: bool  # every row keeps all tokens from that one on
+    all_kept: bool  # every row keeps all tokens from that one on
     present: bool  # every row keeps a token
 
     @staticmethod

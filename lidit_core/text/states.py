@@ -24,7 +24,7 @@ def _are_numbers(tensor: Tensor) -> bool:
     return computed and tensor.layout == torch.strided and not tensor.is_nested
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LLMStates:
     """States of a batch of prompts from one LLM, padded on the right.
 
@@ -39,7 +39,7 @@ class LLMStates:
     roles: Tensor  # (B, L) int32: PADDING, INSTRUCTION or PROMPT
     known: InitVar[Rows | None] = None
     emphasis: Tensor | None = None  # (B, L) float32, weight of each token; None = 1 for all
-    rows: Rows = field(init=False, repr=False, compare=False)
+    rows: Rows = field(init=False, repr=False)
 
     def __post_init__(self, known: Rows | None) -> None:
         for name, tensor in (("hidden", self.hidden), ("roles", self.roles)):
@@ -175,13 +175,13 @@ def check_text(text: object, branches: int, rows: int, what: str = "text") -> No
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class KeptTokens:
     """What is left of a batch's tokens without the instruction."""
 
     tokens: Tensor  # (B, K, D)
     kept: Tensor  # (B, K) bool, False = masked
-    full: bool  # nothing is masked
+    all_kept: bool  # nothing is masked
     emphasis: Tensor | None = None  # (B, K) weights above 0; None = 1 for all
 
 
@@ -194,7 +194,7 @@ def without_instruction(tokens: Tensor, states: LLMStates) -> KeptTokens:
     first = states.rows.first
     tokens, kept = tokens[:, first:], states.roles[:, first:] == PROMPT
     if states.emphasis is None:
-        return KeptTokens(tokens, kept, states.rows.whole)
+        return KeptTokens(tokens, kept, states.rows.all_kept)
     emphasis = states.emphasis[:, first:]
     return KeptTokens(tokens, kept & (emphasis > 0), False, emphasis.masked_fill(emphasis <= 0, 1))
 

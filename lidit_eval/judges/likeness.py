@@ -39,7 +39,10 @@ class TwoTowers:
 
     @torch.no_grad()
     def cosines(self, picture: np.ndarray, texts: Sequence[str]) -> Tensor:
-        """(texts,) in [-1, 1] for a picture (H, W, 3) uint8; a text that is too long is cut."""
+        """Compute each text's cosine with a picture (H, W, 3) uint8: (texts,) in [-1, 1].
+
+        A text that is too long is cut.
+        """
         logits = self._run([Image.fromarray(picture)], texts).logits_per_image[0].float()
         bias = getattr(self.model, "logit_bias", None)
         return (logits if bias is None else logits - bias.float()) / self.scale
@@ -48,7 +51,10 @@ class TwoTowers:
     def embeddings(
         self, pictures: Sequence[Image.Image], texts: Sequence[str]
     ) -> tuple[Tensor, Tensor]:
-        """(pictures, D) and (texts, D), each row of length 1; a text that is too long is cut."""
+        """Embed pictures and texts, (pictures, D) and (texts, D), in rows of length 1.
+
+        A text that is too long is cut.
+        """
         found = self._run(pictures, texts)
         seen, read = found.image_embeds, found.text_embeds
         return F.normalize(seen.float(), dim=-1), F.normalize(read.float(), dim=-1)

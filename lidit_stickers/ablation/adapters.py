@@ -32,7 +32,7 @@ class AdapterDenoiser:
         self.latent, self.native_size = opened.target.latent, opened.target.native_size
 
     def read(self, texts: Sequence[str]) -> tuple[LLMStates, Sequence[str]]:
-        return self.reader.encode_apart(texts).to(self.device), texts
+        return self.reader.encode(texts).to(self.device), texts
 
     def say(self, z: Tensor, timestep: Tensor, text: Any) -> Tensor:
         return self.learner.predict(z, timestep, *text, mode=self.mode)
@@ -41,7 +41,7 @@ class AdapterDenoiser:
 def adapter_errors(
     ablation: Ablation, adapter: Path, scenes: Scenes, llm: str, device: str | None
 ) -> Tensor:
-    """(times, scenes, 2), as `scene_errors` has them."""
+    """Measure an adapter's errors, (times, scenes, 2), as `scene_errors` has them."""
     base = ablation.adapter["base"]
     model = AdapterDenoiser(base, adapter, ablation.mode, llm, device)
     return denoiser_errors(model, scenes, ablation.gap.times)

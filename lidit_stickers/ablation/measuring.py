@@ -25,7 +25,7 @@ ERRORS, NEAREST, SCORED = "errors.npy", "nearest.npy", "score"
 MEASURE = "nearest"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RunMeasurements:
     """One run's figures, scene by scene and prompt by prompt."""
 
@@ -37,7 +37,7 @@ class RunMeasurements:
 
     @property
     def gaps(self) -> np.ndarray:
-        """(times, scenes)"""
+        """The error with the empty prompt less that with the right one, (times, scenes)."""
         errors = self.errors.astype(np.float64)
         return errors[..., 1] - errors[..., 0]
 

@@ -68,7 +68,7 @@ class Results:
         self.score_by_seed = _pooled(self.nearest, self.nearest.__getitem__)
 
     def mean_gaps(self, name: str) -> np.ndarray:
-        """(seeds, scenes), the mean over times."""
+        """A variant's gap by seed and scene, the mean over times: (seeds, scenes)."""
         return self.gaps[name].mean(axis=1)
 
     @property

@@ -63,17 +63,20 @@ Runs = Sequence[BiasMeasurements]  # of the same kind of model, with other seeds
 
 
 def score_bias(runs: Runs) -> np.ndarray:
-    """(requests,): early less late, the mean over facts, noises and runs."""
+    """What holds of early words less what holds of late ones, (requests,).
+
+    It is the mean over facts, noises and runs.
+    """
     return np.mean([(run.early - run.late).mean(axis=(1, 2)) for run in runs], axis=0)
 
 
 def error_bias(runs: Runs) -> np.ndarray:
-    """(requests,): late less early."""
+    """The error with late words less that with early, (requests,): the mean over runs."""
     return np.mean([run.errors[:, 1] - run.errors[:, 0] for run in runs], axis=0)
 
 
 def first_last(runs: Runs) -> np.ndarray:
-    """(requests,): what holds of the first pair less that of the last, over both orders.
+    """What holds of the first pair less that of the last, (requests,), over both orders.
 
     As each request is asked for in both orders, what is easy or hard about a kind cancels.
     """

@@ -39,7 +39,7 @@ class BiasOptions:
     device: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BiasMeasurements:
     """One model's figures; what is asked for holds (1) or not (0), by the forced choice."""
 
@@ -74,7 +74,7 @@ def _llms_of(model: str, given: Sequence[str]) -> list[str]:
 
 
 def _held(name: str, model: str, llms: Sequence[str], which: str, asked: BiasOptions) -> np.ndarray:
-    """(requests, NOISES, facts) of one list, drawn by `lidit eval`."""
+    """What holds in one list's pictures, drawn by `lidit eval`: (requests, NOISES, facts)."""
     folder = asked.out / f"{name}-{which}"
     words = [model, "--prompts", which, "--judge", "none", "--out", str(folder)]
     words += ["--count", str(NOISES), "--every", str(asked.every)]
@@ -113,7 +113,10 @@ def _facts(scene: FoundScene, caption: Caption, turned: bool) -> list[float]:
 
 
 def _errors(model: str, llms: Sequence[str], asked: BiasOptions) -> np.ndarray:
-    """(requests, 2), the means over times and noises, on a drawing of each request."""
+    """The error on a drawing of each request, with early words and with late: (requests, 2).
+
+    It is the mean over times and noises.
+    """
     pipeline = load_pipeline(model, llms, asked.device)
     wordings = []
     for captions in (early_prompts(), late_prompts()):

@@ -25,7 +25,7 @@ from lidit_core.llmdiff.file import load_adapter
 from lidit_core.model.latents import denormalise
 from lidit_core.text.prompt_encoder import PromptEncoder
 from lidit_core.text.spec import LLMSpec
-from lidit_train.batch import Shown
+from lidit_train.batch import DrawnPrompts
 from lidit_train.data.autoencoders.find import find_autoencoder
 from lidit_train.recipe import Adapter
 from lidit_train.tasks.adapter.start import learner_of
@@ -50,8 +50,8 @@ def draw(options: argparse.Namespace) -> None:
         noise = initial_noise(
             list(range(first, first + len(texts))), target.latent.channels, side, side
         )
-        positive = Shown(texts, {0: reader.encode(texts)})
-        negative = Shown([""] * len(texts), {0: reader.encode([""] * len(texts))})
+        positive = DrawnPrompts(texts, {0: reader.encode(texts)})
+        negative = DrawnPrompts([""] * len(texts), {0: reader.encode([""] * len(texts))})
         latents = learner.draw(noise, positive, negative, options.steps, options.cfg, options.mode)
         with torch.no_grad():
             pictures = vae.decode(denormalise(latents, target.latent))

@@ -28,7 +28,7 @@ from lidit_core.llmdiff.file import load_adapter
 from lidit_core.model.latents import denormalise, normalise
 from lidit_core.text.prompt_encoder import PromptEncoder
 from lidit_core.text.states import LLMStates
-from lidit_train.batch import Shown
+from lidit_train.batch import DrawnPrompts
 from lidit_train.data.autoencoders.find import Autoencoder, as_pixels, find_autoencoder
 from lidit_train.recipe import Adapter, Lora, Source
 from lidit_train.tasks.adapter.learner import AdapterLearner
@@ -81,8 +81,8 @@ def colourfulness(learner, target, vae, mode: str, before: str, states: LLMState
     side = target.native_size // target.latent.downsampling
     noise = initial_noise(list(range(len(texts))), target.latent.channels, side, side)
     read, nothing = states[: len(texts)], states[len(texts) :]
-    positive = Shown([before + text for text in texts], {0: read})
-    negative = Shown([""] * len(texts), {0: nothing})
+    positive = DrawnPrompts([before + text for text in texts], {0: read})
+    negative = DrawnPrompts([""] * len(texts), {0: nothing})
     latents = learner.draw(noise, positive, negative, mode=mode)
     with torch.no_grad():
         pictures = to_pixels(vae.decode(denormalise(latents, target.latent))).float()

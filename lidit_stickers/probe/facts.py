@@ -24,24 +24,24 @@ BEFORE = ("left of", "above")  # relations in which the first item stands first
 
 
 def kinds(caption: Caption) -> Tensor:
-    """(kinds,): 1 where one is named."""
+    """The target (kinds,): 1 where a kind is named."""
     return _named(KIND_NAMES, caption.request.kinds)
 
 
 def numbers(caption: Caption) -> Tensor | None:
-    """(4,): 1 at the number of a caption's only kind."""
+    """The target (4,): 1 at the number of a caption's only kind."""
     items = caption.request.items
     return _named(NUMBERS, [items[0].count]) if len(items) == 1 else None
 
 
 def colours(caption: Caption) -> Tensor | None:
-    """(colours,): 1 where an object has it; the background's colour is none of them."""
+    """The target (colours,): 1 where an object has it; the background's colour is none of them."""
     said = [item.colour for item in caption.request.items if item.colour]
     return _named(COLOURS, said) if said else None
 
 
 def first(caption: Caption) -> Tensor | None:
-    """(kinds,): 1 for what stands left of the other or above it, -1 for the other."""
+    """The target (kinds,): 1 for what stands left of the other or above it, -1 for the other."""
     request = caption.request
     if request.relation is None or len(set(request.kinds)) < 2:
         return None
@@ -69,7 +69,7 @@ def in_order(scores: Tensor, target: Tensor) -> bool:
     return bool(scores[target.argmax()] > scores[target.argmin()])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Fact:
     """One thing that captions say."""
 

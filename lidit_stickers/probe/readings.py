@@ -46,7 +46,7 @@ READINGS = (
 
 
 def bag_of_words(learnt: Sequence[str], texts: Sequence[str]) -> Tensor:
-    """(texts, words): counts of the words that occur twice or more in the texts learnt from."""
+    """Count each text's words that occur twice or more in those learnt from: (texts, words)."""
     known = Counter(word for text in learnt for word in _words(text))
     words = sorted(word for word, count in known.items() if count > 1)
     place = {word: number for number, word in enumerate(words)}

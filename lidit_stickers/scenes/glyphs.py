@@ -110,7 +110,7 @@ def recolour(picture: Image.Image, colour: str) -> Image.Image:
 
 
 def _rgb(hsv: np.ndarray) -> np.ndarray:
-    """(H, W, 3) HSV in [0, 1] -> (H, W, 3) float RGB in [0, 255]."""
+    """Turn HSV (H, W, 3) in [0, 1] into float RGB (H, W, 3) in [0, 255]."""
     eight = np.rint(hsv * 255).astype(np.uint8)
     return np.asarray(Image.fromarray(eight, "HSV").convert("RGB"), np.float32)
 

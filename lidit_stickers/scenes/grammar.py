@@ -152,7 +152,7 @@ CATEGORIES = {  # name -> share of the captions
 
 
 def captions(n: int, seed: int = 0, language: str = "en") -> list[Caption]:
-    """`n` different training captions, none of them held out; the same for the same arguments.
+    """Make `n` different training captions, none held out; the same for the same arguments.
 
     A longer list begins with the shorter one.
 

@@ -134,7 +134,7 @@ def _free_cells(total: int, rng: np.random.Generator) -> list[Box]:
 
 
 def content(scene: Scene, patches: int) -> np.ndarray:
-    """(patches, patches) uint8: what lies at each patch's middle, 0 = background.
+    """What lies at each patch's middle, (patches, patches) uint8; 0 = background.
 
     Kinds count from 1 in the order of KNOWN_KINDS; an object counts as its bounding box.
     """
@@ -148,7 +148,7 @@ def content(scene: Scene, patches: int) -> np.ndarray:
 
 
 def render(scene: Scene, size: int, supersample: int = 2) -> np.ndarray:
-    """(size, size, 3) uint8 RGB; drawn `supersample` times as large and averaged down.
+    """Draw a scene, (size, size, 3) uint8 RGB: `supersample` times as large and averaged down.
 
     Raises:
         LiDiTError: there is no such size.

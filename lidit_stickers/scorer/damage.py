@@ -30,7 +30,7 @@ def noisy(sigma: float, seed: int = 0) -> Alter:
 
 @torch.no_grad()
 def reconstruct(vae: TinyAutoencoder, picture: np.ndarray) -> np.ndarray:
-    """(S, S, 3) uint8 through the autoencoder and back.
+    """Send a picture (S, S, 3) uint8 through the autoencoder and back.
 
     Raises:
         LiDiTError: S is no multiple of a latent pixel's side.
@@ -46,7 +46,7 @@ def reconstruct(vae: TinyAutoencoder, picture: np.ndarray) -> np.ndarray:
 
 
 def strong_edges(picture: np.ndarray) -> np.ndarray:
-    """(S - 1, S - 1) bool: where (S, S, 3) uint8 changes strongly to the right or down."""
+    """Mark where (S, S, 3) uint8 changes strongly to the right or down: (S - 1, S - 1) bool."""
     signed = picture.astype(np.int16)
     down = np.abs(np.diff(signed, axis=0))[:, :-1].max(axis=2)
     right = np.abs(np.diff(signed, axis=1))[:-1].max(axis=2)

@@ -34,7 +34,7 @@ class Match:
         return self.score + self.margin
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Templates:
     """The glyphs of some kinds before one background."""
 
@@ -46,7 +46,7 @@ class _Templates:
 
 
 def _features(cells: np.ndarray) -> np.ndarray:
-    """(n, CELL, CELL, 3) differences from the background -> unit vectors, band by band.
+    """Turn differences (n, CELL, CELL, 3) from the background into unit vectors, band by band.
 
     Each band is normalised by itself, so that a flat blob of the right colour, which has none of
     the glyph's fine structure, scores low, and a soft picture still scores well.
@@ -63,14 +63,14 @@ def _features(cells: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=None)
 def _kernel(sigma: float) -> np.ndarray:
-    """(CELL, CELL) Gaussian blur along one axis."""
+    """The matrix (CELL, CELL) of a Gaussian blur along one axis."""
     distance = np.arange(CELL)[:, None] - np.arange(CELL)
     weights = np.exp(-0.5 * (distance / sigma) ** 2)
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
 def _blur(cells: np.ndarray, sigma: float) -> np.ndarray:
-    """(n, CELL, CELL, 3) blurred along both axes."""
+    """Blur cells (n, CELL, CELL, 3) along both axes."""
     for _ in range(2):
         rows = _kernel(sigma) @ cells.reshape(len(cells), CELL, -1)
         cells = rows.reshape(-1, CELL, CELL, 3).swapaxes(1, 2)
@@ -78,7 +78,7 @@ def _blur(cells: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _cell(picture: Image.Image, box: tuple[float, float, float, float]) -> np.ndarray:
-    """(CELL, CELL, 3) float32: the box of the picture, squeezed."""
+    """Squeeze the box of the picture into a cell, (CELL, CELL, 3) float32."""
     small = picture.resize((CELL, CELL), Image.Resampling.BILINEAR, box=box)
     return np.asarray(small, np.float32)
 

@@ -20,7 +20,7 @@ _NAMED = 30  # a background farther than this from all names has none
 _PALETTE = np.array(list(BACKGROUNDS.values()), np.int16)  # (6, 3)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Background:
     """The plain background found in a picture."""
 
@@ -29,7 +29,7 @@ class Background:
     colour: np.ndarray  # (3,) float32, 0..255
 
 
-@dataclass
+@dataclass(eq=False)
 class Part:
     """A set of foreground pixels that may be one object, and the finer parts it consists of."""
 
@@ -64,13 +64,13 @@ def find_background(picture: np.ndarray) -> Background:
 
 
 def foreground(picture: np.ndarray, colour: np.ndarray, threshold: int) -> np.ndarray:
-    """(H, W) bool: pixels that differ from the background, fine noise smoothed away."""
+    """Mark pixels that differ from the background, fine noise smoothed away: (H, W) bool."""
     soft = Image.fromarray(picture).filter(ImageFilter.GaussianBlur(0.7))
     return _farthest(np.asarray(soft, np.float32), colour) > threshold
 
 
 def _farthest(pixels: np.ndarray, colour: np.ndarray) -> np.ndarray:
-    """(..., 3) -> (...): the largest channel difference from the colour."""
+    """The largest channel difference from the colour, (..., 3) -> (...)."""
     red, green, blue = (np.abs(pixels[..., i] - colour[i]) for i in range(3))
     return np.maximum(np.maximum(red, green), blue)
 

@@ -11,7 +11,7 @@ from ..recipe import Buckets
 
 
 def bucket_sizes(resolution: int, grain: int, buckets: Buckets) -> list[tuple[int, int]]:
-    """(width, height) of every shape, from the tallest to the widest, the square among them.
+    """The (width, height) of every shape, from the tallest to the widest, the square among them.
 
     Args:
         resolution: side of the square, pixels; the other shapes have about its area.

@@ -1,7 +1,8 @@
 """What every LLM makes of the captions: read from a cache, computed into it, or as training goes.
 
 The cache is the folder format that `lidit generate --cache` and the nodes keep prompts in. Its keys
-hold all that can change a state, so that another LLM, template or block never meets old states.
+hold all that changes a state but by rounding, so that another LLM, template or block never meets
+old states; captions are read in batches, and a state's last bits are those of the batch.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ log = logging.getLogger(__name__)
 CHUNK = 128  # captions that an LLM reads at once, and that are kept then
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CaptionStates:
     """What one LLM makes of some captions."""
 

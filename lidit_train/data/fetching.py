@@ -7,7 +7,8 @@ alone holds the LLMs and the autoencoder.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -19,20 +20,22 @@ from ..recipe import Recipe
 from .caption_states import CaptionStates
 from .latent_cache import on_latents, read_mask, read_picture
 from .prepare import Prepared
-from .sample_draws import Chance, chance, kept_tokens
+from .sample_draws import SampleDraws, draw_sample, kept_tokens
 from .schedule import StepBatch, StepPicture
 
+Pinned = TypeVar("Pinned", bound="Fetched | Following")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Following:
     """What contrast needs of the rows that follow a process's rows, each in the whole batch."""
 
-    shown: Tensor  # of the row after the last: (3, H, W) uint8, or latents (C, h, w) if cached
+    image: Tensor  # of the row after the last: (3, H, W) uint8, or latents (C, h, w) if cached
     noise: Tensor  # (C, h, w) of that row
     apart: Tensor  # (B,) bool, see lidit_train.contrast
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Fetched:
     """A process's rows of one step, as far as they could be read from disk."""
 
@@ -53,16 +56,13 @@ class Fetched:
 
     def pin_memory(self) -> Fetched:
         """The same in memory that a GPU reads by itself, which torch's DataLoader asks for."""
-        states = self.states
-        if states is not None:
-            states = {i: replace(c, states=_pinned(c.states)) for i, c in states.items()}
-        return replace(
-            self,
-            pictures=None if self.pictures is None else self.pictures.pin_memory(),
-            latents=None if self.latents is None else self.latents.pin_memory(),
-            noise=self.noise.pin_memory(),
-            states=states,
-        )
+        made, following = _pinned(self), self.following
+        if self.states is not None:
+            states = {
+                i: replace(c, states=_pinned_states(c.states)) for i, c in self.states.items()
+            }
+            made = replace(made, states=states)
+        return made if following is None else replace(made, following=_pinned(following))
 
 
 class Fetcher(torch.utils.data.Dataset):
@@ -80,20 +80,20 @@ class Fetcher(torch.utils.data.Dataset):
         numbers = range(len(plan.rows))[self.share(len(plan.rows))]
         size = self.stages[plan.stage].sizes[plan.bucket]
         read = [self._read(plan, plan.rows[n], size) for n in numbers]
-        rows, shown, replaced = zip(*read)
-        fates = [self._chance(plan, n, size) for n in numbers]
-        texts = [self._text(row, fate) for row, fate in zip(rows, fates)]
-        said = ["" if fate.zeroed else text for text, fate in zip(texts, fates)]
-        shown, cached = torch.stack(shown), self.latents is not None
+        rows, images, replaced = zip(*read)
+        drawn = [self._draws(plan, n, size) for n in numbers]
+        texts = [self._text(row, draws) for row, draws in zip(rows, drawn)]
+        said = ["" if draws.zeroed else text for text, draws in zip(texts, drawn)]
+        images, cached = torch.stack(images), self.latents is not None
         return Fetched(
             plan,
-            None if cached else shown,
-            shown if cached else None,
+            None if cached else images,
+            images if cached else None,
             texts,
             self.states(texts, plan.branches) if self.cached else None,
-            torch.tensor([fate.zeroed for fate in fates]),
-            torch.stack([fate.time for fate in fates]),
-            torch.stack([fate.noise for fate in fates]),
+            torch.tensor([draws.zeroed for draws in drawn]),
+            torch.stack([draws.time for draws in drawn]),
+            torch.stack([draws.noise for draws in drawn]),
             self._content(rows, size) if self.recipe.content else None,
             self.counted([(row.source, row.index) for row in rows], size),
             self._following(plan, numbers, rows, said, size) if self.recipe.contrast else None,
@@ -106,9 +106,9 @@ class Fetcher(torch.utils.data.Dataset):
         """The row, or the first after it that can be decoded; its picture; those that cannot."""
         bad = []
         for _ in range(len(self.stages[plan.stage].members[row.source][row.bucket])):
-            shown = self.read_shown(row.source, row.index, size)
-            if shown is not None:
-                return row, shown, bad
+            image = self.read_image(row.source, row.index, size)
+            if image is not None:
+                return row, image, bad
             bad.append((row.source, row.index))
             row = self.stages[plan.stage].following(row)
         raise LiDiTError(
@@ -116,7 +116,7 @@ class Fetcher(torch.utils.data.Dataset):
             f"{self.recipe.data.sources[row.source].path} can be decoded; bring whole files"
         )
 
-    def read_shown(self, source: int, index: int, size: tuple[int, int]) -> Tensor | None:
+    def read_image(self, source: int, index: int, size: tuple[int, int]) -> Tensor | None:
         """A picture (3, H, W) uint8, or its latents (C, h, w); None if it cannot be decoded."""
         if self.latents is not None:
             return self.latents.read(source, index, size)
@@ -125,14 +125,14 @@ class Fetcher(torch.utils.data.Dataset):
             return None
         return read_picture(opened, index, size)
 
-    def _chance(self, plan: StepBatch, row: int, size: tuple[int, int]) -> Chance:
+    def _draws(self, plan: StepBatch, row: int, size: tuple[int, int]) -> SampleDraws:
         stage, shape = self.recipe.stages[plan.stage], self.spec.latent_shape(size)
         shift, data = stage.shift or self.spec.own_shift(*size), self.recipe.data
         drawn = self.spec.prediction, shift, shape, stage.focus
-        return chance(self.recipe.seed, plan.step, row, data, *drawn)
+        return draw_sample(self.recipe.seed, plan.step, row, data, *drawn)
 
-    def _text(self, row: StepPicture, fate: Chance) -> str:
-        return fate.choose(self.sources[row.source].captions(row.index))
+    def _text(self, row: StepPicture, draws: SampleDraws) -> str:
+        return draws.choose(self.sources[row.source].captions(row.index))
 
     def states(self, texts: list[str], branches: tuple[int, ...]) -> dict[int, CaptionStates]:
         """What each branch's LLM makes of the texts: from the cache, or run by this process."""
@@ -145,12 +145,12 @@ class Fetcher(torch.utils.data.Dataset):
             self.sources[row.source].content(row.index, size[1] // grain, size[0] // grain)
             for row in rows
         ]
-        if any(shown is None for shown in maps):
+        if any(one is None for one in maps):
             raise LiDiTError(
                 "the recipe teaches content, but a source does not say what each patch shows; "
                 "leave content out of the recipe, or the source"
             )
-        return torch.stack([torch.from_numpy(shown) for shown in maps])
+        return torch.stack([torch.from_numpy(one) for one in maps])
 
     def counted(self, pictures: Sequence[tuple[int, int]], size: tuple[int, int]) -> Tensor | None:
         """How much the loss counts each latent pixel (B, h, w): the sources' masks and weights.
@@ -203,9 +203,9 @@ class Fetcher(torch.utils.data.Dataset):
             read: the rows' texts, "" where a row reads no token.
         """
         after = (numbers[-1] + 1) % len(plan.rows)
-        row, shown, _ = self._read(plan, plan.rows[after], size)
+        row, image, _ = self._read(plan, plan.rows[after], size)
         apart = [self._apart(text, other) for text, other in zip(read, [*rows[1:], row])]
-        return Following(shown, self._chance(plan, after, size).noise, torch.tensor(apart))
+        return Following(image, self._draws(plan, after, size).noise, torch.tensor(apart))
 
     def _apart(self, text: str, other: StepPicture) -> bool:
         """Whether the text is a caption, and none of the other row's."""
@@ -213,5 +213,11 @@ class Fetcher(torch.utils.data.Dataset):
         return text not in ("", *(caption for caption, _ in others))
 
 
-def _pinned(states: LLMStates) -> LLMStates:
+def _pinned(record: Pinned) -> Pinned:
+    """The same record, with each of its own tensors in pinned memory."""
+    found = {field.name: getattr(record, field.name) for field in fields(record)}
+    return replace(record, **{k: v.pin_memory() for k, v in found.items() if isinstance(v, Tensor)})
+
+
+def _pinned_states(states: LLMStates) -> LLMStates:
     return LLMStates(states.hidden.pin_memory(), states.roles.pin_memory(), states.rows)

@@ -66,14 +66,14 @@ class HeldOut:
         """What a batch consists of, as far as it can be read from disk."""
         batch = self.batches[number]
         size = self.stage.sizes[batch.bucket]
-        shown = torch.stack([self._whole(s.source, s.index, size) for s in batch.samples])
+        images = torch.stack([self._whole(s.source, s.index, size) for s in batch.samples])
         texts = [self._caption(s.source, s.index) for s in batch.samples]
         cached = self.fetcher.latents is not None
         plan = StepBatch(0, 0, batch.branches, batch.bucket, (), {})
         return Fetched(
             plan=plan,
-            pictures=None if cached else shown,
-            latents=shown if cached else None,
+            pictures=None if cached else images,
+            latents=images if cached else None,
             texts=texts,
             states=self.fetcher.states(texts, batch.branches) if self.fetcher.cached else None,
             zeroed=torch.zeros(len(texts), dtype=torch.bool),
@@ -95,7 +95,7 @@ class HeldOut:
             branches = self._read_by(source)
             for bucket, members in enumerate(buckets):
                 for index in members.tolist():
-                    if self._shown(source, index, self.stage.sizes[bucket]) is None:
+                    if self._image(source, index, self.stage.sizes[bucket]) is None:
                         broken.append(self.fetcher.sources[source].name(index))
                         continue
                     times = range(len(self.times))
@@ -123,17 +123,17 @@ class HeldOut:
         best = max(able, key=lambda s: s.weight, default=Subset(own or self.branches))
         return tuple(sorted(best.branches))
 
-    def _shown(self, source: int, index: int, size: tuple[int, int]) -> torch.Tensor | None:
-        return self.fetcher.read_shown(source, index, size)
+    def _image(self, source: int, index: int, size: tuple[int, int]) -> torch.Tensor | None:
+        return self.fetcher.read_image(source, index, size)
 
     def _whole(self, source: int, index: int, size: tuple[int, int]) -> torch.Tensor:
-        shown = self._shown(source, index, size)
-        if shown is None:
+        image = self._image(source, index, size)
+        if image is None:
             raise LiDiTError(
                 f"{self.fetcher.sources[source].name(index)} could be decoded when the run began "
                 "and cannot be now; bring the file back, and start again"
             )
-        return shown
+        return image
 
     def _caption(self, source: int, index: int) -> str:
         """The caption that is read most often, of equals the first."""

@@ -50,7 +50,11 @@ EncodePictures = Callable[[Tensor], Tensor]  # (B, 3, H, W) uint8 -> latents (B,
 
 
 def read_picture(source: PictureSource, index: int, size: Size) -> Tensor | None:
-    """(3, H, W) uint8 at the size of its bucket, (width, height); None if it cannot be decoded."""
+    """Read a picture at the size of its bucket: (3, H, W) uint8; None if it cannot be decoded.
+
+    Args:
+        size: (width, height).
+    """
     try:
         picture = fit(source.picture(index, size), size)
     except UNREADABLE:
@@ -59,7 +63,7 @@ def read_picture(source: PictureSource, index: int, size: Size) -> Tensor | None
 
 
 def read_mask(source: PictureSource, index: int, size: Size) -> Tensor | None:
-    """(H, W) uint8, what the loss counts of `read_picture`; None if it cannot be decoded.
+    """Read what the loss counts of `read_picture`: (H, W) uint8; None if it cannot be decoded.
 
     A mask is scaled and cut as its picture is, by means of areas: nothing in it overshoots.
     """
@@ -85,7 +89,7 @@ def at_once(size: Size) -> int:
     return max(1, min(BATCH, AREA // (size[0] * size[1])))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Chunk:
     """Up to 512 pictures of one source and one bucket."""
 
@@ -205,10 +209,10 @@ class LatentCache:
     def _write(self, chunk: Chunk, places: list[PieceRow | None], count: int, read, encode) -> None:
         """Write a piece of what was read, and a list where some of the chunk lies elsewhere."""
         parts, masks, good, keys = [], [], [], []
-        for pictures, shown, decoded, own in read:
+        for pictures, read_masks, decoded, own in read:
             parts.append(encode(pictures).to("cpu", self.dtype))
-            if shown is not None:
-                masks.append(on_latents(shown, parts[-1].shape[-2:]))
+            if read_masks is not None:
+                masks.append(on_latents(read_masks, parts[-1].shape[-2:]))
             good.append(decoded)
             keys += [self._key(key, chunk.size) for key in own]
         whole = count == len(places)
@@ -227,14 +231,14 @@ class LatentCache:
 
     def broken(self, stages: Sequence[StageBuckets]) -> set[tuple[int, int]]:
         """Source and place of each picture of these stages that could not be decoded."""
-        shown = (
+        members = (
             (number, int(index), size)
             for stage in stages
             for number, buckets in enumerate(stage.members)
-            for size, members in zip(stage.sizes, buckets)
-            for index in members
+            for size, numbers in zip(stage.sizes, buckets)
+            for index in numbers
         )
-        found = ((place, self._place(*place)) for place in shown)
+        found = ((place, self._place(*place)) for place in members)
         return {(source, index) for (source, index, _), (_, good, row) in found if not good[row]}
 
     def read(self, source: int, index: int, size: Size) -> Tensor | None:

@@ -13,7 +13,7 @@ from lidit_core.diffusion.objectives import target
 from lidit_core.model.latents import normalise
 from lidit_core.text.states import PADDING, LLMStates
 
-from ..batch import Batch
+from ..batch import Batch, seeds_of
 from ..contrast import Contrasted
 from .fetching import Fetched, Fetcher, Following
 from .prepare import Prepared
@@ -73,13 +73,14 @@ class Loader:
             self._moved(fetched.noise),
             self._moved(fetched.time),
             text,
-            None if content is None else self._moved(content.long()),
+            None if content is None else self._moved(content).long(),
             ["" if none else text for text, none in zip(fetched.texts, zeroed)],
             {i: [0 if none else n for n, none in zip(c.used, zeroed)] for i, c in read.items()},
             self._contrasted(fetched, fetched.following, x) if fetched.following else None,
             None if fetched.counted is None else self._moved(fetched.counted),
             None if fetched.kept is None else self._moved(fetched.kept),
             self._features(fetched),
+            seeds_of(fetched.noise),
         )
 
     def _moved(self, tensor: Tensor) -> Tensor:
@@ -107,7 +108,7 @@ class Loader:
     def _contrasted(self, fetched: Fetched, following: Following, x: Tensor) -> Contrasted:
         """The velocities of the rows that follow; x (B, C, h, w) are the batch's own latents."""
         spec = self.fetcher.spec
-        last = following.shown[None]
+        last = following.image[None]
         if fetched.latents is None:
             last = self._latents(last)
         others = torch.cat([x[1:], normalise(last.to(self.device), spec.latent)])

@@ -49,7 +49,7 @@ LATENTS = "latents.json"  # in the run's folder: the format with what was measur
 CONFIG = "config.json"  # where runs of before keep it, in a LI-DiT's whole configuration
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prepared:
     """Everything that batches are made of."""
 

@@ -17,9 +17,9 @@ from ..recipe import Data
 from .schedule import seeded
 
 
-@dataclass(frozen=True)
-class Chance:
-    """The fate of one row."""
+@dataclass(frozen=True, eq=False)
+class SampleDraws:
+    """What is drawn for one row of a batch."""
 
     caption: float  # in [0, 1): which of its captions is read
     dropped: bool  # reads the empty prompt instead
@@ -45,7 +45,7 @@ def kept_tokens(seed: int, step: int, row: int, tokens: int, kept: int) -> Tenso
     return torch.randperm(tokens, generator=g)[:kept].sort().values
 
 
-def chance(
+def draw_sample(
     seed: int,
     step: int,
     row: int,
@@ -54,7 +54,7 @@ def chance(
     shift: float,
     shape: tuple[int, int, int],
     focus: Focus | None = None,
-) -> Chance:
+) -> SampleDraws:
     """Draw a row's caption, dropout, time and noise from seed, step and row alone.
 
     Args:
@@ -64,8 +64,8 @@ def chance(
         focus: a range of times that is drawn from more often.
     """
     g = seeded(seed, step, row, 1)
-    caption, fate = torch.rand(2, generator=g, dtype=torch.float64).tolist()
+    caption, text = torch.rand(2, generator=g, dtype=torch.float64).tolist()
     time = sample_time(prediction, 1, shift, g, focus)[0]
     noise = torch.randn(shape, generator=g)
-    dropped, zeroed = fate < data.caption_dropout, fate >= 1 - data.text_zeroing
-    return Chance(caption, dropped, zeroed, time, noise)
+    dropped, zeroed = text < data.caption_dropout, text >= 1 - data.text_zeroing
+    return SampleDraws(caption, dropped, zeroed, time, noise)

@@ -47,7 +47,7 @@ class StepBatch:
     position: dict[str, int]  # how far each pool has been read after this step
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StageBuckets:
     """The pictures of one stage by bucket."""
 
@@ -97,7 +97,7 @@ def stage_at(step: int, stages: Sequence[Stage]) -> tuple[int, Stage]:
     return len(stages) - 1, stages[-1]
 
 
-@dataclass
+@dataclass(eq=False)
 class Schedule:
     """Iterates over the plans of the steps from ``step`` on."""
 
@@ -141,7 +141,7 @@ class Schedule:
         return stage.subsets or (Subset(self.branches),)
 
     def _shares(self, number: int, branches: tuple[int, ...]) -> np.ndarray:
-        """(sources, buckets): how often each is drawn, in relation to the others."""
+        """How often each bucket is drawn, relative to the others, by source: (sources, buckets)."""
         stage = self.recipe.stages[number]
         chosen = stage.sources or range(len(self.recipe.data.sources))
         shares = np.zeros((len(self.recipe.data.sources), len(self.stages[number].sizes)))

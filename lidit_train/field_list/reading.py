@@ -165,7 +165,7 @@ def _checks(tree: ast.ClassDef) -> Iterator[tuple[ast.Call, Mapping[str, str]]]:
 
 
 def _field_of(node: ast.expr) -> str:
-    """``self.name`` is name, a variable itself."""
+    """The name of a field, as in ``self.name``, or of a variable; empty for all else."""
     if isinstance(node, ast.Attribute):
         return node.attr
     return node.id if isinstance(node, ast.Name) else ""

@@ -162,23 +162,30 @@ class Trainer:
     def train_step(self, batch: Batch, losses: Losses) -> tuple[float, float]:
         """Train one step; return the mean loss of all processes and the gradient's norm."""
         rate = self._rate(self.step)
-        loss = self._backward(batch, losses)
+        of_share = self._backward(batch, losses)
         trained = [p for p in self.learner.parameters() if p.grad is not None]
         clip = self.recipe.optimiser.clip or math.inf
-        norm = whole(torch.nn.utils.clip_grad_norm_(trained, clip)).item()
+        of_all = whole(torch.nn.utils.clip_grad_norm_(trained, clip))
+        loss, norm = self._looked_at(of_share, of_all)
         if self._is_good(norm):
             self._update(rate)
         for optimiser in self.optimisers:
             optimiser.zero_grad()
         self.step += 1
-        return self._shared(loss), norm
+        return loss, norm
 
-    def _shared(self, loss: torch.Tensor) -> float:
-        """The mean loss of all processes; they learn too whether one of them is to stop."""
-        told = torch.stack([loss, loss.new_tensor(float(self.stop.number))])
-        mean, stop = cast(torch.Tensor, self.accelerator.reduce(told, "mean")).tolist()
-        self.stopped = stop > 0
-        return mean
+    def _looked_at(self, loss: torch.Tensor, norm: torch.Tensor) -> tuple[float, float]:
+        """The mean loss of all processes, and the gradient's norm, which is that of all.
+
+        The processes learn too whether one of them is to stop. Nothing else of a step waits for the
+        device, which computes the update while the next step is begun.
+        """
+        stop = loss.new_full((), float(self.stop.number))
+        told = torch.stack([loss, norm.to(loss), stop])
+        told = cast(torch.Tensor, self.accelerator.reduce(told, "mean"))
+        mean, length, stops = told.tolist()
+        self.stopped = stops > 0
+        return mean, length
 
     def _backward(self, batch: Batch, losses: Losses) -> torch.Tensor:
         """Gradients of the whole share, a micro batch at a time; this process's loss."""
@@ -196,11 +203,15 @@ class Trainer:
         return total
 
     def _run(self, batch: Batch, weight: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
-        """Forward and backward pass: the loss (), weighted, and the errors (B,)."""
+        """Forward and backward pass: the loss (), weighted, and the errors (B,).
+
+        The backward pass is outside of autocast, as PyTorch advises: each operation has the dtype
+        of its forward one, and what keeps float32 there keeps it.
+        """
         with computing(self.accelerator, self.half):
             loss, errors = self.parallel(batch)
-            loss = loss * weight
-            loss.backward()
+        loss = loss * weight
+        loss.backward()
         return loss.detach(), errors
 
     def _gradients_shared(self, now: bool):

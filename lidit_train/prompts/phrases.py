@@ -45,7 +45,7 @@ class Phrases:
     example: Supply | None = None  # phrases and sentences on anything
 
     def thing(self) -> str:
-        """``a small wooden boat``, ``three red boats``."""
+        """Draw a phrase for a thing or several: ``a small wooden boat``, ``three red boats``."""
         noun, described = self.noun(), " ".join([*self._attributes()])
         if self.chance.random() < 0.15:
             return f"{self._one(words.NUMBERS)} {described} {plural(noun)}".replace("  ", " ")
@@ -153,7 +153,7 @@ KINDS = ("tags", "sentence", "style", "story")
 
 
 def with_article(text: str) -> str:
-    """``an apple``, ``a pear``."""
+    """Put the article before a text: ``an apple``, ``a pear``."""
     return f"{'an' if text[0] in VOWELS else 'a'} {text}"
 
 

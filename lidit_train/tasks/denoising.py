@@ -15,7 +15,7 @@ from ..recipe import SQUARED, Loss
 from .weighting import element_errors, sample_weights
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Denoised:
     """What a model makes of a noisy batch."""
 

@@ -78,7 +78,7 @@ class AutoencoderRecipe:
         return (max(1, self.batch // 4), 2 * self.crop) if wide else (self.batch, self.crop)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Crops:
     """What a step learns from.
 
@@ -95,7 +95,7 @@ class Crops:
         return Crops(self.pictures.pin_memory(), latents)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Draws(Dataset[Crops]):
     """What each step learns from, by the step's number: the data set that workers read."""
 

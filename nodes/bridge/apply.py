@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...host.bridge.clip import bridged_clip, describe_clip
-from ...host.node_notes import report, shown
+from ...host.node_notes import report, ui_notes
 from ..inputs import BridgeType, other_llms, taken_llms
 from ..schema import schema
 
@@ -64,4 +64,4 @@ class LiDiTBridge(io.ComfyNode):
     def execute(cls, bridge, clip, strength, encoder=None, model=None, **others) -> io.NodeOutput:
         made = bridged_clip(bridge, taken_llms(clip, others), encoder, strength, model)
         report(describe_clip(bridge, strength))
-        return io.NodeOutput(made, ui=shown())
+        return io.NodeOutput(made, ui=ui_notes())

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ...host.bridge import files
 from ...host.folders import fingerprint
-from ...host.node_notes import report, shown
+from ...host.node_notes import report, ui_notes
 from ..inputs import BridgeType
 from ..schema import schema
 
@@ -45,4 +45,4 @@ class LiDiTBridgeLoader(io.ComfyNode):
     def execute(cls, bridge_name: str) -> io.NodeOutput:
         loaded = files.open_bridge(bridge_name)
         report(files.describe_bridge(loaded))
-        return io.NodeOutput(loaded, ui=shown())
+        return io.NodeOutput(loaded, ui=ui_notes())

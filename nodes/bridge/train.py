@@ -13,7 +13,7 @@ from ...host.bridge.training.recordings import (
     recordings,
 )
 from ...host.bridge.training.run import Connected, Recordings, fingerprint, train_bridge
-from ...host.node_notes import shown
+from ...host.node_notes import ui_notes
 from ...lidit_core.errors import check
 from ..inputs import BridgeType, other_llms, taken_llms
 from ..schema import schema
@@ -153,4 +153,4 @@ class LiDiTTrainBridge(io.ComfyNode):
         )
         given = Connected(bridge, clips, model, samples[:1])
         trained = train_bridge(given, folders, name, Options(**asked), checkpointing)
-        return io.NodeOutput(trained, ui=shown())
+        return io.NodeOutput(trained, ui=ui_notes())

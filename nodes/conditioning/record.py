@@ -7,7 +7,7 @@ import comfy.utils
 from comfy_api.latest import io
 
 from ...host import recording
-from ...host.node_notes import report, shown
+from ...host.node_notes import report, ui_notes
 from ..schema import schema
 
 
@@ -58,4 +58,4 @@ class LiDiTRecordConditioning(io.ComfyNode):
 
         made = recording.record_prompts(clip, lines, name, on_prompt)
         report(f"{made.count} prompts in {made.folder}")
-        return io.NodeOutput(ui=shown())
+        return io.NodeOutput(ui=ui_notes())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...host import encoded_prompts
-from ...host.node_notes import report, shown
+from ...host.node_notes import report, ui_notes
 from ..schema import schema
 
 
@@ -42,4 +42,4 @@ class LiDiTSaveConditioning(io.ComfyNode):
         path = encoded_prompts.save(conditioning, filename_prefix)
         size = path.stat().st_size / 1024
         report(f"{path.name}, {size:,.0f} KiB, in {path.parent}")
-        return io.NodeOutput(ui=shown())
+        return io.NodeOutput(ui=ui_notes())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...host.lidit.figures import words_picture
-from ...host.node_notes import shown
+from ...host.node_notes import ui_notes
 from ..schema import schema
 
 
@@ -45,4 +45,4 @@ class LiDiTAttentionMaps(io.ComfyNode):
     @classmethod
     def execute(cls, model, conditioning, samples, vae, steps) -> io.NodeOutput:
         picture = words_picture(model, conditioning, samples["samples"], vae, steps)
-        return io.NodeOutput(picture, ui=shown())
+        return io.NodeOutput(picture, ui=ui_notes())

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ...host.lidit.fusion import fused
 from ...host.lidit.told import describe_fused
-from ...host.node_notes import report, shown
+from ...host.node_notes import report, ui_notes
 from ..schema import schema
 
 MOST = 4
@@ -65,4 +65,4 @@ class LiDiTCollaborativeRefiner(io.ComfyNode):
         weights = [rest[f"weight_{n}"] for n in (1, *numbers)]
         entries = fused(given, weights, FUSION[fusion])
         report(describe_fused(entries))
-        return io.NodeOutput(entries, ui=shown())
+        return io.NodeOutput(entries, ui=ui_notes())

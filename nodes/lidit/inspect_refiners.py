@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...host.lidit.figures import FIGURES, refiners_picture
-from ...host.node_notes import shown
+from ...host.node_notes import ui_notes
 from ..schema import schema
 
 
@@ -45,4 +45,4 @@ class LiDiTInspectRefiners(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, conditioning, figure, time) -> io.NodeOutput:
-        return io.NodeOutput(refiners_picture(model, conditioning, figure, time), ui=shown())
+        return io.NodeOutput(refiners_picture(model, conditioning, figure, time), ui=ui_notes())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...host.lidit.fusion import read_by
-from ...host.node_notes import shown
+from ...host.node_notes import ui_notes
 from ...lidit_core.model.refiners import BranchOptions
 from ..inputs import BRANCHES, branch_chosen
 from ..schema import schema
@@ -69,4 +69,4 @@ class LiDiTLinguisticTokenRefiner(io.ComfyNode):
         options = BranchOptions(ATTENTION[attention], GATING[gating], strength)
         branch = branch_chosen(refiner)
         entries = [read_by(entry, branch, options) for entry in conditioning]
-        return io.NodeOutput(entries, ui=shown())
+        return io.NodeOutput(entries, ui=ui_notes())

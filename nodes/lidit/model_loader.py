@@ -8,7 +8,7 @@ from ...host.folders import fingerprint
 from ...host.lidit import files as models
 from ...host.lidit import model
 from ...host.lidit.told import describe_before, describe_model
-from ...host.node_notes import report, shown
+from ...host.node_notes import report, ui_notes
 from ..schema import schema
 
 
@@ -57,4 +57,4 @@ class LiDiTModelLoader(io.ComfyNode):
         patcher = model.load_model(path, weight_dtype)
         config = model.config_of_model(patcher)
         report(describe_model(patcher, config))
-        return io.NodeOutput(patcher, models.vae_of(config, path), ui=shown())
+        return io.NodeOutput(patcher, models.vae_of(config, path), ui=ui_notes())

@@ -11,7 +11,7 @@ from ...host.lidit.guidance import guided_between
 from ...host.lidit.model import config_of_model
 from ...host.lidit.shift import shifted_for
 from ...host.lidit.told import describe_prompts
-from ...host.node_notes import report, shown
+from ...host.node_notes import report, ui_notes
 from ..schema import schema
 
 
@@ -111,4 +111,4 @@ class LiDiTSampler(io.ComfyNode):
         guided = guided_between(model, guidance_start, guidance_end)
         how = (seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image)
         (latent,) = nodes.common_ksampler(guided, *how, denoise=denoise)
-        return io.NodeOutput(latent, ui=shown())
+        return io.NodeOutput(latent, ui=ui_notes())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...host.llm.expansion import continue_prompt
-from ...host.node_notes import shown
+from ...host.node_notes import ui_notes
 from ..inputs import InstructionTemplateType, prompt_input
 from ..schema import schema
 
@@ -49,4 +49,4 @@ class LiDiTContinuePrompt(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip, text, max_tokens, template=None) -> io.NodeOutput:
-        return io.NodeOutput(*continue_prompt(clip, text, template, max_tokens), ui=shown())
+        return io.NodeOutput(*continue_prompt(clip, text, template, max_tokens), ui=ui_notes())

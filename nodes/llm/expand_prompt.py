@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...host.llm.expansion import expand_prompt
-from ...host.node_notes import report, shown
+from ...host.node_notes import report, ui_notes
 from ...lidit_core.text.expansion import Expansion
 from ..schema import schema
 
@@ -96,6 +96,6 @@ class LiDiTExpandPrompt(io.ComfyNode):
         handed_on = edited.strip() or ("" if expand else text)
         if expand and not handed_on:
             how = Expansion(instruction, seed, temperature, top_p, max_tokens)
-            return io.NodeOutput(expand_prompt(clip, text, how), ui=shown())
+            return io.NodeOutput(expand_prompt(clip, text, how), ui=ui_notes())
         report(f"handed on as it is: {handed_on}", result=True)
-        return io.NodeOutput(handed_on, ui=shown())
+        return io.NodeOutput(handed_on, ui=ui_notes())

@@ -8,7 +8,7 @@ from ...host.llm.clip import DEVICES, DTYPES, block_named, describe_before, desc
 from ...host.llm.fetching import offers, present_source
 from ...host.llm.files import llm_choices, llm_fingerprint
 from ...host.llm.reader import LLMSettings
-from ...host.node_notes import report, shown
+from ...host.node_notes import report, ui_notes
 from ...host.progress import shown_on_node
 from ...lidit_core.llm.demo_llms import SMOLLM2
 from ...lidit_core.text.templates import find_template
@@ -100,4 +100,4 @@ class LiDiTLLMLoader(io.ComfyNode):
             report(describe_before(settings))
             clip = open_clip(settings)
         report(describe_clip(clip))
-        return io.NodeOutput(clip, ui=shown())
+        return io.NodeOutput(clip, ui=ui_notes())

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ...host.llmdiff.conditioning import WIDTHS, blank, joined
 from ...host.llmdiff.encode import read_for_adapter
-from ...host.node_notes import shown
+from ...host.node_notes import ui_notes
 from ..inputs import prompt_input
 from ..schema import schema
 
@@ -56,4 +56,4 @@ class LLMDiffEncode(io.ComfyNode):
     def execute(cls, clip, text: str, base: str, conditioning=None) -> io.NodeOutput:
         reading = read_for_adapter(clip, text)
         entries = [blank(base)] if conditioning is None else conditioning
-        return io.NodeOutput(joined(entries, reading), ui=shown())
+        return io.NodeOutput(joined(entries, reading), ui=ui_notes())

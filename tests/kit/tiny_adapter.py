@@ -12,7 +12,7 @@ from lidit_core.llmdiff.config import AdaptedLayer, AdapterConfig
 from lidit_core.text.spec import LLMSpec
 from lidit_core.text.states import INSTRUCTION, PADDING, PROMPT, LLMStates
 from lidit_core.unet.families import cross_attention_layers
-from lidit_train.batch import Batch
+from lidit_train.batch import Batch, seeds_of
 from lidit_train.tasks.adapter.learner import AdapterLearner
 from lidit_train.tasks.adapter.unet_names import SIZE_WIDTH
 
@@ -92,4 +92,5 @@ def latents(count: int, kind: str = "sd15", side: int = 16) -> tuple[Tensor, Ten
 def noised_batch(seed: int, texts: list[str]) -> Batch:
     (x, _), make = latents(2, side=8), torch.Generator().manual_seed(seed)
     noise = torch.randn(x.shape, generator=make)
-    return Batch(x, noise, torch.tensor([0.3, 0.9]), {0: differences(3, 5)}, captions=texts)
+    states, seeds = {0: differences(3, 5)}, seeds_of(noise)
+    return Batch(x, noise, torch.tensor([0.3, 0.9]), states, captions=texts, seeds=seeds)

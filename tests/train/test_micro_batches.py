@@ -27,6 +27,7 @@ def batch(*lengths: list[int]) -> Batch:
         {i: states(each) for i, each in enumerate(lengths)},
         captions=[f"caption {row}" for row in range(rows)],
         used={0: LENGTHS},
+        seeds=range(rows),
     )
 
 
@@ -53,6 +54,7 @@ def test_every_sample_is_in_one_part_with_what_is_its_own(size):
             assert torch.equal(part.x[row], whole.x[number])
             assert torch.equal(part.noise[row], whole.noise[number])
             assert part.captions[row] == whole.captions[number]
+            assert part.seeds[row] == number
             for branch, text in part.states.items():
                 read, length = whole.states[branch], text.rows.each[row].seen
                 assert text.rows.each[row] == read.rows.each[number]

@@ -68,7 +68,7 @@ class Options:
         return self.learning_rate * min(1, (step + 1) / rise, (self.steps - step) / fall)
 
 
-@dataclass
+@dataclass(eq=False)
 class TrainingSampler(comfy.samplers.Sampler):
     """Trains a bridge where the host would have a sampler draw.
 

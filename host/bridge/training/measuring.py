@@ -17,7 +17,7 @@ LOSS = "held-out loss"  # in a file's `stages`, beside the gap
 MOST, POINTS = 16, 4  # prompts, and points of each one's trajectory
 
 
-@dataclass
+@dataclass(eq=False)
 class HeldOutTrajectories:
     """Measures always on the same trajectories.
 

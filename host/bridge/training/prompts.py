@@ -23,7 +23,7 @@ from ..readers import NO_LLM, read_each
 FEW = 8  # prompts that an LLM reads at once
 
 
-@dataclass
+@dataclass(eq=False)
 class Prompts:
     """A recording's prompts as a bridge and a model read them."""
 

@@ -42,7 +42,7 @@ from .run_state import RunState
 HELD_OUT = 0.02  # of the prompts, MOST at most
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Connected:
     """What is connected to the node."""
 

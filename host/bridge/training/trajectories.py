@@ -31,7 +31,7 @@ class TrajectoryOptions:
     guidance: tuple[float, float]  # drawn between these
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Way:
     """One trajectory: its noise, noise levels from the highest down to 0, and its guidance."""
 
@@ -41,7 +41,7 @@ class Way:
     guidance: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Point:
     """A point of a trajectory, and the picture that the model saw there."""
 

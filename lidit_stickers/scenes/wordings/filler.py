@@ -20,7 +20,7 @@ def story(words: Words, rng: Random) -> str:
 
 
 def tags(words: Words, rng: Random, count: int) -> str:
-    """`count` words of praise and style between commas; now and then the same over again."""
+    """Draw `count` words of praise and style between commas; now and then the same over again."""
     if rng.random() < 0.2:
         few = rng.sample(words.tags, rng.choice((1, 2)))
         return ", ".join((few * count)[:count])

@@ -31,7 +31,7 @@ Kind = TypeVar("Kind", bound=nn.Module)
 
 class Autoencoder(Protocol):
     def encode(self, pictures: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] -> latents (B, C, h, w) before they are normalised."""
+        """Encode pictures (B, 3, H, W) in [0, 1] as latents (B, C, h, w), not normalised yet."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ class Look:
     unmasked: bool = False  # though the source has masks
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Columns:
     """The looks at N pictures with K captions each, as columns."""
 

@@ -79,7 +79,7 @@ def row_type(captions: int) -> np.dtype:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ShardIndex:
     """Every picture of one shard, whether a recipe leaves it out or not."""
 

@@ -160,7 +160,7 @@ class VisionEncoder:
         return (side, side) if isinstance(side, int) else tuple(side), {}
 
     def _as_map(self, seen: Tensor, size: tuple[int, int]) -> Tensor:
-        """(B, width, h, w); of tokens the last are the patches', row by row."""
+        """The output as a map (B, width, h, w); of tokens the last are the patches', row by row."""
         if seen.ndim == 4:
             return seen
         patch = self.config.patch_size

@@ -71,7 +71,7 @@ def of_fixed_shape(batch: Batch) -> Batch:
 def _padded(states: LLMStates) -> LLMStates:
     length = max(-(-states.roles.shape[1] // GRAIN), 1) * GRAIN
     padded, first = states.padded(length), states.rows.first
-    unknown = Rows(each=(), full=False, first=first, whole=False, present=False)
+    unknown = Rows(each=(), all_seen=False, first=first, all_kept=False, present=False)
     return LLMStates(padded.hidden, padded.roles, unknown)
 
 

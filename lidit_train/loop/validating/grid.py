@@ -14,7 +14,7 @@ from lidit_core.io.atomic import replacing
 from lidit_core.model.latents import denormalise
 from lidit_core.text.states import LLMStates
 
-from ...batch import Shown
+from ...batch import DrawnPrompts
 from ...data.caption_states import CaptionReader
 from ...data.prepare import Opened
 from ...input_spec import InputSpec
@@ -72,9 +72,9 @@ class Grid:
         places = [self.recipe.seed + row for row in rows.tolist()]
         seeds = [place if seed is None else seed for seed, place in zip(own, places)]
         noise = initial_noise(seeds, latent.channels, height, width).to(device)
-        positive = Shown([p.text for p in drawn], self._text(rows, device))
+        positive = DrawnPrompts([p.text for p in drawn], self._text(rows, device))
         others = torch.tensor([self._negative(p.negative) for p in drawn])
-        negative = Shown([p.negative for p in drawn], self._text(others, device))
+        negative = DrawnPrompts([p.negative for p in drawn], self._text(others, device))
         steps, guidance = self.recipe.steps or None, self.recipe.guidance or None
         latents = learner.draw(noise, positive, negative, steps, guidance, mode)
         return vae.decode(denormalise(latents, latent)).float().cpu()
@@ -87,7 +87,7 @@ class Grid:
 
 
 def _of_one_size(pictures: list[Tensor]) -> Tensor:
-    """(N, 3, H, W), each picture in the middle of white where others are larger."""
+    """Stack pictures, (N, 3, H, W), each in the middle of white where others are larger."""
     height, width = (max(p.shape[side] for p in pictures) for side in (1, 2))
     whole = pictures[0].new_ones(len(pictures), 3, height, width)
     for place, picture in enumerate(pictures):
@@ -97,7 +97,7 @@ def _of_one_size(pictures: list[Tensor]) -> Tensor:
 
 
 def _tiled(pictures: Tensor, row: int) -> Tensor:
-    """(N, 3, H, W) in [0, 1] -> rows of so many pictures, (H', W', 3) uint8."""
+    """Tile pictures (N, 3, H, W) in [0, 1] into rows of so many: (H', W', 3) uint8."""
     row = min(row, len(pictures))
     empty = -len(pictures) % row
     pictures = torch.cat([pictures, pictures.new_ones(empty, *pictures.shape[1:])])

@@ -20,7 +20,7 @@ from lidit_core.llmdiff.adapter import AdapterText, LLMDiffAdapter
 from lidit_core.model.attention import scaled_dot_product
 from lidit_core.text.states import LLMStates, stack_states
 
-from ...batch import Batch, Shown
+from ...batch import Batch, DrawnPrompts
 from ...learner import Learner
 from ...recipe import SQUARED, Loss
 from ..denoising import denoise
@@ -34,7 +34,7 @@ LLM = 0  # the only branch
 STEPS, GUIDANCE = 25, 5.0  # of validations, unless the recipe says otherwise
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LayerInputs:
     """What all cross-attention layers read in one forward pass."""
 
@@ -130,7 +130,7 @@ class AdapterLearner(Learner):
         return blocks_of(self.unet)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        seed = _seed_of(batch)
+        seed = batch.seeds[0]  # a batch of one row is not always in the same mode
         noise = torch.Generator(batch.noise.device).manual_seed(seed) if self.noisy else None
 
         def predict(z: Tensor, t: Tensor) -> Tensor:
@@ -164,18 +164,18 @@ class AdapterLearner(Learner):
         noisy = generator is not None
         text = self.adapter.read(states, t, generator=generator, noisy=noisy)
         modes = (mode,) if mode else self.adapter.config.modes
-        turns = [modes[(first + row) % len(modes)] for row in range(len(z))]
-        replaced = torch.tensor([turn == "replace" for turn in turns], device=z.device)
-        context, seen, pooled = self._condition(text, texts, replaced)
+        turns = [modes[(first + row) % len(modes)] == "replace" for row in range(len(z))]
+        replaced = torch.tensor(turns, device=z.device)
+        context, seen, pooled = self._condition(text, texts, turns, replaced)
         self.inputs = LayerInputs(text, replaced)
-        return self._run(z, t, context, None if bool(seen.all()) else seen, pooled)
+        return self._run(z, t, context, seen, pooled)
 
     @torch.no_grad()
     def draw(
         self,
         noise: Tensor,
-        positive: Shown,
-        negative: Shown,
+        positive: DrawnPrompts,
+        negative: DrawnPrompts,
         steps: int | None = None,
         guidance: float | None = None,
         mode: str = "",
@@ -213,20 +213,26 @@ class AdapterLearner(Learner):
     def _run(self, z: Tensor, t: Tensor, context: Tensor, seen: Tensor | None, pooled) -> Tensor:
         return predicted(self.unet, z, t, context, seen, pooled if self.pooled else None)
 
-    def _condition(self, text: AdapterText, texts: Sequence[str], replaced: Tensor):
-        """Context (B, K, width), which of it is seen (B, K), and the pooled text or None."""
+    def _condition(
+        self, text: AdapterText, texts: Sequence[str], turns: Sequence[bool], replaced: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Context (B, K, width), which of it is seen (B, K; None = all), and the pooled text.
+
+        Args:
+            turns, replaced: by row, whether φ(c) is its context; what Python knows, and (B,).
+        """
         mine = pooled = None
-        if bool(replaced.any()):
+        if any(turns):
             mine = self.adapter.context(text)
             pooled = self.adapter.pooled(text) if self.pooled else None
-        if mine is not None and bool(replaced.all()):
-            return mine, _some(text.seen), pooled
+        if mine is not None and all(turns):
+            return mine, None if text.all_seen else _some(text.seen), pooled
         assert self.own is not None  # where a row is in mode add
         with torch.no_grad():
             own, own_pooled = self.own.read(texts)
         everywhere = torch.ones(own.shape[:2], dtype=torch.bool, device=own.device)
         if mine is None:
-            return own, everywhere, own_pooled
+            return own, None, own_pooled
         length = max(own.shape[1], mine.shape[1])
         which = replaced[:, None]
         context = torch.where(which[..., None], _padded(mine, length), _padded(own, length))
@@ -243,14 +249,5 @@ def _some(seen: Tensor) -> Tensor:
 
 
 def _padded(x: Tensor, length: int) -> Tensor:
-    """(B, K, …) with zeros up to a length."""
+    """Fill (B, K, …) up to a length with zeros."""
     return torch.cat([x, x.new_zeros(len(x), length - x.shape[1], *x.shape[2:])], dim=1)
-
-
-def _seed_of(batch: Batch) -> int:
-    """The batch's own, which a resumed run finds again: the bits of its first noise.
-
-    Of the Langevin noise, and of the first row's turn, so that a batch of one row is not always
-    in the same mode.
-    """
-    return int(batch.noise.flatten()[:1].float().view(torch.int32)) & 0x7FFFFFFF

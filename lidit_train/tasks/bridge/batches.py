@@ -35,7 +35,7 @@ Kind = TypeVar("Kind", bound="BridgeBatch")
 LENGTHS = 4  # buckets of prompts, from short to long, so that few rows are filled up
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PreparedBridge:
     """Everything that batches are made of."""
 
@@ -78,12 +78,12 @@ class PreparedBridge:
 
 
 def _pooled(targets: Sequence[Target]) -> Tensor | None:
-    """(B, P), where the encoder has any."""
+    """Stack the pooled vectors, (B, P); None where the encoder has none."""
     pooled = [t.pooled for t in targets if t.pooled is not None]
     return torch.stack(pooled) if pooled else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BridgeBatch(Batch):
     """Prompts of one step: ``x`` (B, R, C) is what the teacher made of them.
 

@@ -45,7 +45,10 @@ class BridgeLearner(Learner):
         return losses.mean(), errors.detach()
 
     def weights(self, batch: BridgeBatch) -> Tensor:
-        """(B, R), of sum 1: rows that vary count alike, and all of a prompt's padding as one."""
+        """Weigh the rows of each prompt, (B, R) of sum 1.
+
+        Rows that vary count alike, and all of a prompt's padding as one.
+        """
         assert batch.rows is not None
         rows = batch.rows
         masked = self.bridge.config.teacher.masked

@@ -95,7 +95,7 @@ class _Sums:
 
 
 def _last_special(rows: TeacherRows) -> Tensor:
-    """(B, R) bool: of each prompt the last row that is neither text nor padding, if after text."""
+    """Mark each prompt's last row that is neither text nor padding, if after text: (B, R) bool."""
     special = rows.kinds == SPECIAL
     last = special.flip(1).cumsum(1).flip(1) == 1
     return special & last & (rows.spans[..., 1] > 0)

@@ -87,7 +87,7 @@ def _batches(ready: PreparedBridge, numbers: Sequence[int]) -> Iterator[BridgeBa
 
 
 def attended(rows: TeacherRows, masked: bool) -> Tensor:
-    """(B, R) bool: rows that the model reads; a mask in the conditioning leaves out padding."""
+    """Mark the rows that the model reads, (B, R) bool; a conditioning's mask leaves out padding."""
     if masked:
         return rows.seen & (rows.kinds != PADDING_ROW)
     return rows.seen

@@ -10,7 +10,7 @@ from ...recipe import Alignment
 EPSILON = 1e-6
 
 
-class Aligned(nn.Module):
+class AlignmentHead(nn.Module):
     """Maps a block's image tokens, and compares them with an encoder's features.
 
     Args:

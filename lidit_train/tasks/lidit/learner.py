@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from lidit_core.diffusion.sampling import sample
 from lidit_core.model.dit import LiDiT
 
-from ...batch import Batch, Shown
+from ...batch import Batch, DrawnPrompts
 from ...learner import Learner
 from ...recipe import SQUARED, Content, Contrast, Loss, Routing
 from ..denoising import denoise
-from .alignment import Aligned
+from .alignment import AlignmentHead
 from .lora import LoraAdapter
-from .places import Placed
+from .places import PositionHead
 from .routing import Routed
 from .running import BlockRunner
 
@@ -41,8 +41,8 @@ class LiDiTLearner(Learner):
         contrast: Contrast | None = None,
         loss: Loss = SQUARED,
         routing: Routing | None = None,
-        aligned: Aligned | None = None,
-        placed: Placed | None = None,
+        aligned: AlignmentHead | None = None,
+        placed: PositionHead | None = None,
     ) -> None:
         super().__init__()
         self.model, self.content, self.checkpointing = model, content, checkpointing
@@ -58,8 +58,8 @@ class LiDiTLearner(Learner):
     def draw(
         self,
         noise: Tensor,
-        positive: Shown,
-        negative: Shown,
+        positive: DrawnPrompts,
+        negative: DrawnPrompts,
         steps: int | None = None,
         guidance: float | None = None,
         mode: str = "",
@@ -102,8 +102,8 @@ class LiDiTLearner(Learner):
     def _named(self, batch: Batch, logits: Tensor) -> Tensor:
         """The cross-entropy () of what each patch shows; logits (B, N, classes)."""
         assert batch.content is not None  # as above
-        shown = batch.content
+        content = batch.content
         if batch.counted is None:
-            return F.cross_entropy(logits.flatten(0, 1), shown.flatten())
-        each = F.cross_entropy(logits.transpose(1, 2), shown.flatten(1), reduction="none")
+            return F.cross_entropy(logits.flatten(0, 1), content.flatten())
+        each = F.cross_entropy(logits.transpose(1, 2), content.flatten(1), reduction="none")
         return batch.mean_of_samples(each)

@@ -1,7 +1,8 @@
 """How a LoRA's layer changes, by the recipe's ``lora.kind``; each kind changes nothing at first.
 
 What a kind computes is what `lidit generate --lora` and the host make of its file at strength 1, by
-the formulas of lidit_core.checkpoints.lora_styles. It is computed in float32 from float32 numbers.
+the formulas of lidit_core.checkpoints.lora_styles. DoRA, LoHa and OFT make their change in float32
+from float32 numbers; a plain LoRA's is computed in the precision of its input.
 A kind whose change is a whole matrix makes that again for the backward pass, and keeps none.
 """
 
@@ -11,7 +12,6 @@ import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ from lidit_core.checkpoints.lora_styles import (
     oft_turns,
 )
 from lidit_core.errors import LiDiTError
+from lidit_core.precision import without_autocast
 
 from ...recipe import Lora
 
@@ -100,7 +101,7 @@ class DoRA(LowRank):
             changed = torch.addmm(weight, b, a, alpha=self.scale)
             return dora_factors(weight, changed, self.lengths + more)
 
-        with _float32(x.device):
+        with without_autocast(x.device):
             made = _again(factors, self.A.float(), self.B.float(), self.dora.float())
         return ((x * made.view(-1)).to(x.dtype),)
 
@@ -129,7 +130,7 @@ class LoHa(Change):
     def hook(self, layer: nn.Linear, inputs: tuple[Tensor], output: Tensor) -> Tensor:
         (x,) = inputs
         factors = [self.get_parameter(name).float() for name in HADAMARD]
-        with _float32(x.device):
+        with without_autocast(x.device):
             return output + _HadamardLinear.apply(x.to(output.dtype), self.scale, *factors)
 
 
@@ -149,7 +150,7 @@ class OFT(Change):
     def hook(self, layer: nn.Linear, inputs: tuple[Tensor], output: Tensor) -> Tensor:
         bias = layer.bias
         turned = output if bias is None else output - bias.to(output.dtype)
-        with _float32(output.device):
+        with without_autocast(output.device):
             turns = oft_turns(self.oft.float(), self.limit).to(output.dtype)
             blocks = turned.unflatten(-1, turns.shape[:2])
             change = torch.einsum("k n m, ... k n -> ... k m", turns, blocks)
@@ -194,12 +195,6 @@ def check_kind(layers: Mapping[str, nn.Linear], lora: Lora) -> None:
                 f"the recipe's lora has kind=dora, and {name} has one row, whose columns the file "
                 "cannot tell from it; leave the layer out of lora.layers"
             )
-
-
-def _float32(device: torch.device) -> AbstractContextManager:
-    """Computing in the precision of the numbers, on a device that has autocast."""
-    known = device.type != "meta"
-    return torch.autocast(device.type, enabled=False) if known else nullcontext()
 
 
 def _again(make, *tensors: Tensor) -> Tensor:

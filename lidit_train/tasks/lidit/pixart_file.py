@@ -46,7 +46,7 @@ def diffusers_names(name: str) -> tuple[str, ...]:
     return tuple(name.replace("to_qkv", f"to_{x}") for x in "qkv") if "to_qkv" in name else (name,)
 
 
-@dataclass
+@dataclass(eq=False)
 class PixArtFile:
     """The tensors of a checkpoint, and which of them were taken."""
 

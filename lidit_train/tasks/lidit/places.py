@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ...recipe import Place
 
 
-class Placed(nn.Module):
+class PositionHead(nn.Module):
     """Tells rows and columns from a block's image tokens.
 
     Args:

@@ -23,11 +23,11 @@ from ...recipe import EIGHT_BITS, Model, Recipe, Stage
 from ..pictures import PictureTask
 from ..unused_fields import OF_A_LORA, refuse
 from ..whitening import SAMPLE, whiten_entries
-from .alignment import Aligned
+from .alignment import AlignmentHead
 from .input import input_spec
 from .learner import LiDiTLearner
 from .lora import add_lora, changed_layers, save_lora
-from .places import Placed
+from .places import PositionHead
 from .plan.plan import make_plan
 from .plan.text import plan_text
 from .routing import check_routing
@@ -84,7 +84,7 @@ class LiDiTTask(PictureTask):
             parameter.requires_grad_(trained.weight(name))
         aligned = None
         if recipe.alignment is not None and ready.vision is not None:
-            aligned = Aligned(recipe.alignment, config.width, ready.vision.width)
+            aligned = AlignmentHead(recipe.alignment, config.width, ready.vision.width)
         learner = LiDiTLearner(
             start.model,
             recipe.content,
@@ -93,7 +93,7 @@ class LiDiTTask(PictureTask):
             recipe.loss,
             recipe.routing,
             aligned,
-            Placed(recipe.place, config.width) if recipe.place else None,
+            PositionHead(recipe.place, config.width) if recipe.place else None,
         )
         if recipe.trains == "lora":
             learner.lora = add_lora(start.model, recipe.lora)

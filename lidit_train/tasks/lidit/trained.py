@@ -87,7 +87,7 @@ def weight_shapes(config: LiDiTConfig) -> Mapping[str, tuple[int, ...]]:
 
 @functools.lru_cache(maxsize=8)
 def linear_layers(config: LiDiTConfig) -> Mapping[str, tuple[int, int]]:
-    """(in, out) of every linear layer by name."""
+    """The (in, out) of every linear layer by name."""
     layers = on_meta(config).named_modules()
     return {name: (m.in_features, m.out_features) for name, m in layers if isinstance(m, nn.Linear)}
 

@@ -80,7 +80,7 @@ def test_states_know_their_rows_through_all_that_is_done_to_them():
     ]
     for of in changed:
         assert of.rows == LLMStates(of.hidden, of.roles).rows
-        assert of.rows.full == bool((of.roles != 0).all())
+        assert of.rows.all_seen == bool((of.roles != 0).all())
 
 
 @pytest.mark.parametrize("part", ["model", "text side"])

@@ -73,6 +73,17 @@ def test_what_is_written_into_states_is_not_found_in_the_caches(llama, tmp_path)
         assert torch.equal(row.hidden, kept[0]) and torch.equal(row.roles, kept[1])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_state_depends_on_its_own_prompt_alone(llama, dtype):
+    """Not on those that were asked for with it, through the caches or without."""
+    texts = ["a red cat", "three yellow bananas left of a big car on a blue background", "a"]
+    together = PromptEncoder(llama, "short", dtype=dtype).encode_rows(texts)
+    for text, row in zip(texts, together):
+        MEMORY.clear()
+        (alone,) = PromptEncoder(llama, "short", dtype=dtype).encode_rows([text])
+        assert torch.equal(alone.hidden, row.hidden)
+
+
 def test_disk_gives_back_what_it_was_given(tmp_path):
     disk = DiskCache(tmp_path)
     for dtype in (torch.float32, torch.bfloat16):

@@ -15,7 +15,7 @@ from tiny_training import RECIPES
 
 from lidit_core.diffusion.times import Focus
 from lidit_core.errors import LiDiTError
-from lidit_train.data.sample_draws import chance
+from lidit_train.data.sample_draws import draw_sample
 from lidit_train.data.schedule import Schedule, StageBuckets
 from lidit_train.recipe import Data, Model, Recipe, Source, Stage, Subset
 from lidit_train.units import as_times
@@ -123,7 +123,7 @@ def test_who_stands_in_for_a_broken_picture_is_the_next_of_its_pool():
 
 def test_chance_is_decided_by_seed_step_and_row():
     def fate(*numbers):
-        return chance(*numbers, Data((Source("folder", "a"),)), "flow", 1.0, (2, 3, 4))
+        return draw_sample(*numbers, Data((Source("folder", "a"),)), "flow", 1.0, (2, 3, 4))
 
     assert torch.equal(fate(0, 1, 2).noise, fate(0, 1, 2).noise)
     others = [fate(1, 1, 2), fate(0, 2, 2), fate(0, 1, 3)]
@@ -132,19 +132,19 @@ def test_chance_is_decided_by_seed_step_and_row():
 
 def test_captions_are_dropped_zeroed_and_chosen_as_often_as_the_recipe_says():
     data = Data((Source("folder", "a"),), caption_dropout=0.3, text_zeroing=0.1)
-    fates = [chance(0, 0, row, data, "flow", 1.0, (1, 1, 1)) for row in range(4000)]
-    assert 0.27 < sum(f.dropped for f in fates) / 4000 < 0.33
-    assert 0.08 < sum(f.zeroed for f in fates) / 4000 < 0.12
-    assert not any(f.dropped and f.zeroed for f in fates)
-    texts = Counter(f.choose([("short", 1.0), ("long", 3.0)]) for f in fates)
-    assert texts[""] == sum(f.dropped for f in fates)
+    drawn = [draw_sample(0, 0, row, data, "flow", 1.0, (1, 1, 1)) for row in range(4000)]
+    assert 0.27 < sum(f.dropped for f in drawn) / 4000 < 0.33
+    assert 0.08 < sum(f.zeroed for f in drawn) / 4000 < 0.12
+    assert not any(f.dropped and f.zeroed for f in drawn)
+    texts = Counter(f.choose([("short", 1.0), ("long", 3.0)]) for f in drawn)
+    assert texts[""] == sum(f.dropped for f in drawn)
     assert 0.70 < texts["long"] / (texts["long"] + texts["short"]) < 0.80
 
 
 def test_times_are_shifted_towards_noise():
     data = Data((Source("folder", "a"),))
     mean = {
-        shift: np.mean([float(chance(0, 0, n, data, "flow", shift, (1, 1, 1)).time)
+        shift: np.mean([float(draw_sample(0, 0, n, data, "flow", shift, (1, 1, 1)).time)
                         for n in range(500)])
         for shift in (1.0, 5.0)
     }  # fmt: skip
@@ -154,10 +154,10 @@ def test_times_are_shifted_towards_noise():
 def test_a_focus_draws_some_rows_anew_and_leaves_the_captions_and_the_others_times():
     data = Data((Source("folder", "a"),))
 
-    def fates(*focus):
-        return [chance(0, 0, n, data, "flow", 3.0, (1, 1, 1), *focus) for n in range(2000)]
+    def drawn(*focus):
+        return [draw_sample(0, 0, n, data, "flow", 3.0, (1, 1, 1), *focus) for n in range(2000)]
 
-    plain, focused = fates(None), fates(Focus(0.6, 0.9, 0.4))
+    plain, focused = drawn(None), drawn(Focus(0.6, 0.9, 0.4))
     drawn = [b.time for a, b in zip(plain, focused) if a.time != b.time]
     assert 0.37 < len(drawn) / 2000 < 0.43
     assert all(0.6 < time <= 0.9 for time in drawn)

@@ -12,7 +12,7 @@ from odd_pictures import data_of, plain, write, write_tar
 from tiny_training import curve, make_world, recipe_of, run
 
 from lidit_core.errors import LiDiTError
-from lidit_train.data.sample_draws import chance
+from lidit_train.data.sample_draws import draw_sample
 from lidit_train.data.sources.open import open_source
 from lidit_train.data.sources.wording import tag_orders
 from lidit_train.recipe import Source
@@ -91,7 +91,7 @@ def test_which_order_is_read_is_decided_by_seed_step_and_row(tmp_path):
     data = data_of(caption_dropout=0.0, text_zeroing=0.0)
 
     def read(*numbers: int) -> str:
-        return chance(*numbers, data, "flow", 1.0, (1, 1, 1)).choose(source.captions(0))
+        return draw_sample(*numbers, data, "flow", 1.0, (1, 1, 1)).choose(source.captions(0))
 
     everything = {read(0, step, row) for step in range(20) for row in range(4)}
     assert everything == {text for text, _ in source.captions(0)}

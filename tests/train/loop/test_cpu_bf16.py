@@ -38,6 +38,21 @@ def test_the_run_is_near_that_of_float32_and_another(world, optimiser, monkeypat
     assert losses[0] == pytest.approx(losses[1], rel=0.01) and losses[0] != losses[1]
 
 
+def test_the_backward_pass_is_outside_of_autocast(world, monkeypatch):
+    """What an autograd function computes in float32 stays there: a LoHa's gradients, say."""
+    folder, llms = world
+    backward, seen = torch.Tensor.backward, []
+
+    def watched(self, *args, **options):
+        seen.append((torch.is_autocast_enabled("cpu"), self.dtype))
+        return backward(self, *args, **options)
+
+    monkeypatch.setattr(cpu, "has_instructions", lambda: True)
+    monkeypatch.setattr(torch.Tensor, "backward", watched)
+    run(folder, "backwards", llms, compute=ASKED)
+    assert set(seen) == {(False, torch.float32)}
+
+
 def test_a_cpu_without_instructions_says_so_and_computes_in_float32(world, monkeypatch, caplog):
     folder, llms = world
     plain = run(folder, "plain", llms)

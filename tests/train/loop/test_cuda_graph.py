@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lidit_core.errors import LiDiTError
+from lidit_core.model.config import PREDICTIONS
 from lidit_core.model.dit import LiDiT
 from lidit_core.text.states import INSTRUCTION, PADDING, PROMPT, LLMStates
 from lidit_train.batch import Batch
@@ -30,20 +31,37 @@ from lidit_train.loop.computing.cuda_graph import (
     of_fixed_shape,
     shape_of,
 )
-from lidit_train.recipe import LORA_KINDS, Compute, Content, Contrast, Lora
+from lidit_train.recipe import (
+    DELTA_SCHEDULES,
+    LORA_KINDS,
+    WEIGHTINGS,
+    Alignment,
+    Compute,
+    Content,
+    Contrast,
+    Lora,
+    Loss,
+    Place,
+    Routing,
+)
+from lidit_train.tasks.lidit.alignment import AlignmentHead
 from lidit_train.tasks.lidit.learner import LiDiTLearner
 from lidit_train.tasks.lidit.lora import add_lora
+from lidit_train.tasks.lidit.places import PositionHead
 
 CPU = torch.device("cpu")
 WAITS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "lift_fresh")
+LOSSES = [*(Loss(weighting=each) for each in WEIGHTINGS)]
+LOSSES += [Loss(error="huber", delta_schedule=each) for each in DELTA_SCHEDULES]
 BRANCHES = [(0,), (1,), (0, 1)]
 LENGTHS = [(9, 20, 13), (7, 0, 31), (34, 5, 40)]  # tokens of a batch's captions; 0 = zeroed
 
 
-def learner() -> LiDiTLearner:
+def learner(prediction: str = "flow", **lessons) -> LiDiTLearner:
     torch.manual_seed(0)
-    model = randomise(LiDiT(lidit_config("a", "b")))
-    return LiDiTLearner(model, Content(block=1), contrast=Contrast())
+    model = randomise(LiDiT(lidit_config("a", "b", prediction=prediction)))
+    contrast = Contrast() if prediction == "flow" else None
+    return LiDiTLearner(model, Content(block=1), contrast=contrast, **lessons)
 
 
 def states(length: int, lengths: tuple[int, ...]) -> LLMStates:
@@ -131,9 +149,19 @@ def moved(given: Batch, device: str) -> Batch:
     assert contrasted is not None and content is not None
     contrasted = Contrasted(to(contrasted.velocity), to(contrasted.apart))
     x, noise, time = to(given.x), to(given.noise), to(given.time)
-    assert given.counted is not None
-    made = replace(given, content=to(content), contrasted=contrasted, counted=to(given.counted))
+    some = {name: getattr(given, name) for name in ("counted", "features", "kept")}
+    rest = {name: to(tensor) for name, tensor in some.items() if tensor is not None}
+    made = replace(given, content=to(content), contrasted=contrasted, **rest)
     return replace(made, x=x, noise=noise, time=time, states=text)
+
+
+def left_by_a_step(model: LiDiTLearner, given: Batch) -> list[str]:
+    """What a step does elsewhere than on its device, after one that fills what is kept."""
+    model, given = model.to("meta"), moved(of_fixed_shape(given), "meta")
+    model(given)[0].backward()
+    with StaysOnDevice("meta") as watch:
+        model(given)[0].backward()
+    return watch.seen
 
 
 @pytest.mark.parametrize(
@@ -143,10 +171,26 @@ def test_a_step_never_leaves_its_device(branches, kind):
     model = learner()
     if kind:
         model.lora = add_lora(model.model, Lora(4, kind=kind))
-    model, given = model.to("meta"), moved(of_fixed_shape(batch(branches, LENGTHS[1])), "meta")
-    with StaysOnDevice("meta") as watch:
-        model(given)[0].backward()
-    assert watch.seen == []
+    assert left_by_a_step(model, batch(branches, LENGTHS[1])) == []
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_no_prediction_and_no_loss_leaves_the_device(prediction, loss):
+    model = learner(prediction, loss=loss)
+    assert left_by_a_step(model, batch((0, 1), LENGTHS[1])) == []
+
+
+@pytest.mark.parametrize("spatial", [False, True])
+def test_no_lesson_leaves_the_device(spatial):
+    """Features of an encoder, places, and tokens that go around blocks."""
+    lessons = Alignment("encoder", block=1, spatial=spatial), Place(block=1)
+    taught = {"aligned": AlignmentHead(lessons[0], 32, 6), "placed": PositionHead(lessons[1], 32)}
+    model = learner(**taught, routing=Routing(first=0, last=0))
+    given = batch((0, 1), LENGTHS[1])
+    kept = torch.stack([torch.arange(2)] * len(given))
+    given = replace(given, features=torch.randn(len(given), 6, 2, 2), kept=kept)
+    assert left_by_a_step(model, given) == []
 
 
 def test_the_watch_sees_a_constant_and_a_look():

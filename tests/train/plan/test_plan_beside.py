@@ -32,7 +32,7 @@ from lidit_train.plan.hardware import DEVICES
 from lidit_train.plan.vision_size import vision_size
 from lidit_train.recipe import Place, Recipe, Source
 from lidit_train.run import begin_run
-from lidit_train.tasks.lidit.places import Placed
+from lidit_train.tasks.lidit.places import PositionHead
 from lidit_train.tasks.lidit.plan.cost import model_cost, place_cost
 from lidit_train.tasks.lidit.plan.memory import HELD, SEEING, VALIDATION
 from lidit_train.tasks.lidit.plan.plan import Plan, make_plan
@@ -192,7 +192,7 @@ def test_what_a_folder_adds_to_the_caches_is_shown_for_1000_pictures_and_never_a
 
 
 def test_the_loss_of_places_keeps_and_computes_what_is_counted(world):
-    placed = Placed(Place(), 32)
+    placed = PositionHead(Place(), 32)
     x = torch.randn(1, 12, 32, requires_grad=True)
     real = real_cost(lambda: placed(x, 3), placed.parameters())
     planned = place_cost(Place(), 32, 12)

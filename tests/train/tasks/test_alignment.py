@@ -33,7 +33,7 @@ from lidit_train.loop.parallel import accelerator_for
 from lidit_train.recipe import Alignment
 from lidit_train.recipe_file import read_recipe
 from lidit_train.run import begin_run, clear_caches, train
-from lidit_train.tasks.lidit.alignment import Aligned, spatially_normalised
+from lidit_train.tasks.lidit.alignment import AlignmentHead, spatially_normalised
 from lidit_train.tasks.lidit.learner import LiDiTLearner
 from lidit_train.tasks.task import open_task
 
@@ -73,7 +73,7 @@ def test_the_loss_is_one_minus_the_cosine_with_the_features_of_a_block():
     x, noise, features = random_noise(2, 8, 8), torch.randn(2, 16, 8, 8), torch.randn(2, 5, 4, 4)
     lesson = Batch(x, noise, torch.tensor([0.2, 0.7]), random_texts(1, 6, 4), features=features)
     recipe = Alignment("x", weight=0.7, block=1, hidden=8)
-    learner = LiDiTLearner(model, aligned=Aligned(recipe, model.config.width, 5))
+    learner = LiDiTLearner(model, aligned=AlignmentHead(recipe, model.config.width, 5))
     seen: list[torch.Tensor] = []
     model.blocks[1].register_forward_hook(lambda *args: seen.append(args[2]))
     loss, errors = learner(lesson)
@@ -92,7 +92,7 @@ def test_the_spatial_variant_has_a_convolution_and_normalised_features():
     normal = spatially_normalised(features)
     assert normal.mean((2, 3)).abs().max() < 1e-5
     assert (normal.std((2, 3)) - 1).abs().max() < 1e-4
-    aligned = Aligned(Alignment("x", spatial=True), 7, 5)
+    aligned = AlignmentHead(Alignment("x", spatial=True), 7, 5)
     tokens = torch.randn(2, 24, 7)
     mapped = F.conv2d(
         tokens.transpose(1, 2).reshape(2, 7, 4, 6), aligned.map.weight, aligned.map.bias, padding=1

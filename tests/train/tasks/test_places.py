@@ -11,7 +11,7 @@ from tiny_training import make_world, recipe_of, run
 from lidit_core.checkpoints.lidit import read_lidit
 from lidit_core.errors import LiDiTError
 from lidit_train.recipe import Place
-from lidit_train.tasks.lidit.places import Placed, places
+from lidit_train.tasks.lidit.places import PositionHead, places
 from lidit_train.tasks.task import open_task
 
 
@@ -22,7 +22,7 @@ def test_places_are_rows_and_columns_in_the_order_of_the_tokens() -> None:
 
 def test_tokens_that_know_their_place_have_no_error_and_others_two_thirds() -> None:
     torch.manual_seed(0)
-    placed = Placed(Place(), width=16)
+    placed = PositionHead(Place(), width=16)
     noise = torch.randn(4, 9 * 7, 14)
     blind = torch.cat([noise, torch.zeros(4, 63, 2)], dim=-1)
     told = torch.cat([noise, 20 * places(9, 7, noise.device).expand(4, -1, -1)], dim=-1)

@@ -13,7 +13,7 @@ from ..batches import BridgeBatch, BridgeLoader, PreparedBridge
 from .trajectories import CHANCE, Trajectories, drawn, joined
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ThroughBatch(BridgeBatch):
     """Prompts of one step; the times of the points that are looked at are its times."""
 

@@ -31,7 +31,7 @@ from ..learner import BridgeLearner
 from ..start import attended
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Context:
     """What a U-Net reads of prompts."""
 

@@ -23,7 +23,7 @@ from .batches import ThroughBatch
 from .learner import Context, UNetLearner
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Points:
     """The points at which trajectories were looked at."""
 
@@ -69,7 +69,7 @@ class ThroughLearner(UNetLearner):
         return losses.mean(), squared(output, points).detach()
 
     def predicted(self, points: Points, context: Context, blocks: int = 0) -> Tensor:
-        """(B P, C, h, w): what the U-Net says at every point, given its prompt's conditioning.
+        """What the U-Net says at every point, given its prompt's conditioning: (B P, C, h, w).
 
         Args:
             blocks: after so many its hidden state; 0 = its prediction.

@@ -17,7 +17,7 @@ from ....recipe import Through
 CHANCE = 3  # beside seed, step and row: other numbers are drawn of pictures
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trajectories:
     """Ways from noise to a picture, one a prompt."""
 
@@ -28,7 +28,7 @@ class Trajectories:
 
     @property
     def learnt(self) -> Tensor:
-        """(B, P): the times that are looked at."""
+        """The times that are looked at, (B, P)."""
         return self.times.gather(1, self.points)
 
     def to(self, device) -> Trajectories:

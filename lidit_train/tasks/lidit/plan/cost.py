@@ -26,9 +26,9 @@ from ....data.token_guess import TextTokens
 from ....plan.counting import META, Cost, SoFar, count
 from ....plan.workload import SampleTokens
 from ....recipe import Alignment, Lora, Place, Routing
-from ..alignment import Aligned
+from ..alignment import AlignmentHead
 from ..lora import LoraAdapter
-from ..places import Placed
+from ..places import PositionHead
 from ..trained import Trained, everything, linear_layers, weight_shapes
 
 BLOCKS = "blocks."  # how the names in the DiT's blocks begin
@@ -239,9 +239,9 @@ def content_cost(width: int, tokens: int, classes: int, mixed: bool = False) -> 
         return Cost()
     names = nn.Linear(width, classes, device=META)
     x = torch.empty(1, tokens, width, device=META, requires_grad=True)
-    shown = torch.empty(tokens, dtype=torch.long, device=META)
+    content = torch.empty(tokens, dtype=torch.long, device=META)
     return count(
-        lambda _: F.cross_entropy(names(x).flatten(0, 1), shown), names.parameters(), mixed
+        lambda _: F.cross_entropy(names(x).flatten(0, 1), content), names.parameters(), mixed
     )
 
 
@@ -255,7 +255,7 @@ def alignment_cost(
         features: numbers in one of the encoder's.
     """
     with torch.device(META):
-        aligned = Aligned(recipe, width, features)
+        aligned = AlignmentHead(recipe, width, features)
     x = torch.empty(1, tokens, width, device=META, requires_grad=True)
     seen = torch.empty(1, features, *_sides(tokens), device=META)
     return count(lambda _: aligned(x, seen), aligned.parameters(), mixed)
@@ -265,7 +265,7 @@ def alignment_cost(
 def place_cost(recipe: Place, width: int, tokens: int, mixed: bool = False) -> Cost:
     """Count what the map that tells tokens' places takes for one picture."""
     with torch.device(META):
-        placed = Placed(recipe, width)
+        placed = PositionHead(recipe, width)
     x = torch.empty(1, tokens, width, device=META, requires_grad=True)
     return count(lambda _: placed(x, _sides(tokens)[0]), placed.parameters(), mixed)
 

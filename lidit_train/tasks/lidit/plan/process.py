@@ -21,7 +21,7 @@ from ....plan.llm_size import LLMSize
 from ....plan.vision_size import VisionSize, vision_size
 from ....plan.workload import FLOAT32, StageLoad
 from ....recipe import EIGHT_BITS, Recipe
-from ..alignment import Aligned
+from ..alignment import AlignmentHead
 from ..input import input_spec
 from ..start import checkpoint_path
 from ..trained import Trained, Weights, on_meta
@@ -117,7 +117,7 @@ class Process:
         if recipe is None:
             return 0
         with torch.device("meta"):
-            aligned = Aligned(recipe, self.config.width, self.features)
+            aligned = AlignmentHead(recipe, self.config.width, self.features)
         return sum(p.numel() for p in aligned.parameters())
 
     @property

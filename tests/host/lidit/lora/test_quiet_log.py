@@ -64,7 +64,7 @@ def test_what_the_library_warns_of_is_told_on_the_node(pack, host, log, caplog, 
     logging.warning("what the host warns of")
     with CurrentNodeContext("a prompt", "a loader"):
         recheck([tmp_path / "damaged.gguf"], tmp_path)
-        (told,) = notes.shown()["text"]
+        (told,) = notes.ui_notes()["text"]
     assert "is not checked" in told and not caplog.text
     logging.error("what fails in the host")
     assert "what fails" in caplog.text
