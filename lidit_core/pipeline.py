@@ -18,6 +18,7 @@ from .branches import choose_llms, open_encoders
 from .checkpoints.lidit import load_vae, read_config
 from .checkpoints.lora import load_with_loras
 from .diffusion.sampling import check_guidance, check_steps, initial_noise, sample
+from .dtypes import check_dtype
 from .errors import LiDiTError, check, is_whole, shown
 from .io.pictures import to_pixels
 from .model.config import LiDiTConfig
@@ -207,10 +208,18 @@ class Pipeline:
         check(
             bool(torch.isfinite(latents).all()),
             f"the picture of {shown(orders[0].prompt)} is not finite numbers at guidance "
-            f"{settings.guidance}; lower that or a LoRA's strength, or fetch the checkpoint again",
+            f"{settings.guidance}{self._remedy()}",
         )
         for row in denormalise(latents, latent).split(1):
             yield to_pixels(self.vae.decode(row))[0]
+
+    def _remedy(self) -> str:
+        if self.model.dtype == torch.float16:
+            return (
+                " in float16, which does not hold all that a LI-DiT may reach; choose bf16 or "
+                "float32 as the dtype to compute in"
+            )
+        return "; lower that or a LoRA's strength, or fetch the checkpoint again"
 
 
 def _read(encoder: PromptEncoder, prompt: str, emphasis: bool) -> PromptStates:
@@ -260,6 +269,7 @@ def load_pipeline(
     spread: bool = False,
     loras: Sequence[tuple[str | Path, float]] = (),
     template: str | InstructionTemplate | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Pipeline:
     """Everything that is needed to draw.
 
@@ -272,17 +282,22 @@ def load_pipeline(
         loras: files, each with the strength at which it is added to the model's weights.
         template: the instruction around prompts for every LLM, see `find_template`; None = the
             one that the model was trained on.
+        dtype: that LI-DiT computes in, torch.float32, torch.bfloat16 or torch.float16. The noise
+            and the latents between the steps are float32 with each of them; the autoencoder
+            computes in float32, and an LLM in what suits the device.
     Raises:
         LiDiTError: a file is missing, damaged or of another kind; an LLM is not there or none of
-            the model's; a LoRA is of another model; there is no such device or template.
+            the model's; a LoRA is of another model; there is no such device or template; LI-DiT or
+            the device does not compute in the dtype.
     """
     path, named = find_model(model)
     config = read_config(path)
     device = find_device(device)
+    check_dtype(dtype, device)
     chosen = choose_llms(config, llms, named)
     encoders = open_encoders(_read_by(config, template), chosen, device, cache, spread)
     vae = load_vae(find_vae(config.latent, path), device=device)
-    return Pipeline(load_with_loras(path, loras, device=device), vae, encoders, device)
+    return Pipeline(load_with_loras(path, loras, dtype, device), vae, encoders, device)
 
 
 def _read_by(config: LiDiTConfig, template: str | InstructionTemplate | None) -> LiDiTConfig:

@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from lidit_core import __version__
+from lidit_core.dtypes import DEFAULT
 from lidit_core.io.atomic import replacing
 from lidit_core.io.hashes import sha256
 from lidit_core.pipeline import find_device
@@ -94,10 +95,12 @@ class Evaluation:
             "steps": args.steps,
             "cfg": args.cfg,
             "size": list(args.size) if args.size else None,
+            "dtype": args.dtype if args.dtype != DEFAULT else None,  # none in records of before
         }
 
     def _draw(self, about: dict[str, Any]) -> None:
         shared = {key: about.get(key) for key in ("model", "steps", "cfg", "size", "lidit")}
+        shared |= {"dtype": about["dtype"]} if "dtype" in about else {}
         missing = [t for t in self.tasks if not (self.pictures / t.name(self.args.count)).exists()]
         if not missing:
             return

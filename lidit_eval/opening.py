@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from lidit_core.dtypes import torch_dtype
 from lidit_core.errors import check
 from lidit_core.pipeline import Settings, load_pipeline
 
@@ -22,5 +23,7 @@ def open_drawer(args: argparse.Namespace, device: str) -> Drawer:
         return AdapterDrawer(args, device)
     if args.bridge:
         return BridgeDrawer(args, device)
-    pipeline = load_pipeline(args.model, args.llm, device, args.cache, args.spread, args.lora)
+    where = device, args.cache, args.spread
+    dtype = torch_dtype(args.dtype)
+    pipeline = load_pipeline(args.model, args.llm, *where, args.lora, dtype=dtype)
     return LiDiTDrawer(pipeline, Settings("", args.steps, args.cfg, args.size))

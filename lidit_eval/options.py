@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from lidit_core.dtypes import DEFAULT
 from lidit_core.errors import check
 from lidit_core.pipeline import Settings
 
 DRAWING = (  # options that say how pictures are drawn
     *("seed", "steps", "cfg", "size", "adapter", "bridge", "mode"),
-    *("llm", "lora", "spread", "cache"),
+    *("llm", "lora", "dtype", "spread", "cache"),
 )
 
 
 def complete(args: argparse.Namespace) -> None:
-    """Fill in the seed and the mode, once all options fit together.
+    """Fill in the seed, the mode and the dtype, once all options fit together.
 
     Raises:
         LiDiTError: an option has no effect, or is none that a model draws with.
@@ -32,9 +33,16 @@ def complete(args: argparse.Namespace) -> None:
         f"--mode {args.mode} is an adapter's, and there is none; name one with --adapter, or leave "
         "--mode out",
     )
+    unet = "--adapter" if args.adapter else "--bridge" if args.bridge else ""
+    check(
+        args.dtype is None or not unet,
+        f"--dtype {args.dtype} is what a LI-DiT computes in, and with {unet} a U-Net draws; leave "
+        "--dtype out",
+    )
     Settings("", args.steps, args.cfg, args.size)  # refuses those that no model draws with
     args.seed = 0 if args.seed is None else args.seed
     args.mode = "add" if args.mode is None else args.mode
+    args.dtype = DEFAULT if args.dtype is None else args.dtype
 
 
 def _is_given(value: Any) -> bool:

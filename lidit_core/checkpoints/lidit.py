@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from ..dtypes import check_dtype
 from ..errors import LiDiTError
 from ..io.tensors import (
     HOST_PREFIX,
@@ -129,18 +130,24 @@ def load_lidit(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> LiDiT:
-    """A LI-DiT with its weights, computing in ``dtype``."""
+    """A LI-DiT with its weights, computing in ``dtype``: float32, bfloat16 or float16.
+
+    Raises:
+        LiDiTError: the file is missing, damaged or of another kind, or the dtype is another one.
+    """
+    check_dtype(dtype)
     config, tensors = read_lidit(path)
     return fill(LiDiT(config, device="meta"), tensors, f"the checkpoint {path}", dtype).to(device)
 
 
-def load_vae(
-    path: str | Path,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
-) -> TinyAutoencoder:
-    """The autoencoder of a file in TAESD's layout with 16 channels."""
+def load_vae(path: str | Path, device: torch.device | str = "cpu") -> TinyAutoencoder:
+    """The autoencoder of a file in TAESD's layout with 16 channels, computing in float32.
+
+    Raises:
+        LiDiTError: it is missing, damaged or another kind of file.
+    """
     tensors, _ = read_safetensors(path)
     with torch.device("meta"):
         model = TinyAutoencoder()
-    return fill(model, tensors, f"the autoencoder {path}", dtype).skip_zero_blocks().to(device)
+    what = f"the autoencoder {path}"
+    return fill(model, tensors, what, torch.float32).skip_zero_blocks().to(device)

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..dtypes import check_dtype
 from ..errors import LiDiTError, shown
 from ..io.records import json_object, read_record
 from ..io.tensors import check_finite, fill, read_safetensors, write_safetensors
@@ -248,7 +249,15 @@ def load_with_loras(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> LiDiT:
-    """A LI-DiT with some LoRAs merged into its weights, each with its strength."""
+    """A LI-DiT with some LoRAs merged into its weights, each with its strength.
+
+    Args:
+        dtype: to compute in, float32, bfloat16 or float16; what is merged is rounded to it once.
+    Raises:
+        LiDiTError: a file is missing, damaged or of another kind, a LoRA is of another model, or
+            the dtype is another one.
+    """
+    check_dtype(dtype)
     config, weights = read_lidit(path)
     for file, strength in loras:
         lora = read_lora(file)

@@ -13,6 +13,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..dtypes import torch_dtype
+from .generate import add_dtype
+
 HELP = "show where a picture looks at each word of its prompt, and what the refiners do"
 EXAMPLES = """\
 examples:
@@ -44,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--emphasis", action="store_true", help="read weights, as `lidit generate` does")
     add("--out", type=Path, metavar="FILE", help="a PNG (named after the figure)")
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps … (NVIDIA or AMD GPU, else cpu)")
+    add_dtype(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from ..pipeline import load_pipeline
 
     _check(args)
-    pipeline = load_pipeline(args.model, args.llm, args.device)
+    pipeline = load_pipeline(args.model, args.llm, args.device, dtype=torch_dtype(args.dtype))
     options = TextOptions(emphasis=args.emphasis or None)
     picture, lines = (_words if args.figure == "words" else _refiners)(pipeline, args, options)
     for line in lines:

@@ -14,6 +14,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ..errors import check, shown
+from ..model.config import PREDICTIONS
+
 STEPS = 1000  # of the DDPM schedule; the model's timesteps run in [0, 1000] for flow too
 _BETA_FIRST, _BETA_LAST = 0.00085, 0.012
 
@@ -51,8 +54,30 @@ def model_timestep(prediction: str, time: Tensor) -> Tensor:
     return time * STEPS if prediction == "flow" else ddpm_timestep(time).clamp(min=0)
 
 
+def _check(prediction: str, x: Tensor, noise: Tensor, time: Tensor) -> None:
+    check(
+        prediction in PREDICTIONS,
+        f"prediction is {shown(prediction)}; expected {', '.join(PREDICTIONS)}, as "
+        "model.config.prediction",
+    )
+    tensors = all(isinstance(given, Tensor) for given in (x, noise, time))
+    check(
+        tensors and x.ndim == 4 and x.shape == noise.shape and x.shape[:1] == time.shape,
+        f"noise {shown(noise)} is to be mixed into {shown(x)} at {shown(time)}; expected tensors "
+        "(B, C, H, W) twice and (B,), the time in [0, 1]: torch.full((len(x),), 0.6)",
+    )
+
+
 def add_noise(prediction: str, x: Tensor, noise: Tensor, time: Tensor) -> Tensor:
-    """x, noise (B, C, H, W), time (B,) -> z (B, C, H, W)."""
+    """Clean x and noise (B, C, H, W), mixed at each sample's time (B,) in [0, 1], 1 = noise.
+
+    Args:
+        prediction: ``flow``, ``eps`` or ``v``, as ``model.config.prediction``.
+        x: normalised latents.
+    Raises:
+        LiDiTError: there is no such prediction, or the shapes do not fit together.
+    """
+    _check(prediction, x, noise, time)
     alpha, sigma = (v[:, None, None, None] for v in coefficients(prediction, time))
     return alpha * x + sigma * noise
 

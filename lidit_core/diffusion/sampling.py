@@ -36,11 +36,26 @@ def check_steps(steps: int) -> None:
 
 
 def initial_noise(seeds: list[int], channels: int, height: int, width: int) -> Tensor:
-    """Draw each sample's own noise on the CPU, whatever the batch: (B, channels, height, width)."""
+    """Noise (B, channels, height, width) float32, each row by its own seed, whatever the batch.
+
+    It is drawn on the CPU, so that it is the same on every device.
+
+    Args:
+        channels: of the latents, ``model.config.latent.channels``.
+        height, width: of the latents, a picture's 128 pixels being 16.
+    Raises:
+        LiDiTError: there is no seed, one is no whole number, or a size is below 1.
+    """
     check(
-        isinstance(seeds, Sequence) and all(is_whole(seed) for seed in seeds),
+        isinstance(seeds, Sequence) and len(seeds) > 0 and all(is_whole(seed) for seed in seeds),
         f"seeds are {shown(seeds)}; expected a list of whole numbers of less than 64 bits",
     )
+    for what, size in (("channels", channels), ("height", height), ("width", width)):
+        check(
+            is_whole(size) and size >= 1,
+            f"{what} of the noise is {shown(size)}; expected a whole number, 1 or more: the "
+            "latents' sizes, as initial_noise([0], 16, 16, 16) for a picture of 128 pixels",
+        )
     shape = (channels, height, width)
     return torch.stack(
         [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
@@ -63,7 +78,9 @@ def sample(
 
     ``steps`` and ``guidance`` default to what the checkpoint was made for. Guidance 1 does not
     run the negative text at all. Below 1, ``begin`` is the time of what is given in place of
-    noise, latents with that much noise added; the run's steps after that time are left to take.
+    noise, latents with that much noise added (`normalise`, then `add_noise`); the run's steps
+    after that time are left to take. The latents are float32 between the steps and afterwards,
+    whatever the model computes in; `denormalise` makes them the autoencoder's.
 
     Raises:
         LiDiTError: a text that is no dict of states or has other rows, steps, guidance or begin out

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..errors import check, shown
 from .config import LatentFormat
 
 
@@ -14,15 +15,39 @@ def _per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
     return torch.tensor(values, dtype=torch.float32, device=like.device).view(-1, 1, 1)
 
 
+def _check(latents: Tensor, format: LatentFormat) -> None:
+    check(
+        isinstance(format, LatentFormat),
+        f"format is {shown(format)}; expected a LatentFormat, as model.config.latent",
+    )
+    good = isinstance(latents, Tensor) and latents.ndim > 2
+    check(
+        good and latents.shape[-3] == format.channels and not latents.is_complex(),
+        f"latents are {shown(latents)}; expected a tensor of (…, {format.channels}, height / "
+        f"{format.downsampling}, width / {format.downsampling}), as the autoencoder of "
+        f"{format.name} and a LI-DiT that paints in it give them",
+    )
+
+
 def normalise(latents: Tensor, format: LatentFormat) -> Tensor:
-    """The autoencoder's (…, C, H, W) to the model's, mean 0 and deviation 1 over the data."""
+    """The autoencoder's (…, C, H, W) to the model's, mean 0 and deviation 1 over the data, float32.
+
+    Raises:
+        LiDiTError: it is no latent of this format.
+    """
+    _check(latents, format)
     return (latents.float() - _per_channel(format.mean, latents)) / _per_channel(
         format.std, latents
     )
 
 
 def denormalise(latents: Tensor, format: LatentFormat) -> Tensor:
-    """The inverse of ``normalise``."""
+    """The model's latents (…, C, H, W) to the autoencoder's, float32: the inverse of `normalise`.
+
+    Raises:
+        LiDiTError: it is no latent of this format.
+    """
+    _check(latents, format)
     return latents.float() * _per_channel(format.std, latents) + _per_channel(format.mean, latents)
 
 

@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from lidit_core.bridge.rows import spans_of
+from lidit_core.dtypes import torch_dtype
 from lidit_core.errors import LiDiTError
 from lidit_core.io.atomic import replacing
 from lidit_core.llm.hub import model_folder
@@ -37,7 +38,6 @@ from ..recipe import Cache
 log = logging.getLogger(__name__)
 
 CHUNK = 128  # captions that an LLM reads at once, and that are kept then
-TORCH = {"float32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +111,7 @@ class CaptionReader:
             return ""
         model_folder(locate(encoder.source))  # a conversion would change the identity
         identity = encoder.identity()
-        if TORCH[self.dtype] != encoder.dtype:
+        if torch_dtype(self.dtype) != encoder.dtype:
             identity += f"\0{self.dtype}"
         note = _note(folder, self.spec)
         noted = _read_note(note)
@@ -221,7 +221,8 @@ class CaptionReader:
         if rows is None:
             half = len(texts) // 2
             return [*self._compute(texts[:half]), *self._compute(texts[half:])]
-        return [replace(row.cpu(), hidden=row.hidden.cpu().to(TORCH[self.dtype])) for row in rows]
+        dtype = torch_dtype(self.dtype)
+        return [replace(row.cpu(), hidden=row.hidden.cpu().to(dtype)) for row in rows]
 
     def _key(self, text: str) -> str:
         return states_key(self.identity, text)

@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from lidit_core.dtypes import torch_dtype
 from lidit_core.errors import LiDiTError, check, listed
 from lidit_core.io.atomic import replacing
 from lidit_core.io.records import read_record
@@ -27,7 +28,7 @@ from ..recipe import Cache, Recipe, Stage, Validation
 from .autoencoders.find import Autoencoder, AutoencoderFile, as_pixels, find_autoencoder
 from .buckets import bucket_sizes, nearest_bucket
 from .budget import tell_cut
-from .caption_states import TORCH, CaptionReader, open_readers
+from .caption_states import CaptionReader, open_readers
 from .latent_cache import LatentCache, at_once, read_picture
 from .latent_statistics import measured_format
 from .room import check_room
@@ -161,7 +162,7 @@ def unused(
     states = [p for p in sorted((cache / "states").glob("*/*.safetensors")) if p not in kept]
     states += unused_indices(sources, cache / "index")
     file = find_autoencoder(recipe.model.vae, spec.latent, checkpoint)
-    latents = LatentCache(cache / "latents", file.identity(), TORCH[recipe.cache.dtype])
+    latents = LatentCache(cache / "latents", file.identity(), torch_dtype(recipe.cache.dtype))
     stages, held = stage_buckets(recipe, spec, sources)
     features = sorted((cache / "features").glob("*.*"))
     if recipe.alignment is not None:
@@ -265,7 +266,7 @@ def _latents(
     vae = Opened(file, accelerator.device, half)
     if not recipe.cache.latents:
         return vae, None
-    latents = LatentCache(cache / "latents", file.identity(), TORCH[recipe.cache.dtype])
+    latents = LatentCache(cache / "latents", file.identity(), torch_dtype(recipe.cache.dtype))
     mine = slice(accelerator.process_index, None, accelerator.num_processes)
     latents.prepare(sources, stages, vae.encode, mine, recipe.data.workers)
     vae.let_go()
@@ -301,7 +302,7 @@ def _features(recipe: Recipe, spec: InputSpec, cache: Path, sources, stages, acc
 
 def feature_cache(kept: Cache, vision: VisionEncoder, cache: Path) -> LatentCache:
     """The cache of an encoder's features, kept by the pictures' bytes, as latents are."""
-    return LatentCache(cache / "features", vision.identity(), TORCH[kept.dtype])
+    return LatentCache(cache / "features", vision.identity(), torch_dtype(kept.dtype))
 
 
 def _measured(spec: InputSpec, out: Path, sources, stages, vae, latents) -> LatentFormat:

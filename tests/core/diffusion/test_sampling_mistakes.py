@@ -6,12 +6,14 @@ import pytest
 import torch
 from tiny_lidit import random_lidit, random_noise, random_texts
 
+from lidit_core import add_noise, denormalise, normalise, save_picture, to_pixels
 from lidit_core.diffusion.sampling import initial_noise, sample
 from lidit_core.errors import LiDiTError
 
 NOISE = random_noise(2, 8, 8)
 TWO, ONE = random_texts(2, 5, 4), random_texts(2, 5)
 T = torch.full((2,), 500.0)
+PIXELS = torch.zeros(8, 8, 3, dtype=torch.uint8)
 NAN = float("nan")
 
 
@@ -43,6 +45,34 @@ MISTAKES = {
         "noise holds numbers that are not finite",
     ),
     "seeds": (lambda m: initial_noise("12", 16, 8, 8), "expected a list of whole numbers"),
+    "no seed": (lambda m: initial_noise([], 16, 8, 8), r"seeds are \[\]; expected a list"),
+    "height": (lambda m: initial_noise([1], 16, 0, 8), "height of the noise is 0; expected a whol"),
+    "width": (lambda m: initial_noise([1], 16, 8, 8.0), "width of the noise is 8.0; expected a wh"),
+    "prediction": (
+        lambda m: add_noise("x0", NOISE, NOISE, T / 1000),
+        "prediction is 'x0'; expected flow, eps, v",
+    ),
+    "time": (lambda m: add_noise("flow", NOISE, NOISE, T[:1]), r"a tensor of \(1,\); expected ten"),
+    "other noise": (lambda m: add_noise("flow", NOISE, NOISE[:1], T), r"noise a tensor of \(1, 16"),
+    "channels": (
+        lambda m: denormalise(NOISE[:, :4], m.config.latent),
+        r"a tensor of \(2, 4, 8, 8\); expected a tensor of \(…, 16, height / 8, width / 8\)",
+    ),
+    "format": (
+        lambda m: normalise(NOISE, m.config),
+        r"expected a LatentFormat, as model.config",
+    ),
+    "a list": (lambda m: denormalise(NOISE.tolist(), m.config.latent), "expected a tensor of"),
+    "pixels": (lambda m: to_pixels(NOISE), r"\(2, 16, 8, 8\); expected \(B, 3, H, W\)"),
+    "floats": (
+        lambda m: save_picture("a.png", NOISE[0, 0]),
+        r"expected \(H, W, 3\) of torch",
+    ),
+    "settings": (
+        lambda m: save_picture("a.png", PIXELS, {"noise": NOISE}),
+        r"not JSON serializable\); expected a dict of what JSON has",
+    ),
+    "no settings": (lambda m: save_picture("a.png", PIXELS, "a frog"), "expected a dict of what"),
 }
 
 
