@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import partial
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -144,6 +145,22 @@ def let_go_of_gathered(model: nn.Module) -> None:
 def local(tensor: Tensor) -> Tensor:
     """This process's part of a tensor that may be divided."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def check_finite(weights: Mapping[str, Tensor], accelerator: Accelerator, step: int) -> None:
+    """Refuse to keep weights that are not finite; every process must ask.
+
+    Args:
+        step: after which they are.
+    """
+    bad = [name for name, weight in weights.items() if not local(weight).isfinite().all()]
+    count = torch.tensor(len(bad), device=accelerator.device)
+    if cast(Tensor, accelerator.reduce(count, "sum")).item():
+        raise LiDiTError(
+            f"the weights after step {step} are not finite, {(bad or ['some'])[0]} first, and are "
+            "not saved; lower optimiser.learning_rate and start the same command again, which goes "
+            "on from the last checkpoint"
+        )
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ from .journal import Journal, Losses
 from .learning_rate import decay_factor, decay_start, learning_rate
 from .longest_prompt import LongestPrompts
 from .optimisers import average_of, optimisers_of
-from .parallel import is_sharded, local, together, whole
+from .parallel import check_finite, is_sharded, together, whole
 from .stopping import Signals, Stopped
 from .validating.validator import Validator
 from .voice import of_all
@@ -273,20 +273,8 @@ class Trainer:
         numbers |= {**schedule, "losses": losses, "longest_prompts": longest, "position": position}
         numbers["best"] = self.validator.state()
         state = self._state()
-        self._check_finite(state)
+        check_finite({**state["ema"], **state["learner"]}, self.accelerator, self.step)
         self.checkpoints.save(self.step, state, numbers)
-
-    def _check_finite(self, state: dict[str, Any]) -> None:
-        """Refuse to keep weights that are not finite; every process must ask."""
-        weights = {**state["ema"], **state["learner"]}
-        bad = [name for name, weight in weights.items() if not local(weight).isfinite().all()]
-        count = torch.tensor(len(bad), device=self.accelerator.device)
-        if cast(torch.Tensor, self.accelerator.reduce(count, "sum")).item():
-            raise LiDiTError(
-                f"the weights after step {self.step} are not finite, {(bad or ['some'])[0]} first, "
-                "and are not saved; lower optimiser.learning_rate and start the same command "
-                "again, which goes on from the last checkpoint"
-            )
 
     def _stage(self) -> int:
         """The stage of the step before the present one."""
