@@ -43,7 +43,9 @@ def prompt_input(emphasis: bool = False) -> io.String.Input:
 def other_llms() -> list[io.Clip.Input]:
     """The LLMs beside the first that a bridge may read."""
     return [
-        io.Clip.Input(f"clip_{n}", optional=True, tooltip=f"LLM {n} of a bridge that reads so")
+        io.Clip.Input(
+            f"clip_{n}", optional=True, tooltip=f"LLM {n}, for a bridge that reads several"
+        )
         for n in range(2, MOST_LLMS + 1)
     ]
 

@@ -48,8 +48,8 @@ class LiDiTBridge(io.ComfyNode):
                 io.Model.Input(
                     "model",
                     optional=True,
-                    tooltip="The model that draws: one that the bridge was not trained for is "
-                    "told here. It is not changed",
+                    tooltip="The model that draws; not changed. Connect it, and a bridge that "
+                    "does not fit is refused",
                 ),
             ],
             outputs=[

@@ -41,44 +41,52 @@ class LiDiTTrainBridge(io.ComfyNode):
                 *other_llms(),
                 io.Model.Input(
                     "model",
-                    tooltip="Which the bridge is for, of Load Checkpoint or Load Diffusion Model. "
-                    "It is loaded once more for the training, and is not changed",
+                    tooltip="The model that the bridge is for, from Load Checkpoint or Load "
+                    "Diffusion Model. It is loaded once more for the training, and is not changed",
                 ),
                 io.Latent.Input(
-                    "latent_image", tooltip="Empty, in the size that is drawn while training"
+                    "latent_image", tooltip="An empty latent, in the size that is drawn in training"
                 ),
                 io.Combo.Input(
                     "recording",
                     options=recordings(),
-                    tooltip="Of the model's own text encoder: a folder of output/recordings",
+                    tooltip="The recording of the model's own text encoder, in output/recordings",
                 ),
                 io.String.Input(
-                    "name", default="my-bridge", tooltip="Of the new file in models/bridges"
+                    "name",
+                    default="my-bridge",
+                    tooltip="Name of the new file in models/bridges",
                 ),
-                io.Int.Input("steps", default=250, min=1, max=100_000, tooltip="Of the training"),
+                io.Int.Input("steps", default=250, min=1, max=100_000, tooltip="Training steps"),
                 io.Int.Input(
                     "prompts",
                     default=16,
                     min=1,
                     max=1024,
-                    tooltip="Of the recording, a step; one at a time is in memory",
+                    tooltip="Prompts per step; more take time, not GPU memory",
                 ),
                 io.Float.Input(
-                    "learning_rate", default=1e-4, min=0.0, max=1.0, step=1e-6, tooltip="Of AdamW"
+                    "learning_rate",
+                    default=1e-4,
+                    min=0.0,
+                    max=1.0,
+                    step=1e-6,
+                    tooltip="Learning rate of AdamW",
                 ),
                 io.Int.Input(
                     "trajectory",
                     default=10,
                     min=1,
                     max=1000,
-                    tooltip="Steps from noise to a picture, by the recorded conditioning",
+                    tooltip="Sampling steps of each picture drawn in training, by the recorded "
+                    "conditioning",
                 ),
                 io.Int.Input(
                     "points",
                     default=5,
                     min=1,
                     max=1000,
-                    tooltip="Of these steps, at which the bridge learns",
+                    tooltip="At how many of those steps the bridge learns",
                 ),
                 io.Float.Input(
                     "lowest_cfg",
@@ -116,7 +124,7 @@ class LiDiTTrainBridge(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=False,
-                    tooltip="Of noise, order and points. Another one is another run",
+                    tooltip="Seed of noise, order and points; another seed starts another run",
                 ),
                 io.Combo.Input(
                     "add_to",

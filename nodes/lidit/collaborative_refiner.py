@@ -20,8 +20,8 @@ def _weight(n: int) -> io.Float.Input:
         min=0.0,
         max=16.0,
         step=0.05,
-        tooltip=f"How much LLM {n} counts beside the others: 1 changes nothing, towards 0 it goes "
-        "over into 0, which removes it",
+        tooltip=f"How much LLM {n} counts beside the others: 1 as trained, 0 removes it, values "
+        "between fade it out",
     )
 
 

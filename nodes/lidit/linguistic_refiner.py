@@ -45,8 +45,8 @@ class LiDiTLinguisticTokenRefiner(io.ComfyNode):
                     "gating",
                     options=list(GATING),
                     default="as trained",
-                    tooltip="Off: every gate is 1 (the paper's Table 5). Weights that were trained "
-                    "with gates then draw ruins; it is meant for weights trained without",
+                    tooltip="Off: every gate is 1 (the paper's Table 5). Only for weights trained "
+                    "without gates; others give broken pictures",
                 ),
                 io.Float.Input(
                     "strength",

@@ -46,8 +46,8 @@ class LiDiTReadingGrid(io.ComfyNode):
                 _axis(
                     "refiners",
                     "as trained\nstrength 0",
-                    f"How the model's refiners read, one a line: {', '.join(REFINERS)}. Without "
-                    "gates weights that were trained with them draw ruins",
+                    f"How the model's refiners read, one a line: {', '.join(REFINERS)}. 'without "
+                    "gates' breaks the pictures of weights that were trained with gates",
                 ),
                 _axis("fusions", "LLM 1 alone", f"How LLMs join, one a line: {', '.join(FUSIONS)}"),
                 io.Clip.Input("clip_2", optional=True, tooltip="The second LLM, to be fused"),

@@ -34,7 +34,7 @@ class LiDiTLLMFromCLIP(io.ComfyNode):
                     "llm_name",
                     default="",
                     tooltip="Which LLM it is, as the weights that read it call it: Qwen3-4B. "
-                    "Empty = told from its sizes, which models made from it share",
+                    "Empty: guessed from its sizes, which its fine-tunes share",
                 ),
                 InstructionTemplateType.Input(
                     "custom_template", optional=True, tooltip="Instead of the preset above"

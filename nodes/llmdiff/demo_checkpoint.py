@@ -24,7 +24,8 @@ class LLMDiffDemoCheckpoint(io.ComfyNode):
             outputs=[
                 io.Model.Output(display_name="model", tooltip="Paints stickers at 64x64 pixels"),
                 io.Clip.Output(
-                    display_name="clip", tooltip="A bag of words that shares 16 numbers among all"
+                    display_name="clip",
+                    tooltip="Ignores word order; knows each word only by one of 16 numbers",
                 ),
                 io.Vae.Output(display_name="vae", tooltip="The stickers' autoencoder"),
             ],

@@ -20,9 +20,7 @@ THREE = SCENES + "".join(
 BRIDGE = f"{RUN} --set stages.0.images=64 --set stages.0.batch=32"
 DECODER = f"{CPU} --set batch=2 --set workers=1 --set steps=1 --set warmup=0 --set wide_every=1"
 SMOKE = f"{RUN} --set stages.0.images=60 --set stages.0.batch=1 --set validation.every=0"
-SMOLLM2_ALONE = "lidit train recipes/stickers-smollm2.yaml --out runs/stickers-smollm2 " + (
-    f"{SCENES} --set stages.1.images=2 --set stages.1.batch=2"
-)
+TWO_STAGES = f"{SCENES} --set stages.1.images=2 --set stages.1.batch=2"
 
 STORIES: dict[str, list[tuple[str, str]]] = {
     "pictures": [
@@ -61,6 +59,7 @@ STORIES: dict[str, list[tuple[str, str]]] = {
         ('lidit generate "what your captions say" --lora runs/lora', ONE_STEP),
         ("lidit train recipes/finetune.yaml", FOLDER),
         ("lidit generate --model runs/mine", ONE_STEP),
+        ("lidit train recipes/stickers-smollm2.yaml", TWO_STAGES),
         ("lidit train recipes/refiners.yaml", SCENES),
         ("lidit refiner runs/gemma", ""),
         ("lidit train --print-plan recipes/s", ""),
@@ -92,9 +91,6 @@ STORIES: dict[str, list[tuple[str, str]]] = {
         ),
     ],
 }
-
-# What is not documented and has to be there before.
-BEFORE = {"lidit train recipes/refiners.yaml --out runs/gemma": SMOLLM2_ALONE}
 
 # Words that stand for something, and files that a story starts with under these names.
 STAND_FOR = {

@@ -20,7 +20,7 @@ from zipfile import ZipFile
 import pytest
 from commands_told import ROOT, commands_told, told_in
 from pip_index import take_for_only_index
-from smallest_forms import BEFORE, ELSEWHERE, NEVER, STAND_FOR, STORIES
+from smallest_forms import ELSEWHERE, NEVER, STAND_FOR, STORIES
 from tiny_llm import save_encoder
 from tiny_training import pictures
 
@@ -75,7 +75,6 @@ def test_each_command_has_a_row_and_each_row_a_command():
     assert [words for words, *_ in ROWS if words not in rows] == []
     for words, test in ELSEWHERE.items():
         assert subject_of(words) in (ROOT / test).read_text(encoding="utf-8"), (words, test)
-    assert [command for command in BEFORE if command not in TOLD] == []
 
 
 def test_lidit_knows_the_verbs_and_options_of_every_command():
@@ -175,8 +174,6 @@ def test_the_commands_run(story, desk):
         for command in (c for c in TOLD if row_of(c) == chosen and not MENTION.fullmatch(c)):
             began = time.process_time()
             try:
-                if command in BEFORE:
-                    run(BEFORE[command], "")
                 run(command, more)
                 print(f"{time.process_time() - began:.1f} s of CPU: {command}")
             except Exception:

@@ -76,6 +76,17 @@ def test_values_to_be_written_are_named_in_every_language(pack, language):
         assert [value for value in values if value not in inputs[name]["tooltip"]] == []
 
 
+@pytest.mark.parametrize("language", FOREIGN)
+def test_what_fetching_takes_and_accepts_is_told_in_every_language(language):
+    own, told = (
+        translations(name)["LiDiTLLMLoader"]["inputs"]["llm"]["tooltip"]
+        for name in ("en", language)
+    )
+    facts = re.findall(r"\d+ MB|Apache-[\d.]+\d|https://[\w./-]+\w", own)
+    assert len(facts) == 7  # two LLMs: download, disk, licence and its place
+    assert [fact for fact in facts if fact not in told] == []
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_node_has_a_page_with_its_inputs_choices_and_outputs(pack, language):
     texts = translations(language)

@@ -124,6 +124,8 @@ def page(found: dict[str, str], version: str) -> str:
     lines = [
         "# Families of LLMs",
         "",
+        "A family is the `model_type` in an LLM's `config.json`.",
+        "",
         "Written by `python tests/kit/llm_families.py` with transformers "
         + version
         + ". Each is a "

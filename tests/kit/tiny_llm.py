@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,17 @@ CORPUS = [
     "objects: a cat objects: an apple objects: two bees",
     "两只猫和一个苹果在黄色背景上",
 ]
+SMOLLM2 = "SmolLM2-135M-Instruct"
+SIZES_OF_SMOLLM2 = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30}
+SIZES_OF_SMOLLM2 |= {"num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152}
+
+
+def smollm2_without_weights(cache: Path) -> None:
+    """Put the sizes of SmolLM2 where LLMs are found; a plan asks for no more."""
+    folder = cache / "llm" / SMOLLM2
+    folder.mkdir(parents=True)
+    config = {"model_type": "llama", **SIZES_OF_SMOLLM2}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
 def chat_tokenizer() -> PreTrainedTokenizerFast:

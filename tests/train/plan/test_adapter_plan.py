@@ -11,7 +11,7 @@ import torch
 from real_cost import real_cost
 from tiny_adapter import adapter_config, differences, latents, new_adapter, new_learner
 from tiny_adapter_training import adapter_recipe, make_world, run_adapter
-from tiny_llm import save_encoder, save_llm
+from tiny_llm import save_encoder, save_llm, smollm2_without_weights
 from tiny_unet import TINY
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -62,6 +62,42 @@ def test_a_shipped_recipe_is_planned_without_a_checkpoint(
     layers = {"sd15": 16, "sdxl": 70}[family]
     assert f"Adapter for {family}: {layers} layers, to replace" in said
     assert not list(tmp_path.iterdir())
+
+
+ROW = re.compile(r"^\| `(recipes/\w+-adapter\.yaml)` \| (.+) \|$", re.M)
+IN_8_BITS = re.compile(r"falls from ([\d.]+) to ([\d.]+) GB in its plan")
+
+
+def test_the_documents_figures_are_what_the_plans_print(tmp_path, monkeypatch, capsys):
+    """Of both recipes for real checkpoints, in docs/llmdiff.md and docs/training.md."""
+    smollm2_without_weights(tmp_path)
+    monkeypatch.setenv("LIDIT_CACHE", str(tmp_path))
+
+    def planned(recipe: str, *change: str) -> str:
+        words = [word for one in change for word in ("--set", one)]
+        assert main(["train", "--print-plan", str(ROOT / recipe), *words]) == 0
+        return capsys.readouterr().out
+
+    def peak(told: str) -> str:
+        return re.search(r"^  peak +([\d.]+ GB)  fits", told, re.M).group(1)
+
+    rows = ROW.findall((ROOT / "docs" / "llmdiff.md").read_text(encoding="utf-8"))
+    assert [recipe for recipe, _ in rows] == [
+        f"recipes/{name}-adapter.yaml" for name in ("sd15", "sdxl")
+    ]
+    for recipe, figures in rows:
+        learns, memory, both, time = figures.split(" | ")
+        told = planned(recipe)
+        assert re.search(rf"^  adapter, trained +{learns}  ", told, re.M), told
+        assert re.search(rf"^  stage 0 +{time}  ", told, re.M), told
+        assert "1,000,000 images" in told and "Time on RTX 4090, " in told
+        assert [memory, both] == [peak(told), peak(planned(recipe, "adapter.modes=[replace, add]"))]
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    whole, in_8_bits = IN_8_BITS.findall(text)[0]
+    sdxl = rows[1][0]
+    assert peak(planned(sdxl)) == f"{whole} GB"
+    small = float(peak(planned(sdxl, "compute.frozen=int8")).split()[0])
+    assert f"{small:.1f}" == in_8_bits
 
 
 def test_the_operations_are_those_that_are_published():

@@ -5,17 +5,17 @@ Run: pytest tests/train/tasks/bridge/test_sdxl_bridge.py
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 from tiny_bridge import make_bridge_world
+from tiny_llm import smollm2_without_weights
 
 from lidit_core.bridge.file import load_bridge
 from lidit_core.cli import main
 from lidit_train.plan.hardware import DEVICES
-from lidit_train.tasks.bridge.assumed import LLM, AssumedPrompts
+from lidit_train.tasks.bridge.assumed import AssumedPrompts
 
 pytest.importorskip("diffusers")
 
@@ -23,16 +23,12 @@ ROOT = Path(__file__).resolve().parents[4]
 RECIPES = ROOT / "recipes"
 PAGE = ROOT / "docs" / "sdxl-bridge.md"
 GPUS = "RTX 3060", "RTX 4070"
-SMOLLM2 = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30}
-SMOLLM2 |= {"num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152}
 
 
 @pytest.fixture
 def desk(tmp_path, monkeypatch) -> Path:
     """An empty folder, and SmolLM2's sizes without its weights where LLMs are found."""
-    folder = tmp_path / "cache" / "llm" / LLM
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"model_type": "llama", **SMOLLM2}))
+    smollm2_without_weights(tmp_path / "cache")
     (tmp_path / "here").mkdir()
     monkeypatch.setattr("lidit_train.plan.hardware.measured_speed", lambda seconds: 1e11)
     monkeypatch.chdir(tmp_path / "here")
