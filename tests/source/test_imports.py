@@ -1,4 +1,4 @@
-"""Who may import whom, by the contracts of `.importlinter`. Run: pytest tests/test_imports.py"""
+"""Who may import whom, by the contracts of `.importlinter`. Run: pytest tests/source"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CODE = ("host", "nodes", "lidit_core", "lidit_train", "lidit_eval", "lidit_stickers")
 CONTRACTS = configparser.ConfigParser()
 CONTRACTS.read(ROOT / ".importlinter", encoding="utf-8")

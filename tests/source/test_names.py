@@ -1,4 +1,4 @@
-"""A name stands for one idea. Run: pytest tests/test_names.py"""
+"""A name stands for one idea. Run: pytest tests/source"""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("lidit_core", "lidit_train", "lidit_eval", "lidit_stickers", "host", "nodes")
 
 

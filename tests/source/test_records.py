@@ -1,4 +1,4 @@
-"""Records that hold tensors or arrays are compared by identity. Run: pytest tests/test_records.py
+"""Records that hold tensors or arrays are compared by identity. Run: pytest tests/source
 
 The comparison that a dataclass writes by itself asks a tensor of many numbers for one truth.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = "lidit_core lidit_train lidit_eval lidit_stickers host nodes benchmarks".split()
 ARRAYS = frozenset({"Tensor", "ndarray"})
 

@@ -1,4 +1,4 @@
-"""A docstring says what it is about before it says more. Run: pytest tests/test_docstrings.py"""
+"""A docstring says what it is about before it says more. Run: pytest tests/source"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = (
     "lidit_core",
     "lidit_train",
