@@ -39,28 +39,34 @@ def look(
 
     The picture is the same as without looking, up to rounding.
     """
-    watch = WatchedLiDiT(pipeline.model)
+    watch, settings = WatchedLiDiT(pipeline.model), settings or Settings()
     model = cast(LiDiT, watch)  # it is called as one, and asked for no more than it has
     watched = Pipeline(model, pipeline.vae, pipeline.encoders, pipeline.device)
-    (picture,) = watched.pictures([order], settings or Settings(), options=options)
+    (picture,) = watched.pictures([order], settings, options=options)
     attention, llms = watch.noted.mean(), pipeline.model.config.llms
     words = tuple(
         word
-        for i, of in _places(pipeline, _plain(order.prompt, options)).items()
+        for i, of in _places(pipeline, _plain(order.prompt, settings.emphasis)).items()
         for word in word_maps(attention, watch.grid, llms[i].name, of.words(), watch.keys[i])
     )
     return Seen(picture, words)
 
 
 def read_prompt(
-    pipeline: Pipeline, prompt: str, options: TextOptions = TEXT_AS_CONFIGURED
+    pipeline: Pipeline,
+    prompt: str,
+    options: TextOptions = TEXT_AS_CONFIGURED,
+    emphasis: bool = False,
 ) -> ReadPrompt:
     """A prompt as a pipeline's text side reads it, for `refiner_attention` and its neighbours.
+
+    Args:
+        emphasis: whether it has marks of weights, as (word:1.3), which the LLMs do not read.
 
     Raises:
         LiDiTError: the prompt is no text, or no LLM reads a token of it.
     """
-    plain, model = _plain(Order(prompt, 0).prompt, options), pipeline.model
+    plain, model = _plain(Order(prompt, 0).prompt, emphasis), pipeline.model
     text, places = {}, _places(pipeline, plain)
     for i, encoder in pipeline.encoders.items():
         (row,) = encoder.encode_rows([plain])
@@ -68,9 +74,9 @@ def read_prompt(
     return ReadPrompt(model.text_side, text, places, options, model.dtype)
 
 
-def _plain(prompt: str, options: TextOptions) -> str:
+def _plain(prompt: str, emphasis: bool) -> str:
     """What the LLMs read: without the marks of emphasis, where those are read."""
-    return read_emphasis(prompt).text if options.emphasis else prompt
+    return read_emphasis(prompt).text if emphasis else prompt
 
 
 def _places(pipeline: Pipeline, text: str) -> dict[int, TokenPlaces]:

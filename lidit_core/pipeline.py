@@ -67,6 +67,7 @@ class Settings:
     steps: int | None = None
     guidance: float | None = None  # 1 = the negative prompt is not used
     size: tuple[int, int] | None = None  # width, height in pixels
+    emphasis: bool = False  # prompts are read for weights, as (word:1.3)
 
     def __post_init__(self) -> None:
         check(
@@ -91,6 +92,7 @@ class Settings:
             config.steps if self.steps is None else self.steps,
             config.guidance if self.guidance is None else self.guidance,
             self.size or native,
+            self.emphasis,
         )
 
 
@@ -122,7 +124,7 @@ class Pipeline:
 
         Args:
             on_step: told, after every sampling step, how many pictures took it.
-            options: how the text is used; with `emphasis` prompts are read for (word:1.3).
+            options: how the text is used.
         """
         check(
             isinstance(orders, Sequence) and all(isinstance(order, Order) for order in orders),
@@ -141,7 +143,7 @@ class Pipeline:
     def _pictures(self, orders, settings: Settings, on_step, options) -> Iterator[Tensor]:
         guided = settings.guidance != 1  # else the negative prompt is not even encoded
         told: set[str] = set()
-        emphasis = bool(options.emphasis)
+        emphasis = settings.emphasis
         negative = self.encode([settings.negative], told, emphasis) if guided else {}
         for start in range(0, len(orders), BATCH):
             part = orders[start : start + BATCH]

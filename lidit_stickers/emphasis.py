@@ -21,8 +21,7 @@ from tqdm import tqdm
 
 from lidit_core.errors import check, exit_status
 from lidit_core.io.atomic import replacing
-from lidit_core.model.text_side import TextOptions
-from lidit_core.pipeline import Order, Pipeline, load_pipeline
+from lidit_core.pipeline import Order, Pipeline, Settings, load_pipeline
 
 from .scorer.scorer import FoundScene, read
 
@@ -51,7 +50,7 @@ def measure(pipeline: Pipeline, weights: Sequence[float], seeds: int) -> list[We
         for weight in weights:
             orders = [Order(PROMPT.format(weight=weight), seed) for seed in range(seeds)]
             scenes = []
-            for picture in pipeline.pictures(orders, options=TextOptions(emphasis=True)):
+            for picture in pipeline.pictures(orders, Settings(emphasis=True)):
                 scenes.append(read(np.asarray(picture), accept=0))
                 bar.update()
             rows.append(summed(weight, scenes))

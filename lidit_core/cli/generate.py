@@ -151,7 +151,7 @@ def run(args: argparse.Namespace) -> int:
         for copy in range(args.count)
     ]
     paths = _paths(args, len(orders))
-    settings = Settings(args.negative, args.steps, args.cfg, args.size)
+    settings = Settings(args.negative, args.steps, args.cfg, args.size, args.emphasis)
     where = args.device, args.cache, args.spread
     dtype = torch_dtype(args.dtype)
     pipeline = load_pipeline(args.model, args.llm, *where, args.lora, dtype=dtype)
@@ -193,7 +193,6 @@ def _draw(pipeline, orders, settings, paths: list[Path], args: argparse.Namespac
 
     from .. import __version__
     from ..io.pictures import save_picture
-    from ..model.text_side import TextOptions
 
     config = pipeline.model.config
     filled = settings.filled(config)
@@ -210,8 +209,7 @@ def _draw(pipeline, orders, settings, paths: list[Path], args: argparse.Namespac
         **({"dtype": args.dtype} if args.dtype != DEFAULT else {}),
     }
     with tqdm(total=len(orders) * filled.steps, unit="step", disable=None, leave=False) as bar:
-        options = TextOptions(emphasis=args.emphasis or None)
-        pictures = pipeline.pictures(orders, settings, bar.update, options)
+        pictures = pipeline.pictures(orders, settings, bar.update)
         for order, path, pixels in zip(orders, paths, pictures):
             save_picture(path, pixels, {"prompt": order.prompt, "seed": order.seed, **shared})
             bar.write(f"{path}  seed {order.seed}  {order.prompt}")

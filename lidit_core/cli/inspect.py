@@ -52,13 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ..io.pictures import save_picture
-    from ..model.text_side import TextOptions
     from ..pipeline import load_pipeline
 
     _check(args)
     pipeline = load_pipeline(args.model, args.llm, args.device, dtype=torch_dtype(args.dtype))
-    options = TextOptions(emphasis=args.emphasis or None)
-    picture, lines = (_words if args.figure == "words" else _refiners)(pipeline, args, options)
+    picture, lines = (_words if args.figure == "words" else _refiners)(pipeline, args)
     for line in lines:
         print(line)
     out = args.out or Path(f"{args.figure}.png")
@@ -80,22 +78,23 @@ def _check(args: argparse.Namespace) -> None:
         )
 
 
-def _words(pipeline, args: argparse.Namespace, options):
+def _words(pipeline, args: argparse.Namespace):
     """The figure, and the lines that are printed."""
     from ..figures.sheets import word_lines, words_sheet
     from ..inspection import look
     from ..pipeline import Order, Settings
 
-    settings = Settings(steps=args.steps, guidance=args.cfg)
-    seen = look(pipeline, Order(args.prompt, args.seed or 0), settings, options)
+    settings = Settings(steps=args.steps, guidance=args.cfg, emphasis=args.emphasis)
+    seen = look(pipeline, Order(args.prompt, args.seed or 0), settings)
     return words_sheet(seen), word_lines(seen)
 
 
-def _refiners(pipeline, args: argparse.Namespace, options):
+def _refiners(pipeline, args: argparse.Namespace):
     """The figure, and the lines that are printed."""
     from ..figures.refiners import MIDDLE
     from ..figures.sheets import refiner_figure
     from ..inspection import read_prompt
 
     time = MIDDLE if args.time is None else args.time
-    return refiner_figure(read_prompt(pipeline, args.prompt, options), args.figure, time)
+    read = read_prompt(pipeline, args.prompt, emphasis=args.emphasis)
+    return refiner_figure(read, args.figure, time)

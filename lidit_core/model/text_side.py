@@ -27,8 +27,6 @@ class TextOptions:
 
     branches: Mapping[int, BranchOptions] = field(default_factory=dict)  # missing = defaults
     fusion: str | None = None
-    emphasis: bool | None = None  # of tokens: False = weights in the states are left unread; True
-    # = prompts are read for them, where prompts are read (`Pipeline.pictures`); None = neither
 
     def __post_init__(self) -> None:
         if self.fusion not in (None, *FUSIONS):
@@ -148,10 +146,8 @@ class TextSide(nn.Module):
 
 
 def _asked(states: LLMStates, options: TextOptions, branch: int) -> LLMStates:
-    """The states, less what the options leave out."""
-    if not options.of(branch).weight:
-        return states.emptied()
-    return states.without_emphasis() if options.emphasis is False else states
+    """The states, or none of a branch that the options leave out."""
+    return states if options.of(branch).weight else states.emptied()
 
 
 def _with_registers(branch: Branch, text: Branch) -> Branch:

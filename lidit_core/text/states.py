@@ -117,10 +117,6 @@ class LLMStates:
         """Other states (B, L, any width) of the same tokens."""
         return LLMStates(hidden, self.roles, self.rows, self.emphasis)
 
-    def without_emphasis(self) -> "LLMStates":
-        """The same with a weight of 1 for every token."""
-        return LLMStates(self.hidden, self.roles, self.rows)
-
     def padded(self, length: int) -> "LLMStates":
         """The states with padding up to this length, which is at least the present one."""
         extra = length - self.roles.shape[1]

@@ -13,7 +13,6 @@ from tiny_llm import save_llm
 from lidit_core.cli import main
 from lidit_core.figures.drawing import HIGH, LOW, PAPER, HeatMap, _coloured
 from lidit_core.inspection import look, read_prompt, refiner_attention, state_similarity
-from lidit_core.model.text_side import TextOptions
 from lidit_core.pipeline import Order, Settings, load_pipeline
 
 PROMPT = "two red cats"
@@ -50,8 +49,8 @@ def test_a_word_that_weighs_all_has_all_attention(pipeline, place, guidance):
     """So the map of a word is that of its own tokens, for every LLM, registers before them."""
     words = PROMPT.split()
     words[place] = f"({words[place]}:1e6)"
-    options = TextOptions(emphasis=True)
-    seen = look(pipeline, Order(" ".join(words), 3), Settings(steps=1, guidance=guidance), options)
+    settings = Settings(steps=1, guidance=guidance, emphasis=True)
+    seen = look(pipeline, Order(" ".join(words), 3), settings)
     first, second = (torch.stack([w.map for w in seen.words[n : n + 3]]) for n in (0, 3))
     both = first + second
     assert (both[place] > 0.99).all()

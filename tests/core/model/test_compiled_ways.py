@@ -66,7 +66,6 @@ WAYS = {
     "no refiner": Way({"blocks": 0}),
     "emphasis": Way(emphasis=(0, 1)),
     "emphasis of one LLM": Way(emphasis=(1,)),
-    "emphasis left unread": Way(emphasis=(0, 1), options=TextOptions(emphasis=False)),
     "emphasis, taps and registers": Way({"mix": "routed", "registers": 2}, True, (0,)),
     "weight": Way(options=branches(weight=1.4)),
     "a branch removed": Way(options=branches(weight=0)),

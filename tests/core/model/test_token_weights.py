@@ -72,15 +72,6 @@ def test_nothing_but_weights_of_0_is_no_text_at_all():
     assert (step(model, {0: nothing}) - step(model, {0: text[0].emptied()})).abs().max() <= 1e-5
 
 
-def test_off_is_without_them_to_the_bit():
-    model, text = random_lidit(2), random_texts(2, 8)
-    heavy = {i: weighted(of, 2.0) for i, of in text.items()}
-    plain = step(model, text)
-    assert torch.equal(step(model, heavy, TextOptions(emphasis=False)), plain)
-    assert torch.equal(step(model, text, TextOptions(emphasis=True)), plain)
-    assert not torch.allclose(step(model, heavy), plain)
-
-
 def test_each_row_has_its_own():
     model, text = random_lidit(2), random_texts(2, 8)
     other = random_texts(2, 5)

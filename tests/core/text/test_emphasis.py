@@ -15,7 +15,7 @@ from lidit_core.text.encoder import pad_states
 from lidit_core.text.notes import prompt_notes
 from lidit_core.text.prompt_encoder import PromptEncoder
 from lidit_core.text.renderer import PromptRenderer
-from lidit_core.text.states import stack_states
+from lidit_core.text.states import LLMStates, stack_states
 from lidit_core.text.templates import PRESETS, find_template
 
 TOKENIZERS = {
@@ -159,7 +159,7 @@ def test_weights_go_along_with_all_that_is_done_to_states(encoder):
         ):
             given = of.emphasis if of.emphasis is not None else torch.ones(of.roles.shape)
             assert torch.equal(given[0], expected)
-    assert batch.emptied().emphasis is None and batch.without_emphasis().emphasis is None
-    assert stack_states([batch.without_emphasis()] * 2).emphasis is None
+    plain = LLMStates(batch.hidden, batch.roles)
+    assert batch.emptied().emphasis is None and stack_states([plain] * 2).emphasis is None
     with pytest.raises(LiDiTError, match="for each token"):
         replace(batch, emphasis=batch.emphasis[:, 1:])
