@@ -16,6 +16,7 @@ from ..keys import TEXT
 from ..node_notes import note
 from ..other_vaes import tell_other_vae
 from .merges import check_second
+from .samplers import check_guidance, check_sampler
 from .schedule import check_noise_level
 from .shift import tell_other_shift
 
@@ -24,19 +25,6 @@ FROM_NOISE = 0.9  # share of noise: below it, what the latent holds shows in the
 ALL_NOISE = 0.9999  # above it, a flow's latent is not in what the sampler begins with
 # what limits an entry of a prompt to steps or places
 LIMITS = {"timestep_start", "timestep_end", "area", "mask"}
-# samplers whose rule of order 4 goes astray between sigmas far apart, and steps that are enough
-ORDER_4, ENOUGH_STEPS = {"sample_lms": "lms", "sample_ipndm_v": "ipndm_v"}, 20
-# by the function's name: samplers that add noise as if the picture kept its size beside it
-FOR_EPS = {
-    "sample_ddpm": "ddpm",
-    "sample_lcm_upscale": "SamplerLCMUpscale",
-    "sample_dpmpp_2s_ancestral_cfg_pp": "dpmpp_2s_ancestral_cfg_pp",
-}
-# the same for what guidance adds; of the CFG++ samplers, euler's and its ancestral kin are right
-GUIDED_FOR_EPS = (
-    *("sample_dpmpp_2m_cfg_pp", "sample_res_multistep_cfg_pp"),
-    *("sample_res_multistep_ancestral_cfg_pp", "sample_gradient_estimation_cfg_pp"),
-)
 
 
 def checked_sampling(
@@ -67,12 +55,13 @@ def checked_sampling(
     sampler = executor.class_obj
     function = getattr(sampler, "sampler_function", None)
     if function is not None and len(sigmas) > 1:
-        first, is_flow = float(sigmas[0]), isinstance(schedule, host.CONST)
+        levels, is_flow = sigmas.tolist(), isinstance(schedule, host.CONST)
+        first = levels[0]
         if is_flow:
             name = getattr(function, "__name__", "")
-            check_sampler(name, len(sigmas) - 1)
             check_guidance(name, strongest_guidance(guider))
-            check_noise_level(float(sigmas.max()))
+            check_noise_level(max(levels))
+            check_sampler(name, levels)
             tell_noise_scale(getattr(schedule, "noise_scale", 1.0))
         share = first if is_flow else first / (1 + first)
         check_start(first, share, noise, latent_image)
@@ -200,31 +189,6 @@ def _area(entry: Mapping[str, Any], size: Sequence[int]) -> tuple[int, int, int,
     half = len(area) // 2
     (rows, columns), (y, x) = area[half - 2 : half], area[-2:]
     return rows, columns, y, x
-
-
-def check_sampler(function: str, steps: int) -> None:
-    """Refuse a sampler for eps models, and tell of one that needs more steps."""
-    if function in FOR_EPS:
-        raise LiDiTError(
-            f"the sampler {FOR_EPS[function]} adds noise in the way of eps models, and this LI-DiT "
-            "is a flow model, from which it draws noise alone; choose another, such as lcm or euler"
-        )
-    if function in ORDER_4 and steps < ENOUGH_STEPS:
-        note(
-            f"the sampler {ORDER_4[function]} takes {steps} steps, and its rule of order 4 draws a "
-            f"flow model's pictures in pieces with less than {ENOUGH_STEPS}; take more, or choose "
-            "euler"
-        )
-
-
-def check_guidance(function: str, scale: float) -> None:
-    """Refuse a CFG++ sampler for eps models."""
-    if function in GUIDED_FOR_EPS and scale > 1:
-        raise LiDiTError(
-            f"the sampler {function.removeprefix('sample_')} adds guidance in the way of eps "
-            "models, and this LI-DiT is a flow model, whose pictures it draws in pieces above cfg "
-            f"1, which is {scale:g}; choose euler_cfg_pp, a sampler without cfg_pp, or cfg 1"
-        )
 
 
 def check_latent(latent: Tensor | None) -> None:
