@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from ...lidit_core.errors import LiDiTError
+from ...lidit_core.model.config import LiDiTConfig
+from ...lidit_core.model.size import note_of_size
 from ..keys import TEXT
 from ..node_notes import note
 from ..other_vaes import tell_other_vae
@@ -64,7 +66,10 @@ def checked_sampling(
             check_sampler(name, levels)
             tell_noise_scale(getattr(schedule, "noise_scale", 1.0))
         share = first if is_flow else first / (1 + first)
-        check_start(first, share, noise, latent_image)
+        adds_noise = bool(noise.any())
+        check_start(first, share, adds_noise, latent_image)
+        if adds_noise and share >= FROM_NOISE:
+            tell_far_size(config, noise.shape)
         keeps_parts = bool(rest) and rest[0] is not None  # by a mask
         tell_other_vae(config.latent.name, share < FROM_NOISE or keeps_parts)
         if is_flow and schedule is model.own_sampling[0]:
@@ -205,14 +210,26 @@ def check_latent(latent: Tensor | None) -> None:
         )
 
 
-def check_start(sigma: float, share: float, noise: Tensor, latent_image: Tensor | None) -> None:
+def tell_far_size(config: LiDiTConfig, shape: Sequence[int]) -> None:
+    """Tell of a picture that is drawn far from the size that the model was trained at.
+
+    Args:
+        shape: of the noise.
+    """
+    if len(shape) == 4:  # no picture's otherwise: the model refuses it
+        height, width = (side * config.latent.downsampling for side in shape[-2:])
+        if told := note_of_size(width, height, config):
+            note(told)
+
+
+def check_start(sigma: float, share: float, adds_noise: bool, latent_image: Tensor | None) -> None:
     """Tell of a latent that is no place to start from with so little noise, or none.
 
     Args:
         share: of noise in what the sampler begins with, 0 to 1.
     """
     is_empty = latent_image is None or not bool(latent_image.any())
-    if not bool(noise.any()):
+    if not adds_noise:
         if is_empty:
             note(
                 "the sampler is given an empty latent and no noise, of which it draws a plain "

@@ -238,3 +238,24 @@ def test_a_part_of_a_latent_that_is_no_picture_is_no_traceback(kit, model):
     errors, sound = kit.pack.module("lidit_core.errors"), {"samples": torch.zeros(1, 16, 8)}
     with pytest.raises(errors.LiDiTError, match="latents have shape"):
         kit.sample(model, placed(kit.prompt(seed=1), **EARLY), latent=sound)
+
+
+SIZES = [((4, 4), ""), ((4, 6), ""), ((4, 8), "64x32"), ((16, 16), "128x128"), ((2, 4), "32x16")]
+
+
+@pytest.mark.parametrize(("latent", "told"), SIZES)
+def test_a_size_far_from_the_models_native_is_told(model, on_noise, caplog, latent, told):
+    """Of a model of 32 pixels, whose latent is 8 times smaller; the command line's sentence."""
+    on_noise(model, ramp(1.0, 4), latent=empty(1, *latent))
+    far = [text for text in notes(caplog) if "far from 32, which this model was trained at" in text]
+    assert len(far) == bool(told) and f"size {told}" in ("".join(far) or "size ")
+    assert all("choose sides of 32 to 48 pixels" in text for text in far)
+
+
+@pytest.mark.parametrize(("first", "noisy"), [(0.6, True), (0.6, False), (0.95, False)])
+def test_a_second_pass_after_an_upscale_is_not_told_of_its_size(
+    model, on_noise, caplog, first, noisy
+):
+    large = {"samples": torch.randn(1, 16, 16, 16)}
+    on_noise(model, ramp(first, 4), latent=large, noisy=noisy)
+    assert not notes(caplog)
