@@ -24,6 +24,7 @@ from .io.pictures import to_pixels
 from .model.config import LiDiTConfig
 from .model.dit import LiDiT
 from .model.latents import denormalise
+from .model.size import note_of_size
 from .model.text_side import TEXT_AS_CONFIGURED, TextOptions
 from .model.vae import TinyAutoencoder
 from .shipped import find_model, find_vae
@@ -38,7 +39,6 @@ from .text.templates import InstructionTemplate, find_template
 log = logging.getLogger(__name__)
 
 BATCH = 8  # pictures sampled at once
-FAR_FROM_NATIVE = 1.5  # a side longer or shorter by more than this factor is warned about
 
 
 @dataclass(frozen=True)
@@ -238,14 +238,8 @@ def check_size(size: tuple[int, int], config: LiDiTConfig) -> None:
             f"size {width}x{height} does not divide into tokens of {grain}x{grain} pixels; "
             f"choose multiples of {grain}, for example {near}"
         )
-    ratios = [side / config.native_size for side in size]
-    if max(ratios) > FAR_FROM_NATIVE or min(ratios) < 1 / FAR_FROM_NATIVE:
-        log.warning(
-            "size %dx%d is far from %d, which this model was trained at; objects may come out "
-            "too large, too small or too many",
-            *size,
-            config.native_size,
-        )
+    if note := note_of_size(width, height, config):
+        log.warning("%s", note)
 
 
 def find_device(name: str | None) -> str:

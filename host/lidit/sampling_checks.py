@@ -12,10 +12,13 @@ import torch
 from torch import Tensor
 
 from ...lidit_core.errors import LiDiTError
+from ...lidit_core.model.config import LiDiTConfig
+from ...lidit_core.model.size import note_of_size
 from ..keys import TEXT
 from ..node_notes import note
 from ..other_vaes import tell_other_vae
 from .merges import check_second
+from .samplers import check_guidance, check_sampler
 from .schedule import check_noise_level
 from .shift import tell_other_shift
 
@@ -24,19 +27,6 @@ FROM_NOISE = 0.9  # share of noise: below it, what the latent holds shows in the
 ALL_NOISE = 0.9999  # above it, a flow's latent is not in what the sampler begins with
 # what limits an entry of a prompt to steps or places
 LIMITS = {"timestep_start", "timestep_end", "area", "mask"}
-# samplers whose rule of order 4 goes astray between sigmas far apart, and steps that are enough
-ORDER_4, ENOUGH_STEPS = {"sample_lms": "lms", "sample_ipndm_v": "ipndm_v"}, 20
-# by the function's name: samplers that add noise as if the picture kept its size beside it
-FOR_EPS = {
-    "sample_ddpm": "ddpm",
-    "sample_lcm_upscale": "SamplerLCMUpscale",
-    "sample_dpmpp_2s_ancestral_cfg_pp": "dpmpp_2s_ancestral_cfg_pp",
-}
-# the same for what guidance adds; of the CFG++ samplers, euler's and its ancestral kin are right
-GUIDED_FOR_EPS = (
-    *("sample_dpmpp_2m_cfg_pp", "sample_res_multistep_cfg_pp"),
-    *("sample_res_multistep_ancestral_cfg_pp", "sample_gradient_estimation_cfg_pp"),
-)
 
 
 def checked_sampling(
@@ -67,15 +57,19 @@ def checked_sampling(
     sampler = executor.class_obj
     function = getattr(sampler, "sampler_function", None)
     if function is not None and len(sigmas) > 1:
-        first, is_flow = float(sigmas[0]), isinstance(schedule, host.CONST)
+        levels, is_flow = sigmas.tolist(), isinstance(schedule, host.CONST)
+        first = levels[0]
         if is_flow:
             name = getattr(function, "__name__", "")
-            check_sampler(name, len(sigmas) - 1)
             check_guidance(name, strongest_guidance(guider))
-            check_noise_level(float(sigmas.max()))
+            check_noise_level(max(levels))
+            check_sampler(name, levels)
             tell_noise_scale(getattr(schedule, "noise_scale", 1.0))
         share = first if is_flow else first / (1 + first)
-        check_start(first, share, noise, latent_image)
+        adds_noise = bool(noise.any())
+        check_start(first, share, adds_noise, latent_image)
+        if adds_noise and share >= FROM_NOISE:
+            tell_far_size(config, noise.shape)
         keeps_parts = bool(rest) and rest[0] is not None  # by a mask
         tell_other_vae(config.latent.name, share < FROM_NOISE or keeps_parts)
         if is_flow and schedule is model.own_sampling[0]:
@@ -202,31 +196,6 @@ def _area(entry: Mapping[str, Any], size: Sequence[int]) -> tuple[int, int, int,
     return rows, columns, y, x
 
 
-def check_sampler(function: str, steps: int) -> None:
-    """Refuse a sampler for eps models, and tell of one that needs more steps."""
-    if function in FOR_EPS:
-        raise LiDiTError(
-            f"the sampler {FOR_EPS[function]} adds noise in the way of eps models, and this LI-DiT "
-            "is a flow model, from which it draws noise alone; choose another, such as lcm or euler"
-        )
-    if function in ORDER_4 and steps < ENOUGH_STEPS:
-        note(
-            f"the sampler {ORDER_4[function]} takes {steps} steps, and its rule of order 4 draws a "
-            f"flow model's pictures in pieces with less than {ENOUGH_STEPS}; take more, or choose "
-            "euler"
-        )
-
-
-def check_guidance(function: str, scale: float) -> None:
-    """Refuse a CFG++ sampler for eps models."""
-    if function in GUIDED_FOR_EPS and scale > 1:
-        raise LiDiTError(
-            f"the sampler {function.removeprefix('sample_')} adds guidance in the way of eps "
-            "models, and this LI-DiT is a flow model, whose pictures it draws in pieces above cfg "
-            f"1, which is {scale:g}; choose euler_cfg_pp, a sampler without cfg_pp, or cfg 1"
-        )
-
-
 def check_latent(latent: Tensor | None) -> None:
     """Refuse a latent to start from that is broken before a step is drawn.
 
@@ -241,14 +210,26 @@ def check_latent(latent: Tensor | None) -> None:
         )
 
 
-def check_start(sigma: float, share: float, noise: Tensor, latent_image: Tensor | None) -> None:
+def tell_far_size(config: LiDiTConfig, shape: Sequence[int]) -> None:
+    """Tell of a picture that is drawn far from the size that the model was trained at.
+
+    Args:
+        shape: of the noise.
+    """
+    if len(shape) == 4:  # no picture's otherwise: the model refuses it
+        height, width = (side * config.latent.downsampling for side in shape[-2:])
+        if told := note_of_size(width, height, config):
+            note(told)
+
+
+def check_start(sigma: float, share: float, adds_noise: bool, latent_image: Tensor | None) -> None:
     """Tell of a latent that is no place to start from with so little noise, or none.
 
     Args:
         share: of noise in what the sampler begins with, 0 to 1.
     """
     is_empty = latent_image is None or not bool(latent_image.any())
-    if not bool(noise.any()):
+    if not adds_noise:
         if is_empty:
             note(
                 "the sampler is given an empty latent and no noise, of which it draws a plain "

@@ -89,7 +89,7 @@ MULTIPLIED, CHANGED = "multiplied the states of", "a node changed the states of"
 # the graph, the kind of node that is told, and words of what it is told
 FOUND = {
     "a sampler that needs more steps": (
-        lambda: lidit(sampler_name="lms"), "KSampler", "the sampler lms takes 2 steps"),
+        lambda: lidit(sampler_name="lms", steps=4), "KSampler", "the sampler lms takes 4 steps"),
     "a start too late": (
         lambda: lidit(denoise=0.4), "KSampler", "begins at sigma"),
     "a multiplied conditioning": (
@@ -108,7 +108,8 @@ FOUND = {
     "a mix that an adapter cannot follow": (
         lambda: averaged(llmdiff(), ["7", 0]), "KSampler", "after LLMDiff Encode"),
     "our sampler": (
-        lambda: ours(lidit(sampler_name="lms")), "LiDiTSampler", "the sampler lms takes 2 steps"),
+        lambda: ours(lidit(sampler_name="lms", steps=4)),
+        "LiDiTSampler", "the sampler lms takes 4 steps"),
     "our sampler, of text": (
         lambda: ours(multiplied(lidit())), "LiDiTSampler", MULTIPLIED),
     "our encoding": (

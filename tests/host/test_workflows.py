@@ -198,6 +198,7 @@ def test_it_draws_through_the_api(server, name):
     prepare(server, api)
     run = server.draw(changed(hurried(api), SAMPLERS, seed=12345))
     assert run.ending == "execution_success", run.events[-1]
+    assert not any("is far from" in text for texts in run.texts.values() for text in texts)
     pictures = [picture for node in saving(api) for picture in run.pictures[node]]
     assert len(pictures) == len(saving(api)) and all(is_picture(p) for p in pictures)
 

@@ -24,7 +24,7 @@ SAME_PICTURE = "the same picture"
 OURS = "/custom_nodes/"  # in the path of what belongs to the pack
 # what they tell on themselves is what they loaded or read, wherever they are the first to
 REPORTING = ("LiDiTLLMLoader", "LiDiTModelLoader", "LLMDiffDemoCheckpoint", "LLMDiffEncode")
-TAKEN_BACK = "What was noted here before no longer holds."
+TAKEN_BACK = "What was noted here before no longer holds"
 
 # what no stock node gives without a file of other models, by type or widget
 LACKING = {
@@ -47,7 +47,6 @@ WHY_FAR = {
         ("KSampler, lms", "KSampler, ipndm_v", "SamplerLMS"),
         "a rule of order 4, which is right from about 20 steps",
     ),
-    "SamplerDPMAdaptative": "the noise of the last sigma above 0 stays, less with more steps",
 }
 # why a node does nothing whose values were moved
 WHY_IDLE = {
@@ -225,6 +224,7 @@ def noted(run: Run, api: Api) -> str:
     or to read something.
     """
     shown = {i: told for i, told in run.texts.items() if api[i]["class_type"] not in REPORTING}
-    lines = [line for told in shown.values() for text in told for line in text.splitlines()]
+    texts = [text for told in shown.values() for text in told]
+    lines = [line.removesuffix(".") for text in texts for line in text.splitlines()]
     notes = {line.partition(" ")[2]: line for line in lines if line != TAKEN_BACK}
     return f"; noted: {'; '.join(notes.values())}" if notes else ""

@@ -42,7 +42,13 @@ def notes(caplog) -> list[str]:
     return [r.getMessage() for r in caplog.records if "lidit" in r.name]
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "dpmpp_2s_ancestral_cfg_pp"])
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        *("ddpm", "dpmpp_2s_ancestral_cfg_pp", "res_multistep_ancestral"),
+        "res_multistep_ancestral_cfg_pp",
+    ],
+)
 def test_a_sampler_that_adds_noise_as_for_eps_models_is_refused(kit, model, on_noise, sampler):
     errors = kit.pack.module("lidit_core.errors")
     with pytest.raises(errors.LiDiTError, match=f"the sampler {sampler} adds noise.*eps models"):
@@ -66,8 +72,7 @@ def test_such_a_sampler_draws_with_a_model_that_predicts_eps(kit, on_noise, tmp_
 
 def test_samplers_that_guide_as_for_eps_models_are_refused(kit, model):
     errors, prompt = kit.pack.module("lidit_core.errors"), kit.prompt(seed=1)
-    for sampler in ("dpmpp_2m_cfg_pp", "res_multistep_cfg_pp", "res_multistep_ancestral_cfg_pp",
-                    "gradient_estimation_cfg_pp"):  # fmt: skip
+    for sampler in ("dpmpp_2m_cfg_pp", "res_multistep_cfg_pp", "gradient_estimation_cfg_pp"):
         with pytest.raises(errors.LiDiTError, match=f"{sampler} adds guidance.* which is 3;"):
             kit.sample(model, prompt, sampler_name=sampler)
     for sampler, cfg in (("dpmpp_2m_cfg_pp", 1.0), ("euler_cfg_pp", 3.0)):
@@ -137,15 +142,6 @@ def test_a_sampler_that_goes_above_its_sigmas_is_still_refused(kit, model, on_no
     churning = comfy.samplers.ksampler("euler", {"s_churn": 1.0})
     with pytest.raises(errors.LiDiTError, match="schedule is at sigma 1.25"):
         on_noise(model, ramp(1.0, 4), churning)
-
-
-@pytest.mark.parametrize("sampler", ["lms", "ipndm_v"])
-@pytest.mark.parametrize(("steps", "told"), [(12, True), (20, False)])
-def test_a_rule_of_order_4_is_told_to_take_more_steps(
-    model, on_noise, caplog, sampler, steps, told
-):
-    on_noise(model, ramp(1.0, steps), sampler)
-    assert told == any(f"the sampler {sampler} takes 12 steps" in text for text in notes(caplog))
 
 
 @pytest.mark.parametrize(("first", "told"), [(1.0, False), (0.95, False), (0.6, True)])
@@ -242,3 +238,24 @@ def test_a_part_of_a_latent_that_is_no_picture_is_no_traceback(kit, model):
     errors, sound = kit.pack.module("lidit_core.errors"), {"samples": torch.zeros(1, 16, 8)}
     with pytest.raises(errors.LiDiTError, match="latents have shape"):
         kit.sample(model, placed(kit.prompt(seed=1), **EARLY), latent=sound)
+
+
+SIZES = [((4, 4), ""), ((4, 6), ""), ((4, 8), "64x32"), ((16, 16), "128x128"), ((2, 4), "32x16")]
+
+
+@pytest.mark.parametrize(("latent", "told"), SIZES)
+def test_a_size_far_from_the_models_native_is_told(model, on_noise, caplog, latent, told):
+    """Of a model of 32 pixels, whose latent is 8 times smaller; the command line's sentence."""
+    on_noise(model, ramp(1.0, 4), latent=empty(1, *latent))
+    far = [text for text in notes(caplog) if "far from 32, which this model was trained at" in text]
+    assert len(far) == bool(told) and f"size {told}" in ("".join(far) or "size ")
+    assert all("choose sides of 32 to 48 pixels" in text for text in far)
+
+
+@pytest.mark.parametrize(("first", "noisy"), [(0.6, True), (0.6, False), (0.95, False)])
+def test_a_second_pass_after_an_upscale_is_not_told_of_its_size(
+    model, on_noise, caplog, first, noisy
+):
+    large = {"samples": torch.randn(1, 16, 16, 16)}
+    on_noise(model, ramp(first, 4), latent=large, noisy=noisy)
+    assert not notes(caplog)
