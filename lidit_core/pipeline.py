@@ -18,13 +18,13 @@ from .branches import choose_llms, open_encoders
 from .checkpoints.lidit import load_vae, read_config
 from .checkpoints.lora import load_with_loras
 from .diffusion.sampling import check_guidance, check_steps, initial_noise, sample
+from .diffusion.size import note_of_size
 from .dtypes import check_dtype
 from .errors import LiDiTError, check, is_whole, shown
 from .io.pictures import to_pixels
 from .model.config import LiDiTConfig
 from .model.dit import LiDiT
 from .model.latents import denormalise
-from .model.size import note_of_size
 from .model.text_side import TEXT_AS_CONFIGURED, TextOptions
 from .model.vae import TinyAutoencoder
 from .shipped import find_model, find_vae

@@ -11,14 +11,14 @@ import comfy.model_sampling as host
 import torch
 from torch import Tensor
 
+from ...lidit_core.diffusion.size import note_of_size
 from ...lidit_core.errors import LiDiTError
 from ...lidit_core.model.config import LiDiTConfig
-from ...lidit_core.model.size import note_of_size
 from ..keys import TEXT
 from ..node_notes import note
 from ..other_vaes import tell_other_vae
+from ..samplers import check_guidance, check_sampler
 from .merges import check_second
-from .samplers import check_guidance, check_sampler
 from .schedule import check_noise_level
 from .shift import tell_other_shift
 

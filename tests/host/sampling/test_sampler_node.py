@@ -1,4 +1,4 @@
-"""The LiDiTSampler node. Run by the host's Python: pytest tests/host/lidit/test_sampler_node.py"""
+"""The LiDiTSampler node. Run by the host's Python: pytest tests/host/sampling"""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from .config import LiDiTConfig
+from ..model.config import LiDiTConfig
 
 FAR_FROM_NATIVE = 1.5  # a side longer or shorter by more than this factor is told
 

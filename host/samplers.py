@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ...lidit_core.errors import LiDiTError
-from ..node_notes import note
+from ..lidit_core.errors import LiDiTError
+from .node_notes import note
 
 # by the function's name: samplers that add noise as if the picture kept its size beside it
 FOR_EPS = {

@@ -62,7 +62,7 @@ def told(kit, model, caplog):
     """What is said of a sampler with a scheduler and so many steps."""
     import comfy.samplers
 
-    check = kit.pack.module("host.lidit.samplers").check_sampler
+    check = kit.pack.module("host.samplers").check_sampler
 
     def tell(name: str, scheduler: str, steps: int) -> str:
         caplog.clear()
