@@ -39,9 +39,9 @@ def with_lora(model, strength: float):
 
 def test_prompts_that_are_cut_are_told(bench, trains, caplog):
     """The LLM loader's own number of tokens is smaller than that of many a bridge."""
-    train(bench, "sd15", "whole", **SHORT)
+    train(bench, "sd15", "read whole", **SHORT)
     assert "what is cut off" not in caplog.text
-    train(bench, "sd15", "cut", clip=bench.llm(token_budget=4), **SHORT)
+    train(bench, "sd15", "read in part", clip=bench.llm(token_budget=4), **SHORT)
     assert "prompts have more tokens than" in caplog.text and "token_budget" in caplog.text
 
 
