@@ -13,7 +13,8 @@ from comfy.supported_models_base import ClipTarget
 from ...lidit_core.bridge.file import LoadedBridge
 from ...lidit_core.errors import check, shown
 from ..llm.reader import HostCLIP
-from ..patching.clip_patches import WatchedClip, watch_clip_patches
+from ..patching.clip_patches import WatchedClip, WatchedClipPatches
+from ..patching.patches import watch_patches
 from .files import Loaded, adds, llms_of, reads_weights, writes_of
 from .holder import BridgeHolder, Wiring
 from .mixing import OwnEncoder, check_encoder
@@ -75,7 +76,7 @@ def _clip(wiring: Wiring) -> comfy.sd.CLIP:
         **{key: True for key in ("disable_dynamic",) if key in known},
     )
     clip.patcher.force_cast_weights = False
-    watch_clip_patches(clip.patcher, "this bridge")
+    watch_patches(clip.patcher, "this bridge", WatchedClipPatches)
     return clip
 
 

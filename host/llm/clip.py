@@ -23,9 +23,9 @@ from ...lidit_core.llm.loading import default_dtype, expected_bytes, load_llm
 from ...lidit_core.llm.locate import locate
 from ...lidit_core.text.templates import InstructionTemplate
 from ..node_notes import note
-from ..patching.clip_patches import WatchedClip, watch_clip_patches
+from ..patching.clip_patches import WatchedClip, WatchedClipPatches
 from ..patching.names import name_weights
-from ..patching.patches import check_storage
+from ..patching.patches import check_storage, watch_patches
 from .holder import LLMHolder
 from .notes import describe_llm, report_prompt
 from .plain_text import EMPHASIS, TEMPLATE, PlainText
@@ -74,7 +74,7 @@ def _prepare(patcher, settings: LLMSettings, dtype: torch.dtype) -> None:
     # before for an offloaded one, and leaves out its LoRA when it offloads it.
     patcher.force_cast_weights = False
     name_weights(patcher, names_of_attention(patcher.model.llm.module))
-    watch_clip_patches(patcher, f"the LLM {patcher.model.name}")
+    watch_patches(patcher, f"the LLM {patcher.model.name}", WatchedClipPatches)
     patcher.add_callback(CallbacksMP.ON_LOAD, _loaded)
     patcher.add_callback(CallbacksMP.ON_DETACH, _unloaded)
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
-import comfy.model_patcher
 import comfy.sd
 
 from ...lidit_core.errors import shown
 from ..node_notes import note
 from .lora_log import left_out
 from .names import NamedWeights
-from .patches import FOR_CLIPS, MISFITS
+from .patches import FOR_CLIPS, MISFITS, watch_patches
 
 UNREAD = (
     "{count} tensors of a LoRA are for a checkpoint's text encoder, such as {first}, and change "
@@ -49,7 +47,7 @@ class WatchedClipPatches(NamedWeights):
     def clone(self, *args: Any, **kwargs: Any) -> Any:
         copied = super().clone(*args, **kwargs)
         if not isinstance(copied, WatchedClipPatches):  # one of the host's plainer kinds
-            watch_clip_patches(copied, self.what)
+            watch_patches(copied, self.what, WatchedClipPatches)
         if told := self.misfits():
             copied.set_attachments(MISFITS, told)
         # the host reads a LoRA, and then clones what it is for
@@ -70,20 +68,6 @@ class WatchedClipPatches(NamedWeights):
 def _merges(patches: Mapping[Any, Any]) -> bool:
     """Whether the patches are another model's weights, as the host gives them to a merge."""
     return any(isinstance(given, list) for given in patches.values())
-
-
-@cache
-def _watched(kind: type, what: str) -> type:
-    return type(kind.__name__, (WatchedClipPatches, kind), {"what": what})
-
-
-def watch_clip_patches(patcher: comfy.model_patcher.ModelPatcher, what: str) -> None:
-    """Let a CLIP's patcher and its clones keep in mind which LoRAs and merges change nothing.
-
-    Args:
-        what: the CLIP, as sentences call it.
-    """
-    patcher.__class__ = _watched(type(patcher), what)
 
 
 class WatchedClip(comfy.sd.CLIP):

@@ -135,17 +135,20 @@ def _misfits(what: str, fits: bool, misses: bool, unfit: Sequence[str]) -> list[
 
 
 @cache
-def _watched(kind: type, what: str) -> type:
-    return type(kind.__name__, (WatchedPatches, kind), {"what": what})
+def _watched(kind: type, by: type, what: str) -> type:
+    return type(kind.__name__, (by, kind), {"what": what})
 
 
-def watch_patches(patcher: comfy.model_patcher.ModelPatcher, what: str) -> None:
+def watch_patches(
+    patcher: comfy.model_patcher.ModelPatcher, what: str, by: type = WatchedPatches
+) -> None:
     """Let a patcher and its clones keep in mind what of a LoRA changes no weight.
 
     Args:
         what: the model, as sentences call it.
+        by: the class that does so.
     """
-    patcher.__class__ = _watched(type(patcher), what)
+    patcher.__class__ = _watched(type(patcher), by, what)
 
 
 def tell_misfits(patcher: comfy.model_patcher.ModelPatcher) -> None:
