@@ -22,7 +22,15 @@ from lidit_core.io.conditioning import Entry
 from lidit_core.io.pictures import to_pixels
 from lidit_core.model.latents import denormalise
 
-from .drawers import NotesTold, model_file, noise_of, sampling_of
+from .drawers import (
+    NotesTold,
+    autoencoder_of,
+    device_map_of,
+    model_file,
+    noise_of,
+    sampling_of,
+    unet_size,
+)
 from .items import DrawingTask
 
 
@@ -35,7 +43,6 @@ class BridgeDrawer:
     """
 
     def __init__(self, args: argparse.Namespace, device: str) -> None:
-        from lidit_train.data.autoencoders.find import find_autoencoder
         from lidit_train.tasks.adapter.target import pooled_width, unet_target
         from lidit_train.tasks.adapter.unet import read_unet
         from lidit_train.tasks.bridge.unet.input import check_read
@@ -54,12 +61,12 @@ class BridgeDrawer:
         self.unet, self.prediction = base.unet, base.prediction
         nn.Module.to(self.unet, device)
         self.pooled = bool(pooled_width(base.shape))
-        self.vae = find_autoencoder("shipped", self.target.latent).open(device)
+        self.vae = autoencoder_of(args).open(device)
         sources = bridge_sources(path, config, args.llm)
-        self.readers = BridgeReaders(config, sources, device, None, args.cache)
+        self.readers = BridgeReaders(config, sources, device, device_map_of(args), args.cache)
         self.told = NotesTold()
         self.steps, self.guidance = sampling_of(args)
-        self.size = args.size or (self.target.native_size,) * 2
+        self.size = unet_size(self.target, args.size)
 
     def draw(self, tasks: Sequence[DrawingTask]) -> Iterator[Tensor]:
         yield from to_pixels(self._pictures(tasks))

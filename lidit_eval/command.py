@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--size", type=size_of, metavar="WxH", help="in pixels (the model's)")
     add("--adapter", metavar="FILE", help="an LLMDiff adapter for the model")
     add("--bridge", metavar="FILE", help="a bridge in the place of the model's text encoder")
+    add("--vae", metavar="FILE", help="the autoencoder of a U-Net's checkpoint without one")
     add("--mode", choices=("add", "replace", "base"), help="of the adapter (add)")
     add("--llm", action="append", default=[], metavar="[NAME=]LLM", help="as for generate")
     add_lora(parser)
@@ -92,6 +93,11 @@ def _write(args: argparse.Namespace) -> int:
     from .options import complete
 
     complete(args)
+    check(
+        args.count == 1,
+        f"--count {args.count} is of pictures, and --write writes each prompt once; leave --count "
+        "out here, and give it with --pictures",
+    )
     tasks = tasks_of(items_of(args.prompts), args.seed, 1, args.every)
     with replacing(args.write) as beside:
         beside.write_text("".join(f"{t.item.prompt}\n" for t in tasks), encoding="utf-8")

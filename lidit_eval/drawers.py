@@ -6,10 +6,12 @@ import argparse
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from lidit_core.checkpoints.lidit import read_config
 from lidit_core.diffusion.sampling import initial_noise
 from lidit_core.errors import check
 from lidit_core.io.pictures import to_pixels
@@ -19,6 +21,7 @@ from lidit_core.llmdiff.file import load_adapter
 from lidit_core.model.config import LatentFormat
 from lidit_core.model.latents import denormalise
 from lidit_core.paths import SHIPPED_WEIGHTS, at_home
+from lidit_core.shipped import SHIPPED_MODELS, find_model, find_vae
 from lidit_core.text.encoder import pad_states
 from lidit_core.text.notes import notes_of_reading
 from lidit_core.text.prompt_encoder import PromptEncoder
@@ -26,6 +29,10 @@ from lidit_core.text.spec import LLMSpec
 from lidit_core.text.states import LLMStates
 
 from .items import DrawingTask
+
+if TYPE_CHECKING:
+    from lidit_train.data.autoencoders.find import AutoencoderFile
+    from lidit_train.tasks.adapter.target import AdapterTarget, UNetTarget
 
 log = logging.getLogger(__name__)
 STEPS, GUIDANCE = 25, 5.0  # of a U-Net, where none are given
@@ -37,8 +44,6 @@ def model_file(name: str) -> Path:
     Raises:
         LiDiTError: there is none.
     """
-    from lidit_core.shipped import SHIPPED_MODELS, find_model
-
     shipped = SHIPPED_WEIGHTS / f"{name}.safetensors"
     path = find_model(name)[0] if name in SHIPPED_MODELS else at_home(name)
     path = shipped if shipped.is_file() and name not in SHIPPED_MODELS else path
@@ -66,6 +71,42 @@ def adapter_source(words: Sequence[str], spec: LLMSpec) -> str:
     return words[0].partition("=")[2] or words[0] if words else spec.name
 
 
+def autoencoder_of(args: argparse.Namespace) -> AutoencoderFile:
+    """Find the autoencoder that the pictures of a command line's model are drawn by.
+
+    Raises:
+        LiDiTError: there is none in the checkpoint, beside it or at --vae.
+    """
+    from lidit_train.data.autoencoders.find import AutoencoderFile, find_autoencoder
+
+    if not (args.adapter or args.bridge):
+        path = find_model(args.model)[0]
+        return AutoencoderFile(find_vae(read_config(path).latent, path))
+    from lidit_train.tasks.adapter.target import unet_target
+
+    target = unet_target(str(model_file(args.model)), "")
+    file = find_autoencoder(args.vae or "shipped", target.latent, target.base)
+    file.check(target.latent)
+    return file
+
+
+def unet_size(target: UNetTarget | AdapterTarget, size: Sequence[int] | None) -> Sequence[int]:
+    """The pictures' width and height, the checkpoint's own where none is given.
+
+    Raises:
+        LiDiTError: a U-Net that halves its latents this often draws no such picture.
+    """
+    grain = target.latent.downsampling * target.patch
+    width, height = size or (target.native_size,) * 2
+    check(
+        width % grain == 0 and height % grain == 0,
+        f"--size {width}x{height} is no multiple of {grain}, which the U-Net {target.base} draws "
+        f"by; choose one, for example {max(1, width // grain) * grain}x"
+        f"{max(1, height // grain) * grain}",
+    )
+    return width, height
+
+
 class NotesTold:
     """Logs what a user should know, each sentence once."""
 
@@ -79,6 +120,11 @@ class NotesTold:
         self.told.update(notes)
 
 
+def device_map_of(args: argparse.Namespace) -> str | None:
+    """How a U-Net's LLMs are spread over devices, as `open_encoders` spreads a LI-DiT's."""
+    return "auto" if args.spread else None
+
+
 def sampling_of(args: argparse.Namespace) -> tuple[int, float]:
     """Steps and guidance of a U-Net, 0 being a guidance too."""
     steps = STEPS if args.steps is None else args.steps
@@ -89,7 +135,6 @@ class AdapterDrawer:
     """Draws with a U-Net and an adapter, by the trainer's own reference sampler."""
 
     def __init__(self, args: argparse.Namespace, device: str) -> None:
-        from lidit_train.data.autoencoders.find import find_autoencoder
         from lidit_train.recipe import Adapter
         from lidit_train.tasks.adapter.start import learner_of
         from lidit_train.tasks.adapter.target import adapter_target
@@ -106,10 +151,11 @@ class AdapterDrawer:
         self.steps, self.guidance = sampling_of(args)
         self.target = adapter_target(Adapter(str(model_file(args.model)), llm=source))
         self.learner = learner_of(self.target, adapter).to(device)
-        self.vae = find_autoencoder("shipped", self.target.latent).open(device)
+        self.vae = autoencoder_of(args).open(device)
         shape = spec.template, spec.block, spec.token_budget
-        self.reader = PromptEncoder(source, *shape, device=device, disk_cache=args.cache)
-        self.size = args.size or (self.target.native_size,) * 2
+        where = device_map_of(args), args.cache
+        self.reader = PromptEncoder(source, *shape, None, device, *where)
+        self.size = unet_size(self.target, args.size)
         self.told = NotesTold()
         self.told(_stand_in_notes(spec, source))
 

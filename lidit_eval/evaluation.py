@@ -11,16 +11,24 @@ from tqdm import tqdm
 
 from lidit_core import __version__
 from lidit_core.dtypes import DEFAULT
+from lidit_core.errors import LiDiTError, check
 from lidit_core.io.atomic import replacing
-from lidit_core.io.hashes import sha256
+from lidit_core.io.hashes import weights_sha256
 from lidit_core.pipeline import find_device
 
 from . import pairs, record
 from .benchmarks.item import PromptItem
 from .benchmarks.layouts import check_count, lay_out
-from .drawers import model_file
+from .drawers import autoencoder_of, model_file
 from .drawing import FOLDER, draw_missing, load_picture
-from .items import DrawingTask, items_of, prompts_hash, requests_hash, tasks_of
+from .items import (
+    DrawingTask,
+    items_of,
+    prompts_hash,
+    requests_hash,
+    step_of_names,
+    tasks_of,
+)
 from .judges.judge import Judge
 from .judges.opening import default_judge, open_judge
 from .llms import llms_read, told_hashes
@@ -42,14 +50,21 @@ class Evaluation:
         self.device = find_device(args.device)
         self.judge: Judge = open_judge(self._judge_name(), self.items, self.device)
         self.pictures = args.pictures or args.out / FOLDER
+        named = self.pictures, self.tasks, args.count, args.every
+        self.step = step_of_names(*named) if args.pictures is not None else 1
         self.sources: dict[str, str] = {}  # where the LLMs are that draw, by the model's names
 
     def run(self) -> str:
         """Do what is left to do; the report in Markdown."""
         about = self._record()
         if self.args.against is not None:
+            check(
+                bool(self.judge.measures),
+                f"--against {self.args.against} compares scores, and the judge {self.judge.name} "
+                "gives none; name one with --judge, see lidit eval --help",
+            )
             pairs.check_comparable(about, self.args.against)
-        drawn = any((self.pictures / t.name(self.args.count)).exists() for t in self.tasks)
+        drawn = any(path.exists() for path in map(self._path, self.tasks))
         about = record.begin(self.folder, about, drawn)
         if self.args.pictures is None:
             self._draw(about)
@@ -77,7 +92,8 @@ class Evaluation:
             "judge": self.judge.name,
         }
         if args.pictures is not None:
-            return {**about, "pictures": str(args.pictures)}
+            step = {record.STEP: self.step} if self.step > 1 else {}  # none in records of before
+            return {**about, "pictures": str(args.pictures), **step}
         drawn_with = {k: v for k, v in self._drawn_with().items() if v is not None and v != []}
         return {**about, "seed": args.seed, **drawn_with}
 
@@ -91,6 +107,7 @@ class Evaluation:
             "mode": args.mode if args.adapter else None,
             "loras": [[_named(path), strength] for path, strength in args.lora],
             "llms": args.llm,
+            record.AUTOENCODER: _autoencoder(args),
             record.LLMS: told_hashes(self.sources),
             "steps": args.steps,
             "cfg": args.cfg,
@@ -101,8 +118,7 @@ class Evaluation:
     def _draw(self, about: dict[str, Any]) -> None:
         shared = {key: about.get(key) for key in ("model", "steps", "cfg", "size", "lidit")}
         shared |= {"dtype": about["dtype"]} if "dtype" in about else {}
-        missing = [t for t in self.tasks if not (self.pictures / t.name(self.args.count)).exists()]
-        if not missing:
+        if all(path.exists() for path in map(self._path, self.tasks)):
             return
         llms = [f"{name}={source}" for name, source in self.sources.items()]
         asked = argparse.Namespace(**{**vars(self.args), "llm": llms})
@@ -111,19 +127,21 @@ class Evaluation:
         with tqdm(total=len(self.tasks), unit="picture", disable=None) as bar:
             draw_missing(drawer, self.tasks, self.pictures, self.args.count, shared, bar.update)
 
+    def _path(self, task: DrawingTask) -> Path:
+        return self.pictures / task.name(self.args.count, self.step)
+
     def _lay_out(self) -> None:
         """Copy a benchmark's pictures into the layout of its own evaluator."""
         items: dict[int, tuple[PromptItem, list[Path]]] = {}
         for task in self.tasks:
-            name = self.pictures / task.name(self.args.count)
-            items.setdefault(task.index, (task.item, []))[1].append(name)
+            items.setdefault(task.index, (task.item, []))[1].append(self._path(task))
         lay_out(self._benchmark, items, self.folder)
 
     def judged(self) -> list[Judged]:
         """The verdict on every picture, each judged once as it is; all are drawn."""
         verdicts, found = Verdicts(self.folder), []
         for task in tqdm(self.tasks, unit="verdict", disable=None):
-            path = self.pictures / task.name(self.args.count)
+            path = self._path(task)
             verdict = verdicts.of(path)
             if verdict is None:
                 verdict = self.judge.judge(load_picture(path), task.item)
@@ -133,7 +151,7 @@ class Evaluation:
 
     def _compared(self, judged: Sequence[Judged]) -> str:
         other = self.args.against
-        if other is None or not self.judge.measures:
+        if other is None:
             return ""
         theirs = self._known(other)
         changes = pairs.compare(judged, theirs, self.judge.measures)
@@ -146,11 +164,21 @@ class Evaluation:
     def _known(self, folder: Path) -> list[Judged]:
         """The pictures that another evaluation of these prompts has judged."""
         verdicts, count = Verdicts(folder).known, self.args.count
-        every = tasks_of(self.items, self.args.seed, count)
-        names: list[tuple[DrawingTask, str]] = [(task, task.name(count)) for task in every]
+        step = record.step_of(record.read_record_of(folder))
+        every = tasks_of(self.items, self.args.seed, count, step)
+        names: list[tuple[DrawingTask, str]] = [(task, task.name(count, step)) for task in every]
         return [Judged(task, folder / n, verdicts[n]) for task, n in names if n in verdicts]
 
 
 def _named(source: str) -> str:
     """The name of a file, or the shipped name, with the file's hash."""
-    return f"{Path(source).name} ({sha256(model_file(source))[:12]})"
+    return f"{Path(source).name} ({weights_sha256(model_file(source))[:12]})"
+
+
+def _autoencoder(args: argparse.Namespace) -> str | None:
+    """The autoencoder with its hash; None where it is not here, of which drawing tells."""
+    try:
+        file = autoencoder_of(args)
+    except LiDiTError:
+        return None
+    return f"{file.path.name} ({file.identity()[:12]})"

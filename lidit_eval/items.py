@@ -56,9 +56,14 @@ class DrawingTask:
     item: PromptItem
     seed: int
 
-    def name(self, count: int) -> str:
-        """The picture's file name, where each item has ``count`` pictures."""
-        return f"{self.index:05d}.png" if count == 1 else f"{self.index:05d}-{self.copy:02d}.png"
+    def name(self, count: int, step: int = 1) -> str:
+        """The picture's file name, where each item has ``count`` pictures.
+
+        Args:
+            step: see `step_of_names`.
+        """
+        number = f"{self.index // step:05d}"
+        return f"{number}.png" if count == 1 else f"{number}-{self.copy:02d}.png"
 
 
 def tasks_of(
@@ -72,6 +77,19 @@ def tasks_of(
         for index in range(0, len(items), every)
         for copy in range(count)
     ]
+
+
+def step_of_names(folder: Path, tasks: Sequence[DrawingTask], count: int, every: int) -> int:
+    """By how much the numbers of pictures made elsewhere are to be multiplied.
+
+    They are numbered by their prompts' places in the whole list, or by their lines in what
+    ``lidit eval --write --every N`` writes, as ``lidit generate --prompts`` numbers them.
+    """
+
+    def all_there(step: int) -> bool:
+        return all((folder / task.name(count, step)).is_file() for task in tasks)
+
+    return every if not all_there(1) and all_there(every) else 1
 
 
 def prompts_hash(items: Sequence[PromptItem]) -> str:

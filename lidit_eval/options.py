@@ -11,7 +11,7 @@ from lidit_core.pipeline import Settings
 
 DRAWING = (  # options that say how pictures are drawn
     *("seed", "steps", "cfg", "size", "adapter", "bridge", "mode"),
-    *("llm", "lora", "dtype", "spread", "cache"),
+    *("vae", "llm", "lora", "dtype", "spread", "cache"),
 )
 
 
@@ -38,6 +38,11 @@ def complete(args: argparse.Namespace) -> None:
         args.dtype is None or not unet,
         f"--dtype {args.dtype} is what a LI-DiT computes in, and with {unet} a U-Net draws; leave "
         "--dtype out",
+    )
+    check(
+        args.vae is None or bool(unet) or there != "",
+        f"--vae {args.vae} is a U-Net's, and a LI-DiT's autoencoder lies beside it; leave --vae "
+        "out, or put the autoencoder there",
     )
     Settings("", args.steps, args.cfg, args.size)  # refuses those that no model draws with
     args.seed = 0 if args.seed is None else args.seed

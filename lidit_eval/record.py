@@ -12,7 +12,9 @@ from lidit_core.io.atomic import replacing
 
 NAME = "evaluation.json"
 LLMS = "llms_read"  # the hashes of LLMs by their names
-FREE = ("lidit", LLMS)  # fields that may differ when an evaluation goes on
+AUTOENCODER = "autoencoder"  # its file's name and hash
+STEP = "step_of_names"  # of pictures made elsewhere, where it is not 1: see `items.step_of_names`
+FREE = ("lidit", LLMS, AUTOENCODER)  # fields that may differ when an evaluation goes on
 UNKNOWN = "not recorded when the first pictures were drawn"
 
 
@@ -20,8 +22,8 @@ def begin(folder: Path, record: Mapping[str, Any], drawn: bool) -> dict[str, Any
     """Write the record, or go on where the folder's is the same; what is to be told of it.
 
     Args:
-        drawn: whether pictures are there already. The record says which LLMs drew them, or, where
-            it is one of before, nothing of that.
+        drawn: whether pictures are there already. The record says which LLMs and autoencoder drew
+            them, or, where it is one of before, nothing of that.
     Raises:
         LiDiTError: the folder holds another evaluation.
     """
@@ -34,13 +36,22 @@ def begin(folder: Path, record: Mapping[str, Any], drawn: bool) -> dict[str, Any
                     f"{record.get(key)!r}; name another folder with --out"
                 )
         _check_llms(folder, kept.get(LLMS, {}), record.get(LLMS, {}))
+        _check_autoencoder(folder, kept.get(AUTOENCODER), record.get(AUTOENCODER))
         if drawn:
-            known = {} if LLMS in kept or LLMS not in record else {LLMS: UNKNOWN}
+            known = {key: UNKNOWN for key in (LLMS, AUTOENCODER) if key in record.keys() - kept}
             return {**kept, "lidit": record["lidit"], **known}
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / NAME) as beside:
         beside.write_text(json.dumps(dict(record), indent=1) + "\n", encoding="utf-8")
     return dict(record)
+
+
+def _check_autoencoder(folder: Path, kept: str | None, now: str | None) -> None:
+    if kept and now and kept != now:
+        raise LiDiTError(
+            f"{folder} holds an evaluation that was drawn by the autoencoder {kept}, and {now} is "
+            "found now; put that one back, or name another folder with --out"
+        )
 
 
 def _check_llms(folder: Path, kept: Mapping[str, str], now: Mapping[str, str]) -> None:
@@ -64,6 +75,11 @@ def read_record_of(folder: Path) -> dict[str, Any]:
         raise LiDiTError(
             f"{folder} holds no evaluation ({error}); expected a folder that `lidit eval` wrote"
         ) from error
+
+
+def step_of(record: Mapping[str, Any]) -> int:
+    """By how much the numbers in the names of an evaluation's pictures are to be multiplied."""
+    return int(record.get(STEP, 1))
 
 
 def names_of(first: Path, second: Path) -> tuple[str, str]:

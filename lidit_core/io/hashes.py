@@ -18,6 +18,18 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def weights_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, or of all .safetensors in a folder, in their names' order."""
+    if path.is_file():
+        return sha256(path)
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*.safetensors")):
+        with open(file, "rb") as opened:
+            while block := opened.read(BLOCK):
+                digest.update(block)
+    return digest.hexdigest()
+
+
 def sampled_sha256(path: Path) -> str:
     """The SHA-256 of a file's size, its first MiB, and 1,024 blocks of 4 KiB spread over it.
 

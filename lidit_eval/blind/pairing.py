@@ -11,7 +11,7 @@ from lidit_core.io.hashes import sha256
 
 from ..drawing import FOLDER
 from ..items import items_of, prompts_hash, tasks_of
-from ..record import read_record_of
+from ..record import read_record_of, step_of
 from .page import Pair
 
 SAME = ("prompts_sha256", "count")
@@ -37,8 +37,12 @@ def pairs_of(first: Path, second: Path) -> list[Pair]:
     )
     both = (ours, first), (theirs, second)
     one, other = (Path(record.get("pictures") or folder / FOLDER) for record, folder in both)
-    named = [(t.item.prompt, t.name(ours["count"])) for t in tasks_of(items, 0, ours["count"])]
-    pairs = [Pair(prompt, one / name, other / name) for prompt, name in named]
+    count, steps = ours["count"], (step_of(ours), step_of(theirs))
+    pairs = [
+        Pair(task.item.prompt, one / task.name(count, steps[0]), other / task.name(count, steps[1]))
+        for task in tasks_of(items, 0, count)
+        if not any(task.index % step for step in steps)
+    ]
     there = [pair for pair in pairs if pair.first.is_file() and pair.second.is_file()]
     check(
         bool(there),

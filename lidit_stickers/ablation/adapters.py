@@ -25,7 +25,8 @@ class AdapterDenoiser:
 
         self.device = torch.device(find_device(device))
         asked = {"adapter": str(adapter), "model": base, "mode": mode, "llm": [llm]}
-        options = Namespace(**asked, lora=[], steps=None, cfg=None, size=None, cache=None)
+        left_out = dict.fromkeys(("bridge", "vae", "steps", "cfg", "size", "spread", "cache"))
+        options = Namespace(**asked, **left_out, lora=[])
         opened = AdapterDrawer(options, str(self.device))
         self.learner, self.reader, self.vae = opened.learner, opened.reader, opened.vae
         self.mode, self.prediction = mode, opened.learner.prediction

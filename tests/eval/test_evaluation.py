@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tiny_lidit import lidit_config, save_lidit_files
 from tiny_llm import save_llm
 
@@ -17,6 +18,7 @@ from lidit_core.io.pictures import read_settings
 from lidit_core.llm.locate import available
 from lidit_eval.drawing import FOLDER
 from lidit_eval.items import items_of, tasks_of
+from lidit_eval.record import AUTOENCODER, UNKNOWN
 from lidit_eval.verdicts import NAME
 from lidit_stickers.judging import LISTS
 from lidit_stickers.scorer.selftest import drawn
@@ -155,6 +157,47 @@ def test_prompts_are_written_for_pictures_made_elsewhere(evaluate, tmp_path):
 
 
 @pytest.mark.font
+def test_such_pictures_are_read_as_their_lines_are_numbered(evaluate, tmp_path):
+    """As `lidit generate --prompts` numbers them, as well as by their places in the whole list."""
+    tasks = tasks_of(items_of("evaluation"), 0, 1, EVERY)
+    for folder in ("by-line", "by-place"):
+        (tmp_path / folder).mkdir()
+    for number, (task, pixels) in enumerate(zip(tasks, drawn([t.item.asked for t in tasks]))):
+        Image.fromarray(pixels).save(tmp_path / "by-line" / f"{number:05d}.png")
+        Image.fromarray(pixels).save(tmp_path / "by-place" / f"{task.index:05d}.png")
+    for folder in ("by-line", "by-place"):
+        assert evaluate("--pictures", folder, "--out", f"of-{folder}", model=False)[0] == 0
+        assert scores(tmp_path / f"of-{folder}")["all", "strict"] == 1
+    words = ["--pictures", "by-place", "--out", "again", "--against", "of-by-line"]
+    status, out, _ = evaluate(*words, model=False)
+    assert status == 0 and "| all | strict | 9 | 1.000 | 1.000 | +0.000 |" in out
+    assert main(["blind", "of-by-line", "of-by-place", "--out", "blind.html"]) == 0
+    (tmp_path / "by-line" / "00008.png").unlink()
+    status, _, err = evaluate("--pictures", "by-line", "--out", "short", model=False)
+    assert status == 2 and "by-line/00120.png cannot be read" in err
+
+
+@pytest.mark.font
+def test_another_autoencoder_draws_nothing_into_the_folder(folder, evaluate, tmp_path):
+    """And a record of before, which does not know its own, says so."""
+    assert evaluate("--out", "out")[0] == 0
+    (vae,) = folder.glob("*-vae.safetensors")
+    kept, weights = vae.read_bytes(), load_file(vae)
+    save_file({name: tensor * 1.01 for name, tensor in weights.items()}, vae)
+    (tmp_path / "out" / FOLDER / "00120.png").unlink()
+    status, _, err = evaluate("--out", "out")
+    assert status == 2 and f"that was drawn by the autoencoder {vae.name} (" in err
+    assert not (tmp_path / "out" / FOLDER / "00120.png").exists()
+    path = tmp_path / "out" / "evaluation.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in record.items() if k != AUTOENCODER}))
+    assert evaluate("--out", "out")[0] == 0
+    vae.write_bytes(kept)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["record"][AUTOENCODER] == UNKNOWN
+
+
+@pytest.mark.font
 def test_pictures_made_elsewhere_have_no_seeds_and_are_compared_with_drawn_ones(evaluate, tmp_path):
     """In both directions; two drawn ones still need equal seeds."""
     assert evaluate("--out", "drawn", "--seed", "5")[0] == 0
@@ -233,6 +276,9 @@ def test_a_benchmarks_pictures_lie_as_its_own_evaluator_reads_them(evaluate, tmp
         (["--every", "0"], True, "--every is 0; expected 1 or more"),
         (["--count", "0"], True, "--count is 0; expected 1 or more"),
         (["--against", "nowhere"], True, "nowhere holds no evaluation"),
+        (["--against", "x", "--judge", "none"], True, "the judge none gives none; name one with"),
+        (["--write", "x", "--count", "2"], False, "and --write writes each prompt once"),
+        (["--vae", "x"], True, "--vae x is a U-Net's, and a LI-DiT's autoencoder lies beside it"),
         (["--mode", "base"], True, "--mode base is an adapter's, and there is none"),
         (["--pictures", "none"], False, "none/00000.png cannot be read"),
         (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from lidit_core.checkpoints.lidit import load_vae
 from lidit_core.errors import LiDiTError, check, first_line
+from lidit_core.io.hashes import weights_sha256
 from lidit_core.model.config import LatentFormat
 from lidit_core.model.vae import CHANNELS
 from lidit_core.paths import SHIPPED_WEIGHTS, at_home
@@ -59,11 +59,7 @@ class AutoencoderFile:
         """The hash of the weights, by which the cache of latents tells autoencoders apart."""
         if self.prefix is not None:
             return ldm_identity(self.path, self.prefix)
-        files = [self.path] if self.path.is_file() else sorted(self.path.glob("*.safetensors"))
-        digest = hashlib.sha256()
-        for file in files:
-            digest.update(file.read_bytes())
-        return digest.hexdigest()
+        return weights_sha256(self.path)
 
     def check(self, latent: LatentFormat) -> None:
         """Look whether it is an autoencoder of these latents, before anything is encoded.
@@ -160,8 +156,8 @@ def find_autoencoder(name: str, latent: LatentFormat, model: Path | None = None)
             return own
         check(
             model is None or latent.channels == CHANNELS,
-            f"{model} holds no autoencoder; give that of {latent.name} as model.vae, a "
-            ".safetensors or a folder of diffusers' AutoencoderKL",
+            f"{model} holds no autoencoder; give that of {latent.name}, a .safetensors or a folder "
+            "of diffusers' AutoencoderKL, as a recipe's model.vae or with --vae of lidit eval",
         )
         return AutoencoderFile(find_vae(latent, model or SHIPPED_WEIGHTS / "a new model"))
     path = at_home(name)
