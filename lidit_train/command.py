@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import logging
 import math
 import sys
@@ -92,7 +93,7 @@ def _run(args: argparse.Namespace) -> int:
         raise LiDiTError("RECIPE is missing; name a YAML file, as lidit train recipes/smoke.yaml")
     recipe = read_recipe(args.recipe, args.set)
     if args.print_plan:
-        return _print_plan(recipe, args.out or Path("."))
+        return _print_plan(recipe, args.out or Path("."), args.device)
     if args.out is None:
         raise LiDiTError("--out is missing; name the folder of the run, as --out runs/mine")
     if args.export is not None:
@@ -111,9 +112,13 @@ def _print_fields(how: str) -> int:
     return 0
 
 
-def _print_plan(recipe, folder: Path) -> int:
+def _print_plan(recipe, folder: Path, device: str | None) -> int:
+    from .plan.hardware import THIS_CPU
     from .tasks.task import open_task
 
+    if device is not None:
+        hardware = dataclasses.replace(recipe.hardware, device=THIS_CPU)
+        recipe = dataclasses.replace(recipe, hardware=hardware)
     print(open_task(recipe).plan(folder), end="")
     return 0
 

@@ -81,10 +81,14 @@ def _table(title: str, config) -> str:
         "native size": f"{config.native_size} pixels",
         "made for": f"{config.steps} steps, guidance {config.guidance:g}",
         "token refiner": f"{refiner.blocks} blocks, "
-        f"{'full' if refiner.full_attention else 'causal'} attention, "
-        f"{'gated' if refiner.gated else 'not gated'}",
+        f"{'full' if refiner.full_attention else 'causal'} attention, {_gates(refiner)}",
         "fusion": f"by {refiner.fusion}, {refiner.collaborative_blocks} collaborative block(s)",
     }
+    if refiner.registers:
+        until = "kept as keys" if refiner.registers_kept else "left out after both refiners"
+        rows["registers"] = f"{refiner.registers} before each LLM's tokens, {until}"
+    if any(spec.taps > 1 for spec in config.llms):
+        rows["layers"] = f"mixed by {refiner.mix}"
     lines = [title, *(f"  {name:<14} {value}" for name, value in rows.items())]
     for spec in config.llms:
         lines.append(
@@ -95,6 +99,12 @@ def _table(title: str, config) -> str:
         lines.append(f"  {'':<14} {text!r}" if text else f"  {'':<14} no instruction")
         lines += [f"  {'':<14} its terms hold too: {t}" for t in terms_for([spec.name]).values()]
     return "\n".join(lines)
+
+
+def _gates(refiner) -> str:
+    if not refiner.gated:
+        return "not gated"
+    return "gated" if refiner.gates == "time" else "gates that do not read the time"
 
 
 def _trained_on(spec) -> str:

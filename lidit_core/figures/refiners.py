@@ -118,16 +118,19 @@ def gates_over_time(read: ReadPrompt, times: Sequence[float] = TIMES) -> tuple[G
     """The gates of both refiners as functions of the time, for every LLM.
 
     Raises:
-        LiDiTError: a time is none.
+        LiDiTError: a time is none, or no refiner that reads the prompt has a block.
     """
     for time in times:
         _check_time(time)
     refined = read.refined(times)
-    return tuple(
+    found = tuple(
         Gate(read.llm(i), name, tuple(times), gate.float().abs().mean(dim=(1, 2)).cpu())
         for i in refined
         for name, gate in (*_linguistic(read, i, refined[i]), *_collaborative(read, i, refined))
     )
+    names = ", ".join(read.llm(i) for i in refined)
+    check(bool(found), f"the refiners of {names} have no block, and so no gate to look into")
+    return found
 
 
 def _linguistic(read: ReadPrompt, i: int, branch: Branch) -> Iterator[tuple[str, Tensor]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 HELP = "train and compare variants of the text side"
@@ -39,26 +40,24 @@ def run(args: argparse.Namespace) -> int:
     from .variants import read_ablation
 
     ablation = read_ablation(args.ablation, args.set)
+    llms = _sources(args.llm, {name for v in ablation.variants for name in ablation.llms(v)})
     if args.print_plan:
         from .hours import plan_text
 
-        print(plan_text(ablation, args.out or Path(".")), end="")
+        print(plan_text(ablation, args.out or Path("."), llms, args.device), end="")
         return 0
     check(args.out is not None, "--out is missing; name the folder of the runs, as --out runs/mine")
     fix_arithmetic()
     logging.getLogger("lidit_train").setLevel(logging.INFO)
     with one_voice():
-        return _run(ablation, args)
+        return _run(ablation, args, llms)
 
 
-def _run(ablation, args: argparse.Namespace) -> int:
+def _run(ablation, args: argparse.Namespace, llms: Mapping[str, str]) -> int:
     from lidit_train.loop.stopping import Stopped
 
     from .running import Ablating
 
-    for text in args.llm:
-        _check_source(text)
-    llms = dict(text.split("=", 1) for text in args.llm)
     with _Bar() as bar:
         try:
             asked = ablation, args.out, llms, args.device, bar.tell, args.set
@@ -70,10 +69,17 @@ def _run(ablation, args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_source(text: str) -> None:
+def _sources(given: Sequence[str], names: Collection[str]) -> dict[str, str]:
+    """Where LLMs are, by the names that the ablation has for them."""
     from lidit_core.errors import check
 
-    check("=" in text, f"--llm {text!r} names no LLM; expected NAME=SOURCE")
+    for text in given:
+        check(
+            "=" in text and text.partition("=")[0] in names,
+            f"--llm {text!r} is of no LLM that a variant reads; expected NAME=SOURCE, NAME one of "
+            f"{', '.join(sorted(names))}",
+        )
+    return dict(text.split("=", 1) for text in given)
 
 
 class _Bar:

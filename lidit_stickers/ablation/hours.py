@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from lidit_core.model.config import LiDiTConfig
 from lidit_eval.items import items_of
-from lidit_train.plan.hardware import Device, find_hardware
+from lidit_train.plan.hardware import THIS_CPU, Device, find_hardware
 from lidit_train.plan.text import row
 from lidit_train.plan.workload import FLOAT32, SampleTokens
 from lidit_train.tasks.adapter.learner import GUIDANCE, STEPS
@@ -19,7 +19,7 @@ from lidit_train.tasks.lidit.plan.plan import Plan, make_plan
 from lidit_train.tasks.lidit.start import configuration
 from lidit_train.units import as_bytes, as_time
 
-from .recipes import fork_fields, with_cache
+from .recipes import fork_fields, fork_recipe, with_cache
 from .running import left
 from .variants import Ablation, Variant
 
@@ -34,29 +34,36 @@ class Hours:
     disk: int  # bytes of its checkpoints while it is trained
 
 
-def plan_text(ablation: Ablation, out: Path) -> str:
-    """What `--print-plan` shows."""
-    return "\n".join(_lines(ablation, out)) + "\n"
+def plan_text(
+    ablation: Ablation, out: Path, llms: Mapping[str, str], device: str | None = None
+) -> str:
+    """What `--print-plan` shows.
+
+    Args:
+        llms, device: as `Ablating` takes them.
+    """
+    return "\n".join(_lines(ablation, out, llms, device)) + "\n"
 
 
-def _lines(ablation: Ablation, out: Path) -> Iterator[str]:
+def _lines(ablation: Ablation, out: Path, llms: Mapping[str, str], on: str | None) -> Iterator[str]:
     model = {} if ablation.adapter else {"model": {"preset": "stickers"}}
     fork = with_cache({**ablation.fork, **model}, out)
-    device = find_hardware(fork.hardware.device)
+    name = THIS_CPU if on else fork.hardware.device
+    device = find_hardware(name)
     images = sum(stage.images for stage in fork.stages)
     todo = left(ablation, out)
     runs = len(ablation.variants) * len(ablation.seeds)
     begun = " from nothing" if ablation.model else ""
     yield (
         f"{runs} runs of {images:,} images{begun} ({len(ablation.variants)} variants, "
-        f"{len(ablation.seeds)} seeds), of which {len(todo)} are left; on {fork.hardware.device}"
+        f"{len(ablation.seeds)} seeds), of which {len(todo)} are left; on {name}"
     )
     total = 0.0
     if ablation.trunk:
         seconds = _planned(with_cache(ablation.trunk, out), device, out).seconds
         total += seconds
         yield row("the trunk", as_time(seconds), "once")
-    found = {v.name: hours(ablation, v, device, out) for v in ablation.variants}
+    found = {v.name: hours(ablation, v, device, out, llms) for v in ablation.variants}
     for variant in ablation.variants:
         each = found[variant.name]
         more = f"training {as_time(each.training)}, measuring {as_time(each.measuring)}"
@@ -68,10 +75,12 @@ def _lines(ablation: Ablation, out: Path) -> Iterator[str]:
     yield row("all that is left", as_time(total), f"{total / 3600:.1f} hours")
 
 
-def hours(ablation: Ablation, variant: Variant, device: Device, out: Path) -> Hours:
+def hours(
+    ablation: Ablation, variant: Variant, device: Device, out: Path, llms: Mapping[str, str]
+) -> Hours:
     """What one run of a variant takes."""
     if ablation.adapter:
-        return _adapter_hours(ablation, variant, device, out)
+        return _adapter_hours(ablation, variant, device, out, llms)
     trunk = ablation.checkpoint
     fields = fork_fields(ablation, variant, 0, trunk)
     if ablation.trunk:  # not there yet: a model of its shape
@@ -86,8 +95,10 @@ def hours(ablation: Ablation, variant: Variant, device: Device, out: Path) -> Ho
     return Hours(training, measuring, plan.caching, (plan.kept + 1) * plan.checkpoint)
 
 
-def _adapter_hours(ablation: Ablation, variant: Variant, device: Device, out: Path) -> Hours:
-    recipe = with_cache(fork_fields(ablation, variant, 0, ""), out)
+def _adapter_hours(
+    ablation: Ablation, variant: Variant, device: Device, out: Path, llms: Mapping[str, str]
+) -> Hours:
+    recipe = fork_recipe(ablation, variant, 0, "", out, llms)
     assert recipe.adapter is not None  # `fork_fields` has seen to it
     plan = make_adapter_plan(recipe, adapter_target(recipe.adapter), out, device)
     training = sum(plan.seconds(n) * load.stage.steps for n, load in enumerate(plan.loads))

@@ -111,7 +111,7 @@ class Ablating:
         runs = [(v, s) for s in self._through(pictures=False) for v in self.ablation.variants]
         found = {(v.name, seed): self._kept(v, seed, trunk) for v, seed in runs}
         read = {f"{v.name}-{s}": read_llms(run_folder(self.out, v.name, s)) for v, s in runs}
-        about = {**self._hashes(trunk), CHANGES: self.changes}
+        about = {**self._hashes(trunk), CHANGES: self.changes, **mode_said(self.ablation)}
         return write_tables(self.ablation, found, about, read, self.out)
 
     def _alone(self, folder: Path, wait: bool = True) -> FileLock:
@@ -196,6 +196,7 @@ class Ablating:
         also = {"also": [[s.prompts, s.every] for s in self.ablation.also]}
         return {
             **(also if self.ablation.also else {}),
+            **mode_said(self.ablation),
             "recipe": fields,
             **self._hashes(trunk),
             LLMS: hashes_of(self.ablation.llms(variant), self.llms),
@@ -212,6 +213,15 @@ class Ablating:
 
     def _told(self, what: str, steps: int) -> Callable[[int, float], None]:
         return lambda step, loss: self.on_step(what, step, steps)
+
+
+def mode_said(ablation: Ablation) -> dict[str, str]:
+    """The mode in which adapters are measured, where it is another than "replace".
+
+    Runs of before say nothing of it.
+    """
+    said = ablation.adapter and ablation.mode != Ablation.mode
+    return {"mode": ablation.mode} if said else {}
 
 
 def left(ablation: Ablation, out: Path, pictures: bool = True) -> list[tuple[Variant, int]]:

@@ -142,9 +142,10 @@ def write_tables(
 def _start(ablation: Ablation, hashes: Mapping[str, str]) -> str:
     trunk, vae = (hashes[name][:12] for name in ("trunk_sha256", "autoencoder_sha256"))
     begun = f"Weights {trunk}" if trunk else "From nothing"
+    mode = f", and is measured in mode {ablation.mode}" if ablation.adapter else ""
     return (
         f"{begun}{f', autoencoder {vae}' if vae else ''}; each variant and seed learnt on "
-        f"{ablation.images:,} pictures."
+        f"{ablation.images:,} pictures{mode}."
     )
 
 

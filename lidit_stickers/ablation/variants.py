@@ -14,6 +14,7 @@ from lidit_core.text.spec import LLMSpec
 from lidit_core.text.templates import find_template
 from lidit_train.ranges import one_of
 from lidit_train.recipe_file import read_recipe
+from lidit_train.tasks.lidit.taps import with_taps
 
 from ..score import PROMPTS
 from ..text_gap import TIMES
@@ -35,7 +36,9 @@ class Reading:
 
     def spec(self) -> LLMSpec:
         template = find_template(self.template)
-        return LLMSpec(self.name, self.width, self.block, template, self.token_budget)
+        llm = {"name": self.name, "block": self.block}
+        (read,) = with_taps({"llms": [llm]})["llms"]
+        return LLMSpec(self.name, self.width, read["block"], template, self.token_budget)
 
 
 @dataclass(frozen=True)

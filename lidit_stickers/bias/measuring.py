@@ -67,10 +67,22 @@ def measure(name: str, model: str, asked: BiasOptions) -> BiasMeasurements:
     return BiasMeasurements(early, late, errors, pairs, turned, drawn_by)
 
 
+def llm_names(model: str) -> list[str]:
+    """The names of the LLMs that read for a model: a shipped name's own, or all of a file's."""
+    path, named = find_model(model)
+    return list(named) or [spec.name for spec in read_config(path).llms]
+
+
 def _llms_of(model: str, given: Sequence[str]) -> list[str]:
-    """The sources of the LLMs that the model reads."""
-    names = [spec.name for spec in read_config(find_model(model)[0]).llms]
-    return [text for text in given if text.partition("=")[0] in names]
+    """All LLMs that read for the model, with the given sources; none where none of them is given.
+
+    Which LLMs read is the model's own, wherever they are.
+    """
+    sources = {name: source for name, _, source in (text.partition("=") for text in given)}
+    names = llm_names(model)
+    if not sources.keys() & {*names}:
+        return []
+    return [f"{name}={sources.get(name, name)}" for name in names]
 
 
 def _held(name: str, model: str, llms: Sequence[str], which: str, asked: BiasOptions) -> np.ndarray:

@@ -46,7 +46,7 @@ class LiDiTLinguisticTokenRefiner(io.ComfyNode):
                     options=list(GATING),
                     default="as trained",
                     tooltip="Off: every gate is 1 (the paper's Table 5). Only for weights trained "
-                    "without gates; others give broken pictures",
+                    "without gates; others give ruins, their error is tens of times as large",
                 ),
                 io.Float.Input(
                     "strength",

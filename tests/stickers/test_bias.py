@@ -154,12 +154,22 @@ def test_the_command_draws_reports_and_goes_on(models, tmp_path, capsys, monkeyp
     [
         (["--model", "a b=x"], "is called 'a b'; expected letters"),
         (["--model", "x", "--every", "0"], "--every is 0"),
-        (["--model", "x", "--llm", "y"], "names no LLM"),
+        (["--model", "stickers", "--llm", "y"], "expected NAME=SOURCE, NAME one of SmolLM2-135M"),
+        (["--model", "stickers", "--llm", "gemma-3-270m=y"], "is of no LLM that reads for these"),
     ],
 )
 def test_a_mistake_is_one_sentence(words, told, capsys, tmp_path):
     assert main(["bias", "--out", str(tmp_path / "out"), *words]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_where_an_llm_is_changes_none_that_reads():
+    """Each model reads by all of its own, as without the option."""
+    gemma, smollm2 = "gemma-3-270m=there", "SmolLM2-135M-Instruct=here"
+    own = "SmolLM2-135M-Instruct=SmolLM2-135M-Instruct"
+    assert measuring._llms_of("stickers", [gemma, smollm2]) == [smollm2]
+    assert measuring._llms_of("stickers-duo", [gemma]) == [own, gemma]
+    assert measuring._llms_of("stickers-duo", []) == measuring._llms_of("stickers", [gemma]) == []
 
 
 def test_a_curve_has_a_line_for_every_number_of_pairs():

@@ -144,6 +144,8 @@ def test_a_plan_loads_nothing_and_writes_nothing(tmp_path, monkeypatch, capsys):
     told = capsys.readouterr().out
     assert "1.106 billion" in told and "500,000 steps" in told and "32 x H100" in told
     assert not list(tmp_path.iterdir())
+    assert main([*words, "--device", "cpu"]) == 0
+    assert "32 processes on this CPU" in capsys.readouterr().out
 
 
 NAMES = ("*.md", "docs/**/*.md", "recipes/*.yaml")

@@ -6,6 +6,7 @@ import argparse
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from lidit_core.checkpoints.lora import write_lora
 from lidit_core.cli import main
 from lidit_core.cli.generate import lora_of
 from lidit_core.io.pictures import read_settings
+from lidit_core.model.config import RefinerConfig
 from lidit_core.model.prompt_text import read_encoded_prompts, stored_branch
 from lidit_core.text import prompt_encoder
 from lidit_core.text.cache import MEMORY
@@ -274,6 +276,28 @@ def test_info_tells_of_a_checkpoint_a_preset_and_a_picture(folder, draw, lidit):
     assert status == 2 and "LI-DiT-1B, LI-DiT-10B" in error
     status, _, error = lidit("info", "missing.safetensors")
     assert status == 2 and "no file missing.safetensors; give the path" in error
+
+
+@pytest.mark.parametrize(
+    "changes, block, told",
+    [
+        ({}, -3, ["full attention, gated\n"]),
+        ({"gated": False}, -3, ["not gated\n"]),
+        ({"gates": "none"}, -3, ["full attention, gates that do not read the time\n"]),
+        ({"registers": 3}, -3, ["3 before each LLM's tokens, kept as keys\n"]),
+        ({"registers": 1, "registers_kept": False}, -3, ["left out after both refiners\n"]),
+        ({"mix": "routed"}, (1, -2), ["mixed by routed\n", "block 1,-2"]),
+        ({"mix": "linear"}, (1, 2, 3), ["mixed by linear\n"]),
+    ],
+)
+def test_info_tells_what_the_text_side_is(lidit, tmp_path, changes, block, told):
+    config = lidit_config("tiny-llm", refiner=RefinerConfig(**changes))
+    config = replace(config, llms=(replace(config.llms[0], block=block),))
+    save_lidit_files(tmp_path, config)
+    _, found, _ = lidit("info", str(tmp_path / "model.safetensors"))
+    assert all(each in found for each in told)
+    plain = "registers" not in changes and "mix" not in changes
+    assert plain == ("  registers" not in found and "  layers" not in found)
 
 
 def test_encode_tells_how_a_prompt_is_read_and_keeps_its_states(folder, lidit):

@@ -145,6 +145,7 @@ def test_what_is_left_out_is_not_looked_at():
         (lambda: refiner_attention(read_of(), 1.5), "time is 1.5; expected a number from 0 to 1"),
         (lambda: gates_over_time(read_of(), (0.5, "a")), "time is 'a'; expected a number"),
         (lambda: refiner_attention(read_of(1, blocks=0)), "refiner of llm 0 has no block"),
+        (lambda: gates_over_time(read_of(1, blocks=0)), "of llm 0 have no block, and so no gate"),
         (
             lambda: ReadPrompt(read_of(1).side, {0: random_states(4).emptied()}),
             "no LLM has read a token of this prompt",

@@ -16,10 +16,12 @@ import yaml
 from accelerate import Accelerator
 from filelock import FileLock
 from tiny_ablation import CLAIMS, NAMES, VARIANTS, ablate, make_ablation_world, tiny, written
+from tiny_llm import save_llm
 
 from lidit_core.cli import main
 from lidit_core.errors import LiDiTError
 from lidit_core.io.hashes import sha256
+from lidit_core.llm.blocks import default_taps
 from lidit_stickers.ablation import running
 from lidit_stickers.ablation.recipes import fork_recipe
 from lidit_stickers.ablation.running import LOCK, left
@@ -271,6 +273,15 @@ def test_a_mistake_is_one_sentence(world, tmp_path, changes, told):
     assert "\n" not in str(caught.value)
 
 
+def test_several_layers_are_read_where_none_is_named(world, tmp_path):
+    """`block: taps`, as a recipe of the trainer has it."""
+    data = tiny(world)
+    deep = save_llm(tmp_path / "deep", num_hidden_layers=12)
+    data["readings"]["one"] |= {"name": str(deep), "block": "taps"}
+    ablation = read_ablation(written(tmp_path, data))
+    assert ablation.readings["one"].spec().block == default_taps(12)
+
+
 @pytest.mark.font
 def test_an_llm_that_is_not_there_is_told_before_any_run(world, tmp_path, capsys):
     out, llm = tmp_path / "out", f"one={world / 'one'}"
@@ -281,7 +292,16 @@ def test_an_llm_that_is_not_there_is_told_before_any_run(world, tmp_path, capsys
 
 
 @pytest.mark.parametrize(
-    ("words", "told"), [([], "--out is missing"), (["--out", "x", "--llm", "one"], "NAME=SOURCE")]
+    ("words", "told"),
+    [
+        ([], "--out is missing"),
+        (["--out", "x", "--llm", "one"], "NAME=SOURCE"),
+        (
+            ["--out", "x", "--llm", "One=y"],
+            "of no LLM that a variant reads; expected NAME=",
+        ),
+        (["--print-plan", "--llm", "three=y"], "NAME one of one, two"),
+    ],
 )
 def test_a_command_that_lacks_something_says_so(world, tmp_path, capsys, words, told):
     assert main(["ablate", written(tmp_path, tiny(world)), *words]) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from pathlib import Path
@@ -52,7 +53,7 @@ def tiny(world: Path, **changes) -> dict:
             "log": {"every": 1, "trackers": []},
         },
         "reference": "direct",
-        "variants": VARIANTS,
+        "variants": copy.deepcopy(VARIANTS),
         "claims": CLAIMS,
         "gap": {"scenes": 3, "times": [0.7, 0.95]},
         "score": {"every": 700},
@@ -121,13 +122,29 @@ def test_the_plan_tells_hours(world, tmp_path, capsys):
     for variant in data["variants"]:
         llm = str(world / variant["adapter"]["llm"])
         variant["adapter"] = {**variant["adapter"], "llm": llm}
-    assert main(["ablate", "--print-plan", written(tmp_path, data)]) == 0
+    file = written(tmp_path, data)
+    assert main(["ablate", "--print-plan", file]) == 0
     assert (
         "6 runs of 9 images (3 variants, 2 seeds), of which 6 are left" in capsys.readouterr().out
     )
+    gpu = ["--set", "fork.hardware.device=H100"]
+    assert ablate(world, written(tmp_path, tiny(world)), "--print-plan", *gpu) == 0
+    assert "are left; on this CPU" in capsys.readouterr().out  # which --device names
     if all(map(available, LLMS)):
         assert main(["ablate", "--print-plan", "recipes/ablate-adapter.yaml"]) == 0
         assert float(re.search(r"([\d.]+) hours\n", capsys.readouterr().out)[1]) > 1
+
+
+@pytest.mark.long
+@pytest.mark.font
+def test_runs_of_two_modes_are_never_mixed(world, tmp_path, capsys):
+    few = ["--set", "seeds=[0]", "--set", "score.every=0", "--set", "also=[]"]
+    few += ["--set", "adapter.modes=[replace, add]", "--out", str(tmp_path / "out")]
+    file = written(tmp_path, tiny(world))
+    assert ablate(world, file, *few, "--set", "mode=add") == 0
+    assert "pictures, and is measured in mode add." in capsys.readouterr().out
+    assert ablate(world, file, *few) == 2
+    assert "holds a run with another mode than is asked for now" in capsys.readouterr().err
 
 
 BAD = [
