@@ -1,7 +1,9 @@
-"""The evaluation prompts: a fixed list of held-out requests in GenEval's six categories.
+"""The evaluation prompts: a fixed list of held-out requests in six categories after GenEval's.
 
-Every request contains a combination that the rule of `heldout` keeps out of training. Two more
-categories are reported beside the six: English synonyms that no caption uses, and Chinese.
+Every request contains a combination that the rule of `heldout` keeps out of training. Five of the
+categories are GenEval's; backgrounds stand in the place of its colour attribution, which is a list
+of its own. Two more are reported beside the six: English synonyms that no caption uses, and
+Chinese.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from .scenes.request import RELATIONS, Item, SceneRequest
 SEED = "evaluation prompts 1"
 PER_CATEGORY = 180
 CATEGORIES = ("single object", "two objects", "position", "counting", "background", "colour")
+ATTRIBUTION = "colour attribution"
 EXTRA = {"unseen synonym": 60, "chinese": 120}
 
 
@@ -100,6 +103,25 @@ def _all_prompts() -> tuple[Caption, ...]:
 def evaluation_prompts() -> list[Caption]:
     """The 1,080 held-out English prompts of the six categories; the list never changes."""
     return [c for c in _all_prompts() if c.category in CATEGORIES]
+
+
+@lru_cache(maxsize=1)
+def attribution_prompts() -> list[Caption]:
+    """180 held-out prompts of two things, each in a colour of its own: GenEval's attribution.
+
+    Both are of kinds that come in several colours, so that a colour at the wrong one is seen.
+    """
+    rng, taken = Random("colour attribution 1"), set()
+    several = [kind.key for kind in KINDS.values() if len(kind.colours) > 1]
+    requests = [
+        _scene(Item(a, one), Item(b, other), on=_some_background(rng))
+        for a, b in combinations(several, 2)
+        if pair_held_out(a, b)
+        for one in KINDS[a].colours
+        for other in KINDS[b].colours
+        if one != other
+    ]
+    return list(worded(ATTRIBUTION, requests, PER_CATEGORY, rng, taken))
 
 
 def synonym_prompts() -> list[Caption]:

@@ -20,7 +20,12 @@ from PIL import Image, UnidentifiedImageError
 from lidit_core.errors import LiDiTError, exit_status
 from lidit_core.io.atomic import replacing
 
-from .evaluation import chinese_prompts, evaluation_prompts, synonym_prompts
+from .evaluation import (
+    attribution_prompts,
+    chinese_prompts,
+    evaluation_prompts,
+    synonym_prompts,
+)
 from .many_facts import (
     dense_prompts,
     early_prompts,
@@ -42,6 +47,7 @@ from .scorer.scorer import ACCEPT
 
 PROMPTS: dict[str, Callable[[], list[Caption]]] = {
     "evaluation": evaluation_prompts,
+    "attribution": attribution_prompts,
     "synonyms": synonym_prompts,
     "chinese": chinese_prompts,
     "newcomer": newcomer_prompts,

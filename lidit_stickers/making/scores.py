@@ -29,6 +29,7 @@ COMMAND = (
     "--write README.md docs/results.md docs/reports.md"
 )
 MEASURES = ("strict", "nearest")
+FACTS = ("facts, strict", "facts, nearest")
 TABLES = ("fixed", "lists")  # as documents mark them
 TARGETS = {  # strict, nearest
     "single object": (0.90, 0.97),
@@ -48,6 +49,7 @@ class PromptList:
         prompts: its name for `lidit eval`.
         llms: those that read it; () = the model's own.
         every: only every so many prompts.
+        measures: of the table's two scores.
     """
 
     title: str
@@ -56,6 +58,7 @@ class PromptList:
     model: str = "stickers"
     llms: tuple[str, ...] = ()
     every: int = 1
+    measures: tuple[str, str] = MEASURES
 
     @property
     def folder(self) -> str:
@@ -76,6 +79,8 @@ LISTS = (
     PromptList(
         "every third of them", "Gemma 3 alone", "evaluation", llms=("gemma-3-270m",), every=3
     ),
+    PromptList("two things, each in a colour of its own", "`stickers`", "attribution"),
+    PromptList("five to eight facts, share that holds", "`stickers`", "dense", measures=FACTS),
     PromptList("other wordings, held out", "`stickers`", "paraphrases"),
     PromptList("30 to 90 tokens", "`stickers`", "long"),
     PromptList("the same requests in short", "`stickers`", "long-in-short"),
@@ -144,7 +149,7 @@ def _lists(judged: dict[PromptList, Sequence[Judged]]) -> Iterator[str]:
     yield "| prompts | drawn by | number | strict | 95 % | nearest | 95 % |"
     yield "|---|---|---|---|---|---|---|"
     for each, found in judged.items():
-        alike = [_of_all(found, measure) for measure in MEASURES]
+        alike = [_of_all(found, measure) for measure in each.measures]
         cells = " | ".join(f"{s.score:.3f} | {_interval(s)}" for s in alike)
         yield f"| {each.title} | {each.drawn_by} | {len(found)} | {cells} |"
 

@@ -122,7 +122,8 @@ def table(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(lines)
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main(words: Sequence[str] | None = None) -> int:
+    """Print the table; the exit status, 1 where a limit does not hold."""
     parser = argparse.ArgumentParser(
         prog="python -m lidit_stickers.scorer.unseen",
         description=__doc__,
@@ -135,8 +136,9 @@ def main(words: Sequence[str] | None = None) -> None:
     check(options.count >= 1, f"--count is {options.count}; expected 1 or more")
     asked = unseen_captions(options.count)
     pictures = drawn(asked, options.size, SEED)
-    ways = trials(options.vae)
-    print(table([outcome(name, limit, alter, pictures, asked) for name, limit, alter in ways]))
+    found = [outcome(*way, pictures, asked) for way in trials(options.vae)]
+    print(table(found))
+    return int(not all(each.holds for each in found))
 
 
 if __name__ == "__main__":

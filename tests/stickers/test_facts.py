@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from lidit_eval.items import items_of, prompts_hash, requests_hash
+from lidit_stickers.evaluation import attribution_prompts, evaluation_prompts
 from lidit_stickers.many_facts import FACTS, dense_prompts, early_prompts, late_prompts
 from lidit_stickers.scenes.heldout import is_held_out
 from lidit_stickers.scenes.request import Item, SceneRequest
 from lidit_stickers.scorer.facts import count_facts, facts
-from lidit_stickers.scorer.scorer import FoundObject, FoundScene, read
+from lidit_stickers.scorer.scorer import FoundObject, FoundScene, judge, read
 from lidit_stickers.scorer.selftest import drawn
 
 
@@ -51,6 +54,25 @@ def test_sizes_are_facts_where_they_can_be_held_against_something():
     assert not facts(FoundScene(None, (found("car", 0.0), found("cat", 0.6, side=0.4))), both)[
         "sizes"
     ]
+
+
+@pytest.mark.font
+def test_attribution_is_two_things_in_a_colour_each():
+    """Held out, none of them among the fixed prompts, and read right where they are drawn."""
+    captions = attribution_prompts()
+    assert len({caption.text for caption in captions}) == 180
+    assert not {c.text for c in captions} & {c.text for c in evaluation_prompts()}
+    for caption in captions:
+        one, other = caption.request.items
+        assert is_held_out(caption.request) and one.kind != other.kind
+        assert one.colour and other.colour and one.colour != other.colour
+    few = captions[::9]
+    scenes = [read(np.asarray(picture)) for picture in drawn(few)]
+    for scene, caption in zip(scenes, few, strict=True):
+        one, other = caption.request.items
+        swapped = replace(one, colour=other.colour), replace(other, colour=one.colour)
+        assert judge(scene, caption.request).all
+        assert not judge(scene, replace(caption.request, items=swapped)).all
 
 
 @pytest.mark.font

@@ -12,11 +12,19 @@ import numpy as np
 import pytest
 
 from lidit_core.errors import LiDiTError
+from lidit_core.paths import SHIPPED_WEIGHTS
 from lidit_stickers.scenes.request import Item, SceneRequest
 from lidit_stickers.scorer import unseen
 from lidit_stickers.scorer.damage import blurred
 from lidit_stickers.scorer.scorer import FoundObject, FoundScene
-from lidit_stickers.scorer.unseen import Outcome, confusions, outcome, table, unseen_captions
+from lidit_stickers.scorer.unseen import (
+    Outcome,
+    confusions,
+    outcome,
+    table,
+    trials,
+    unseen_captions,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -59,6 +67,26 @@ def test_scenes_are_new_and_of_all_kinds_and_edges_tell_blur():
     assert (plain.wrong, plain.edges) == (0, 1.0) and soft.wrong == 0 and soft.edges < 0.5
     nothing = outcome("nothing", 0.03, lambda p: np.full_like(p, p[0, 0]), pictures, asked)
     assert nothing.wrong == 12 and any("not seen" in what for what in nothing.confused)
+
+
+@pytest.mark.font
+def test_drawn_noised_blurred_and_decoded_scenes_are_read_right():
+    """The limits of 1 and 3 per cent, as far as forty scenes tell: none wrong, or one."""
+    asked = unseen_captions(40)
+    pictures = unseen.drawn(asked, 128, unseen.SEED)
+    vae = SHIPPED_WEIGHTS / "stickers-vae.safetensors"
+    found = {
+        name: outcome(name, limit, alter, pictures, asked) for name, limit, alter in trials(vae)
+    }
+    wrong = {name: each.wrong for name, each in found.items()}
+    assert len(wrong) == 4 and wrong.pop("drawn") == 0 and max(wrong.values()) <= 1, wrong
+
+
+@pytest.mark.font
+def test_a_limit_that_does_not_hold_is_an_exit_status(monkeypatch, capsys):
+    spoiled = [("drawn", 0.01, lambda picture: np.full_like(picture, 90))]
+    monkeypatch.setattr(unseen, "trials", lambda vae: iter(spoiled))
+    assert unseen.main(["--count", "2"]) == 1 and "**does not hold**" in capsys.readouterr().out
 
 
 @pytest.mark.font

@@ -53,7 +53,7 @@ def test_the_tables_are_drawn_judged_and_written(tmp_path):
     assert fixed.startswith(f"Weights {MODEL}, autoencoder {VAE}; `python -m ")
     assert "docs/reports.md --every 180`:" in fixed and "--every 180`:" in lists
     assert "| 6 pictures | single object | two objects |" in fixed
-    assert lists.count("\n|") == 2 + 9  # a head and nine lists
+    assert lists.count("\n|") == 2 + 11  # a head and eleven lists
     assert text.startswith("above\n") and "between\n" in text and "below\n" in text
     assert "old" not in text
     folder = tmp_path / f"{MODEL}-{VAE}"
