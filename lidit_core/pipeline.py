@@ -29,7 +29,7 @@ from .model.text_side import TEXT_AS_CONFIGURED, TextOptions
 from .model.vae import TinyAutoencoder
 from .shipped import find_model, find_vae
 from .text.cache import PromptStates
-from .text.emphasis import encode_emphasised
+from .text.emphasis import read_prompt
 from .text.encoder import pad_states
 from .text.notes import notes_of_reading
 from .text.prompt_encoder import PromptEncoder
@@ -164,7 +164,7 @@ class Pipeline:
         """
         told = set() if told is None else told
         read = {
-            branch: [_read(encoder, prompt, emphasis) for prompt in prompts]
+            branch: [read_prompt(encoder, prompt, emphasis) for prompt in prompts]
             for branch, encoder in self.encoders.items()
         }
         notes = dict.fromkeys((*self._llm_notes(), *self._notes(prompts, read, emphasis)))
@@ -222,10 +222,6 @@ class Pipeline:
                 "float32 as the dtype to compute in"
             )
         return "; lower that or a LoRA's strength, or fetch the checkpoint again"
-
-
-def _read(encoder: PromptEncoder, prompt: str, emphasis: bool) -> PromptStates:
-    return encode_emphasised(encoder, prompt) if emphasis else encoder.encode_rows([prompt])[0]
 
 
 def check_size(size: tuple[int, int], config: LiDiTConfig) -> None:

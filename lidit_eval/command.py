@@ -42,7 +42,13 @@ of any prompts and pictures, by a CLIP or SigLIP of transformers:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from lidit_core.cli.generate import add_dtype, add_for_llms, add_lora, size_of
+    from lidit_core.cli.generate import (
+        add_dtype,
+        add_emphasis,
+        add_for_llms,
+        add_lora,
+        size_of,
+    )
 
     add = parser.add_argument
     add("model", nargs="?", help="a name or a checkpoint; a base where there is an --adapter")
@@ -64,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--mode", choices=("add", "replace", "base"), help="of the adapter (add)")
     add("--llm", action="append", default=[], metavar="[NAME=]LLM", help="as for generate")
     add_lora(parser)
+    add_emphasis(parser)
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps … (NVIDIA or AMD GPU, else cpu)")
     add_dtype(parser, default=None)
     add_for_llms(parser)

@@ -113,11 +113,12 @@ class Evaluation:
             "cfg": args.cfg,
             "size": list(args.size) if args.size else None,
             "dtype": args.dtype if args.dtype != DEFAULT else None,  # none in records of before
+            "emphasis": args.emphasis or None,  # nor this
         }
 
     def _draw(self, about: dict[str, Any]) -> None:
         shared = {key: about.get(key) for key in ("model", "steps", "cfg", "size", "lidit")}
-        shared |= {"dtype": about["dtype"]} if "dtype" in about else {}
+        shared |= {key: about[key] for key in ("dtype", "emphasis") if key in about}
         if all(path.exists() for path in map(self._path, self.tasks)):
             return
         llms = [f"{name}={source}" for name, source in self.sources.items()]

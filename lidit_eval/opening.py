@@ -26,4 +26,4 @@ def open_drawer(args: argparse.Namespace, device: str) -> Drawer:
     where = device, args.cache, args.spread
     dtype = torch_dtype(args.dtype)
     pipeline = load_pipeline(args.model, args.llm, *where, args.lora, dtype=dtype)
-    return LiDiTDrawer(pipeline, Settings("", args.steps, args.cfg, args.size))
+    return LiDiTDrawer(pipeline, Settings("", args.steps, args.cfg, args.size, args.emphasis))

@@ -11,7 +11,7 @@ from lidit_core.pipeline import Settings
 
 DRAWING = (  # options that say how pictures are drawn
     *("seed", "steps", "cfg", "size", "adapter", "bridge", "mode"),
-    *("vae", "llm", "lora", "dtype", "spread", "cache"),
+    *("vae", "llm", "lora", "emphasis", "dtype", "spread", "cache"),
 )
 
 
@@ -38,6 +38,11 @@ def complete(args: argparse.Namespace) -> None:
         args.dtype is None or not unet,
         f"--dtype {args.dtype} is what a LI-DiT computes in, and with {unet} a U-Net draws; leave "
         "--dtype out",
+    )
+    check(
+        not (args.emphasis and unet),
+        f"--emphasis weighs the words that a LI-DiT reads, and with {unet} a U-Net draws; leave "
+        "--emphasis out",
     )
     check(
         args.vae is None or bool(unet) or there != "",

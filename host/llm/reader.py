@@ -20,7 +20,7 @@ from ...lidit_core.llm.blocks import Block, shown_block
 from ...lidit_core.llm.loading import LLM
 from ...lidit_core.model.prompt_text import BranchText, PromptText, mean_state
 from ...lidit_core.text.cache import PromptStates
-from ...lidit_core.text.emphasis import encode_emphasised
+from ...lidit_core.text.emphasis import read_prompt
 from ...lidit_core.text.encoder import LLMEncoder, pad_states
 from ...lidit_core.text.prompt_encoder import PromptEncoder
 from ...lidit_core.text.templates import InstructionTemplate, find_template
@@ -138,7 +138,7 @@ class PromptReader:
         text = plain_text_of(tokens)
         template = tokens.get(TEMPLATE) or self.settings.template
         emphasis, prompts = bool(tokens.get(EMPHASIS)), self.prompts(template, text)
-        row = encode_emphasised(prompts, text) if emphasis else prompts.encode_rows([text])[0]
+        row = read_prompt(prompts, text, emphasis)
         states = pad_states([row]).to(model_management.intermediate_device())
         tell_prompt(text, row, emphasis)
         if self.noted is not None:

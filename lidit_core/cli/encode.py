@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .generate import add_for_llms
+from .generate import add_emphasis, add_for_llms
 
 HELP = "show how a prompt is read, and keep its hidden states"
 
@@ -21,6 +21,7 @@ examples:
   lidit encode "a cat to the left of a dog"
   lidit encode "一只猫" --model stickers-duo
   lidit encode "a cat" --out cat.safetensors
+  lidit encode "a cat and (a dog:1.5)" --emphasis --out dog.safetensors
   lidit encode "a cat to the left of a dog" --next 24
 """
 
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="language model, as for generate (those of the model)",
     )
     add("--out", type=Path, metavar="FILE", help="keep the hidden states here")
+    add_emphasis(parser)
     add("--next", type=int, metavar="N", help="tell what would be written next, in N tokens")
     add("--device", metavar="NAME", help="cpu, cuda, mps … (NVIDIA or AMD GPU, else cpu)")
     add_for_llms(parser)
@@ -51,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from ..model.prompt_text import BranchText, PromptText, encoded_prompt, reading_of
     from ..pipeline import find_device
     from ..shipped import find_model
+    from ..text.emphasis import read_emphasis, read_prompt
     from ..text.encoder import pad_states
 
     check(
@@ -65,14 +68,15 @@ def run(args: argparse.Namespace) -> int:
     read = []
     for branch, encoder in encoders.items():
         spec = config.llms[branch]
-        (states,) = encoder.encode_rows([args.prompt])
+        states = read_prompt(encoder, args.prompt, args.emphasis)
         reading = reading_of(spec.block, spec.template)
         kept = pad_states([states.cpu()])
-        places = places_told(args.prompt, states)
+        places = places_told(args.prompt, states, args.emphasis)
         read.append(BranchText(spec.name, kept, reading=reading, used=states.used, places=places))
-        print(_describe(spec, args.prompt, states))
+        print(_describe(spec, args.prompt, states, args.emphasis))
         if args.next:
-            print(_continued(encoder, args.prompt, args.next))
+            plain = read_emphasis(args.prompt).text if args.emphasis else args.prompt
+            print(_continued(encoder, plain, args.next))
     if args.out:
         prompt = args.prompt.encode("utf-8", "replace").decode()  # as the renderer reads it
         whole = encoded_prompt(PromptText(tuple(read)), prompt)
@@ -94,14 +98,15 @@ def _continued(encoder, prompt: str, tokens: int) -> str:
     return "\n".join(lines)
 
 
-def _describe(spec, prompt: str, states) -> str:
+def _describe(spec, prompt: str, states, emphasis: bool) -> str:
     from ..text.notes import prompt_notes
 
     first, end = states.span
     place = f"{first} to {end - 1}" if end > first else "empty"
     length, width = states.hidden.shape
     dtype = str(states.hidden.dtype).removeprefix("torch.")
-    notes = [n for n in (*prompt_notes(prompt, states), spec.length_note(states.used)) if n]
+    told = *prompt_notes(prompt, states, emphasis), spec.length_note(states.used)
+    notes = [note for note in told if note]
     lines = [
         spec.name,
         f"  tokens   {states.used} of the prompt's {states.total} are read "

@@ -76,11 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "hub:owner/name; once for each (those of the model)",
     )
     add_lora(parser)
-    add(
-        "--emphasis",
-        action="store_true",
-        help="read (word:1.3), ((word)) and \\( in prompts as ComfyUI does (plain text)",
-    )
+    add_emphasis(parser)
     add("--seed", type=int, default=0, metavar="N", help="of the first picture (0)")
     add("--count", type=int, default=1, metavar="N", help="pictures of every prompt (1)")
     add("--steps", type=int, metavar="N", help="sampling steps (the model's)")
@@ -90,6 +86,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps … (NVIDIA or AMD GPU, else cpu)")
     add_dtype(parser)
     add_for_llms(parser)
+
+
+def add_emphasis(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--emphasis",
+        action="store_true",
+        help="read (word:1.3), ((word)) and \\( in prompts as ComfyUI does (plain text)",
+    )
 
 
 def add_dtype(parser: argparse.ArgumentParser, default: str | None = DEFAULT) -> None:

@@ -76,6 +76,11 @@ def encode_emphasised(encoder: RowEncoder, prompt: str) -> PromptStates:
     return with_weights(row, read)
 
 
+def read_prompt(encoder: RowEncoder, prompt: str, emphasis: bool) -> PromptStates:
+    """States of a prompt as it is, or with `emphasis` read for weights."""
+    return encode_emphasised(encoder, prompt) if emphasis else encoder.encode_rows([prompt])[0]
+
+
 def with_weights(row: PromptStates, read: EmphasisedPrompt) -> PromptStates:
     """The states with the weight of every token; as they are where all weigh the same.
 

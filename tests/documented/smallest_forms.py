@@ -31,6 +31,7 @@ STORIES: dict[str, list[tuple[str, str]]] = {
         ('lidit inspect "two cats and a dog" --figure', CPU),
         ("lidit encode", CPU),
         ('lidit encode "a cat to the left of a dog"', f"--next 2 {CPU}"),
+        ('lidit encode "two cats and (a dog:1.5)" --emphasis', CPU),
         ("lidit expand", f"--max-tokens 2 {CPU}"),
         ("lidit stamp", ""),
     ],

@@ -23,6 +23,7 @@ from lidit_eval.verdicts import NAME
 from lidit_stickers.judging import LISTS
 from lidit_stickers.scorer.selftest import drawn
 
+OUTS = ("plain", "weighed")
 EVERY = 120  # of 1,080 prompts: nine, at least one of each category
 
 
@@ -178,6 +179,24 @@ def test_such_pictures_are_read_as_their_lines_are_numbered(evaluate, tmp_path):
 
 
 @pytest.mark.font
+def test_pictures_with_emphasis_are_mixed_with_no_others(evaluate, tmp_path):
+    """And the record of those without says nothing of it."""
+    asked = {"tag": "counting", "include": [{"class": "cat", "count": 2}], "prompt": "(2:5) cats"}
+    (tmp_path / "one.jsonl").write_text(json.dumps(asked) + "\n")
+    words = ["--prompts", "geneval:one.jsonl", "--every", "1", "--count", "4"]
+    assert evaluate(*words, "--out", "plain")[0] == 0
+    assert evaluate(*words, "--out", "weighed", "--emphasis")[0] == 0
+    records = [json.loads((tmp_path / out / "evaluation.json").read_text()) for out in OUTS]
+    assert "emphasis" not in records[0] and records[1]["emphasis"] is True
+    pictures = [tmp_path / out / FOLDER / "00000-00.png" for out in OUTS]
+    assert read_settings(pictures[1])["emphasis"] is True
+    plain, weighed = (np.asarray(Image.open(path)) for path in pictures)
+    assert (plain != weighed).any()
+    status, _, err = evaluate(*words, "--out", "plain", "--emphasis")
+    assert status == 2 and "plain holds an evaluation with emphasis=None, and this one has T" in err
+
+
+@pytest.mark.font
 def test_another_autoencoder_draws_nothing_into_the_folder(folder, evaluate, tmp_path):
     """And a record of before, which does not know its own, says so."""
     assert evaluate("--out", "out")[0] == 0
@@ -278,6 +297,7 @@ def test_a_benchmarks_pictures_lie_as_its_own_evaluator_reads_them(evaluate, tmp
         (["--against", "nowhere"], True, "nowhere holds no evaluation"),
         (["--against", "x", "--judge", "none"], True, "the judge none gives none; name one with"),
         (["--write", "x", "--count", "2"], False, "and --write writes each prompt once"),
+        (["--emphasis", "--adapter", "x"], True, "with --adapter a U-Net draws; leave --emphasis"),
         (["--vae", "x"], True, "--vae x is a U-Net's, and a LI-DiT's autoencoder lies beside it"),
         (["--mode", "base"], True, "--mode base is an adapter's, and there is none"),
         (["--pictures", "none"], False, "none/00000.png cannot be read"),
