@@ -14,7 +14,7 @@ def attend(
     mask: Tensor | None = None,
     options: dict | None = None,
 ) -> Tensor:
-    """q (B, L, D), k and v (B, K, D); options are the host's transformer_options.
+    """Attend from q (B, L, D) to k and v (B, K, D); options are the host's transformer_options.
 
     On a CPU the host's choice is its sub-quadratic one, made for GPUs without a fused kernel;
     PyTorch has a fused one for CPUs, which takes a third of the time and no more memory.

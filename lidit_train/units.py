@@ -17,7 +17,7 @@ def _places(number: float) -> int:
 
 
 def as_count(count: float) -> str:
-    """1106328864 -> "1.106 billion"."""
+    """Write 1106328864 as "1.106 billion"."""
     for size, word in ((1e9, "billion"), (1e6, "million")):
         if count >= size:
             return f"{count / size:.3f} {word}"
@@ -25,7 +25,7 @@ def as_count(count: float) -> str:
 
 
 def as_flops(count: float) -> str:
-    """12.3e12 -> "12.3 TFLOP"."""
+    """Write 12.3e12 as "12.3 TFLOP"."""
     for size, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G")):
         if count >= size:
             return f"{count / size:.3g} {prefix}FLOP"
@@ -42,5 +42,5 @@ def as_time(seconds: float) -> str:
 
 
 def as_times(count: float) -> str:
-    """0.25 -> "0.25 times", 80.2 -> "80 times"."""
+    """Write 0.25 as "0.25 times", 80.2 as "80 times"."""
     return f"{as_count(count) if count >= 10 else f'{count:.2g}'} times"

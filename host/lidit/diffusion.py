@@ -87,7 +87,7 @@ class HostLiDiT(LiDiT):
         transformer_options: dict = {},  # noqa: B006  (the host's own signature)
         **conditions,
     ) -> Tensor:
-        """x (B, C, H, W) in the dtype to compute in; timestep (B,) in [0, 1000]."""
+        """Predict from x (B, C, H, W), in the dtype to compute in, and timestep (B,), 0 to 1000."""
         wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, transformer_options)
         if wrappers:  # they may write into it, and in float32 it is the sampler's own
             x = x.clone()

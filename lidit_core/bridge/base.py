@@ -74,7 +74,7 @@ class LinearBase(nn.Module):
         return still & (rows.kinds != TEXT) & rows.seen
 
     def read_pooled(self, entered: Tensor) -> Tensor:
-        """The mean of all states (B, X) -> (B, P), standardised."""
+        """Read the pooled vector (B, P), standardised, off the mean of all states (B, X)."""
         with without_autocast(entered.device):
             return entered @ self.pooled.T + self.pooled_bias
 

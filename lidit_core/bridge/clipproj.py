@@ -47,7 +47,7 @@ DEEPEST, BUDGET = 64, 32768
 
 
 class Projection(nn.Module):
-    """Standardised states (B, L, X) -> rows (B, L, C), token by token."""
+    """Maps standardised states (B, L, X) to rows (B, L, C), token by token."""
 
     mean_in: Tensor
     std_in: Tensor

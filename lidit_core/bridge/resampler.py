@@ -42,7 +42,7 @@ class Predicted:
 
 
 class Queries(nn.Module):
-    """What each row asks with: (B, R) -> (B, R, D), and one more that asks for the whole prompt."""
+    """Makes what the rows (B, R) ask with, (B, R, D), and one more for the whole prompt."""
 
     seeds: Tensor
 

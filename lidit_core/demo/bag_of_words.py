@@ -38,7 +38,7 @@ class BagOfWords(nn.Module):
         self.words = operations.Embedding(buckets + 1, width, dtype=dtype, device=device)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """ids (B, length) -> (B, length, width)."""
+        """Read ids (B, length) as vectors (B, length, width)."""
         return self.words(ids)
 
     def tokenize(self, text: str) -> list[int]:

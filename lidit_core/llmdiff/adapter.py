@@ -73,7 +73,7 @@ class AddedAttention(nn.Module):
     def forward(
         self, x: Tensor, text: AdapterText, index: int, attention: AttentionFunction
     ) -> Tensor:
-        """x (B, N, D) as the layer's own query sees it -> (B, N, D) before its output map."""
+        """Read x (B, N, D), as the layer's own query sees it: (B, N, D) before its output map."""
         k, v = self.k(text.tokens).to(x.dtype), self.v(text.tokens).to(x.dtype)
         added = attention(self.q(x), k, v, self.heads, mask=text.bias(x.dtype))
         exponent = self.b2 if text.gates is None else self.b2 + text.gates[:, index, None, None]
@@ -81,7 +81,7 @@ class AddedAttention(nn.Module):
         return added * (gate * text.present(x.dtype))
 
     def base_gate(self) -> Tensor:
-        """a1 e^b1, (1,), by which mode ``replace`` scales the checkpoint's own path."""
+        """Compute a1 e^b1, (1,), by which mode ``replace`` scales the checkpoint's own path."""
         return self.a1 * self.b1.exp()
 
 

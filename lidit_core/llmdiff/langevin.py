@@ -71,13 +71,13 @@ class LangevinEncoding(nn.Module):
 
     @property
     def deviations(self) -> Tensor:
-        """sqrt(2 h): the standard deviation (T,) of each block's noise, without gradient."""
+        """Compute sqrt(2 h), the deviation (T,) of each block's noise, without gradient."""
         return self._variances().detach().sqrt()
 
     def forward(
         self, states: Tensor, generator: torch.Generator | None = None, noisy: bool = False
     ) -> Tensor:
-        """c (B, L, C) in the dtype of the parameters, computed in float32.
+        """Walk from c (B, L, C), which is in the parameters' dtype; computed in float32.
 
         Noise, which is for training, is drawn only if `noisy`; padding gets it as well.
         """

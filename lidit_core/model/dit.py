@@ -78,7 +78,7 @@ class LiDiTBlock(nn.Module):
         attention: AttentionFunction,
         text_attention: AttentionFunction | None = None,
     ) -> Tensor:
-        """x (B, N, D), c (B, D) -> (B, N, D); text_attention: for the text alone, if another."""
+        """Transform x (B, N, D) by c (B, D); text_attention: for the text alone, if another."""
         shift1, scale1, gate1, shift2, scale2, gate2, shift3, scale3, gate3 = self.modulation(c)
         if text.present is not None:
             gate2 = gate2 * text.present

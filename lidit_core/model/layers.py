@@ -41,7 +41,7 @@ class TwoLayerMap(nn.Module):
 
 
 class TimestepEmbedder(TwoLayerMap):
-    """t (B,) in [0, 1000] -> (B, D)."""
+    """Embeds t (B,) in [0, 1000] as (B, D)."""
 
     def __init__(self, width: int, operations=nn, dtype=None, device=None) -> None:
         super().__init__(FREQUENCIES, width, operations, dtype, device)
@@ -177,5 +177,5 @@ def plain_norm(width: int, operations=nn, dtype=None, device=None) -> nn.Module:
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x · (1 + scale) + shift, as in DiT: x (B, L, D), shift and scale (B, 1, D)."""
+    """Compute x · (1 + scale) + shift, as in DiT: x (B, L, D), shift and scale (B, 1, D)."""
     return torch.addcmul(shift, x, 1 + scale)

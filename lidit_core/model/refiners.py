@@ -86,7 +86,7 @@ class RefinerBlock(nn.Module):
 
 
 class LinguisticTokenRefiner(nn.Module):
-    """One LLM's states -> refined tokens at the model's width, and the context vector c.
+    """Makes of one LLM's states refined tokens at the model's width, and the context vector c.
 
     The entry (RMSNorm and a linear map) and the maps of c are ours, see the specification.
     """

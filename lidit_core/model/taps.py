@@ -63,7 +63,7 @@ class TapMix(nn.Module):
         self.routes = operations.Embedding(depth, taps, **layer) if mix == "routed" else None
 
     def forward(self, normed: Tensor) -> Tensor:
-        """Normed states (B, L, K, C) float32 -> their mix (B, L, C)."""
+        """Mix normed states (B, L, K, C) float32 to (B, L, C)."""
         if self.linear is None:
             return normed.mean(dim=2)
         with without_autocast(normed.device):

@@ -46,7 +46,7 @@ class ObjectKind:
 
 
 def nouns_of(words: str) -> tuple[Noun, ...]:
-    """'car/cars auto' -> (('car', 'cars'), ('auto', 'autos')); '_' stands for a space."""
+    """Read 'car/cars auto' as (('car', 'cars'), ('auto', 'autos')); '_' stands for a space."""
     pairs = (word.replace("_", " ").partition("/") for word in words.split())
     return tuple((one, many or one + "s") for one, _, many in pairs)
 

@@ -57,7 +57,7 @@ class Report:
 
     @property
     def scores(self) -> dict[str, float]:
-        """Category -> share of hits."""
+        """The share of hits by category."""
         return {row.category: row.score for row in self.rows}
 
     def hits(self) -> list[bool]:

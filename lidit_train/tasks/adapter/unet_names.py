@@ -35,7 +35,7 @@ SIZE_WIDTH = 256  # of each of SDXL's six numbers of size and crop, in the vecto
 
 
 def names(shape: UNetShape) -> dict[str, str]:
-    """LDM's name of every tensor -> diffusers'."""
+    """Diffusers' name of every tensor by LDM's."""
     return {
         f"{module.ldm}.{kind}": f"{module.diffusers}.{kind}"
         for module in _modules(shape)

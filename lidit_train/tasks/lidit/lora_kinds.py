@@ -52,7 +52,7 @@ class Change(nn.Module, ABC):
 
 
 class LowRank(Change):
-    """alpha / rank · B A (Hu et al. 2021, arXiv 2106.09685)."""
+    """Adds alpha / rank · B A (Hu et al. 2021, arXiv 2106.09685)."""
 
     def __init__(self, layer: nn.Linear, lora: Lora) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class DoRA(LowRank):
 
 
 class LoHa(Change):
-    """alpha / rank · (w1_a w1_b) ∘ (w2_a w2_b) (Hyeon-Woo et al. 2021, arXiv 2108.06098).
+    """Adds alpha / rank · (w1_a w1_b) ∘ (w2_a w2_b) (Hyeon-Woo et al. 2021, arXiv 2108.06098).
 
     The first numbers are those of LyCORIS, which brought LoHa to diffusion models: w2_a is zero.
     """
