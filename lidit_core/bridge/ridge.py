@@ -15,11 +15,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import check
+
 FLOOR = 0.05  # of a tap's median deviation, below which no number's deviation goes
 STILL = 1e-3  # relative deviation over prompts below which a row is a constant
 SEEN = 8  # rows below which nothing is known of whether they vary
 SHRINKING = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the states' mean variance
 SHRUNK = 4.0  # rows' worth by which a constant that is seldom seen is drawn to 0
+
+
+def _check_finite(what: str, *rows: Tensor) -> None:
+    strange = sum(int((~values.isfinite()).sum()) for values in rows)
+    check(
+        not strange,
+        f"{what} holds {strange} numbers that are not finite; expected finite ones: record the "
+        "text encoder anew in bfloat16 or float32, or delete the run's cache, so that the LLMs "
+        "read anew",
+    )
 
 
 class Statistics:
@@ -36,7 +48,10 @@ class Statistics:
         Args:
             values: (N, width).
             groups: the group of each row, (N,) int64.
+        Raises:
+            LiDiTError: some number is not finite.
         """
+        _check_finite("what means and deviations are computed from", values)
         values = values.double()
         self.count.index_add_(0, groups, torch.ones_like(groups, dtype=torch.float64))
         self.sum.index_add_(0, groups, values)
@@ -107,7 +122,10 @@ class Sums:
             x: the LLMs' entered states (N, X).
             y: the teacher's standardised rows (N, C).
             groups: the group of each row, (N,) int64.
+        Raises:
+            LiDiTError: some number is not finite.
         """
+        _check_finite("what a ridge is solved from", x, y)
         self.count.index_add_(0, groups, torch.ones_like(groups, dtype=torch.float64))
         self.x.index_add_(0, groups, x.double())
         self.y.index_add_(0, groups, y.double())

@@ -18,11 +18,13 @@ Nothing in a file is executed, and no size in it is believed before the tensors 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -32,6 +34,7 @@ from .tensors import opened, read_safetensors, write_safetensors
 FORMAT, VERSION = "lidit-conditioning", "1"
 TENSOR = "tensor"  # the key of what stands for a tensor
 DEEPEST = 16  # dicts and lists within one another
+FAINT = 0.1  # of the median row's length; a shorter row's distance is measured by that
 
 DAMAGED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)  # what reading raises
 
@@ -61,7 +64,11 @@ class EncodedPrompts:
 def distance(one: Entry, other: Entry) -> float:
     """The largest relative distance of two entries' tensors; inf where shapes differ.
 
-    Pooled vectors count by themselves: they may be another text encoder's than the sequence.
+    It is inf too where either holds a number that is not finite. Of a tensor it is that of the
+    whole or the root mean square of its rows', whichever is more: in many LLMs the first row is an
+    attention sink (Xiao et al. 2023, arXiv 2309.17453), so long that beside it no change of the
+    others is seen in the whole. Pooled vectors count by themselves: they may be another text
+    encoder's than the sequence.
     """
     pairs = [(one[0], other[0])]
     for name in sorted(set(one[1]) & set(other[1])):
@@ -74,7 +81,30 @@ def distance(one: Entry, other: Entry) -> float:
 def _distance(one: Tensor, other: Tensor) -> float:
     if one.shape != other.shape:
         return float("inf")
-    return float((one - other).norm() / one.norm().clamp(min=1e-12))
+    apart, sizes = (x.norm(dim=-1).flatten() for x in (one - other, one))
+    there = (sizes != 0) | (apart != 0)  # an encoder may fill up with zeros
+    apart, sizes = apart[there], sizes[there]
+    if not len(sizes):
+        return 0.0
+    least = (FAINT * sizes.median()).clamp(min=1e-12)
+    rows = (apart / sizes.clamp(min=float(least))).square().mean().sqrt()
+    largest = float(torch.maximum(apart.norm() / sizes.norm().clamp(min=1e-12), rows))
+    return largest if math.isfinite(largest) else float("inf")
+
+
+def strange_numbers(entry: Entry) -> int:
+    """How many numbers of an entry's tensors are not finite."""
+    return _strange(entry[0]) + _strange(entry[1])
+
+
+def _strange(value: Any) -> int:
+    if isinstance(value, Tensor):
+        return int((~value.float().isfinite()).sum())  # float8 cannot be asked
+    if isinstance(value, Mapping):
+        return sum(map(_strange, value.values()))
+    if isinstance(value, (list, tuple)):
+        return sum(map(_strange, value))
+    return 0
 
 
 def write_encoded(path: str | Path, encoded: EncodedPrompts) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import LiDiTError, check
+from ..errors import LiDiTError, check, shown
 from .atomic import replacing
 from .conditioning import (
     EncodedPrompt,
@@ -28,14 +28,22 @@ from .conditioning import (
     read_encoded,
     read_encoded_prompt,
     read_texts,
+    strange_numbers,
     write_encoded,
 )
 
 NAME, PROBES = "recording.json", "probes.safetensors"
 FORMAT, VERSION = "lidit-recording", 1
 SHARD = 64  # prompts
+FINITE = (
+    "record with the text encoder in another dtype, such as bfloat16 or float32 (in ComfyUI by "
+    "--bf16-text-enc or --fp32-text-enc)"
+)
 PROBED = ("", "a cat", "two red cars to the left of a small blue bird, on a green background")
-ALIKE = 1e-2  # relative distance of probes that bfloat16 and another device's sums may make
+ALIKE = 1e-2  # `distance` of probes that bfloat16 and another device's sums may make. SmolLM2 at
+# block -3: other threads 0.000, float16 for float32 0.003, bfloat16 for it 0.013, int8 0.022, fp8
+# 0.047, q and v moved by 5 % 0.09; without its first row's sink int8 would be 0.006 and the last
+# 0.007
 
 Encode = Callable[[str], Sequence[Entry]]
 
@@ -75,9 +83,20 @@ class Recording:
             yield from read_encoded(self._there(number)).prompts
 
     def prompt(self, number: int) -> EncodedPrompt:
-        """One prompt by its number; no other is read."""
+        """One prompt by its number; no other is read.
+
+        Raises:
+            LiDiTError: its shard is missing or damaged, or numbers of it are not finite.
+        """
         shard, place = divmod(number, self.shard)
-        return read_encoded_prompt(self._there(shard), place)
+        found = read_encoded_prompt(self._there(shard), place)
+        strange = sum(map(strange_numbers, found.entries))
+        check(
+            not strange,
+            f"the recording {self.folder} holds {strange} numbers of prompt {shown(found.text)} "
+            f"that are not finite, which nothing can learn; {FINITE}, into another folder",
+        )
+        return found
 
     def texts(self) -> list[str]:
         """The texts of all prompts, in order."""
@@ -137,7 +156,8 @@ def record(
         about: what the encoder is, for people.
         on_prompt: is told of how many more prompts are recorded.
     Raises:
-        LiDiTError: the folder holds other prompts, or the encoder has changed since.
+        LiDiTError: the folder holds other prompts, the encoder has changed since, or it gives
+            numbers that are not finite.
     """
     check(bool(prompts), "there is no prompt to record; expected one a line")
     kept = Recording(Path(folder), len(prompts), _hash(prompts))
@@ -165,7 +185,14 @@ def _hash(prompts: Sequence[str]) -> str:
 
 
 def _encoded(encode: Encode, text: str) -> EncodedPrompt:
-    return EncodedPrompt([(_half(c), _halved(v)) for c, v in encode(text)], text)
+    encoded = EncodedPrompt([(_half(c), _halved(v)) for c, v in encode(text)], text)
+    strange = sum(map(strange_numbers, encoded.entries))
+    check(
+        not strange,
+        f"the text encoder gives {strange} numbers of prompt {shown(text)} that are not finite; "
+        f"expected finite ones: {FINITE}",
+    )
+    return encoded
 
 
 def _half(tensor: Tensor) -> Tensor:
