@@ -53,7 +53,7 @@ PROOFS = {
         environment=(("LIDIT_EVERY_FAMILY", "1"),),
     ),
     "kills": Proof(
-        "a run that is killed anywhere goes on to the same bits",
+        "a run or recording that is killed anywhere goes on to the same bits",
         ("tests/train", "tests/core", "tests/stickers", "-k", "killed or resume or goes_on"),
         times=5,
         environment=(("LIDIT_LONG", "1"),),
