@@ -8,7 +8,7 @@ is compared with the host's own tokens before it is believed.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -81,11 +81,18 @@ class HostTexts:
     def tokens(self, text: str) -> list[tuple]:
         """The (token, weight) of every row, all chunks one after the other."""
         found = self.clip.tokenize(text)
-        key = self.part if self.part in found else self.part.removeprefix(PREFIX)
-        pieces = [(piece[0], piece[1]) for chunk in found[key] for piece in chunk]
+        pieces = [(piece[0], piece[1]) for chunk in found[self._key(found)] for piece in chunk]
         if self.padding is not None:
             pieces = list(itertools.dropwhile(lambda p: p[0] == self.padding, pieces))
         return pieces[self.dropped :]
+
+    @property
+    def key(self) -> str:
+        """The name that the host's tokens have for it, such as l, t5xxl or gemma3_12b."""
+        return self._key(self.clip.tokenize(""))
+
+    def _key(self, found: Mapping[str, Any]) -> str:
+        return self.part if self.part in found else self.part.removeprefix(PREFIX)
 
     def ids(self, text: str) -> list[int] | None:
         """The rows' token ids; None where one has a weight, or is no token of the vocabulary."""
@@ -211,6 +218,7 @@ def _described(
         masked=is_masked(every[0].clip.cond_stage_model, values),
         more=tuple(maker.layout for maker in made[1:]),
         weights=any(weight != 1 for _, weight in every[0].tokens(WEIGHTED)),
+        tokenizers=tuple(texts.key for texts in every),
     )
     return Teacher(spec, joined(made), torch.cat(seeds), (sequence, values))
 

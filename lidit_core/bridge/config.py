@@ -30,6 +30,8 @@ class TeacherSpec:
     more: tuple[TokenLayout, ...] = ()  # of encoders whose rows follow in the same sequence
     weights: bool = False  # it reads weights of words, as in (word:1.3)
     llm: LLMSpec | None = None  # how a LI-DiT reads it, where that was recorded; None = not known
+    tokenizers: tuple[str, ...] = ()  # names of the text models whose they are, as the host's
+    # tokens have them, one a layout; () = not known, as in older recordings
 
     def __post_init__(self) -> None:
         for name in ("width", "vocabulary"):
@@ -41,6 +43,16 @@ class TeacherSpec:
             f"the bridge's teacher has taps={list(self.taps)} and width={self.width}; expected "
             "widths whose sum that is",
         )
+        check(
+            len(self.tokenizers) in (0, len(self.layouts)),
+            f"the bridge's teacher has tokenizers={shown(self.tokenizers)} and "
+            f"{len(self.layouts)} layouts; expected a name for each, or none",
+        )
+
+    @property
+    def known_as(self) -> tuple[str, ...]:
+        """The names by which its makers' terms are found."""
+        return (self.name, *self.tokenizers)
 
     @property
     def layouts(self) -> tuple[TokenLayout, ...]:

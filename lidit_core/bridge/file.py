@@ -26,7 +26,7 @@ from ..io.tensors import (
     shapes_of,
     write_safetensors,
 )
-from ..io.terms import terms_for
+from ..io.terms import terms_for, tokenizer_terms
 from .base import base_shapes
 from .config import SEEDS, BridgeConfig
 from .layout import AnyRows
@@ -72,7 +72,8 @@ def write_bridge(
     if loaded.stages:
         metadata[STAGES] = loaded.stages
     config = loaded.bridge.config
-    metadata |= terms_for([config.teacher.name, *(llm.name for llm in config.llms)])
+    metadata |= terms_for([*config.teacher.known_as, *(llm.name for llm in config.llms)])
+    metadata |= tokenizer_terms(config.teacher.tokenizers or [config.teacher.name])
     write_safetensors(path, tensors, metadata)
 
 

@@ -3,7 +3,8 @@
 `teacher.safetensors` lies in the recording's folder: the encoder's tokenizer, the layout of its
 rows, and 128 numbers for each id, the principal components of its own table of token embeddings.
 It also holds the empty prompt's conditioning as exact as it was given, and of a host's encoder the
-prompts that the host reads as more than plain text.
+prompts that the host reads as more than plain text. The metadata say under which licence each
+tokenizer is.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ..errors import LiDiTError, check, first_line, listed
 from ..io.conditioning import Entry, pack_entry, unpack_entry
 from ..io.records import read_json
 from ..io.tensors import read_safetensors, write_safetensors
+from ..io.terms import terms_for, tokenizer_terms
 from .config import FORMAT, SEEDS, TeacherSpec
 from .layout import AnyRows, RowMaker, TokenLayout, joined
 
@@ -85,7 +87,9 @@ def write_teacher(folder: str | Path, teacher: Teacher) -> Path:
     """Write what is known of an encoder beside its recording."""
     path = Path(folder) / NAME
     tensors = {"seeds": teacher.seeds, **packed_rows(teacher.rows)}
-    told = {TEACHER_KEY: json.dumps({"format": FORMAT, **asdict(teacher.spec)}, ensure_ascii=False)}
+    spec = teacher.spec
+    told = {TEACHER_KEY: json.dumps({"format": FORMAT, **asdict(spec)}, ensure_ascii=False)}
+    told |= {**terms_for(spec.known_as), **tokenizer_terms(spec.tokenizers or [spec.name])}
     if teacher.unread:
         tensors[UNREAD] = torch.tensor(teacher.unread)
     if teacher.empty is not None:

@@ -104,7 +104,9 @@ def of_demo(path: Path) -> tuple[Encode, Teacher]:
     def encode(text: str) -> list[Entry]:
         return [(encoder.read([text]), {})]
 
-    spec = TeacherSpec("bag-of-words", table.shape[1], len(table), rows.layout)
+    spec = TeacherSpec(
+        "bag-of-words", table.shape[1], len(table), rows.layout, tokenizers=("words",)
+    )
     return encode, Teacher(spec, rows, seeds_of(table), encode("")[0])
 
 
@@ -153,5 +155,13 @@ def _teacher(spec, encoder):
     layout = fitted(layout, tokenizer)
     table = loaded.llm.module.get_input_embeddings().weight
     widths = (spec.width,) * spec.taps if spec.taps > 1 else ()
-    teacher = TeacherSpec(spec.name, spec.state_width, len(table), layout, taps=widths, llm=spec)
+    teacher = TeacherSpec(
+        spec.name,
+        spec.state_width,
+        len(table),
+        layout,
+        taps=widths,
+        llm=spec,
+        tokenizers=(spec.name,),
+    )
     return Teacher(teacher, RowMaker(layout, tokenizer), seeds_of(table.float().cpu()))

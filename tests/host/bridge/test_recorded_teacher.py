@@ -11,12 +11,22 @@ from bridge_encoders import POOLED, PROMPTS, TAPS, WIDTHS, entries_of, host_enco
 from bridge_models import drawn, host_model
 
 from lidit_core.bridge.rows import PADDING_ROW
-from lidit_core.bridge.teacher import read_teacher
+from lidit_core.bridge.teacher import NAME, read_teacher
 from lidit_core.io.recording import open_recording
+from lidit_core.io.tensors import opened
 
 TEXTS = [prompt for prompt in PROMPTS if prompt]
 WINDOWED = ("sd15", "sdxl", "sd3", "cut")
 LENGTH = 77  # words that the demo checkpoint reads
+TOKENIZERS = {  # the names of the text models whose tokens are the rows
+    **dict.fromkeys(("sd15", "sdxl", "sd3", "cut"), ("l",)),
+    **dict.fromkeys(("flux", "pixart"), ("t5xxl",)),
+    **dict.fromkeys(("zimage", "klein"), ("qwen3_4b",)),
+    "sd3t5": ("l", "t5xxl"),
+    "ovis": ("qwen3_2b",),
+    "qwenimage": ("qwen25_7b",),
+    "ltx2": ("gemma3_12b",),
+}
 PLAIN = ("zimage", "ovis", "ltx2", "qwenimage", "klein")  # LLMs, which read no weights of words
 
 
@@ -32,6 +42,13 @@ def test_its_rows_are_the_hosts_tokens(pack, host, kind):
     if kind != "ltx2":  # whose rows are a map of all layers, here many times as wide as one
         layers = {"sdxl": TAPS, "klein": (WIDTHS[kind] // 3,) * 3}
         assert spec.taps == layers.get(kind, ())
+    assert spec.tokenizers == TOKENIZERS[kind]
+    with opened(folder / NAME) as file:
+        told = file.metadata()
+    named = tuple(line.partition(":")[0] for line in told["tokenizers"].split("\n"))
+    assert named == TOKENIZERS[kind]
+    assert "not known" not in told["tokenizers"]
+    assert ("gemma/terms" in told.get("terms", "")) == (kind == "ltx2")
     assert teacher.seeds.shape == (spec.vocabulary, 128) and teacher.seeds.isfinite().all()
     for text, prompt in zip(TEXTS, found.prompts()):
         rows, ((sequence, _),) = teacher.rows(text), prompt.entries
