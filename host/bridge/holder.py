@@ -105,7 +105,7 @@ class BridgeHolder(nn.Module):
         """The text that the LLMs read, and the weights of its characters where those are read."""
         loaded = self.wiring.loaded
         if reads_weights(loaded):
-            return read_emphasis(text)
+            return read_emphasis(text, below_0=True)
         return EmphasisedPrompt(text if isinstance(loaded, LoadedProjection) else unescaped(text))
 
     def _written(self, text: str) -> Entry:

@@ -21,6 +21,7 @@ from .cache import PromptStates
 PAIR = 1.1  # what a pair of parentheses without a number multiplies by
 DEEPEST = 100  # pairs of parentheses around one another
 LARGEST = 1e6  # weight; beyond it float32 would soon hold no sum of them
+ADVICE = ", and what is to be avoided belongs in the negative prompt"
 ESCAPED = (("\\)", "\0\1", ")"), ("\\(", "\0\2", "("))  # as written, while it is read, as meant
 
 
@@ -44,18 +45,23 @@ class EmphasisedPrompt:
         return all(weight == 1 for weight in self.weights)
 
 
-def read_emphasis(prompt: str) -> EmphasisedPrompt:
+def read_emphasis(prompt: str, below_0: bool = False) -> EmphasisedPrompt:
     """Read the marks of a prompt.
 
+    Args:
+        below_0: weights may be less than 0, as (row - empty) * weight + empty takes them; their
+            logarithm, which an LLM's tokens have, is none.
     Raises:
-        LiDiTError: a weight is below 0 or no number, or parentheses lie too deep in one another.
+        LiDiTError: a weight is too large, too small or no number, or parentheses lie too deep in
+            one another.
     """
     text, weights, pieces = "", [], []
+    least, advice = (-LARGEST, "") if below_0 else (0.0, ADVICE)
     for piece, weight in _pieces(prompt):
         check(
-            0 <= weight <= LARGEST,
-            f"the prompt gives {piece[:40]!r} the weight {weight:g}; expected 0 (not read) to "
-            f"{LARGEST:g}, and what is to be avoided belongs in the negative prompt",
+            least <= weight <= LARGEST,
+            f"the prompt gives {piece[:40]!r} the weight {weight:g}; expected {least:g}"
+            f"{advice and ' (not read)'} to {LARGEST:g}{advice}",
         )
         text += piece
         weights += [weight] * len(piece)

@@ -64,6 +64,15 @@ def test_a_weight_that_is_none_gets_one_sentence(weight):
     assert "\n" not in str(error.value)
 
 
+def test_a_bridge_reads_weights_below_0():
+    read = read_emphasis("a (dog:-0.5) (cat)", below_0=True)
+    assert read.text == "a dog cat" and not read.plain
+    assert read.weights == pytest.approx([1, 1, -0.5, -0.5, -0.5, 1, 1.1, 1.1, 1.1])
+    for weight in ("nan", "inf", "-inf", "1e7", "-1e7"):
+        with pytest.raises(LiDiTError, match="the weight .*; expected -1e\\+06 to 1e\\+06$"):
+            read_emphasis(f"a (dog:{weight})", below_0=True)
+
+
 def test_parentheses_too_deep_get_one_sentence():
     assert read_emphasis("(" * 3000).text == "(" * 3000
     with pytest.raises(LiDiTError, match="more than 100 pairs"):

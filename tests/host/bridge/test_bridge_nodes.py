@@ -68,19 +68,30 @@ def test_strength_mixes(bench):
         assert torch.allclose(between, 0.75 * a + 0.25 * b, atol=1e-5) and not torch.equal(a, b)
 
 
-def test_weights_are_in_the_hosts_form_against_its_empty_prompt(bench):
+@pytest.mark.parametrize("weight", [1.5, 0.0, -0.5])
+def test_weights_are_in_the_hosts_form_against_its_empty_prompt(bench, weight):
     ours, bridge = bench.bridge("sd15")
-    clip, text = bench.clip(bridge), "a (red cat:1.5) left of two dogs"
+    clip, text = bench.clip(bridge), f"a (red cat:{weight}) left of two dogs"
     ((sequence, _),) = entries_of(clip, text)
     ((plain, _),) = entries_of(clip, PROMPTS[0])
     ((own, _),) = entries_of(host_encoder("sd15"), "")
-    weighted = [weight != 1 for _, weight in host_encoder("sd15").tokenize(text)["l"][0]]
-    assert sum(weighted) == 2
-    expected = (plain - own) * 1.5 + own
+    read = [piece[1] for piece in host_encoder("sd15").tokenize(text)["l"][0]]
+    weighted = [found != 1 for found in read]
+    assert sum(weighted) == 2 and weight in read
+    expected = (plain - own) * weight + own
     assert torch.allclose(sequence[0, weighted], expected[0, weighted], atol=1e-4)
     assert torch.equal(sequence[0, [not w for w in weighted]], plain[0, [not w for w in weighted]])
-    found = conditioning(ours, read_emphasis(text), students(bench.llm(), PROMPTS[0]))[0]
+    prompt = read_emphasis(text, below_0=True)
+    found = conditioning(ours, prompt, students(bench.llm(), PROMPTS[0]))[0]
     assert torch.allclose(sequence, found, atol=1e-4)
+
+
+def test_weights_below_0_are_those_of_the_encoder_that_is_added_to(bench):
+    """An untrained bridge adds nothing, so that its rows are the host's bit for bit."""
+    own = host_encoder("sdxl")
+    new = bench.clip(bench.bridge("sdxl", trained=False, add=True, name="new")[1], encoder=own)
+    for text in ("a (blurry:-0.5) cat", "(a red cat:-1.2) left of (two:1.3) dogs"):
+        check_same(entries_of(new, text), entries_of(own, text))
 
 
 # Marks before a comma, within a word and across a chunk's end, escapes, and twice the same weight.
