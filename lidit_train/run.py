@@ -306,7 +306,8 @@ def _with_all_fields(data: dict) -> dict:
 def _note_recipe(recipe: Recipe, out: Path) -> None:
     """Keep the recipe with the run, which it has begun or gone on with."""
     with replacing(out / RECIPE) as beside:
-        beside.write_text(_json_of(recipe), encoding="utf-8")
+        # half a surrogate pair in a prompt stays what JSON escapes it as
+        beside.write_text(_json_of(recipe), encoding="utf-8", errors="backslashreplace")
 
 
 def _differences(old, new, name: str = "") -> list[str]:

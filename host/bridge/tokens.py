@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...lidit_core.errors import check, listed, shown
+from ...lidit_core.io.prompts import without_halves
 from ..llm.plain_text import WORD_IDS, check_options
 from ..node_notes import note
 
@@ -31,7 +32,7 @@ class BridgeText:
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **options: Any):
         check_options({**options, WORD_IDS: return_word_ids}, "a bridge")
-        return BridgeTokens({TEXT: [[(text, 1.0)]]})
+        return BridgeTokens({TEXT: [[(without_halves(text), 1.0)]]})
 
     def state_dict(self) -> dict:
         return {}

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import check
+from ..io.prompts import without_halves
 from ..text.renderer import offsets_in, prompt_span
 from ..text.words import WORD, word_number
 from .rows import PADDING_ROW, SPECIAL, TEXT, TeacherRows
@@ -175,7 +176,7 @@ class RowMaker:
 
     def _encoded(self, text: str, before: str, after: str):
         """The ids of a text between two others, characters and word of its own, and their range."""
-        whole = before + text + after
+        whole = without_halves(before + text + after)
         encoded = self.tokenizer.encode(whole, add_special_tokens=False)
         ids, numbers = encoded.ids, self.layout.numbers
         if numbers:

@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from ..errors import check
     from ..figures.tokens import places_told
     from ..io.conditioning import EncodedPrompts, write_encoded
+    from ..io.prompts import without_halves
     from ..model.prompt_text import BranchText, PromptText, encoded_prompt, reading_of
     from ..pipeline import find_device
     from ..shipped import find_model
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
             plain = read_emphasis(args.prompt).text if args.emphasis else args.prompt
             print(_continued(encoder, plain, args.next))
     if args.out:
-        prompt = args.prompt.encode("utf-8", "replace").decode()  # as the renderer reads it
+        prompt = without_halves(args.prompt)  # as the renderer reads it
         whole = encoded_prompt(PromptText(tuple(read)), prompt)
         write_encoded(args.out, EncodedPrompts([whole], {"model": Path(args.model).name}))
         print(args.out)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import LiDiTError, check, first_line, shown
 from .atomic import replacing
+from .prompts import without_halves
 
 SETTINGS_KEY = "lidit"  # of the PNG text chunk with the settings as JSON
 
@@ -47,8 +48,7 @@ def save_picture(
             "has, as {'prompt': 'a frog', 'seed': 0}"
         ) from error
     text = PngInfo()
-    prompt = str(settings.get("prompt", "")).encode("utf-8", "replace").decode()
-    text.add_itxt("Description", prompt)
+    text.add_itxt("Description", without_halves(str(settings.get("prompt", ""))))
     text.add_text(SETTINGS_KEY, told)
     with replacing(path) as beside:
         Image.fromarray(pixels.cpu().numpy()).save(beside, format="PNG", pnginfo=text)

@@ -1,10 +1,18 @@
-"""Files of prompts."""
+"""Prompts as text: files of them, and characters that are none."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from ..errors import LiDiTError
+
+
+def without_halves(text: str) -> str:
+    """The text with "?" for each half of a surrogate pair, which no tokenizer or file takes.
+
+    JSON can escape one, and so can a saved workflow hold one. There are as many characters.
+    """
+    return text.encode("utf-8", "replace").decode()
 
 
 def read_prompts(path: str | Path) -> list[str]:

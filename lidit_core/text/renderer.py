@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass, replace
 
 from ..errors import LiDiTError
+from ..io.prompts import without_halves
 from .chat import PLACEHOLDER, reads_parts, render_chat
 from .states import INSTRUCTION, PROMPT
 from .templates import InstructionTemplate
@@ -84,7 +85,7 @@ class PromptRenderer:
 
     def __call__(self, prompt: str) -> PromptTokens:
         """Render one prompt; too long a prompt is cut, never the template."""
-        prompt = prompt.encode("utf-8", "replace").decode()  # half a surrogate pair is no text
+        prompt = without_halves(prompt)
         tokens = self._tokens(prompt)
         total, limit = tokens.used, self.budget
         while tokens.used > self.budget:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lidit_core.errors import check, listed
+from lidit_core.io.prompts import without_halves
 from lidit_core.io.tensors import opened
 
 from .clip_tokenizer import clip_tokenizer
@@ -54,9 +55,12 @@ class Encoder:
         """Token ids (B, 77)."""
         length = self.tokenizer.model_max_length
         ids = self.tokenizer(
-            list(texts), padding="max_length", max_length=length, truncation=True,
+            [without_halves(text) for text in texts],
+            padding="max_length",
+            max_length=length,
+            truncation=True,
             return_tensors="pt",
-        ).input_ids  # fmt: skip
+        ).input_ids
         if self.padding is None:
             return ids
         ended = (ids == self.tokenizer.eos_token_id).cumsum(1) > 0

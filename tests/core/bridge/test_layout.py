@@ -9,7 +9,7 @@ import torch
 from tiny_bridge import CLIP, END, PROMPTS, START, maker, students, tokenizer
 from tiny_llm import plain_tokenizer, save_llm
 
-from lidit_core.bridge.layout import RowMaker, TokenLayout, fitted
+from lidit_core.bridge.layout import RowMaker, TokenLayout, fitted, word_rows
 from lidit_core.bridge.overlap import means, shares
 from lidit_core.bridge.rows import ABSENT, PADDING_ROW, SPECIAL, TEXT, TeacherRows, stack_rows
 from lidit_core.errors import LiDiTError
@@ -30,6 +30,17 @@ def test_the_characters_of_text_rows_are_the_prompt():
         found = maker(TokenLayout())(prompt)
         covered = "".join(prompt[int(a) : int(b)] for a, b in found.spans.tolist())
         assert set(covered) == set(prompt) and len(found.ids) == found.kinds.eq(TEXT).sum()
+
+
+@pytest.mark.parametrize("make", [maker(), maker(TokenLayout(before="x ")), word_rows(16, 8)])
+def test_half_a_surrogate_pair_is_a_question_mark(make):
+    """A saved workflow's JSON may hold one, and tokenizers take none."""
+    text = "a \ud83d cat, \udc31 \ud83d\ude00"
+    found, expected = make(text), make("a ? cat, ? ??")
+    for name in ("ids", "spans", "kinds"):
+        assert torch.equal(getattr(found, name), getattr(expected, name))
+    in_pieces = make(text, (3, len(text) - 3))
+    assert torch.equal(in_pieces.ids, make("a ? cat, ? ??", (3, len(text) - 3)).ids)
 
 
 def test_special_rows_and_padding_are_told_apart_by_place():

@@ -56,6 +56,14 @@ def test_the_empty_prompt_and_strength_0_are_the_encoders_bit_for_bit(bench, kin
         check_same(entries_of(nothing, text, **more), entries_of(own, text, **more))
 
 
+def test_half_an_emoji_is_a_question_mark(bench):
+    """As a saved workflow's JSON may hold it, and no tokenizer of the host takes it."""
+    own = host_encoder("sd15")
+    for bridge in (bench.bridge("sd15")[1], bench.bridge("sd15", add=True)[1]):
+        clip = bench.clip(bridge, encoder=own)
+        check_same(entries_of(clip, "a \ud83d cat"), entries_of(clip, "a ? cat"))
+
+
 def test_strength_mixes(bench):
     bridge, own = bench.bridge("sdxl")[1], host_encoder("sdxl")
     text = PROMPTS[0]
