@@ -117,7 +117,7 @@ def _teacher(clip: Any, encode: Encode, name: str) -> tuple[list[HostTexts], Tea
         makers = [_rows_of(texts, parts.get(texts.part)) for texts in every]
         found = [maker for maker in makers if maker is not None]
         if len(found) == len(every) and _begin(joined(found), entries):
-            return every, _described(every, found, entries[0], list(parts) or [every[0].part])
+            return every, _described(every, found, entries, list(parts) or [every[0].part])
     raise LiDiTError(
         f"the rows that {name} writes, {entries[0][0].shape[1]} of an empty prompt, are not the "
         f"tokens of its {' or '.join(parts) or 'tokenizer'} one by one; a bridge writes those of "
@@ -196,31 +196,47 @@ def _only(entries: Sequence[Entry], name: str) -> Entry:
 
 
 def _described(
-    every: Sequence[HostTexts], makers: Sequence[RowMaker], empty: Entry, names: list[str]
+    every: Sequence[HostTexts],
+    makers: Sequence[RowMaker],
+    entries: Sequence[Entry],
+    names: list[str],
 ) -> Teacher:
-    """Describe the teacher, once the layouts of its rows are known."""
-    sequence, values = empty
+    """Describe the teacher, once the layouts of its rows are known.
+
+    Args:
+        entries: of `PROBES`.
+    """
+    sequence, values = entries[0]
     pooled: Any = values.get(POOLED)
-    made, seeds, widths = [], [], []
+    made, seeds, joins = [], [], []
     for texts, maker in zip(every, makers):
         layout = replace(maker.layout, first_id=sum(map(len, seeds)))
         made.append(RowMaker(layout, maker.tokenizer))
         widths, own = _seeds(texts, maker, names)
         seeds.append(own)
-    width = sequence.shape[-1]
+        joins.append(widths)
+    width, rows = sequence.shape[-1], joined(made)
+    count = pooled.shape[-1] if isinstance(pooled, Tensor) else 0
+    parts = [rows(probe).parts for probe in PROBES]
+    taps = [
+        _taps(widths, [entry[0][0, own == part] for own, entry in zip(parts, entries)])
+        for part, widths in enumerate(joins)
+    ]
     spec = TeacherSpec(
         type(every[0].clip.cond_stage_model).__name__,
         width,
         sum(map(len, seeds)),
         made[0].layout,
-        pooled.shape[-1] if isinstance(pooled, Tensor) else 0,
-        _taps(widths, width) if len(every) == 1 else (),
+        count,
+        taps[0],
         masked=is_masked(every[0].clip.cond_stage_model, values),
         more=tuple(maker.layout for maker in made[1:]),
         weights=any(weight != 1 for _, weight in every[0].tokens(WEIGHTED)),
         tokenizers=tuple(texts.key for texts in every),
+        more_taps=tuple(taps[1:]),
+        pooled_taps=next((tuple(w) for w in joins if len(w) > 1 and sum(w) == count), ()),
     )
-    return Teacher(spec, joined(made), torch.cat(seeds), (sequence, values))
+    return Teacher(spec, rows, torch.cat(seeds), (sequence, values))
 
 
 def _seeds(texts: HostTexts, rows: RowMaker, names: list[str]) -> tuple[list[int], Tensor]:
@@ -244,10 +260,16 @@ def _same_text(texts: HostTexts, other: HostTexts, rows: RowMaker) -> bool:
     return True
 
 
-def _taps(widths: list[int], width: int) -> tuple[int, ...]:
-    """The parts that a row is joined of: several encoders', or several layers of one."""
-    if len(widths) > 1 and sum(widths) == width:
-        return tuple(widths)
+def _taps(widths: list[int], rows: Sequence[Tensor]) -> tuple[int, ...]:
+    """The parts that a row is joined of: several encoders', or several layers of one.
+
+    Args:
+        widths: of the encoders that read the same tokens.
+        rows: of one encoder (N, width), of each probe. SD3 fills CLIP's up with zeros.
+    """
+    width, own = rows[0].shape[-1], sum(widths)
+    if own <= width and not any(bool(probe[:, own:].any()) for probe in rows):
+        return tuple(widths) if len(widths) > 1 or own < width else ()
     if width > widths[0] and width % widths[0] == 0:
         return (widths[0],) * (width // widths[0])
     return ()

@@ -25,34 +25,55 @@ class TeacherSpec:
     vocabulary: int  # ids of its table of tokens
     layout: TokenLayout = field(default_factory=TokenLayout)
     pooled: int = 0  # numbers in its pooled vector; 0 = it has none
-    taps: tuple[int, ...] = ()  # widths of the parts that a row is joined of; () = one part
+    taps: tuple[int, ...] = ()  # widths of the parts that a row of `layout` is joined of, zeros
+    # with which it is filled up left out; () = one part
     masked: bool = False  # its conditioning has an attention_mask, so that padding is not read
     more: tuple[TokenLayout, ...] = ()  # of encoders whose rows follow in the same sequence
     weights: bool = False  # it reads weights of words, as in (word:1.3)
     llm: LLMSpec | None = None  # how a LI-DiT reads it, where that was recorded; None = not known
     tokenizers: tuple[str, ...] = ()  # names of the text models whose they are, as the host's
     # tokens have them, one a layout; () = not known, as in older recordings
+    more_taps: tuple[tuple[int, ...], ...] = ()  # as `taps`, of each layout in `more`
+    pooled_taps: tuple[int, ...] = ()  # as `taps`, of the pooled vector
 
     def __post_init__(self) -> None:
         for name in ("width", "vocabulary"):
             value = getattr(self, name)
             check(value > 0, f"the bridge's teacher has {name}={value}; expected 1 or more")
         check(self.pooled >= 0, f"the teacher has pooled={self.pooled}; expected 0 (none) or more")
-        check(
-            not self.taps or (min(self.taps) > 0 and sum(self.taps) == self.width),
-            f"the bridge's teacher has taps={list(self.taps)} and width={self.width}; expected "
-            "widths whose sum that is",
-        )
-        check(
-            len(self.tokenizers) in (0, len(self.layouts)),
-            f"the bridge's teacher has tokenizers={shown(self.tokenizers)} and "
-            f"{len(self.layouts)} layouts; expected a name for each, or none",
-        )
+        for taps, width in [
+            *((taps, self.width) for taps in (self.taps, *self.more_taps)),
+            (self.pooled_taps, self.pooled),
+        ]:
+            check(
+                not taps or (min(taps) > 0 and sum(taps) <= width),
+                f"the bridge's teacher has taps={list(taps)} in {width} numbers; expected widths "
+                "whose sum is no more",
+            )
+        for name, of, count in (
+            ("tokenizers", self.tokenizers, len(self.layouts)),
+            ("more_taps", self.more_taps, len(self.more)),
+        ):
+            check(
+                len(of) in (0, count),
+                f"the bridge's teacher has {name}={shown(of)} and {len(self.layouts)} layouts; "
+                f"expected {count} or none",
+            )
 
     @property
     def known_as(self) -> tuple[str, ...]:
         """The names by which its makers' terms are found."""
         return (self.name, *self.tokenizers)
+
+    def parts(self, layout: int) -> tuple[int, ...]:
+        """The widths of the parts of a layout's rows, of which the last may be zeros."""
+        known = dict(enumerate((self.taps, *self.more_taps)))
+        return _whole(known.get(layout, ()), self.width)
+
+    @property
+    def pooled_parts(self) -> tuple[int, ...]:
+        """The widths of the parts of the pooled vector, of which the last may be zeros."""
+        return _whole(self.pooled_taps, self.pooled)
 
     @property
     def layouts(self) -> tuple[TokenLayout, ...]:
@@ -63,6 +84,12 @@ class TeacherSpec:
     def constants(self) -> int:
         """The number of kinds of rows that are no text, over all encoders."""
         return sum(layout.constants for layout in self.layouts)
+
+
+def _whole(taps: tuple[int, ...], width: int) -> tuple[int, ...]:
+    """The widths of all parts, that of the rest last."""
+    rest = width - sum(taps)
+    return (*taps, rest) if rest else taps
 
 
 @dataclass(frozen=True)
@@ -117,6 +144,11 @@ class BridgeConfig:
     def state_width(self) -> int:
         """Numbers in the states of all LLMs together."""
         return sum(llm.state_width for llm in self.llms)
+
+    @property
+    def state_parts(self) -> tuple[int, ...]:
+        """The widths of each LLM's states, and of each layer of one that has several."""
+        return tuple(llm.width for llm in self.llms for _ in range(llm.taps))
 
     @property
     def branches(self) -> int:

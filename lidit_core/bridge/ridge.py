@@ -84,6 +84,9 @@ def floored(deviation: Tensor, taps: Sequence[int] = ()) -> Tensor:
     """Deviations (C,) of at least `FLOOR` of their tap's median; of a tap that never varies 1.
 
     The median is of numbers that vary: zeros with which an encoder fills its rows up are none.
+
+    Args:
+        taps: widths of parts, whose sum is C; () = one.
     """
     parts = deviation.split(list(taps) or [len(deviation)])
     least = [(FLOOR * _median(part[part > 0])).expand(len(part)) for part in parts]

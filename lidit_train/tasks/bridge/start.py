@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lidit_core.bridge.base import LinearBase
-from lidit_core.bridge.config import BridgeConfig, TeacherSpec
+from lidit_core.bridge.config import BridgeConfig
 from lidit_core.bridge.model import Bridge
 from lidit_core.bridge.ridge import Statistics, Sums, floored, solve
 from lidit_core.bridge.rows import PADDING_ROW, SPECIAL, TEXT, TeacherRows
@@ -114,7 +114,11 @@ def _standardise(base: LinearBase, ready: PreparedBridge) -> None:
     still[count:] = False
     of_groups = torch.cat([part_of, torch.arange(base.parts)])
     found = [
-        _standard(rows, ((of_groups == part) & ~still & (rows.count > 0)).nonzero().flatten(), spec)
+        _standard(
+            rows,
+            ((of_groups == part) & ~still & (rows.count > 0)).nonzero().flatten(),
+            spec.parts(part),
+        )
         for part in range(base.parts)
     ]
     base.mean.copy_(_joined([mean for mean, _ in found], base))
@@ -122,19 +126,19 @@ def _standardise(base: LinearBase, ready: PreparedBridge) -> None:
     base.fixed.copy_(still[:count].float())
     if spec.pooled:
         base.pooled_mean.copy_(pooled.mean)
-        base.pooled_deviation.copy_(floored(pooled.deviation(every)))
+        base.pooled_deviation.copy_(floored(pooled.deviation(every), spec.pooled_parts))
     if not adds:
         base.mean_in.copy_(read.mean)
-        base.deviation_in.copy_(floored(read.deviation(every)))
+        base.deviation_in.copy_(floored(read.deviation(every), ready.config.state_parts))
         means, deviations = (torch.stack(list(each))[part_of] for each in zip(*found))
         standard = (rows.means[:count].float() - means) / deviations
         base.constants.copy_(standard * still[:count, None])
 
 
-def _standard(rows: Statistics, groups: Tensor, spec: TeacherSpec) -> tuple[Tensor, Tensor]:
+def _standard(rows: Statistics, groups: Tensor, taps: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Mean and deviation of some groups' rows together."""
     mean = rows.sum[groups].sum(0) / rows.count[groups].sum().clamp(min=1)
-    return mean.float(), floored(rows.deviation(groups), spec.taps).float()
+    return mean.float(), floored(rows.deviation(groups), taps).float()
 
 
 def _solved(base: LinearBase, ready: PreparedBridge):

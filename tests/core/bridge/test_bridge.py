@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_bridge import PROMPTS, config, randomised, rows, spec, students
+from tiny_bridge import CLIP, PROMPTS, config, randomised, rows, spec, students
 
 from lidit_core.bridge.attention import rotated
 from lidit_core.bridge.config import BridgeConfig
@@ -176,6 +176,24 @@ def test_rows_that_do_not_vary_are_found_and_deviations_have_a_floor():
     assert floored(torch.zeros(3)).tolist() == [1.0, 1.0, 1.0]
     filled = torch.tensor([1.0, 1e-9, 1.0, 0.0, 0.0, 0.0, 0.0])  # SD3 fills CLIP's rows up
     assert floored(filled).tolist() == pytest.approx([1.0, FLOOR, 1.0, *[FLOOR] * 4])
+
+
+def test_a_teacher_says_which_parts_share_a_median():
+    """Of each layout's rows, of which the last part may be zeros, and of the pooled vector."""
+    first = config().teacher
+    assert (first.parts(0), first.pooled_parts) == ((20,), (6,))
+    taps = {"taps": (4, 6), "more": (CLIP,), "more_taps": ((5, 15),), "pooled_taps": (2, 4)}
+    made = replace(first, **taps)
+    assert (made.parts(0), made.parts(1), made.pooled_parts) == ((4, 6, 10), (5, 15), (2, 4))
+    whole = replace(config(spec(), spec("b", 32), layout=CLIP), teacher=made)
+    assert BridgeConfig.from_json(whole.to_json()) == whole and whole.state_parts == (24, 32)
+    older = replace(made, more_taps=(), pooled_taps=())
+    assert (older.parts(1), older.pooled_parts) == ((20,), (6,))
+    for wrong in ({"taps": (4, 17)}, {"more_taps": ((21,),)}, {"pooled_taps": (7,)}):
+        with pytest.raises(LiDiTError, match="numbers; expected widths whose sum is no more"):
+            replace(made, **wrong)
+    with pytest.raises(LiDiTError, match="more_taps=.* and 2 layouts; expected 1 or none"):
+        replace(made, more_taps=((5,), (5,)))
 
 
 def test_a_row_that_was_seldom_seen_is_no_constant():

@@ -40,8 +40,13 @@ def test_its_rows_are_the_hosts_tokens(pack, host, kind):
     assert (spec.width, spec.pooled) == (WIDTHS[kind], POOLED.get(kind, 0))
     assert spec.weights == (kind not in PLAIN) and teacher.unread == ()
     if kind != "ltx2":  # whose rows are a map of all layers, here many times as wide as one
-        layers = {"sdxl": TAPS, "klein": (WIDTHS[kind] // 3,) * 3}
+        layers = {"sdxl": TAPS, "klein": (WIDTHS[kind] // 3,) * 3, "sd3": TAPS, "sd3t5": TAPS}
         assert spec.taps == layers.get(kind, ())
+        assert spec.more_taps == ((),) * len(spec.more)
+    joined = kind.startswith("sd3")  # its rows are filled up with zeros, its pooled vector is two
+    assert spec.parts(0)[:2] == (*TAPS,)[: 2 * joined] or not joined
+    assert (spec.parts(0)[-1] == 4096 - sum(TAPS)) == joined
+    assert spec.pooled_taps == (TAPS if joined else ())
     assert spec.tokenizers == TOKENIZERS[kind]
     with opened(folder / NAME) as file:
         told = file.metadata()

@@ -6,10 +6,12 @@ Ridge, one for each of several encoders, or what the checkpoint's own encoder wr
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_bridge import (
     Following,
     Windowed,
@@ -92,6 +94,56 @@ def test_encoders_that_follow_on_one_another_are_each_learnt(world):
     for part in (0, 1):
         ours, theirs = (x[rows.parts == part] for x in (sequence, expected))
         assert (ours - theirs).norm() < 0.9 * theirs.norm()
+
+
+class Joined(Windowed):
+    """Two encoders side by side in a row, filled up with zeros, and in the pooled vector, as SD3's.
+
+    The first is a thousandth as large as the second.
+    """
+
+    WIDTH = 20
+
+    def __init__(self) -> None:
+        super().__init__()
+        taps = {"width": 3 * self.WIDTH, "taps": (self.WIDTH,) * 2, "pooled": 12}
+        spec = replace(self.teacher.spec, **taps, pooled_taps=(6, 6))
+        self.teacher, self.second = replace(self.teacher, spec=spec), Windowed(seed=9)
+
+    def __call__(self, text: str):
+        (own, values), (other, others) = super().__call__(text)[0], self.second(text)[0]
+        pooled = [1e-3 * values["pooled_output"], others["pooled_output"]]
+        parts = [1e-3 * own, other, torch.zeros_like(own)]
+        return [(torch.cat(parts, -1), {**values, "pooled_output": torch.cat(pooled, -1)})]
+
+
+def test_deviations_have_their_floor_in_each_part_of_a_row_and_of_the_pooled_vector(world):
+    teacher = Joined()
+    recorded(world, "joined", teacher)
+    sources = {"sources": [{"kind": "recording", "path": str(world / "joined")}]}
+    base = load_bridge(run(world, "joined-parts", data=sources)).bridge.base
+    width = Joined.WIDTH
+    seen = Windowed()  # the first by itself, a thousand times as large
+    rows = torch.cat([seen(text)[0][0][0, 1:] for text in prompts()])
+    pooled = torch.cat([seen(text)[0][1]["pooled_output"] for text in prompts()])
+    for found, expected in (
+        (base.deviation[:width], rows.std(0)),
+        (base.pooled_deviation[:6], pooled.std(0)),
+    ):
+        assert torch.allclose(1000 * found, expected, rtol=0.2)
+    assert bool((base.deviation[2 * width :] == 1).all())
+
+
+def test_the_states_of_each_llm_have_a_floor_of_their_own(world):
+    """Those of one that is a thousandth as large as the others would be lost beside them."""
+    llms = make_bridge_world(world / "three", False, "student", "large", "small")
+    weights = load_file(world / "three" / "small" / "model.safetensors")
+    scaled = {k: v * 1e-3 if "embed" in k or "_proj" in k else v for k, v in weights.items()}
+    save_file(scaled, world / "three" / "small" / "model.safetensors", {"format": "pt"})
+    made = train(bridge_recipe(world / "three", *llms), world / "three-llms", "cpu")
+    loaded = load_bridge(made).bridge
+    first, _, small = loaded.base.deviation_in.split(loaded.config.state_parts)
+    assert small.median() < 0.01 * first.median()
 
 
 def test_another_encoder_than_a_bridge_learnt_from_is_told(world, tmp_path, caplog):
