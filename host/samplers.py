@@ -1,14 +1,21 @@
-"""The host's samplers that do not fit a flow model, or do not with its schedule's steps.
+"""The host's samplers: the latent as they take it, and which do not fit a flow model.
+
+Some do not fit one with its schedule's steps.
 
 What is in pieces and from how many steps on it is whole was seen on the stickers at cfg 3.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
+
+import comfy.sample
+from torch import Tensor
 
 from ..lidit_core.errors import LiDiTError
 from .node_notes import note
@@ -33,6 +40,18 @@ NOISE_LEFT = 0.07  # of a flow's picture, which is not seen
 # those that take the last sigma above 0 for the end
 TO_LAST_SIGMA = ("dpm_fast_function", "dpm_adaptive_function")
 FAST, ENOUGH_FAST = "dpm_fast_function", 20  # steps, of which three make one of its rule
+# what an empty latent says of the model that it was made for; older hosts do not ask
+RATIOS = ("downscale_ratio_spacial", "downscale_ratio_temporal")
+
+
+def sampled_latent(model: Any, latent: Mapping[str, Any]) -> Tensor:
+    """The tensor of a LATENT as the host's samplers draw it: an empty one in the model's form.
+
+    Its channels are the model's, and so is its size, where it says for what ratio it was made.
+    """
+    fix = comfy.sample.fix_empty_latent_channels
+    known = inspect.signature(fix).parameters
+    return fix(model, latent["samples"], **{k: latent.get(k) for k in RATIOS if k in known})
 
 
 def in_sigma(sigmas: Sequence[float]) -> list[float]:

@@ -159,6 +159,6 @@ class LiDiTTrainBridge(io.ComfyNode):
             "this latent holds several kinds of latents at once, as of video with sound; expected "
             "one of pictures or video alone",
         )
-        given = Connected(bridge, clips, model, samples[:1])
+        given = Connected(bridge, clips, model, {**latent_image, "samples": samples[:1]})
         trained = train_bridge(given, folders, name, Options(**asked), checkpointing)
         return io.NodeOutput(trained, ui=ui_notes())

@@ -12,6 +12,7 @@ from ...host.lidit.model import config_of_model
 from ...host.lidit.shift import shifted_for
 from ...host.lidit.told import describe_prompts
 from ...host.node_notes import report, ui_notes
+from ...host.samplers import sampled_latent
 from ..schema import schema
 
 
@@ -107,7 +108,7 @@ class LiDiTSampler(io.ComfyNode):
     ) -> io.NodeOutput:
         config = config_of_model(model)
         report(describe_prompts(positive, negative, config))
-        model = shifted_for(model, config, latent_image["samples"])
+        model = shifted_for(model, config, sampled_latent(model, latent_image))
         guided = guided_between(model, guidance_start, guidance_end)
         how = (seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image)
         (latent,) = nodes.common_ksampler(guided, *how, denoise=denoise)

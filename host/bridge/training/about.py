@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import singledispatch
 from pathlib import Path
 from types import FunctionType
@@ -25,6 +25,7 @@ from ....lidit_core.io.hashes import sampled_sha256
 from ....lidit_core.io.recording import PROBES, Recording
 from ...llm.reader import HostCLIP, reader_of
 from ..readers import NO_LLM
+from .known_again import DRAWN, LATENT
 from .learning import Options
 from .model_anew import name_of
 from .prompts import Prompts
@@ -32,8 +33,16 @@ from .prompts import Prompts
 PLAIN = (bool, int, float, str)  # settings
 
 
+@dataclass(frozen=True, eq=False)
+class Latents:
+    """The latent of a run (1, C, h, w) or (1, C, frames, h, w)."""
+
+    given: Tensor
+    drawn: Tensor  # as a sampler of the host draws it, see `sampled_latent`
+
+
 def about_run(
-    model: Any, latent: Tensor, loaded: LoadedBridge, prompts: Prompts, options: Options
+    model: Any, latents: Latents, loaded: LoadedBridge, prompts: Prompts, options: Options
 ) -> dict[str, Any]:
     """What a run is of, as it is read again from a file.
 
@@ -47,17 +56,24 @@ def about_run(
         "prompts": recorded.recording.prompts_hash[:16],
         "bridge": _weights(loaded.bridge),
         "through": name_of(model),
-        "latent": list(latent.shape),
+        LATENT: list(latents.given.shape),
+        DRAWN: _sides(latents),
         **asdict(options),
         "weights": _weights_in_files(model),
         "patches": hashed([_patched(model), _loading_options(model)]),
         "llms": [_llm(clip) for clip in prompts.clips],
         "recorded": _recorded([recorded.recording, *own]),
-        "latent's numbers": hashed(latent),
+        "latent's numbers": hashed(latents.given),
     }
     if own:
         about["adds to"] = own[0].folder.name
     return json.loads(json.dumps(about))
+
+
+def _sides(latents: Latents) -> list[int]:
+    """The sides of what is drawn; the host makes one frame of a picture for models of video."""
+    sides = list(latents.drawn.shape[2:])
+    return sides[1:] if len(sides) > latents.given.ndim - 2 and sides[0] == 1 else sides
 
 
 def _weights(bridge: nn.Module) -> str:

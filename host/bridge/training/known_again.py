@@ -13,6 +13,7 @@ HASHED = {
     "recorded": "recorded conditioning",
     "latent's numbers": "numbers in the latent",
 }
+LATENT, DRAWN = "latent", "latent drawn at"  # the shape of the one connected, and the sides drawn
 
 
 def difference(found: Mapping[str, Any], about: Mapping[str, Any]) -> str:
@@ -20,6 +21,8 @@ def difference(found: Mapping[str, Any], about: Mapping[str, Any]) -> str:
 
     What its version did not write down is not compared, see `untold`.
     """
+    if LATENT in found:  # older versions drew it as it was given, whatever it was made for
+        found = {DRAWN: found[LATENT][2:], **found}
     names = [*about, *(("adds to",) if "adds to" in found else ())]
     for name in names:
         if name in HASHED and name in found and found[name] != about[name]:

@@ -6,12 +6,11 @@ import copy
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import comfy.sample
 import comfy.samplers
 import folder_paths
 import latent_preview
@@ -26,10 +25,11 @@ from ....lidit_core.io.recording import NAME
 from ...folders import BRIDGES, SUFFIX, plain_name
 from ...llm.reader import HostCLIP
 from ...node_notes import note, report
+from ...samplers import sampled_latent
 from ..files import GAP, adds, writes_of
 from ..model_reads import check_model
 from ..readers import assigned
-from .about import about_run
+from .about import Latents, about_run
 from .gradients import Gradients
 from .known_again import difference, untold
 from .learning import Options, TrainingSampler
@@ -49,7 +49,7 @@ class Connected:
     loaded: Any
     clips: Sequence[HostCLIP]
     model: Any
-    latent: torch.Tensor  # (1, C, h, w): the size that is drawn at
+    latent: Mapping[str, Any]  # a LATENT of one picture: the size that is drawn at
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,9 @@ def train_bridge(
     loaded = _check(given, recordings.added_to)
     with torch.inference_mode(False), torch.enable_grad():
         prompts = _prompts(loaded, given, recordings)
-        about = about_run(given.model, given.latent, loaded, prompts, options)
+        latent = sampled_latent(given.model, given.latent)
+        latents = Latents(given.latent["samples"], latent)
+        about = about_run(given.model, latents, loaded, prompts, options)
         path, state = _files(name, about)
         if path.exists():
             return _trained(path, about)
@@ -93,7 +95,7 @@ def train_bridge(
         made = LoadedBridge(copy.deepcopy(loaded.bridge), loaded.rows, loaded.empty)
         learner = TrainingSampler(made, prompts, options, state, Gradients(checkpointing), HELD_OUT)
         prompts.prepare(learner.numbers())
-        _sample(given, learner)
+        _sample(given, latent, learner)
         figures = learner.figures
         stages = [*_stages(loaded), {**about, **figures}]
         made.bridge.eval().cpu()
@@ -227,10 +229,9 @@ def _stages(loaded: LoadedBridge) -> list[dict]:
     return json.loads(loaded.stages or '[{"from": "a recording"}]')
 
 
-def _sample(given: Connected, learner: TrainingSampler) -> None:
+def _sample(given: Connected, latent: torch.Tensor, learner: TrainingSampler) -> None:
     """Run the learner as a sampler of the host on a model of its own."""
     model = model_anew(given.model)
-    latent = comfy.sample.fix_empty_latent_channels(model, given.latent)
     guider = comfy.samplers.CFGGuider(model)
     empty = [list(learner.made.empty)]
     guider.set_conds(empty, empty)

@@ -28,7 +28,7 @@ def train(bench, kind: str, name: str, **given):
     model = given["model"] = given["model"] or loaded_model(kind)
     given["bridge"] = given["bridge"] or bench.bridge(kind)[1]
     given["recording"] = given["recording"] or recorded(bench, kind)
-    given = {"clip": bench.llm(), **given, "latent_image": latent(model), "name": name}
+    given = {"clip": bench.llm(), "latent_image": latent(model), **given, "name": name}
     return bench.pack.run("LiDiTTrainBridge", **given)[0]
 
 

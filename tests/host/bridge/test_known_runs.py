@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from bridge_encoders import host_encoder, record
+from bridge_encoders import entries_of, host_encoder, needs, record
 from bridge_files import TEXTS, spec_of
 from bridge_models import lora_of
 from bridge_training import SHORT, loaded_model, recorded, same_weights, train
@@ -118,6 +118,33 @@ def test_a_file_of_an_older_version_is_taken_and_told(bench, trains, monkeypatch
     assert "older.safetensors is of an older version" in told[0] and "\n" not in told[0]
     with pytest.raises(bench.error, match="with seed 3, and here it is 4; choose another name"):
         train(bench, kind, "older", seed=4, **SHORT)
+
+
+@pytest.mark.parametrize("kind", ["sd15", pytest.param("klein", marks=pytest.mark.long)])
+def test_a_latent_made_for_another_ratio_is_drawn_as_samplers_do(bench, host, trains, kind):
+    """An empty one says what a number of it stood for; Klein's are half as many a side."""
+    needs(kind)
+    model = loaded_model(kind)
+    wide = {"samples": torch.zeros(1, 4, 16, 16)}
+    ratio = model.get_model_object("latent_format").spacial_downscale_ratio
+    made = {**wide, "downscale_ratio_spacial": ratio // 2}
+    samplers = host.nodes.KSampler().sample(
+        model, 0, 1, 1.0, "euler", "simple", *[entries_of(host_encoder(kind), "")] * 2, made
+    )[0]["samples"]
+    assert samplers.shape[-2:] == (8, 8)
+    trained = train(bench, kind, "halved", model=model, latent_image=made, **SHORT)
+    assert json.loads(trained.stages)[-1]["latent drawn at"] == [8, 8]
+    narrow = {"samples": torch.zeros(1, 4, 8, 8)}
+    assert same_weights(
+        trained, train(bench, kind, "narrow", model=model, latent_image=narrow, **SHORT)
+    )
+    with pytest.raises(bench.error, match=r"with latent drawn at \[8, 8\], .* \[16, 16\]"):
+        train(bench, kind, "halved", model=model, latent_image=wide, **SHORT)
+    *before, last = json.loads(trained.stages)
+    kept = [*before, {k: v for k, v in last.items() if k != "latent drawn at"}]  # of an older one
+    write_bridge(bench.folder / "halved.safetensors", replace(trained, stages=json.dumps(kept)))
+    with pytest.raises(bench.error, match=r"with latent drawn at \[16, 16\], .* \[8, 8\]"):
+        train(bench, kind, "halved", model=model, latent_image=made, **SHORT)
 
 
 @pytest.mark.parametrize("kind", ["sd15"])

@@ -81,6 +81,23 @@ def test_our_sampler_takes_the_shift_of_the_latents_size(kit, by_size, pack, cap
     assert torch.equal(plain, stock) and "shift" not in heard(caplog)
 
 
+def test_the_shift_is_that_of_the_size_that_is_drawn(kit, by_size, pack, host):
+    """An empty latent may say that it was made for another model's ratio, and is resized."""
+    import inspect
+
+    import comfy.sample
+
+    if len(inspect.signature(comfy.sample.fix_empty_latent_channels).parameters) < 3:
+        pytest.skip("this host draws an empty latent at its own size")
+    made = {**empty(height=16, width=16), "downscale_ratio_spacial": 4}
+    given = sampler_inputs(kit, by_size, steps=4)
+    ours, narrow = (
+        pack.run("LiDiTSampler", **{**given, "latent_image": latent})[0]["samples"]
+        for latent in (made, empty(height=8, width=8))
+    )
+    assert torch.equal(ours, narrow)
+
+
 def test_a_stock_sampler_tells_of_a_size_with_another_shift(kit, by_size, caplog):
     kit.sample(by_size, kit.prompt(seed=1), latent=empty(height=8, width=8))
     assert "the schedule's shift is 2, for this model's native size" in heard(caplog)
