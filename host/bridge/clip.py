@@ -19,7 +19,7 @@ from .files import Loaded, adds, llms_of, reads_weights, writes_of
 from .holder import BridgeHolder, Wiring
 from .mixing import OwnEncoder, check_encoder
 from .model_reads import check_model
-from .readers import assigned, tell_source
+from .readers import assigned, check_one_entry, tell_source
 from .tokens import BridgeText
 
 
@@ -62,15 +62,29 @@ def bridged_clip(
     if not isinstance(loaded, LoadedBridge):
         tell_source(loaded, found)
     own = None if encoder is None else OwnEncoder(encoder)
+    if own is not None and (strength < 1 or adds(loaded)):
+        check_one_entry(encoder, "the encoder")
     if own is not None and strength > 0:  # also where the bridge alone is read
         check_encoder(loaded, own)
     return _clip(Wiring(loaded, found, own, strength))
 
 
+class BridgeClip(WatchedClip):
+    """The host's CLIP of a bridge, of which no hook changes a weight."""
+
+    def encode_from_tokens_scheduled(self, *args: Any, **kwargs: Any) -> list:
+        """Encode once where hooks have a schedule: the host would drop all but two tensors."""
+        scheduled, self.use_clip_schedule = self.use_clip_schedule, False
+        try:
+            return super().encode_from_tokens_scheduled(*args, **kwargs)
+        finally:
+            self.use_clip_schedule = scheduled
+
+
 def _clip(wiring: Wiring) -> comfy.sd.CLIP:
     known = inspect.signature(comfy.sd.CLIP).parameters  # older hosts have no dynamic patcher
     target = ClipTarget(BridgeText, lambda **_: BridgeHolder(wiring))
-    clip = WatchedClip(
+    clip = BridgeClip(
         target,
         model_options={"dtype": torch.float32},
         **{key: True for key in ("disable_dynamic",) if key in known},

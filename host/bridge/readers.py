@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from ...lidit_core.bridge.clipproj import LoadedProjection
 from ...lidit_core.bridge.rows import StudentTokens, student_tokens
@@ -14,6 +15,7 @@ from ...lidit_core.text.spec import LLMSpec, place_of
 from ..llm.notes import tell_prompt
 from ..llm.reader import HostCLIP, PromptReader, reader_of
 from ..node_notes import note
+from ..patching.clip_patches import schedule_of
 from ..prompt_lengths import tell_length
 
 NO_LLM = (
@@ -45,8 +47,26 @@ def assigned(llms: Sequence[LLMSpec], clips: Sequence[HostCLIP], by_name: bool) 
                 f"{reader.name}; load the LLM that it was trained on"
             )
         check_reader(llms[place], reader)
+        check_one_entry(clip, f"the LLM {reader.name}")
         found[place] = clip
     return [found[place] for place in range(len(llms))]
+
+
+def check_one_entry(clip: Any, what: str) -> None:
+    """Refuse a CLIP that a node lets change over the steps, since it is read once.
+
+    Args:
+        what: the CLIP, as sentences call it.
+    Raises:
+        LiDiTError: it would be read as in the first part of its schedule alone.
+    """
+    parts = schedule_of(clip)
+    check(
+        parts == 1,
+        f"{what} here has hooks with a schedule of {parts} parts, and a bridge writes one "
+        "conditioning for all steps; switch schedule_clip of Set CLIP Hooks off, or take out the "
+        "hooks' keyframes",
+    )
 
 
 def tell_source(loaded: LoadedProjection, clips: Sequence[HostCLIP]) -> None:

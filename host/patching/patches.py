@@ -83,7 +83,9 @@ class WatchedPatches(NamedWeights):
         """Patch as a sampler begins, for the time of its run, and tell what fits no weight."""
         changed = super().add_hook_patches(hook, patches, strength_patch, *args, **kwargs)
         if strength_patch:
-            unfit = (*_unread(hook, patches), *_beside(patches, changed))
+            # tensors for a CLIP are none of these: the same hook takes effect there, too
+            unread = [n for n in unread_tensors(hook, patches) if not n.startswith(FOR_CLIPS)]
+            unfit = (*unread, *_beside(patches, changed))
             for sentence in _misfits(self.what, bool(changed), not changed, unfit):
                 note(sentence)
         return changed
@@ -116,16 +118,17 @@ def _beside(patches: Mapping[Any, Any], changed: Iterable[Any]) -> list[str]:
     return sorted(name for name in names if name.startswith(DIFFUSION_MODEL))
 
 
-def _unread(hook: Any, patches: Mapping[Any, Any]) -> list[str]:
-    """The tensors of a hook's LoRA that the host read nothing of; it does not log them.
+def unread_tensors(hook: Any, patches: Mapping[Any, Any]) -> list[str]:
+    """The names of a hook's LoRA's tensors that the host read nothing of; it does not log them.
 
-    Those for a CLIP are none of them: the same hook takes effect there, too.
+    Args:
+        patches: what it read.
     """
     file = getattr(hook, "weights", None)
     if not (getattr(hook, "need_weight_init", False) and file):
         return []
     read = [getattr(patch, "loaded_keys", ()) for patch in patches.values()]
-    return sorted(n for n in file.keys() - set().union(*read) if not n.startswith(FOR_CLIPS))
+    return sorted(file.keys() - set().union(*read))
 
 
 def _misfits(what: str, fits: bool, misses: bool, unfit: Sequence[str]) -> list[str]:

@@ -189,15 +189,19 @@ def test_nodes_with_two_boxes_go_on_working(bench, host, kind):
     check_same(node(host, name, clip=clip, **given), node(host, name, clip=own, **given))
 
 
-def test_hooks_and_areas_go_on_working(bench, host):
+@pytest.mark.parametrize("kind", ["sd15", "ltx2"])
+def test_hooks_and_areas_go_on_working(bench, host, kind):
+    """With a schedule too, in which the host drops all but two tensors."""
     import comfy.hooks
 
-    clip = bench.clip(bench.bridge("sd15")[1])
+    needs(kind)
+    clip = bench.clip(bench.bridge(kind)[1])
     hooks = comfy.hooks.create_hook_lora(lora={}, strength_model=1.0, strength_clip=1.0)
     given = {"clip": clip, "apply_to_conds": True, "schedule_clip": True, "hooks": hooks}
     hooked = node(host, "SetClipHooks", **given)
     plain, found = entries_of(clip, PROMPTS[0]), entries_of(hooked, PROMPTS[0])
-    assert torch.equal(found[0][0], plain[0][0]) and "hooks" in found[0][1]
+    check_same(found, [[plain[0][0], {**plain[0][1], "hooks": hooks}]])
+    assert (kind == "ltx2") == ("unprocessed_ltxav_embeds" in found[0][1])
     size = {"width": 32, "height": 32, "x": 0, "y": 0, "strength": 1.0}
     (entry,) = node(host, "ConditioningSetArea", conditioning=plain, **size)
     assert torch.equal(entry[0], plain[0][0]) and entry[1]["area"] == (4, 4, 0, 0)
@@ -297,7 +301,7 @@ def test_an_llm_in_other_numbers_than_trained_on_is_told(bench, monkeypatch):
         assert [sentence in note for note in told] == [True] * bool(sentence)
 
 
-@pytest.mark.parametrize("kind", ["sd15", "pixart"])
+@pytest.mark.parametrize("kind", ["sd15", "ltx2"])
 def test_an_encoder_with_other_weights_is_told(bench, monkeypatch, kind):
     """Of T5's shape too, which Flan-T5 has; also where the bridge is read alone."""
     told: list[str] = []

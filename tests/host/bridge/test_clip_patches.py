@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from bridge_encoders import entries_of, host_encoder
-from bridge_files import Bench
+from bridge_encoders import check_same, entries_of, host_encoder
+from bridge_files import Bench, node
 
 LORA = "are for a checkpoint's text encoder, such as 'lora_te1_"
 MERGE = "changes none of its weights, as the other CLIP is of another kind"
@@ -87,6 +87,62 @@ def test_a_lora_for_the_model_alone_comes_through_quietly(clips, told, kind):
     lora = lora_for(host_encoder("sdxl"), FOR_A_MODEL)
     for_model = {name: tensor for name, tensor in lora.items() if name.startswith(FOR_A_MODEL)}
     assert len(for_model) == 2 and not told(loaded(clips[kind], for_model))
+
+
+def hooks_of(lora, *keyframes: tuple[float, float], strength: float = 1.0):
+    """What Create Hook LoRA gives, with keyframes: each a strength and where it begins."""
+    import comfy.hooks
+
+    hooks = comfy.hooks.create_hook_lora(lora, strength_model=1.0, strength_clip=strength)
+    if keyframes:
+        group = comfy.hooks.HookKeyframeGroup()
+        for strong, begins in keyframes:
+            group.add(comfy.hooks.HookKeyframe(strong, begins))
+        hooks.set_keyframes_on_hooks(group)
+    return hooks
+
+
+def hooked(host, clip, hooks, schedule: bool = False):
+    given = {"apply_to_conds": True, "schedule_clip": schedule, "hooks": hooks}
+    return node(host, "SetClipHooks", clip=clip, **given)
+
+
+@pytest.mark.parametrize("kind", ["bridge", "llm"])
+@pytest.mark.parametrize("schedule", [False, True])
+def test_hooks_with_a_lora_for_the_checkpoints_encoder_are_told(clips, host, told, kind, schedule):
+    clip, own = clips[kind], host_encoder("sdxl")
+    lora = lora_for(own, FOR_A_MODEL)
+    changed = hooked(host, clip, hooks_of(lora, (1.0, 0.0), (0.0, 0.5)), schedule)
+    for patched in (changed, changed.clone()):
+        (sentence,) = told(patched)
+        assert sentence.startswith("2 tensors of a LoRA that Set CLIP Hooks is given")
+        assert "such as 'lora_te1_" in sentence and "\n" not in sentence
+    assert not told(clip) and not told(hooked(host, clip, hooks_of(lora, strength=0.0)))
+    for_model = {name: tensor for name, tensor in lora.items() if name.startswith(FOR_A_MODEL)}
+    assert not told(hooked(host, clip, hooks_of(for_model)))
+    theirs = entries_of(hooked(host, own, hooks_of(lora)), "a red cat")[0][0]
+    assert not torch.equal(theirs, entries_of(own, "a red cat")[0][0])  # where it does belong
+    own.patcher.detach()
+
+
+def test_hooks_on_the_encoder_are_its_own(bench, host):
+    own = host_encoder("sdxl")
+    lora = lora_for(own)
+    steady = hooked(host, own, hooks_of(lora))
+    expected = entries_of(steady, "a red cat")
+    assert not torch.equal(expected[0][0], entries_of(own, "a red cat")[0][0])
+    bridge, adds = bench.bridge("sdxl")[1], bench.bridge("sdxl", add=True)[1]
+    check_same(entries_of(bench.clip(bridge, encoder=steady, strength=0.0), "a red cat"), expected)
+    changing = hooked(host, own, hooks_of(lora, (1.0, 0.0), (0.0, 0.5)), schedule=True)
+    assert len(entries_of(changing, "a red cat")) == 2
+    for loaded, strength in ((bridge, 0.0), (bridge, 0.5), (adds, 1.0)):
+        with pytest.raises(bench.error, match="encoder here has hooks with a schedule of 2 parts"):
+            bench.clip(loaded, encoder=changing, strength=strength)
+    bench.clip(bridge, encoder=changing)  # of which nothing is written
+    llm = hooked(host, bench.llm(), hooks_of(lora, (1.0, 0.0), (0.0, 0.5)), schedule=True)
+    with pytest.raises(bench.error, match="LLM Llama here has hooks with a schedule of 2 parts"):
+        bench.clip(bridge, llm)
+    own.patcher.detach()
 
 
 @pytest.mark.parametrize("pair", ["bridge sdxl", "llm sdxl", "bridge llm", "llm bridge"])
