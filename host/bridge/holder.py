@@ -65,18 +65,32 @@ class BridgeHolder(nn.Module):
 
     def encode_token_weights(self, tokens: dict) -> tuple[Tensor, Tensor | None, dict]:
         """Sequence, pooled vector, and what else an entry of CONDITIONING holds."""
-        wiring, texts = self.wiring, texts_of(tokens)
-        adding, encoder = adds(wiring.loaded), wiring.encoder
-        own = encoder.entry(texts) if encoder and (adding or wiring.strength < 1) else None
-        if own is not None and wiring.strength == 0:
-            return _given(own)
-        text = one_text(texts)
-        if own is not None:
-            self._tell_tokens(text)
-        if own is not None and adding:
-            return _given(self._added(texts, text, own))
-        ours = self._written(text)
-        return _given(ours if own is None else mixed(own, ours, wiring.strength))
+        texts, encoder = texts_of(tokens), self.wiring.encoder
+        if encoder is not None and self.wiring.strength == 0:
+            return _given(encoder.entry(texts))
+        return _given(self._entry(texts, one_text(texts)))
+
+    def _entry(self, texts: Mapping[str, str | None], text: str) -> Entry:
+        """What is written of one prompt.
+
+        Args:
+            texts: of the boxes that it was given in.
+        """
+        wiring, adding = self.wiring, adds(self.wiring.loaded)
+        if wiring.encoder is None or not (adding or wiring.strength < 1):
+            return self._written(text)
+        own = wiring.encoder.entry(texts)
+        if self._is_empty(text):
+            return own
+        self._tell_tokens(text)
+        if adding:
+            return self._added(texts, text, own)
+        return mixed(own, self._written(text), wiring.strength)
+
+    def _is_empty(self, text: str) -> bool:
+        """Whether a prompt is empty to the encoder that the bridge writes for."""
+        loaded = self.wiring.loaded
+        return isinstance(loaded, LoadedBridge) and loaded.is_empty(self._prompt(text).text)
 
     def _tell_tokens(self, text: str) -> None:
         """Tell of a prompt in which the encoder reads other tokens than the bridge has rows for."""
@@ -95,8 +109,6 @@ class BridgeHolder(nn.Module):
         wiring, loaded = self.wiring, self.wiring.loaded
         assert isinstance(loaded, LoadedBridge) and wiring.encoder is not None  # as `adds` says
         prompt = self._prompt(text)
-        if loaded.is_empty(prompt.text):
-            return own
         plain = own if prompt.plain else wiring.encoder.entry(texts, weighted=False)
         students = self._read(prompt.text)
         return added(loaded, prompt, students, OwnEntry(own, plain), wiring.strength)

@@ -46,7 +46,7 @@ def test_it_writes_what_the_library_does_in_the_encoders_form(bench, kind):
 def test_the_empty_prompt_and_strength_0_are_the_encoders_bit_for_bit(bench, kind):
     needs(kind)
     bridge, own = bench.bridge(kind)[1], host_encoder(kind)
-    for strength in (1.0, 0.5):
+    for strength in (1.0, 0.7, 0.5, 0.3):
         check_same(entries_of(bench.clip(bridge, encoder=own, strength=strength), ""),
                    entries_of(own, ""))  # fmt: skip
     nothing = bench.clip(bridge, encoder=own, strength=0.0)
@@ -62,6 +62,18 @@ def test_half_an_emoji_is_a_question_mark(bench):
     for bridge in (bench.bridge("sd15")[1], bench.bridge("sd15", add=True)[1]):
         clip = bench.clip(bridge, encoder=own)
         check_same(entries_of(clip, "a \ud83d cat"), entries_of(clip, "a ? cat"))
+
+
+@pytest.mark.parametrize("kind", ["sd15", "pixart"])
+def test_the_empty_prompt_is_not_mixed(bench, kind):
+    """Of an encoder in fewer bits than recorded it is that one's, at 1 the recorded one."""
+    bridge, own = bench.bridge(kind)[1], rounded(kind)
+    kept, theirs = entries_of(host_encoder(kind), ""), entries_of(own, "")
+    assert not torch.equal(kept[0][0], theirs[0][0])
+    for strength, expected in ((1.0, kept), (0.9, theirs), (0.5, theirs), (0.0, theirs)):
+        clip = bench.clip(bridge, encoder=own, strength=strength)
+        for text in ("", " "):
+            check_same(entries_of(clip, text), expected)
 
 
 def test_strength_mixes(bench):
