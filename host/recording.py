@@ -14,12 +14,13 @@ from ..lidit_core.errors import LiDiTError, check, shown
 from ..lidit_core.io.conditioning import Entry
 from ..lidit_core.io.prompts import read_prompts
 from ..lidit_core.io.recording import Encode, Recording, open_recording, record
-from .bridge.teacher import teacher_of
+from .bridge.teacher import HostTeacher, teacher_of
 from .encoded_prompts import storable
 from .folders import entries_of, plain_name
 from .node_notes import note
 
 FOLDER = "recordings"  # below the output folder
+NO_BRIDGE = "no bridge can be trained from this recording: {}"
 NONE = "(put a .txt file of prompts into the input folder)"
 
 
@@ -58,8 +59,10 @@ def record_prompts(
         return [(sequence, storable(values)) for sequence, values in entries]
 
     about = {"encoder": type(clip.cond_stage_model).__name__}
+    teacher = _teacher(clip, encode)  # before what may take hours
     made = record(encode, prompts, folder, about, on_prompt)
-    _write_teacher(made, clip, encode, prompts)
+    if teacher is not None:
+        _write_teacher(made, teacher, prompts)
     return made
 
 
@@ -88,12 +91,21 @@ def _folder(name: str) -> Path:
     return Path(folder_paths.get_output_directory()) / FOLDER / plain
 
 
-def _write_teacher(made: Recording, clip: Any, encode: Encode, prompts: Sequence[str]) -> None:
+def _teacher(clip: Any, encode: Encode) -> HostTeacher | None:
+    """What a bridge has to know of a CLIP; None, and on the node why, where it cannot learn."""
+    try:
+        return teacher_of(clip, encode)
+    except LiDiTError as error:
+        note(NO_BRIDGE.format(error))
+        return None
+
+
+def _write_teacher(made: Recording, known: HostTeacher, prompts: Sequence[str]) -> None:
     """Say beside a recording what a bridge has to know of the CLIP, or on the node why not."""
     try:
-        teacher = teacher_of(clip, encode, prompts)
+        teacher = known.of(prompts)
     except LiDiTError as error:
-        note(f"no bridge can be trained from this recording: {error}")
+        note(NO_BRIDGE.format(error))
         return
     write_teacher(made.folder, teacher)
     if teacher.unread:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,17 +36,16 @@ WEIGHTED = "a (cat:1.5)"
 PREFIX = (
     "clip_"  # that the host puts before the names of some tokenizers and models, and not others
 )
+QUOTED = 'a shop sign that says "open"'  # in which some tokenizers have a part that else is absent
 HOLE = "{}"  # where a host's template has the prompt
 ENOUGH = 1 << 20  # tokens, more than any prompt has
 
 
-def teacher_of(clip: Any, encode: Encode, prompts: Sequence[str]) -> Teacher:
+def teacher_of(clip: Any, encode: Encode) -> HostTeacher:
     """A CLIP without its weights.
 
     Args:
         encode: gives the CLIP's entries of a prompt.
-        prompts: that are recorded. Those in which the host reads more than plain text, such as
-            (word:1.3) or an embedding, are `Teacher.unread`.
     Raises:
         LiDiTError: it is no encoder that a bridge can stand in for yet.
     """
@@ -55,16 +55,20 @@ def teacher_of(clip: Any, encode: Encode, prompts: Sequence[str]) -> Teacher:
         "this CLIP is an LLM that LI-DiTs read, which a bridge reads and does not write; `lidit "
         "record` records one to be written",
     )
+    with _known(type(model).__name__):
+        return _teacher(clip, encode, type(model).__name__)
+
+
+@contextmanager
+def _known(name: str) -> Iterator[None]:
+    """Tell in one sentence of an encoder that is built in another way than those known here."""
     try:
-        every, teacher = _teacher(clip, encode, type(model).__name__)
-        numbered = enumerate(prompts)
-        unread = tuple(n for n, text in numbered if not _agree(every, teacher.rows.makers, text))
-        return replace(teacher, unread=unread)
+        yield
     except LiDiTError:
         raise
     except Exception as error:  # the host's classes change from release to release
         raise LiDiTError(
-            f"{type(model).__name__} is built in a way that is not known here "
+            f"{name} is built in a way that is not known here "
             f"({type(error).__name__}: {first_line(error)[:120]}); record another text encoder"
         ) from error
 
@@ -79,9 +83,13 @@ class HostTexts:
     dropped: int = 0  # first tokens, of a template, that get no row
 
     def tokens(self, text: str) -> list[tuple]:
-        """The (token, weight) of every row, all chunks one after the other."""
+        """The (token, weight) of every row, all chunks one after the other.
+
+        There are none of a part that the host gives for other prompts alone.
+        """
         found = self.clip.tokenize(text)
-        pieces = [(piece[0], piece[1]) for chunk in found[self._key(found)] for piece in chunk]
+        key = self._key(found)
+        pieces = [(piece[0], piece[1]) for chunk in found.get(key, ()) for piece in chunk]
         if self.padding is not None:
             pieces = list(itertools.dropwhile(lambda p: p[0] == self.padding, pieces))
         return pieces[self.dropped :]
@@ -105,19 +113,43 @@ class HostTexts:
         return ids is not None and ids == (rows(text).ids - rows.layout.first_id).tolist()
 
 
+@dataclass(frozen=True)
+class HostTeacher:
+    """A CLIP as a teacher, with what makes its tokens."""
+
+    every: Sequence[HostTexts]  # of each text model whose rows the teacher writes
+    described: Teacher
+
+    def of(self, prompts: Sequence[str]) -> Teacher:
+        """The teacher of a recording of these prompts.
+
+        Those in which the host reads more than plain text, such as (word:1.3) or an embedding, are
+        `Teacher.unread`.
+
+        Raises:
+            LiDiTError: as of `teacher_of`.
+        """
+        makers, model = self.described.rows.makers, self.every[0].clip.cond_stage_model
+        with _known(type(model).__name__):
+            unread = (n for n, text in enumerate(prompts) if not _agree(self.every, makers, text))
+            return replace(self.described, unread=tuple(unread))
+
+
 def _agree(every: Sequence[HostTexts], makers: Sequence[RowMaker], text: str) -> bool:
     """Whether each encoder's rows are the host's tokens of a prompt."""
     return all(texts.agree(maker, text) for texts, maker in zip(every, makers))
 
 
-def _teacher(clip: Any, encode: Encode, name: str) -> tuple[list[HostTexts], Teacher]:
+def _teacher(clip: Any, encode: Encode, name: str) -> HostTeacher:
     entries = [_only(encode(probe), name) for probe in PROBES]
+    _check_beside(name, entries[0], _only(encode(QUOTED), name))
     parts = dict(text_parts(clip.tokenizer))
     for every in (*_candidates(clip, parts, entries), *_pairs(clip, parts, entries)):
         makers = [_rows_of(texts, parts.get(texts.part)) for texts in every]
         found = [maker for maker in makers if maker is not None]
         if len(found) == len(every) and _begin(joined(found), entries):
-            return every, _described(every, found, entries, list(parts) or [every[0].part])
+            of = list(parts) or [every[0].part]
+            return HostTeacher(every, _described(every, found, entries, of))
     raise LiDiTError(
         f"the rows that {name} writes, {entries[0][0].shape[1]} of an empty prompt, are not the "
         f"tokens of its {' or '.join(parts) or 'tokenizer'} one by one; a bridge writes those of "
@@ -193,6 +225,16 @@ def _only(entries: Sequence[Entry], name: str) -> Entry:
         "one sequence",
     )
     return entries[0]
+
+
+def _check_beside(name: str, empty: Entry, quoted: Entry) -> None:
+    """Refuse an encoder that gives more of some prompts, of which a bridge would write nothing."""
+    more = sorted(set(quoted[1]) - set(empty[1]))
+    check(
+        not more,
+        f"of prompts with words in quotes {name} gives {' and '.join(more)} too, which no bridge "
+        "writes yet; load the CLIP without the encoder of that, or record another text encoder",
+    )
 
 
 def _described(

@@ -39,6 +39,11 @@ SIZES |= {
 OPTIONS = {f"{name}_model_config": sizes for name, sizes in SIZES.items()}
 # Klein reads Qwen3 behind its blocks 9, 18 and 27, side by side in a row.
 KLEIN = {"qwen3_4b_model_config": {**SIZES["qwen3_4b"], "num_hidden_layers": 28}}
+# HunyuanImage reads Qwen2.5 behind its third block from the end; ByT5 beside it has a CLIP's name.
+BYT5 = {"d_model": 32, "d_ff": 48, "d_kv": 8, "num_heads": 2, "num_layers": 1}
+HUNYUAN = {"qwen25_7b_model_config": {**SIZES["qwen25_7b"], "num_hidden_layers": 4}}
+HUNYUAN |= {"clip_l_model_config": BYT5}
+MORE = {"klein": KLEIN, "hunyuan": HUNYUAN, "hunyuan-without": HUNYUAN}
 TAPS = CLIP_L["hidden_size"], CLIP_G["hidden_size"]  # of SDXL's rows
 WIDTHS = {"sd15": TAPS[0], "sdxl": sum(TAPS), "flux": T5["d_model"], "pixart": T5["d_model"]}
 WIDTHS |= {"zimage": SIZES["qwen3_4b"]["hidden_size"], "sd3": 4096, "cut": TAPS[0]}
@@ -82,6 +87,10 @@ def _target(kind: str):
         from comfy.text_encoders import qwen_image
 
         return qwen_image.QwenImageTokenizer, qwen_image.te()
+    if kind.startswith("hunyuan"):
+        from comfy.text_encoders import hunyuan_image
+
+        return hunyuan_image.HunyuanImageTokenizer, hunyuan_image.te(byt5=kind == "hunyuan")
     if kind == "klein":
         return flux.KleinTokenizer, flux.klein_te()
     if kind == "ovis":
@@ -122,7 +131,7 @@ def host_encoder(kind: str, seed: int = 0):
     from comfy.supported_models_base import ClipTarget
 
     tokenizer, model = _target(kind)
-    options = {"dtype": torch.float32, **OPTIONS, **(KLEIN if kind == "klein" else {})}
+    options = {"dtype": torch.float32, **OPTIONS, **MORE.get(kind, {})}
     files = {"spiece_model": spiece()} if kind == "ltx2" else {}
     clip = comfy.sd.CLIP(ClipTarget(tokenizer, model), tokenizer_data=files, model_options=options)
     generator = torch.Generator().manual_seed(seed)

@@ -129,12 +129,26 @@ def test_an_encoder_that_changed_in_between_is_noticed(pack, host):
     assert open_recording(folder).missing() == []
 
 
-@pytest.mark.parametrize("kind", ["shorn", "llm"])
-def test_what_no_bridge_writes_yet_is_recorded_and_told(pack, host, kind, monkeypatch):
+NO_BRIDGE = {
+    "shorn": "the rows that Cut writes",
+    "llm": "which a bridge reads and does not write",
+    "hunyuan": "of prompts with words in quotes QwenImageTEModel_ gives conditioning_byt5small too",
+}
+
+
+@pytest.mark.parametrize("kind", NO_BRIDGE)
+def test_what_no_bridge_writes_yet_is_told_and_recorded(pack, host, kind, monkeypatch):
+    """Before hours of recording, and also where only some prompts have more."""
     from clip_kit import fresh_loader, save_llms
 
     told: list[str] = []
-    monkeypatch.setattr(pack.module("host.recording"), "note", told.append)
+    place = host.base / "output" / "recordings" / f"not-{kind}"
+
+    def tell(sentence: str) -> None:
+        assert not place.exists()
+        told.append(sentence)
+
+    monkeypatch.setattr(pack.module("host.recording"), "note", tell)
     if kind == "llm":
         save_llms(host)
         clip = fresh_loader(pack)()
@@ -145,6 +159,18 @@ def test_what_no_bridge_writes_yet_is_recorded_and_told(pack, host, kind, monkey
     assert not (folder / "teacher.safetensors").exists()
     (sentence,) = told
     assert sentence.startswith("no bridge can be trained from this recording: ")
+    assert NO_BRIDGE[kind] in sentence and "\n" not in sentence
+
+
+def test_a_part_that_a_tokenizer_gives_for_some_prompts_is_none_of_the_rows(pack, host):
+    """HunyuanImage's for words in quotes, without the encoder that reads it."""
+    clip = host_encoder("hunyuan-without")
+    texts = [*TEXTS, 'a sign that says "a cat"']
+    assert [("byt5" in clip.tokenize(text)) for text in texts] == [False] * len(TEXTS) + [True]
+    teacher = read_teacher(record(pack, host, clip, "hunyuan-without", texts))
+    assert teacher.spec.width == WIDTHS["qwenimage"] and teacher.unread == ()
+    for text in texts:
+        assert entries_of(clip, text)[0][0].shape[1] == len(teacher.rows(text).ids)
 
 
 def test_the_demo_checkpoints_words_are_its_rows(pack, host):
