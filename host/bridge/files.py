@@ -110,6 +110,14 @@ def adds(loaded: Loaded) -> bool:
     return isinstance(loaded, LoadedBridge) and loaded.bridge.config.add
 
 
+def parts_pooled(loaded: Loaded) -> bool:
+    """Whether rows and pooled vector are two text encoders': FLUX's are of T5, and of CLIP."""
+    if not isinstance(loaded, LoadedBridge):
+        return False
+    spec = loaded.bridge.config.teacher
+    return bool(spec.pooled) and len(spec.layouts) == 1 and not spec.layout.window
+
+
 @dataclass(frozen=True)
 class Writes:
     """What a bridge writes, for sentences."""

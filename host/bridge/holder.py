@@ -18,10 +18,10 @@ from ...lidit_core.text.emphasis import EmphasisedPrompt, read_emphasis
 from ..llm.reader import HostCLIP
 from ..llm.weights import move_the_rest
 from ..node_notes import note
-from .files import Loaded, adds, llms_of, module_of, reads_weights
+from .files import Loaded, adds, llms_of, module_of, parts_pooled, reads_weights
 from .mixing import OwnEncoder, mixed
 from .readers import read
-from .tokens import one_text, texts_of, unescaped
+from .tokens import TEXT, one_text, pair_of, texts_of, unescaped
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,11 @@ class BridgeHolder(nn.Module):
         texts, encoder = texts_of(tokens), self.wiring.encoder
         if encoder is not None and self.wiring.strength == 0:
             return _given(encoder.entry(texts))
-        return _given(self._entry(texts, one_text(texts)))
+        pair = pair_of(texts) if parts_pooled(self.wiring.loaded) else None
+        if pair is None:
+            return _given(self._entry(texts, one_text(texts)))
+        (sequence, values), (_, others) = (self._entry({TEXT: text}, text) for text in pair)
+        return _given((sequence, {**values, POOLED: others[POOLED]}))
 
     def _entry(self, texts: Mapping[str, str | None], text: str) -> Entry:
         """What is written of one prompt.

@@ -1,7 +1,8 @@
 """The tokens of a bridge's CLIP: the text, under every name that a node of the host looks for.
 
 CLIP Text Encode for SDXL, FLUX and SD3 write what they were given for one of a model's encoders
-under its name. A bridge writes one prompt's conditioning, so that these have to be the same.
+under its name. A bridge writes one prompt's conditioning, so that these have to be the same; of
+FLUX's two boxes, one for the rows and one for the pooled vector, it may write each.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from ..llm.plain_text import WORD_IDS, check_options
 from ..node_notes import note
 
 TEXT = "lidit_bridge"
+T5 = "t5xxl"  # the host's name for the second of FLUX's boxes
 
 
 class BridgeTokens(dict):
@@ -72,6 +74,14 @@ def one_text(texts: Mapping[str, str | None]) -> str:
     if written and not all(texts.values()):
         note("an empty box for one of the encoders is filled with the prompt of the other")
     return written[0] if written else ""
+
+
+def pair_of(texts: Mapping[str, str | None]) -> tuple[str, str] | None:
+    """The prompts of the rows and of the pooled vector; None where FLUX's boxes agree."""
+    rows, pooled = texts.get(T5), texts[TEXT]
+    if texts.keys() != {TEXT, T5} or not rows or not pooled or rows == pooled:
+        return None
+    return rows, pooled
 
 
 def unescaped(text: str) -> str:
