@@ -15,9 +15,11 @@ from ...lidit_core.bridge.file import LoadedBridge
 from ...lidit_core.errors import LiDiTError
 from ...lidit_core.io.conditioning import Entry
 from ...lidit_core.text.emphasis import EmphasisedPrompt, read_emphasis
+from ..keys import MODEL_CONDS
 from ..llm.reader import HostCLIP
 from ..llm.weights import move_the_rest
 from ..node_notes import note
+from .drawing import ForBridge
 from .files import Loaded, adds, llms_of, module_of, parts_pooled, reads_weights
 from .mixing import OwnEncoder, mixed
 from .readers import read
@@ -115,7 +117,8 @@ class BridgeHolder(nn.Module):
         prompt = self._prompt(text)
         plain = own if prompt.plain else wiring.encoder.entry(texts, weighted=False)
         students = self._read(prompt.text)
-        return added(loaded, prompt, students, OwnEntry(own, plain), wiring.strength)
+        ours = added(loaded, prompt, students, OwnEntry(own, plain), wiring.strength)
+        return own if _same_tensors(ours, own) else self._compared(ours)
 
     def _prompt(self, text: str) -> EmphasisedPrompt:
         """The text that the LLMs read, and the weights of its characters where those are read."""
@@ -128,9 +131,14 @@ class BridgeHolder(nn.Module):
         """What the bridge makes of a prompt."""
         loaded, prompt = self.wiring.loaded, self._prompt(text)
         if isinstance(loaded, LoadedProjection):
-            return projected(loaded, *self._read(prompt.text))
-        students = [] if loaded.is_empty(prompt.text) else self._read(prompt.text)
-        return conditioning(loaded, prompt, students)
+            return self._compared(projected(loaded, *self._read(prompt.text)))
+        if loaded.is_empty(prompt.text):
+            return conditioning(loaded, prompt, [])
+        return self._compared(conditioning(loaded, prompt, self._read(prompt.text)))
+
+    def _compared(self, entry: Entry) -> Entry:
+        """An entry that is not the encoder's own, which a sampler compares with its model."""
+        return entry[0], {**entry[1], MODEL_CONDS: ForBridge(self.wiring.loaded)}
 
     def _read(self, text: str) -> list:
         """What the LLMs make of a prompt; the bridge then lies where it computes."""
@@ -138,6 +146,12 @@ class BridgeHolder(nn.Module):
         students = [read(spec, clip, text) for spec, clip in pairs]
         move_the_rest(self, self.device)
         return students
+
+
+def _same_tensors(ours: Entry, own: Entry) -> bool:
+    """Whether a bridge has added nothing to what an encoder wrote."""
+    pairs = [(ours[0], own[0]), (ours[1].get(POOLED), own[1].get(POOLED))]
+    return all(a is b or torch.equal(a, b) for a, b in pairs)
 
 
 def _given(entry: Entry) -> tuple[Tensor, Tensor | None, dict]:

@@ -21,6 +21,7 @@ ON_ROWS = (
     *("cap_embedder.1", "cond_seq_linear", "text_embedding.0"),
 )
 ON_POOLED = ("vector_in.in_layer", "y_embedder.mlp.0")
+ADVICE = "connect the model that the bridge was trained for, or load a bridge for this one"
 SIZES = {"SDXL": 6 * 256, "SDXLRefiner": 5 * 256}  # numbers beside the pooled vector, by class
 
 
@@ -71,20 +72,52 @@ def check_model(loaded: Loaded, model: Any) -> None:
         LiDiTError: it does.
     """
     target, reads = writes_of(loaded), reads_of(model)
-    advice = "connect the model that the bridge was trained for, or load a bridge for this one"
     if not reads.rows:
         note(f"what {reads.name} reads of text is not known here, and not compared with the bridge")
         return
+    _check_rows(target, reads)
+    check(reads.pooled in (0, target.pooled), _other_pooled(target, reads))
+    _compare(loaded, model, target, reads)
+
+
+def check_drawing(loaded: Loaded, model: Any) -> None:
+    """The same of a MODEL that draws with what a bridge wrote.
+
+    Of one of which nothing is known nothing is told, and where the bridge writes no pooled vector
+    another node may have added one, or the model do without: a note tells.
+
+    Raises:
+        LiDiTError: it reads other rows, or another pooled vector.
+    """
+    target, reads = writes_of(loaded), reads_of(model)
+    if not reads.rows:
+        return
+    _check_rows(target, reads)
+    if reads.pooled and not target.pooled:
+        note(_other_pooled(target, reads))
+    else:
+        check(reads.pooled in (0, target.pooled), _other_pooled(target, reads))
+    _compare(loaded, model, target, reads)
+
+
+def _other_pooled(target: Writes, reads: Reads) -> str:
+    own = f"a pooled vector of {target.pooled}" if target.pooled else "no pooled vector"
+    return (
+        f"this bridge was trained for {target.name}, {own}, and the model here, {reads.name}, "
+        f"reads one of {reads.pooled}; {ADVICE}"
+    )
+
+
+def _check_rows(target: Writes, reads: Reads) -> None:
     check(
         reads.rows == target.width,
         f"this bridge was trained for {target.name}, rows of {target.width}, and the model here, "
-        f"{reads.name}, reads rows of {reads.rows}; {advice}",
+        f"{reads.name}, reads rows of {reads.rows}; {ADVICE}",
     )
-    check(
-        reads.pooled in (0, target.pooled),
-        f"this bridge was trained for {target.name}, a pooled vector of {target.pooled}, and the "
-        f"model here, {reads.name}, reads one of {reads.pooled}; {advice}",
-    )
+
+
+def _compare(loaded: Loaded, model: Any, target: Writes, reads: Reads) -> None:
+    """Tell of what widths do not show."""
     tell_encoder(loaded, model)
     _tell_padding(loaded, model, target, reads)
 

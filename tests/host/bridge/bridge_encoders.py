@@ -163,6 +163,11 @@ def check_same(found: list, expected: list) -> None:
             assert same if same is not None else values[name] == value, name
 
 
+def names(values: dict) -> set[str]:
+    """The names beside a sequence, without that by which a sampler compares its model."""
+    return set(values) - {"model_conds"}
+
+
 def record(pack: Any, host: Any, clip: Any, name: str, prompts: list[str]) -> Path:
     """What Record Conditioning makes of prompts; its folder."""
     file = host.base / "input" / f"{name}.txt"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections import OrderedDict
 from dataclasses import replace
 
 import pytest
@@ -38,6 +41,15 @@ def test_every_model_draws_with_its_bridge(bench, host, kind):
         found = drawn(host, model, *pair(clip, positive, negative), batch=2)
         assert found.shape[0] == 2 and found.isfinite().all()
         assert not torch.allclose(found[0], found[1])
+
+
+@pytest.fixture
+def told(pack, monkeypatch) -> list[str]:
+    """What is noted of models."""
+    found: list[str] = []
+    for name in ("host.bridge.model_reads", "host.bridge.model_encoder"):
+        monkeypatch.setattr(pack.module(name), "note", found.append)
+    return found
 
 
 def predicted(host, model, positive: list, negative: list, cfg: float) -> tuple:
@@ -159,6 +171,46 @@ def test_a_model_that_it_is_not_for_is_told_on_its_node(bench, kind):
             bench.clip(bridge, model=model)
         assert spec.name in str(told.value) and reads.name in str(told.value)
         assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("kind, other", [("sdxl", "sd15"), ("sd15", "sdxl")])
+def test_a_model_that_is_not_connected_is_compared_by_its_sampler(bench, host, kind, other, told):
+    """Whatever the host's nodes do to the conditioning; copies and files of it are plain."""
+    clip, model = bench.clip(bench.bridge(kind)[1]), host_model(other)
+    positive, negative = pair(clip)
+    area = {"width": 32, "height": 64, "x": 0, "y": 0, "strength": 1.0}
+    placed = node(host, "ConditioningSetArea", conditioning=positive, **area)
+    late = node(host, "ConditioningSetTimestepRange", conditioning=placed, start=0.5, end=1.0)
+    both = node(host, "ConditioningCombine", conditioning_1=negative, conditioning_2=late)
+    for prompts in ((positive, negative), (negative, positive), (both, negative)):
+        with pytest.raises(bench.error, match="the model that the bridge was trained for") as said:
+            drawn(host, model, *prompts)
+        sentence, name = str(said.value), type(model.model.model_config).__name__
+        assert f"the model here, {name}, reads" in sentence and "\n" not in sentence
+    right = host_model(kind)
+    drawn(host, right, both, negative)
+    assert told == []
+    copied = pickle.loads(pickle.dumps(copy.deepcopy(positive)))
+    assert type(copied[0][1]["model_conds"]) is OrderedDict
+    assert torch.equal(drawn(host, right, copied, negative), drawn(host, right, positive, negative))
+    files = bench.pack.module("host.encoded_prompts")
+    saved = files.save(positive, f"conditioning/{kind}")
+    assert "model_conds" not in files.load(f"conditioning/{saved.name} [output]")[0][1]
+
+
+def test_a_pooled_vector_that_a_model_does_without_is_noted_by_its_sampler(bench, host, told):
+    clip = bench.clip(bench.bridge("pixart")[1])
+    drawn(host, host_model("flux"), *pair(clip))
+    assert "no pooled vector, and the model here, Flux, reads one of" in told[0]
+
+
+def test_another_encoder_of_that_width_is_noted_by_the_sampler(bench, host, told):
+    clip = bench.clip(bench.bridge("sd15")[1])
+    drawn(host, made_for("PixArtSigma", WIDTHS["sd15"]), *pair(clip))
+    assert "comes with another text encoder of the same width (PixArtT5XXL)" in told[0]
+    del told[:]
+    drawn(host, host_model("sd15"), *pair(clip))
+    assert told == []
 
 
 def test_a_model_that_is_not_known_is_noted(bench, monkeypatch):
