@@ -18,7 +18,7 @@ from .padding import drops_masks, learnt_no_padding
 # The first layers that the host's transformers have on the text and on the pooled vector.
 ON_ROWS = (
     *("context_embedder", "txt_in", "txt_in.input_embedder", "y_embedder.y_proj.fc1"),
-    *("cap_embedder.1", "cond_seq_linear", "text_embedding.0"),
+    *("cap_embedder.1", "cond_seq_linear", "text_embedding.0", "caption_projection.linear_1"),
 )
 ON_POOLED = ("vector_in.in_layer", "y_embedder.mlp.0")
 ADVICE = "connect the model that the bridge was trained for, or load a bridge for this one"
