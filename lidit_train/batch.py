@@ -99,3 +99,5 @@ class DrawnPrompts:
 
     prompts: list[str]
     states: Mapping[int, LLMStates]  # by branch
+    spans: Mapping[int, Tensor] = field(default_factory=dict)  # (B, L, 2) by branch: characters of
+    # the tokens, where the task reads them

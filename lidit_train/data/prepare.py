@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -34,7 +34,7 @@ from .latent_statistics import measured_format
 from .room import check_room
 from .schedule import Schedule, StageBuckets, held_out
 from .sources import PictureSource
-from .sources.open import open_source, unused_indices
+from .sources.open import captions_in, open_sources, unused_indices
 from .vision.encoder import VisionEncoder
 
 log = logging.getLogger(__name__)
@@ -114,6 +114,7 @@ def prepare(
     accelerator: Accelerator,
     llms: Mapping[str, str],
     checkpoint: Path | None = None,
+    on_texts: Callable[[Sequence[str]], object] = lambda texts: None,
 ) -> Prepared:
     """Open the sources and fill the caches, every process its share.
 
@@ -121,18 +122,20 @@ def prepare(
         spec: what the recipe's task reads.
         llms: where LLMs are that are not found under their names.
         checkpoint: the model that is trained on, beside which its autoencoder may lie.
+        on_texts: told every text that may be met, before an LLM reads one.
     """
     cache = at_home(recipe.cache.folder or out / "cache")
     with accelerator.main_process_first():  # the others find the indices ready
-        sources = tuple(open_source(s, recipe.data, cache / "index") for s in recipe.data.sources)
+        sources = open_sources(recipe.data, cache / "index")
     if recipe.content:
         _check_content(sources)
     stages, held = stage_buckets(recipe, spec, sources)
     schedule = Schedule(recipe, stages, tuple(range(len(spec.llms))))
     schedule.tell_seen()
     readers = _readers(recipe, spec, cache, accelerator, llms)
-    captions = _captions(sources)
+    captions = captions_in(sources)
     texts = list(dict.fromkeys(["", *recipe.validation.texts, *captions]))
+    on_texts(texts)
     _read_captions(recipe.cache, spec, texts, readers, accelerator)
     shown = stages + ((held,) if held else ())
     vae, latents = _latents(recipe, spec, cache, sources, shown, accelerator, checkpoint)
@@ -155,8 +158,8 @@ def unused(
 ) -> list[Path]:
     """Files in the recipe's caches that hold nothing it reads; the arguments are `prepare`'s."""
     cache = at_home(recipe.cache.folder or out / "cache")
-    sources = tuple(open_source(s, recipe.data, cache / "index") for s in recipe.data.sources)
-    texts = ["", *recipe.validation.texts, *_captions(sources)]
+    sources = open_sources(recipe.data, cache / "index")
+    texts = ["", *recipe.validation.texts, *captions_in(sources)]
     readers = _readers(recipe, spec, cache, accelerator, llms).values()
     kept = {path for reader in readers for path in reader.files(texts)}
     states = [p for p in sorted((cache / "states").glob("*/*.safetensors")) if p not in kept]
@@ -234,12 +237,6 @@ def _readers(recipe, spec: InputSpec, cache: Path, accelerator, llms) -> dict[in
     folder = cache / "states" if spec.keeps_states(recipe.cache) else None
     used = used_branches(recipe.stages, recipe.validation, spec)
     return open_readers({i: spec.llms[i] for i in used}, folder, recipe.cache, accelerator, llms)
-
-
-def _captions(sources: Sequence[PictureSource]) -> list[str]:
-    """Every caption, each once."""
-    texts = (t for source in sources for i in range(len(source.sizes)) for t in source.captions(i))
-    return list(dict.fromkeys(text for text, _ in texts))
 
 
 def _read_captions(

@@ -70,9 +70,8 @@ class BridgeOptions:
     base: bool = True  # ridge; false = the residual alone, for comparison
     overlap: bool = True  # attention by shared characters; false for comparison
     seeds: str = "pca"  # of the teacher's own table; "trained" and "none" for comparison
-    add: str = (
-        ""  # a recording of the checkpoint's own encoder, to which it adds; "" = in its place
-    )
+    add: str = ""  # a recording of the checkpoint's own encoder, to which it adds what that of
+    # the source knows besides, or what pictures teach; "" = in its place
     held_out: float = 0.05  # share of the prompts that are measured and never learnt from
 
     def __post_init__(self) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -39,7 +40,18 @@ class PictureTask:
 
     def prepare(self, out: Path, accelerator: Accelerator, llms: Mapping[str, str]) -> Prepared:
         """Open the sources and fill the caches."""
-        return prepare(self.recipe, self.spec, out, accelerator, llms, self.checkpoint)
+        own = partial(self.take_texts, out, accelerator)
+        return prepare(self.recipe, self.spec, out, accelerator, llms, self.checkpoint, own)
+
+    def take_texts(self, out: Path, accelerator: Accelerator, texts: Sequence[str]) -> None:
+        """Make ready what a task needs of texts beside the LLMs' states; here nothing.
+
+        Args:
+            out: the run's folder.
+            texts: captions, validation's prompts and the empty one, each once.
+        Raises:
+            LiDiTError: it cannot be had of some text.
+        """
 
     def loader(self, ready: Prepared, accelerator: Accelerator) -> Loader:
         """The batches of this process."""

@@ -147,12 +147,16 @@ ELSEWHERE = {
     "lidit train --print-plan recipes/bridge-pairs.yaml": (
         "tests/train/tasks/bridge/test_bridge_pairs.py"
     ),
+    "lidit train --print-plan recipes/bridge-add.yaml": (
+        "tests/train/tasks/bridge/test_adding_from_pictures.py"
+    ),
     "lidit train --print-plan recipes/sdxl-bridge.yaml": (
         "tests/train/tasks/bridge/test_sdxl_bridge.py"
     ),
     "lidit train recipes/sdxl-bridge.yaml": "tests/train/tasks/bridge/test_sdxl_bridge.py",
     "lidit train RECIPE --out DIR --clear-cache": "tests/train/test_checks.py",
     "lidit train RECIPE": "tests/train/test_train_command.py",
+    "lidit train recipes/bridge-add.yaml": "tests/train/tasks/bridge/test_adding_from_pictures.py",
     "lidit train recipes/bridge-pairs.yaml": "tests/train/tasks/bridge/test_bridge_pairs.py",
     "lidit train recipes/bridge-through.yaml": "tests/train/tasks/bridge/test_bridge_through.py",
     "lidit train recipes/sd15-adapter.yaml": "tests/train/plan/test_real_checkpoint.py",

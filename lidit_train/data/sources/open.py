@@ -18,6 +18,17 @@ log = logging.getLogger(__name__)
 DRAWN = {"stickers": "lidit_stickers.source:StickerSource"}  # of packages above this one, by kind
 
 
+def open_sources(data: Data, index: Path) -> tuple[PictureSource, ...]:
+    """Open every source of a recipe's data; the arguments and errors are `open_source`'s."""
+    return tuple(open_source(source, data, index) for source in data.sources)
+
+
+def captions_in(sources: Sequence[PictureSource]) -> list[str]:
+    """Every caption of sources, each once."""
+    texts = (t for source in sources for i in range(len(source.sizes)) for t in source.captions(i))
+    return list(dict.fromkeys(text for text, _ in texts))
+
+
 def open_source(source: Source, data: Data, index: Path) -> PictureSource:
     """Find a source's pictures, and warn of those that are left out.
 

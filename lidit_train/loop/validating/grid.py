@@ -42,7 +42,9 @@ class Grid:
         texts = [*(p.text for p in self.prompts), ""]
         texts += [p.negative for p in self.prompts if p.negative]
         self.place = {text: place for place, text in enumerate(texts)}  # of negative prompts
-        self.texts = {i: reader.read(texts) for i, reader in readers.items()}
+        read = {i: reader.read_counted(texts, spec.characters) for i, reader in readers.items()}
+        self.texts = {i: one.states.to(dtype=torch.float32) for i, one in read.items()}
+        self.spans = {i: one.spans for i, one in read.items() if one.spans is not None}
 
     def draw(self, learner: Learner, vae: Opened, device: torch.device | str) -> Tensor:
         """All prompts, one after the other, as one picture (H, W, 3) uint8.
@@ -72,9 +74,9 @@ class Grid:
         places = [self.recipe.seed + row for row in rows.tolist()]
         seeds = [place if seed is None else seed for seed, place in zip(own, places)]
         noise = initial_noise(seeds, latent.channels, height, width).to(device)
-        positive = DrawnPrompts([p.text for p in drawn], self._text(rows, device))
+        positive = DrawnPrompts([p.text for p in drawn], *self._text(rows, device))
         others = torch.tensor([self._negative(p.negative) for p in drawn])
-        negative = DrawnPrompts([p.negative for p in drawn], self._text(others, device))
+        negative = DrawnPrompts([p.negative for p in drawn], *self._text(others, device))
         steps, guidance = self.recipe.steps or None, self.recipe.guidance or None
         latents = learner.draw(noise, positive, negative, steps, guidance, mode)
         return vae.decode(denormalise(latents, latent)).float().cpu()
@@ -82,8 +84,12 @@ class Grid:
     def _negative(self, text: str) -> int:
         return self.place[text] if text else len(self.prompts)
 
-    def _text(self, rows: Tensor, device) -> dict[int, LLMStates]:
-        return {i: states[rows].trimmed().to(device) for i, states in self.texts.items()}
+    def _text(self, rows: Tensor, device) -> tuple[dict[int, LLMStates], dict[int, Tensor]]:
+        """The states of some texts by branch, and the characters of their tokens."""
+        states = {i: read[rows].trimmed().to(device) for i, read in self.texts.items()}
+        lengths = {i: read.roles.shape[1] for i, read in states.items()}
+        spans = {i: own[rows, : lengths[i]].to(device) for i, own in self.spans.items()}
+        return states, spans
 
 
 def _of_one_size(pictures: list[Tensor]) -> Tensor:

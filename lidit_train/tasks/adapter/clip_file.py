@@ -51,6 +51,11 @@ class Encoder:
     model: nn.Module
     padding: int | None = None  # stands after a text's end token; None = what the tokenizer puts
 
+    @property
+    def filled_with(self) -> int:
+        """The id that stands after a text's end token."""
+        return int(self.ids([""])[0, -1])
+
     def ids(self, texts: Sequence[str]) -> Tensor:
         """Token ids (B, 77)."""
         length = self.tokenizer.model_max_length

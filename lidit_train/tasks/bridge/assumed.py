@@ -17,14 +17,13 @@ import torch
 from lidit_core.bridge.config import BridgeConfig, TeacherSpec
 from lidit_core.bridge.file import LoadedBridge, load_bridge
 from lidit_core.bridge.layout import RowMaker, TokenLayout
-from lidit_core.bridge.model import Bridge
 from lidit_core.bridge.recorded import MOST
 from lidit_core.bridge.rows import TeacherRows
 from lidit_core.paths import at_home
 
-from ...plan.counting import META
 from ...recipe import BridgeOptions, Recipe
 from .input import bridge_config
+from .pairs.start import not_begun
 
 LLM = "SmolLM2-135M-Instruct"
 PROMPTS = 20_000
@@ -114,19 +113,36 @@ def assume(recipe: Recipe, family: str, recorded: Callable[[], TeacherSpec]) -> 
     return Assumed(prompts, config, tuple(told))
 
 
-def assumed_bridge(options: BridgeOptions, dtype: str, family: str) -> LoadedBridge | None:
-    """A bridge without weights in the place of one that is not there yet.
+@dataclass(frozen=True)
+class AssumedPairs:
+    """What stands in the place of what a run on pictures begins with, and is not there yet."""
 
-    None where it is there, or where it is not known what it will write.
+    bridge: LoadedBridge | None  # without weights; None = it is there, or a new one's recording
+    recording_is_there: bool  # of the encoder that is added to
+    told: tuple[str, ...]  # a line on each
+
+
+def assume_pairs(options: BridgeOptions, dtype: str, family: str) -> AssumedPairs:
+    """Look for the bridge and the recording of a recipe that trains from pictures.
+
+    Where it is not known what the bridge will write nothing is assumed.
 
     Args:
         family: of the U-Net that it is for.
     """
-    spec = ENCODERS.get(family)
-    if spec is None or not _is_missing(options):
-        return None
-    bridge = Bridge(_default_config(options, dtype, spec), device=META)
-    return LoadedBridge(bridge, AssumedPrompts(spec).maker, (torch.empty(0), {}))
+    spec, there = ENCODERS.get(family), not options.add or at_home(options.add).exists()
+    if spec is None or (there and not _is_missing(options)):
+        return AssumedPairs(None, True, ())
+    told = []
+    if not there:
+        told.append(f"  {options.add} is not there yet; assumed is a recording of {spec.name}")
+    if options.checkpoint and not _is_missing(options):
+        return AssumedPairs(None, there, tuple(told))
+    config = _default_config(options, dtype, spec)
+    if options.checkpoint:
+        told.append(told_of_bridge(options, config))
+    made = not_begun(config, AssumedPrompts(spec).maker, (torch.empty(0), {}))
+    return AssumedPairs(made, there, tuple(told))
 
 
 def told_of_bridge(options: BridgeOptions, config: BridgeConfig) -> str:

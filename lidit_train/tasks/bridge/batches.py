@@ -36,16 +36,14 @@ LENGTHS = 4  # buckets of prompts, from short to long, so that few rows are fill
 
 
 @dataclass(frozen=True, eq=False)
-class PreparedBridge:
-    """Everything that batches are made of."""
+class ReadPrompts:
+    """The prompts of a recording, and the LLMs that read them."""
 
     config: BridgeConfig
     prompts: RecordedPrompts
-    readers: Mapping[int, CaptionReader]  # by LLM
+    readers: Mapping[int, CaptionReader]  # by LLM; {} = it is enough what the encoder made
     learnt: Sequence[int]  # numbers of prompts
     held_out: Sequence[int]
-    schedule: Schedule
-    folder: Path  # of the run
 
     def batch(self, numbers: Sequence[int]) -> BridgeBatch:
         """Some prompts, on the CPU."""
@@ -73,14 +71,32 @@ class PreparedBridge:
     def _own(prompts: RecordedPrompts, numbers: Sequence[int], rows: TeacherRows) -> OwnRows:
         """What the encoder that is added to made of the prompts."""
         found = [prompts.target(n) for n in numbers]
-        sequence = pad_sequence([t.sequence for t in found], True)
-        return OwnRows.of(sequence, _pooled(found), rows, prompts.teacher.spec.masked)
+        return own_rows(found, rows, prompts.teacher.spec.masked)
 
 
 def _pooled(targets: Sequence[Target]) -> Tensor | None:
     """Stack the pooled vectors, (B, P); None where the encoder has none."""
     pooled = [t.pooled for t in targets if t.pooled is not None]
     return torch.stack(pooled) if pooled else None
+
+
+def own_rows(found: Sequence[Target], rows: TeacherRows, masked: bool) -> OwnRows:
+    """What the encoder that is added to made of prompts, as a batch.
+
+    Args:
+        rows: of the prompts, (B, R).
+        masked: padding is not read.
+    """
+    sequence = pad_sequence([t.sequence for t in found], True)
+    return OwnRows.of(sequence, _pooled(found), rows, masked)
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedBridge(ReadPrompts):
+    """Everything that batches are made of."""
+
+    schedule: Schedule
+    folder: Path  # of the run
 
 
 @dataclass(frozen=True, eq=False)

@@ -82,13 +82,7 @@ def resumed_config(options: BridgeOptions, dtype: str, prompts: RecordedPrompts)
     path, folder = at_home(options.checkpoint), prompts.recording.folder
     file = load_bridge(path)
     config = file.bridge.config
-    check_llms(options, config)
-    check(
-        config.add == bool(options.add),
-        f"the bridge {path} adds to an encoder, whose recording is lacking; name it as bridge.add"
-        if config.add
-        else f"the bridge {path} adds to no encoder, and the recipe has bridge.add; leave it out",
-    )
+    check_begun(options, config)
     written = prompts.written
     check(
         form(config.teacher, file.rows) == form(written.spec, written.rows),
@@ -108,13 +102,31 @@ def resumed_config(options: BridgeOptions, dtype: str, prompts: RecordedPrompts)
     return replace(config, dtype=dtype)
 
 
-def check_llms(options: BridgeOptions, config: BridgeConfig) -> None:
-    """Refuse other LLMs than those of the bridge that a recipe goes on from."""
+def check_recorded(prompts: RecordedPrompts) -> None:
+    """Refuse a recording that is not whole, or whose prompts are not what its layout says."""
+    missing = prompts.recording.missing()
+    check(
+        not missing,
+        f"{prompts.recording.folder} lacks {len(missing)} of its {prompts.recording.shards} "
+        "files; record the same prompts once more, which goes on where it stopped",
+    )
+    _ = prompts.empty, prompts.target(0)
+
+
+def check_begun(options: BridgeOptions, config: BridgeConfig) -> None:
+    """Refuse other LLMs than those of the bridge that a recipe goes on from, or that it adds to an
+    encoder where the recipe names none, or the other way round."""
+    path = at_home(options.checkpoint)
     named = [locate(source).name for source in options.llms]
     known = [llm.name for llm in config.llms]
     check(
         named in ([], known),
-        f"the recipe's bridge has llms {', '.join(named)}, and its checkpoint "
-        f"{at_home(options.checkpoint)} reads {', '.join(known)}; name these in this order, or "
-        "leave llms out",
+        f"the recipe's bridge has llms {', '.join(named)}, and its checkpoint {path} reads "
+        f"{', '.join(known)}; name these in this order, or leave llms out",
+    )
+    check(
+        config.add == bool(options.add),
+        f"the bridge {path} adds to an encoder, whose recording is lacking; name it as bridge.add"
+        if config.add
+        else f"the bridge {path} adds to no encoder, and the recipe has bridge.add; leave it out",
     )

@@ -13,16 +13,17 @@ from lidit_core.bridge.config import BridgeConfig
 from lidit_core.bridge.model import Bridge
 from lidit_core.bridge.ridge import Statistics, Sums, floored, solve
 from lidit_core.bridge.rows import PADDING_ROW, SPECIAL, TEXT, TeacherRows
+from lidit_core.text.states import LLMStates
 
 from ..whitening import SAMPLE, whiten_entry
-from .batches import BridgeBatch, PreparedBridge
+from .batches import BridgeBatch, ReadPrompts
 
 log = logging.getLogger(__name__)
 
 CHUNK = 64  # prompts at once
 
 
-def begin_bridge(ready: PreparedBridge, seed: int, whitened: bool) -> Bridge:
+def begin_bridge(ready: ReadPrompts, seed: int, whitened: bool) -> Bridge:
     """A bridge whose residual adds nothing yet.
 
     Args:
@@ -34,12 +35,21 @@ def begin_bridge(ready: PreparedBridge, seed: int, whitened: bool) -> Bridge:
     if whitened and ready.config.residual == "attention":
         spread = ready.learnt[:: max(1, len(ready.learnt) // SAMPLE)]
         read = ready.batch(spread[:SAMPLE])
-        for refiner, tokens in zip(bridge.reader.linguistic, read.students):
-            whiten_entry(refiner, tokens.states)
+        whiten_refiners(bridge, [tokens.states for tokens in read.students])
     return bridge
 
 
-def new_bridge(ready: PreparedBridge) -> Bridge:
+def whiten_refiners(bridge: Bridge, states: Sequence[LLMStates]) -> None:
+    """The refiners' maps from LLM states start so that their outputs vary alike.
+
+    Args:
+        states: of some prompts, by each LLM in order.
+    """
+    for refiner, read in zip(bridge.reader.linguistic, states):
+        whiten_entry(refiner, read)
+
+
+def new_bridge(ready: ReadPrompts) -> Bridge:
     """A bridge that is its base alone, which is not known yet."""
     bridge = Bridge(ready.config).initialise()
     if ready.config.residual == "attention" and ready.config.seeds == "pca":
@@ -48,7 +58,7 @@ def new_bridge(ready: PreparedBridge) -> Bridge:
 
 
 @torch.no_grad()
-def fit_base(base: LinearBase, ready: PreparedBridge) -> None:
+def fit_base(base: LinearBase, ready: ReadPrompts) -> None:
     """Set all of a base: what is standard, and ridge."""
     _standardise(base, ready)
     if ready.config.add:
@@ -78,7 +88,7 @@ def parts_of(config: BridgeConfig) -> Tensor:
     return torch.tensor([part for part, layout in layouts for _ in range(layout.constants)])
 
 
-def _batches(ready: PreparedBridge, numbers: Sequence[int]) -> Iterator[BridgeBatch]:
+def _batches(ready: ReadPrompts, numbers: Sequence[int]) -> Iterator[BridgeBatch]:
     """All these prompts, those of like length together."""
     texts = ready.prompts.texts
     ordered = sorted(numbers, key=lambda n: (len(texts[n]), n))
@@ -93,7 +103,7 @@ def attended(rows: TeacherRows, masked: bool) -> Tensor:
     return rows.seen
 
 
-def _standardise(base: LinearBase, ready: PreparedBridge) -> None:
+def _standardise(base: LinearBase, ready: ReadPrompts) -> None:
     spec, part_of = ready.config.teacher, parts_of(ready.config)
     count, adds = spec.constants, ready.config.add
     read = Statistics(ready.config.state_width, 1)
@@ -141,7 +151,7 @@ def _standard(rows: Statistics, groups: Tensor, taps: Sequence[int]) -> tuple[Te
     return mean.float(), floored(rows.deviation(groups), taps).float()
 
 
-def _solved(base: LinearBase, ready: PreparedBridge):
+def _solved(base: LinearBase, ready: ReadPrompts):
     """The ridges of each encoder's text rows and other rows, and of the pooled vector."""
     texts, specials, pooled = _sums(base, ready, ready.learnt)
     apart = _sums(base, ready, ready.held_out)
@@ -153,7 +163,7 @@ def _solved(base: LinearBase, ready: PreparedBridge):
 
 
 def _sums(
-    base: LinearBase, ready: PreparedBridge, numbers: Sequence[int]
+    base: LinearBase, ready: ReadPrompts, numbers: Sequence[int]
 ) -> tuple[list[Sums], list[Sums], Sums]:
     """Sums of each encoder's text, of each one's other rows, and of the pooled vector."""
     spec, read, parts = ready.config.teacher, ready.config.state_width, range(base.parts)

@@ -30,7 +30,7 @@ from ..adapter.target import UNetTarget, unet_target
 from ..unused_fields import OF_A_LORA, refuse, refuse_all
 from .assumed import assume
 from .batches import BridgeLoader, PreparedBridge, schedule_of
-from .input import bridge_config, resumed_config
+from .input import bridge_config, check_recorded, resumed_config
 from .learner import BridgeLearner
 from .pairs.task import PairsTask, make_pairs_task
 from .plan import make_bridge_plan
@@ -49,8 +49,10 @@ log = logging.getLogger(__name__)
 NO_MODEL = "and a bridge has no model but itself"
 OF_MODEL = "preset", "checkpoint", "pixart", "changes", "fresh_text"
 NO_PICTURES = "and from a recording a bridge learns without pictures"
-NO_DRAWING = "and a bridge draws no pictures"
+NO_DRAWING = "and from a recording a bridge draws no pictures"
+ALL_READ = "and a bridge reads all of its LLMs and has no modes"
 MEASURED = ("every", "at_start", "times", "seed", "patience")  # of the validation, through a U-Net
+DRAWN = ("held_out", "prompts", "steps", "guidance")  # of it, from pictures
 BESIDE = ("checkpoint", "llms", "through", "add", "held_out")  # what a bridge's file does not have
 KNOWN = "which the bridge of bridge.checkpoint already has"
 UNUSED = {
@@ -102,8 +104,8 @@ def make_task(recipe: Recipe) -> BridgeTask | PairsTask:
 
 def _of_pictures(recipe: Recipe) -> PairsTask:
     task, asked = make_pairs_task(recipe), recipe.validation
-    read = {name: getattr(asked, name) for name in (*MEASURED, "held_out")}
-    refuse_all(asked, Validation(**read), "validation", NO_DRAWING, "bridge")
+    read = {name: getattr(asked, name) for name in (*MEASURED, *DRAWN)}
+    refuse_all(asked, Validation(**read), "validation", ALL_READ, "bridge")
     return task
 
 
@@ -183,14 +185,7 @@ class BridgeTask:
     def check_files(self) -> None:
         """The recording is whole, and its first prompt is what its teacher's layout says."""
         for prompts in (self.prompts, self.prompts.own or self.prompts):
-            missing = prompts.recording.missing()
-            check(
-                not missing,
-                f"{prompts.recording.folder} lacks {len(missing)} of its "
-                f"{prompts.recording.shards} files; record the same prompts once more, which goes "
-                "on where it stopped",
-            )
-            _ = prompts.empty, prompts.target(0)
+            check_recorded(prompts)
         _ = self.llms
         self._check_unet()
 

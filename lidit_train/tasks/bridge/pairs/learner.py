@@ -7,16 +7,41 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from lidit_core.bridge.model import Bridge
 from lidit_core.bridge.rows import TEXT
+from lidit_core.diffusion.objectives import guided
+from lidit_core.diffusion.sampling import euler_steps
+from lidit_core.diffusion.times import sampling_times
+from lidit_core.io.conditioning import Entry
 
-from ....batch import Batch
+from ....batch import Batch, DrawnPrompts
+from ....recipe import Loss
+from ...adapter.learner import GUIDANCE, STEPS
+from ...adapter.unet import BaseUNet
 from ...denoising import denoise
 from ..batches import BridgeBatch
 from ..unet.learner import Context, UNetLearner
+from .batches import WrittenTexts
 
 
 class PairsLearner(UNetLearner):
-    """A bridge that learns by how well a frozen U-Net denoises pictures under what it writes."""
+    """A bridge that learns by how well a frozen U-Net denoises pictures under what it writes.
+
+    Args:
+        texts: the rows of prompts that are drawn.
+    """
+
+    def __init__(
+        self,
+        bridge: Bridge,
+        empty: Entry,
+        base: BaseUNet,
+        loss: Loss,
+        checkpointing: bool,
+        texts: WrittenTexts,
+    ) -> None:
+        super().__init__(bridge, empty, base, loss, checkpointing)
+        self.texts = texts
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss (), and each picture's squared error (B,)."""
@@ -43,3 +68,30 @@ class PairsLearner(UNetLearner):
             pooled = torch.where(nothing[:, None], empty.pooled, pooled)
         rows = torch.where(nothing[:, None, None], rows, written.rows)
         return Context(rows, written.seen, pooled)
+
+    @torch.no_grad()
+    def draw(
+        self,
+        noise: Tensor,
+        positive: DrawnPrompts,
+        negative: DrawnPrompts,
+        steps: int | None = None,
+        guidance: float | None = None,
+        mode: str = "",
+    ) -> Tensor:
+        """Normalised latents from noise (B, C, h, w)."""
+        asked, other = (self._context(noise, prompts) for prompts in (positive, negative))
+        scale = GUIDANCE if guidance is None else guidance
+
+        def predict(z: Tensor, t: Tensor) -> Tensor:
+            return guided(self.say(z, t, asked), self.say(z, t, other), scale)
+
+        times = sampling_times(self.prediction, STEPS if steps is None else steps, shift=1.0)
+        return euler_steps(predict, noise, self.prediction, times)
+
+    def _context(self, noise: Tensor, drawn: DrawnPrompts) -> Context:
+        """What the bridge makes of prompts that are drawn."""
+        rows, own = self.texts(drawn.prompts, noise.device)
+        time = noise.new_ones(len(noise))
+        batch = BridgeBatch(noise, noise, time, drawn.states, spans=drawn.spans, rows=rows, own=own)
+        return self.read(batch)

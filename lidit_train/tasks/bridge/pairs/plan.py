@@ -9,7 +9,7 @@ from lidit_core.bridge.file import LoadedBridge
 from lidit_core.bridge.model import Bridge
 from lidit_core.bridge.rows import stack_rows
 
-from ....data.room import free_disk
+from ....data.room import STORED_BYTES, free_disk
 from ....data.token_guess import LETTERS, PROMPT_TOKENS, TextTokens, text_tokens
 from ....input_spec import InputSpec
 from ....plan.autoencoder_size import AutoencoderSize, autoencoder_size
@@ -32,6 +32,7 @@ class PairsPlan:
     recipe: Recipe
     unet: UNetTarget
     teacher: str
+    adds: bool  # to what it writes
     device: Device
     llms: tuple[LLMSize, ...]
     tokens: dict[int, TextTokens]  # of a caption, by LLM
@@ -132,7 +133,7 @@ def make_pairs_plan(
     """Count the operations, memory and disk that training a bridge from pictures takes.
 
     Args:
-        begun: the bridge that is gone on from.
+        begun: the bridge that is gone on from, or one without weights.
         folder: the run's, on whose disk the caches lie unless the recipe names another.
         device: by default the one that the recipe's hardware names.
     """
@@ -145,12 +146,20 @@ def make_pairs_plan(
     sides = [load.side // unet.latent.downsampling for load in loads]
     counted = [unet_cost(unet.shape, side, len(rows.ids), mixed) for side in sides]
     counts = counts_of(recipe.data)
+    kept = caches(recipe, spec, loads, tokens, counts)
+    if config.add:
+        captions = [count.captions for count in counts if count.captions is not None]
+        numbers = len(rows.ids) * config.teacher.width + config.teacher.pooled
+        each, more = numbers * STORED_BYTES[recipe.cache.dtype], len(captions) < len(counts)
+        name = f"captions that the recording lacks, by {config.teacher.name}"
+        kept += (Cached(name, sum(captions) if captions else None, each, branch=0, more=more),)
     bridge = Bridge(config, device=META)
     sources = recipe.bridge.llms or [llm.name for llm in spec.llms]
     return PairsPlan(
         recipe,
         unet,
         config.teacher.name,
+        config.add,
         device,
         tuple(llm_size(llm, source) for llm, source in zip(spec.llms, sources)),
         tokens,
@@ -161,7 +170,7 @@ def make_pairs_plan(
         bridge_cost(bridge, stack_rows([rows]), LETTERS * PROMPT_TOKENS, mixed),
         tuple(cost for _, cost in counted),
         loads,
-        caches(recipe, spec, loads, tokens, counts),
+        kept,
         measured_samples(recipe.validation, recipe.steps, [c.pictures for c in counts]),
         free_disk(Path(recipe.cache.folder or folder)),
     )

@@ -17,7 +17,8 @@ def pairs_plan_text(plan: PairsPlan) -> str:
 
 
 def _model(plan: PairsPlan) -> Iterator[str]:
-    yield f"Bridge to {plan.teacher}: from captioned pictures, by the loss of the U-Net itself"
+    adds = "that adds to " if plan.adds else "to "
+    yield f"Bridge {adds}{plan.teacher}: from captioned pictures, by the loss of the U-Net itself"
     yield from plan.assumed
     yield row("residual, trained", as_count(plan.trained), f"{as_bytes(2 * plan.trained)} in bf16")
     yield row("base and table, frozen", as_count(plan.base))
@@ -38,3 +39,5 @@ def _memory(plan: PairsPlan) -> Iterator[str]:
 def _disk(plan: PairsPlan) -> Iterator[str]:
     yield f"Disk ({as_bytes(plan.free)} free)"
     yield from cached_rows(plan.caches, plan.free)
+    if plan.adds:
+        yield f"  The time in which {plan.teacher} reads captions is not counted."

@@ -190,10 +190,10 @@ MISTAKES = [
     (["bridge.llms=[{folder}/second]"], "and its checkpoint {folder}/first/final.safetensors"),
     (["bridge.width=64"], "bridge.width, which the bridge of bridge.checkpoint already has"),
     (["bridge.held_out=0.2"], "pictures are held out by validation.held_out"),
-    (["bridge.add={folder}/bag"], "does not learn from pictures yet"),
+    (["bridge.add={folder}/bag"], "adds to no encoder, and the recipe has bridge.add"),
     (["bridge.through.base=stickers-sd"], "reads rows of 64"),
     (["data.caption_dropout=0.2"], "the empty prompt's conditioning stays what was recorded"),
-    (["validation.prompts=[a cat]"], "a bridge draws no pictures"),
+    (["validation.modes=[base]"], "reads all of its LLMs and has no modes"),
     (["stages.0.subsets=[{branches: [0]}]"], "a bridge's LLMs read every caption"),
     (["validation.held_out=0", "validation.patience=2"], "which counts measurements"),
 ]

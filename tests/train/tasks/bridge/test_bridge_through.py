@@ -333,7 +333,7 @@ MISTAKES = [
     ({"validation": {"times": 5}}, "no more times than steps"),
     ({"validation": {**TIMES, "patience": 2}}, "and measures every 1000 steps of 8"),
     ({"validation": {"held_out": 0.2, "every": 1}}, "prompts are held out by bridge.held_out"),
-    ({"validation": {"prompts": ["a cat"]}}, "a bridge draws no pictures"),
+    ({"validation": {"prompts": ["a cat"]}}, "from a recording a bridge draws no pictures"),
 ]
 
 
