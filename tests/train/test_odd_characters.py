@@ -1,4 +1,4 @@
-"""Text that is none, in what a trainer reads and writes. Run: pytest tests/train/tasks"""
+"""Text that is none, for trainers. Run: pytest tests/train/test_odd_characters.py"""
 
 from __future__ import annotations
 
