@@ -23,7 +23,7 @@ from lidit_core.paths import at_home
 
 from ...recipe import BridgeOptions, Recipe
 from .input import bridge_config
-from .pairs.start import not_begun
+from .start import not_begun
 
 LLM = "SmolLM2-135M-Instruct"
 PROMPTS = 20_000

@@ -10,11 +10,15 @@ from torch import Tensor
 
 from lidit_core.bridge.base import LinearBase
 from lidit_core.bridge.config import BridgeConfig
+from lidit_core.bridge.file import LoadedBridge
+from lidit_core.bridge.layout import AnyRows
 from lidit_core.bridge.model import Bridge
 from lidit_core.bridge.ridge import Statistics, Sums, floored, solve
 from lidit_core.bridge.rows import PADDING_ROW, SPECIAL, TEXT, TeacherRows
+from lidit_core.io.conditioning import Entry
 from lidit_core.text.states import LLMStates
 
+from ...plan.counting import META
 from ..whitening import SAMPLE, whiten_entry
 from .batches import BridgeBatch, ReadPrompts
 
@@ -47,6 +51,15 @@ def whiten_refiners(bridge: Bridge, states: Sequence[LLMStates]) -> None:
     """
     for refiner, read in zip(bridge.reader.linguistic, states):
         whiten_entry(refiner, read)
+
+
+def not_begun(config: BridgeConfig, rows: AnyRows, empty: Entry) -> LoadedBridge:
+    """A bridge without weights.
+
+    Args:
+        empty: the empty prompt's conditioning by the encoder that it is for.
+    """
+    return LoadedBridge(Bridge(config, device=META), rows, empty)
 
 
 def new_bridge(ready: ReadPrompts) -> Bridge:

@@ -10,26 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lidit_core.bridge.config import BridgeConfig
-from lidit_core.bridge.file import LoadedBridge
-from lidit_core.bridge.layout import AnyRows
 from lidit_core.bridge.model import Bridge
 from lidit_core.bridge.recorded import RecordedPrompts
-from lidit_core.io.conditioning import Entry
 from lidit_core.text.states import LLMStates
 
-from ....plan.counting import META
 from ....recipe import BridgeOptions
 from ..batches import ReadPrompts
 from ..start import begin_bridge, whiten_refiners
-
-
-def not_begun(config: BridgeConfig, rows: AnyRows, empty: Entry) -> LoadedBridge:
-    """A bridge without weights.
-
-    Args:
-        empty: the empty prompt's conditioning by the encoder that it is for.
-    """
-    return LoadedBridge(Bridge(config, device=META), rows, empty)
 
 
 def begin_adding(

@@ -31,6 +31,7 @@ from ...whitening import SAMPLE
 from ..assumed import assume_pairs
 from ..input import bridge_config, check_begun, check_recorded, resumed_config
 from ..saving import finished, stages_of
+from ..start import not_begun
 from ..unet.input import check_read
 from ..unet.learner import opened
 from .batches import PairsLoader, WrittenTexts
@@ -38,7 +39,7 @@ from .learner import PairsLearner
 from .own_text import FOLDER, OwnCaptions
 from .plan import make_pairs_plan
 from .plan_text import pairs_plan_text
-from .start import begin_adding, not_begun
+from .start import begin_adding
 
 TRAJECTORY = "which is of the trajectories on which it learns from a recording"
 EMPTY = "and the empty prompt's conditioning stays what was recorded"
