@@ -97,7 +97,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("lidit_stickers.emphasis", description=summary)
     add = parser.add_argument
     add("--model", default="stickers", help="a name or a checkpoint (stickers)")
-    add("--llm", action="append", default=[], metavar="[NAME=]LLM", help="where an LLM is; repeat")
+    add("--llm", action="append", default=[], metavar="[NAME=]LLM", help="as for lidit generate")
     add("--seeds", type=int, default=60, metavar="N", help="pictures of every weight (60)")
     add("--weights", type=float, nargs="+", default=WEIGHTS, metavar="W", help="(0 … 2)")
     add("--device", metavar="NAME", help="(a GPU, else cpu)")

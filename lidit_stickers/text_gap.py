@@ -256,7 +256,7 @@ def scene_options(text: str | None, count: int, times: Sequence[float]) -> argpa
     )
     add = parser.add_argument
     add("--model", default="stickers", help="a shipped name or a LI-DiT's file")
-    add("--llm", action="append", default=[], metavar="[NAME=]LLM", help="where an LLM is; repeat")
+    add("--llm", action="append", default=[], metavar="[NAME=]LLM", help="as for lidit generate")
     add("--count", type=int, default=count, help="held-out scenes")
     add("--times", type=float, nargs="+", default=times, metavar="T", help="1 is noise")
     return parser

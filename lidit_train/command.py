@@ -127,7 +127,7 @@ def _export(recipe, args: argparse.Namespace) -> int:
     from .run import export
 
     _check_upload(args)
-    file = export(recipe, args.out, args.export, args.device, _sources(args.llm))
+    file = export(recipe, args.out, args.export, args.device, _sources(args.llm, recipe))
     _give(file, args)
     return 0
 
@@ -153,7 +153,7 @@ def _clear_cache(recipe, args: argparse.Namespace) -> int:
     from .run import clear_caches
     from .units import as_bytes
 
-    sizes = clear_caches(recipe, args.out, args.device, _sources(args.llm))
+    sizes = clear_caches(recipe, args.out, args.device, _sources(args.llm, recipe))
     told = "cached files that the recipe does not read are deleted"
     print(f"{len(sizes)} {told}: {as_bytes(sum(sizes))}")
     return 0
@@ -167,7 +167,9 @@ def _train(recipe, args: argparse.Namespace) -> int:
     _check_upload(args)
     try:
         with steps_bar(recipe, is_first()) as on_step:
-            final = train(recipe, args.out, args.device, _sources(args.llm), on_step, args.wait)
+            final = train(
+                recipe, args.out, args.device, _sources(args.llm, recipe), on_step, args.wait
+            )
     except Stopped as stopped:
         if is_first():
             print(f"lidit: {stopped}", file=sys.stderr)
@@ -207,10 +209,20 @@ def steps_bar(recipe, is_shown: bool) -> Iterator[Callable[[int, float], None]]:
         yield on_step
 
 
-def _sources(given: list[str]) -> dict[str, str]:
-    from lidit_core.errors import LiDiTError
+def _sources(given: list[str], recipe) -> dict[str, str]:
+    """Where LLMs are, by the names that the recipe has for them."""
+    from lidit_core.errors import check
 
+    from .tasks.task import open_task
+
+    if not given:
+        return {}
+    task = open_task(recipe)
+    names = sorted({*task.llms, *task.read_llms()})
     for text in given:
-        if "=" not in text:
-            raise LiDiTError(f"--llm {text!r} names no LLM; expected NAME=SOURCE")
+        check(
+            "=" in text and text.partition("=")[0] in names,
+            f"--llm {text!r} is of no LLM that a step of the recipe reads; expected NAME=SOURCE, "
+            f"NAME one of {', '.join(names)}",
+        )
     return dict(text.split("=", 1) for text in given)

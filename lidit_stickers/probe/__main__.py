@@ -92,11 +92,16 @@ def main(words: Sequence[str] | None = None) -> None:
     options = parser.parse_args(words)
     check(options.captions >= 100, f"--captions is {options.captions}; expected 100 or more")
     check(options.every >= 1, f"--every is {options.every}; expected 1 or more")
-    for text in options.llm:
-        check("=" in text, f"--llm {text!r} names no LLM; expected NAME=SOURCE")
-    sources = dict(text.split("=", 1) for text in options.llm)
     gaps, trunk = read_gaps(options.gaps) if options.gaps else ({}, "")
     readings = [reading for reading in READINGS if reading.name in options.readings]
+    known = sorted({COPIED, *(reading.llm for reading in readings if reading.llm)})
+    for text in options.llm:
+        check(
+            "=" in text and text.partition("=")[0] in known,
+            f"--llm {text!r} is of no LLM that a reading reads; expected NAME=SOURCE, NAME one of "
+            f"{', '.join(known)}",
+        )
+    sources = dict(text.split("=", 1) for text in options.llm)
     for name in {reading.llm for reading in readings} & {*COPIES} - {*sources}:
         sources[name] = str(options.out / name)
         write_lesser(name, sources.get(COPIED, COPIED), options.out / name)

@@ -41,6 +41,7 @@ SHORT = ["--device", "cpu", "--set", "stages.0.images=64", "--set", "validation.
         ([SMOKE], "--out is missing"),
         ([SMOKE, "--out", "x", "--set", "seed"], "expected key.sub=value"),
         ([SMOKE, "--out", "x", "--llm", "smollm2"], "expected NAME=SOURCE"),
+        ([SMOKE, "--out", "x", "--llm", "SmolLM2=y"], "NAME one of SmolLM2-135M-Instruct"),
         ([SMOKE, "--out", "x", "--set", "data.sources.0.path=nowhere"], "nowhere is not there"),
         (
             [SMOKE, "--out", "x", "--set", "compute.shard=true", "--device", "cpu"],
