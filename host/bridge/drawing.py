@@ -47,5 +47,6 @@ def drawing_models() -> Iterator[Any]:
     """The MODELs that a sampler of the host draws with at this moment."""
     for held in model_management.current_loaded_models:
         model = getattr(held.model, "model", None)
-        if isinstance(model, comfy.model_base.BaseModel) and model.current_patcher is not None:
-            yield model.current_patcher
+        patcher = getattr(model, "current_patcher", None)  # None where no sampler runs
+        if patcher is not None and isinstance(model, comfy.model_base.BaseModel):
+            yield patcher

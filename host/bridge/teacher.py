@@ -113,7 +113,7 @@ class HostTexts:
         return ids is not None and ids == (rows(text).ids - rows.layout.first_id).tolist()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HostTeacher:
     """A CLIP as a teacher, with what makes its tokens."""
 
