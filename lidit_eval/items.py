@@ -80,7 +80,7 @@ def tasks_of(
 
 
 def step_of_names(folder: Path, tasks: Sequence[DrawingTask], count: int, every: int) -> int:
-    """By how much the numbers of pictures made elsewhere are to be multiplied.
+    """The factor from the numbers of pictures made elsewhere to their prompts' places.
 
     They are numbered by their prompts' places in the whole list, or by their lines in what
     ``lidit eval --write --every N`` writes, as ``lidit generate --prompts`` numbers them.

@@ -78,7 +78,7 @@ def read_record_of(folder: Path) -> dict[str, Any]:
 
 
 def step_of(record: Mapping[str, Any]) -> int:
-    """By how much the numbers in the names of an evaluation's pictures are to be multiplied."""
+    """The factor from the numbers in the pictures' names to their prompts' places."""
     return int(record.get(STEP, 1))
 
 

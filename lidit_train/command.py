@@ -210,7 +210,7 @@ def steps_bar(recipe, is_shown: bool) -> Iterator[Callable[[int, float], None]]:
 
 
 def _sources(given: list[str], recipe) -> dict[str, str]:
-    """Where LLMs are, by the names that the recipe has for them."""
+    """Read where LLMs are, by the names that the recipe has for them."""
     from lidit_core.errors import check
 
     from .tasks.task import open_task

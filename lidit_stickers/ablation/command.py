@@ -70,7 +70,7 @@ def _run(ablation, args: argparse.Namespace, llms: Mapping[str, str]) -> int:
 
 
 def _sources(given: Sequence[str], names: Collection[str]) -> dict[str, str]:
-    """Where LLMs are, by the names that the ablation has for them."""
+    """Read where LLMs are, by the names that the ablation has for them."""
     from lidit_core.errors import check
 
     for text in given:

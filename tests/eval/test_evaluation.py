@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from tiny_lidit import lidit_config, save_lidit_files
 from tiny_llm import save_llm
 
@@ -18,7 +17,6 @@ from lidit_core.io.pictures import read_settings
 from lidit_core.llm.locate import available
 from lidit_eval.drawing import FOLDER
 from lidit_eval.items import items_of, tasks_of
-from lidit_eval.record import AUTOENCODER, UNKNOWN
 from lidit_eval.verdicts import NAME
 from lidit_stickers.judging import LISTS
 from lidit_stickers.scorer.selftest import drawn
@@ -194,26 +192,6 @@ def test_pictures_with_emphasis_are_mixed_with_no_others(evaluate, tmp_path):
     assert (plain != weighed).any()
     status, _, err = evaluate(*words, "--out", "plain", "--emphasis")
     assert status == 2 and "plain holds an evaluation with emphasis=None, and this one has T" in err
-
-
-@pytest.mark.font
-def test_another_autoencoder_draws_nothing_into_the_folder(folder, evaluate, tmp_path):
-    """And a record of before, which does not know its own, says so."""
-    assert evaluate("--out", "out")[0] == 0
-    (vae,) = folder.glob("*-vae.safetensors")
-    kept, weights = vae.read_bytes(), load_file(vae)
-    save_file({name: tensor * 1.01 for name, tensor in weights.items()}, vae)
-    (tmp_path / "out" / FOLDER / "00120.png").unlink()
-    status, _, err = evaluate("--out", "out")
-    assert status == 2 and f"that was drawn by the autoencoder {vae.name} (" in err
-    assert not (tmp_path / "out" / FOLDER / "00120.png").exists()
-    path = tmp_path / "out" / "evaluation.json"
-    record = json.loads(path.read_text())
-    path.write_text(json.dumps({k: v for k, v in record.items() if k != AUTOENCODER}))
-    assert evaluate("--out", "out")[0] == 0
-    vae.write_bytes(kept)
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["record"][AUTOENCODER] == UNKNOWN
 
 
 @pytest.mark.font

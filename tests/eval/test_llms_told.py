@@ -1,4 +1,7 @@
-"""An evaluation knows its LLMs by what they hold. Run: pytest tests/eval/test_llms_told.py"""
+"""An evaluation knows its LLMs and its autoencoder by what they hold.
+
+Run: pytest tests/eval/test_llms_told.py
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 from tiny_adapter_training import make_world, run_adapter, write_demo_checkpoint
 from tiny_bridge import bridge_recipe, make_bridge_world, make_demo_recording
 from tiny_lidit import lidit_config, save_lidit_files
@@ -16,7 +20,7 @@ from tiny_llm import save_llm
 from lidit_core.cli import main
 from lidit_core.llm.hashes import llm_hashes, shown_hashes
 from lidit_eval.drawing import FOLDER
-from lidit_eval.record import LLMS, NAME, UNKNOWN
+from lidit_eval.record import AUTOENCODER, LLMS, NAME, UNKNOWN
 from lidit_train.run import train
 
 OTHER = "the LLM {} here has other weights than the one that this was trained on"
@@ -134,3 +138,23 @@ def test_a_bridges_other_llm_is_told(tmp_path, caplog):
         assert evaluate(*words, tmp_path / "other") == 0
     assert caplog.text.count(OTHER.format("student")) == 1
     assert evaluate(*words, tmp_path / "own") == 2
+
+
+@pytest.mark.font
+def test_another_autoencoder_draws_nothing_into_the_folder(model, tmp_path, capsys):
+    """And a record of before, which does not know its own, says so."""
+    llm, out = tmp_path / "tiny-llm", tmp_path / "out"
+    words = (model, "--llm", llm, "--out", out)
+    assert evaluate(*words) == 0
+    (vae,) = tmp_path.glob("*-vae.safetensors")
+    weights = load_file(vae)
+    save_file({name: tensor * 1.01 for name, tensor in weights.items()}, vae)
+    (out / FOLDER / "00500.png").unlink()
+    assert evaluate(*words) == 2
+    assert f"that was drawn by the autoencoder {vae.name} (" in capsys.readouterr().err
+    assert not (out / FOLDER / "00500.png").exists()
+    kept = read(out / NAME)
+    del kept[AUTOENCODER]
+    (out / NAME).write_text(json.dumps(kept))
+    assert evaluate(*words) == 0
+    assert read(out / "report.json")["record"][AUTOENCODER] == UNKNOWN

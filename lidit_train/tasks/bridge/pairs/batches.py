@@ -18,7 +18,7 @@ from ..batches import BridgeBatch
 from .own_text import OwnCaptions
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WrittenTexts:
     """What a bridge is to write of texts, beside what its LLMs make of them.
 
