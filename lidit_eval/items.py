@@ -83,7 +83,7 @@ def step_of_names(folder: Path, tasks: Sequence[DrawingTask], count: int, every:
     """The factor from the numbers of pictures made elsewhere to their prompts' places.
 
     They are numbered by their prompts' places in the whole list, or by their lines in what
-    ``lidit eval --write --every N`` writes, as ``lidit generate --prompts`` numbers them.
+    ``--write`` makes with ``--every``, as ``lidit generate --prompts`` numbers them.
     """
 
     def all_there(step: int) -> bool:

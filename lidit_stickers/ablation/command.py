@@ -40,7 +40,8 @@ def run(args: argparse.Namespace) -> int:
     from .variants import read_ablation
 
     ablation = read_ablation(args.ablation, args.set)
-    llms = _sources(args.llm, {name for v in ablation.variants for name in ablation.llms(v)})
+    names = {name for variant in ablation.variants for name in ablation.llms(variant)}
+    llms = _sources(args.llm, names | {reading.name for reading in ablation.readings.values()})
     if args.print_plan:
         from .hours import plan_text
 
@@ -76,7 +77,7 @@ def _sources(given: Sequence[str], names: Collection[str]) -> dict[str, str]:
     for text in given:
         check(
             "=" in text and text.partition("=")[0] in names,
-            f"--llm {text!r} is of no LLM that a variant reads; expected NAME=SOURCE, NAME one of "
+            f"--llm {text!r} is of no LLM that the file reads; expected NAME=SOURCE, NAME one of "
             f"{', '.join(sorted(names))}",
         )
     return dict(text.split("=", 1) for text in given)

@@ -27,7 +27,8 @@ from lidit_train.tasks.adapter.unet import predicted, read_unet
 
 pytest.importorskip("diffusers")
 
-WORDS = {"lora": [], "steps": 3, "cfg": 2.0, "size": (64, 64), "cache": None}
+NONE = dict.fromkeys(("adapter", "vae", "spread", "cache"))
+WORDS = {**NONE, "lora": [], "steps": 3, "cfg": 2.0, "size": (64, 64)}
 LONG = ", ".join(prompts()[:3])  # of more chunks than one
 
 

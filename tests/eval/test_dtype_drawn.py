@@ -68,7 +68,7 @@ def test_the_default_is_told_nowhere_so_that_older_folders_go_on(evaluate):
     assert (picture().read_bytes(), Path("out/report.json").read_bytes()) == before
     status, told = evaluate("--dtype", "bf16")
     assert status == 2 and "dtype=None, and this one has 'bf16'; name another folder" in told
-    assert evaluate("--dtype", "bf16", "--out", "other", "--against", "out")[0] == 0
+    assert evaluate("--dtype", "bf16", "--out", "other")[0] == 0
     assert picture().read_bytes() != next(Path("other", FOLDER).iterdir()).read_bytes()
 
 

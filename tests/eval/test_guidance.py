@@ -24,7 +24,8 @@ from lidit_train.run import train
 
 pytest.importorskip("diffusers")
 
-SETTINGS = {"lora": [], "steps": 3, "size": None, "cache": None, "mode": "add"}
+NONE = dict.fromkeys(("adapter", "bridge", "vae", "size", "spread", "cache"))
+SETTINGS = {**NONE, "lora": [], "steps": 3, "mode": "add"}
 
 
 @pytest.fixture(scope="module")

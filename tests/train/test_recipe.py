@@ -143,7 +143,8 @@ def test_a_recipe_that_ships_can_be_planned(path, tmp_path):
         sources = {"sources": [{"kind": "recording", "path": str(recorded)}]}
         known = train(bridge_recipe(tmp_path, data=sources), tmp_path / "first", "cpu")
         source = recorded if path.stem == "bridge-through" else pictures(tmp_path / "pictures")
-        changes += [f"data.sources.0.path={source}", f"bridge.checkpoint={known}"]
+        begun = f"add={recorded}" if path.stem == "bridge-add" else f"checkpoint={known}"
+        changes += [f"data.sources.0.path={source}", f"bridge.{begun}"]
         changes.append(f"bridge.through.base={base}")
     recipe = read_recipe(path, changes)
     assert f"{recipe.steps:,} steps" in open_task(recipe).plan(tmp_path)

@@ -150,5 +150,5 @@ def test_a_bridges_file_says_the_licences_of_its_tokenizers(tmp_path):
 
 
 def test_names_of_tokenizers_are_as_many_as_layouts():
-    with pytest.raises(LiDiTError, match="tokenizers=.* and 1 layouts; expected a name for each"):
+    with pytest.raises(LiDiTError, match="tokenizers=.* and 1 layouts; expected 1 or none"):
         replace(config().teacher, tokenizers=("clip_l", "t5xxl"))

@@ -148,7 +148,7 @@ def test_what_a_file_lacks_is_named(world):
     with safe_open(world / "sd.safetensors", "pt") as file:
         metadata = file.metadata()
     for part, told in {
-        "first_stage_model.": "bare.safetensors holds no autoencoder; give that of SD1.5 as model",
+        "first_stage_model.": "bare.safetensors holds no autoencoder; give that of SD1.5, a",
         "cond_stage_model.": "bare.safetensors holds no CLIP, only other parts; give a checkpoint",
     }.items():
         left = {k: v for k, v in tensors.items() if not k.startswith(part)}
