@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from .bridged import BridgedPrompts, is_bridge, written_for
@@ -41,6 +41,24 @@ def choose_llms(config: LiDiTConfig, given: Sequence[str], named: Sequence[str])
             )
         chosen[branch] = source
     return dict(sorted(chosen.items()))
+
+
+def named_sources(given: Sequence[str], names: Iterable[str]) -> dict[str, str]:
+    """Read ``NAME=SOURCE`` of each LLM of which a command is told where it is.
+
+    Args:
+        names: of the LLMs that are read.
+    Raises:
+        LiDiTError: one has no name, or a name that nothing reads.
+    """
+    known = sorted({*names})
+    for text in given:
+        check(
+            "=" in text and text.partition("=")[0] in known,
+            f"--llm {text!r} is of no LLM that is read here; expected NAME=SOURCE, NAME one of "
+            f"{', '.join(known)}",
+        )
+    return dict(text.split("=", 1) for text in given)
 
 
 def _served(text: str, llms: Sequence[LLMSpec]) -> tuple[str, str]:

@@ -211,18 +211,11 @@ def steps_bar(recipe, is_shown: bool) -> Iterator[Callable[[int, float], None]]:
 
 def _sources(given: list[str], recipe) -> dict[str, str]:
     """Read where LLMs are, by the names that the recipe has for them."""
-    from lidit_core.errors import check
+    from lidit_core.branches import named_sources
 
     from .tasks.task import open_task
 
     if not given:
         return {}
     task = open_task(recipe)
-    names = sorted({*task.llms, *task.read_llms()})
-    for text in given:
-        check(
-            "=" in text and text.partition("=")[0] in names,
-            f"--llm {text!r} is of no LLM that a step of the recipe reads; expected NAME=SOURCE, "
-            f"NAME one of {', '.join(names)}",
-        )
-    return dict(text.split("=", 1) for text in given)
+    return named_sources(given, {*task.llms, *task.read_llms()})

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 HELP = "train and compare variants of the text side"
@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from lidit_core.branches import named_sources
     from lidit_core.cli.generate import fix_arithmetic
     from lidit_core.errors import check
     from lidit_train.loop.voice import one_voice
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
     ablation = read_ablation(args.ablation, args.set)
     names = {name for variant in ablation.variants for name in ablation.llms(variant)}
-    llms = _sources(args.llm, names | {reading.name for reading in ablation.readings.values()})
+    llms = named_sources(args.llm, names | {read.name for read in ablation.readings.values()})
     if args.print_plan:
         from .hours import plan_text
 
@@ -68,19 +69,6 @@ def _run(ablation, args: argparse.Namespace, llms: Mapping[str, str]) -> int:
             return 128 + stopped.number  # as shells say it
     print(table, end="")
     return 0
-
-
-def _sources(given: Sequence[str], names: Collection[str]) -> dict[str, str]:
-    """Read where LLMs are, by the names that the ablation has for them."""
-    from lidit_core.errors import check
-
-    for text in given:
-        check(
-            "=" in text and text.partition("=")[0] in names,
-            f"--llm {text!r} is of no LLM that the file reads; expected NAME=SOURCE, NAME one of "
-            f"{', '.join(sorted(names))}",
-        )
-    return dict(text.split("=", 1) for text in given)
 
 
 class _Bar:

@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from lidit_core.branches import named_sources
     from lidit_core.cli.generate import fix_arithmetic
     from lidit_core.errors import check
 
@@ -43,13 +44,8 @@ def run(args: argparse.Namespace) -> int:
     from .report import write_report
 
     check(args.every >= 1, f"--every is {args.every}; expected 1 or more")
-    names = sorted({name for text in args.model for name in llm_names(_named(text)[1])})
-    for text in args.llm:
-        check(
-            "=" in text and text.partition("=")[0] in names,
-            f"--llm {text!r} is of no LLM that reads for these models; expected NAME=SOURCE, NAME "
-            f"one of {', '.join(names)}",
-        )
+    names = {name for text in args.model for name in llm_names(_named(text)[1])}
+    named_sources(args.llm, names)
     fix_arithmetic()
     asked = BiasOptions(args.out, args.every, tuple(args.llm), args.device)
     found: dict[str, list[BiasMeasurements]] = {}

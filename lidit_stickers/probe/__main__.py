@@ -21,6 +21,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from lidit_core.branches import named_sources
 from lidit_core.errors import check, exit_status
 from lidit_core.llm.loading import source_fingerprint
 
@@ -94,14 +95,8 @@ def main(words: Sequence[str] | None = None) -> None:
     check(options.every >= 1, f"--every is {options.every}; expected 1 or more")
     gaps, trunk = read_gaps(options.gaps) if options.gaps else ({}, "")
     readings = [reading for reading in READINGS if reading.name in options.readings]
-    known = sorted({COPIED, *(reading.llm for reading in readings if reading.llm)})
-    for text in options.llm:
-        check(
-            "=" in text and text.partition("=")[0] in known,
-            f"--llm {text!r} is of no LLM that a reading reads; expected NAME=SOURCE, NAME one of "
-            f"{', '.join(known)}",
-        )
-    sources = dict(text.split("=", 1) for text in options.llm)
+    known = {COPIED, *(reading.llm for reading in readings if reading.llm)}
+    sources = named_sources(options.llm, known)
     for name in {reading.llm for reading in readings} & {*COPIES} - {*sources}:
         sources[name] = str(options.out / name)
         write_lesser(name, sources.get(COPIED, COPIED), options.out / name)

@@ -155,7 +155,7 @@ def test_the_command_draws_reports_and_goes_on(models, tmp_path, capsys, monkeyp
         (["--model", "a b=x"], "is called 'a b'; expected letters"),
         (["--model", "x", "--every", "0"], "--every is 0"),
         (["--model", "stickers", "--llm", "y"], "expected NAME=SOURCE, NAME one of SmolLM2-135M"),
-        (["--model", "stickers", "--llm", "gemma-3-270m=y"], "is of no LLM that reads for these"),
+        (["--model", "stickers", "--llm", "gemma-3-270m=y"], "is of no LLM that is read here"),
     ],
 )
 def test_a_mistake_is_one_sentence(words, told, capsys, tmp_path):

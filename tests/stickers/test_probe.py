@@ -135,7 +135,7 @@ def test_the_command_in_its_smallest_form(tmp_path, capsys):
     [
         (["--captions", "3"], "--captions is 3; expected 100 or more"),
         (["--every", "0"], "--every is 0"),
-        (["--llm", "x"], "of no LLM that a reading reads; expected NAME=SOURCE"),
+        (["--llm", "x"], "of no LLM that is read here; expected NAME=SOURCE"),
         (["--gaps", "nowhere.json"], "--gaps nowhere.json cannot be read"),
     ],
 )

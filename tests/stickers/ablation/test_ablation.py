@@ -298,7 +298,7 @@ def test_an_llm_that_is_not_there_is_told_before_any_run(world, tmp_path, capsys
         (["--out", "x", "--llm", "one"], "NAME=SOURCE"),
         (
             ["--out", "x", "--llm", "One=y"],
-            "of no LLM that the file reads; expected NAME=",
+            "of no LLM that is read here; expected NAME=",
         ),
         (["--print-plan", "--llm", "three=y"], "NAME one of one, two"),
     ],
