@@ -199,6 +199,7 @@ def test_what_the_recording_lacks_is_computed_once_and_tidied_up(world, monkeypa
     assert not list((world / "other").glob("own/*/*"))
 
 
+@pytest.mark.long
 def test_a_run_that_was_killed_ends_in_the_same_bits(world):
     def die(step: int, loss: float) -> None:
         if step == 6:
