@@ -29,7 +29,7 @@ class LiDiTTrainBridge(io.ComfyNode):
             search_aliases="train LLM text encoder, distill text encoder, fine-tune bridge, "
             "桥接训练, ブリッジ学習",
             advanced="clip_3, clip_4, trajectory, points, lowest_cfg, highest_cfg, save_every, "
-            "checkpointing, add_to",
+            "checkpointing, add_to, blocks",
             description="Trains a bridge further through a model, without pictures: the model is "
             "to see under the bridge's conditioning what it sees under its own text encoder's. "
             "A run that was stopped goes on.",
@@ -134,6 +134,16 @@ class LiDiTTrainBridge(io.ComfyNode):
                     tooltip="For a bridge that adds to the checkpoint's own CLIP: the recording of "
                     "that CLIP. recording is then of the encoder that it learns from, of the same "
                     "prompts",
+                ),
+                io.Int.Input(
+                    "blocks",
+                    default=0,
+                    min=0,
+                    max=1000,
+                    optional=True,
+                    tooltip="After so many of the model's blocks its hidden state is compared, "
+                    "and the rest of it is not computed for the gradient; 0: its prediction is "
+                    "compared",
                 ),
             ],
             outputs=[BridgeType.Output(display_name="bridge", tooltip="For LI-DiT Bridge")],

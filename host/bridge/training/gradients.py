@@ -27,7 +27,7 @@ class Gradients:
     @contextmanager
     def through(self, net: nn.Module) -> Iterator[None]:
         """Let gradients pass within the block; each is to be asked for in `remembered`."""
-        blocks = list(_blocks(net)) if self.checkpointing else []
+        blocks = list(blocks_of(net)) if self.checkpointing else []
         for block in blocks:
             block.forward = self._again(block.forward)
         before = model_management.in_training
@@ -96,10 +96,14 @@ class _Again(torch.autograd.Function):
         return None, *(tensor.grad for tensor in given)
 
 
-def _blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """The outermost modules below one that are no lists and no single layers."""
+def blocks_of(module: nn.Module, in_lists: bool = False) -> Iterator[nn.Module]:
+    """The outermost modules below one that are no lists and no single layers.
+
+    Args:
+        in_lists: those alone that lie in a list, as a model's repeated blocks do.
+    """
     for child in module.children():
         if isinstance(child, nn.ModuleList | nn.Sequential | nn.ModuleDict):
-            yield from _blocks(child)
-        elif any(True for _ in child.children()):
+            yield from blocks_of(child)
+        elif not in_lists and any(True for _ in child.children()):
             yield child

@@ -44,6 +44,7 @@ class Options:
     highest_cfg: float
     save_every: int
     seed: int
+    blocks: int = 0  # after so many of the model's the states are compared; 0 = the prediction is
 
     def __post_init__(self) -> None:
         check(
@@ -143,8 +144,7 @@ class TrainingSampler(comfy.samplers.Sampler):
             bridge = self.made.bridge.to(denoiser.device).train()
             optimiser = torch.optim.AdamW(bridge.parameters(), lr=0.0, weight_decay=0.0)
             step, before = self.state.load(bridge, optimiser)
-            if self.gradients.checkpointing:
-                self._check_gradient(denoiser)
+            self._check_gradient(denoiser)
             if before is None:
                 before = self.held_out.measure(denoiser, "measuring before")
             self._learn(denoiser, optimiser, step, before)
@@ -191,14 +191,14 @@ class TrainingSampler(comfy.samplers.Sampler):
         recorded, options = self.prompts.entry(number), self.options
         shape = denoiser.latent.shape
         way = drawn(options.asked, denoiser.sampling, shape, options.seed, step, row)
-        points = denoiser.along(way, recorded, self.made.empty)
+        points = denoiser.along(way, recorded, self.made.empty, options.blocks)
         ours = self.write(number)
         leaf, share = _leaf(ours), 1 / len(points) / options.prompts
         total, seen, x = 0.0, denoiser.latent, denoiser.latent
         for point in points:
             error, seen = self._point(denoiser, point, leaf, share)
             total, x = total + error / len(points), point.x
-        _back(ours, leaf, denoiser.model)
+        self._back(ours, leaf, denoiser.model)
         return total, seen, x
 
     def _point(self, denoiser: Denoiser, point: Point, leaf: Entry, share: float):
@@ -207,41 +207,75 @@ class TrainingSampler(comfy.samplers.Sampler):
         Args:
             share: of the point in the step's error.
         """
+        blocks, seen = self.options.blocks, point.wanted
         with self.gradients.remembered():
-            error, seen = denoiser.error(point, denoiser.read(positive=leaf)["positive"])
-            (error * share).backward()
+            conds = denoiser.read(positive=leaf)["positive"]
+            if blocks:
+                error = denoiser.states_error(point, conds, blocks)
+            else:
+                error, seen = denoiser.error(point, conds)
+            if error.requires_grad:
+                (error * share).backward()
         return float(error.detach()), seen.detach()
 
     def _check_gradient(self, denoiser: Denoiser) -> None:
-        """Refuse to compute blocks once more where that loses something of the gradient.
+        """Refuse what no gradient passes, and to compute blocks once more where that loses of it.
 
         It is tried on small latents, as what it is compared with takes more memory. (On smaller
         ones PixArt divides by zero.)
 
         Raises:
-            LiDiTError: both ways do not give the same gradient.
+            LiDiTError: none reaches the conditioning, or both ways do not give the same one.
         """
         small, number = denoiser.cropped(TRIED), self.held_out.numbers[0]
         asked, shape = replace(self.options.asked, points=1), small.latent.shape
         way = drawn(asked, small.sampling, shape, self.options.seed)
-        point = small.along(way, self.prompts.entry(number), self.made.empty)[0]
-        ours, found = self.write(number), []
+        recorded, empty = self.prompts.entry(number), self.made.empty
+        point = small.along(way, recorded, empty, self.options.blocks)[0]
+        ours, found, twice = self.write(number), [], self.gradients.checkpointing
         try:
-            for checkpointing in (False, True):
+            for checkpointing in (False, True) if twice else (False,):
                 self.gradients.checkpointing, leaf = checkpointing, _leaf(ours)
                 self._point(small, point, leaf, 1.0)
-                found.append(_gathered(leaf, small.model))
+                found.append(self._gathered(leaf, small.model))
         except model_management.OOM_EXCEPTION:
-            note("there is no memory to see whether checkpointing changes this model's gradient")
+            if twice:
+                note(
+                    "there is no memory to see whether checkpointing changes this model's gradient"
+                )
             return
         finally:
-            self.gradients.checkpointing = True
-        apart = float((found[0] - found[1]).norm() / found[0].norm().clamp(min=1e-12))
+            self.gradients.checkpointing = twice
+        apart = float((found[0] - found[-1]).norm() / found[0].norm().clamp(min=1e-12))
         check(
             apart < ALIKE,
             f"checkpointing changes the gradient through {type(small.model).__name__} by "
             f"{apart:.0%}; turn checkpointing off",
         )
+
+    def _gathered(self, leaf: Entry, model: Any) -> Tensor:
+        """The gradient of the errors at the conditioning's rows."""
+        gradient, name, blocks = leaf[0].grad, type(model).__name__, self.options.blocks
+        if gradient is None and blocks:
+            raise LiDiTError(
+                f"blocks is {blocks}, and {name} reads no conditioning by then; expected more of "
+                "its blocks, or 0 for the prediction"
+            )
+        if gradient is None:
+            raise LiDiTError(
+                f"no gradient reaches the conditioning through {name}, so that no bridge learns "
+                "through it; train it from its recording with `lidit train`"
+            )
+        return gradient
+
+    def _back(self, ours: Entry, leaf: Entry, model: Any) -> None:
+        """Pass the gradient at the conditioning on to the bridge."""
+        own, asked = [ours[0]], [self._gathered(leaf, model)]
+        pooled, theirs = ours[1].get(POOLED), leaf[1].get(POOLED)
+        if isinstance(pooled, Tensor) and isinstance(theirs, Tensor) and theirs.grad is not None:
+            own.append(pooled)
+            asked.append(theirs.grad)
+        torch.autograd.backward(own, [grad.to(to.dtype) for to, grad in zip(own, asked)])
 
 
 def _leaf(entry: Entry) -> Entry:
@@ -251,23 +285,3 @@ def _leaf(entry: Entry) -> Entry:
     if isinstance(pooled := own.get(POOLED), Tensor) and pooled.requires_grad:
         own[POOLED] = pooled.detach().float().requires_grad_(True)
     return sequence.detach().float().requires_grad_(True), own
-
-
-def _gathered(leaf: Entry, model: Any) -> Tensor:
-    """The gradient of the errors at the conditioning's rows."""
-    if leaf[0].grad is None:
-        raise LiDiTError(
-            f"no gradient reaches the conditioning through {type(model).__name__}, so that no "
-            "bridge learns through it; train it from its recording with `lidit train`"
-        )
-    return leaf[0].grad
-
-
-def _back(ours: Entry, leaf: Entry, model: Any) -> None:
-    """Pass the gradient at the conditioning on to the bridge."""
-    own, asked = [ours[0]], [_gathered(leaf, model)]
-    pooled, theirs = ours[1].get(POOLED), leaf[1].get(POOLED)
-    if isinstance(pooled, Tensor) and isinstance(theirs, Tensor) and theirs.grad is not None:
-        own.append(pooled)
-        asked.append(theirs.grad)
-    torch.autograd.backward(own, [grad.to(to.dtype) for to, grad in zip(own, asked)])

@@ -18,6 +18,7 @@ from comfy.sampler_helpers import convert_cond
 from torch import Tensor
 
 from ....lidit_core.io.conditioning import Entry
+from .hidden_states import hidden_states, states_error
 
 SCHEDULER, PARTS = "simple", 8  # of the steps; each begins at one of so many parts of a step
 
@@ -48,6 +49,7 @@ class Point:
     x: Tensor
     sigma: Tensor  # (1,)
     wanted: Tensor
+    states: Sequence[Tensor] = ()  # after some of its blocks, where these are compared
 
 
 def drawn(asked: TrajectoryOptions, sampling: Any, shape: Sequence[int], *of: int) -> Way:
@@ -135,10 +137,13 @@ class Denoiser:
         return comfy.samplers.calc_cond_batch(self.model, list(conds), x, sigma, self.options)
 
     @torch.no_grad()
-    def along(self, way: Way, recorded: Entry, empty: Entry) -> list[Point]:
+    def along(self, way: Way, recorded: Entry, empty: Entry, blocks: int = 0) -> list[Point]:
         """Go along a trajectory by what the encoder wrote, up to its last point, by Euler's steps.
 
         Guidance of 1 needs no empty prompt.
+
+        Args:
+            blocks: after so many the points hold the model's states; 0 = they hold none.
         """
         conds = self.read(positive=recorded, negative=empty)
         sigmas, found = way.sigmas.to(self.device), []
@@ -150,12 +155,17 @@ class Denoiser:
             asked = (conds["positive"],) if alone else (conds["positive"], conds["negative"])
             wanted, *unguided = self(x, sigma, *asked)
             if step in way.points:
-                found.append(Point(x, sigma, wanted))
+                states = self.states(x, sigma, conds["positive"], blocks) if blocks else ()
+                found.append(Point(x, sigma, wanted, states))
             seen = wanted
             for other in unguided:
                 seen = other + (wanted - other) * way.guidance
             x = x + (x - seen) / sigma * (sigmas[step + 1] - sigma)
         return found
+
+    def states(self, x: Tensor, sigma: Tensor, conds: list[dict], blocks: int) -> list[Tensor]:
+        """What the model holds of noisy latents after so many of its blocks."""
+        return hidden_states(self.model, blocks, lambda: self(x, sigma, conds))
 
     def errors(self, points: Sequence[Point], conds: list[dict]) -> list[Tensor]:
         """Mean squared errors of what an ordinary sampler steps by, (x - picture) / sigma.
@@ -168,3 +178,7 @@ class Denoiser:
         """The error at one point, and the picture that the model sees there."""
         (seen,) = self(point.x, point.sigma, conds)
         return ((seen.float() - point.wanted.float()) / point.sigma).square().mean(), seen
+
+    def states_error(self, point: Point, conds: list[dict], blocks: int) -> Tensor:
+        """The error at one point of what the model holds after so many of its blocks."""
+        return states_error(self.states(point.x, point.sigma, conds, blocks), point.states)

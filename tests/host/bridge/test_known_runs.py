@@ -101,7 +101,7 @@ def test_another_file_under_the_same_name_is_another_model(bench, trains, kind, 
 
 @pytest.mark.parametrize("kind", ["sd15"])
 def test_a_file_of_an_older_version_is_taken_and_told(bench, trains, monkeypatch, kind):
-    """It did not write down LoRAs, LLMs and what was recorded; all else is compared."""
+    """It did not write down LoRAs, LLMs, what was recorded and blocks; all else is compared."""
     told: list[str] = []
     monkeypatch.setattr(bench.pack.module("host.bridge.training.run"), "note", told.append)
     hashed = bench.pack.module("host.bridge.training.known_again").HASHED
@@ -112,12 +112,14 @@ def test_a_file_of_an_older_version_is_taken_and_told(bench, trains, monkeypatch
     for key, tensor in sorted(bench.bridge(kind)[1].bridge.state_dict().items()):
         weights.update(key.encode() + tensor.contiguous().view(torch.uint8).numpy().tobytes())
     assert last["bridge"] == weights.hexdigest()[:16]
-    kept = [*before, {k: v for k, v in last.items() if k not in hashed}]
+    kept = [*before, {k: v for k, v in last.items() if k not in (*hashed, "blocks")}]
     write_bridge(bench.folder / "older.safetensors", replace(trained, stages=json.dumps(kept)))
     assert same_weights(train(bench, kind, "older", **SHORT), trained)
     assert "older.safetensors is of an older version" in told[0] and "\n" not in told[0]
     with pytest.raises(bench.error, match="with seed 3, and here it is 4; choose another name"):
         train(bench, kind, "older", seed=4, **SHORT)
+    with pytest.raises(bench.error, match="with blocks 0, and here it is 2; choose another name"):
+        train(bench, kind, "older", blocks=2, **SHORT)
 
 
 @pytest.mark.parametrize("kind", ["sd15", pytest.param("klein", marks=pytest.mark.long)])

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 import torch
-from bridge_encoders import check_same, entries_of, host_encoder
+from bridge_encoders import WIDTHS, check_same, entries_of, host_encoder
 from bridge_files import TEXTS
 from bridge_models import host_model
 from bridge_training import SHORT, better, loaded_model, recorded, same_weights, train
@@ -18,6 +18,10 @@ from lidit_core.bridge.file import load_bridge
 
 OTHERS = [pytest.param(kind, marks=pytest.mark.long) for kind in ("sd15", "flux", "sd3")]
 KINDS = ["sdxl", "pixart", *OTHERS]
+STATES = [
+    pytest.param(kind, blocks, marks=pytest.mark.long)
+    for kind, blocks in (("sd15", 2), ("sdxl", 8), ("flux", 1), ("flux", 2), ("sd3", 1))
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -45,6 +49,49 @@ def test_less_memory_gives_the_same_gradient(bench, trains, kind):
     assert kept["before"] == again["before"] and kept["after"] != kept["before"]
     for name, value in kept["after"].items():
         assert again["after"][name] == pytest.approx(value, rel=1e-3), name
+
+
+@pytest.mark.parametrize("kind, blocks", [("pixart", 1), *STATES])
+def test_a_bridge_learns_from_a_hidden_state(bench, trains, kind, blocks):
+    """Which the model's prediction, that is measured, follows."""
+    trained = train(bench, kind, f"state-{kind}-{blocks}", steps=12, blocks=blocks)
+    (stage,) = json.loads(trained.stages)[1:]
+    assert stage["blocks"] == blocks
+    assert stage["after"]["text gap kept"] > stage["before"]["text gap kept"] + 0.02
+    with pytest.raises(bench.error, match="blocks is 99 and .* has [1-9][0-9]*; expected no more"):
+        train(bench, kind, f"none-{kind}", blocks=99, **SHORT)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_hidden_state_that_reads_no_text_is_refused(bench, trains, checkpointing):
+    """The first block of SD1.5's U-Net is a residual one; at the second it reads text."""
+    with pytest.raises(bench.error, match="blocks is 1, and .* reads no conditioning by then"):
+        train(bench, "sd15", "none", blocks=1, checkpointing=checkpointing, **SHORT)
+
+
+def test_a_pass_ends_at_the_state_that_is_asked_for(bench):
+    """Blocks are counted as they run; the state is what the block gives in the whole pass."""
+    states_of = bench.pack.module("host.bridge.training.hidden_states").hidden_states
+    blocks_of = bench.pack.module("host.bridge.training.gradients").blocks_of
+    model = host_model("sd15").model.eval()
+    made: list[torch.Tensor] = []
+    for block in blocks_of(model.diffusion_model, in_lists=True):
+        block.register_forward_hook(lambda *each: made.append(each[2]))
+    text = torch.randn(1, 77, WIDTHS["sd15"])
+
+    def run() -> torch.Tensor:
+        return model.apply_model(torch.ones(1, 4, 8, 8), torch.ones(1), c_crossattn=text)
+
+    with torch.inference_mode():
+        run()
+        whole = list(made)
+        for count in (1, 2, len(whole)):
+            made.clear()
+            (state,) = states_of(model, count, run)
+            assert len(made) == count and torch.equal(state, whole[count - 1])
+        made.clear()
+        run()
+    assert len(made) == len(whole) > 4  # and nothing of it stays
 
 
 @pytest.mark.parametrize("kind", ["sdxl"])
