@@ -40,6 +40,17 @@ def prompt_input(emphasis: bool = False) -> io.String.Input:
     )
 
 
+def emphasis_input() -> io.Boolean.Input:
+    """The switch for weights of words, of a node whose prompt has one."""
+    return io.Boolean.Input(
+        "emphasis",
+        default=False,
+        optional=True,
+        tooltip="On: weights as in (word:1.3) or ((word)) are read as CLIP Text Encode reads them "
+        "for other models. Off: they are plain text",
+    )
+
+
 def other_llms() -> list[io.Clip.Input]:
     """The LLMs beside the first that a bridge may read."""
     return [

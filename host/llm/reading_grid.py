@@ -57,9 +57,17 @@ def templates_fingerprint(instructions: str | None) -> str:
 
 
 def readings(
-    clips: list[Any], text: str, instructions: list[str], refiners: list[str], fusions: list[str]
+    clips: list[Any],
+    text: str,
+    instructions: list[str],
+    refiners: list[str],
+    fusions: list[str],
+    emphasis: bool = False,
 ) -> Iterator[tuple[str, Conditioning]]:
     """Each combination's label, of three lines, and the prompt read that way.
+
+    Args:
+        emphasis: whether the prompt is read for weights, as in (word:1.3).
 
     Raises:
         LiDiTError: a fusion needs a second LLM and there is one only.
@@ -71,7 +79,7 @@ def readings(
         )
     for instruction in instructions:
         template = template_named(instruction)
-        read = [encode_prompt(clip, text, template)[0] for clip in clips]
+        read = [encode_prompt(clip, text, template, emphasis)[0] for clip in clips]
         for refiner, fusion in product(refiners, fusions):
             label = f"instruction: {instruction}\nrefiner: {refiner}\nfusion: {fusion}"
             yield label, _combined(read, REFINERS[refiner], fusion)

@@ -11,7 +11,7 @@ from ...host.llm.reading_grid import (
     readings,
     templates_fingerprint,
 )
-from ..inputs import prompt_input
+from ..inputs import emphasis_input, prompt_input
 from ..schema import schema
 
 
@@ -31,7 +31,7 @@ class LiDiTReadingGrid(io.ComfyNode):
             "What follows runs once for each; LI-DiT Labelled Grid puts the pictures together.",
             inputs=[
                 io.Clip.Input("clip", tooltip="The first LLM, from the LI-DiT LLM loader"),
-                prompt_input(),
+                prompt_input(emphasis=True),
                 io.String.Input(
                     "negative",
                     default="",
@@ -51,6 +51,7 @@ class LiDiTReadingGrid(io.ComfyNode):
                 ),
                 _axis("fusions", "LLM 1 alone", f"How LLMs join, one a line: {', '.join(FUSIONS)}"),
                 io.Clip.Input("clip_2", optional=True, tooltip="The second LLM, to be fused"),
+                emphasis_input(),
             ],
             outputs=[
                 io.Conditioning.Output(
@@ -73,7 +74,15 @@ class LiDiTReadingGrid(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, clip, text, negative, instructions, refiners, fusions, clip_2=None
+        cls,
+        clip,
+        text,
+        negative,
+        instructions,
+        refiners,
+        fusions,
+        clip_2=None,
+        emphasis: bool = False,
     ) -> io.NodeOutput:
         clips = [clip] if clip_2 is None else [clip, clip_2]
         axes = (
@@ -81,6 +90,6 @@ class LiDiTReadingGrid(io.ComfyNode):
             lines_of(refiners, "refiners", REFINERS),
             lines_of(fusions, "fusions", FUSIONS),
         )
-        labels, positives = zip(*readings(clips, text, *axes), strict=True)
-        negatives = [read for _, read in readings(clips, negative, *axes)]
+        labels, positives = zip(*readings(clips, text, *axes, emphasis), strict=True)
+        negatives = [read for _, read in readings(clips, negative, *axes, emphasis)]
         return io.NodeOutput(list(positives), negatives, list(labels))

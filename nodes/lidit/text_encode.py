@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...host.llm.clip import encode_prompt
-from ..inputs import InstructionTemplateType, prompt_input
+from ..inputs import InstructionTemplateType, emphasis_input, prompt_input
 from ..schema import schema
 
 
@@ -26,13 +26,7 @@ class LiDiTTextEncode(io.ComfyNode):
                 InstructionTemplateType.Input(
                     "template", optional=True, tooltip="Instead of the LLM loader's template"
                 ),
-                io.Boolean.Input(
-                    "emphasis",
-                    default=False,
-                    optional=True,
-                    tooltip="On: weights as in (word:1.3) or ((word)) are read as CLIP Text Encode "
-                    "reads them for other models. Off: they are plain text",
-                ),
+                emphasis_input(),
             ],
             outputs=[
                 io.Conditioning.Output(

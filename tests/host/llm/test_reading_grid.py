@@ -58,6 +58,21 @@ def test_every_combination_is_what_the_single_nodes_give(pack, clips):
     assert same(positives[alone], read[1])
 
 
+def test_weights_of_words_are_read_where_emphasis_is_on(pack, clips):
+    """In the prompt and in the negative one, as the single node reads them."""
+    marked, asked = "a (red:1.4) cat", {"instructions": "short", "refiners": "as trained"}
+    read = {
+        on: pack.run("LiDiTTextEncode", clip=clips[0], text=marked, emphasis=on)[0]
+        for on in (True, False)
+    }
+    for on, expected in read.items():
+        made = grid(
+            pack, clips, text=marked, negative=marked, fusions="LLM 1 alone", emphasis=on, **asked
+        )
+        assert same(made[0][0], expected) and same(made[1][0], expected)
+    assert not same(read[True], read[False])
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
