@@ -1,4 +1,5 @@
-"""Draws with a U-Net that reads what a bridge writes in the place of its own text encoder."""
+"""Draws with a U-Net that reads what a bridge writes in the place of its own text encoder, or
+what a bridge adds to what that writes."""
 
 from __future__ import annotations
 
@@ -6,19 +7,22 @@ import argparse
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from lidit_core.bridge.config import BridgeConfig
-from lidit_core.bridge.encode import MASK, POOLED, conditioning
-from lidit_core.bridge.file import load_bridge
+from lidit_core.bridge.encode import MASK, POOLED, OwnEntry, added, conditioning
+from lidit_core.bridge.file import LoadedBridge, load_bridge
+from lidit_core.bridge.recorded import ALIKE
+from lidit_core.bridge.rows import StudentTokens
 from lidit_core.bridged import BridgeReaders, llms_beside
 from lidit_core.diffusion.objectives import guided
 from lidit_core.diffusion.sampling import euler_steps
 from lidit_core.diffusion.times import sampling_times
 from lidit_core.errors import check
-from lidit_core.io.conditioning import Entry
+from lidit_core.io.conditioning import Entry, distance
 from lidit_core.io.pictures import to_pixels
 from lidit_core.model.latents import denormalise
 
@@ -33,13 +37,17 @@ from .drawers import (
 )
 from .items import DrawingTask
 
+if TYPE_CHECKING:
+    from lidit_train.tasks.adapter.base_text import BaseText
+    from lidit_train.tasks.adapter.target import UNetTarget
+
 
 class BridgeDrawer:
     """Draws with a U-Net and a bridge, by the trainer's own reference sampler.
 
     Raises:
         LiDiTError: the model is no U-Net, or the bridge writes for another one, or adds to an
-            encoder.
+            encoder that is not the checkpoint's.
     """
 
     def __init__(self, args: argparse.Namespace, device: str) -> None:
@@ -51,9 +59,8 @@ class BridgeDrawer:
         self.loaded, self.device = load_bridge(path, device), device
         config = self.loaded.bridge.config
         check(
-            not (config.add or args.lora),
-            f"--bridge {path} is drawn with in the place of a text encoder, and without LoRAs; got "
-            f"--lora {args.lora} or a bridge that adds to an encoder, which ComfyUI draws with",
+            not args.lora,
+            f"--bridge {path} is drawn without LoRAs; got --lora {args.lora}, which ComfyUI takes",
         )
         self.target = unet_target(str(model_file(args.model)), "")
         check_read(self.target, config.teacher)
@@ -61,6 +68,10 @@ class BridgeDrawer:
         self.unet, self.prediction = base.unet, base.prediction
         nn.Module.to(self.unet, device)
         self.pooled = bool(pooled_width(base.shape))
+        self.own = own_text(self.target).to(device) if config.add else None
+        self.empty = self.loaded.empty if self.own is None else self._own_entry("")
+        if config.add:
+            check_own(self.loaded, self.empty, self.target.base)
         self.vae = autoencoder_of(args).open(device)
         sources = bridge_sources(path, config, args.llm)
         self.readers = BridgeReaders(config, sources, device, device_map_of(args), args.cache)
@@ -77,7 +88,7 @@ class BridgeDrawer:
         noise = noise_of(tasks, latent, self.size)
         read = zip(prompts, self.readers.read(prompts))
         self.told((*self.readers.notes(), *self.readers.prompt_notes(prompts)))
-        entries = [conditioning(self.loaded, prompt, students) for prompt, students in read]
+        entries = [self._entry(prompt, students) for prompt, students in read]
         drawn: list[Tensor] = []
         rows = list(zip(noise.to(self.device), entries))
         for _, alike in groupby(rows, key=lambda row: row[1][0].shape[1]):  # chunks of a prompt
@@ -85,9 +96,23 @@ class BridgeDrawer:
             drawn += self._latents(torch.stack(z), joined(read_by))
         return self.vae.decode(denormalise(torch.stack(drawn), latent))
 
+    def _entry(self, prompt: str, students: Sequence[StudentTokens]) -> Entry:
+        if self.own is None:
+            return conditioning(self.loaded, prompt, students)
+        own = self._own_entry(prompt)
+        return added(self.loaded, prompt, students, OwnEntry(own, own))
+
+    @torch.no_grad()
+    def _own_entry(self, prompt: str) -> Entry:
+        """What the checkpoint's own text encoder writes."""
+        from lidit_train.tasks.adapter.base_text import entry_of
+
+        assert self.own is not None  # of a bridge that adds to it
+        return entry_of(self.own, prompt, self.loaded.rows(prompt))
+
     def _latents(self, noise: Tensor, positive: Entry) -> Tensor:
         """Normalised latents of prompts with equally many rows."""
-        empty = joined([self.loaded.empty] * len(noise))
+        empty = joined([self.empty] * len(noise))
 
         def predict(z: Tensor, t: Tensor) -> Tensor:
             return guided(self._say(z, t, positive), self._say(z, t, empty), self.guidance)
@@ -102,6 +127,33 @@ class BridgeDrawer:
         mask, pooled = values.get(MASK), values.get(POOLED) if self.pooled else None
         seen = None if mask is None else mask.bool()
         return predicted(self.unet, z, t, sequence, seen, pooled)
+
+
+def own_text(target: UNetTarget) -> BaseText:
+    """The text encoders in a U-Net's checkpoint or folder.
+
+    Raises:
+        LiDiTError: it has none.
+    """
+    from lidit_train.tasks.adapter.base_text import lacking_text, read_base_text
+
+    lacking = lacking_text(target, target.base)
+    check(
+        not lacking,
+        f"the bridge adds to the checkpoint's own text encoder, and {target.base} holds no "
+        f"{lacking}; give a checkpoint or a diffusers folder that has it",
+    )
+    return read_base_text(target.base, bool(target.shape.adm)).requires_grad_(False).eval()
+
+
+def check_own(loaded: LoadedBridge, empty: Entry, base: Path) -> None:
+    """Refuse a text encoder that writes another empty prompt than the one that is added to."""
+    name, far = loaded.bridge.config.teacher.name, distance(loaded.empty, empty)
+    check(
+        far <= ALIKE,
+        f"the bridge adds to what {name} wrote, and the text encoder in {base} writes another "
+        f"empty prompt ({far:.2g} off); expected the checkpoint whose text encoder was recorded",
+    )
 
 
 def joined(entries: Sequence[Entry]) -> Entry:

@@ -65,7 +65,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--cfg", type=float, metavar="X", help="guidance, 1 = none (the model's)")
     add("--size", type=size_of, metavar="WxH", help="in pixels (the model's)")
     add("--adapter", metavar="FILE", help="an LLMDiff adapter for the model")
-    add("--bridge", metavar="FILE", help="a bridge in the place of the model's text encoder")
+    add(
+        "--bridge",
+        metavar="FILE",
+        help="a bridge in the place of the model's text encoder, or one that adds to it",
+    )
     add("--vae", metavar="FILE", help="the autoencoder of a U-Net's checkpoint without one")
     add("--mode", choices=("add", "replace", "base"), help="of the adapter (add)")
     add("--llm", action="append", default=[], metavar="[NAME=]LLM", help="as for generate")

@@ -9,15 +9,27 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_adapter_training import write_demo_checkpoint
-from tiny_bridge import Windowed, bridge_recipe, make_bridge_world, make_demo_recording, prompts
+from tiny_bridge import (
+    Windowed,
+    bridge_recipe,
+    make_bridge_world,
+    make_demo_recording,
+    prompts,
+    students_of,
+)
 
+from lidit_core.bridge.encode import OwnEntry, added
+from lidit_core.bridge.file import load_bridge
 from lidit_core.bridge.teacher import write_teacher
 from lidit_core.cli import main
-from lidit_core.demo.checkpoint import read_text_encoder
+from lidit_core.cli.record import of_demo
+from lidit_core.demo.checkpoint import TEXT_PREFIX, read_text_encoder
 from lidit_core.diffusion.sampling import euler_steps, initial_noise
 from lidit_core.diffusion.times import sampling_times
+from lidit_core.errors import LiDiTError
 from lidit_core.io.pictures import to_pixels
 from lidit_core.io.recording import record
+from lidit_core.io.tensors import read_safetensors, write_safetensors
 from lidit_core.model.latents import denormalise
 from lidit_eval.benchmarks.item import PromptItem
 from lidit_eval.bridge_drawer import BridgeDrawer
@@ -44,6 +56,13 @@ def world(tmp_path_factory) -> Path:
     for recorded, out in (("bag", "run"), ("chunks", "chunked")):
         data = {"sources": [{"kind": "recording", "path": str(folder / recorded)}]}
         train(bridge_recipe(folder, data=data, checkpoints={"every": 100}), folder / out, "cpu")
+    encode, teacher = of_demo(folder / "base.safetensors")
+    record(lambda text: [(s.flip(-1), v) for s, v in encode(text)], prompts(), folder / "other")
+    write_teacher(folder / "other", teacher)
+    data = {"sources": [{"kind": "recording", "path": str(folder / "other")}]}
+    bridge = {"add": str(folder / "bag")}
+    recipe = bridge_recipe(folder, data=data, bridge=bridge, checkpoints={"every": 100})
+    train(recipe, folder / "adding", "cpu")
     return folder
 
 
@@ -86,6 +105,34 @@ def test_prompts_drawn_together_are_those_drawn_alone(world):
         assert (picture.int() - alone.int()).abs().max() <= 1
     assert len({len(made.loaded.rows(text).ids) for text in texts}) == 2
     assert not torch.equal(*list(made.draw([tasks("a red cat")[0], tasks("two dogs")[0]])))
+
+
+def test_a_bridge_that_adds_is_drawn_with_beside_the_checkpoints_encoder(world):
+    """Its rows are those of `added`; the empty prompt is the encoder's own."""
+    path = world / "adding" / "final.safetensors"
+    made, alone = drawer(world, bridge=str(path)), drawer(world)
+    bridge, encoder = load_bridge(path), read_text_encoder(world / "base.safetensors")
+    text = prompts()[0]
+    with torch.no_grad():
+        own = encoder.read([text]), {}
+        rows = added(bridge, text, students_of(world, text), OwnEntry(own, own))[0]
+        assert not torch.allclose(rows, own[0], atol=1e-3)
+        empty, seen = encoder.read([""]), []
+        made._say = lambda z, t, entry: seen.append(entry[0]) or torch.zeros_like(z)
+        list(made.draw(tasks(text)))
+    assert torch.allclose(seen[0], rows, atol=1e-5) and torch.equal(seen[1], empty)
+    (one,), (other,) = (each.draw(tasks("")) for each in (drawer(world, bridge=str(path)), alone))
+    assert (one.int() - other.int()).abs().max() <= 1  # both are the checkpoint's own
+
+
+def test_a_bridge_that_adds_to_another_encoder_is_refused(world, tmp_path):
+    """As is a checkpoint that has none."""
+    tensors, told = read_safetensors(world / "base.safetensors")
+    moved = {k: v.flip(0) if k.startswith(TEXT_PREFIX) else v for k, v in tensors.items()}
+    write_safetensors(tmp_path / "moved.safetensors", moved, told)
+    given = {"bridge": str(world / "adding" / "final.safetensors")}
+    with pytest.raises(LiDiTError, match="writes another empty prompt .* expected the checkpoint"):
+        drawer(world, model=str(tmp_path / "moved.safetensors"), **given)
 
 
 @pytest.mark.font

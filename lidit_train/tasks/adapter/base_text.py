@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lidit_core.bridge.encode import POOLED
 from lidit_core.bridge.rows import PADDING_ROW, TeacherRows
 from lidit_core.demo.checkpoint import read_demo_config, read_text_encoder
 from lidit_core.errors import LiDiTError, check
+from lidit_core.io.conditioning import Entry
 from lidit_core.paths import at_home
 
 from .clip_file import Encoder, encoders_in, read_encoders
@@ -90,6 +92,18 @@ class CLIPText(BaseText):
     def _run(self, number: int, ids: Tensor):
         encoder: Any = self.encoders[number]
         return encoder(ids.to(encoder.device), output_hidden_states=True)
+
+
+def entry_of(encoder: BaseText, text: str, rows: TeacherRows) -> Entry:
+    """What the text encoders write of one text, as hosts hand it on.
+
+    Args:
+        rows: what each row of the text stands for, (R,) each.
+    Raises:
+        LiDiTError: they do not read such rows.
+    """
+    sequence, pooled = encoder.read_rows(text, rows)
+    return sequence, {} if pooled is None else {POOLED: pooled}
 
 
 def _of_folder(folder: Path, both: bool) -> list[Encoder]:

@@ -34,7 +34,7 @@ from lidit_core.text.cache import states_key
 from ....data.room import STORED_BYTES, free_disk
 from ....memory import give_back
 from ....units import as_bytes
-from ...adapter.base_text import BaseText, lacking_text, read_base_text
+from ...adapter.base_text import BaseText, entry_of, lacking_text, read_base_text
 from ...adapter.target import UNetTarget
 from ..batches import own_rows
 
@@ -140,9 +140,9 @@ class OwnCaptions:
     def _compute(self, encoder: BaseText, texts: Sequence[str]) -> None:
         rows, dtype = self.recorded.teacher.rows, torch_dtype(self.dtype)
         for done, text in enumerate(texts, 1):
-            sequence, values = _entry(*encoder.read_rows(text, rows(text)))
-            kept = {name: value.to(dtype) for name, value in values.items()}
-            encoded = EncodedPrompt([(sequence.to(dtype), kept)], text)
+            sequence, values = entry_of(encoder, text, rows(text))
+            kept = {name: value.to("cpu", dtype) for name, value in values.items()}
+            encoded = EncodedPrompt([(sequence.to("cpu", dtype), kept)], text)
             write_encoded(self.path(text), EncodedPrompts([encoded]))
             if done % TOLD == 0 or done == len(texts):
                 told = "%s: %d of %d captions read, which the recording does not hold"
@@ -170,7 +170,7 @@ class OwnCaptions:
     def _distance(self, encoder: BaseText) -> float:
         """How far the encoder is from the recorded one, by the recording's probes."""
         rows, probes = self.recorded.teacher.rows, self.recorded.recording.probes().prompts
-        made = [(_entry(*encoder.read_rows(p.text, rows(p.text))), p.entries[0]) for p in probes]
+        made = [(entry_of(encoder, p.text, rows(p.text)), p.entries[0]) for p in probes]
         return max(distance(theirs, ours) for ours, theirs in made)
 
     def _check_room(self, missing: Sequence[str]) -> None:
@@ -183,11 +183,6 @@ class OwnCaptions:
             f"{as_bytes(needed)}, and {as_bytes(free)} are free in {self.folder}; make room there, "
             "or name another cache.folder",
         )
-
-
-def _entry(sequence, pooled) -> Entry:
-    """An entry as it is recorded, on the CPU."""
-    return sequence.cpu(), {} if pooled is None else {POOLED: pooled.cpu()}
 
 
 def _target(entry: Entry) -> Target:
