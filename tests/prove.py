@@ -113,7 +113,7 @@ PROOFS = {
     "bridges": Proof(
         "bridges hold for text encoders as wide as people's, few layers deep, with random weights",
         in_hosts=("tests/host/bridge",),
-        environment=(("LIDIT_REAL_SIZES", "1"),),
+        environment=(("LIDIT_REAL_SIZES", "1"), ("LIDIT_LONG", "1")),
     ),
     "browsers": Proof(
         "the workflows open and draw in a browser",

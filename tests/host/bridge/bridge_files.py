@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bridge_encoders import PROMPTS, host_encoder, record
+from bridge_encoders import PROMPTS, REAL, host_encoder, record
 from clip_kit import fresh_loader, save_llms
 from safetensors.torch import save_file
 from tiny_bridge import randomised
@@ -22,8 +22,9 @@ from lidit_core.text.templates import find_template
 
 LLM = "Llama"
 TEXTS = [f"{n} {PROMPTS[n % 2]}" for n in range(24)]  # to learn from, some held out
+RATE = 2e-4 if REAL else 1e-3  # of rows of 4096 numbers a step moves more
 LEARNING = {  # what the node that trains a bridge is given
-    **{"steps": 4, "prompts": 2, "trajectory": 4, "points": 2, "learning_rate": 1e-3},
+    **{"steps": 4, "prompts": 2, "trajectory": 4, "points": 2, "learning_rate": RATE},
     **{"lowest_cfg": 1.0, "highest_cfg": 4.0, "save_every": 25, "checkpointing": True, "seed": 3},
 }
 SIZES = {"width": 32, "heads": 2, "blocks": 1, "refiner_blocks": 1}

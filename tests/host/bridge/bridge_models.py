@@ -72,6 +72,7 @@ def config_of(kind: str) -> Any:
         "klein": (getattr(known, "Flux2", None), lambda: FLUX2),
         "pixart": (known.PixArtSigma, lambda: PIXART),
         "sd3": (known.SD3, lambda: SD3),
+        "sd3t5": (known.SD3, lambda: SD3),  # as people have it, with all three encoders
     }
     family, sizes = made[kind]
     return family(dict(sizes()))
