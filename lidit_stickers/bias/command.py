@@ -40,19 +40,26 @@ def run(args: argparse.Namespace) -> int:
     from lidit_core.cli.generate import fix_arithmetic
     from lidit_core.errors import check
 
-    from .measuring import BiasMeasurements, BiasOptions, llm_names, measure
+    from .measuring import BiasMeasurements, BiasOptions, is_left_alone, llm_names, measure
     from .report import write_report
 
     check(args.every >= 1, f"--every is {args.every}; expected 1 or more")
-    names = {name for text in args.model for name in llm_names(_named(text)[1])}
-    named_sources(args.llm, names)
-    fix_arithmetic()
     asked = BiasOptions(args.out, args.every, tuple(args.llm), args.device)
-    found: dict[str, list[BiasMeasurements]] = {}
-    for text in args.model:
-        name, model = _named(text)
-        runs = found.setdefault(name, [])
-        runs.append(measure(f"{name}-{len(runs)}", model, asked))
+    models: dict[str, list[str]] = {}
+    for name, model in map(_named, args.model):
+        models.setdefault(name, []).append(model)
+    numbered = [
+        (name, f"{name}-{n}", model)
+        for name, runs in models.items()
+        for n, model in enumerate(runs)
+    ]
+    drawing = [model for _, run, model in numbered if not is_left_alone(run, model, asked)]
+    if drawing:
+        named_sources(args.llm, {name for model in drawing for name in llm_names(model)})
+    fix_arithmetic()
+    found: dict[str, list[BiasMeasurements]] = {name: [] for name in models}
+    for name, run, model in numbered:
+        found[name].append(measure(run, model, asked))
     print(write_report(found, args.out), end="")
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from lidit_core.checkpoints.lidit import read_config
+from lidit_core.errors import check
 from lidit_core.io.arrays import kept_array
 from lidit_core.pipeline import load_pipeline
 from lidit_core.shipped import find_model
 from lidit_eval.command import evaluate
 from lidit_eval.drawing import load_picture
-from lidit_eval.record import read_record_of
+from lidit_eval.items import items_of, prompts_hash
+from lidit_eval.record import NAME, read_record_of
 from lidit_eval.report import Judged
 
 from ..many_facts import early_prompts, late_prompts
@@ -27,6 +30,9 @@ from ..text_gap import SEED, TIMES, scene_errors
 
 NOISES = 2  # pictures of each prompt, and noises of each scene
 HELD, ERRORS = "held.npy", "errors.npy"
+LISTS = "early", "late", "pairs", "pairs-reversed"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,15 +62,49 @@ def measure(name: str, model: str, asked: BiasOptions) -> BiasMeasurements:
 
     Args:
         name: of the model's folders.
-        model: a shipped name or a file.
+        model: a shipped name or a file, which may be gone once all of its figures are there.
     """
-    llms = _llms_of(model, asked.llms)
-    lists = "early", "late", "pairs", "pairs-reversed"
-    early, late, pairs, turned = (_held(name, model, llms, which, asked) for which in lists)
+    if is_left_alone(name, model, asked):
+        log.warning("there is no file %s: its figures in %s are taken", model, asked.out)
+        held = (np.load(asked.out / f"{name}-{which}" / HELD) for which in LISTS)
+    else:
+        llms = _llms_of(model, asked.llms)
+        held = (_held(name, model, llms, which, asked) for which in LISTS)
+    early, late, pairs, turned = held
     folder = asked.out / f"{name}-early"
     errors = kept_array(folder / ERRORS, lambda: _errors(model, llms, asked))
     drawn_by = read_record_of(folder)["model"]
     return BiasMeasurements(early, late, errors, pairs, turned, drawn_by)
+
+
+def is_left_alone(name: str, model: str, asked: BiasOptions) -> bool:
+    """Whether a model's file is gone and all of its figures are there, of what is asked for now.
+
+    Raises:
+        LiDiTError: they are of another model, of other requests, or of several models.
+    """
+    first, *_ = folders = [asked.out / f"{name}-{which}" for which in LISTS]
+    needed = first / ERRORS, *(folder / each for folder in folders for each in (HELD, NAME))
+    if Path(model).exists() or not all(path.is_file() for path in needed):
+        return False
+    drawn_by = read_record_of(first).get("model", "")
+    for folder, which in zip(folders, LISTS):
+        expected = {"model": drawn_by, "prompts": which, "every": asked.every, "count": NOISES}
+        expected["prompts_sha256"] = prompts_hash(items_of(which))
+        record = read_record_of(folder)
+        for key, value in expected.items():
+            check(
+                record.get(key) == value,
+                f"{folder} has figures of {key}={record.get(key)!r}, expected {value!r}, and there "
+                f"is no file {model} to draw anew; put it back, or name another folder with --out",
+            )
+    file = Path(model).name
+    check(
+        drawn_by.startswith(f"{file} ("),
+        f"{first} has figures of {drawn_by}, and there is no file {model}; put it back, or name "
+        "another folder with --out",
+    )
+    return True
 
 
 def llm_names(model: str) -> list[str]:

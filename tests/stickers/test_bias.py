@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -145,6 +146,20 @@ def test_the_command_draws_reports_and_goes_on(models, tmp_path, capsys, monkeyp
     before = {p: p.read_bytes() for p in Path("bias").glob("bias.*")}
     assert main(words) == 0
     assert {p: p.read_bytes() for p in before} == before
+    for path in Path("bias").glob("*/pictures"):
+        shutil.rmtree(path)
+    (models / "model.safetensors").rename(models / "away.safetensors")
+    try:  # what is left is enough
+        assert main(words) == 0
+        assert {p: p.read_bytes() for p in before} == before
+        capsys.readouterr()
+        assert main([*words[:-4], "--every", "120", *words[-2:]]) == 2
+        assert "figures of every=240, expected 120, and there is no" in capsys.readouterr().err
+        Path("bias/none-0-late/held.npy").unlink()
+        assert main(words) == 2
+        assert "model.safetensors" in capsys.readouterr().err
+    finally:
+        (models / "away.safetensors").rename(models / "model.safetensors")
     drawing = ElementTree.fromstring(Path("bias/bias.svg").read_text())
     assert len(drawing.findall("{*}polyline")) == 2 * 2  # of two and of four pairs
 
