@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder of bridges, pictures and report")
     add("--captions", type=int, default=18_000, help="to record (18000)")
-    add("--images", type=int, default=96_000, help="captions that each bridge learns (96000)")
+    add("--images", type=int, default=48_000, help="captions that each bridge learns (48000)")
     add("--every", type=int, default=1, metavar="N", help="only every Nth prompt is drawn (1)")
     options = parser.parse_args(arguments)
     for name, least in {"captions": 100, "images": 64, "every": 1}.items():
