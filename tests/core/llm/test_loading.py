@@ -189,7 +189,9 @@ def test_a_release_of_transformers_that_cannot_read_llms(llama, monkeypatch, ver
 
 
 def test_weights_are_laid_out_for_where_they_will_compute(llama):
-    here, elsewhere = (load_llm(llama, computes_on=device) for device in (None, "meta"))
+    here, elsewhere = (
+        load_llm(llama, dtype=torch.float32, computes_on=device) for device in (None, "meta")
+    )
     layer = "layers.0.mlp.up_proj"
     weights = [llm.module.get_submodule(layer).weight for llm in (here, elsewhere)]
     assert [weight.is_contiguous() for weight in weights] == [False, True]

@@ -46,7 +46,7 @@ def test_one_block_at_most_has_its_weights(folder):
 def test_it_is_chosen_where_memory_has_no_room_and_said(folder, monkeypatch, caplog):
     room = psutil.virtual_memory()
     monkeypatch.setattr(psutil, "virtual_memory", lambda: room._replace(available=10_000))
-    reader = PromptEncoder(folder)
+    reader = PromptEncoder(folder, dtype=torch.float32)
     few = reader.encode_rows(PROMPTS)
     assert "so its blocks are read from its files one at a time" in caplog.text
     assert reader.encoder().llm.module.get_input_embeddings().weight.is_meta

@@ -247,7 +247,7 @@ def test_the_llm_may_belong_to_a_host(llama):
 
 
 def test_how_a_prompt_was_read_comes_with_its_states(llama):
-    encoder = PromptEncoder(llama, "short", token_budget=4)
+    encoder = PromptEncoder(llama, "short", token_budget=4, dtype=torch.float32)
     prompt = "a red (cat:1.3) left of two dogs"
     (states,) = encoder.encode_rows([prompt])
     assert not states.cached and states.used <= 4 < states.total and states.budget == 4
