@@ -1,8 +1,9 @@
 """Runs a long proof and notes its result in docs/proofs.md: `python3 run.py prove NAME`.
 
 A proof is a choice of tests, here or in every ComfyUI there is, some of them many times over. All
-these places work at once; the first one's tests are seen as they run, those of the others when they
-have ended. The tests themselves are those of `python3 run.py test`, which runs each once.
+these places work at once, but for a proof that needs the whole memory; the first one's tests are
+seen as they run, those of the others when they have ended. The tests themselves are those of
+`python3 run.py test`, which runs each once.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Proof:
     in_hosts: tuple[str, ...] = ()  # the same for the Python of every ComfyUI
     times: int = 1
     environment: tuple[tuple[str, str], ...] = ()  # names and values, for the tests
+    in_turn: bool = False  # one place after another: two at once have no room in 24 GB
 
 
 PROOFS = {
@@ -114,6 +116,7 @@ PROOFS = {
         "bridges hold for text encoders as wide as people's, few layers deep, with random weights",
         in_hosts=("tests/host/bridge",),
         environment=(("LIDIT_REAL_SIZES", "1"), ("LIDIT_LONG", "1")),
+        in_turn=True,
     ),
     "browsers": Proof(
         "the workflows open and draw in a browser",
@@ -138,11 +141,12 @@ def attempts(proof: Proof) -> list[tuple[str, list[str], dict[str, str]]]:
     places = [("here", [sys.executable], proof.here, {})] if proof.here else []
     for name, folder, python in hosts() if proof.in_hosts else ():
         places.append((name, [str(python)], proof.in_hosts, of_host(folder)))
+    at_once = 1 if proof.in_turn else len(places)
     return [
         (
             name,
             [*python, "-m", "pytest", "-q", *words],
-            {**threads(len(places)), **os.environ, **dict(proof.environment), **more},
+            {**threads(at_once), **os.environ, **dict(proof.environment), **more},
         )
         for name, python, words, more in places
         for _ in range(proof.times)
@@ -168,9 +172,13 @@ def tried(
 
 
 def all_tried(
-    planned: list[tuple[str, list[str], dict[str, str]]],
+    planned: list[tuple[str, list[str], dict[str, str]]], in_turn: bool = False
 ) -> dict[str, list[tuple[bool, int, int]]]:
-    """What came of each place's attempts, one after the other; the places work at once."""
+    """What came of each place's attempts, one after the other; the places work at once.
+
+    Args:
+        in_turn: the places, too, one after the other.
+    """
     places = list(dict.fromkeys(place for place, _, _ in planned))
 
     def try_in(place: str) -> tuple[list[tuple[bool, int, int]], IO | None]:
@@ -178,7 +186,7 @@ def all_tried(
         return [tried(*what, out) for where, *what in planned if where == place], out
 
     results = {}
-    with ThreadPoolExecutor(max(len(places), 1)) as pool:
+    with ThreadPoolExecutor(1 if in_turn else max(len(places), 1)) as pool:
         for place, (found, out) in zip(places, pool.map(try_in, places), strict=True):
             show(out)
             results[place] = found
@@ -197,6 +205,8 @@ def told(place: str, results: list[tuple[bool, int, int]]) -> str:
     if passed and tests == skipped:
         return f"skipped in {place}"
     left_out = f" ({skipped} of {tests} tests skipped)" if skipped else ""
+    if not tests:
+        left_out = " (ended without a report, as what is killed for its memory does)"
     return f"{sum(held for held, _, _ in results)} of {len(results)} in {place}{left_out}"
 
 
@@ -206,7 +216,8 @@ def run(name: str) -> tuple[bool, str]:
     It does not hold where every test was skipped.
     """
     began = time.monotonic()
-    results = all_tried(attempts(PROOFS[name]))
+    proof = PROOFS[name]
+    results = all_tried(attempts(proof), proof.in_turn)
     counts = ", ".join(told(place, each) for place, each in results.items())
     minutes = (time.monotonic() - began) / 60
     every = [result for each in results.values() for result in each]

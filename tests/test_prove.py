@@ -74,6 +74,27 @@ def test_all_places_are_tried_at_once_and_seen_whole(monkeypatch, tmp_path, capf
     assert printed.count("there met here") == 2 and printed.count("here met there") == 1
 
 
+def test_places_whose_memory_suffices_for_one_work_in_turn(tmp_path):
+    test = tmp_path / "test_it.py"
+    test.write_text(
+        "import os, pathlib, time\n\n\ndef test_it():\n"
+        "    working = pathlib.Path(os.environ['WORKING'])\n"
+        "    working.touch(exist_ok=False)\n    time.sleep(0.5)\n    working.unlink()\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(test)]
+    environment = {**os.environ, "WORKING": str(tmp_path / "working")}
+    planned = [(place, command, environment) for place in ("here", "there")]
+    found = prove.all_tried(planned, in_turn=True)
+    assert found == {"here": [(True, 1, 0)], "there": [(True, 1, 0)]}
+
+
+def test_tests_that_were_killed_are_told_as_such():
+    command = [sys.executable, "-c", "import os; os._exit(9)"]
+    killed = prove.tried(command, dict(os.environ))
+    assert killed == (False, 0, 0)
+    assert "0 of 1 in here (ended without a report" in prove.told("here", [killed])
+
+
 def test_a_proof_that_writes_is_noted_with_the_commit_before_it(monkeypatch, tmp_path):
     written = tmp_path / "table.md"
     monkeypatch.setattr(prove, "commit", lambda: "dirty" if written.exists() else "clean")
