@@ -12,7 +12,6 @@ from bridge_encoders import (
     entries_of,
     host_encoder,
     names,
-    needs,
 )
 from bridge_files import node, students
 
@@ -24,7 +23,6 @@ WEIGHTED = "a (red cat:1.4) left of \\(two\\) dogs"
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_untrained_and_at_strength_0_it_is_the_encoders_bit_for_bit(bench, kind):
-    needs(kind)
     own = host_encoder(kind)
     untrained = bench.bridge(kind, trained=False, add=True, name=f"{kind}-new")[1]
     trained = bench.bridge(kind, add=True)[1]
@@ -38,7 +36,6 @@ def test_untrained_and_at_strength_0_it_is_the_encoders_bit_for_bit(bench, kind)
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_trained_one_adds_what_the_library_does(bench, kind, monkeypatch):
-    needs(kind)
     told: list[str] = []
     monkeypatch.setattr(bench.pack.module("host.bridge.holder"), "note", told.append)
     ours, bridge = bench.bridge(kind, add=True)

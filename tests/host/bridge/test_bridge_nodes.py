@@ -25,7 +25,6 @@ from lidit_core.text.emphasis import read_emphasis, token_weight
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_writes_what_the_library_does_in_the_encoders_form(bench, kind):
-    needs(kind)
     ours, bridge = bench.bridge(kind)
     clip, own = bench.clip(bridge), host_encoder(kind)
     for text in PROMPTS:
@@ -45,7 +44,6 @@ def test_it_writes_what_the_library_does_in_the_encoders_form(bench, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_empty_prompt_and_strength_0_are_the_encoders_bit_for_bit(bench, kind):
-    needs(kind)
     bridge, own = bench.bridge(kind)[1], host_encoder(kind)
     for strength in (1.0, 0.7, 0.5, 0.3):
         check_same(entries_of(bench.clip(bridge, encoder=own, strength=strength), ""),
@@ -176,7 +174,6 @@ def test_hooks_and_areas_go_on_working(bench, host, kind):
     """With a schedule too, in which the host drops all but two tensors."""
     import comfy.hooks
 
-    needs(kind)
     clip = bench.clip(bench.bridge(kind)[1])
     hooks = comfy.hooks.create_hook_lora(lora={}, strength_model=1.0, strength_clip=1.0)
     given = {"clip": clip, "apply_to_conds": True, "schedule_clip": True, "hooks": hooks}

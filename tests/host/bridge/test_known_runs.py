@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from bridge_encoders import entries_of, host_encoder, needs, record
+from bridge_encoders import entries_of, host_encoder, record
 from bridge_files import TEXTS, spec_of
 from bridge_models import lora_of
 from bridge_training import SHORT, loaded_model, recorded, same_weights, train
@@ -125,7 +125,6 @@ def test_a_file_of_an_older_version_is_taken_and_told(bench, trains, monkeypatch
 @pytest.mark.parametrize("kind", ["sd15", pytest.param("klein", marks=pytest.mark.long)])
 def test_a_latent_made_for_another_ratio_is_drawn_as_samplers_do(bench, host, trains, kind):
     """An empty one says what a number of it stood for; Klein's are half as many a side."""
-    needs(kind)
     model = loaded_model(kind)
     wide = {"samples": torch.zeros(1, 4, 16, 16)}
     ratio = model.get_model_object("latent_format").spacial_downscale_ratio

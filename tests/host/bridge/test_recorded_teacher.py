@@ -32,7 +32,6 @@ PLAIN = ("zimage", "ovis", "ltx2", "qwenimage", "klein")  # LLMs, which read no 
 
 @pytest.mark.parametrize("kind", WIDTHS)
 def test_its_rows_are_the_hosts_tokens(pack, host, kind):
-    needs(kind)
     clip = host_encoder(kind)
     folder = record(pack, host, clip, f"rows-{kind}", TEXTS)
     teacher, found = read_teacher(folder), open_recording(folder)
