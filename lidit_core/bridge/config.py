@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 
+from ..dtypes import DEFAULT, DTYPES
 from ..errors import check, shown
 from ..io.records import read_json
 from ..text.spec import LLMSpec
@@ -98,7 +99,7 @@ class BridgeConfig:
 
     llms: tuple[LLMSpec, ...]
     teacher: TeacherSpec
-    dtype: str = "float32"  # of the LLMs' states that it was trained on
+    dtype: str = DEFAULT  # of `DTYPES`: that of the LLMs' states that it was trained on
     width: int = 512  # of the refined tokens and the queries
     heads: int = 8
     refiner_blocks: int = 2  # of the linguistic refiner of each LLM
@@ -123,7 +124,7 @@ class BridgeConfig:
             f"the bridge has width={self.width} and heads={self.heads}; expected a width that "
             "twice the heads divide",
         )
-        for name, known in (("residual", RESIDUALS), ("seeds", SEEDED)):
+        for name, known in (("dtype", DTYPES), ("residual", RESIDUALS), ("seeds", SEEDED)):
             value = getattr(self, name)
             check(
                 value in known,

@@ -25,7 +25,7 @@ from ....lidit_core.io.hashes import sampled_sha256
 from ....lidit_core.io.recording import PROBES, Recording
 from ...llm.reader import HostCLIP, reader_of
 from ..readers import NO_LLM
-from .known_again import DRAWN, LATENT
+from .known_again import COLLECTION, DRAWN, LATENT
 from .learning import Options
 from .model_anew import name_of
 from .prompts import Prompts
@@ -53,7 +53,7 @@ def about_run(
     own = [recorded.own.recording] if recorded.own is not None else []
     about = {
         "from": recorded.recording.folder.name,
-        "prompts": recorded.recording.prompts_hash[:16],
+        COLLECTION: recorded.recording.prompts_hash[:16],
         "bridge": _weights(loaded.bridge),
         "through": name_of(model),
         LATENT: list(latents.given.shape),

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+COLLECTION = "recorded prompts"  # which texts, beside `prompts`, how many of them a step has
+
 # By their names here, what a run is of that older versions did not write down.
 HASHED = {
     "weights": "weights in the model's file",
     "patches": "LoRAs, patches or loading options of the model",
     "llms": "LLMs",
     "recorded": "recorded conditioning",
+    COLLECTION: "prompts in the recording",
     "latent's numbers": "numbers in the latent",
 }
 LATENT, DRAWN = "latent", "latent drawn at"  # the shape of the one connected, and the sides drawn

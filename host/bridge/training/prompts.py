@@ -13,6 +13,7 @@ from comfy import model_management
 from ....lidit_core.bridge.file import LoadedBridge
 from ....lidit_core.bridge.recorded import RecordedPrompts
 from ....lidit_core.bridge.rows import StudentTokens
+from ....lidit_core.dtypes import torch_dtype
 from ....lidit_core.io.conditioning import Entry
 from ....lidit_core.text.spec import LLMSpec
 from ....lidit_core.text.states import LLMStates
@@ -36,7 +37,7 @@ class Prompts:
     @property
     def dtype(self) -> torch.dtype:
         """The dtype in which states are kept: that of the bridge's training."""
-        return getattr(torch, self.loaded.bridge.config.dtype)
+        return torch_dtype(self.loaded.bridge.config.dtype)
 
     def entry(self, number: int) -> Entry:
         """What the encoder that is learnt from wrote of a prompt, as float32."""

@@ -27,6 +27,7 @@ LEARNING = {  # what the node that trains a bridge is given
     **{"steps": 4, "prompts": 2, "trajectory": 4, "points": 2, "learning_rate": RATE},
     **{"lowest_cfg": 1.0, "highest_cfg": 4.0, "save_every": 25, "checkpointing": True, "seed": 3},
 }
+TRAINED = {"dtype": "bf16"}  # what `lidit train` writes, unless a recipe says otherwise
 SIZES = {"width": 32, "heads": 2, "blocks": 1, "refiner_blocks": 1}
 
 
@@ -70,7 +71,7 @@ class Bench:
         folder = record(self.pack, self.host, own, f"for-{kind}", ["a cat", "a dog"])
         teacher = read_teacher(folder)
         llms = llms or (spec_of(self.llm()),)
-        made = Bridge(BridgeConfig(llms, teacher.spec, **{**SIZES, **changes}))
+        made = Bridge(BridgeConfig(llms, teacher.spec, **{**TRAINED, **SIZES, **changes}))
         made = randomised(made) if trained else made.initialise().eval()
         if "resampler.queries.seeds" in made.state_dict():
             made.resampler.queries.seeds.copy_(teacher.seeds)

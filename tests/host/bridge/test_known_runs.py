@@ -77,12 +77,17 @@ def test_what_decides_the_result_is_not_taken_for_the_same_run(bench, trains, ki
     kept = folder.with_name("kept")
     folder.rename(kept)
     try:
-        record(bench.pack, bench.host, host_encoder(kind, seed=1), folder.name, TEXTS)
         asked = {"model": rescaled(0.7), "recording": folder.name, **SHORT}
-        with pytest.raises(bench.error, match="was trained with other recorded conditioning"):
-            train(bench, kind, "again", **asked)
+        for seed, texts, words in (
+            (1, TEXTS, "recorded conditioning"),
+            (0, [f"{text} again" for text in TEXTS], "prompts in the recording"),
+        ):
+            record(bench.pack, bench.host, host_encoder(kind, seed), folder.name, texts)
+            with pytest.raises(bench.error, match=f"was trained with other {words}"):
+                train(bench, kind, "again", **asked)
+            shutil.rmtree(folder)
     finally:
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
         kept.rename(folder)
 
 
