@@ -19,6 +19,7 @@ from torch import Tensor
 from ...lidit_core.bridge.config import TeacherSpec
 from ...lidit_core.bridge.encode import POOLED
 from ...lidit_core.bridge.layout import AnyRows, RowMaker, joined
+from ...lidit_core.bridge.recorded import check_beside
 from ...lidit_core.bridge.rows import PADDING_ROW, TEXT, TeacherRows
 from ...lidit_core.bridge.teacher import Teacher, seeds_of
 from ...lidit_core.errors import LiDiTError, check, first_line
@@ -94,7 +95,8 @@ def _agree(every: Sequence[HostTexts], makers: Sequence[RowMaker], text: str) ->
 
 def _teacher(clip: Any, encode: Encode, name: str) -> HostTeacher:
     entries = [_only(encode(probe), name) for probe in PROBES]
-    _check_beside(name, entries[0], _only(encode(QUOTED), name))
+    _check_quoted(name, entries[0], _only(encode(QUOTED), name))
+    check_beside(entries, name)
     parts = dict(text_parts(clip.tokenizer))
     for every in (*_candidates(clip, parts, entries), *_pairs(clip, parts, entries)):
         makers = [rows_of_host(texts, parts.get(texts.part)) for texts in every]
@@ -169,7 +171,7 @@ def _only(entries: Sequence[Entry], name: str) -> Entry:
     return entries[0]
 
 
-def _check_beside(name: str, empty: Entry, quoted: Entry) -> None:
+def _check_quoted(name: str, empty: Entry, quoted: Entry) -> None:
     """Refuse an encoder that gives more of some prompts, of which a bridge would write nothing."""
     more = sorted(set(quoted[1]) - set(empty[1]))
     check(

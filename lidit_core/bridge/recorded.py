@@ -51,7 +51,9 @@ class RecordedPrompts:
             LiDiTError: it is no whole recording, or does not say what its rows stand for.
         """
         folder = at_home(path)
-        found = RecordedPrompts(open_recording(folder), read_teacher(folder))
+        recording = open_recording(folder)
+        recording.check_whole()  # before the teacher, which is written at last
+        found = RecordedPrompts(recording, read_teacher(folder))
         return replace(found, own=_added_to(RecordedPrompts.open(add), found)) if add else found
 
     @property
@@ -73,12 +75,7 @@ class RecordedPrompts:
             return self.own.empty
         probes = self.recording.probes().prompts
         entries = [self._entry(probe) for probe in probes]
-        check(
-            len({_beside(values) for _, values in entries}) == 1,
-            f"in {self.recording.folder} more than {POOLED} and {MASK} changes with the prompt "
-            f"({', '.join(sorted(entries[0][1]))}), which no bridge writes yet; record a text "
-            "encoder whose conditioning has no more",
-        )
+        check_beside(entries, f"the recording {self.recording.folder}")
         return entries[0] if self.teacher.empty is None else self.teacher.empty
 
     def rows(self, number: int) -> TeacherRows:
@@ -164,6 +161,21 @@ def _added_to(own: RecordedPrompts, target: RecordedPrompts) -> RecordedPrompts:
         "better one",
     )
     return own
+
+
+def check_beside(entries: Sequence[Entry], whose: str) -> None:
+    """Refuse an encoder that gives more of each prompt than a bridge would write.
+
+    Args:
+        entries: of different prompts.
+        whose: the beginning of the sentence.
+    """
+    check(
+        len({_beside(values) for _, values in entries}) == 1,
+        f"{whose} has more than {POOLED} and {MASK} that changes with the prompt "
+        f"({', '.join(sorted(entries[0][1]))}), which no bridge writes yet; record a text "
+        "encoder whose conditioning has no more",
+    )
 
 
 def _beside(values) -> str:

@@ -102,14 +102,23 @@ class Recording:
         """The texts of all prompts, in order."""
         return [text for n in range(self.shards) for text in read_texts(self._there(n))]
 
+    def check_whole(self) -> None:
+        """Refuse a recording that has not ended.
+
+        Raises:
+            LiDiTError: a shard is missing.
+        """
+        missing = self.missing()
+        check(
+            not missing,
+            f"{self.folder} lacks {len(missing)} of its {self.shards} files; record the same "
+            "prompts once more under its name, which goes on where it stopped",
+        )
+
     def _there(self, number: int) -> Path:
         """A shard's file."""
-        check(
-            self.path(number).is_file(),
-            f"{self.folder} lacks {self.path(number).name}: {len(self.missing())} of its "
-            f"{self.shards} files are not there yet; record the same prompts once more, which "
-            "goes on where it stopped",
-        )
+        if not self.path(number).is_file():
+            self.check_whole()
         return self.path(number)
 
     def probes(self) -> EncodedPrompts:

@@ -153,14 +153,6 @@ def _prompts(loaded: LoadedBridge, given: Connected, folders: Recordings) -> Pro
     """The recording's prompts, once it is known that the bridge writes what it holds."""
     recorded = RecordedPrompts.open(str(folders.learnt), str(folders.added_to or ""))
     spec = loaded.bridge.config.teacher
-    for each in (recorded, recorded.own or recorded):
-        missing = each.recording.missing()
-        check(
-            not missing,
-            f"the recording {each.recording.folder.name} lacks {len(missing)} of its "
-            f"{each.recording.shards} files; run Record Conditioning once more, which goes on "
-            "where it stopped",
-        )
     recording = (folders.added_to or folders.learnt).name
     there = recorded.written.spec
     check(

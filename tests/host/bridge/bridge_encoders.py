@@ -118,6 +118,7 @@ def _target(kind: str):
         "sd3t5": (sd3_clip.SD3Tokenizer, sd3_clip.sd3_clip()),
         "cut": (sd1_clip.SD1Tokenizer, _cut(sd1_clip.SD1ClipModel, 1, None)),
         "shorn": (sd1_clip.SD1Tokenizer, _cut(sd1_clip.SD1ClipModel, 0, -1)),
+        "ids": (sd1_clip.SD1Tokenizer, _with_ids(sd1_clip.SD1ClipModel)),
     }[kind]
 
 
@@ -130,6 +131,17 @@ def _cut(model: type, first: int, stop: int | None) -> type:
             return sequence[:, first:stop], *others
 
     return Cut
+
+
+def _with_ids(model: type) -> type:
+    """An encoder that gives each prompt's tokens too, as Anima's does."""
+
+    class WithIds(model):
+        def encode_token_weights(self, tokens):
+            ids = [token for token, *_ in tokens["l"][0]]
+            return *super().encode_token_weights(tokens)[:2], {"t5xxl_ids": torch.tensor([ids])}
+
+    return WithIds
 
 
 @functools.lru_cache(3 if REAL else None)

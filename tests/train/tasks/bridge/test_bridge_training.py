@@ -273,6 +273,11 @@ def _no_pooled(folder: Path) -> None:
     write_teacher(folder / "recording", replace(teacher, spec=replace(teacher.spec, pooled=0)))
 
 
+def _stopped(folder: Path) -> None:
+    _without_shard(folder)
+    _without_teacher(folder)  # which is written when all shards are there
+
+
 def _varying(folder: Path) -> None:
     found = open_recording(folder / "recording")
     probes = [
@@ -285,6 +290,7 @@ def _varying(folder: Path) -> None:
 MISTAKES = [
     (_without_teacher, {}, "teacher.safetensors is missing"),
     (_without_shard, {}, "lacks 1 of its 1 files"),
+    (_stopped, {}, "lacks 1 of its 1 files"),
     (_other_layout, {}, "by the layout of its teacher"),
     (_no_pooled, {}, "a pooled vector of 6 numbers; expected 0"),
     (_varying, {}, "changes with the prompt"),
