@@ -24,13 +24,14 @@ from lidit_core.io.records import read_record
 from .checks import check_run
 from .data.schedule import stage_at
 from .lock import alone_in
-from .loop.checkpoints import numbers_of
+from .loop.checkpoints import CheckpointFolder, numbers_of
 from .loop.computing.frozen import computing, hold_frozen, holds_half
 from .loop.parallel import accelerator_for, tell_processes
 from .loop.trainer import Trainer
 from .loop.validating.grid import Grid, save_grid
 from .loop.voice import by_first
 from .memory import sentence
+from .named_files import check_hashes, keep_hashes
 from .recipe import Recipe
 from .tasks.task import Task, open_task
 
@@ -64,7 +65,7 @@ def train(
     task = open_task(recipe)
     check_run(recipe, task, out, accelerator, {**task.llms, **(llms or {})})
     with alone_in(out, accelerator):
-        by_first(accelerator, lambda: _tell_changes(recipe, out))
+        by_first(accelerator, lambda: _compare(recipe, out, accelerator))
         with sentence(lambda: f"before the first step; {PLAN}"):
             run = begin_run(recipe, out, accelerator, llms)
         try:
@@ -112,6 +113,7 @@ def export(
         LiDiTError: there is no such checkpoint, or it does not fit the recipe.
     """
     recipe = replace(recipe, compute=replace(recipe.compute, shard=False))
+    check_hashes(recipe, out)
     run = begin_run(recipe, out, accelerator_for(recipe.compute, device), llms)
     run.trainer.take_up_step(step)
     return run.write(weights_file(out, step))
@@ -286,6 +288,17 @@ def _json_of(recipe: Recipe) -> str:
     return json.dumps(asdict(recipe), ensure_ascii=False)
 
 
+def _compare(recipe: Recipe, out: Path, accelerator: Accelerator) -> None:
+    """Compare with what the run has been trained with so far, if it has been.
+
+    Raises:
+        LiDiTError: a file that the recipe names was replaced since.
+    """
+    if CheckpointFolder(out, recipe.checkpoints.keep, accelerator).found():
+        check_hashes(recipe, out)
+    _tell_changes(recipe, out)
+
+
 def _tell_changes(recipe: Recipe, out: Path) -> None:
     """Say what differs from the recipe that the run has been trained with so far."""
     if (path := out / RECIPE).is_file():
@@ -304,10 +317,11 @@ def _with_all_fields(data: dict) -> dict:
 
 
 def _note_recipe(recipe: Recipe, out: Path) -> None:
-    """Keep the recipe with the run, which it has begun or gone on with."""
+    """Keep the recipe, and which files it names, with the run that it begins or goes on with."""
     with replacing(out / RECIPE) as beside:
         # half a surrogate pair in a prompt stays what JSON escapes it as
         beside.write_text(_json_of(recipe), encoding="utf-8", errors="backslashreplace")
+    keep_hashes(recipe, out)
 
 
 def _differences(old, new, name: str = "") -> list[str]:
