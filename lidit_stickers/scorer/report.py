@@ -16,15 +16,6 @@ from ..scenes.grammar import Caption
 from ..scenes.kinds import KINDS, KNOWN_KINDS
 from .scorer import ACCEPT, FoundScene, SceneVerdict, describe, judge, read
 
-WHOLE = (  # categories that test the whole request
-    "chinese",
-    "mixed",
-    "colour and number",
-    "2 pairs",
-    "3 pairs",
-    "4 pairs",
-)
-
 
 @dataclass(frozen=True)
 class CategoryScore:
@@ -63,7 +54,7 @@ class Report:
     def hits(self) -> list[bool]:
         """Whether each picture meets its category's test."""
         pairs = zip(self.verdicts, self.captions, strict=True)
-        return [hit(verdict, caption) for verdict, caption in pairs]
+        return [verdict.category(caption.category) for verdict, caption in pairs]
 
     @property
     def overall(self) -> CategoryScore:
@@ -116,18 +107,13 @@ def _rows(
     groups: dict[str, list[tuple[bool, bool]]] = {}
     for caption, verdict in zip(captions, verdicts, strict=True):
         group = groups.setdefault(caption.category, [])
-        group.append((hit(verdict, caption), verdict.all))
+        group.append((verdict.category(caption.category), verdict.all))
     return tuple(
         CategoryScore(
             name, len(group), sum(hit for hit, _ in group), sum(whole for _, whole in group)
         )
         for name, group in groups.items()
     )
-
-
-def hit(verdict: SceneVerdict, caption: Caption) -> bool:
-    """The category's own test; categories without one of their own test the whole request."""
-    return verdict.all if caption.category in WHOLE else verdict.category(caption.category)
 
 
 def sample_grids(

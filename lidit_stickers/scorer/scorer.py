@@ -29,6 +29,12 @@ from .segments import (
 ACCEPT = 0.88  # a part with less evidence for any glyph is an unknown object
 RELATION_GAP = 0.12  # distance of centres along the axis that a relation needs, picture sides
 OFF_MIDDLE = 0.15  # distance from the picture's middle, picture sides, that is still the middle
+TESTED: dict[str, tuple[str, ...]] = {  # what categories test beside the objects
+    **dict.fromkeys(("single object", "two objects", "counting", "unseen synonym"), ()),
+    "position": ("relation",),
+    "colour": ("colour",),
+    "colour attribution": ("colour",),
+}
 _CERTAIN = 0.93  # mean score above which no other segmentation is tried
 BIG, SMALL = 0.60, 0.42  # a lone big (small) object is longer (shorter) than this, picture sides
 
@@ -78,11 +84,15 @@ class SceneVerdict:
         return all(getattr(self, field.name) for field in fields(self))
 
     def category(self, name: str) -> bool:
-        """The verdict of an evaluation category: what it tests, and that the objects are there."""
+        """The verdict of a category: what it tests of its own, and that the objects are there.
+
+        One without a test of its own tests the whole request.
+        """
         if name == "background":
             return self.background
-        tested = {"position": self.relation, "colour": self.colour}
-        return self.objects and tested.get(name, True)
+        if name not in TESTED:
+            return self.all
+        return self.objects and all(getattr(self, field) for field in TESTED[name])
 
 
 def read(

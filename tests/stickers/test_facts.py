@@ -9,8 +9,11 @@ import pytest
 
 from lidit_eval.items import items_of, prompts_hash, requests_hash
 from lidit_stickers.evaluation import attribution_prompts, evaluation_prompts
+from lidit_stickers.judging import LISTS, StickerJudge
 from lidit_stickers.many_facts import FACTS, dense_prompts, early_prompts, late_prompts
+from lidit_stickers.scenes.grammar import Caption
 from lidit_stickers.scenes.heldout import is_held_out
+from lidit_stickers.scenes.kinds import BACKGROUNDS, COLOURS
 from lidit_stickers.scenes.request import Item, SceneRequest
 from lidit_stickers.scorer.facts import count_facts, facts
 from lidit_stickers.scorer.scorer import FoundObject, FoundScene, judge, read
@@ -73,6 +76,64 @@ def test_attribution_is_two_things_in_a_colour_each():
         swapped = replace(one, colour=other.colour), replace(other, colour=one.colour)
         assert judge(scene, caption.request).all
         assert not judge(scene, replace(caption.request, items=swapped)).all
+
+
+WRONG = {  # what a category's picture may not get wrong, beside the things and their number
+    "position": "relation",
+    "colour": "colours",
+    "background": "background",
+    "colour attribution": "colours",
+    "dense": "background",
+    "chinese": "background",
+    "mixed": "background",
+    "colour and number": "colours",
+    "2 pairs": "colours",
+    "3 pairs": "colours",
+    "4 pairs": "colours",
+}
+ONLY_THINGS = {"single object", "two objects", "counting", "unseen synonym"}
+OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+
+
+def drawn_wrong(caption: Caption, what: str) -> np.ndarray:
+    """What a caption asks for, but for one thing."""
+    request = caption.request
+    ground = next(name for name in BACKGROUNDS if name not in (request.background, None))
+    colours = [item.colour for item in request.items]
+    other = next(c for c in COLOURS if c not in colours)
+    changed = {
+        "relation": lambda: {"relation": OPPOSITE[request.relation]},
+        "background": lambda: {"background": ground},
+        "colours": lambda: {
+            "items": tuple(
+                replace(item, colour=colour and other)
+                for item, colour in zip(request.items, colours)
+            )
+        },
+    }
+    (picture,) = drawn([replace(caption, request=replace(request, **changed[what]()))])
+    return np.asarray(picture)
+
+
+@pytest.mark.font
+def test_every_category_of_every_list_sees_what_it_asks_for():
+    """By the judge that `lidit eval` asks: a right picture is a hit, and a wrong one is none."""
+    seen = set()
+    for items in (read_list() for read_list in LISTS.values()):
+        for item in items:
+            category, what = item.category, WRONG.get(item.category)
+            asked = item.asked.request
+            known = {"relation": asked.relation, "background": asked.background, None: True}
+            if category in seen or not known.get(what, any(i.colour for i in asked.items)):
+                continue
+            seen.add(category)
+            judge = StickerJudge([item])
+            (right,) = drawn([item.asked])
+            assert judge.judge(np.asarray(right), item).scores["strict"] == 1, category
+            if what is not None:
+                found = judge.judge(drawn_wrong(item.asked, what), item).scores
+                assert found["strict"] == found["nearest"] == 0, category
+    assert seen == {*WRONG, *ONLY_THINGS}
 
 
 @pytest.mark.font
