@@ -111,7 +111,8 @@ def _write(args: argparse.Namespace) -> int:
     )
     tasks = tasks_of(items_of(args.prompts), args.seed, 1, args.every)
     with replacing(args.write) as beside:
-        beside.write_text("".join(f"{t.item.prompt}\n" for t in tasks), encoding="utf-8")
+        lines = (" ".join(task.item.prompt.splitlines()) for task in tasks)  # one a prompt
+        beside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     print(f"{len(tasks)} prompts in {args.write}")
     return 0
 

@@ -67,8 +67,16 @@ def adapter_source(words: Sequence[str], spec: LLMSpec) -> str:
     Args:
         words: what the command line says of it.
         spec: the LLM that was trained on.
+    Raises:
+        LiDiTError: they name another LLM, or several.
     """
-    return words[0].partition("=")[2] or words[0] if words else spec.name
+    named = [word.partition("=") for word in words]
+    check(
+        len(words) <= 1 and all(name == spec.name for name, equals, _ in named if equals),
+        f"--llm {' --llm '.join(words)} names another LLM than {spec.name}, which the adapter "
+        f"reads, or several; expected SOURCE or {spec.name}=SOURCE",
+    )
+    return named[0][2] or words[0] if words else spec.name
 
 
 def autoencoder_of(args: argparse.Namespace) -> AutoencoderFile:
@@ -139,11 +147,7 @@ class AdapterDrawer:
         from lidit_train.tasks.adapter.start import learner_of
         from lidit_train.tasks.adapter.target import adapter_target
 
-        check(
-            len(args.llm) <= 1 and not args.lora,
-            f"an adapter reads one LLM and takes no LoRA here; got --llm {args.llm} and --lora "
-            f"{args.lora}",
-        )
+        check(not args.lora, f"an adapter takes no LoRA here; got --lora {args.lora}")
         adapter = load_adapter(model_file(args.adapter))
         self.spec = spec = adapter.config.llm
         source = adapter_source(args.llm, spec)

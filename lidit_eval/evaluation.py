@@ -64,6 +64,8 @@ class Evaluation:
                 "gives none; name one with --judge, see lidit eval --help",
             )
             pairs.check_comparable(about, self.args.against)
+        if self.args.size is not None:
+            self.judge.check_size(*self.args.size)
         drawn = any(path.exists() for path in map(self._path, self.tasks))
         about = record.begin(self.folder, about, drawn)
         if self.args.pictures is None:
@@ -108,7 +110,7 @@ class Evaluation:
             "loras": [[_named(path), strength] for path, strength in args.lora],
             "llms": args.llm,
             record.AUTOENCODER: _autoencoder(args),
-            record.LLMS: told_hashes(self.sources),
+            record.LLMS: told_hashes(self.sources, self.device),
             "steps": args.steps,
             "cfg": args.cfg,
             "size": list(args.size) if args.size else None,
@@ -140,7 +142,7 @@ class Evaluation:
 
     def judged(self) -> list[Judged]:
         """The verdict on every picture, each judged once as it is; all are drawn."""
-        verdicts, found = Verdicts(self.folder), []
+        verdicts, found = Verdicts(self.folder, self.judge.edition), []
         for task in tqdm(self.tasks, unit="verdict", disable=None):
             path = self._path(task)
             verdict = verdicts.of(path)
@@ -164,7 +166,12 @@ class Evaluation:
 
     def _known(self, folder: Path) -> list[Judged]:
         """The pictures that another evaluation of these prompts has judged."""
-        verdicts, count = Verdicts(folder).known, self.args.count
+        verdicts, count = Verdicts(folder, self.judge.edition).known, self.args.count
+        check(
+            bool(verdicts),
+            f"{folder} has no verdict by the judge {self.judge.name} as it is now; give the "
+            "command that made it once more, which judges its pictures anew",
+        )
         step = record.step_of(record.read_record_of(folder))
         every = tasks_of(self.items, self.args.seed, count, step)
         names: list[tuple[DrawingTask, str]] = [(task, task.name(count, step)) for task in every]

@@ -12,7 +12,7 @@ from lidit_core.bridged import is_bridge, llms_beside
 from lidit_core.checkpoints.lidit import read_config
 from lidit_core.errors import LiDiTError
 from lidit_core.io.hashes import sha256
-from lidit_core.llm.hashes import llm_hashes, shown_hashes
+from lidit_core.llm.hashes import read_hashes, shown_hashes
 from lidit_core.llmdiff.file import read_adapter_config
 from lidit_core.shipped import find_model
 
@@ -34,24 +34,29 @@ def llms_read(args: argparse.Namespace) -> dict[str, str]:
     return {config.llms[branch].name: source for branch, source in chosen.items()}
 
 
-def told_hashes(sources: Mapping[str, str]) -> dict[str, str]:
-    """The hashes of LLMs, as records and reports have them; one that is not here is left out."""
+def told_hashes(sources: Mapping[str, str], device: str) -> dict[str, str]:
+    """The hashes of LLMs, as records and reports have them; one that is not here is left out.
+
+    Args:
+        device: where they are read.
+    """
     found = {}
     for name, source in sources.items():
         if is_bridge(source):
-            found |= _bridged(name, Path(source).expanduser())
+            found |= _bridged(name, Path(source).expanduser(), device)
             continue
         try:
-            found[name] = shown_hashes(llm_hashes(source))
+            found[name] = shown_hashes(read_hashes(source, device))
         except LiDiTError:  # of which drawing tells, where pictures are missing
             continue
     return found
 
 
-def _bridged(name: str, path: Path) -> dict[str, str]:
+def _bridged(name: str, path: Path, device: str) -> dict[str, str]:
     """The hashes of a bridge that writes an LLM's states, and of the LLMs that it reads."""
     config = read_bridge_config(path)
     beside = llms_beside(path, config)
-    students = told_hashes({llm.name: beside.get(llm.name, llm.name) for llm in config.llms})
+    sources = {llm.name: beside.get(llm.name, llm.name) for llm in config.llms}
+    students = told_hashes(sources, device)
     read = {f"{student}, for {name}": told for student, told in students.items()}
     return {name: f"{path.name} ({sha256(path)[:12]})", **read}

@@ -56,7 +56,7 @@ def _check_autoencoder(folder: Path, kept: str | None, now: str | None) -> None:
 
 def _check_llms(folder: Path, kept: Mapping[str, str], now: Mapping[str, str]) -> None:
     for name in sorted(kept.keys() & now.keys()):
-        if kept[name] != now[name]:
+        if not now[name].startswith(kept[name]):  # which may not say in which dtype it was read
             raise LiDiTError(
                 f"{folder} holds an evaluation that was drawn by the LLM {name} {kept[name]}, and "
                 f"{now[name]} is found now; say where that LLM is with --llm {name}=LLM, or name "

@@ -16,12 +16,14 @@ NAME = "verdicts.jsonl"
 class Verdicts:
     """The verdicts of an evaluation's pictures, by the pictures' names; of several the last counts.
 
+    Args:
+        edition: of the judge; verdicts of another one are left out.
     Raises:
         LiDiTError: the file holds something else; a last line that was cut is left out.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / NAME
+    def __init__(self, folder: Path, edition: str) -> None:
+        self.path, self.edition = folder / NAME, edition
         self.known: dict[str, Verdict] = {}
         self.judged: dict[str, str] = {}  # the SHA-256 of what was judged, by the pictures' names
         if self.path.exists():
@@ -33,6 +35,8 @@ class Verdicts:
         for number, line in enumerate(whole[:end].splitlines(), start=1):
             try:
                 found = json.loads(line)
+                if str(found.get("edition", "")) != self.edition:
+                    continue
                 scores = {str(k): float(v) for k, v in found["scores"].items()}
                 self.known[found["picture"]] = Verdict(scores, str(found["seen"]))
                 self.judged[found["picture"]] = str(found.get("sha256"))
@@ -56,6 +60,7 @@ class Verdicts:
         """Keep the verdict on a picture."""
         name, digest = picture.name, sha256(picture)
         line = {"picture": name, "sha256": digest, "scores": dict(verdict.scores)}
+        line |= {"edition": self.edition} if self.edition else {}
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({**line, "seen": verdict.seen}) + "\n")
         self.known[name], self.judged[name] = verdict, digest

@@ -14,7 +14,7 @@ from .scenes.grammar import Caption
 from .score import PROMPTS
 from .scorer.edges import edges_kept
 from .scorer.facts import facts
-from .scorer.report import candidates, hit
+from .scorer.report import candidates
 from .scorer.scorer import ACCEPT, describe, judge, read
 
 
@@ -35,23 +35,29 @@ class StickerJudge(Judge):
     name = "stickers"
     measures = ("strict", "nearest", "facts, strict", "facts, nearest", "strong edges")
     tells = "strict"
+    edition = "2"  # raised when a rule changes; the first took colours and facts for granted
 
     def __init__(self, items: Sequence[PromptItem]) -> None:
         self.kinds = candidates([_caption(item) for item in items])
 
+    def check_size(self, width: int, height: int) -> None:
+        """Refuse what is no square."""
+        check(
+            height == width,
+            f"pictures of {width}x{height} are no stickers, which are square; expected a square "
+            "size, or another judge",
+        )
+
     def judge(self, picture: np.ndarray, item: PromptItem) -> Verdict:
         """Judge a square picture (S, S, 3) uint8."""
         height, width = picture.shape[:2]
-        check(
-            height == width,
-            f"a picture of {item.prompt!r} is {width}x{height}; expected a square, as stickers are",
-        )
+        self.check_size(width, height)
         caption = _caption(item)
         strict, nearest = (read(picture, accept, self.kinds) for accept in (ACCEPT, 0.0))
         scores = {}
         for name, scene in (("strict", strict), ("nearest", nearest)):
             held = facts(scene, caption.request).values()
-            scores[name] = float(hit(judge(scene, caption.request), caption))
+            scores[name] = float(judge(scene, caption.request).category(caption.category))
             scores[f"facts, {name}"] = sum(held) / len(held)
         edges = edges_kept(picture, nearest)
         scores |= {} if edges is None else {"strong edges": edges}

@@ -1,4 +1,4 @@
-"""That the files which a recipe names are those of before, as a run that goes on reads them again.
+"""A run that goes on reads the files that its recipe names again: they have to be those of before.
 
 A checkpoint, an autoencoder or a recording that was replaced under its name would be one part of
 what is written in the end, and the other would be weights that have learnt from the one of before.

@@ -12,16 +12,21 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+import torch
+
 from ..errors import LiDiTError
 from ..io.hashes import BLOCK
 from .decoder.checkpoint import checkpoint_files
 from .hub import model_folder
+from .loading import default_dtype
 from .locate import locate
 from .single.file import CONFIG, TOKENIZER_FILES
 
 Versions = tuple[tuple[Path, int, int], ...]  # path, size and time of each file
 LLMHashes = Mapping[str, str]  # SHA-256 by part; {} = not known
 PARTS = "weights", "tokenizer", "config"
+NUMBERS = "numbers"  # beside them in a record: the dtype in which an LLM was read
+READ = ", read in "
 # What releases of transformers write otherwise of the same LLM, and what no state depends on.
 FREE = ("transformers_version", "_name_or_path", "name_or_path", "torch_dtype", "dtype")
 
@@ -42,17 +47,28 @@ def llm_hashes(source: str | Path) -> LLMHashes:
     return dict(zip(PARTS, (*found_in, _contents(_versions([folder / CONFIG])))))
 
 
+def read_hashes(source: str | Path, device: str) -> LLMHashes:
+    """The hashes of an LLM, and the dtype in which it is read on a device where none is named.
+
+    Raises:
+        LiDiTError: as `llm_hashes`.
+    """
+    numbers = str(default_dtype(torch.device(device))).removeprefix("torch.")
+    return {**llm_hashes(source), NUMBERS: numbers}
+
+
 def shown_hashes(hashes: LLMHashes) -> str:
     """The hashes as reports name them, by their first digits."""
     if not hashes:
         return "not known"
     named = (f"{part} {hashes[part][:12]}" for part in PARTS[1:] if part in hashes)
-    return f"{hashes.get(PARTS[0], '')[:12]} ({', '.join(named)})"
+    read = f"{READ}{hashes[NUMBERS]}" if NUMBERS in hashes else ""
+    return f"{hashes.get(PARTS[0], '')[:12]} ({', '.join(named)}){read}"
 
 
 def other_part(one: LLMHashes, other: LLMHashes) -> str:
     """The first part in which two LLMs differ; "" where either is not known, or they are alike."""
-    both = (part for part in PARTS if part in one and part in other)
+    both = (part for part in (*PARTS, NUMBERS) if part in one and part in other)
     parts = (part for part in both if one[part] != other[part])
     return next(parts, "")
 

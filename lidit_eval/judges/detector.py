@@ -23,7 +23,7 @@ from ..benchmarks.item import PromptItem
 from .class_names import classes_of
 from .judge import Judge, Verdict
 from .likeness import TwoTowers
-from .pretrained import open_pretrained
+from .pretrained import edition_of, open_pretrained
 
 THRESHOLD, WHEN_COUNTING = 0.3, 0.9  # of a detection's score
 MOST = 16  # objects of a class
@@ -78,6 +78,8 @@ class DetectorJudge(Judge):
             "for; expected one that was trained on COCO, as GenEval's classes are COCO's",
         )
         self.clip = TwoTowers(clip, device) if clip else None
+        used = (self.clip.model,) if self.clip is not None else ()
+        self.edition = edition_of(self.detector, *used)
 
     def judge(self, picture: np.ndarray, item: PromptItem) -> Verdict:
         image, asked = Image.fromarray(picture), _asked(item)

@@ -25,10 +25,18 @@ class Judge(Protocol):
     name: str  # with the models that it uses, as the report names it
     measures: tuple[str, ...]
     tells: str  # the measure that is 1 for a hit; "" = none tells hits from failures
+    edition: str = ""  # of its rules and models: verdicts of another are judged anew
 
     def judge(self, picture: np.ndarray, item: PromptItem) -> Verdict:
         """Judge a picture (H, W, 3) uint8."""
         ...
+
+    def check_size(self, width: int, height: int) -> None:
+        """Refuse pictures of a size that cannot be judged, before they are drawn.
+
+        Raises:
+            LiDiTError: these cannot.
+        """
 
     def cut(self, prompt: str) -> int:
         """How many tokens of a prompt, its last ones, are not read."""

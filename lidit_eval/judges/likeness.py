@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..benchmarks.item import PromptItem
 from .judge import Judge, Verdict
-from .pretrained import open_pretrained
+from .pretrained import edition_of, open_pretrained
 
 GOOD, BAD = "Good photo.", "Bad photo."  # CLIP-IQA's pair for quality as a whole
 
@@ -86,6 +86,7 @@ class LikenessJudge(Judge):
 
     def __init__(self, source: str, device: str) -> None:
         self.name, self.towers = f"likeness:{source}", TwoTowers(source, device)
+        self.edition = edition_of(self.towers.model)
 
     def judge(self, picture: np.ndarray, item: PromptItem) -> Verdict:
         cosine = float(self.towers.cosines(picture, [item.prompt])[0])
@@ -105,6 +106,7 @@ class QualityJudge(Judge):
 
     def __init__(self, source: str, device: str) -> None:
         self.name, self.towers = f"quality:{source}", TwoTowers(source, device)
+        self.edition = edition_of(self.towers.model)
 
     def judge(self, picture: np.ndarray, item: PromptItem) -> Verdict:
         likeness = self.towers.cosines(picture, [GOOD, BAD]) * self.towers.scale

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
+
+from torch import nn
 
 from lidit_core.errors import LiDiTError, first_line
 
@@ -29,3 +32,14 @@ def open_pretrained(task: str, source: str, device: str) -> tuple[Any, Any]:
             f"transformers, or hub:owner/name, with a model for {task}"
         ) from error
     return model.to(device).eval(), processor
+
+
+def edition_of(*models: nn.Module) -> str:
+    """A hash of models' weights, of 64 numbers of each: what one name holds may change."""
+    digest = hashlib.sha256()
+    for model in models:
+        for name, weight in sorted(model.state_dict().items()):
+            few = weight.flatten()[:: max(1, weight.numel() // 64)][:64]
+            digest.update(f"{name} {tuple(weight.shape)} ".encode())
+            digest.update(few.double().cpu().numpy().tobytes())
+    return digest.hexdigest()[:12]

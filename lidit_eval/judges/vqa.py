@@ -20,7 +20,7 @@ from lidit_core.errors import LiDiTError, check
 from ..benchmarks.dpg import Question
 from ..benchmarks.item import PromptItem
 from .judge import Judge, Verdict
-from .pretrained import open_pretrained
+from .pretrained import edition_of, open_pretrained
 
 YES = "yes"
 
@@ -40,6 +40,7 @@ class VQAJudge(Judge):
             _questions(item)
         self.name, self.device = f"vqa:{source}", device
         self.model, self.processor = open_pretrained("VisualQuestionAnswering", source, device)
+        self.edition = edition_of(self.model)
 
     def judge(self, picture: np.ndarray, item: PromptItem) -> Verdict:
         image, questions = Image.fromarray(picture), _questions(item)

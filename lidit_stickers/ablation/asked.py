@@ -9,19 +9,22 @@ from typing import Any
 
 from lidit_core.errors import LiDiTError
 from lidit_core.io.atomic import replacing
-from lidit_core.llm.hashes import LLMHashes, llm_hashes, other_part, shown_hashes
+from lidit_core.llm.hashes import LLMHashes, other_part, read_hashes, shown_hashes
 
 ASKED = "asked.json"
 LLMS = "llms"  # hashes of each LLM that a run reads, by its name; runs of before have none
 
 
-def hashes_of(names: Iterable[str], sources: Mapping[str, str]) -> dict[str, LLMHashes]:
-    """The hashes of LLMs on this machine.
+def hashes_of(
+    names: Iterable[str], sources: Mapping[str, str], device: str
+) -> dict[str, LLMHashes]:
+    """The hashes of LLMs on this machine, and the dtype in which they are read.
 
     Args:
         sources: where LLMs are that are not found under their names.
+        device: where they are read.
     """
-    return {name: llm_hashes(sources.get(name, name)) for name in sorted({*names})}
+    return {name: read_hashes(sources.get(name, name), device) for name in sorted({*names})}
 
 
 def agree(folder: Path, asked: Mapping[str, Any]) -> None:

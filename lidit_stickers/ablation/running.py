@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from lidit_core.errors import check
 from lidit_core.io.hashes import sha256
 from lidit_core.llm.locate import available
+from lidit_core.pipeline import find_device
 from lidit_core.shipped import find_base, find_model
 from lidit_train.run import FINAL, train
 from lidit_train.tasks.lidit.start import configuration
@@ -156,7 +157,7 @@ class Ablating:
         recipe = with_cache(self.ablation.trunk, self.out)
         names = [spec.name for spec in configuration(recipe.model, recipe.stages).llms]
         trained = (folder / FINAL).exists()  # then nothing reads its LLMs
-        read = {} if trained else hashes_of(names, self.llms)
+        read = {} if trained else hashes_of(names, self.llms, find_device(self.device))
         agree(folder, {"recipe": self.ablation.trunk, LLMS: read})
         if not trained:
             train(recipe, folder, self.device, self.llms, self._told(TRUNK, recipe.steps))
@@ -199,7 +200,7 @@ class Ablating:
             **mode_said(self.ablation),
             "recipe": fields,
             **self._hashes(trunk),
-            LLMS: hashes_of(self.ablation.llms(variant), self.llms),
+            LLMS: hashes_of(self.ablation.llms(variant), self.llms, find_device(self.device)),
             "gap": [gap.scenes, list(gap.times)],
             "score": [score.prompts, score.every],
         }

@@ -48,6 +48,12 @@ def run(args: argparse.Namespace) -> int:
     models: dict[str, list[str]] = {}
     for name, model in map(_named, args.model):
         models.setdefault(name, []).append(model)
+    for name, runs in models.items():
+        check(
+            len(runs) == 1 or all("=" in text for text in args.model if _named(text)[0] == name),
+            f"--model {' and '.join(runs)} are both called {name!r} by their files' names; write "
+            "NAME=MODEL, with one NAME for the seeds of one kind of model",
+        )
     numbered = [
         (name, f"{name}-{n}", model)
         for name, runs in models.items()

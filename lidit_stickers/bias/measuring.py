@@ -12,8 +12,9 @@ import numpy as np
 from lidit_core.checkpoints.lidit import read_config
 from lidit_core.errors import check
 from lidit_core.io.arrays import kept_array
+from lidit_core.paths import at_home
 from lidit_core.pipeline import load_pipeline
-from lidit_core.shipped import find_model
+from lidit_core.shipped import SHIPPED_MODELS, find_model
 from lidit_eval.command import evaluate
 from lidit_eval.drawing import load_picture
 from lidit_eval.items import items_of, prompts_hash
@@ -85,7 +86,7 @@ def is_left_alone(name: str, model: str, asked: BiasOptions) -> bool:
     """
     first, *_ = folders = [asked.out / f"{name}-{which}" for which in LISTS]
     needed = first / ERRORS, *(folder / each for folder in folders for each in (HELD, NAME))
-    if Path(model).exists() or not all(path.is_file() for path in needed):
+    if _is_there(model) or not all(path.is_file() for path in needed):
         return False
     drawn_by = read_record_of(first).get("model", "")
     for folder, which in zip(folders, LISTS):
@@ -105,6 +106,10 @@ def is_left_alone(name: str, model: str, asked: BiasOptions) -> bool:
         "another folder with --out",
     )
     return True
+
+
+def _is_there(model: str) -> bool:
+    return model in SHIPPED_MODELS or at_home(model).exists()
 
 
 def llm_names(model: str) -> list[str]:

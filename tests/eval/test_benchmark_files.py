@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lidit_core.cli import main
 from lidit_core.errors import LiDiTError
 from lidit_eval.benchmarks import compbench, dpg, geneval
 from lidit_eval.benchmarks.layouts import lay_out
@@ -114,3 +115,13 @@ def test_missing_files_are_told(tmp_path):
     for read in (geneval.read, compbench.read, dpg.read, dpg.read_questions):
         with pytest.raises(LiDiTError, match="expected"):
             read(tmp_path / "none")
+
+
+def test_a_prompt_of_several_lines_is_written_as_one(tmp_path, capsys):
+    (tmp_path / "dpg").mkdir()
+    for name, text in (("1", "a red cat\non a mat\n"), ("2", "two dogs")):
+        (tmp_path / "dpg" / f"{name}.txt").write_text(text)
+    written = tmp_path / "prompts.txt"
+    words = ["eval", "--prompts", f"dpg-bench:{tmp_path / 'dpg'}", "--write", str(written)]
+    assert main(words) == 0 and capsys.readouterr().out.startswith("2 prompts in ")
+    assert written.read_text() == "a red cat on a mat\ntwo dogs\n"

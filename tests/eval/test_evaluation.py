@@ -148,6 +148,23 @@ def test_a_picture_that_was_made_anew_is_judged_anew(evaluate, tmp_path):
     assert len((tmp_path / "one" / NAME).read_bytes().splitlines()) == 9 + 1
 
 
+@pytest.mark.font
+def test_verdicts_of_another_edition_of_the_judge_are_no_verdicts(evaluate, tmp_path):
+    assert evaluate("--out", "one")[0] == 0
+    file, report = tmp_path / "one" / NAME, (tmp_path / "one" / "report.md").read_text()
+    file.write_text(file.read_text().replace('"edition": "2"', '"edition": "1"'))
+    status, _, err = evaluate("--out", "two", "--against", "one")
+    assert status == 2 and "one has no verdict by the judge stickers as it is now" in err
+    file.write_text(file.read_text().replace('"strict": 0.0', '"strict": 1.0'))
+    assert evaluate("--out", "one")[0] == 0
+    assert (tmp_path / "one" / "report.md").read_text() == report
+
+
+def test_a_size_that_cannot_be_judged_is_refused_before_it_is_drawn(evaluate, tmp_path):
+    status, _, err = evaluate("--out", "one", "--size", "64x128")
+    assert status == 2 and "64x128 are no stickers" in err and not (tmp_path / "one").exists()
+
+
 def test_prompts_are_written_for_pictures_made_elsewhere(evaluate, tmp_path):
     status, out, _ = evaluate("--write", "prompts.txt", model=False)
     assert status == 0 and out == "9 prompts in prompts.txt\n"

@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from tiny_adapter_training import make_world, run_adapter, write_demo_checkpoint
 from tiny_bridge import bridge_recipe, make_bridge_world, make_demo_recording
@@ -18,7 +19,8 @@ from tiny_lidit import lidit_config, save_lidit_files
 from tiny_llm import save_llm
 
 from lidit_core.cli import main
-from lidit_core.llm.hashes import llm_hashes, shown_hashes
+from lidit_core.llm import hashes
+from lidit_core.llm.hashes import read_hashes, shown_hashes
 from lidit_eval.drawing import FOLDER
 from lidit_eval.record import AUTOENCODER, LLMS, NAME, UNKNOWN
 from lidit_train.run import train
@@ -53,7 +55,7 @@ def test_an_evaluation_goes_on_with_its_own_llm_alone(model, tmp_path, capsys):
     llm, out = tmp_path / "tiny-llm", tmp_path / "out"
     words = (model, "--llm", llm, "--out", out)
     assert evaluate(*words) == 0
-    told = shown_hashes(llm_hashes(llm))
+    told = shown_hashes(read_hashes(llm, "cpu"))
     assert read(out / "report.json")["record"][LLMS] == {"tiny-llm": told}
     assert f"| {LLMS} | {json.dumps({'tiny-llm': told})} |" in (out / "report.md").read_text()
     report = (out / "report.md").read_bytes()
@@ -61,11 +63,30 @@ def test_an_evaluation_goes_on_with_its_own_llm_alone(model, tmp_path, capsys):
     replaced(llm)
     assert evaluate(*words) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert f"drawn by the LLM tiny-llm {told}, and {shown_hashes(llm_hashes(llm))} is" in error
+    assert (
+        f"drawn by the LLM tiny-llm {told}, and {shown_hashes(read_hashes(llm, 'cpu'))} is" in error
+    )
     assert not (out / FOLDER / "00500.png").exists()
     shutil.rmtree(llm)
     save_llm(llm)
     assert evaluate(*words) == 0 and (out / "report.md").read_bytes() == report
+
+
+@pytest.mark.font
+def test_one_dtype_of_the_llm_is_not_mixed_with_another(model, tmp_path, capsys, monkeypatch):
+    """That of a CPU with AMX is bfloat16; a record of before says nothing of it."""
+    llm, out = tmp_path / "tiny-llm", tmp_path / "out"
+    words = (model, "--llm", llm, "--out", out)
+    monkeypatch.setattr(hashes, "default_dtype", lambda device: torch.float32)
+    assert evaluate(*words) == 0
+    assert read(out / NAME)[LLMS]["tiny-llm"].endswith("read in float32")
+    monkeypatch.setattr(hashes, "default_dtype", lambda device: torch.bfloat16)
+    assert evaluate(*words) == 2
+    assert "read in bfloat16 is found now" in capsys.readouterr().err.splitlines()[-1]
+    kept = read(out / NAME)
+    kept[LLMS] = {"tiny-llm": kept[LLMS]["tiny-llm"].partition(", read in")[0]}
+    (out / NAME).write_text(json.dumps(kept))
+    assert evaluate(*words) == 0
 
 
 @pytest.mark.font
@@ -89,11 +110,13 @@ def test_what_began_without_its_llm_records_it_before_the_first_picture(model, t
     assert evaluate(*words) == 2
     (tmp_path / "away").rename(llm)
     assert evaluate(*words) == 0
-    assert read(out / "report.json")["record"][LLMS] == {"tiny-llm": shown_hashes(llm_hashes(llm))}
+    assert read(out / "report.json")["record"][LLMS] == {
+        "tiny-llm": shown_hashes(read_hashes(llm, "cpu"))
+    }
 
 
 @pytest.mark.font
-def test_an_adapters_other_llm_and_cut_prompts_are_told(tmp_path, caplog):
+def test_an_adapters_other_llm_and_cut_prompts_are_told(tmp_path, caplog, capsys):
     """As of a LI-DiT; and an evaluation by one LLM does not go on with another."""
     pytest.importorskip("diffusers")
     world = make_world(tmp_path)
@@ -115,6 +138,10 @@ def test_an_adapters_other_llm_and_cut_prompts_are_told(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert evaluate(*words[:-1], tmp_path / "named", "--out", tmp_path / "third") == 0
     assert "the LLM named stands in for llm, which the adapter was trained on" in caplog.text
+    for named in (["--llm", tmp_path / "named"], ["--llm", f"named={tmp_path / 'named'}"]):
+        more = [*words[:3], *named, *words[3:] * (named[1] == tmp_path / "named")]
+        assert evaluate(*more, "--out", tmp_path / "fourth") == 2
+        assert "names another LLM than llm" in capsys.readouterr().err
 
 
 @pytest.mark.font

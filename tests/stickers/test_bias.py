@@ -22,7 +22,7 @@ from lidit_stickers import many_facts
 from lidit_stickers.bias import measuring
 from lidit_stickers.bias.figures import apart, biases, by_place, curves
 from lidit_stickers.bias.measuring import NOISES, BiasMeasurements, read_all
-from lidit_stickers.scorer.report import WHOLE
+from lidit_stickers.scorer.scorer import TESTED
 from lidit_stickers.scorer.selftest import drawn
 
 EVERY = 90
@@ -39,7 +39,7 @@ def test_pairs_are_the_same_requests_in_both_orders():
         assert all(thing.startswith(("a ", "an orange ")) for thing in things)
     counts = [len(c.request.items) for c in forward]
     assert [counts.count(n) for n in (2, 3, 4)] == [120, 120, 120]
-    assert {c.category for c in (*forward, *many_facts.early_prompts())} <= {*WHOLE}
+    assert not {c.category for c in (*forward, *many_facts.early_prompts())} & {*TESTED}
 
 
 @pytest.mark.font
@@ -152,6 +152,10 @@ def test_the_command_draws_reports_and_goes_on(models, tmp_path, capsys, monkeyp
     try:  # what is left is enough
         assert main(words) == 0
         assert {p: p.read_bytes() for p in before} == before
+        options = measuring.BiasOptions(Path("bias"), 240, (), "cpu")
+        monkeypatch.setenv("HOME", str(models))  # a file at home is one that is there
+        assert not measuring.is_left_alone("none-0", "~/away.safetensors", options)
+        assert not measuring.is_left_alone("none-0", "stickers", options)
         capsys.readouterr()
         assert main([*words[:-4], "--every", "120", *words[-2:]]) == 2
         assert "figures of every=240, expected 120, and there is no" in capsys.readouterr().err
@@ -169,6 +173,10 @@ def test_the_command_draws_reports_and_goes_on(models, tmp_path, capsys, monkeyp
     [
         (["--model", "a b=x"], "is called 'a b'; expected letters"),
         (["--model", "x", "--every", "0"], "--every is 0"),
+        (
+            ["--model", "a/final.safetensors", "--model", "b/final.safetensors"],
+            "both called 'final'",
+        ),
         (["--model", "stickers", "--llm", "y"], "expected NAME=SOURCE, NAME one of SmolLM2-135M"),
         (["--model", "stickers", "--llm", "gemma-3-270m=y"], "is of no LLM that is read here"),
     ],

@@ -13,7 +13,7 @@ import pytest
 from tiny_ablation import CLAIMS, VARIANTS, ablate, make_ablation_world, tiny, written
 from tiny_llm import save_llm
 
-from lidit_core.llm.hashes import llm_hashes
+from lidit_core.llm.hashes import llm_hashes, read_hashes
 from lidit_stickers.ablation.asked import ASKED
 from lidit_stickers.ablation.halves import CHINESE, write_half
 
@@ -47,7 +47,7 @@ def test_another_llm_under_the_same_name_is_refused(world, tmp_path, capsys, cha
     """Else a table would compare variants that read different LLMs."""
     file, out = written(tmp_path, tiny(world, **TWO)), tmp_path / "out"
     assert ablate(world, file, "--out", str(out), "--set", "score.every=0") == 0
-    known = llm_hashes(world / "one")
+    known = read_hashes(world / "one", "cpu")
     told = json.loads((out / "ablation.json").read_text())
     assert told["llms"] == {"one": known} and told["llms_not_known"] == []
     assert told["changes"] == ["score.every=0"]  # for the command above the table
