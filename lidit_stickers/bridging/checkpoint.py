@@ -30,7 +30,18 @@ from .variants import STUDENT
 MODEL, OWN_ADAPTER = "stickers-sd", ADAPTER.removesuffix(".safetensors")
 SIZES = ("bridge.width=256", "bridge.token_budget=96")
 ALL = ("compute.cpu_bf16=true", "compute.checkpointing=false", "log.trackers=[]")
-BATCH = 16  # of the recipes through a U-Net and from pictures
+THROUGH_BATCH, PICTURES_BATCH = 16, 64  # of the recipe through a U-Net, and as below
+PICTURES = (  # as the adapter that ships was trained, with which it is compared
+    f"stages.0.batch={PICTURES_BATCH}",
+    "stages.0.shift=2",
+    "optimiser.name=muon",
+    "optimiser.learning_rate=3e-3",
+    "optimiser.weight_decay=0",
+    "optimiser.warmup=50",
+    "optimiser.decay=0.4",
+    "optimiser.ema=0.99",
+    f"compute.micro_batch={PICTURES_BATCH}",
+)
 MODES = {"base": "the checkpoint", "add": "adapter, mode add", "replace": "adapter, mode replace"}
 
 
@@ -65,22 +76,23 @@ class Repair:
         cache = f"cache.folder={(self.out / 'cache').absolute()}"
         source, base = f"data.sources.0.path={recording}", f"bridge.through.base={self.model}"
         first = (f"bridge.llms=[{self.student}]", source, *self.changes)
-        known = self._stage("recording", "from the recording", 0, "bridge.yaml", (cache, *first))
+        told = "from the recording"
+        known = self._stage("from-recording", told, 0, "bridge.yaml", (cache, *first))
         begun = (cache, base, f"bridge.llms=[{self.student}]", "stages.0.resolution=64")
         changes = (*begun, source, f"bridge.checkpoint={known.file.absolute()}")
         through = self._stage("through", "through its U-Net", 1, "bridge-through.yaml", changes)
         sources = f"data.sources=[{self.source}]"
-        changes = (*begun, sources, f"bridge.checkpoint={through.file.absolute()}")
+        changes = (*begun, sources, f"bridge.checkpoint={through.file.absolute()}", *PICTURES)
         pairs = self._stage("pictures", "from pictures", 2, "bridge-pairs.yaml", changes)
         return [known, through, pairs]
 
     def _stage(
         self, name: str, says: str, number: int, recipe: str, changes: Sequence[str]
     ) -> BridgeStage:
-        images = self.images[number]
+        images, batch = self.images[number], (0, THROUGH_BATCH, PICTURES_BATCH)[number]
         sizes = [f"stages.0.images={images}"]
-        if number:  # measured in the middle and at the end
-            sizes.append(f"validation.every={max(1, images // BATCH // 2)}")
+        if batch:  # measured in the middle and at the end
+            sizes.append(f"validation.every={max(1, images // batch // 2)}")
         file = trained(recipe, self.out / name, (*sizes, *ALL, *changes))
         loaded = load_bridge(file)
         told = json.loads(loaded.report or "{}").get("bridge", {})
@@ -107,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--every", type=int, default=1, metavar="N", help="only every Nth prompt is drawn (1)")
     options = parser.parse_args(arguments)
     least = min(options.images)
-    check(least >= 64, f"--images has {least}; expected 64 or more of each stage")
+    check(least >= 128, f"--images has {least}; expected 128 or more of each stage")
     for name, low in {"captions": 100, "every": 1}.items():
         value = getattr(options, name)
         check(value >= low, f"--{name} is {value}; expected {low} or more")

@@ -27,7 +27,7 @@ def test_three_stages_are_trained_drawn_and_told(tmp_path, monkeypatch):
         "source": "{kind: stickers, path: en, count: 64, distinct: 64}",
         "every": 1080,
     }
-    made = Repair(tmp_path / "out", 100, (64, 64, 64), **small)
+    made = Repair(tmp_path / "out", 100, (64, 64, 128), **small)
     text = made.run()
     assert text == (tmp_path / "out" / MARKDOWN).read_text()
     assert "text gap kept" in text and "cosine" in text
@@ -42,5 +42,5 @@ def test_three_stages_are_trained_drawn_and_told(tmp_path, monkeypatch):
 
 
 def test_a_mistake_is_one_sentence(tmp_path):
-    with pytest.raises(LiDiTError, match="--images has 3; expected 64 or more"):
+    with pytest.raises(LiDiTError, match="--images has 3; expected 128 or more"):
         main(["--out", str(tmp_path), "--images", "3", "64", "64"])
