@@ -138,19 +138,21 @@ def test_a_latent_made_for_another_ratio_is_drawn_as_samplers_do(bench, host, tr
         model, 0, 1, 1.0, "euler", "simple", *[entries_of(host_encoder(kind), "")] * 2, made
     )[0]["samples"]
     assert samplers.shape[-2:] == (8, 8)
-    trained = train(bench, kind, "halved", model=model, latent_image=made, **SHORT)
+    trained = train(bench, kind, f"halved-{kind}", model=model, latent_image=made, **SHORT)
     assert json.loads(trained.stages)[-1]["latent drawn at"] == [8, 8]
     narrow = {"samples": torch.zeros(1, 4, 8, 8)}
     assert same_weights(
         trained, train(bench, kind, "narrow", model=model, latent_image=narrow, **SHORT)
     )
     with pytest.raises(bench.error, match=r"with latent drawn at \[8, 8\], .* \[16, 16\]"):
-        train(bench, kind, "halved", model=model, latent_image=wide, **SHORT)
+        train(bench, kind, f"halved-{kind}", model=model, latent_image=wide, **SHORT)
     *before, last = json.loads(trained.stages)
     kept = [*before, {k: v for k, v in last.items() if k != "latent drawn at"}]  # of an older one
-    write_bridge(bench.folder / "halved.safetensors", replace(trained, stages=json.dumps(kept)))
+    write_bridge(
+        bench.folder / f"halved-{kind}.safetensors", replace(trained, stages=json.dumps(kept))
+    )
     with pytest.raises(bench.error, match=r"with latent drawn at \[16, 16\], .* \[8, 8\]"):
-        train(bench, kind, "halved", model=model, latent_image=made, **SHORT)
+        train(bench, kind, f"halved-{kind}", model=model, latent_image=made, **SHORT)
 
 
 @pytest.mark.parametrize("kind", ["sd15"])

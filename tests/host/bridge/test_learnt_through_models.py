@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 import torch
-from bridge_encoders import WIDTHS, check_same, entries_of, host_encoder
+from bridge_encoders import REAL, WIDTHS, check_same, entries_of, host_encoder
 from bridge_files import TEXTS
 from bridge_models import host_model
 from bridge_training import SHORT, better, loaded_model, recorded, same_weights, train
@@ -54,7 +54,7 @@ def test_less_memory_gives_the_same_gradient(bench, trains, kind):
 @pytest.mark.parametrize("kind, blocks", [("pixart", 1), *STATES])
 def test_a_bridge_learns_from_a_hidden_state(bench, trains, kind, blocks):
     """Which the model's prediction, that is measured, follows."""
-    trained = train(bench, kind, f"state-{kind}-{blocks}", steps=12, blocks=blocks)
+    trained = train(bench, kind, f"state-{kind}-{blocks}", steps=12 + 12 * REAL, blocks=blocks)
     (stage,) = json.loads(trained.stages)[1:]
     assert stage["blocks"] == blocks
     assert stage["after"]["text gap kept"] > stage["before"]["text gap kept"] + 0.02
