@@ -142,7 +142,7 @@ def test_a_latent_made_for_another_ratio_is_drawn_as_samplers_do(bench, host, tr
     assert json.loads(trained.stages)[-1]["latent drawn at"] == [8, 8]
     narrow = {"samples": torch.zeros(1, 4, 8, 8)}
     assert same_weights(
-        trained, train(bench, kind, "narrow", model=model, latent_image=narrow, **SHORT)
+        trained, train(bench, kind, f"narrow-{kind}", model=model, latent_image=narrow, **SHORT)
     )
     with pytest.raises(bench.error, match=r"with latent drawn at \[8, 8\], .* \[16, 16\]"):
         train(bench, kind, f"halved-{kind}", model=model, latent_image=wide, **SHORT)
