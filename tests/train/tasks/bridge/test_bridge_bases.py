@@ -158,7 +158,7 @@ def test_another_encoder_than_a_bridge_learnt_from_is_told(world, tmp_path, capl
         caplog.clear()
         write_bridge(path, LoadedBridge(made, teacher.rows, (sequence * scale, values | beside)))
         options = BridgeOptions(checkpoint=str(path))
-        assert resumed_config(options, "bfloat16", recorded).llms == (spec(),)
+        assert resumed_config(options, "bf16", recorded).llms == (spec(),)
         told = f"recording is not of the text encoder that the bridge {path} learnt from"
         assert (told in caplog.text) == (scale != 1.0 or bool(beside))
 
