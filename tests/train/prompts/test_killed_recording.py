@@ -20,6 +20,7 @@ from lidit_core.cli import main
 from lidit_core.demo.checkpoint import SHIPPED, TEXT_PREFIX
 from lidit_core.io.recording import open_recording
 from lidit_core.io.tensors import read_safetensors
+from lidit_core.paths import is_hidden
 from lidit_train.prompts.collection import Lists, collect
 
 COUNT = 2000
@@ -55,8 +56,9 @@ def kill_after(prompts: Path, out: Path, count: int, moment: float) -> int:
 
 
 def files(out: Path) -> dict[str, bytes]:
-    """All but what a process that died was about to write."""
-    return {path.name: path.read_bytes() for path in out.iterdir() if path.suffix != ".part"}
+    """All but what a process that died was about to write, by our names or by safetensors'."""
+    whole = (p for p in out.iterdir() if p.suffix != ".part" and not is_hidden(p))
+    return {path.name: path.read_bytes() for path in whole}
 
 
 def changed_checkpoint(path: Path) -> Path:
